@@ -1,0 +1,242 @@
+//! The counters against a plain list of all that ever happened, for any sequence of events.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SLACK: Duration = Duration::from_millis(100);
+
+/// What happens to a key.
+#[derive(Clone, Debug)]
+enum Step {
+    Reserve {
+        tokens: u64,
+    },
+    /// Reserves, and if it is refused waits for as long as it is told and tries again.
+    Insist {
+        tokens: u64,
+    },
+    Settle {
+        which: prop::sample::Index,
+        used: u64,
+    },
+    Drop {
+        which: prop::sample::Index,
+    },
+    Cancel {
+        which: prop::sample::Index,
+    },
+    Wait {
+        nanos: u64,
+    },
+    /// A thread comes whose clock was read earlier.
+    Lag {
+        nanos: u64,
+    },
+    Reload {
+        limits: Limits,
+    },
+}
+
+fn any_limit(most: u64) -> impl Strategy<Value = Limit> {
+    prop_oneof![1 => Just(Limit::Unlimited), 4 => (1..=most).prop_map(limit)]
+}
+
+fn any_limits() -> impl Strategy<Value = Limits> {
+    (any_limit(8), any_limit(100), any_limit(5))
+        .prop_map(|(requests, tokens, concurrent)| limits(requests, tokens, concurrent))
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let which = any::<prop::sample::Index>;
+    let nanos = prop_oneof![
+        0..1_000_000_u64,
+        0..200_000_000_u64,
+        0..70_000_000_000_u64,
+        Just(60_000_000_000),
+        Just(100_000_000)
+    ];
+    prop_oneof![
+        8 => (0_u64..120).prop_map(|tokens| Step::Reserve { tokens }),
+        3 => (0_u64..120).prop_map(|tokens| Step::Insist { tokens }),
+        5 => (which(), 0_u64..150).prop_map(|(which, used)| Step::Settle { which, used }),
+        1 => which().prop_map(|which| Step::Drop { which }),
+        1 => which().prop_map(|which| Step::Cancel { which }),
+        6 => nanos.prop_map(|nanos| Step::Wait { nanos }),
+        1 => (0..50_000_000_u64).prop_map(|nanos| Step::Lag { nanos }),
+        1 => any_limits().prop_map(|limits| Step::Reload { limits }),
+    ]
+}
+
+/// One admission or overuse, as plainly as can be.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    at: Moment,
+    requests: u64,
+    tokens: u64,
+    overuse: bool,
+}
+
+/// The counters beside a list of all that ever happened.
+struct Check {
+    counters: Arc<Counters>,
+    limits: Limits,
+    now: Moment,
+    latest: Moment,
+    history: Vec<Entry>,
+    running: Vec<(Reservation, usize)>,
+}
+
+impl Check {
+    fn new(limits: Limits) -> Self {
+        let (now, latest) = (Moment::default(), Moment::default());
+        Self { counters: Arc::default(), limits, now, latest, history: Vec::new(), running: Vec::new() }
+    }
+
+    fn see(&mut self) -> Moment {
+        self.latest = self.latest.max(self.now);
+        self.latest
+    }
+
+    /// Requests and tokens no older than `age`.
+    fn counted(&self, age: Duration) -> (u64, u64) {
+        let recent = self.history.iter().filter(|entry| self.latest.saturating_since(entry.at) < age);
+        recent.fold((0, 0), |(requests, tokens), entry| (requests + entry.requests, tokens + entry.tokens))
+    }
+
+    /// What would be over its limit if a request of `tokens` came and entries were kept for `age`.
+    fn over(&self, tokens: u64, age: Duration) -> Vec<Over> {
+        let (requests, used) = self.counted(age);
+        let exceeds = |limit: Limit, total: u64| limit.number().is_some_and(|number| total > number);
+        [
+            (Over::Concurrency, exceeds(self.limits.concurrent_requests, self.running.len() as u64 + 1)),
+            (Over::Requests, exceeds(self.limits.requests_per_minute, requests + 1)),
+            (Over::Tokens, tokens > 0 && exceeds(self.limits.tokens_per_minute, used + tokens)),
+        ]
+        .into_iter()
+        .filter_map(|(over, exceeded)| exceeded.then_some(over))
+        .collect()
+    }
+
+    fn reserve(&mut self, tokens: u64) -> Result<(), Refusal> {
+        let at = self.see();
+        let cut = self.limits.tokens_per_minute.cut(tokens);
+        match self.counters.reserve(&self.limits, tokens, self.now) {
+            Ok(reservation) => {
+                assert_eq!(self.over(cut, SPAN), [], "admitted over a limit");
+                assert_eq!(reservation.tokens(), cut);
+                self.running.push((reservation, self.history.len()));
+                self.history.push(Entry { at, requests: 1, tokens: cut, overuse: false });
+                Ok(())
+            }
+            Err(refusal) => {
+                assert!(self.over(cut, SPAN + SLACK).contains(&refusal.over), "refused within the limits: {refusal:?}");
+                assert!(refusal.retry_after <= SPAN && refusal.retry_after <= refusal.reset);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// What is promised: a nanosecond earlier is too early, and then it is enough.
+    fn insist(&mut self, tokens: u64) {
+        let Err(refusal) = self.reserve(tokens) else { return };
+        if refusal.over == Over::Concurrency {
+            return;
+        }
+        self.now = self.latest + refusal.retry_after.saturating_sub(Duration::from_nanos(1));
+        assert!(self.reserve(tokens).is_err(), "it was told to wait longer than it has to");
+        self.now = self.now + Duration::from_nanos(1);
+        self.reserve(tokens).expect("it has waited for as long as it was told");
+    }
+
+    fn take(&mut self, which: prop::sample::Index) -> Option<(Reservation, usize)> {
+        (!self.running.is_empty()).then(|| self.running.swap_remove(which.index(self.running.len())))
+    }
+
+    fn settle(&mut self, (reservation, index): (Reservation, usize), used: u64) {
+        let (at, reserved) = (self.see(), reservation.tokens());
+        reservation.settle(used, self.now);
+        self.history[index].tokens = reserved.min(used);
+        self.history.push(Entry { at, requests: 0, tokens: used.saturating_sub(reserved), overuse: true });
+    }
+
+    fn cancel(&mut self, (reservation, index): (Reservation, usize)) {
+        reservation.cancel();
+        (self.history[index].requests, self.history[index].tokens) = (0, 0);
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Reserve { tokens } => drop(self.reserve(tokens)),
+            Step::Insist { tokens } => self.insist(tokens),
+            Step::Settle { which, used } => self.take(which).into_iter().for_each(|taken| self.settle(taken, used)),
+            Step::Drop { which } => drop(self.take(which)),
+            Step::Cancel { which } => self.take(which).into_iter().for_each(|taken| self.cancel(taken)),
+            Step::Wait { nanos } => self.now = self.now + Duration::from_nanos(nanos),
+            Step::Lag { nanos } => {
+                let earlier = self.now.saturating_since(Moment::default() + Duration::from_nanos(nanos));
+                self.now = Moment::default() + earlier;
+            }
+            Step::Reload { limits } => self.limits = limits,
+        }
+        self.agree();
+    }
+
+    /// What is counted lies between what 60.0 s and what 60.1 s would keep.
+    fn agree(&mut self) {
+        self.see();
+        let standing = self.counters.standing(&self.limits, self.now);
+        let (least, most) = (self.counted(SPAN), self.counted(SPAN + SLACK));
+        assert!((least.0..=most.0).contains(&standing.requests.used), "{standing:?} {least:?} {most:?}");
+        assert!((least.1..=most.1).contains(&standing.tokens.used), "{standing:?} {least:?} {most:?}");
+        assert_eq!(standing.running, self.running.len() as u64);
+    }
+
+    /// No span that begins with an admission holds more than the limits; nor does any other, as
+    /// it holds no more than the one that begins with its first admission.
+    fn check_all_spans(&self) {
+        for first in &self.history {
+            let in_span = self
+                .history
+                .iter()
+                .filter(|entry| !entry.overuse && entry.at >= first.at && entry.at.saturating_since(first.at) < SPAN);
+            let (requests, tokens) =
+                in_span.fold((0, 0), |(requests, tokens), entry| (requests + entry.requests, tokens + entry.tokens));
+            assert_eq!(self.limits.requests_per_minute.cut(requests), requests, "requests of a span");
+            assert_eq!(self.limits.tokens_per_minute.cut(tokens), tokens, "tokens of a span");
+        }
+    }
+
+    /// When everything has ended and 60.1 s have passed, nothing is left.
+    fn check_nothing_leaks(mut self) {
+        if let Some(last) = self.running.pop() {
+            self.settle(last, 60);
+        }
+        self.running.clear();
+        self.see();
+        let later = self.latest + SPAN + SLACK;
+        assert!(self.counters.is_idle(later));
+        assert_eq!(used(&self.counters, later), (0, 0, 0));
+        assert_eq!(Arc::strong_count(&self.counters), 1);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(u32::try_from(20 * repetitions()).unwrap_or(u32::MAX)))]
+
+    #[test]
+    fn the_counters_agree_with_a_plain_list(
+        limits in any_limits(),
+        steps in prop::collection::vec(any_step(), 1..120),
+    ) {
+        let mut check = Check::new(limits);
+        let reloads = steps.iter().any(|step| matches!(step, Step::Reload { .. }));
+        for step in steps {
+            check.step(&step);
+        }
+        if !reloads {
+            check.check_all_spans();
+        }
+        check.check_nothing_leaks();
+    }
+}

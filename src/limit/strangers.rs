@@ -1,0 +1,73 @@
+//! Bad keys from one address are slowed down before they cost a look-up. A sketch counts them,
+//! so that memory is bounded whatever comes. Cells of a sketch are shared, so it can throttle an
+//! address for another's sins: it is asked about strangers only, never about a known key.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
+
+use pingora_limits::rate::Rate;
+
+/// Counts the bad keys of each address.
+pub struct Strangers {
+    bad_keys: Rate,
+}
+
+/// Bad keys that an address may send in a second before it is throttled. Programs with an old
+/// key and a retry loop stay below it; guessing is hopeless at any rate.
+const BAD_KEYS_PER_SECOND: isize = 20;
+
+impl Default for Strangers {
+    fn default() -> Self {
+        Self { bad_keys: Rate::new(Duration::from_secs(1)) }
+    }
+}
+
+impl Strangers {
+    /// A bad key came from `address`.
+    pub fn bad_key(&self, address: IpAddr) {
+        self.bad_keys.observe(&household(address), 1);
+    }
+
+    /// Whether `address` sent too many bad keys in this second.
+    #[must_use]
+    pub fn is_throttled(&self, address: IpAddr) -> bool {
+        self.bad_keys.observe(&household(address), 0) >= BAD_KEYS_PER_SECOND
+    }
+}
+
+/// The addresses that one subscriber can choose from: an IPv4 address, or an IPv6 /64.
+fn household(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(six) => match six.to_ipv4_mapped() {
+            Some(four) => IpAddr::V4(four),
+            None => IpAddr::V6(Ipv6Addr::from_bits(six.to_bits() >> 64 << 64)),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_throttled_after_its_bad_keys_and_another_is_not() {
+        let strangers = Strangers::default();
+        let (bad, good): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        for _ in 0..BAD_KEYS_PER_SECOND {
+            strangers.bad_key(bad);
+        }
+        assert!(strangers.is_throttled(bad));
+        assert!(!strangers.is_throttled(good));
+    }
+
+    #[test]
+    fn a_subscribers_addresses_count_together() {
+        let same = |one: &str, other: &str| household(one.parse().unwrap()) == household(other.parse().unwrap());
+        assert!(same("2001:db8:1:2::1", "2001:db8:1:2:ffff::9"));
+        assert!(!same("2001:db8:1:2::1", "2001:db8:1:3::1"));
+        assert!(same("::ffff:192.0.2.1", "192.0.2.1"));
+    }
+}
