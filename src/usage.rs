@@ -1,0 +1,141 @@
+//! What a response used, counted while it passes: the upstream's own statement, or else a tokenizer's estimate.
+
+mod delivered;
+mod estimate;
+mod json;
+mod meter;
+mod openai;
+mod sse;
+mod stream;
+mod template;
+
+pub use estimate::{count_tokens, warm_up};
+pub use meter::Meter;
+
+/// A response's tokens. They do not overlap, but for `reasoning`, which is part of `output`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Input that was not read from a cache.
+    pub input: u64,
+    /// Input that was read from a cache.
+    pub cached_input: u64,
+    /// Input that was written to a cache.
+    pub cache_write: u64,
+    /// Output, reasoning included.
+    pub output: u64,
+    /// The part of the output that is reasoning.
+    pub reasoning: u64,
+}
+
+impl Usage {
+    /// All tokens together.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        [self.input, self.cached_input, self.cache_write, self.output].into_iter().fold(0, u64::saturating_add)
+    }
+}
+
+/// Where a usage comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The upstream stated it.
+    Upstream,
+    /// At least a part of it is what a tokenizer found.
+    Estimated,
+    /// There is none.
+    None,
+}
+
+impl Source {
+    /// As metrics, the log and the ledger have it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Upstream => "upstream",
+            Self::Estimated => "estimated",
+            Self::None => "none",
+        }
+    }
+}
+
+/// A usage and where it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metered {
+    /// The tokens.
+    pub usage: Usage,
+    /// Who says so.
+    pub source: Source,
+}
+
+impl Metered {
+    /// Of a response that used nothing, or does not say what.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { usage: Usage::default(), source: Source::None }
+    }
+}
+
+/// How a response is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Server-sent events.
+    Sse,
+    /// One JSON document.
+    Json,
+    /// Anything else: it passes unread.
+    Other,
+}
+
+impl Form {
+    /// What a Content-Type says (RFC 9110, section 8.3.1; `+json` is RFC 6839's); an empty one says nothing.
+    #[must_use]
+    pub fn of_content_type(content_type: &str) -> Self {
+        let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        match media_type.as_str() {
+            "text/event-stream" => Self::Sse,
+            "application/json" | "text/json" => Self::Json,
+            other if other.starts_with("application/") && other.ends_with("+json") => Self::Json,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// How a response ended, as its connections saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Its last byte came.
+    Complete,
+    /// It was cut: the client left, the upstream broke, the key was revoked.
+    Early,
+    /// The upstream refused the request or could not answer it; it used nothing unless its bytes say otherwise.
+    Failed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_type_says_the_form() {
+        let forms = [
+            ("text/event-stream", Form::Sse),
+            ("Text/Event-Stream; charset=utf-8", Form::Sse),
+            ("application/json", Form::Json),
+            ("application/json;charset=utf-8", Form::Json),
+            ("application/problem+json", Form::Json),
+            ("application/x-ndjson", Form::Other),
+            ("text/html", Form::Other),
+            ("", Form::Other),
+        ];
+        for (content_type, form) in forms {
+            assert_eq!(Form::of_content_type(content_type), form, "{content_type:?}");
+        }
+    }
+
+    #[test]
+    fn the_total_counts_reasoning_once_and_never_overflows() {
+        let usage = Usage { input: 1, cached_input: 20, cache_write: 300, output: 4000, reasoning: 3000 };
+        assert_eq!(usage.total(), 4321);
+        assert_eq!(Usage { input: u64::MAX, output: 1, ..Usage::default() }.total(), u64::MAX);
+    }
+}

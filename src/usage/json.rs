@@ -1,0 +1,395 @@
+//! Reads JSON (RFC 8259) as its bytes pass, however they are cut: keeps the path to where it is, never the document.
+
+use memchr::memchr2;
+
+/// Deeper containers than this are passed over; what the APIs state lies well above it.
+const DEPTH: usize = 16;
+/// Longer keys than this are nobody's.
+const KEY: usize = 32;
+
+/// Who is told what a document says. A role is what a value is for its reader (this number is the prompt's tokens).
+pub(super) trait Visitor {
+    /// A name for each place in the document that matters.
+    type Role: Copy + PartialEq;
+    /// The document itself.
+    const ROOT: Self::Role;
+    /// A value nobody asks for: it and everything in it is passed over.
+    const NOTHING: Self::Role;
+
+    /// The role of an object's member.
+    fn member(&self, object: Self::Role, key: &[u8]) -> Self::Role;
+    /// The role of an array's elements.
+    fn element(&self, array: Self::Role) -> Self::Role;
+    /// A value begins: `first` is its first byte, `at` that byte's place in the document.
+    fn begin(&mut self, role: Self::Role, first: u8, at: usize);
+    /// The next piece of a string, unescaped; a character may be cut between two pieces.
+    fn text(&mut self, role: Self::Role, piece: &[u8]);
+    /// A number that is a whole one, not negative, and fits.
+    fn number(&mut self, role: Self::Role, value: u64);
+    /// An object or an array is complete.
+    fn end(&mut self, role: Self::Role);
+}
+
+/// An incremental scanner; a clone of it reads on from the same place. It does not validate: what is no JSON is passed over without harm.
+pub(super) struct Scanner<V: Visitor> {
+    state: State,
+    /// Of the value that is next or being read.
+    role: V::Role,
+    open: [Container<V::Role>; DEPTH],
+    depth: usize,
+    /// Containers open inside a value nobody asked for.
+    skipped: u64,
+    key: Key,
+    number: Number,
+    string: StringBody,
+    position: usize,
+}
+
+impl<V: Visitor> Scanner<V> {
+    /// A scanner before the first byte of a document.
+    pub(super) fn new() -> Self {
+        Self {
+            state: State::Value,
+            role: V::ROOT,
+            open: [Container { role: V::NOTHING, object: false }; DEPTH],
+            depth: 0,
+            skipped: 0,
+            key: Key::default(),
+            number: Number::default(),
+            string: StringBody::default(),
+            position: 0,
+        }
+    }
+
+    /// Forgets the document; the next byte begins another.
+    pub(super) fn reset(&mut self) {
+        self.state = State::Value;
+        self.role = V::ROOT;
+        self.depth = 0;
+        self.skipped = 0;
+        self.string = StringBody::default();
+        self.position = 0;
+    }
+
+    /// Whether the document's outermost object or array is complete.
+    pub(super) fn is_closed(&self) -> bool {
+        self.state == State::Closed
+    }
+
+    /// Reads the next bytes and tells `visitor` what they say.
+    pub(super) fn feed(&mut self, bytes: &[u8], visitor: &mut V) {
+        let mut rest = bytes;
+        while let Some(&byte) = rest.first() {
+            let taken = match self.state {
+                State::Key | State::Text | State::SkippedText => self.string(rest, visitor),
+                State::Skipped => self.skip(rest),
+                State::Number => self.number(rest, visitor),
+                State::Literal => self.literal(rest),
+                State::Closed => rest.len(),
+                State::Value | State::Member | State::Colon | State::After => {
+                    self.structure(byte, visitor);
+                    1
+                }
+            };
+            self.position += taken;
+            rest = rest.get(taken..).unwrap_or_default();
+        }
+    }
+
+    fn structure(&mut self, byte: u8, visitor: &mut V) {
+        match (self.state, byte) {
+            (_, b' ' | b'\t' | b'\n' | b'\r') => {}
+            (State::Value | State::Member | State::After, b'}' | b']') => self.close(visitor),
+            (State::Value, _) => self.value(byte, visitor),
+            (State::Member, b'"') => {
+                self.key.clear();
+                self.state = State::Key;
+            }
+            (State::Colon, b':') => self.state = State::Value,
+            (State::After, b',') => self.next(visitor),
+            _ => {}
+        }
+    }
+
+    fn value(&mut self, first: u8, visitor: &mut V) {
+        let asked = self.role != V::NOTHING;
+        if asked {
+            visitor.begin(self.role, first, self.position);
+        }
+        match first {
+            b'{' | b'[' if asked && self.depth < DEPTH => self.open(first == b'{', visitor),
+            b'{' | b'[' => {
+                self.skipped = 1;
+                self.state = State::Skipped;
+            }
+            b'"' if asked => self.state = State::Text,
+            b'"' => self.state = State::SkippedText,
+            b'-' | b'0'..=b'9' if asked => {
+                self.number = Number::default();
+                self.number.push(first);
+                self.state = State::Number;
+            }
+            _ => self.state = State::Literal,
+        }
+    }
+
+    fn open(&mut self, object: bool, visitor: &V) {
+        if let Some(container) = self.open.get_mut(self.depth) {
+            *container = Container { role: self.role, object };
+            self.depth += 1;
+        }
+        self.next(visitor);
+    }
+
+    fn next(&mut self, visitor: &V) {
+        let container = self.innermost();
+        if container.object {
+            self.state = State::Member;
+        } else {
+            self.role = visitor.element(container.role);
+            self.state = State::Value;
+        }
+    }
+
+    fn close(&mut self, visitor: &mut V) {
+        let container = self.innermost();
+        self.depth = self.depth.saturating_sub(1);
+        self.state = if self.depth == 0 { State::Closed } else { State::After };
+        if container.role != V::NOTHING {
+            visitor.end(container.role);
+        }
+    }
+
+    fn innermost(&self) -> Container<V::Role> {
+        let outside = Container { role: V::NOTHING, object: false };
+        self.depth.checked_sub(1).and_then(|at| self.open.get(at)).copied().unwrap_or(outside)
+    }
+
+    fn string(&mut self, rest: &[u8], visitor: &mut V) -> usize {
+        let (role, key) = (self.role, &mut self.key);
+        let (taken, closed) = match self.state {
+            State::Key => self.string.read(rest, |piece| key.push(piece)),
+            State::Text => self.string.read(rest, |piece| visitor.text(role, piece)),
+            _ => self.string.read(rest, |_| {}),
+        };
+        if closed {
+            self.state = match self.state {
+                State::Key => {
+                    self.role = visitor.member(self.innermost().role, self.key.bytes());
+                    State::Colon
+                }
+                State::SkippedText if self.skipped > 0 => State::Skipped,
+                _ => State::After,
+            };
+        }
+        taken
+    }
+
+    fn number(&mut self, rest: &[u8], visitor: &mut V) -> usize {
+        for (at, &byte) in rest.iter().enumerate() {
+            if !matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E') {
+                self.state = State::After;
+                if let Some(value) = self.number.value {
+                    visitor.number(self.role, value);
+                }
+                return at;
+            }
+            self.number.push(byte);
+        }
+        rest.len()
+    }
+
+    fn literal(&mut self, rest: &[u8]) -> usize {
+        let Some(end) = rest.iter().position(|byte| matches!(byte, b',' | b'}' | b']')) else { return rest.len() };
+        self.state = State::After;
+        end
+    }
+
+    fn skip(&mut self, rest: &[u8]) -> usize {
+        for (at, byte) in rest.iter().enumerate() {
+            match byte {
+                b'{' | b'[' => self.skipped += 1,
+                b'}' | b']' => self.skipped -= 1, // at least 1 in this state
+                b'"' => self.state = State::SkippedText,
+                _ => continue,
+            }
+            if self.skipped == 0 {
+                self.state = State::After;
+            }
+            if self.state != State::Skipped {
+                return at + 1;
+            }
+        }
+        rest.len()
+    }
+}
+
+impl<V: Visitor> Clone for Scanner<V> {
+    fn clone(&self) -> Self {
+        Self { ..*self }
+    }
+}
+
+/// Where in the grammar the next byte stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Value,
+    Member,
+    Colon,
+    After,
+    Key,
+    Text,
+    Number,
+    /// `true`, `false`, `null`, and numbers nobody asked for.
+    Literal,
+    Skipped,
+    SkippedText,
+    Closed,
+}
+
+#[derive(Clone, Copy)]
+struct Container<R> {
+    role: R,
+    object: bool,
+}
+
+/// An object's key, as far as it can be one that is asked for.
+#[derive(Clone, Copy, Default)]
+struct Key {
+    bytes: [u8; KEY],
+    length: usize,
+    too_long: bool,
+}
+
+impl Key {
+    fn clear(&mut self) {
+        self.length = 0;
+        self.too_long = false;
+    }
+
+    fn push(&mut self, piece: &[u8]) {
+        match self.bytes.get_mut(self.length..self.length + piece.len()) {
+            Some(place) => {
+                place.copy_from_slice(piece);
+                self.length += piece.len();
+            }
+            None => self.too_long = true,
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        if self.too_long { &[] } else { self.bytes.get(..self.length).unwrap_or_default() }
+    }
+}
+
+/// A number's value so far; none once it has a sign, a fraction, an exponent, or more digits than fit.
+#[derive(Clone, Copy)]
+struct Number {
+    value: Option<u64>,
+}
+
+impl Default for Number {
+    fn default() -> Self {
+        Self { value: Some(0) }
+    }
+}
+
+impl Number {
+    fn push(&mut self, byte: u8) {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
+        self.value = self.value.zip(digit).and_then(|(value, digit)| value.checked_mul(10)?.checked_add(digit));
+    }
+}
+
+/// What is between a string's quotes, unescaped as it passes.
+#[derive(Clone, Copy, Default)]
+pub(super) struct StringBody {
+    escape: Escape,
+    /// The first half of a surrogate pair, waiting for the second.
+    high: Option<u32>,
+}
+
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Escape {
+    #[default]
+    None,
+    Backslash,
+    Hex {
+        digits: u8,
+        value: u32,
+    },
+}
+
+impl StringBody {
+    /// Reads up to and with the closing quote; says how many bytes that took and whether the quote was there.
+    pub(super) fn read(&mut self, bytes: &[u8], mut emit: impl FnMut(&[u8])) -> (usize, bool) {
+        let mut rest = bytes;
+        while let Some((&byte, tail)) = rest.split_first() {
+            if self.escape != Escape::None {
+                self.escaped(byte, &mut emit);
+                rest = tail;
+                continue;
+            }
+            let Some((plain, tail)) = memchr2(b'"', b'\\', rest).and_then(|at| rest.split_at_checked(at)) else {
+                self.plain(rest, &mut emit);
+                return (bytes.len(), false);
+            };
+            self.plain(plain, &mut emit);
+            rest = tail.get(1..).unwrap_or_default();
+            if tail.first() == Some(&b'"') {
+                self.high = None;
+                return (bytes.len() - rest.len(), true);
+            }
+            self.escape = Escape::Backslash;
+        }
+        (bytes.len(), false)
+    }
+
+    fn plain(&mut self, piece: &[u8], emit: &mut impl FnMut(&[u8])) {
+        if !piece.is_empty() {
+            self.high = None;
+            emit(piece);
+        }
+    }
+
+    fn escaped(&mut self, byte: u8, emit: &mut impl FnMut(&[u8])) {
+        match self.escape {
+            Escape::Hex { digits, value } => self.hex(digits, value, byte, emit),
+            _ if byte == b'u' => self.escape = Escape::Hex { digits: 0, value: 0 },
+            _ => {
+                self.escape = Escape::None;
+                let plain = match byte {
+                    b'n' => b'\n',
+                    b't' => b'\t',
+                    b'r' => b'\r',
+                    b'b' => 0x08,
+                    b'f' => 0x0c,
+                    other => other,
+                };
+                self.plain(&[plain], emit);
+            }
+        }
+    }
+
+    fn hex(&mut self, digits: u8, value: u32, byte: u8, emit: &mut impl FnMut(&[u8])) {
+        let value = value << 4 | char::from(byte).to_digit(16).unwrap_or(0);
+        if digits < 3 {
+            self.escape = Escape::Hex { digits: digits + 1, value };
+            return;
+        }
+        self.escape = Escape::None;
+        let character = match (value, self.high.take()) {
+            (0xd800..=0xdbff, _) => {
+                self.high = Some(value);
+                return;
+            }
+            (0xdc00..=0xdfff, Some(high)) => char::from_u32(0x1_0000 + ((high - 0xd800) << 10) + (value - 0xdc00)),
+            _ => char::from_u32(value),
+        };
+        let character = character.unwrap_or(char::REPLACEMENT_CHARACTER);
+        emit(character.encode_utf8(&mut [0; 4]).as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests;
