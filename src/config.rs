@@ -1,0 +1,253 @@
+//! What the operator wants: the configuration file and the keys file, read and checked whole before anything of
+//! them takes effect. A [`Config`] cannot hold a state that the gateway could not serve.
+
+mod expand;
+mod fault;
+mod files;
+pub mod keys;
+mod model;
+mod nearest;
+mod raw;
+mod read;
+mod scalar;
+mod server;
+mod upstream;
+mod url;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde_yaml::Value;
+
+pub use self::{
+    expand::Environment,
+    fault::Fault,
+    keys::{Keys, Source},
+    model::Model,
+    server::{Admin, ClientAddress, OnRevoke, Server, Tls},
+    upstream::{Api, ApiKeyHeader, Credential, InjectUsage, Upstream},
+    url::{UpstreamUrl, UrlFault},
+};
+use self::{
+    fault::{Place, Report},
+    scalar::{Scalar, Span},
+};
+use crate::{
+    key::KeyRecord,
+    limit::{Limit, Limits, Strategy},
+    yaml::Marks,
+};
+
+/// Everything that a configuration file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// What clients connect to.
+    pub server: Server,
+    /// What operators connect to.
+    pub admin: Admin,
+    /// At least one; the first that matches a request serves it.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// Where keys come from.
+    pub keys: Keys,
+    /// How long what the source said of a key is believed.
+    pub key_cache: KeyCache,
+    /// For keys that set none of their own.
+    pub limits: Defaults,
+    /// The first that matches counts.
+    pub models: Vec<Model>,
+    /// What is shown of keys.
+    pub metrics: Metrics,
+    /// What a running stream does when its key is revoked.
+    pub on_revoke: OnRevoke,
+}
+
+/// How long what the source said of a key is believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyCache {
+    /// The most keys that are remembered, at least 1.
+    pub capacity: u64,
+    /// For a key; zero: it is asked for each time.
+    pub ttl: Duration,
+    /// For a key that there is not.
+    pub unknown_ttl: Duration,
+    /// How long beyond `ttl` a key is used while the source does not answer.
+    pub stale_for: Duration,
+}
+
+/// The limits of keys that set none of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    /// Each is unlimited where nothing is written.
+    pub limits: Limits,
+    /// What a request reserves as its output.
+    pub reservation: Strategy,
+}
+
+/// What is shown of keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// The keys that have series of their own; further ones share one.
+    pub max_key_series: usize,
+}
+
+/// All that `serve` needs, as it is on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What the keys file holds; ids and secrets are each there once.
+    pub keys: Vec<KeyRecord>,
+    /// The files that it was read from: the configuration first.
+    pub files: Vec<PathBuf>,
+}
+
+/// Reads the configuration and the keys that it names.
+///
+/// # Errors
+/// All faults of both files, in the order of the text, the configuration's first.
+pub fn load(path: &Path, environment: &Environment<'_>) -> Result<Loaded, Vec<Fault>> {
+    let text = files::configuration(path)?;
+    let (value, marks) = document(&text, path)?;
+    let report = Report::new(path, &marks);
+    let (config, source) = check(value, &report.root(), path, environment);
+    let of_source = report.root().field("keys").field("yaml").field("path");
+    let (keys, of_keys) = source.map(|source| load_keys(&source, &of_source, environment)).unwrap_or_default();
+    let mut faults = report.into_faults();
+    faults.extend(of_keys);
+    match config {
+        Some(config) if faults.is_empty() => {
+            let Source::Yaml { path: of_keys } = &config.keys.source;
+            let files = vec![path.to_owned(), of_keys.clone()];
+            Ok(Loaded { config, keys, files })
+        }
+        _ => Err(faults),
+    }
+}
+
+/// Reads a configuration, without the keys that it names. `path` is what its relative paths and its faults refer to.
+///
+/// # Errors
+/// All faults of the text, in its order.
+pub fn parse(text: &str, path: &Path, environment: &Environment<'_>) -> Result<Config, Vec<Fault>> {
+    let (value, marks) = document(text, path)?;
+    let report = Report::new(path, &marks);
+    let (config, _) = check(value, &report.root(), path, environment);
+    let faults = report.into_faults();
+    config.filter(|_| faults.is_empty()).ok_or(faults)
+}
+
+/// The environment of this process; a variable that is not UTF-8 counts as not set.
+#[must_use]
+pub fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// The fields that differ and that only a restart can change.
+#[must_use]
+pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
+    let fields = [
+        ("server.listen", old.server.listen != new.server.listen),
+        ("server.tls", old.server.tls != new.server.tls),
+        ("server.threads", old.server.threads != new.server.threads),
+        ("admin.listen", old.admin.listen != new.admin.listen),
+        ("key_cache.capacity", old.key_cache.capacity != new.key_cache.capacity),
+        ("metrics.max_key_series", old.metrics.max_key_series != new.metrics.max_key_series),
+    ];
+    fields.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
+}
+
+fn document(text: &str, path: &Path) -> Result<(Value, Marks), Vec<Fault>> {
+    let (value, marks) = read::document(text, path)?;
+    if value.is_null() {
+        let message = "the file is empty; `upstreams` and `keys` are required".to_owned();
+        return Err(vec![Fault::of_file(path, message)]);
+    }
+    Ok((value, marks))
+}
+
+/// What the values mean. The source of keys is told apart: it can be looked into where other fields are faulty.
+fn check(
+    mut value: Value,
+    root: &Place<'_>,
+    path: &Path,
+    environment: &Environment<'_>,
+) -> (Option<Config>, Option<Keys>) {
+    read::expand_all(&mut value, root, environment);
+    let Some(raw) = read::read::<raw::File>(value, root) else { return (None, None) };
+    let server = Server::check(raw.server.unwrap_or_default(), &root.field("server"), path);
+    let admin = Admin::check(raw.admin.unwrap_or_default(), &root.field("admin"));
+    check_listeners(server.as_ref(), &admin, root);
+    let upstreams = root.required("upstreams", raw.upstreams, "the inference servers, each with a `name` and a `url`");
+    let upstreams = upstreams.and_then(|raw| Upstream::check_all(raw, &root.field("upstreams"), path));
+    let keys = root.required("keys", raw.keys, "where keys come from, such as `yaml: {path: keys.yaml}`");
+    let keys = keys.and_then(|raw| Keys::check(raw, &root.field("keys"), path));
+    let models = Model::check_all(raw.models.unwrap_or_default(), &root.field("models"));
+    let rest = (KeyCache::of(raw.key_cache.unwrap_or_default()), Defaults::of(raw.limits.unwrap_or_default()));
+    let metrics = Metrics::of(raw.metrics.unwrap_or_default());
+    let on_revoke = raw.on_revoke.map_or_else(OnRevoke::default, |Scalar(on_revoke)| on_revoke);
+    let config = server.zip(upstreams).zip(keys.clone()).map(|((server, upstreams), keys)| {
+        let (key_cache, limits) = rest;
+        Config { server, admin, upstreams, keys, key_cache, limits, models, metrics, on_revoke }
+    });
+    (config, keys)
+}
+
+/// The two sides must not share an address.
+fn check_listeners(server: Option<&Server>, admin: &Admin, root: &Place<'_>) {
+    let shared = server.is_some_and(|server| server.listen.contains(&admin.listen));
+    if shared && admin.listen.port() != 0 {
+        let message = format!("`{}` is also in `server.listen`; the two need different ports", admin.listen);
+        root.field("admin").field("listen").fault(message);
+    }
+}
+
+fn load_keys(keys: &Keys, place: &Place<'_>, environment: &Environment<'_>) -> (Vec<KeyRecord>, Vec<Fault>) {
+    let Source::Yaml { path } = &keys.source;
+    let text = read::text_of(path).map_err(|why| {
+        let path = path.display();
+        place.fault(format!("cannot read the keys in {path}: {why}; a file without keys holds `keys: []`"));
+        Vec::new()
+    });
+    match text.and_then(|text| keys::parse(&text, path, keys.secret_checksum_required, environment)) {
+        Ok(records) => (records, Vec::new()),
+        Err(faults) => (Vec::new(), faults),
+    }
+}
+
+impl KeyCache {
+    fn of(raw: raw::KeyCache) -> Self {
+        let or = |written: Option<Scalar<Span>>, seconds| {
+            written.map_or(Duration::from_secs(seconds), |Scalar(Span(time))| time)
+        };
+        Self {
+            capacity: raw.capacity.map_or(1_000_000, |Scalar(capacity)| capacity.get()),
+            ttl: or(raw.ttl, 60),
+            unknown_ttl: or(raw.unknown_ttl, 5),
+            stale_for: or(raw.stale_for, 600),
+        }
+    }
+}
+
+impl Defaults {
+    fn of(raw: raw::Limits) -> Self {
+        let or_unlimited = |written: Option<Scalar<Limit>>| written.map_or(Limit::Unlimited, |Scalar(limit)| limit);
+        let limits = Limits {
+            requests_per_minute: or_unlimited(raw.requests_per_minute),
+            tokens_per_minute: or_unlimited(raw.tokens_per_minute),
+            concurrent_requests: or_unlimited(raw.concurrent_requests),
+        };
+        Self { limits, reservation: raw.reservation.map_or(Strategy::Expected, |Scalar(strategy)| strategy) }
+    }
+}
+
+impl Metrics {
+    fn of(raw: raw::Metrics) -> Self {
+        Self { max_key_series: raw.max_key_series.map_or(100_000, |Scalar(series)| series) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+//! Where keys come from, and the file that holds them: `keys.yaml`.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_yaml::Value;
+
+use super::{
+    expand::Environment,
+    fault::{Fault, Place, Report},
+    files, raw,
+    raw::List,
+    read,
+    scalar::{Choice, Party, Scalar},
+};
+use crate::{
+    glob::Glob,
+    key::{KeyHash, KeyId, KeyName, KeyRecord, KeyState, OwnLimits, Retiring, Secret},
+    limit::Limit,
+};
+
+/// Where keys come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys {
+    /// The one source.
+    pub source: Source,
+    /// Whether a secret without a right checksum is refused without a look-up; secrets made elsewhere have none.
+    pub secret_checksum_required: bool,
+}
+
+/// What keys are read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A file of ours.
+    Yaml {
+        /// Where it is.
+        path: PathBuf,
+    },
+}
+
+/// Whether all secrets bear their checksum, as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SecretChecksum {
+    Off,
+    Required,
+}
+
+impl Choice for SecretChecksum {
+    const CHOICES: &[(&str, Self)] = &[("off", Self::Off), ("required", Self::Required)];
+}
+
+impl Keys {
+    pub(super) fn check(raw: raw::Keys, place: &Place<'_>, file: &Path) -> Option<Self> {
+        let yaml = place.required("yaml", raw.yaml, "the source of keys, such as `yaml: {path: keys.yaml}`")?;
+        let of_yaml = place.field("yaml");
+        let Scalar(path) = of_yaml.required("path", yaml.path, "the file that holds the keys")?;
+        let source = Source::Yaml { path: files::beside(file, &path) };
+        let required = raw.secret_checksum.is_some_and(|Scalar(checksum)| checksum == SecretChecksum::Required);
+        Some(Self { source, secret_checksum_required: required })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "the field `keys`, a list")]
+struct RawFile {
+    keys: Option<Vec<Value>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "the fields of a key, `id`, `name` and `hash` at least")]
+struct RawKey {
+    id: Option<Scalar<KeyId>>,
+    name: Option<Scalar<KeyName>>,
+    hash: Option<Scalar<KeyHash>>,
+    secret: Option<Scalar<Secret>>,
+    enabled: Option<Scalar<bool>>,
+    owner: Option<Scalar<Party>>,
+    team: Option<Scalar<Party>>,
+    models: Option<List<Scalar<Glob>>>,
+    limits: Option<RawLimits>,
+    expires_at: Option<Scalar<Timestamp>>,
+    retiring: Option<List<RawRetiring>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "fields, such as `requests_per_minute`")]
+struct RawLimits {
+    requests_per_minute: Option<Scalar<Limit>>,
+    tokens_per_minute: Option<Scalar<Limit>>,
+    concurrent_requests: Option<Scalar<Limit>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "the fields `hash` and `not_after`")]
+struct RawRetiring {
+    hash: Option<Scalar<KeyHash>>,
+    not_after: Option<Scalar<Timestamp>>,
+}
+
+/// Reads the keys in the text of a `keys.yaml`.
+///
+/// # Errors
+/// All faults of the text, in its order.
+pub fn parse(
+    text: &str,
+    file: &Path,
+    secret_checksum_required: bool,
+    environment: &Environment<'_>,
+) -> Result<Vec<KeyRecord>, Vec<Fault>> {
+    let (mut value, marks) = read::document(text, file)?;
+    if value.is_null() {
+        let message = "the file is empty; for a file without keys write `keys: []`";
+        return Err(vec![Fault::of_file(file, message.to_owned())]);
+    }
+    let report = Report::new(file, &marks);
+    read::expand_all(&mut value, &report.root(), environment);
+    let records = records(value, &report.root(), secret_checksum_required);
+    let faults = report.into_faults();
+    if faults.is_empty() { Ok(records) } else { Err(faults) }
+}
+
+fn records(value: Value, root: &Place<'_>, checksum_required: bool) -> Vec<KeyRecord> {
+    let Some(file) = read::read::<RawFile>(value, root) else { return Vec::new() };
+    let keys = root.required("keys", file.keys, "the list of keys; for none write `keys: []`").unwrap_or_default();
+    let list = root.field("keys");
+    // Each is read by itself: reading all again for every fault would take long in a large file.
+    let keys = keys.into_iter().enumerate();
+    let keys = keys.map(|(index, value)| read::read(value, &list.element(index)).flatten()).collect();
+    let mut taken = Taken::default();
+    let placed: Vec<(Place<'_>, RawKey)> = list.elements(keys);
+    placed.into_iter().filter_map(|(place, raw)| record(raw, &place, checksum_required, &mut taken)).collect()
+}
+
+/// The ids and hashes that were seen, with their lines.
+#[derive(Default)]
+struct Taken {
+    ids: HashMap<KeyId, usize>,
+    hashes: HashMap<KeyHash, usize>,
+}
+
+impl Taken {
+    fn id(&mut self, id: &KeyId, place: &Place<'_>) {
+        if let Some(line) = self.ids.insert(id.clone(), place.line()) {
+            place.fault(format!("the id `{id}` is already used on line {line}"));
+        }
+    }
+
+    fn hash(&mut self, hash: KeyHash, place: &Place<'_>) {
+        if let Some(line) = self.hashes.insert(hash, place.line()) {
+            place.fault(format!("the same secret is already given on line {line}; each must belong to one key, once"));
+        }
+    }
+}
+
+fn record(raw: RawKey, place: &Place<'_>, checksum_required: bool, taken: &mut Taken) -> Option<KeyRecord> {
+    let id = place.required("id", raw.id, "1 to 64 characters of a-z, 0-9 and _");
+    let name = place.required("name", raw.name, "3 to 50 characters that tell people what the key is for");
+    let hash = hash(raw.hash, raw.secret, place, checksum_required);
+    if let Some(Scalar(id)) = &id {
+        taken.id(id, &place.field("id"));
+    }
+    if let Some((field, hash)) = hash {
+        taken.hash(hash, &place.field(field));
+    }
+    let retiring = retiring(raw.retiring.unwrap_or_default(), &place.field("retiring"), taken);
+    let models = raw.models.map(|globs| place.field("models").elements(globs));
+    let (Scalar(id), Scalar(name), (_, hash)) = (id?, name?, hash?);
+    Some(KeyRecord {
+        id,
+        name,
+        hash,
+        state: if raw.enabled.is_none_or(|Scalar(enabled)| enabled) { KeyState::Active } else { KeyState::Disabled },
+        owner: raw.owner.map(party),
+        team: raw.team.map(party),
+        models: models.map(|globs| globs.into_iter().map(|(_, Scalar(glob))| glob).collect()),
+        limits: own_limits(raw.limits.unwrap_or_default()),
+        expires_at: raw.expires_at.map(|Scalar(time)| time),
+        retiring,
+    })
+}
+
+/// The hash of the key's secret, and the field that tells it: `hash`, or `secret`, which is hashed at once.
+fn hash(
+    hash: Option<Scalar<KeyHash>>,
+    secret: Option<Scalar<Secret>>,
+    place: &Place<'_>,
+    checksum_required: bool,
+) -> Option<(&'static str, KeyHash)> {
+    match (hash, secret) {
+        (Some(Scalar(hash)), None) => Some(("hash", hash)),
+        (None, Some(Scalar(secret))) => {
+            if checksum_required && !secret.is_well_formed() {
+                let message = "the secret has no right checksum, which `secret_checksum: required` asks for; \
+                               `keymeter keys create` makes one that has";
+                place.field("secret").fault(message);
+            }
+            Some(("secret", secret.hash()))
+        }
+        (Some(_), Some(_)) => {
+            place.field("secret").fault("either `hash` or `secret`, not both");
+            None
+        }
+        (None, None) => {
+            if !place.dropped("hash") && !place.dropped("secret") {
+                place.fault(format!("missing field `hash`{}: that of the secret, or `secret` itself", place.inside()));
+            }
+            None
+        }
+    }
+}
+
+fn retiring(raw: List<RawRetiring>, place: &Place<'_>, taken: &mut Taken) -> Vec<Retiring> {
+    let checked = place.elements(raw).into_iter().filter_map(|(place, raw)| {
+        let hash = place.required("hash", raw.hash, "that of the secret that is being replaced");
+        let not_after = place.required("not_after", raw.not_after, "when the replaced secret stops working");
+        if let Some(Scalar(hash)) = hash {
+            taken.hash(hash, &place.field("hash"));
+        }
+        let (Scalar(hash), Scalar(not_after)) = (hash?, not_after?);
+        Some(Retiring { hash, not_after })
+    });
+    checked.collect()
+}
+
+fn own_limits(raw: RawLimits) -> OwnLimits {
+    OwnLimits {
+        requests_per_minute: raw.requests_per_minute.map(|Scalar(limit)| limit),
+        tokens_per_minute: raw.tokens_per_minute.map(|Scalar(limit)| limit),
+        concurrent_requests: raw.concurrent_requests.map(|Scalar(limit)| limit),
+    }
+}
+
+fn party(Scalar(Party(name)): Scalar<Party>) -> Arc<str> {
+    name
+}

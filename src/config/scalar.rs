@@ -1,0 +1,98 @@
+//! The single values of a file: how each is written, and what it means. Whatever notation YAML has for a value, it
+//! is its text that is parsed, so that a variable's content may stand for any of them.
+
+mod units;
+mod values;
+
+use std::{fmt, marker::PhantomData};
+
+use serde::{Deserialize, Deserializer, de};
+
+pub(super) use self::{
+    units::{Size, Span, Timeout},
+    values::{Party, UpstreamName},
+};
+use super::nearest::suggestion;
+
+/// What one value of a file means.
+pub(super) trait FromScalar: Sized {
+    /// Understands the text of a value.
+    fn from_text(text: &str) -> Result<Self, String>;
+
+    /// Understands `true` and `false`.
+    fn from_bool(_: bool) -> Result<Self, String> {
+        Err("`true` and `false` are no value here; write it in quotes if it is meant as text".to_owned())
+    }
+
+    /// Understands a whole number that is not in quotes, in decimal notation.
+    fn from_number(text: &str) -> Result<Self, String> {
+        Self::from_text(text)
+    }
+
+    /// What is said of a number with a point or an exponent that is not in quotes.
+    const OF_FLOAT: &str = "a number with a point must be written in quotes, or it may lose digits";
+}
+
+/// A single value of a file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scalar<T>(pub(super) T);
+
+impl<'de, T: FromScalar> Deserialize<'de> for Scalar<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ScalarVisitor(PhantomData)).map(Self)
+    }
+}
+
+struct ScalarVisitor<T>(PhantomData<T>);
+
+impl<T: FromScalar> de::Visitor<'_> for ScalarVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a single value")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        T::from_text(text).map_err(E::custom)
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+        T::from_number(&number.to_string()).map_err(E::custom)
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+        T::from_number(&number.to_string()).map_err(E::custom)
+    }
+
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<T, E> {
+        T::from_bool(value).map_err(E::custom)
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<T, E> {
+        Err(E::custom(T::OF_FLOAT))
+    }
+}
+
+/// One of a few names.
+pub(super) trait Choice: Copy + 'static {
+    /// All names that are accepted, and what they stand for.
+    const CHOICES: &[(&str, Self)];
+}
+
+impl<T: Choice> FromScalar for T {
+    fn from_text(text: &str) -> Result<Self, String> {
+        let chosen = T::CHOICES.iter().find(|(name, _)| *name == text);
+        chosen.map(|(_, choice)| *choice).ok_or_else(|| {
+            let names: Vec<&str> = T::CHOICES.iter().map(|(name, _)| *name).collect();
+            format!("`{text}` is not accepted here;{}", suggestion(text, &names))
+        })
+    }
+
+    fn from_bool(value: bool) -> Result<Self, String> {
+        Self::from_text(if value { "true" } else { "false" })
+    }
+}
+
+impl Choice for bool {
+    const CHOICES: &[(&str, Self)] = &[("true", true), ("false", false)];
+}
