@@ -1,0 +1,90 @@
+# keymeter. `make run` and `make test` set up a fresh Debian machine by themselves: all they need
+# beforehand is cargo, make and a C compiler.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
+VENV := target/clients
+
+# Installs Debian packages: $(call install,packages,what for)
+define install
+	@echo "installing $(1) ($(2))"; \
+	if ! command -v apt-get >/dev/null || { [ "$$(id -u)" != 0 ] && [ -z "$(SUDO)" ]; }; then \
+		echo "cannot install $(1): it needs apt-get, and root or sudo; install it by hand and try again" >&2; exit 1; \
+	fi; \
+	$(SUDO) apt-get install -y -q $(1) >/dev/null 2>&1 || \
+	{ $(SUDO) apt-get update -q >/dev/null && $(SUDO) apt-get install -y -q $(1) >/dev/null; } || \
+	{ echo "apt-get could not install $(1); install it by hand and try again" >&2; exit 1; }
+endef
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: cmake ## build, and run a gateway with a demo upstream and a fresh key
+	cargo run --release --locked -- demo
+
+.PHONY: test
+test: cmake nextest promtool clients ## set up, then run every test
+	cargo nextest run --locked --lib --bins --tests --examples
+	cargo test --locked --doc
+	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python tests/clients/openai_client.py
+
+.PHONY: soak
+soak: cmake nextest ## run the tests at their full figures
+	KEYMETER_SOAK=1000 PROPTEST_CASES=20000 cargo nextest run --locked --release --lib --bins --tests --no-fail-fast
+
+.PHONY: bench
+bench: cmake ## measure admission, metering and limits
+	cargo bench --locked
+
+.PHONY: check
+check: cmake deny ## formatting, lints, documentation, dependencies
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	cargo deny --locked --offline check bans licenses sources
+	@cargo deny --locked check advisories 2>target/advisories.log || \
+	if grep -q 'failed to fetch advisory database\|unable to fetch' target/advisories.log; then \
+		echo "the advisory database is out of reach: known vulnerabilities were not looked up"; \
+	else cat target/advisories.log >&2; exit 1; fi
+
+.PHONY: cmake
+cmake:
+	@if ! command -v cmake >/dev/null; then $(MAKE) --no-print-directory install-cmake; fi
+
+.PHONY: install-cmake
+install-cmake:
+	$(call install,cmake,Pingora's compression is built with it)
+
+.PHONY: promtool
+promtool:
+	@if ! command -v promtool >/dev/null; then $(MAKE) --no-print-directory install-promtool; fi
+
+.PHONY: install-promtool
+install-promtool:
+	$(call install,prometheus,promtool checks our metrics)
+
+.PHONY: nextest
+nextest:
+	@cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
+
+.PHONY: deny
+deny:
+	@cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
+
+# The official client, in a virtual environment of its own.
+.PHONY: clients
+clients: $(VENV)/ready
+
+$(VENV)/ready: tests/clients/requirements.txt
+	@python3 -c 'import venv, ensurepip' 2>/dev/null || $(MAKE) --no-print-directory install-python
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --requirement tests/clients/requirements.txt
+	touch $@
+
+.PHONY: install-python
+install-python:
+	$(call install,python3-venv,the official clients run in it)

@@ -1,0 +1,111 @@
+//! The admin address: metrics, health and reload, for operators and their tools.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use http::{Method, Response, StatusCode, header};
+use pingora::{apps::http_app::ServeHttp, protocols::http::ServerSession, services::listening::Service as Listening};
+use serde_json::json;
+use subtle::ConstantTimeEq;
+
+use crate::{gate::Traffic, metrics::Metrics, reload::Reloader};
+
+/// The admin address' service, on the socket that goes by `name`.
+#[must_use]
+pub fn service(metrics: Arc<Metrics>, traffic: Arc<Traffic>, reloader: Arc<Reloader>, name: &str) -> Listening<Admin> {
+    let mut service = Listening::new("admin".to_owned(), Admin { metrics, traffic, reloader });
+    service.add_tcp(name);
+    service
+}
+
+/// Answers operators.
+pub struct Admin {
+    metrics: Arc<Metrics>,
+    traffic: Arc<Traffic>,
+    reloader: Arc<Reloader>,
+}
+
+type Answer = Response<Vec<u8>>;
+
+#[async_trait]
+impl ServeHttp for Admin {
+    async fn response(&self, session: &mut ServerSession) -> Answer {
+        let head = session.req_header();
+        let (method, path) = (head.method.clone(), head.uri.path().to_owned());
+        match (&method, path.as_str()) {
+            (&Method::GET | &Method::HEAD, "/metrics") => self.metrics(),
+            (&Method::GET | &Method::HEAD, "/-/healthy") => text(StatusCode::OK, "ok\n"),
+            (&Method::GET | &Method::HEAD, "/-/ready") => self.ready(),
+            (&Method::POST, "/-/reload") => match self.authorized(session) {
+                Ok(()) => self.reload().await,
+                Err(refusal) => refusal,
+            },
+            (_, "/metrics" | "/-/healthy" | "/-/ready") => not_allowed("GET"),
+            (_, "/-/reload") => not_allowed("POST"),
+            _ => text(StatusCode::NOT_FOUND, "there are /metrics, /-/healthy, /-/ready and POST /-/reload\n"),
+        }
+    }
+}
+
+impl Admin {
+    fn metrics(&self) -> Answer {
+        match self.metrics.encode() {
+            Ok(text) => answer(StatusCode::OK, prometheus::TEXT_FORMAT, text.into_bytes()),
+            Err(fault) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("the metrics cannot be written: {fault}\n")),
+        }
+    }
+
+    fn ready(&self) -> Answer {
+        if self.traffic.is_draining() {
+            text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n")
+        } else {
+            text(StatusCode::OK, "ok\n")
+        }
+    }
+
+    async fn reload(&self) -> Answer {
+        let reloader = self.reloader.clone();
+        match tokio::task::spawn_blocking(move || reloader.reload()).await {
+            Ok(Ok(done)) => json(StatusCode::OK, &json!({"keys": done.keys, "restart_needed": done.restart_needed})),
+            Ok(Err(faults)) => {
+                let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+                json(StatusCode::UNPROCESSABLE_ENTITY, &json!({"faults": faults}))
+            }
+            Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the reload broke off; the log says why\n"),
+        }
+    }
+
+    /// Whether a request that changes something bears the token, where there is one.
+    fn authorized(&self, session: &ServerSession) -> Result<(), Answer> {
+        let Some(token) = self.reloader.config().admin.token else { return Ok(()) };
+        let stated = session.get_header_bytes(header::AUTHORIZATION);
+        let expected = format!("Bearer {}", token.0.reveal());
+        if stated.ct_eq(expected.as_bytes()).into() {
+            return Ok(());
+        }
+        Err(text(StatusCode::UNAUTHORIZED, "send `Authorization: Bearer` with the token of `admin.token`\n"))
+    }
+}
+
+fn not_allowed(allowed: &'static str) -> Answer {
+    let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, &format!("this path is asked with {allowed} only\n"));
+    answer.headers_mut().insert(header::ALLOW, http::HeaderValue::from_static(allowed));
+    answer
+}
+
+fn json(status: StatusCode, body: &serde_json::Value) -> Answer {
+    answer(status, "application/json", body.to_string().into_bytes())
+}
+
+fn text(status: StatusCode, body: &str) -> Answer {
+    answer(status, "text/plain; charset=utf-8", body.as_bytes().to_vec())
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Answer {
+    let length = body.len();
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    answer
+}

@@ -1,0 +1,66 @@
+//! The commands. Each is a file; what goes wrong is one line on standard error and exit code 1.
+
+mod check;
+mod demo;
+pub mod keys;
+mod serve;
+
+use std::{fmt::Display, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// Meters and limits API keys in front of inference servers.
+#[derive(Parser)]
+#[command(name = "keymeter", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway.
+    Serve {
+        /// The configuration file.
+        #[arg(long, value_name = "FILE", default_value = "conf/keymeter.yaml")]
+        config: PathBuf,
+    },
+    /// Load everything that `serve` would, and say what is wrong with it.
+    Check {
+        /// The configuration file.
+        #[arg(long, value_name = "FILE", default_value = "conf/keymeter.yaml")]
+        config: PathBuf,
+    },
+    /// Run a gateway, an upstream that answers with canned text, and one fresh key, on loopback.
+    Demo {
+        /// Where clients connect; 0: any free port.
+        #[arg(long, default_value_t = 8080)]
+        port: u16,
+        /// Where operators connect; 0: any free port.
+        #[arg(long, default_value_t = 9090)]
+        admin_port: u16,
+    },
+    /// Create, list, show, change and delete the keys in a YAML file.
+    Keys(keys::KeysArgs),
+}
+
+/// Runs the command that the process was called with.
+#[must_use]
+pub fn run() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Serve { config } => exit_code(serve::run(config)),
+        Command::Check { config } => check::run(&config),
+        Command::Demo { port, admin_port } => exit_code(demo::run(port, admin_port)),
+        Command::Keys(arguments) => keys::main(arguments),
+    }
+}
+
+fn exit_code(result: Result<(), impl Display>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            eprintln!("{fault}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! `keymeter keys`: makes keys and changes them, in a keys file that goes on being edited by hand as well. A new
+//! secret is shown once, alone on standard output; everything else about it goes to standard error.
+
+mod change;
+mod fault;
+mod options;
+mod read;
+mod show;
+
+use std::{
+    env,
+    io::{self, Read, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Subcommand, ValueEnum};
+use jiff::Timestamp;
+
+pub use self::fault::KeysFault;
+use self::options::{Clearable, Grace, Options, parse_name};
+use crate::{
+    config::Environment,
+    key::{KeyId, KeyName},
+};
+
+/// Make keys and change them.
+#[derive(Debug, Args)]
+pub struct KeysArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a key; its secret is printed this once
+    Create(Create),
+    /// List all keys, without their hashes
+    List(List),
+    /// Show everything about one key
+    Show(Show),
+    /// Change what a key is called or may do
+    Update(Update),
+    /// Let a key be used again
+    Enable(One),
+    /// Let a key no longer be used, until it is enabled
+    Disable(One),
+    /// Give a key a new secret, which is printed this once; its id stays
+    Regenerate(Regenerate),
+    /// Take a key away for good
+    Delete(One),
+    /// Print the hash of the secret on standard input, as a keys file has it
+    Hash,
+}
+
+#[derive(Debug, Args)]
+struct Source {
+    /// The keys file
+    #[arg(long, value_name = "FILE")]
+    file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Create {
+    #[command(flatten)]
+    source: Source,
+    /// What people call the key: 3 to 50 characters
+    #[arg(long, value_parser = parse_name)]
+    name: KeyName,
+    /// Its stable, public id: 1 to 64 characters of a-z, 0-9 and _ [default: a random one]
+    #[arg(long)]
+    id: Option<KeyId>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Debug, Args)]
+struct List {
+    #[command(flatten)]
+    source: Source,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+struct Show {
+    #[command(flatten)]
+    key: One,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+struct Update {
+    #[command(flatten)]
+    key: One,
+    /// What people call the key: 3 to 50 characters
+    #[arg(long, value_parser = parse_name)]
+    name: Option<KeyName>,
+    #[command(flatten)]
+    options: Options,
+    /// A field to take away, so that what holds for all keys holds for this one; may be repeated
+    #[arg(long, value_enum, value_name = "FIELD", value_delimiter = ',')]
+    clear: Vec<Clearable>,
+}
+
+#[derive(Debug, Args)]
+struct Regenerate {
+    #[command(flatten)]
+    key: One,
+    /// How long the old secret goes on working, such as 24h [default: not at all]
+    #[arg(long)]
+    grace: Option<Grace>,
+}
+
+#[derive(Debug, Args)]
+struct One {
+    /// The key's id
+    id: KeyId,
+    #[command(flatten)]
+    source: Source,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
+
+/// What a command reads, writes and knows of the world.
+pub struct Io<'world> {
+    /// Where a secret is read from.
+    pub stdin: &'world mut dyn Read,
+    /// For results: a new secret, a list.
+    pub stdout: &'world mut dyn Write,
+    /// For what has been done.
+    pub stderr: &'world mut dyn Write,
+    /// Looks up the variables that the file refers to.
+    pub environment: &'world Environment<'world>,
+    /// The time of day.
+    pub now: Timestamp,
+}
+
+/// Runs the command with this process's standard streams and environment, and says on standard error what went
+/// wrong; then the exit code is 1.
+#[must_use]
+pub fn main(args: KeysArgs) -> ExitCode {
+    let mut io = Io {
+        stdin: &mut io::stdin().lock(),
+        stdout: &mut io::stdout().lock(),
+        stderr: &mut io::stderr(),
+        environment: &|name| env::var(name).ok(),
+        now: Timestamp::now(),
+    };
+    match run(args, &mut io) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            // Where standard error is closed there is nobody to tell.
+            let _ = writeln!(io.stderr, "{fault}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When it cannot do what it is for. The keys file is as it was then, unless the fault says otherwise.
+pub fn run(args: KeysArgs, io: &mut Io<'_>) -> Result<(), KeysFault> {
+    match args.command {
+        Command::Create(create) => change::create(create, io),
+        Command::List(list) => show::list(&list.source.file, list.output, io),
+        Command::Show(show) => show::show(&show.key.source.file, &show.key.id, show.output, io),
+        Command::Update(update) => change::update(update, io),
+        Command::Enable(key) => change::enable(&key, true, io),
+        Command::Disable(key) => change::enable(&key, false, io),
+        Command::Regenerate(regenerate) => change::regenerate(&regenerate, io),
+        Command::Delete(key) => change::delete(key, io),
+        Command::Hash => show::hash(io),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! The options that say what a key may do, as settings of the keys file.
+
+use std::{str::FromStr, time::Duration};
+
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+
+use crate::{
+    glob::Glob,
+    key::{KeyFault, KeyName},
+    keyfile::{Field, Setting},
+    limit::Limit,
+};
+
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct Options {
+    /// The user or team that the key belongs to
+    #[arg(long, value_parser = party)]
+    owner: Option<String>,
+    /// The team that uses it
+    #[arg(long, value_parser = party)]
+    team: Option<String>,
+    /// A model that it may call, or a glob of such; may be repeated [default: all models]
+    #[arg(long = "model", value_name = "GLOB", value_parser = glob)]
+    models: Vec<Glob>,
+    /// Requests in any 60 seconds: a number, or unlimited
+    #[arg(long, value_name = "LIMIT")]
+    requests_per_minute: Option<Limit>,
+    /// Tokens in any 60 seconds: a number, or unlimited
+    #[arg(long, value_name = "LIMIT")]
+    tokens_per_minute: Option<Limit>,
+    /// Requests running at once: a number, or unlimited
+    #[arg(long, value_name = "LIMIT")]
+    concurrent_requests: Option<Limit>,
+    /// When it stops working, such as 2027-01-01T00:00:00Z (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    expires_at: Option<Timestamp>,
+}
+
+impl Options {
+    /// What the options say, in the order of the file.
+    pub(super) fn settings(self) -> Vec<Setting> {
+        let models = (!self.models.is_empty()).then_some(self.models);
+        let settings = [
+            self.owner.map(Setting::Owner),
+            self.team.map(Setting::Team),
+            models.map(Setting::Models),
+            self.requests_per_minute.map(Setting::RequestsPerMinute),
+            self.tokens_per_minute.map(Setting::TokensPerMinute),
+            self.concurrent_requests.map(Setting::ConcurrentRequests),
+            self.expires_at.map(Setting::ExpiresAt),
+        ];
+        settings.into_iter().flatten().collect()
+    }
+}
+
+/// A field that can be taken away from a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(super) enum Clearable {
+    /// It belongs to nobody
+    Owner,
+    /// No team uses it
+    Team,
+    /// It may call all models
+    Models,
+    /// All of its own limits
+    Limits,
+    /// Its own limit of requests
+    #[value(alias = "requests-per-minute")]
+    RequestsPerMinute,
+    /// Its own limit of tokens
+    #[value(alias = "tokens-per-minute")]
+    TokensPerMinute,
+    /// Its own limit of requests at once
+    #[value(alias = "concurrent-requests")]
+    ConcurrentRequests,
+    /// It does not expire
+    #[value(alias = "expires-at")]
+    ExpiresAt,
+}
+
+impl Clearable {
+    /// The field of the file.
+    pub(super) fn field(self) -> Field {
+        match self {
+            Self::Owner => Field::Owner,
+            Self::Team => Field::Team,
+            Self::Models => Field::Models,
+            Self::Limits => Field::Limits,
+            Self::RequestsPerMinute => Field::RequestsPerMinute,
+            Self::TokensPerMinute => Field::TokensPerMinute,
+            Self::ConcurrentRequests => Field::ConcurrentRequests,
+            Self::ExpiresAt => Field::ExpiresAt,
+        }
+    }
+}
+
+/// A length of time in which an old secret goes on working, a year at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Grace(pub(super) Duration);
+
+const GRACE_UNITS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
+const LONGEST_GRACE: u64 = 365 * 86_400;
+
+impl FromStr for Grace {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let seconds = GRACE_UNITS.iter().find(|(name, _)| *name == unit).map(|(_, seconds)| *seconds);
+        let total = seconds.and_then(|seconds| number.parse::<u64>().ok()?.checked_mul(seconds));
+        let grace = total.filter(|total| *total <= LONGEST_GRACE).map(|total| Self(Duration::from_secs(total)));
+        grace.ok_or_else(|| "a whole number and a unit (s, m, h or d), such as 24h, and 365d at most".to_owned())
+    }
+}
+
+/// A key's name; the error says how long the one given is.
+pub(super) fn parse_name(text: &str) -> Result<KeyName, String> {
+    text.parse().map_err(|fault: KeyFault| match text.chars().count() {
+        length @ (0..3 | 51..) => format!("{fault}; this one has {length}"),
+        _ => fault.to_string(),
+    })
+}
+
+/// A user or a team.
+fn party(text: &str) -> Result<String, &'static str> {
+    let fits = (1..=64).contains(&text.chars().count());
+    if fits && text.trim() == text && !text.chars().any(char::is_control) {
+        Ok(text.to_owned())
+    } else {
+        Err("1 to 64 characters, without control characters or spaces around them")
+    }
+}
+
+fn glob(text: &str) -> Result<Glob, &'static str> {
+    if text.is_empty() {
+        Err("a model's name or pattern must not be empty; `*` stands for all")
+    } else {
+        Ok(Glob::new(text))
+    }
+}
+
+fn time(text: &str) -> Result<Timestamp, &'static str> {
+    text.parse().map_err(|_| "a time with its zone, such as 2027-01-01T00:00:00Z (RFC 3339)")
+}

@@ -1,0 +1,181 @@
+//! The commands that only read: what keys there are, and the hash of a secret.
+
+use std::{
+    fs,
+    io::{ErrorKind, Read},
+    path::Path,
+};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::{Io, KeysFault, Output, read};
+use crate::{
+    glob::Glob,
+    key::{KeyHash, KeyId, KeyRecord, KeyState},
+    keyfile::{self, EditFault},
+    limit::Limit,
+};
+
+pub(super) fn list(path: &Path, output: Output, io: &mut Io<'_>) -> Result<(), KeysFault> {
+    let (known, _) = known(path, io)?;
+    let text = match output {
+        Output::Text => table(&known.records, io.now),
+        Output::Json => json_text(&known.records.iter().map(|record| summary(record, io.now)).collect()),
+    };
+    print(&text, io)
+}
+
+pub(super) fn show(path: &Path, id: &KeyId, output: Output, io: &mut Io<'_>) -> Result<(), KeysFault> {
+    let (known, text) = known(path, io)?;
+    let record = known.records.into_iter().find(|record| record.id == *id);
+    let record = record.ok_or_else(|| KeysFault::Edit(path.to_owned(), EditFault::Unknown(id.clone())))?;
+    let hash_known = known.complete || !keyfile::gives_secret(&text, id).unwrap_or(true);
+    let shown = match output {
+        Output::Text => description(&record, hash_known, io.now),
+        Output::Json => json_text(&everything(&record, hash_known, io.now)),
+    };
+    print(&shown, io)
+}
+
+/// More than any secret has.
+const LONGEST_SECRET: u64 = 64 * 1024;
+
+pub(super) fn hash(io: &mut Io<'_>) -> Result<(), KeysFault> {
+    // With room for all, no copy of the secret is left where the buffer grew from.
+    let mut input = Zeroizing::new(Vec::with_capacity(usize::try_from(LONGEST_SECRET).unwrap_or_default() + 1));
+    let length = Read::take(&mut *io.stdin, LONGEST_SECRET + 1).read_to_end(&mut input)?;
+    let secret = input.strip_suffix(b"\n").unwrap_or(&input);
+    let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
+    if secret.is_empty() || u64::try_from(length).is_ok_and(|length| length > LONGEST_SECRET) {
+        return Err(KeysFault::NoSecret);
+    }
+    print(&format!("{}\n", KeyHash::of(secret)), io)
+}
+
+fn known(path: &Path, io: &Io<'_>) -> Result<(read::Known, String), KeysFault> {
+    let text = fs::read_to_string(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => KeysFault::Missing(path.to_owned()),
+        _ => KeysFault::Unreadable(path.to_owned(), error),
+    })?;
+    let known = read::known(&text, path, io.environment).map_err(KeysFault::Faulty)?;
+    Ok((known, text))
+}
+
+fn print(text: &str, io: &mut Io<'_>) -> Result<(), KeysFault> {
+    io.stdout.write_all(text.as_bytes())?;
+    Ok(io.stdout.flush()?)
+}
+
+const COLUMNS: [&str; 9] =
+    ["ID", "NAME", "STATE", "TEAM", "MODELS", "REQUESTS/MIN", "TOKENS/MIN", "CONCURRENT", "EXPIRES"];
+
+fn table(records: &[KeyRecord], now: Timestamp) -> String {
+    let rows = records.iter().map(|record| row(record, now));
+    let rows: Vec<[String; 9]> = std::iter::once(COLUMNS.map(str::to_owned)).chain(rows).collect();
+    let mut widths = [0; 9];
+    for row in &rows {
+        widths.iter_mut().zip(row).for_each(|(width, cell)| *width = cell.chars().count().max(*width));
+    }
+    let line = |row: &[String; 9]| {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+fn row(record: &KeyRecord, now: Timestamp) -> [String; 9] {
+    let limits = &record.limits;
+    [
+        record.id.to_string(),
+        record.name.as_str().to_owned(),
+        state(record, now).to_owned(),
+        or_dash(record.team.as_deref()),
+        models(record.models.as_deref()),
+        limit(limits.requests_per_minute),
+        limit(limits.tokens_per_minute),
+        limit(limits.concurrent_requests),
+        or_dash(record.expires_at),
+    ]
+}
+
+fn description(record: &KeyRecord, hash_known: bool, now: Timestamp) -> String {
+    let limits = &record.limits;
+    let hash =
+        if hash_known { record.hash.to_string() } else { "of a secret whose variable is not set here".to_owned() };
+    let retiring = record.retiring.iter().map(|old| ("retiring", format!("{} until {}", old.hash, old.not_after)));
+    let fields = [
+        ("id", record.id.to_string()),
+        ("name", record.name.as_str().to_owned()),
+        ("state", state(record, now).to_owned()),
+        ("hash", hash),
+        ("owner", or_dash(record.owner.as_deref())),
+        ("team", or_dash(record.team.as_deref())),
+        ("models", models(record.models.as_deref())),
+        ("requests_per_minute", limit(limits.requests_per_minute)),
+        ("tokens_per_minute", limit(limits.tokens_per_minute)),
+        ("concurrent_requests", limit(limits.concurrent_requests)),
+        ("expires_at", or_dash(record.expires_at)),
+    ];
+    let line = |(name, value): (&str, String)| format!("{name:20} {value}\n");
+    fields.into_iter().chain(retiring).map(line).collect()
+}
+
+fn summary(record: &KeyRecord, now: Timestamp) -> Value {
+    let limit = |limit: Option<Limit>| limit.map(|limit| limit.number().map_or(json!("unlimited"), Value::from));
+    let limits = &record.limits;
+    json!({
+        "id": record.id.as_str(),
+        "name": record.name.as_str(),
+        "state": state(record, now),
+        "owner": record.owner.as_deref(),
+        "team": record.team.as_deref(),
+        "models": record.models.as_ref().map(|globs| globs.iter().map(Glob::as_str).collect::<Vec<_>>()),
+        "limits": {
+            "requests_per_minute": limit(limits.requests_per_minute),
+            "tokens_per_minute": limit(limits.tokens_per_minute),
+            "concurrent_requests": limit(limits.concurrent_requests),
+        },
+        "expires_at": record.expires_at.map(|time| time.to_string()),
+    })
+}
+
+fn everything(record: &KeyRecord, hash_known: bool, now: Timestamp) -> Value {
+    let mut all = summary(record, now);
+    let retiring = record.retiring.iter();
+    let retiring = retiring.map(|old| json!({"hash": old.hash.to_string(), "not_after": old.not_after.to_string()}));
+    if let Some(fields) = all.as_object_mut() {
+        fields.insert("hash".to_owned(), hash_known.then(|| record.hash.to_string()).into());
+        fields.insert("retiring".to_owned(), retiring.collect());
+    }
+    all
+}
+
+fn json_text(value: &Value) -> String {
+    format!("{value:#}\n")
+}
+
+fn state(record: &KeyRecord, now: Timestamp) -> &'static str {
+    match record.state {
+        KeyState::Active if record.expires_at.is_some_and(|end| end <= now) => "expired",
+        KeyState::Active => "active",
+        KeyState::Disabled => "disabled",
+        KeyState::Archived => "archived",
+        KeyState::NoBalance => "no_balance",
+    }
+}
+
+/// Patterns may hold any character; those that steer a terminal are not shown to it.
+fn models(globs: Option<&[Glob]>) -> String {
+    let list = globs.map(|globs| globs.iter().map(Glob::as_str).collect::<Vec<_>>().join(","));
+    list.map_or("all".to_owned(), |list| list.replace(char::is_control, "\u{fffd}"))
+}
+
+fn limit(limit: Option<Limit>) -> String {
+    limit.map_or("default".to_owned(), |limit| limit.to_string())
+}
+
+fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or("-".to_owned(), |value| value.to_string())
+}

@@ -1,0 +1,152 @@
+//! `keymeter serve`: runs the gateway until it is told to stop.
+
+use std::{fmt, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{Signal, SignalKind, signal},
+};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    config::{self, Fault},
+    gate::AccessLog,
+    reload::{Reloader, Watcher},
+    server::{Drained, Server, StartFault},
+};
+
+pub(super) fn run(path: PathBuf) -> Result<(), ServeFault> {
+    start_logging();
+    forbid_core_dumps();
+    let loaded = config::load(&path, &config::environment).map_err(ServeFault::Configuration)?;
+    let keys = loaded.keys.len();
+    let runtime = runtime(loaded.config.server.threads)?;
+    let log = AccessLog::to(std::io::stdout())?;
+    let ended = runtime.block_on(async {
+        let signals = Signals::new()?;
+        let server = Server::start(loaded, path, log)?;
+        for address in &server.addresses {
+            tracing::info!("listening on {address} with {keys} keys; admin address {}", server.admin_address);
+        }
+        match Watcher::new(server.reloader().clone()) {
+            Ok(watcher) => drop(tokio::spawn(watcher.run())),
+            Err(fault) => tracing::warn!("{fault}"),
+        }
+        signals.until_stopped(&server).await;
+        Ok(())
+    });
+    // Whatever still runs has had its time.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    ended
+}
+
+/// Log lines for people, on standard error. `RUST_LOG` chooses the levels.
+pub(super) fn start_logging() {
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info,pingora=warn,pingora_core=warn,pingora_proxy=warn"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    if subscriber.try_init().is_err() {
+        eprintln!("a log was set up before; log lines go there");
+    }
+}
+
+/// A core dump would hold the secrets of running requests.
+pub(super) fn forbid_core_dumps() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let nothing = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(fault) = setrlimit(Resource::Core, nothing) {
+        tracing::warn!("core dumps stay on: {fault}");
+    }
+    if let Err(fault) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!("the process stays open to debuggers: {fault}");
+    }
+}
+
+pub(super) fn runtime(threads: Option<NonZeroUsize>) -> std::io::Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads.get());
+    }
+    builder.thread_name("keymeter").enable_all().build()
+}
+
+/// The signals that concern us.
+pub(super) struct Signals {
+    hang_up: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            hang_up: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Reloads on SIGHUP; on SIGTERM or SIGINT lets running requests finish, and on a second one does not.
+    pub async fn until_stopped(mut self, server: &Server) {
+        loop {
+            tokio::select! {
+                Some(()) = self.hang_up.recv() => reload(server.reloader().clone()).await,
+                () = stop_signal(&mut self.terminate, &mut self.interrupt) => break,
+            }
+        }
+        let limit = server.reloader().config().server.drain_timeout;
+        tracing::info!("stopping: running requests may take {}s more; signal again to stop at once", limit.as_secs());
+        tokio::select! {
+            drained = server.drain(limit) => match drained {
+                Drained::Empty => tracing::info!("stopped"),
+                Drained::Cut(running) => tracing::warn!("stopped with {running} requests cut off"),
+            },
+            () = stop_signal(&mut self.terminate, &mut self.interrupt) => tracing::warn!("stopped at once"),
+        }
+    }
+}
+
+async fn stop_signal(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+async fn reload(reloader: Arc<Reloader>) {
+    // The reloader has said what it did, or what was wrong.
+    let _ = tokio::task::spawn_blocking(move || reloader.reload().is_ok()).await;
+}
+
+/// Why the gateway does not run.
+#[derive(Debug)]
+pub(super) enum ServeFault {
+    Configuration(Vec<Fault>),
+    Start(StartFault),
+    System(std::io::Error),
+}
+
+impl From<StartFault> for ServeFault {
+    fn from(fault: StartFault) -> Self {
+        Self::Start(fault)
+    }
+}
+
+impl From<std::io::Error> for ServeFault {
+    fn from(fault: std::io::Error) -> Self {
+        Self::System(fault)
+    }
+}
+
+impl fmt::Display for ServeFault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Configuration(faults) => {
+                let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
+                formatter.write_str(&lines.join("\n"))
+            }
+            Self::Start(fault) => fault.fmt(formatter),
+            Self::System(fault) => write!(formatter, "the operating system refuses: {fault}"),
+        }
+    }
+}

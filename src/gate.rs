@@ -1,0 +1,264 @@
+//! The gate decides who comes in and what it cost. A request is identified by its key, its
+//! body is read, and `admit` gives a `Lease` or a `Rejection`; the lease meters the response and
+//! settles once, whatever happens to the request.
+
+mod access_log;
+mod credential;
+mod lease;
+mod settings;
+mod traffic;
+mod visit;
+
+use std::{net::IpAddr, sync::Arc};
+
+use arc_swap::ArcSwap;
+use http::HeaderMap;
+use jiff::Timestamp;
+
+use self::credential::{CredentialFault, credential};
+pub use self::{
+    access_log::{AccessLog, Line},
+    credential::CREDENTIAL_HEADERS,
+    lease::{Admitted, Lease, Outcome, Prompt},
+    settings::{Model, Route, Settings},
+    traffic::{BodyRoom, Presence, Traffic},
+    visit::{RequestId, Visit},
+};
+use crate::{
+    api::Endpoint,
+    body::{Change, Scanned},
+    key::{KeyHash, KeyState},
+    limit::{Demand, Learned, LearnedModels, Moment, Plan, Reservation, Strangers, certain_prompt, plan},
+    metrics::{Metrics, Unauthorized},
+    rejection::Rejection,
+    resolve::{Key, ResolveFault, Resolver},
+};
+
+/// The two clocks of a request: one that never goes back, for limits, and the calendar's.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// For windows and durations.
+    pub moment: Moment,
+    /// For expiry and logs.
+    pub date: Timestamp,
+}
+
+impl Now {
+    /// This moment.
+    #[must_use]
+    pub fn read() -> Self {
+        Self { moment: Moment::now(), date: Timestamp::now() }
+    }
+}
+
+/// Everything that admission needs. One gate serves any number of proxies.
+pub struct Gate {
+    settings: ArcSwap<Settings>,
+    resolver: Arc<Resolver>,
+    metrics: Arc<Metrics>,
+    learned: LearnedModels,
+    strangers: Strangers,
+    traffic: Arc<Traffic>,
+    log: AccessLog,
+}
+
+impl Gate {
+    /// A gate over the keys of `resolver`.
+    #[must_use]
+    pub fn new(settings: Settings, resolver: Arc<Resolver>, metrics: Arc<Metrics>, log: AccessLog) -> Self {
+        Self {
+            settings: ArcSwap::from_pointee(settings),
+            resolver,
+            metrics,
+            learned: LearnedModels::default(),
+            strangers: Strangers::default(),
+            traffic: Arc::default(),
+            log,
+        }
+    }
+
+    /// What holds now. A request takes it once and keeps it to its end.
+    #[must_use]
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    /// From the next request on, `settings` hold.
+    pub fn replace_settings(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// The requests in the house.
+    #[must_use]
+    pub fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
+    }
+
+    /// Whose request this is.
+    ///
+    /// # Errors
+    /// When it bears no key that may be used now.
+    pub async fn identify(
+        &self,
+        visit: &mut Visit,
+        headers: &HeaderMap,
+        from: IpAddr,
+        now: Now,
+    ) -> Result<(), Rejection> {
+        let secret = match credential(headers) {
+            Ok(secret) => secret,
+            Err(CredentialFault::Missing) => return Err(self.stranger(from, Unauthorized::Missing)),
+            Err(CredentialFault::Malformed) => return Err(self.stranger(from, Unauthorized::Malformed)),
+        };
+        let hash = secret.hash();
+        if !self.resolver.is_known(&hash) {
+            if self.strangers.is_throttled(from) {
+                self.metrics.unauthorized(Unauthorized::Throttled);
+                return Err(Rejection::Throttled);
+            }
+            if visit.settings.secret_checksum_required && !secret.is_well_formed() {
+                return Err(self.stranger(from, Unauthorized::Malformed));
+            }
+        }
+        let key = self.key(hash, from, now).await?;
+        let key = visit.key.insert(key);
+        usable(key, now)
+    }
+
+    async fn key(&self, hash: KeyHash, from: IpAddr, now: Now) -> Result<Arc<Key>, Rejection> {
+        match self.resolver.resolve(hash).await {
+            Ok(key) if key.secret_works(now.date) => Ok(key),
+            Ok(_) | Err(ResolveFault::Unknown) => Err(self.stranger(from, Unauthorized::Unknown)),
+            Err(ResolveFault::Unavailable(fault)) => {
+                tracing::warn!("{fault}");
+                Err(Rejection::SourceUnavailable)
+            }
+        }
+    }
+
+    /// Counts a bad key against the address that it came from.
+    fn stranger(&self, from: IpAddr, reason: Unauthorized) -> Rejection {
+        self.strangers.bad_key(from);
+        self.metrics.unauthorized(reason);
+        Rejection::InvalidKey
+    }
+
+    /// Takes a request, a running slot and tokens from the key's limits, or nothing at all.
+    ///
+    /// # Errors
+    /// When the key may not call the model, or one of its limits is reached. The visit is given
+    /// back, so that the refusal can be logged.
+    pub fn admit(
+        self: &Arc<Self>,
+        mut visit: Visit,
+        endpoint: Endpoint,
+        scanned: &Scanned,
+        now: Now,
+    ) -> Result<Lease, (Visit, Rejection)> {
+        visit.model.clone_from(&scanned.model);
+        let Some(key) = visit.key.clone() else { return Err((visit, Rejection::InvalidKey)) };
+        let requested = scanned.model.as_deref().unwrap_or_default();
+        let route = key.record.may_call(requested).then(|| visit.settings.route(requested)).flatten();
+        let Some(route) = route else {
+            let model = requested.to_owned();
+            return Err((visit, Rejection::ModelNotFound { key: key.record.id.clone(), model }));
+        };
+        let admitted = Admitted {
+            limits: visit.settings.limits_of(&key.record),
+            model: visit.settings.model(requested),
+            learned: self.learned.known(requested),
+            route,
+            endpoint,
+            key,
+        };
+        let prompt = prompt(scanned, &admitted.learned);
+        match self.reserved(&visit.settings, &admitted, scanned, prompt, now) {
+            Ok((reservation, maximum)) => {
+                let wish = Change { include_usage: asks_for_usage(&admitted, scanned), maximum };
+                Ok(Lease::new(self.clone(), visit, admitted, reservation, prompt, wish, now))
+            }
+            Err(rejection) => Err((visit, rejection)),
+        }
+    }
+
+    /// A reservation, and the maximum that the request's output is to be held to.
+    fn reserved(
+        &self,
+        settings: &Settings,
+        admitted: &Admitted,
+        scanned: &Scanned,
+        prompt: Prompt,
+        now: Now,
+    ) -> Result<(Reservation, Option<u64>), Rejection> {
+        let demand = Demand {
+            prompt: prompt.estimate,
+            certain_prompt: certain_prompt(scanned.prompt_text_bytes).saturating_add(scanned.prompt_tokens_given),
+            stated_maximum: scanned.maximum,
+            choices: scanned.choices,
+            max_output_tokens: admitted.model.max_output_tokens,
+            expected_output: admitted.learned.expected_output(),
+            has_output: admitted.endpoint.has_output(),
+        };
+        let key = || admitted.key.record.id.clone();
+        let planned = plan(settings.strategy, admitted.limits.tokens_per_minute, &demand);
+        let Plan { tokens, set_maximum } = planned.map_err(|too_large| Rejection::PromptTooLarge {
+            key: key(),
+            least: too_large.certain_prompt,
+            limit: too_large.limit,
+        })?;
+        let reservation = admitted.key.account.counters.reserve(&admitted.limits, tokens, now.moment);
+        let reservation = reservation.map_err(|refusal| Rejection::OverLimit { key: key(), refusal })?;
+        Ok((reservation, set_maximum))
+    }
+
+    /// Logs and counts a request that was not admitted, with the status that was answered.
+    pub fn turned_away(&self, visit: &Visit, status: u16, rejection: Option<&Rejection>, now: Now) {
+        if let Some(key) = &visit.key {
+            let metrics = &key.account.metrics;
+            let model =
+                visit.model.as_deref().map_or_else(|| visit.settings.other(), |model| visit.settings.model(model));
+            metrics.model(&model.label).answered(status);
+            if let Some(reason) = rejection.and_then(Rejection::refused) {
+                metrics.refused(reason);
+            }
+        }
+        self.log.write(&visit.line(status, rejection.map(|rejection| rejection.kind().1), now));
+    }
+}
+
+/// Tokens that an image or a recording in a prompt is taken for, until the upstream counts it.
+const MEDIA_TOKENS: u64 = 1000;
+
+/// How large the prompt is, as far as its length tells.
+fn prompt(scanned: &Scanned, learned: &Learned) -> Prompt {
+    let text = learned.estimate_prompt(scanned.prompt_text_bytes);
+    let media = scanned.media.saturating_mul(MEDIA_TOKENS);
+    let is_text = scanned.media == 0 && scanned.prompt_tokens_given == 0;
+    Prompt {
+        text_bytes: is_text.then_some(scanned.prompt_text_bytes),
+        estimate: text.saturating_add(media).saturating_add(scanned.prompt_tokens_given),
+    }
+}
+
+/// Whether the upstream is to be asked for the stream's usage on our own account.
+fn asks_for_usage(admitted: &Admitted, scanned: &Scanned) -> bool {
+    scanned.stream && !scanned.client_wants_usage && admitted.endpoint.has_output() && admitted.route.injects_usage()
+}
+
+/// Whether a known key may be used now.
+fn usable(key: &Key, now: Now) -> Result<(), Rejection> {
+    let id = key.record.id.clone();
+    match key.record.state {
+        KeyState::Disabled => return Err(Rejection::KeyDisabled(id)),
+        KeyState::Archived => return Err(Rejection::KeyArchived(id)),
+        KeyState::NoBalance => return Err(Rejection::NoBalance(id)),
+        KeyState::Active => {}
+    }
+    match key.record.expires_at {
+        Some(end) if now.date >= end => Err(Rejection::KeyExpired(id)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

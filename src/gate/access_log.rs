@@ -1,0 +1,149 @@
+//! One JSON line a request. Lines are written by a thread of their own, so that a slow
+//! terminal or pipe never holds up a request; if it falls far behind, lines are left out and
+//! their number is reported.
+
+use std::{
+    io::{BufWriter, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+};
+
+use serde::Serialize;
+
+/// What is logged of one request.
+#[derive(Debug, Default, Serialize)]
+pub struct Line<'request> {
+    /// When the request's head arrived, RFC 3339 in UTC.
+    pub time: String,
+    /// As in the response's `x-request-id`.
+    pub request_id: &'request str,
+    /// The key, where it is known.
+    pub key_id: Option<&'request str>,
+    /// The key's name.
+    pub key_name: Option<&'request str>,
+    /// As the client named it, 128 bytes at most.
+    pub model: Option<&'request str>,
+    /// The configured name of the upstream.
+    pub upstream: Option<&'request str>,
+    /// Without its query.
+    pub path: &'request str,
+    /// The response's.
+    pub status: u16,
+    /// Why the request was refused or failed.
+    pub reason: Option<&'static str>,
+    /// From the head to the first piece of the answer, in milliseconds.
+    pub time_to_first_token_ms: Option<f64>,
+    /// From the head to the end, in milliseconds.
+    pub duration_ms: f64,
+    /// Not cached.
+    pub input_tokens: u64,
+    /// Read from the prompt cache.
+    pub cached_input_tokens: u64,
+    /// Written to the prompt cache.
+    pub cache_write_tokens: u64,
+    /// Reasoning included.
+    pub output_tokens: u64,
+    /// Part of the output.
+    pub reasoning_tokens: u64,
+    /// Where the counts came from.
+    pub usage_source: &'static str,
+    /// In US dollars, exactly.
+    pub cost_usd: String,
+    /// Whether the client went away before the response's end.
+    pub client_aborted: bool,
+}
+
+/// Where lines go.
+#[derive(Clone)]
+pub struct AccessLog {
+    lines: Option<SyncSender<Vec<u8>>>,
+    left_out: Arc<AtomicU64>,
+}
+
+/// Lines that may wait to be written; at 1 KiB each some 16 MiB.
+const QUEUE: usize = 16_384;
+
+impl AccessLog {
+    /// A log that keeps nothing.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { lines: None, left_out: Arc::default() }
+    }
+
+    /// A log on `output`.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn to(output: impl Write + Send + 'static) -> std::io::Result<Self> {
+        let (sender, receiver) = sync_channel(QUEUE);
+        let left_out: Arc<AtomicU64> = Arc::default();
+        let reported = left_out.clone();
+        thread::Builder::new().name("access-log".to_owned()).spawn(move || write_all(&receiver, &reported, output))?;
+        Ok(Self { lines: Some(sender), left_out })
+    }
+
+    /// Hands a line over.
+    pub fn write(&self, line: &Line<'_>) {
+        let Some(lines) = &self.lines else { return };
+        let Ok(mut text) = serde_json::to_vec(line) else { return };
+        text.push(b'\n');
+        if lines.try_send(text).is_err() {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Writes what comes, and flushes whenever nothing more is waiting.
+fn write_all(lines: &Receiver<Vec<u8>>, left_out: &AtomicU64, output: impl Write) {
+    let mut output = BufWriter::new(output);
+    while let Ok(first) = lines.recv() {
+        let written = output.write_all(&first).and_then(|()| {
+            lines.try_iter().try_for_each(|line| output.write_all(&line))?;
+            output.flush()
+        });
+        let missing = left_out.swap(0, Ordering::Relaxed);
+        if missing > 0 {
+            tracing::warn!("the access log's reader is too slow: {missing} lines were left out");
+        }
+        if let Err(fault) = written {
+            tracing::error!("the access log cannot be written: {fault}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Sender, channel};
+
+    use super::*;
+
+    struct Sent(Sender<u8>);
+
+    impl Write for Sent {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            bytes.iter().for_each(|byte| self.0.send(*byte).unwrap());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_is_one_json_object() {
+        let (sender, written) = channel();
+        let log = AccessLog::to(Sent(sender)).unwrap();
+        log.write(&Line { request_id: "req_1", model: Some("a\n\"b"), status: 200, ..Line::default() });
+        drop(log);
+        let bytes: Vec<u8> = written.iter().collect();
+        let text = String::from_utf8(bytes).unwrap();
+        assert_eq!(text.lines().count(), 1);
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&line["model"], &line["status"]), (&"a\n\"b".into(), &200.into()));
+    }
+}

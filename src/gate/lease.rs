@@ -1,0 +1,301 @@
+//! What an admitted request holds: its place within the key's limits, and the meter of its
+//! response. It is settled once, by whoever is done with it or by `Drop`, so that no way out
+//! of a request leaves a slot taken or a token uncounted.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use super::{
+    Gate, Model, Now, Route, Settings, Visit,
+    visit::{RequestId, millis},
+};
+use crate::{
+    api::Endpoint,
+    body::Change,
+    limit::{Learned, Limits, Reservation, Standing},
+    price::{TokenCounts, Usd},
+    rejection::Rejection,
+    resolve::Key,
+    usage::{Ending, Form, Meter, Metered, Source, Usage},
+};
+
+/// Who was admitted, to what, on which terms.
+pub struct Admitted {
+    /// Whose request it is.
+    pub key: Arc<Key>,
+    /// Where it goes.
+    pub route: Arc<Route>,
+    /// What is configured of its model.
+    pub model: Arc<Model>,
+    /// What the model's recent traffic taught.
+    pub learned: Arc<Learned>,
+    /// What it asks for.
+    pub endpoint: Endpoint,
+    /// The limits that it is held to.
+    pub limits: Limits,
+}
+
+/// The prompt's size as far as it is known before an upstream counts it.
+#[derive(Clone, Copy, Debug)]
+pub struct Prompt {
+    /// Bytes of text, where text is all that it has.
+    pub text_bytes: Option<u64>,
+    /// Tokens that it probably has.
+    pub estimate: u64,
+}
+
+/// The right of one request to run.
+pub struct Lease {
+    gate: Arc<Gate>,
+    visit: Visit,
+    admitted: Admitted,
+    prompt: Prompt,
+    change: Change,
+    adds_usage: bool,
+    /// `None` once it is settled.
+    reservation: Option<Reservation>,
+    meter: Option<Meter>,
+    status: u16,
+    first_token: Option<Now>,
+}
+
+/// How a request ended, as far as its carrier can tell.
+#[derive(Debug, Default)]
+pub struct Outcome<'request> {
+    /// The status that the client got, if it got one.
+    pub status: Option<u16>,
+    /// Whether the response went through to its last byte.
+    pub complete: bool,
+    /// Whether the client went away.
+    pub client_gone: bool,
+    /// What the client was told in place of a response.
+    pub rejection: Option<&'request Rejection>,
+}
+
+impl Lease {
+    pub(super) fn new(
+        gate: Arc<Gate>,
+        visit: Visit,
+        admitted: Admitted,
+        reservation: Reservation,
+        prompt: Prompt,
+        wish: Change,
+        now: Now,
+    ) -> Self {
+        let series = &admitted.key.account.metrics;
+        series.in_flight.inc();
+        series.last_used.set(now.date.as_second());
+        let adds_usage = wish.include_usage;
+        let reservation = Some(reservation);
+        Self {
+            gate,
+            visit,
+            admitted,
+            prompt,
+            change: wish,
+            adds_usage,
+            reservation,
+            meter: None,
+            status: 0,
+            first_token: None,
+        }
+    }
+
+    /// Who was admitted, to what.
+    #[must_use]
+    pub fn admitted(&self) -> &Admitted {
+        &self.admitted
+    }
+
+    /// The name of the request.
+    #[must_use]
+    pub fn request_id(&self) -> &RequestId {
+        &self.visit.id
+    }
+
+    /// What held when the request arrived.
+    #[must_use]
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.visit.settings
+    }
+
+    /// What is to be changed in the request's body before it goes upstream.
+    #[must_use]
+    pub fn change(&self) -> &Change {
+        &self.change
+    }
+
+    /// What is left of the key's limits.
+    #[must_use]
+    pub fn standing(&self, now: Now) -> Standing {
+        self.admitted.key.account.counters.standing(&self.admitted.limits, now.moment)
+    }
+
+    /// Adds to the time that we ourselves spent on the request.
+    pub fn worked(&mut self, time: Duration) {
+        self.visit.work += time;
+    }
+
+    /// Whether a refusal with `status` may be due to what we added to the request, which then
+    /// is sent again as the client wrote it.
+    #[must_use]
+    pub fn withdraw_addition(&mut self, status: u16) -> bool {
+        let due =
+            matches!(status, 400 | 422) && self.change.include_usage && self.admitted.route.may_retry_without_usage();
+        if due {
+            self.change.include_usage = false;
+        }
+        due
+    }
+
+    /// The response's head is there: from here on its bytes are metered, if it is one that
+    /// uses tokens.
+    pub fn answered(&mut self, status: u16, content_type: &str, is_encoded: bool) {
+        self.status = status;
+        let withdrawn = self.adds_usage && !self.change.include_usage;
+        let succeeded = (200..300).contains(&status);
+        if succeeded && withdrawn {
+            self.admitted.route.learn_refusal();
+        }
+        let form = if is_encoded { Form::Other } else { Form::of_content_type(content_type) };
+        self.meter = succeeded.then(|| Meter::new(self.admitted.endpoint, form, self.change.include_usage));
+    }
+
+    /// Looks at the response's next bytes, and says what of them is to be forwarded.
+    #[must_use]
+    pub fn pass(&mut self, chunk: Bytes) -> Bytes {
+        let Some(meter) = &mut self.meter else { return chunk };
+        let forwarded = meter.feed(chunk);
+        if self.first_token.is_none() && meter.text_delivered() {
+            self.first_token = Some(Now::read());
+        }
+        forwarded
+    }
+
+    /// What was held back to see whether it is to be taken out, at the response's end.
+    #[must_use]
+    pub fn flush(&mut self) -> Option<Bytes> {
+        self.meter.as_mut().and_then(Meter::flush)
+    }
+
+    /// Whether the response came to the end that its API knows.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.meter.as_ref().is_some_and(Meter::ended)
+    }
+
+    /// Whether the response is a stream of events.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        self.meter.as_ref().is_some_and(Meter::is_stream)
+    }
+
+    /// Whether an event that the client did not ask for may be taken out of the response.
+    #[must_use]
+    pub fn may_shorten(&self) -> bool {
+        self.is_stream() && self.change.include_usage
+    }
+
+    /// Gives back what was not used, charges what was, and tells the metrics and the log.
+    pub fn settle(mut self, outcome: &Outcome<'_>, now: Now) {
+        self.settle_once(outcome, now);
+    }
+
+    fn settle_once(&mut self, outcome: &Outcome<'_>, now: Now) {
+        let Some(reservation) = self.reservation.take() else { return };
+        let complete = outcome.complete || self.has_ended();
+        let aborted = outcome.client_gone && !complete;
+        let is_stream = self.is_stream();
+        let metered = self.metered(complete);
+        let used = metered.usage.total();
+        reservation.settle(used, now.moment);
+        self.learn(&metered, complete);
+        let cost = self.admitted.model.price.cost(&counts(&metered.usage), Duration::ZERO);
+        let status = outcome.status.unwrap_or(if aborted { CLIENT_CLOSED } else { self.status });
+        self.count(&metered, cost, status, aborted);
+        self.time(&metered, is_stream && complete, now);
+        self.log(&metered, cost, status, aborted, outcome.rejection, now);
+    }
+
+    fn metered(&mut self, complete: bool) -> Metered {
+        let ending = if complete { Ending::Complete } else { Ending::Early };
+        let prompt = self.prompt.estimate;
+        self.meter.take().map_or_else(Metered::none, |meter| meter.finish(ending, prompt))
+    }
+
+    /// Remembers what the model's prompts and outputs are like, from counts that its upstream stated.
+    fn learn(&self, metered: &Metered, complete: bool) {
+        if metered.source != Source::Upstream || !complete {
+            return;
+        }
+        let usage = &metered.usage;
+        let prompt_tokens = usage.total().saturating_sub(usage.output);
+        let learned = self.gate.learned.of(self.visit.model.as_deref().unwrap_or_default());
+        let prompt = self.prompt.text_bytes.map(|bytes| (bytes, prompt_tokens));
+        let output = self.admitted.endpoint.has_output().then_some(usage.output);
+        learned.record(prompt, output);
+    }
+
+    fn count(&self, metered: &Metered, cost: Usd, status: u16, aborted: bool) {
+        let series = &self.admitted.key.account.metrics;
+        series.in_flight.dec();
+        let model = series.model(&self.admitted.model.label);
+        model.used(&metered.usage, cost);
+        model.answered(status);
+        self.gate.metrics.usage_from(metered.source);
+        if aborted {
+            self.gate.metrics.client_aborted();
+        }
+    }
+
+    fn time(&self, metered: &Metered, streamed: bool, now: Now) {
+        let Admitted { route, model, .. } = &self.admitted;
+        let timings = route.timings(model, &self.gate.metrics);
+        let arrived = self.visit.arrived.moment;
+        timings.request_duration.observe(now.moment.saturating_since(arrived).as_secs_f64());
+        timings.overhead.observe(self.visit.work.as_secs_f64());
+        let Some(first) = self.first_token else { return };
+        timings.time_to_first_token.observe(first.moment.saturating_since(arrived).as_secs_f64());
+        if streamed && metered.usage.output > 1 {
+            let rest = u32::try_from(metered.usage.output - 1).unwrap_or(u32::MAX);
+            timings.time_per_output_token.observe((now.moment.saturating_since(first.moment) / rest).as_secs_f64());
+        }
+    }
+
+    fn log(&self, metered: &Metered, cost: Usd, status: u16, aborted: bool, rejection: Option<&Rejection>, now: Now) {
+        let usage = &metered.usage;
+        let arrived = self.visit.arrived.moment;
+        let mut line = self.visit.line(status, rejection.map(|rejection| rejection.kind().1), now);
+        line.upstream = Some(&self.admitted.route.upstream.name);
+        line.time_to_first_token_ms = self.first_token.map(|first| millis(first.moment.saturating_since(arrived)));
+        line.input_tokens = usage.input;
+        line.cached_input_tokens = usage.cached_input;
+        line.cache_write_tokens = usage.cache_write;
+        line.output_tokens = usage.output;
+        line.reasoning_tokens = usage.reasoning;
+        line.usage_source = metered.source.as_str();
+        line.cost_usd = cost.to_string();
+        line.client_aborted = aborted;
+        self.gate.log.write(&line);
+    }
+}
+
+/// A response's tokens as they are priced.
+fn counts(usage: &Usage) -> TokenCounts {
+    let Usage { input, cached_input, cache_write, output, .. } = *usage;
+    TokenCounts { input, cached_input, cache_write, output }
+}
+
+/// What is logged and counted as the status of a response whose client went away before its
+/// head, as nginx does.
+const CLIENT_CLOSED: u16 = 499;
+
+impl Drop for Lease {
+    /// Whatever happened to the request, a panic included: what was delivered is charged.
+    fn drop(&mut self) {
+        if self.reservation.is_some() {
+            self.settle_once(&Outcome::default(), Now::read());
+        }
+    }
+}

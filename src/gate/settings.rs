@@ -1,0 +1,205 @@
+//! The part of the configuration that admission asks, laid out for asking: what holds for a
+//! key, which route serves a model, what a model costs.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::{
+    config::{self, ClientAddress, Config, InjectUsage},
+    glob::Glob,
+    key::KeyRecord,
+    limit::{Limits, Strategy},
+    metrics::{Metrics, Timings},
+    price::Price,
+};
+
+/// What holds for a request from its arrival to its end.
+pub struct Settings {
+    /// For keys that set none of their own.
+    pub limits: Limits,
+    /// How much a request reserves.
+    pub strategy: Strategy,
+    /// Bytes.
+    pub max_request_body: u64,
+    /// Bytes, of all requests together.
+    pub max_buffered_bodies: u64,
+    /// In total.
+    pub body_timeout: Duration,
+    /// Whether a secret without a right checksum is refused without a look-up.
+    pub secret_checksum_required: bool,
+    client_address: Option<ClientAddress>,
+    models: Vec<Arc<Model>>,
+    other: Arc<Model>,
+    routes: Vec<Arc<Route>>,
+}
+
+/// What is configured of a model.
+#[derive(Debug)]
+pub struct Model {
+    /// The name under which it stands in metrics: as configured, or `other`.
+    pub label: String,
+    /// What its tokens cost.
+    pub price: Price,
+    /// The most that it puts out.
+    pub max_output_tokens: Option<u64>,
+    names: Glob,
+    index: usize,
+}
+
+/// Where requests for some models go.
+pub struct Route {
+    /// The upstream, as configured.
+    pub upstream: Arc<config::Upstream>,
+    refuses_stream_options: AtomicBool,
+    timings: Vec<OnceLock<Timings>>,
+}
+
+impl Settings {
+    /// What `config` says.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        let models: Vec<_> =
+            config.models.iter().enumerate().map(|(index, model)| Arc::new(Model::of(model, index))).collect();
+        let route = |upstream: &Arc<config::Upstream>| Arc::new(Route::to(upstream.clone(), models.len() + 1));
+        Self {
+            limits: config.limits.limits,
+            strategy: config.limits.reservation,
+            max_request_body: config.server.max_request_body,
+            max_buffered_bodies: config.server.max_buffered_bodies,
+            body_timeout: config.server.body_timeout,
+            secret_checksum_required: config.keys.secret_checksum_required,
+            client_address: config.server.client_address.clone(),
+            routes: config.upstreams.iter().map(route).collect(),
+            other: Arc::new(Model::other(models.len())),
+            models,
+        }
+    }
+
+    /// The limits of the key in `record`: its own, and the configuration's where it has none.
+    #[must_use]
+    pub fn limits_of(&self, record: &KeyRecord) -> Limits {
+        let own = record.limits;
+        Limits {
+            requests_per_minute: own.requests_per_minute.unwrap_or(self.limits.requests_per_minute),
+            tokens_per_minute: own.tokens_per_minute.unwrap_or(self.limits.tokens_per_minute),
+            concurrent_requests: own.concurrent_requests.unwrap_or(self.limits.concurrent_requests),
+        }
+    }
+
+    /// The first route that serves `model`.
+    #[must_use]
+    pub fn route(&self, model: &str) -> Option<Arc<Route>> {
+        let serves = |route: &&Arc<Route>| route.upstream.models.iter().any(|names| names.matches(model));
+        self.routes.iter().find(serves).cloned()
+    }
+
+    /// Every route, in the order of the configuration.
+    #[must_use]
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.routes
+    }
+
+    /// What is configured of `model`: the first entry that it fits, or `other`.
+    #[must_use]
+    pub fn model(&self, model: &str) -> Arc<Model> {
+        self.models.iter().find(|known| known.names.matches(model)).unwrap_or(&self.other).clone()
+    }
+
+    /// What holds for models that no entry names.
+    #[must_use]
+    pub fn other(&self) -> Arc<Model> {
+        self.other.clone()
+    }
+
+    /// Where a request comes from: the peer, or whom a trusted peer says that it forwards for.
+    #[must_use]
+    pub fn client_address(&self, headers: &http::HeaderMap, peer: IpAddr) -> IpAddr {
+        self.client_address.as_ref().map_or(peer, |from| forwarded(from, headers, peer))
+    }
+}
+
+/// The last address in the header that is not a trusted proxy's. Each proxy appends the
+/// address that it was spoken to by, so whatever stands further left is hearsay.
+fn forwarded(from: &ClientAddress, headers: &http::HeaderMap, peer: IpAddr) -> IpAddr {
+    let is_trusted = |address: &IpAddr| from.trusted.iter().any(|network| network.contains(address));
+    if !is_trusted(&peer) {
+        return peer;
+    }
+    let values: Vec<_> = headers.get_all(&from.header).iter().filter_map(|value| value.to_str().ok()).collect();
+    let addresses =
+        values.iter().rev().flat_map(|value| value.rsplit(',')).map_while(|part| parse_address(part.trim()));
+    let mut nearest = peer;
+    for address in addresses {
+        nearest = address;
+        if !is_trusted(&address) {
+            break;
+        }
+    }
+    nearest
+}
+
+/// An address, with or without a port.
+fn parse_address(text: &str) -> Option<IpAddr> {
+    text.parse().ok().or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
+}
+
+impl Model {
+    fn of(model: &config::Model, index: usize) -> Self {
+        Self {
+            label: model.name.as_str().to_owned(),
+            price: model.price,
+            max_output_tokens: model.max_output_tokens,
+            names: model.name.clone(),
+            index,
+        }
+    }
+
+    fn other(index: usize) -> Self {
+        let names = Glob::new("*");
+        Self { label: "other".to_owned(), price: Price::default(), max_output_tokens: None, names, index }
+    }
+}
+
+impl Route {
+    fn to(upstream: Arc<config::Upstream>, models: usize) -> Self {
+        let timings = std::iter::repeat_with(OnceLock::new).take(models).collect();
+        Self { upstream, refuses_stream_options: AtomicBool::new(false), timings }
+    }
+
+    /// Whether streams are asked to state their usage.
+    #[must_use]
+    pub fn injects_usage(&self) -> bool {
+        match self.upstream.inject_usage {
+            InjectUsage::Always => true,
+            InjectUsage::Never => false,
+            InjectUsage::Auto => !self.refuses_stream_options.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether a refusal of what we added to a request is met by sending it again without.
+    #[must_use]
+    pub fn may_retry_without_usage(&self) -> bool {
+        self.upstream.inject_usage == InjectUsage::Auto
+    }
+
+    /// The upstream took a request without our addition that it had refused with it.
+    pub fn learn_refusal(&self) {
+        if !self.refuses_stream_options.swap(true, Ordering::Relaxed) {
+            let name = &self.upstream.name;
+            tracing::info!("upstream {name} refuses stream_options: its streams are no longer asked for their usage");
+        }
+    }
+
+    /// The histograms of this route and `model`.
+    #[must_use]
+    pub fn timings(&self, model: &Model, metrics: &Metrics) -> Timings {
+        let find = || metrics.timings(&self.upstream.name, &model.label);
+        self.timings.get(model.index).map_or_else(find, |known| known.get_or_init(find).clone())
+    }
+}

@@ -1,0 +1,122 @@
+//! What is known of a request before it is admitted, and of one that never is: enough to
+//! answer it, to log it and to tell its sender which request we speak of.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{Line, Now, Settings};
+use crate::resolve::Key;
+
+/// A request that has arrived.
+pub struct Visit {
+    /// In the response's `x-request-id`.
+    pub id: RequestId,
+    /// When its head was there.
+    pub arrived: Now,
+    /// Without its query.
+    pub path: String,
+    /// What held when it arrived.
+    pub settings: Arc<Settings>,
+    /// Whose it is, once that is known.
+    pub key: Option<Arc<Key>>,
+    /// The model as the client named it, once the body is read.
+    pub model: Option<String>,
+    /// Time that we ourselves spent on it.
+    pub work: Duration,
+}
+
+/// The longest path and model that are logged, in bytes.
+const LOGGED: usize = 128;
+
+impl Visit {
+    /// A request for `path` that has just arrived.
+    #[must_use]
+    pub fn new(path: &str, settings: Arc<Settings>, now: Now) -> Self {
+        let path = path.to_owned();
+        Self { id: RequestId::next(), arrived: now, path, settings, key: None, model: None, work: Duration::ZERO }
+    }
+
+    /// The visit's line in the access log.
+    #[must_use]
+    pub fn line(&self, status: u16, reason: Option<&'static str>, now: Now) -> Line<'_> {
+        let record = self.key.as_ref().map(|key| &key.record);
+        Line {
+            time: format!("{:.6}", self.arrived.date),
+            request_id: self.id.as_str(),
+            key_id: record.map(|record| record.id.as_str()),
+            key_name: record.map(|record| record.name.as_str()),
+            model: self.model.as_deref().map(|model| first_bytes(model, LOGGED)),
+            path: first_bytes(&self.path, LOGGED),
+            status,
+            reason,
+            duration_ms: millis(now.moment.saturating_since(self.arrived.moment)),
+            usage_source: "none",
+            cost_usd: "0".to_owned(),
+            ..Line::default()
+        }
+    }
+}
+
+/// A duration in milliseconds, to the microsecond.
+pub(super) fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// At most the first `most` bytes of `text`, cut between characters.
+fn first_bytes(text: &str, most: usize) -> &str {
+    let end = text.floor_char_boundary(most);
+    text.get(..end).unwrap_or(text)
+}
+
+/// The name of one request: `req_`, 16 digits of the process and 12 of the request.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RequestId(String);
+
+impl RequestId {
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(format!("req_{:016x}{:012x}", process(), NEXT.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// A number that tells this process' ids from those of any other.
+fn process() -> u64 {
+    static PROCESS: OnceLock<u64> = OnceLock::new();
+    *PROCESS.get_or_init(|| getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_differ_and_have_one_form() {
+        let (one, other) = (RequestId::next(), RequestId::next());
+        assert_ne!(one, other);
+        assert_eq!(one.as_str().len(), 32);
+    }
+
+    #[test]
+    fn text_is_cut_between_characters() {
+        assert_eq!(first_bytes("aé", 2), "a");
+        assert_eq!(first_bytes("aé", 3), "aé");
+    }
+}

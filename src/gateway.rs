@@ -1,0 +1,88 @@
+//! Our own proxy: it sends each request to the upstream of its route, and answers what a key
+//! may call. It uses nothing that anybody else's proxy behind the gate could not use.
+
+mod catalogue;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use http::StatusCode;
+use pingora::{
+    ErrorType,
+    http::RequestHeader,
+    prelude::{Error, HttpPeer, Result},
+    proxy::{ProxyHttp, Session},
+};
+
+use self::catalogue::Catalogue;
+use crate::{
+    api::Call,
+    proxy::{Pass, respond_json, respond_rejection},
+    rejection::Rejection,
+    upstream::{Dialer, address_request},
+};
+
+/// The gateway behind the gate.
+#[derive(Default)]
+pub struct Gateway {
+    dialer: Arc<Dialer>,
+    catalogue: Catalogue,
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = ();
+
+    fn new_ctx(&self) -> Self::CTX {}
+
+    /// Answers what needs no upstream.
+    async fn request_filter(&self, session: &mut Session, (): &mut ()) -> Result<bool> {
+        let pass = pass(session)?;
+        match &pass.call {
+            Call::Inference(_) => return Ok(false),
+            Call::Models => {
+                let models = self.catalogue.models_for(&pass, &self.dialer).await;
+                respond_json(session, &pass, StatusCode::OK, catalogue::list(&models)).await?;
+            }
+            Call::Model(name) => {
+                let models = self.catalogue.models_for(&pass, &self.dialer).await;
+                match models.iter().find(|model| model.id == *name) {
+                    Some(model) => respond_json(session, &pass, StatusCode::OK, catalogue::one(model)).await?,
+                    None => {
+                        let key = pass.key().id.clone();
+                        let rejection = Rejection::ModelNotFound { key, model: name.clone() };
+                        respond_rejection(session, &pass, &rejection).await?;
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, (): &mut ()) -> Result<Box<HttpPeer>> {
+        let pass = pass(session)?;
+        match &pass.route {
+            Some(route) => self.dialer.peer(&route.upstream).await,
+            None => Error::e_explain(ErrorType::InternalError, "a request without a route"),
+        }
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        (): &mut (),
+    ) -> Result<()> {
+        match pass(session)?.route {
+            Some(route) => address_request(request, &route.upstream),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The request's pass. The gate gives one to every request that it lets in.
+fn pass(session: &Session) -> Result<Pass> {
+    Pass::of(session.req_header())
+        .cloned()
+        .ok_or_else(|| Error::explain(ErrorType::InternalError, "the gateway serves only what the gate lets in"))
+}

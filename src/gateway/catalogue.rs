@@ -1,0 +1,177 @@
+//! The models that a key may call: the literal names of the configuration, and for patterns
+//! what the upstreams themselves say they have, kept for a minute.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use http::Method;
+use parking_lot::Mutex;
+use pingora::{
+    connectors::http::Connector,
+    http::RequestHeader,
+    prelude::{Error, Result},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{
+    config::Upstream,
+    limit::Moment,
+    proxy::Pass,
+    upstream::{Dialer, address_request},
+};
+
+/// A model that a key may call.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Model {
+    pub id: String,
+    pub owned_by: String,
+}
+
+/// How long an upstream's answer is kept.
+const KEPT: Duration = Duration::from_secs(60);
+/// The longest that a client waits for an upstream's list.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest list that is read.
+const LONGEST: usize = 4 << 20;
+
+/// What upstreams said that they have.
+pub(super) struct Catalogue {
+    connector: Connector,
+    lists: Mutex<HashMap<String, Arc<List>>>,
+}
+
+impl Default for Catalogue {
+    fn default() -> Self {
+        Self { connector: Connector::new(None), lists: Mutex::default() }
+    }
+}
+
+struct List {
+    names: Vec<String>,
+    at: Moment,
+}
+
+impl Catalogue {
+    /// The models that the key of `pass` may call, sorted by name.
+    pub async fn models_for(&self, pass: &Pass, dialer: &Dialer) -> Vec<Model> {
+        let mut models = BTreeMap::new();
+        for route in pass.settings.routes() {
+            let upstream = &route.upstream;
+            let mut names: Vec<String> =
+                upstream.models.iter().filter(|glob| glob.is_literal()).map(|glob| glob.as_str().to_owned()).collect();
+            if upstream.models.iter().any(|glob| !glob.is_literal()) {
+                let listed = self.listed(upstream, dialer).await;
+                names.extend(listed.names.iter().filter(|name| serves(upstream, name)).cloned());
+            }
+            for id in names.into_iter().filter(|name| pass.key().may_call(name)) {
+                models.entry(id).or_insert_with(|| upstream.name.to_string());
+            }
+        }
+        models.into_iter().map(|(id, owned_by)| Model { id, owned_by }).collect()
+    }
+
+    /// What `upstream` last said. One that does not answer is taken at its last word.
+    async fn listed(&self, upstream: &Arc<Upstream>, dialer: &Dialer) -> Arc<List> {
+        let now = Moment::now();
+        let known = self.lists.lock().get(&*upstream.name).cloned();
+        if let Some(known) = known.as_ref().filter(|list| now.saturating_since(list.at) < KEPT) {
+            return known.clone();
+        }
+        let names = match tokio::time::timeout(PATIENCE, self.ask(upstream, dialer)).await {
+            Ok(Ok(names)) => names,
+            Ok(Err(fault)) => return self.unanswered(upstream, known, &fault.to_string()),
+            Err(_) => return self.unanswered(upstream, known, "it took too long"),
+        };
+        let list = Arc::new(List { names, at: now });
+        self.lists.lock().insert(upstream.name.to_string(), list.clone());
+        list
+    }
+
+    fn unanswered(&self, upstream: &Upstream, known: Option<Arc<List>>, why: &str) -> Arc<List> {
+        tracing::warn!("upstream {} does not list its models: {why}", upstream.name);
+        known.unwrap_or_else(|| Arc::new(List { names: Vec::new(), at: Moment::now() }))
+    }
+
+    async fn ask(&self, upstream: &Arc<Upstream>, dialer: &Dialer) -> Result<Vec<String>> {
+        let peer = dialer.peer(upstream).await?;
+        let (mut session, _) = self.connector.get_http_session(&*peer).await?;
+        session.set_read_timeout(Some(PATIENCE));
+        let mut request = RequestHeader::build(Method::GET, b"/v1/models", None)?;
+        address_request(&mut request, upstream)?;
+        session.write_request_header(Box::new(request)).await?;
+        session.finish_request_body().await?;
+        session.read_response_header().await?;
+        let status = session.response_header().map(|head| head.status.as_u16()).unwrap_or_default();
+        let mut body = Vec::new();
+        while let Some(chunk) = session.read_response_body().await? {
+            body.extend_from_slice(&chunk);
+            if body.len() > LONGEST {
+                return Err(malformed("its list is too long"));
+            }
+        }
+        self.connector.release_http_session(session, &*peer, None).await;
+        if status == 200 { names(&body) } else { Err(malformed(&format!("it answered {status}"))) }
+    }
+}
+
+fn serves(upstream: &Upstream, name: &str) -> bool {
+    upstream.models.iter().any(|glob| glob.matches(name))
+}
+
+/// The ids in a list of models as OpenAI's API writes it.
+fn names(body: &[u8]) -> Result<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Listed {
+        data: Vec<Entry>,
+    }
+    #[derive(Deserialize)]
+    struct Entry {
+        id: String,
+    }
+    let listed: Listed = serde_json::from_slice(body).map_err(|fault| malformed(&fault.to_string()))?;
+    Ok(listed.data.into_iter().map(|entry| entry.id).collect())
+}
+
+fn malformed(why: &str) -> Box<Error> {
+    Error::explain(pingora::ErrorType::InvalidHTTPHeader, why.to_owned())
+}
+
+/// A list of models in OpenAI's form.
+pub(super) fn list(models: &[Model]) -> Vec<u8> {
+    json!({"object": "list", "data": models.iter().map(object).collect::<Vec<_>>()}).to_string().into_bytes()
+}
+
+/// One model in OpenAI's form.
+pub(super) fn one(model: &Model) -> Vec<u8> {
+    object(model).to_string().into_bytes()
+}
+
+/// The time of creation is not known here; clients require the field.
+fn object(model: &Model) -> Value {
+    json!({"id": model.id, "object": "model", "created": 0, "owned_by": model.owned_by})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_servers_list_is_read() {
+        let body =
+            br#"{"object":"list","data":[{"id":"qwen3","object":"model","created":1,"owned_by":"vllm"},{"id":"b"}]}"#;
+        assert_eq!(names(body).unwrap(), ["qwen3", "b"]);
+        assert!(names(b"[]").is_err() && names(b"{}").is_err());
+    }
+
+    #[test]
+    fn a_list_is_written() {
+        let models = [Model { id: "qwen3".to_owned(), owned_by: "vllm".to_owned() }];
+        assert_eq!(names(&list(&models)).unwrap(), ["qwen3"]);
+        let written: Value = serde_json::from_slice(&one(&models[0])).unwrap();
+        assert_eq!((&written["object"], &written["owned_by"]), (&"model".into(), &"vllm".into()));
+    }
+}

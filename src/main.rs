@@ -1,0 +1,7 @@
+//! The `keymeter` program. What it does is in the library; this parses its arguments.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    keymeter::cli::run()
+}

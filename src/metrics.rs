@@ -1,0 +1,348 @@
+//! Every metric's name and help, in one place. The rest of the house calls typed methods, so
+//! that no label's value can come from a client: values are key ids, configured names and
+//! the words of our own enums.
+
+mod key;
+mod nano;
+
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+    core::{Collector, GenericCounterVec},
+};
+
+pub use self::key::{KeyMetrics, ModelMetrics};
+use self::nano::AtomicNano;
+use crate::usage::Source;
+
+/// The process's metrics.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    tokens: IntCounterVec,
+    reasoning: IntCounterVec,
+    cost: GenericCounterVec<AtomicNano>,
+    rejections: IntCounterVec,
+    unauthorized: IntCounterVec,
+    in_flight: IntGaugeVec,
+    last_used: IntGaugeVec,
+    key_info: IntGaugeVec,
+    usage: IntCounterVec,
+    client_aborts: IntCounter,
+    request_duration: HistogramVec,
+    time_to_first_token: HistogramVec,
+    time_per_output_token: HistogramVec,
+    overhead: HistogramVec,
+    lookups: IntCounterVec,
+    source_requests: IntCounterVec,
+    source_duration: HistogramVec,
+    reload_successful: IntGauge,
+    reload_timestamp: IntGauge,
+    key_series: key::SeriesCount,
+}
+
+/// Seconds, from what a refusal takes to what a long answer takes.
+const DURATIONS: [f64; 16] =
+    [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 600.0];
+/// Seconds between two tokens.
+const TOKEN_TIMES: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0];
+/// Seconds of our own work.
+const OVERHEADS: [f64; 12] =
+    [0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25];
+
+impl Metrics {
+    /// The metrics of one process, of which at most `max_key_series` keys have series of their own.
+    ///
+    /// # Errors
+    /// When two metrics share a name, which is an error in this file.
+    pub fn new(max_key_series: usize) -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let make = Maker { registry: &registry };
+        make.build_info()?;
+        Ok(Self {
+            requests: make.counters(
+                "keymeter_requests_total",
+                "Requests of identified keys, by the status that was answered.",
+                &["key_id", "model", "status"],
+            )?,
+            tokens: make.counters(
+                "keymeter_tokens_total",
+                "Tokens used, by type: input (not cached), cached_input, cache_write, output.",
+                &["key_id", "model", "type"],
+            )?,
+            reasoning: make.counters(
+                "keymeter_reasoning_tokens_total",
+                "Output tokens spent on reasoning; a part of the output tokens.",
+                &["key_id", "model"],
+            )?,
+            cost: make.registered(GenericCounterVec::new(
+                Opts::new("keymeter_cost_usd_total", "Cost of the tokens used, in US dollars."),
+                &["key_id", "model"],
+            )?)?,
+            rejections: make.counters(
+                "keymeter_rejections_total",
+                "Requests of identified keys that were refused, by reason.",
+                &["key_id", "reason"],
+            )?,
+            unauthorized: make.counters(
+                "keymeter_unauthorized_total",
+                "Requests without a known key, by reason.",
+                &["reason"],
+            )?,
+            in_flight: make.gauges(
+                "keymeter_requests_in_flight",
+                "Admitted requests that are running now.",
+                &["key_id"],
+            )?,
+            last_used: make.gauges(
+                "keymeter_key_last_used_timestamp_seconds",
+                "When the key last had a request admitted, in seconds since 1970.",
+                &["key_id"],
+            )?,
+            key_info: make.gauges("keymeter_key_info", "Always 1; names the key.", &["key_id", "name", "team"])?,
+            usage: make.counters(
+                "keymeter_usage_total",
+                "Responses, by where their token counts came from: upstream, estimated or none.",
+                &["source"],
+            )?,
+            client_aborts: make.registered(IntCounter::new(
+                "keymeter_client_aborts_total",
+                "Responses whose client went away before their end.",
+            )?)?,
+            request_duration: make.histograms(
+                "keymeter_request_duration_seconds",
+                "From the request's head to the response's last byte.",
+                &DURATIONS,
+                &["upstream", "model"],
+            )?,
+            time_to_first_token: make.histograms(
+                "keymeter_time_to_first_token_seconds",
+                "From the request's head to the first piece of the answer.",
+                &DURATIONS,
+                &["upstream", "model"],
+            )?,
+            time_per_output_token: make.histograms(
+                "keymeter_time_per_output_token_seconds",
+                "Time between output tokens after the first, for streams.",
+                &TOKEN_TIMES,
+                &["upstream", "model"],
+            )?,
+            overhead: make.histograms(
+                "keymeter_overhead_seconds",
+                "The gateway's own work on a request before it goes to the upstream.",
+                &OVERHEADS,
+                &["upstream", "model"],
+            )?,
+            lookups: make.counters(
+                "keymeter_key_cache_lookups_total",
+                "Look-ups of keys in the cache, by result: hit, miss, stale or unknown.",
+                &["result"],
+            )?,
+            source_requests: make.counters(
+                "keymeter_key_source_requests_total",
+                "Questions put to the key source, by outcome: found, unknown or failed.",
+                &["outcome"],
+            )?,
+            source_duration: make.histograms(
+                "keymeter_key_source_duration_seconds",
+                "How long the key source took to answer, by outcome.",
+                &OVERHEADS,
+                &["outcome"],
+            )?,
+            reload_successful: make.registered(IntGauge::new(
+                "keymeter_config_last_reload_successful",
+                "1 if the configuration was last loaded without a fault, else 0.",
+            )?)?,
+            reload_timestamp: make.registered(IntGauge::new(
+                "keymeter_config_last_reload_success_timestamp_seconds",
+                "When the configuration was last loaded without a fault, in seconds since 1970.",
+            )?)?,
+            key_series: key::SeriesCount::new(max_key_series),
+            registry,
+        })
+    }
+
+    /// Everything in Prometheus' text format.
+    ///
+    /// # Errors
+    /// When the encoder fails, which it does for inconsistent metrics only.
+    pub fn encode(&self) -> Result<String, prometheus::Error> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+
+    /// A request without a known key.
+    pub fn unauthorized(&self, reason: Unauthorized) {
+        self.unauthorized.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// A look-up in the key cache.
+    pub fn looked_up(&self, result: Lookup) {
+        self.lookups.with_label_values(&[result.as_str()]).inc();
+    }
+
+    /// A question that the key source answered, or failed to.
+    pub fn source_asked(&self, outcome: Outcome, took: std::time::Duration) {
+        self.source_requests.with_label_values(&[outcome.as_str()]).inc();
+        self.source_duration.with_label_values(&[outcome.as_str()]).observe(took.as_secs_f64());
+    }
+
+    /// Where a response's counts came from.
+    pub fn usage_from(&self, source: Source) {
+        self.usage.with_label_values(&[source.as_str()]).inc();
+    }
+
+    /// A client that went away before the end of its response.
+    pub fn client_aborted(&self) {
+        self.client_aborts.inc();
+    }
+
+    /// A reload, and the time of it in seconds since 1970.
+    pub fn reloaded(&self, successful: bool, now: i64) {
+        self.reload_successful.set(i64::from(successful));
+        if successful {
+            self.reload_timestamp.set(now);
+        }
+    }
+
+    /// The histograms of one upstream and model.
+    #[must_use]
+    pub fn timings(&self, upstream: &str, model: &str) -> Timings {
+        let labels = [upstream, model];
+        Timings {
+            request_duration: self.request_duration.with_label_values(&labels),
+            time_to_first_token: self.time_to_first_token.with_label_values(&labels),
+            time_per_output_token: self.time_per_output_token.with_label_values(&labels),
+            overhead: self.overhead.with_label_values(&labels),
+        }
+    }
+}
+
+/// The histograms of one upstream and model, found once and kept with the route.
+#[derive(Clone)]
+pub struct Timings {
+    /// From the head to the last byte.
+    pub request_duration: Histogram,
+    /// From the head to the first piece of the answer.
+    pub time_to_first_token: Histogram,
+    /// Between output tokens.
+    pub time_per_output_token: Histogram,
+    /// Our own work.
+    pub overhead: Histogram,
+}
+
+/// A label whose values are the words of an enum.
+macro_rules! words {
+    ($(#[$about:meta])* $name:ident { $($(#[$variant_about:meta])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($(#[$variant_about])* $variant,)+ }
+
+        impl $name {
+            /// The word that stands in metrics and logs.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)+ }
+            }
+        }
+    };
+}
+
+words! {
+    /// Why a request has no known key.
+    Unauthorized {
+        /// No credential.
+        Missing = "missing",
+        /// Not a credential, or two different ones.
+        Malformed = "malformed",
+        /// No key has it.
+        Unknown = "unknown",
+        /// Its address sent too many bad ones.
+        Throttled = "throttled",
+    }
+}
+
+words! {
+    /// What the key cache had.
+    Lookup {
+        /// The key.
+        Hit = "hit",
+        /// Nothing.
+        Miss = "miss",
+        /// The key, from before a change.
+        Stale = "stale",
+        /// That no such key is known.
+        Unknown = "unknown",
+    }
+}
+
+words! {
+    /// What the key source answered.
+    Outcome {
+        /// A key.
+        Found = "found",
+        /// That there is no such key.
+        Unknown = "unknown",
+        /// Nothing of use.
+        Failed = "failed",
+    }
+}
+
+words! {
+    /// Why a known key was refused.
+    Refused {
+        /// Too many requests a minute.
+        Requests = "requests_per_minute",
+        /// Too many tokens a minute.
+        Tokens = "tokens_per_minute",
+        /// Too many requests at once.
+        Concurrency = "concurrent_requests",
+        /// The key is switched off.
+        Disabled = "disabled",
+        /// The key's time is over.
+        Expired = "expired",
+        /// The key is put away.
+        Archived = "archived",
+        /// The model is unknown, or not the key's.
+        Model = "model",
+        /// The wallet is used up.
+        Balance = "balance",
+    }
+}
+
+/// Makes metrics and registers them.
+struct Maker<'registry> {
+    registry: &'registry Registry,
+}
+
+impl Maker<'_> {
+    fn registered<C: Collector + Clone + 'static>(&self, metric: C) -> Result<C, prometheus::Error> {
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+        self.registered(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+        self.registered(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: &[f64],
+        labels: &[&str],
+    ) -> Result<HistogramVec, prometheus::Error> {
+        self.registered(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?)
+    }
+
+    fn build_info(&self) -> Result<(), prometheus::Error> {
+        let labels = &["version", "revision"];
+        let gauges = self.gauges("keymeter_build_info", "Always 1; names the running version.", labels)?;
+        let revision = option_env!("KEYMETER_REVISION").unwrap_or("unknown");
+        gauges.with_label_values(&[env!("CARGO_PKG_VERSION"), revision]).set(1);
+        Ok(())
+    }
+}

@@ -1,0 +1,246 @@
+//! The plugin. `Gated` wraps anybody's Pingora proxy: it lets in what the gate admits, meters
+//! what comes back, and hands every phase on to the proxy within. This and its parts are the only
+//! places that write a response to a client.
+
+mod body;
+mod forward;
+mod respond;
+mod response;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header;
+use pingora::{
+    http::RequestHeader,
+    prelude::{Error, Result},
+    protocols::l4::socket::SocketAddr,
+    proxy::Session,
+};
+
+use self::body::{Held, receive};
+pub use self::respond::{respond_json, respond_rejection};
+use crate::{
+    api::{Api, Call, Endpoint, recognise},
+    body::{Scanned, scan},
+    gate::{CREDENTIAL_HEADERS, Gate, Lease, Now, Outcome, Presence, RequestId, Route, Settings, Visit},
+    key::KeyRecord,
+    rejection::Rejection,
+    resolve::Key,
+};
+
+/// A Pingora proxy behind a gate.
+pub struct Gated<P> {
+    gate: Arc<Gate>,
+    inner: P,
+}
+
+impl<P> Gated<P> {
+    /// Puts `gate` before `inner`.
+    #[must_use]
+    pub fn new(gate: Arc<Gate>, inner: P) -> Self {
+        Self { gate, inner }
+    }
+}
+
+/// What the proxy within can ask of the request that it serves: it stands in the extensions
+/// of the request's header.
+#[derive(Clone)]
+pub struct Pass {
+    /// The name of the request.
+    pub id: RequestId,
+    /// Whose request it is.
+    pub key: Arc<Key>,
+    /// What it asks for.
+    pub call: Call,
+    /// Where it goes; `None` where no model is asked.
+    pub route: Option<Arc<Route>>,
+    /// What held when it arrived.
+    pub settings: Arc<Settings>,
+}
+
+impl Pass {
+    /// The pass of a request, if it is let in.
+    #[must_use]
+    pub fn of(request: &RequestHeader) -> Option<&Self> {
+        request.extensions.get()
+    }
+
+    /// What is known of the key.
+    #[must_use]
+    pub fn key(&self) -> &KeyRecord {
+        &self.key.record
+    }
+}
+
+/// A request's state: the inner proxy's, and ours.
+pub struct Context<C> {
+    inner: C,
+    stage: Stage,
+    _presence: Presence,
+}
+
+/// How far a request has come.
+enum Stage {
+    /// Its head is being looked at.
+    New,
+    /// It is not admitted, or not yet.
+    Visiting(Visit, Option<Rejection>),
+    /// It runs.
+    Running(Box<Running>),
+    /// It is settled.
+    Over,
+}
+
+/// An admitted request.
+struct Running {
+    lease: Lease,
+    scanned: Scanned,
+    /// What goes upstream, until the response is there.
+    body: Option<Held>,
+    rejection: Option<Rejection>,
+    tail: response::Tail,
+}
+
+impl Running {
+    /// The body as it goes upstream. It may be asked for again when the request is.
+    fn upstream_body(&self) -> Bytes {
+        self.body.as_ref().map(|held| held.bytes.clone()).unwrap_or_default()
+    }
+
+    /// Writes the changes into the body anew.
+    fn rewrite_body(&mut self) {
+        if let Some(held) = &mut self.body {
+            held.bytes = self.scanned.splice(self.lease.change());
+        }
+    }
+}
+
+impl<P> Gated<P> {
+    /// The way of a request up to its lease: head, key, body, limits.
+    async fn enter<C>(&self, session: &mut Session, context: &mut Context<C>) -> Result<(), Rejection> {
+        let now = Now::read();
+        let head = session.req_header();
+        let mut visit = Visit::new(head.uri.path(), self.gate.settings(), now);
+        let call = recognise(&head.method, &visit.path);
+        let from = visit.settings.client_address(&head.headers, peer_address(session));
+        let identified = self.gate.identify(&mut visit, &session.req_header().headers, from, now).await;
+        visit.work = Now::read().moment.saturating_since(now.moment);
+        let settings = visit.settings.clone();
+        context.stage = Stage::Visiting(visit, None);
+        if self.gate.traffic().is_draining() {
+            return Err(Rejection::ShuttingDown);
+        }
+        identified?;
+        match call {
+            Ok(Call::Inference(endpoint)) => {
+                let held = receive(session, self.gate.traffic(), &settings).await?;
+                self.admit(context, endpoint, held)
+            }
+            Ok(_) => Ok(()),
+            Err(unrecognised) => Err(respond::unrecognised(unrecognised, session.req_header())),
+        }
+    }
+
+    /// From a body to a lease.
+    fn admit<C>(&self, context: &mut Context<C>, endpoint: Endpoint, mut held: Held) -> Result<(), Rejection> {
+        let start = Now::read();
+        let scanned = scan(&held.bytes, endpoint.shape()).map_err(Rejection::InvalidBody)?;
+        let Stage::Visiting(visit, _) = std::mem::replace(&mut context.stage, Stage::New) else {
+            return Err(Rejection::InvalidKey);
+        };
+        match self.gate.admit(visit, endpoint, &scanned, start) {
+            Ok(mut lease) => {
+                held.bytes = scanned.splice(lease.change());
+                lease.worked(Now::read().moment.saturating_since(start.moment));
+                let running =
+                    Running { lease, scanned, body: Some(held), rejection: None, tail: response::Tail::default() };
+                context.stage = Stage::Running(Box::new(running));
+                Ok(())
+            }
+            Err((visit, rejection)) => {
+                context.stage = Stage::Visiting(visit, None);
+                Err(rejection)
+            }
+        }
+    }
+
+    /// Lets the proxy within know whom it serves.
+    fn publish<C>(session: &mut Session, context: &Context<C>) {
+        let pass = match &context.stage {
+            Stage::Running(running) => {
+                let admitted = running.lease.admitted();
+                Pass {
+                    id: running.lease.request_id().clone(),
+                    key: admitted.key.clone(),
+                    call: Call::Inference(admitted.endpoint),
+                    route: Some(admitted.route.clone()),
+                    settings: running.lease.settings().clone(),
+                }
+            }
+            Stage::Visiting(visit, None) => {
+                let head = session.req_header();
+                let (Some(key), Ok(call)) = (visit.key.clone(), recognise(&head.method, &visit.path)) else { return };
+                Pass { id: visit.id.clone(), key, call, route: None, settings: visit.settings.clone() }
+            }
+            _ => return,
+        };
+        session.req_header_mut().extensions_mut().insert(pass);
+    }
+
+    /// Answers a request that is not let in.
+    async fn refuse<C>(&self, session: &mut Session, context: &mut Context<C>, rejection: Rejection) -> Result<bool> {
+        let reply = respond::Reply::to(&context.stage, &rejection, Api::OpenAi, Now::read());
+        if let Stage::Visiting(_, reason) = &mut context.stage {
+            *reason = Some(rejection);
+        }
+        respond::before_body(session, reply).await?;
+        Ok(true)
+    }
+}
+
+/// Takes the client's credential and what concerns its connection with us out of a request,
+/// and describes the body as it goes upstream.
+fn prepare_upstream_request(request: &mut RequestHeader, stage: &Stage) -> Result<()> {
+    for name in CREDENTIAL_HEADERS {
+        request.remove_header(name);
+    }
+    request.remove_header(&header::ACCEPT_ENCODING);
+    request.remove_header(&header::EXPECT);
+    match stage {
+        Stage::Running(running) => {
+            request.remove_header(&header::TRANSFER_ENCODING);
+            request.insert_header(header::CONTENT_LENGTH, running.upstream_body().len())?;
+            request.insert_header("x-request-id", running.lease.request_id().as_str())
+        }
+        Stage::Visiting(visit, _) => request.insert_header("x-request-id", visit.id.as_str()),
+        Stage::New | Stage::Over => Ok(()),
+    }
+}
+
+/// The address at the other end of the connection.
+fn peer_address(session: &Session) -> std::net::IpAddr {
+    match session.client_addr() {
+        Some(SocketAddr::Inet(address)) => address.ip(),
+        _ => std::net::Ipv4Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// Settles a request that is over, whatever became of it.
+fn finish<C>(gate: &Gate, session: &Session, context: &mut Context<C>, error: Option<&Error>) {
+    let now = Now::read();
+    let status = session.response_written().map(|response| response.status.as_u16());
+    match std::mem::replace(&mut context.stage, Stage::Over) {
+        Stage::Running(running) => {
+            let client_gone = error.is_some_and(|error| *error.esource() == pingora::ErrorSource::Downstream);
+            let Running { lease, rejection, .. } = *running;
+            let outcome = Outcome { status, complete: error.is_none(), client_gone, rejection: rejection.as_ref() };
+            lease.settle(&outcome, now);
+        }
+        Stage::Visiting(visit, rejection) => gate.turned_away(&visit, status.unwrap_or(499), rejection.as_ref(), now),
+        Stage::New | Stage::Over => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+//! Reads a request's body, whole and once. It is read before anything is decided about it, so
+//! its size, its time and the memory of all of them together are bounded here.
+
+use bytes::{Bytes, BytesMut};
+use http::{Version, header};
+use pingora::proxy::Session;
+
+use std::sync::Arc;
+
+use crate::{
+    gate::{BodyRoom, Settings, Traffic},
+    rejection::Rejection,
+};
+
+/// A body, and the room that it takes.
+pub(super) struct Held {
+    pub bytes: Bytes,
+    _room: BodyRoom,
+}
+
+/// Bytes that Pingora keeps to send a body again. It replays what it kept, and waits for ever for a
+/// body that was read and not kept: so keeping begins just before what is left fits.
+const RETRY_BUFFER: u64 = 65_536;
+
+/// The most that is taken of a body whose length is not stated: what Pingora can replay.
+const MAX_WITHOUT_LENGTH: u64 = RETRY_BUFFER;
+
+/// Reads the body of a request.
+pub(super) async fn receive(
+    session: &mut Session,
+    traffic: &Arc<Traffic>,
+    settings: &Settings,
+) -> Result<Held, Rejection> {
+    let length = Length::of(session)?;
+    if session.req_header().headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return Err(Rejection::UnsupportedEncoding);
+    }
+    let most = match length {
+        Length::Stated(bytes) if bytes > settings.max_request_body => {
+            return Err(Rejection::BodyTooLarge { max: settings.max_request_body });
+        }
+        Length::Stated(bytes) => bytes,
+        Length::Open => MAX_WITHOUT_LENGTH.min(settings.max_request_body),
+    };
+    let room = traffic.hold_body(most, settings.max_buffered_bodies).ok_or(Rejection::Overloaded)?;
+    let reading = tokio::time::timeout(settings.body_timeout, read(session, length, most));
+    let bytes = reading.await.map_err(|_| Rejection::BodyTimeout(settings.body_timeout))??;
+    Ok(Held { bytes, _room: room })
+}
+
+/// What a request's head says of its body's length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Length {
+    Stated(u64),
+    Open,
+}
+
+impl Length {
+    fn of(session: &Session) -> Result<Self, Rejection> {
+        let head = session.req_header();
+        if head.headers.contains_key(header::TRANSFER_ENCODING) && states_length(&session.to_h1_raw()) {
+            return Err(Rejection::AmbiguousFraming);
+        }
+        let Some(stated) = head.headers.get(header::CONTENT_LENGTH) else {
+            let open = head.version == Version::HTTP_2 || head.headers.contains_key(header::TRANSFER_ENCODING);
+            return Ok(if open { Self::Open } else { Self::Stated(0) });
+        };
+        let stated = stated.to_str().ok().and_then(|digits| digits.parse().ok());
+        stated.map(Self::Stated).ok_or(Rejection::AmbiguousFraming)
+    }
+}
+
+/// Whether a head as it came states a length. Pingora drops the length of a request that also
+/// states a transfer coding (RFC 9112, section 6.3), so the parsed head does not tell.
+fn states_length(head: &[u8]) -> bool {
+    const NAME: &[u8] = b"content-length";
+    head.split(|byte| *byte == b'\n')
+        .any(|line| line.get(..NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME)))
+}
+
+async fn read(session: &mut Session, length: Length, most: u64) -> Result<Bytes, Rejection> {
+    if session.req_header().headers.contains_key(header::EXPECT) && session.req_header().version != Version::HTTP_2 {
+        session.write_continue_response().await.map_err(|_| Rejection::BodyCut)?;
+    }
+    let mut body = BytesMut::with_capacity(usize::try_from(most.min(first_capacity(length))).unwrap_or(0));
+    let mut left = most;
+    let mut is_kept = false;
+    loop {
+        if !is_kept && left <= RETRY_BUFFER {
+            session.enable_retry_buffering();
+            is_kept = true;
+        }
+        let chunk = session.read_request_body().await;
+        let Some(chunk) = chunk.map_err(|_| Rejection::BodyCut)? else {
+            return Ok(body.freeze());
+        };
+        let Some(rest) = left.checked_sub(chunk.len() as u64) else {
+            return Err(Rejection::LengthRequired { max: most });
+        };
+        left = rest;
+        body.extend_from_slice(&chunk);
+    }
+}
+
+/// A body of a stated length gets its memory at once, up to a size that costs nobody anything;
+/// the rest comes as the bytes do.
+fn first_capacity(length: Length) -> u64 {
+    match length {
+        Length::Stated(bytes) => bytes.min(1 << 20),
+        Length::Open => 4096,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stated_length_is_found_in_a_raw_head() {
+        assert!(states_length(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nCONTENT-Length: 4\r\n\r\n"));
+        assert!(states_length(b"POST / HTTP/1.1\r\ncontent-length : 4\r\n\r\n"));
+        assert!(!states_length(b"POST / HTTP/1.1\r\nx-content-length: 4\r\n\r\n"));
+    }
+}

@@ -1,0 +1,196 @@
+//! Writes our own answers: refusals in the API's form, and what the gateway knows itself.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{StatusCode, Version, header};
+use pingora::{
+    http::{RequestHeader, ResponseHeader},
+    prelude::Result,
+    proxy::Session,
+};
+
+use super::{Pass, Stage};
+use crate::{
+    api::{Api, Unrecognised},
+    gate::Now,
+    limit::{Level, Limits, Standing},
+    rejection::Rejection,
+    resolve::Key,
+};
+
+/// A refusal, ready to be written.
+pub(super) struct Reply {
+    pub status: StatusCode,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    /// What the sender of a request is told in place of a response.
+    pub fn to(stage: &Stage, rejection: &Rejection, api: Api, now: Now) -> Self {
+        let mut headers = Vec::with_capacity(12);
+        match stage {
+            Stage::Visiting(visit, _) => {
+                headers.push(("x-request-id", visit.id.as_str().to_owned()));
+                if let Some(key) = &visit.key {
+                    headers.extend(rate_headers(&standing(key, &visit.settings.limits_of(&key.record), now)));
+                }
+            }
+            Stage::Running(running) => {
+                headers.push(("x-request-id", running.lease.request_id().as_str().to_owned()));
+                headers.extend(rate_headers(&running.lease.standing(now)));
+            }
+            Stage::New | Stage::Over => {}
+        }
+        headers.extend(retry_headers(rejection));
+        if let Rejection::MethodNotAllowed { allowed } = rejection {
+            headers.push(("allow", (*allowed).to_owned()));
+        }
+        let body = match api {
+            Api::OpenAi => rejection.body(),
+        };
+        Self { status: rejection.status(), headers, body }
+    }
+}
+
+fn standing(key: &Arc<Key>, limits: &Limits, now: Now) -> Standing {
+    key.account.counters.standing(limits, now.moment)
+}
+
+/// Why a path or method is not served.
+pub(super) fn unrecognised(why: Unrecognised, head: &RequestHeader) -> Rejection {
+    match why {
+        Unrecognised::Path => {
+            Rejection::UnknownUrl { method: head.method.to_string(), path: head.uri.path().to_owned() }
+        }
+        Unrecognised::Method(allowed) => Rejection::MethodNotAllowed { allowed },
+    }
+}
+
+/// `x-ratelimit-*`, for what is limited.
+pub(super) fn rate_headers(standing: &Standing) -> impl Iterator<Item = (&'static str, String)> + use<> {
+    let requests = level(
+        &standing.requests,
+        ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
+    );
+    let tokens = level(
+        &standing.tokens,
+        ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
+    );
+    requests.into_iter().chain(tokens).flatten()
+}
+
+fn level(level: &Level, [limit, remaining, reset]: [&'static str; 3]) -> Option<[(&'static str, String); 3]> {
+    let number = level.limit.number()?;
+    let left = level.remaining().unwrap_or(0);
+    Some([(limit, number.to_string()), (remaining, left.to_string()), (reset, compact(level.reset))])
+}
+
+/// A duration as OpenAI writes it: `120ms`, `1s`, `6m0s`. Rounded up, so that waiting suffices.
+fn compact(duration: Duration) -> String {
+    let millis = u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    if millis < 1000 {
+        return format!("{millis}ms");
+    }
+    let seconds = millis.div_ceil(1000);
+    if seconds < 60 { format!("{seconds}s") } else { format!("{}m{}s", seconds / 60, seconds % 60) }
+}
+
+fn retry_headers(rejection: &Rejection) -> impl Iterator<Item = (&'static str, String)> + use<> {
+    let wait = rejection.retry_after().map(|wait| {
+        let millis = wait.as_nanos().div_ceil(1_000_000);
+        [("retry-after", millis.div_ceil(1000).to_string()), ("retry-after-ms", millis.to_string())]
+    });
+    let never = rejection.forbids_retry().then(|| ("x-should-retry", "false".to_owned()));
+    wait.into_iter().flatten().chain(never)
+}
+
+/// A body up to this size is read to its end after a refusal, so that the connection lives.
+const WORTH_READING: usize = 64 * 1024;
+/// What is not here by then is not waited for.
+const READING_TIME: Duration = Duration::from_secs(2);
+
+/// Answers a request whose body may still be on its way.
+pub(super) async fn before_body(session: &mut Session, reply: Reply) -> Result<()> {
+    if !is_body_read(session).await {
+        session.set_keepalive(None);
+    }
+    write(session, reply).await
+}
+
+/// Whether nothing of the request is left to come: then the connection can carry another one.
+async fn is_body_read(session: &mut Session) -> bool {
+    let head = session.req_header();
+    if head.version == Version::HTTP_2 {
+        return true;
+    }
+    if session.is_body_done() {
+        return true;
+    }
+    let head = session.req_header();
+    if head.headers.contains_key(header::EXPECT) {
+        return false;
+    }
+    let stated =
+        head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if stated.is_some_and(|length| length > WORTH_READING) {
+        return false;
+    }
+    let reading = async {
+        let mut read = 0;
+        while let Ok(Some(chunk)) = session.read_request_body().await {
+            read += chunk.len();
+            if read > WORTH_READING {
+                return false;
+            }
+        }
+        session.is_body_done()
+    };
+    tokio::time::timeout(READING_TIME, reading).await.unwrap_or(false)
+}
+
+/// Writes a whole answer of ours.
+pub(super) async fn write(session: &mut Session, reply: Reply) -> Result<()> {
+    let mut head = ResponseHeader::build(reply.status, Some(reply.headers.len() + 2))?;
+    head.insert_header(header::CONTENT_TYPE, "application/json")?;
+    head.insert_header(header::CONTENT_LENGTH, reply.body.len())?;
+    for (name, value) in reply.headers {
+        head.insert_header(name, value)?;
+    }
+    session.write_response_header(Box::new(head), false).await?;
+    session.write_response_body(Some(reply.body.into()), true).await
+}
+
+/// Answers a request with a JSON body of the proxy's own: for what a proxy within knows itself.
+///
+/// # Errors
+/// When the client is gone.
+pub async fn respond_json(session: &mut Session, pass: &Pass, status: StatusCode, body: Vec<u8>) -> Result<()> {
+    let limits = pass.settings.limits_of(&pass.key.record);
+    let mut headers = vec![("x-request-id", pass.id.as_str().to_owned())];
+    headers.extend(rate_headers(&standing(&pass.key, &limits, Now::read())));
+    before_body(session, Reply { status, headers, body }).await
+}
+
+/// Refuses a request that the gate let in and that the proxy within has no answer for.
+///
+/// # Errors
+/// When the client is gone.
+pub async fn respond_rejection(session: &mut Session, pass: &Pass, rejection: &Rejection) -> Result<()> {
+    respond_json(session, pass, rejection.status(), rejection.body()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resets_are_written_as_openai_does() {
+        for (millis, written) in
+            [(0, "0ms"), (120, "120ms"), (1000, "1s"), (1001, "2s"), (60_000, "1m0s"), (360_000, "6m0s")]
+        {
+            assert_eq!(compact(Duration::from_millis(millis)), written);
+        }
+        assert_eq!(compact(Duration::from_nanos(1)), "1ms", "rounded up");
+    }
+}

@@ -1,0 +1,220 @@
+//! What happens to a response on its way back, and what a client is told when there is none or
+//! when it breaks off.
+
+use bytes::{Bytes, BytesMut};
+use http::{Version, header};
+use pingora::{
+    ErrorSource, ErrorType,
+    http::ResponseHeader,
+    prelude::{Error, Result},
+    proxy::{FailToProxy, Session},
+};
+
+use super::{
+    Running, Stage,
+    respond::{self, Reply, rate_headers},
+};
+use crate::{api::Api, gate::Now, rejection::Rejection};
+
+/// Why we ourselves end an exchange with an upstream.
+pub(super) const CREDENTIAL_REFUSED: ErrorType = ErrorType::Custom("the upstream refused our credential");
+/// See [`CREDENTIAL_REFUSED`].
+pub(super) const ADDITION_REFUSED: ErrorType = ErrorType::Custom("the upstream refused stream_options");
+
+/// Looks at an upstream's head before anything else does: its 401 and 403 are about our
+/// credential and not for the client, and a refusal of what we added calls for another try.
+pub(super) fn judge_head(stage: &mut Stage, head: &ResponseHeader) -> Result<()> {
+    let status = head.status.as_u16();
+    if matches!(status, 401 | 403) {
+        return Err(Error::explain(CREDENTIAL_REFUSED, format!("status {status}")).into_up());
+    }
+    if let Stage::Running(running) = stage
+        && running.lease.withdraw_addition(status)
+    {
+        running.rewrite_body();
+        return Err(Error::explain(ADDITION_REFUSED, format!("status {status}")).into_up());
+    }
+    Ok(())
+}
+
+/// Begins the metering, and puts our headers in place of the upstream's.
+pub(super) fn begin(session: &Session, stage: &mut Stage, head: &mut ResponseHeader) -> Result<()> {
+    if head.status.is_informational() {
+        return Ok(());
+    }
+    match stage {
+        Stage::Running(running) => {
+            // Nothing will be sent again: the body's memory is free for others.
+            running.body = None;
+            let text = |name| head.headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
+            let is_encoded = text(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
+            running.lease.answered(head.status.as_u16(), text(header::CONTENT_TYPE).unwrap_or_default(), is_encoded);
+            let named: Vec<_> =
+                head.headers.keys().filter(|name| name.as_str().starts_with("x-ratelimit-")).cloned().collect();
+            for name in named {
+                head.remove_header(&name);
+            }
+            for (name, value) in rate_headers(&running.lease.standing(Now::read())) {
+                head.insert_header(name, value)?;
+            }
+            if running.lease.may_shorten() && head.remove_header(&header::CONTENT_LENGTH).is_some() {
+                chunk(session, head)?;
+            }
+            head.insert_header("x-request-id", running.lease.request_id().as_str())
+        }
+        Stage::Visiting(visit, _) => head.insert_header("x-request-id", visit.id.as_str()),
+        Stage::New | Stage::Over => Ok(()),
+    }
+}
+
+/// A stream from which an event may be taken out has no length that can be stated in advance.
+fn chunk(session: &Session, head: &mut ResponseHeader) -> Result<()> {
+    if session.req_header().version == Version::HTTP_11 {
+        head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+    }
+    Ok(())
+}
+
+/// Meters a response's next bytes, and leaves in `body` what is to be forwarded.
+pub(super) fn pass(stage: &mut Stage, body: &mut Option<Bytes>, end_of_stream: bool) {
+    let Stage::Running(running) = stage else { return };
+    if let Some(chunk) = body.take() {
+        *body = Some(running.lease.pass(chunk));
+    }
+    if end_of_stream && let Some(held) = running.lease.flush() {
+        *body = Some(joined(body.take(), held));
+    }
+    if let Some(forwarded) = body {
+        running.tail.saw(forwarded);
+    }
+}
+
+/// What was held back of a response that ends with trailers, if the proxy within adds nothing.
+pub(super) fn before_trailers(stage: &mut Stage, theirs: Option<Bytes>) -> Option<Bytes> {
+    match stage {
+        Stage::Running(running) if theirs.is_none() => running.lease.flush(),
+        _ => theirs,
+    }
+}
+
+fn joined(first: Option<Bytes>, second: Bytes) -> Bytes {
+    match first {
+        Some(first) if !first.is_empty() => {
+            let mut both = BytesMut::from(first);
+            both.extend_from_slice(&second);
+            both.freeze()
+        }
+        _ => second,
+    }
+}
+
+/// The last bytes that were forwarded: they tell whether a stream stands between two events.
+#[derive(Default)]
+pub(super) struct Tail {
+    bytes: [u8; 4],
+    any: bool,
+}
+
+impl Tail {
+    fn saw(&mut self, forwarded: &[u8]) {
+        if forwarded.is_empty() {
+            return;
+        }
+        self.any = true;
+        match forwarded.last_chunk::<4>() {
+            Some(last) => self.bytes = *last,
+            None => {
+                self.bytes.rotate_left(forwarded.len());
+                let start = self.bytes.len() - forwarded.len();
+                // `forwarded` has fewer than 4 bytes here, so the slice fits.
+                self.bytes[start..].copy_from_slice(forwarded);
+            }
+        }
+    }
+
+    /// Whether an event may begin here.
+    fn is_between_events(&self) -> bool {
+        let bytes = &self.bytes;
+        !self.any || bytes.ends_with(b"\n\n") || bytes.ends_with(b"\r\r") || bytes.ends_with(b"\r\n\r\n")
+    }
+}
+
+/// Answers for a request that failed: in the API's form if nothing was answered yet, by an error
+/// event in a stream that stands between two events, and else by closing the connection.
+/// `None`: it is the inner proxy's own failure, and its own to answer.
+pub(super) async fn fail(session: &mut Session, stage: &mut Stage, error: &Error) -> Option<FailToProxy> {
+    let rejection = verdict(stage, error)?;
+    let status = rejection.status().as_u16();
+    let can_reuse = match session.response_written() {
+        Some(head) if !head.status.is_informational() => {
+            write_error_event(session, stage, &rejection).await;
+            false
+        }
+        _ => {
+            let reply = Reply::to(stage, &rejection, Api::OpenAi, Now::read());
+            respond::write(session, reply).await.is_ok() && session.is_body_done()
+        }
+    };
+    match stage {
+        Stage::Running(running) => running.rejection = Some(rejection),
+        Stage::Visiting(_, reason) => *reason = Some(rejection),
+        Stage::New | Stage::Over => {}
+    }
+    Some(FailToProxy { error_code: status, can_reuse_downstream: can_reuse })
+}
+
+/// What a failure means to the client; `None`: nothing that we should say.
+fn verdict(stage: &Stage, error: &Error) -> Option<Rejection> {
+    let upstream = match stage {
+        Stage::Running(running) => running.lease.admitted().route.upstream.name.to_string(),
+        _ => "upstream".to_owned(),
+    };
+    match (error.esource(), error.etype()) {
+        (ErrorSource::Downstream, _) | (_, ErrorType::HTTPStatus(_)) => None,
+        (
+            _,
+            ErrorType::ConnectTimedout
+            | ErrorType::ReadTimedout
+            | ErrorType::WriteTimedout
+            | ErrorType::TLSHandshakeTimedout,
+        ) => Some(Rejection::UpstreamTimeout { upstream }),
+        _ => Some(Rejection::Upstream { upstream }),
+    }
+}
+
+/// Ends a broken stream of events with an event that says so. A stream that broke within an event
+/// is left as it is: whatever followed would be taken for a part of that event.
+async fn write_error_event(session: &mut Session, stage: &Stage, rejection: &Rejection) {
+    let Stage::Running(running) = stage else { return };
+    let Running { lease, tail, .. } = &**running;
+    if !lease.is_stream() || lease.has_ended() || !tail.is_between_events() {
+        return;
+    }
+    let event = [b"data: ", rejection.body().as_slice(), b"\n\n"].concat();
+    // The client may be gone by now: then there is nobody to tell.
+    let _ = session.write_response_body(Some(event.into()), true).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_may_begin_only_between_events() {
+        for (parts, between) in [
+            (vec!["data: a\n\n"], true),
+            (vec!["data: a\n", "\n"], true),
+            (vec!["data: a\r\n\r", "\n"], true),
+            (vec!["data: a\n"], false),
+            (vec!["data: a\r\n"], false),
+            (vec!["data: {\"a"], false),
+            (vec!["data: a\n\n", "d"], false),
+            (vec![], true),
+            (vec!["data: a\n\n", ""], true),
+        ] {
+            let mut tail = Tail::default();
+            parts.iter().for_each(|part| tail.saw(part.as_bytes()));
+            assert_eq!(tail.is_between_events(), between, "{parts:?}");
+        }
+    }
+}

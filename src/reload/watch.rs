@@ -1,0 +1,118 @@
+//! Notices that a file of the configuration changed. Directories are watched and not files,
+//! because editors and Kubernetes put a new file in the old one's place.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::Reloader;
+
+/// Reloads when a file changes, as long as it is awaited.
+pub struct Watcher {
+    reloader: Arc<Reloader>,
+    notifier: RecommendedWatcher,
+    changes: UnboundedReceiver<()>,
+    watched: BTreeSet<PathBuf>,
+    seen: Option<[u8; 32]>,
+}
+
+/// A file that is being written is read when nothing has happened for this long.
+const QUIET: Duration = Duration::from_millis(50);
+
+/// Why files cannot be watched.
+#[derive(Debug)]
+pub struct WatchFault(notify::Error);
+
+impl fmt::Display for WatchFault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "cannot watch the configuration's directories: {}; reload with SIGHUP or POST /-/reload",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for WatchFault {}
+
+impl Watcher {
+    /// Begins to watch the files of `reloader`.
+    ///
+    /// # Errors
+    /// When the operating system does not let us watch.
+    pub fn new(reloader: Arc<Reloader>) -> Result<Self, WatchFault> {
+        let (sender, changes) = unbounded_channel();
+        let notifier = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Reading a file is no change of it. Nobody to tell: nobody is watching any more.
+            if !event.is_ok_and(|event| event.kind.is_access()) {
+                let _ = sender.send(());
+            }
+        });
+        let notifier = notifier.map_err(WatchFault)?;
+        let seen = Some(contents(&reloader.files()));
+        let mut watcher = Self { reloader, notifier, changes, watched: BTreeSet::new(), seen };
+        watcher.watch_directories().map_err(WatchFault)?;
+        Ok(watcher)
+    }
+
+    /// Reloads on every change, for ever.
+    pub async fn run(mut self) {
+        while self.changes.recv().await.is_some() {
+            while let Ok(Some(())) = tokio::time::timeout(QUIET, self.changes.recv()).await {}
+            let files = self.reloader.files();
+            let now = Some(contents(&files));
+            if now == self.seen {
+                continue;
+            }
+            self.seen = now;
+            let reloader = self.reloader.clone();
+            // A reload that was faulty has said so itself.
+            let _ = tokio::task::spawn_blocking(move || reloader.reload().is_ok()).await;
+            if let Err(fault) = self.watch_directories() {
+                tracing::warn!("{}", WatchFault(fault));
+            }
+        }
+    }
+
+    /// Watches the directory of each file, and of the file that it links to.
+    fn watch_directories(&mut self) -> notify::Result<()> {
+        let files = self.reloader.files();
+        let targets = files.iter().filter_map(|file| file.canonicalize().ok());
+        let wanted: BTreeSet<_> = files.iter().cloned().chain(targets).map(|file| directory(&file)).collect();
+        for former in self.watched.difference(&wanted) {
+            // A directory that is gone is no longer watched anyway.
+            let _ = self.notifier.unwatch(former);
+        }
+        for new in wanted.difference(&self.watched) {
+            self.notifier.watch(new, RecursiveMode::NonRecursive)?;
+        }
+        self.watched = wanted;
+        Ok(())
+    }
+}
+
+fn directory(file: &Path) -> PathBuf {
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// What the files hold; one that cannot be read holds nothing.
+fn contents(files: &[PathBuf]) -> [u8; 32] {
+    let mut all = Sha256::new();
+    for file in files {
+        let text = std::fs::read(file).unwrap_or_default();
+        all.update(text.len().to_le_bytes());
+        all.update(text);
+    }
+    all.finalize().into()
+}
