@@ -99,20 +99,20 @@ fn percent_decoded(segment: &str) -> String {
     let mut decoded = Vec::with_capacity(segment.len());
     let mut rest = segment.as_bytes();
     while let Some((first, after)) = rest.split_first() {
-        let escape = (*first == b'%').then(|| after.split_at_checked(2)).flatten();
-        let value = escape.and_then(|(digits, _)| std::str::from_utf8(digits).ok());
-        match (value.and_then(|digits| u8::from_str_radix(digits, 16).ok()), escape) {
-            (Some(byte), Some((_, after))) => {
-                decoded.push(byte);
-                rest = after;
-            }
-            _ => {
-                decoded.push(*first);
-                rest = after;
-            }
-        }
+        let escape = (*first == b'%').then(|| escaped_byte(after)).flatten();
+        let (byte, after) = escape.unwrap_or((*first, after));
+        decoded.push(byte);
+        rest = after;
     }
     String::from_utf8_lossy(&decoded).into_owned()
+}
+
+/// The byte that two hexadecimal digits at the start of `text` mean, and what follows them.
+fn escaped_byte(text: &[u8]) -> Option<(u8, &[u8])> {
+    let (digits, rest) = text.split_at_checked(2)?;
+    let is_hex = digits.iter().all(u8::is_ascii_hexdigit);
+    let digits = std::str::from_utf8(digits).ok().filter(|_| is_hex)?;
+    Some((u8::from_str_radix(digits, 16).ok()?, rest))
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub use self::{
     fault::Fault,
     keys::{Keys, Source},
     model::Model,
-    server::{Admin, ClientAddress, OnRevoke, Server, Tls},
+    server::{Admin, ClientAddress, Server, Tls},
     upstream::{Api, ApiKeyHeader, Credential, InjectUsage, Upstream},
     url::{UpstreamUrl, UrlFault},
 };
@@ -60,8 +60,6 @@ pub struct Config {
     pub models: Vec<Model>,
     /// What is shown of keys.
     pub metrics: Metrics,
-    /// What a running stream does when its key is revoked.
-    pub on_revoke: OnRevoke,
 }
 
 /// How long what the source said of a key is believed.
@@ -187,10 +185,9 @@ fn check(
     let models = Model::check_all(raw.models.unwrap_or_default(), &root.field("models"));
     let rest = (KeyCache::of(raw.key_cache.unwrap_or_default()), Defaults::of(raw.limits.unwrap_or_default()));
     let metrics = Metrics::of(raw.metrics.unwrap_or_default());
-    let on_revoke = raw.on_revoke.map_or_else(OnRevoke::default, |Scalar(on_revoke)| on_revoke);
     let config = server.zip(upstreams).zip(keys.clone()).map(|((server, upstreams), keys)| {
         let (key_cache, limits) = rest;
-        Config { server, admin, upstreams, keys, key_cache, limits, models, metrics, on_revoke }
+        Config { server, admin, upstreams, keys, key_cache, limits, models, metrics }
     });
     (config, keys)
 }

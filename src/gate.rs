@@ -34,6 +34,14 @@ use crate::{
     resolve::{Key, ResolveFault, Resolver},
 };
 
+/// A request that was not admitted, and why.
+pub struct TurnedAway {
+    /// What is known of it.
+    pub visit: Visit,
+    /// What its sender is told.
+    pub rejection: Rejection,
+}
+
 /// The two clocks of a request: one that never goes back, for limits, and the calendar's.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
@@ -154,14 +162,17 @@ impl Gate {
         endpoint: Endpoint,
         scanned: &Scanned,
         now: Now,
-    ) -> Result<Lease, (Visit, Rejection)> {
+    ) -> Result<Lease, Box<TurnedAway>> {
         visit.model.clone_from(&scanned.model);
-        let Some(key) = visit.key.clone() else { return Err((visit, Rejection::InvalidKey)) };
+        let Some(key) = visit.key.clone() else {
+            return Err(Box::new(TurnedAway { visit, rejection: Rejection::InvalidKey }));
+        };
         let requested = scanned.model.as_deref().unwrap_or_default();
         let route = key.record.may_call(requested).then(|| visit.settings.route(requested)).flatten();
         let Some(route) = route else {
             let model = requested.to_owned();
-            return Err((visit, Rejection::ModelNotFound { key: key.record.id.clone(), model }));
+            let rejection = Rejection::ModelNotFound { key: key.record.id.clone(), model };
+            return Err(Box::new(TurnedAway { visit, rejection }));
         };
         let admitted = Admitted {
             limits: visit.settings.limits_of(&key.record),
@@ -172,18 +183,17 @@ impl Gate {
             key,
         };
         let prompt = prompt(scanned, &admitted.learned);
-        match self.reserved(&visit.settings, &admitted, scanned, prompt, now) {
+        match Self::reserved(&visit.settings, &admitted, scanned, prompt, now) {
             Ok((reservation, maximum)) => {
                 let wish = Change { include_usage: asks_for_usage(&admitted, scanned), maximum };
                 Ok(Lease::new(self.clone(), visit, admitted, reservation, prompt, wish, now))
             }
-            Err(rejection) => Err((visit, rejection)),
+            Err(rejection) => Err(Box::new(TurnedAway { visit, rejection })),
         }
     }
 
     /// A reservation, and the maximum that the request's output is to be held to.
     fn reserved(
-        &self,
         settings: &Settings,
         admitted: &Admitted,
         scanned: &Scanned,

@@ -46,13 +46,11 @@ impl ProxyHttp for Gateway {
             }
             Call::Model(name) => {
                 let models = self.catalogue.models_for(&pass, &self.dialer).await;
-                match models.iter().find(|model| model.id == *name) {
-                    Some(model) => respond_json(session, &pass, StatusCode::OK, catalogue::one(model)).await?,
-                    None => {
-                        let key = pass.key().id.clone();
-                        let rejection = Rejection::ModelNotFound { key, model: name.clone() };
-                        respond_rejection(session, &pass, &rejection).await?;
-                    }
+                if let Some(model) = models.iter().find(|model| model.id == *name) {
+                    respond_json(session, &pass, StatusCode::OK, catalogue::one(model)).await?;
+                } else {
+                    let rejection = Rejection::ModelNotFound { key: pass.key().id.clone(), model: name.clone() };
+                    respond_rejection(session, &pass, &rejection).await?;
                 }
             }
         }

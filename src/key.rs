@@ -109,8 +109,8 @@ fn checksum(body: &str) -> String {
     String::from_iter(digits)
 }
 
+#[expect(clippy::indexing_slicing, reason = "the remainder is below the alphabet's length")]
 fn base62_digit(value: u32) -> char {
-    // The remainder is below 62, the length of the alphabet.
     char::from(BASE62[(value % 62) as usize])
 }
 
@@ -191,10 +191,9 @@ impl KeyId {
     pub fn generate() -> Result<Self, getrandom::Error> {
         let mut pool = [0_u8; 16];
         getrandom::fill(&mut pool)?;
-        let alphabet = b"0123456789abcdefghijklmnopqrstuv";
-        // The remainder is below 32, the length of the alphabet.
-        let characters = pool.iter().map(|byte| char::from(alphabet[usize::from(*byte % 32)]));
-        Ok(Self(format!("key_{}", String::from_iter(characters)).into()))
+        let digit = |byte: u8| char::from_digit(u32::from(byte % 32), 32).unwrap_or('0');
+        let name: String = pool.into_iter().map(digit).collect();
+        Ok(Self(format!("key_{name}").into()))
     }
 
     /// The id as text.

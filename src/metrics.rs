@@ -55,6 +55,7 @@ impl Metrics {
     ///
     /// # Errors
     /// When two metrics share a name, which is an error in this file.
+    #[expect(clippy::too_many_lines, reason = "a table of the metrics, one after another")]
     pub fn new(max_key_series: usize) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let make = Maker { registry: &registry };

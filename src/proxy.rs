@@ -18,11 +18,11 @@ use pingora::{
     proxy::Session,
 };
 
-use self::body::{Held, receive};
+use self::body::{Held, Outgoing, receive};
 pub use self::respond::{respond_json, respond_rejection};
 use crate::{
     api::{Api, Call, Endpoint, recognise},
-    body::{Scanned, scan},
+    body::scan,
     gate::{CREDENTIAL_HEADERS, Gate, Lease, Now, Outcome, Presence, RequestId, Route, Settings, Visit},
     key::KeyRecord,
     rejection::Rejection,
@@ -95,23 +95,21 @@ enum Stage {
 /// An admitted request.
 struct Running {
     lease: Lease,
-    scanned: Scanned,
     /// What goes upstream, until the response is there.
-    body: Option<Held>,
+    body: Option<Outgoing>,
     rejection: Option<Rejection>,
     tail: response::Tail,
 }
 
 impl Running {
-    /// The body as it goes upstream. It may be asked for again when the request is.
     fn upstream_body(&self) -> Bytes {
-        self.body.as_ref().map(|held| held.bytes.clone()).unwrap_or_default()
+        self.body.as_ref().map(Outgoing::bytes).unwrap_or_default()
     }
 
-    /// Writes the changes into the body anew.
+    /// Writes the lease's changes into the body anew.
     fn rewrite_body(&mut self) {
-        if let Some(held) = &mut self.body {
-            held.bytes = self.scanned.splice(self.lease.change());
+        if let Some(body) = &mut self.body {
+            body.rewrite(self.lease.change());
         }
     }
 }
@@ -134,8 +132,8 @@ impl<P> Gated<P> {
         identified?;
         match call {
             Ok(Call::Inference(endpoint)) => {
-                let held = receive(session, self.gate.traffic(), &settings).await?;
-                self.admit(context, endpoint, held)
+                let body = receive(session, self.gate.traffic(), &settings).await?;
+                self.admit(context, endpoint, body)
             }
             Ok(_) => Ok(()),
             Err(unrecognised) => Err(respond::unrecognised(unrecognised, session.req_header())),
@@ -143,7 +141,7 @@ impl<P> Gated<P> {
     }
 
     /// From a body to a lease.
-    fn admit<C>(&self, context: &mut Context<C>, endpoint: Endpoint, mut held: Held) -> Result<(), Rejection> {
+    fn admit<C>(&self, context: &mut Context<C>, endpoint: Endpoint, held: Held) -> Result<(), Rejection> {
         let start = Now::read();
         let scanned = scan(&held.bytes, endpoint.shape()).map_err(Rejection::InvalidBody)?;
         let Stage::Visiting(visit, _) = std::mem::replace(&mut context.stage, Stage::New) else {
@@ -151,16 +149,15 @@ impl<P> Gated<P> {
         };
         match self.gate.admit(visit, endpoint, &scanned, start) {
             Ok(mut lease) => {
-                held.bytes = scanned.splice(lease.change());
+                let body = Outgoing::new(scanned, lease.change(), held);
                 lease.worked(Now::read().moment.saturating_since(start.moment));
-                let running =
-                    Running { lease, scanned, body: Some(held), rejection: None, tail: response::Tail::default() };
-                context.stage = Stage::Running(Box::new(running));
+                let tail = response::Tail::default();
+                context.stage = Stage::Running(Box::new(Running { lease, body: Some(body), rejection: None, tail }));
                 Ok(())
             }
-            Err((visit, rejection)) => {
-                context.stage = Stage::Visiting(visit, None);
-                Err(rejection)
+            Err(turned_away) => {
+                context.stage = Stage::Visiting(turned_away.visit, None);
+                Err(turned_away.rejection)
             }
         }
     }

@@ -32,6 +32,7 @@ use crate::{
     proxy::Gated,
     reload::Reloader,
     resolve::{Resolver, YamlSource},
+    usage::warm_up,
 };
 
 /// A running gateway with its admin address.
@@ -59,6 +60,8 @@ impl Server {
     /// When an address cannot be bound or a certificate cannot be used.
     pub fn start(loaded: Loaded, path: PathBuf, log: AccessLog) -> Result<Self, StartFault> {
         let Loaded { config, keys, files } = loaded;
+        // The tokenizer's tables take a moment to unpack: now, and not in somebody's request.
+        tokio::task::spawn_blocking(warm_up);
         let metrics = Arc::new(Metrics::new(config.metrics.max_key_series).map_err(StartFault::Metrics)?);
         let accounts = Arc::new(Accounts::new(metrics.clone()));
         let source = Arc::new(YamlSource::new(keys));

@@ -1,6 +1,15 @@
 //! Everything that needs a running gateway, in one binary: real sockets, a scripted upstream, and
 //! free ports.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "a test stops at the first surprise"
+)]
+
 mod support {
     pub mod client;
     pub mod gateway;

@@ -11,7 +11,9 @@ pub(super) fn run(path: &Path) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(faults) => {
-            faults.iter().for_each(|fault| println!("{fault}"));
+            for fault in faults {
+                println!("{fault}");
+            }
             ExitCode::FAILURE
         }
     }

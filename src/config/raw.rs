@@ -10,7 +10,6 @@ use serde::Deserialize;
 use super::{
     keys::SecretChecksum,
     scalar::{Scalar, Size, Span, Timeout, UpstreamName},
-    server::OnRevoke,
     upstream::{Api, ApiKeyHeader, InjectUsage},
     url::UpstreamUrl,
 };
@@ -36,7 +35,6 @@ pub(super) struct File {
     pub(super) limits: Option<Limits>,
     pub(super) models: Option<List<Model>>,
     pub(super) metrics: Option<Metrics>,
-    pub(super) on_revoke: Option<Scalar<OnRevoke>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

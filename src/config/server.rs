@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use super::{
     fault::Place,
     files, raw,
-    scalar::{Choice, Scalar, Size, Span, Timeout},
+    scalar::{Scalar, Size, Span, Timeout},
     upstream::Credential,
 };
 
@@ -63,20 +63,6 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// What its POSTs must present; there is one wherever `listen` is not loopback.
     pub token: Option<Credential>,
-}
-
-/// What a running stream does when its key is revoked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnRevoke {
-    /// It ends at once.
-    #[default]
-    Cut,
-    /// It goes on to its end.
-    Finish,
-}
-
-impl Choice for OnRevoke {
-    const CHOICES: &[(&str, Self)] = &[("cut", Self::Cut), ("finish", Self::Finish)];
 }
 
 const MOST_THREADS: u64 = 1024;

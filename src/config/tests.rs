@@ -106,16 +106,15 @@ fn everything_that_is_optional_has_its_default() {
     assert_eq!(config.limits, Defaults { limits: unlimited, reservation: Strategy::Expected });
     assert_eq!(config.models, []);
     assert_eq!(config.metrics, Metrics { max_key_series: 100_000 });
-    assert_eq!(config.on_revoke, OnRevoke::Cut);
     assert!(!config.keys.secret_checksum_required);
 }
 
 #[test]
 fn empty_sections_have_their_defaults_too() {
-    let empty = "server:\nadmin: {}\nkey_cache:\nlimits:\nmodels:\nmetrics:\non_revoke:\n";
+    let empty = "server:\nadmin: {}\nkey_cache:\nlimits:\nmodels:\nmetrics:\n";
     let config = parsed(&format!("{empty}{LEAST}")).unwrap();
     assert_eq!(config.server, parsed(LEAST).unwrap().server);
-    assert_eq!((config.models.len(), config.on_revoke), (0, OnRevoke::Cut));
+    assert_eq!(config.models.len(), 0);
 }
 
 const EVERYTHING: &str = r#"
@@ -156,7 +155,6 @@ models:
   - {name: whisper-1, audio_minute: "0.006"}
   - {name: rerank-1, request: "0.002"}
 metrics: {max_key_series: 7}
-on_revoke: finish
 "#;
 
 #[test]
@@ -202,7 +200,7 @@ fn every_field_of_the_policy_is_read() {
     assert_eq!((llama.price.cache_write, llama.price.output), (rate("0.25"), rate("1")));
     assert_eq!((whisper.price.audio_minute, whisper.price.request), (rate("0.006"), None));
     assert_eq!((rerank.price.request, rerank.max_output_tokens), (rate("0.002"), None));
-    assert_eq!((config.metrics.max_key_series, config.on_revoke), (7, OnRevoke::Finish));
+    assert_eq!(config.metrics.max_key_series, 7);
 }
 
 #[test]
@@ -273,7 +271,10 @@ fn a_file_without_keys_is_fine() {
 #[test]
 fn what_a_restart_is_needed_for_is_named() {
     let old = parsed(LEAST).unwrap();
-    assert_eq!(restart_needed(&old, &parsed(&format!("on_revoke: finish\n{LEAST}")).unwrap()), [""; 0]);
+    assert_eq!(
+        restart_needed(&old, &parsed(&format!("limits: {{requests_per_minute: 7}}\n{LEAST}")).unwrap()),
+        [""; 0]
+    );
     let fields = ["server.listen", "server.tls", "server.threads", "admin.listen", "key_cache.capacity"];
     let mut expected = fields.to_vec();
     expected.push("metrics.max_key_series");

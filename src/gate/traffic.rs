@@ -64,6 +64,14 @@ pub struct BodyRoom {
     bytes: u64,
 }
 
+impl BodyRoom {
+    /// Counts `bytes` more, which are held already: a body that was written anew is held twice.
+    pub fn grow(&mut self, bytes: u64) {
+        self.traffic.body_bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.bytes += bytes;
+    }
+}
+
 impl Drop for BodyRoom {
     fn drop(&mut self) {
         self.traffic.body_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
@@ -82,6 +90,16 @@ mod tests {
         assert!(traffic.hold_body(401, 1000).is_none());
         assert!(traffic.hold_body(u64::MAX, 1000).is_none());
         drop(first);
+        assert!(traffic.hold_body(1000, 1000).is_some());
+    }
+
+    #[test]
+    fn a_copy_of_a_body_is_counted_and_given_back() {
+        let traffic = Arc::new(Traffic::default());
+        let mut room = traffic.hold_body(600, 1000).unwrap();
+        room.grow(600);
+        assert!(traffic.hold_body(1, 1000).is_none());
+        drop(room);
         assert!(traffic.hold_body(1000, 1000).is_some());
     }
 

@@ -70,8 +70,9 @@ pub(super) fn millis(duration: Duration) -> f64 {
 
 /// At most the first `most` bytes of `text`, cut between characters.
 fn first_bytes(text: &str, most: usize) -> &str {
-    let end = text.floor_char_boundary(most);
-    text.get(..end).unwrap_or(text)
+    let is_end = |end: &usize| text.is_char_boundary(*end);
+    let end = (0..=most.min(text.len())).rev().find(is_end).unwrap_or(0);
+    text.get(..end).unwrap_or_default()
 }
 
 /// The name of one request: `req_`, 16 digits of the process and 12 of the request.

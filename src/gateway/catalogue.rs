@@ -10,6 +10,7 @@ use std::{
 use http::Method;
 use parking_lot::Mutex;
 use pingora::{
+    ErrorType,
     connectors::http::Connector,
     http::RequestHeader,
     prelude::{Error, Result},
@@ -83,15 +84,15 @@ impl Catalogue {
         }
         let names = match tokio::time::timeout(PATIENCE, self.ask(upstream, dialer)).await {
             Ok(Ok(names)) => names,
-            Ok(Err(fault)) => return self.unanswered(upstream, known, &fault.to_string()),
-            Err(_) => return self.unanswered(upstream, known, "it took too long"),
+            Ok(Err(fault)) => return Self::unanswered(upstream, known, &fault.to_string()),
+            Err(_) => return Self::unanswered(upstream, known, "it took too long"),
         };
         let list = Arc::new(List { names, at: now });
         self.lists.lock().insert(upstream.name.to_string(), list.clone());
         list
     }
 
-    fn unanswered(&self, upstream: &Upstream, known: Option<Arc<List>>, why: &str) -> Arc<List> {
+    fn unanswered(upstream: &Upstream, known: Option<Arc<List>>, why: &str) -> Arc<List> {
         tracing::warn!("upstream {} does not list its models: {why}", upstream.name);
         known.unwrap_or_else(|| Arc::new(List { names: Vec::new(), at: Moment::now() }))
     }
@@ -110,11 +111,11 @@ impl Catalogue {
         while let Some(chunk) = session.read_response_body().await? {
             body.extend_from_slice(&chunk);
             if body.len() > LONGEST {
-                return Err(malformed("its list is too long"));
+                return malformed("its list is too long");
             }
         }
         self.connector.release_http_session(session, &*peer, None).await;
-        if status == 200 { names(&body) } else { Err(malformed(&format!("it answered {status}"))) }
+        if status == 200 { names(&body) } else { malformed(&format!("it answered {status}")) }
     }
 }
 
@@ -132,12 +133,14 @@ fn names(body: &[u8]) -> Result<Vec<String>> {
     struct Entry {
         id: String,
     }
-    let listed: Listed = serde_json::from_slice(body).map_err(|fault| malformed(&fault.to_string()))?;
-    Ok(listed.data.into_iter().map(|entry| entry.id).collect())
+    match serde_json::from_slice::<Listed>(body) {
+        Ok(listed) => Ok(listed.data.into_iter().map(|entry| entry.id).collect()),
+        Err(fault) => malformed(&fault.to_string()),
+    }
 }
 
-fn malformed(why: &str) -> Box<Error> {
-    Error::explain(pingora::ErrorType::InvalidHTTPHeader, why.to_owned())
+fn malformed<T>(why: &str) -> Result<T> {
+    Error::e_explain(ErrorType::InvalidHTTPHeader, why.to_owned())
 }
 
 /// A list of models in OpenAI's form.

@@ -8,6 +8,7 @@ use pingora::proxy::Session;
 use std::sync::Arc;
 
 use crate::{
+    body::{Change, Scanned},
     gate::{BodyRoom, Settings, Traffic},
     rejection::Rejection,
 };
@@ -15,7 +16,36 @@ use crate::{
 /// A body, and the room that it takes.
 pub(super) struct Held {
     pub bytes: Bytes,
+    room: BodyRoom,
+}
+
+/// A body on its way upstream.
+pub(super) struct Outgoing {
+    scanned: Scanned,
+    bytes: Bytes,
     _room: BodyRoom,
+}
+
+impl Outgoing {
+    /// What was received and scanned, with `change` written into it.
+    pub fn new(scanned: Scanned, change: &Change, held: Held) -> Self {
+        let Held { bytes: received, mut room } = held;
+        let bytes = scanned.splice(change);
+        if bytes.as_ptr() != received.as_ptr() {
+            room.grow(bytes.len() as u64);
+        }
+        Self { scanned, bytes, _room: room }
+    }
+
+    /// The body as it goes upstream. It may be asked for again when the request is.
+    pub fn bytes(&self) -> Bytes {
+        self.bytes.clone()
+    }
+
+    /// Writes another change into what was received.
+    pub fn rewrite(&mut self, change: &Change) {
+        self.bytes = self.scanned.splice(change);
+    }
 }
 
 /// Bytes that Pingora keeps to send a body again. It replays what it kept, and waits for ever for a
@@ -45,7 +75,7 @@ pub(super) async fn receive(
     let room = traffic.hold_body(most, settings.max_buffered_bodies).ok_or(Rejection::Overloaded)?;
     let reading = tokio::time::timeout(settings.body_timeout, read(session, length, most));
     let bytes = reading.await.map_err(|_| Rejection::BodyTimeout(settings.body_timeout))??;
-    Ok(Held { bytes, _room: room })
+    Ok(Held { bytes, room })
 }
 
 /// What a request's head says of its body's length.

@@ -121,14 +121,10 @@ impl Tail {
             return;
         }
         self.any = true;
-        match forwarded.last_chunk::<4>() {
-            Some(last) => self.bytes = *last,
-            None => {
-                self.bytes.rotate_left(forwarded.len());
-                let start = self.bytes.len() - forwarded.len();
-                // `forwarded` has fewer than 4 bytes here, so the slice fits.
-                self.bytes[start..].copy_from_slice(forwarded);
-            }
+        let last = forwarded.last_chunk::<4>().map_or(forwarded, <[u8; 4]>::as_slice);
+        self.bytes.rotate_left(last.len() % 4);
+        for (place, byte) in self.bytes.iter_mut().rev().zip(last.iter().rev()) {
+            *place = *byte;
         }
     }
 
@@ -213,7 +209,9 @@ mod tests {
             (vec!["data: a\n\n", ""], true),
         ] {
             let mut tail = Tail::default();
-            parts.iter().for_each(|part| tail.saw(part.as_bytes()));
+            for part in &parts {
+                tail.saw(part.as_bytes());
+            }
             assert_eq!(tail.is_between_events(), between, "{parts:?}");
         }
     }

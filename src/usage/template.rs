@@ -165,7 +165,7 @@ mod tests {
         assert!(template.learn(EVENT, QUOTE, lane));
         assert!(!template.learn(b"data: {\"t\":\"\",\"n\":2}\n\n", QUOTE, lane));
         let other = b"data: {\"u\":\"\",\"n\":2}\n\n";
-        let news: Vec<bool> = (0..PATIENCE + 1).map(|_| template.learn(other, QUOTE, lane)).collect();
+        let news: Vec<bool> = (0..=PATIENCE).map(|_| template.learn(other, QUOTE, lane)).collect();
         assert_eq!(news, [false, false, false, true, false]);
     }
 

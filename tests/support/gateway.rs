@@ -90,7 +90,8 @@ impl Gateway {
 
     /// The value of a series; 0 where there is none.
     pub async fn metric(&self, series: &str) -> f64 {
-        let text = self.admin("GET", "/metrics").await.text().to_owned();
+        let response = self.admin("GET", "/metrics").await;
+        let text = response.text();
         let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         line.map_or(0.0, |value| value.parse().unwrap())
     }

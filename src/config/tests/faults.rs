@@ -36,9 +36,9 @@ fn of_fields() {
                 "on_client_abort: stop\nledger: {directory: data}",
                 &[
                     "f:1:1: unknown field `on_client_abort`; accepted: server, admin, upstreams, keys, key_cache, \
-                     limits, models, metrics, on_revoke",
+                     limits, models, metrics",
                     "f:2:1: unknown field `ledger`; accepted: server, admin, upstreams, keys, key_cache, limits, \
-                     models, metrics, on_revoke",
+                     models, metrics",
                 ],
             ),
             ("server: {threads: 1, threads: 2}", &["f:1:22: the field `threads` is already given on line 1"]),
@@ -61,7 +61,7 @@ fn of_fields() {
             ("server: text", &["f:1:9: expected fields, such as `listen`, found a single value"]),
             ("server: []", &["f:1:9: expected fields, such as `listen`, found a list"]),
             ("models: [[a]]", &["f:1:10: expected the fields of a model, `name` at least, found a list"]),
-            ("on_revoke: {cut: true}", &["f:1:12: expected a single value, found fields"]),
+            ("server: {threads: {cut: true}}", &["f:1:19: expected a single value, found fields"]),
             ("server: {threads: !big 1}", &["f:1:19: a tag (`!…`) is not accepted"]),
             (
                 "metrics: {max_key_series: '${SERIES}'}\nserver: {threads: '${FOUR-1}', tls: {cert: '${A', key: key.pem}}",
@@ -73,8 +73,8 @@ fn of_fields() {
                 ],
             ),
             (
-                "on_revoke: '${REVOKE:?say what is to happen}'",
-                &["f:1:12: the environment variable `REVOKE` is not set: say what is to happen"],
+                "metrics: {max_key_series: '${REVOKE:?say what is to happen}'}",
+                &["f:1:27: the environment variable `REVOKE` is not set: say what is to happen"],
             ),
         ],
         before_least,
@@ -189,7 +189,6 @@ fn of_policy() {
                      worst_case",
                 ],
             ),
-            ("on_revoke: cutt", &["f:1:12: `cutt` is not accepted here; did you mean `cut`? accepted: cut, finish"]),
             ("metrics: {max_key_series: lots}", &["f:1:27: must be a whole number, 0 or more"]),
             (
                 "models:
@@ -345,11 +344,11 @@ fn of_files_that_cannot_be_read() {
 
 #[test]
 fn of_both_files_are_named_in_one_run() {
-    let faults = loaded(&format!("on_revoke: cutt\n{LEAST}"), "keys: [1]\n").unwrap_err();
+    let faults = loaded(&format!("limits: {{reservation: worst}}\n{LEAST}"), "keys: [1]\n").unwrap_err();
     assert_eq!(
         faults,
         [
-            "keymeter.yaml:1:12: `cutt` is not accepted here; did you mean `cut`? accepted: cut, finish",
+            "keymeter.yaml:1:23: `worst` is not accepted here; accepted: expected, worst_case",
             "keys.yaml:1:8: expected the fields of a key, `id`, `name` and `hash` at least, found a single value",
         ]
     );

@@ -143,7 +143,9 @@ impl Completion {
         };
         let object = if self.api == Api::Chat { "chat.completion" } else { "text_completion" };
         let mut whole = self.object(object, &json!([choice(content, Some(self.answer.finish_reason))]));
-        whole["usage"] = self.usage();
+        if let Some(fields) = whole.as_object_mut() {
+            fields.insert("usage".to_owned(), self.usage());
+        }
         whole
     }
 
@@ -173,15 +175,19 @@ impl Completion {
     fn chunk(&self, choices: &Value) -> Value {
         let object = if self.api == Api::Chat { "chat.completion.chunk" } else { "text_completion" };
         let mut chunk = self.object(object, choices);
-        if self.include_usage {
-            chunk["usage"] = Value::Null;
+        if self.include_usage
+            && let Some(fields) = chunk.as_object_mut()
+        {
+            fields.insert("usage".to_owned(), Value::Null);
         }
         chunk
     }
 
     fn usage_chunk(&self) -> Value {
         let mut chunk = self.chunk(&json!([]));
-        chunk["usage"] = self.usage();
+        if let Some(fields) = chunk.as_object_mut() {
+            fields.insert("usage".to_owned(), self.usage());
+        }
         chunk
     }
 

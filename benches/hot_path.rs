@@ -1,0 +1,184 @@
+//! What keymeter itself costs: admission from head to lease and back, the scan of a body, the meter
+//! for each event and each KiB, and the windows, at 1, 1,000 and 100,000 keys.
+//!
+//! `cargo bench`, or `make bench`.
+
+#![allow(
+    missing_docs,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a benchmark stops at the first surprise"
+)]
+
+use std::{hint::black_box, net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use http::{HeaderMap, header::AUTHORIZATION};
+use keymeter::{
+    account::Accounts,
+    api::Endpoint,
+    body::{Change, Shape, scan},
+    config,
+    gate::{AccessLog, Gate, Now, Outcome, Settings, Visit},
+    key::{KeyHash, KeyRecord, KeyState, OwnLimits},
+    limit::{Counters, Limit, Limits, Moment},
+    metrics::Metrics,
+    resolve::{Resolver, YamlSource},
+    usage::{Ending, Form, Meter},
+};
+
+const KEYS: [usize; 3] = [1, 1_000, 100_000];
+
+criterion_group!(benches, admission, windows, body, meter);
+criterion_main!(benches);
+
+/// Identify, admit and settle, without a socket: each request with the next key's secret.
+fn admission(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let mut group = criterion.benchmark_group("admit_and_settle");
+    for count in KEYS {
+        let gate = gate(count);
+        let heads: Vec<HeaderMap> = (0..count).map(head).collect();
+        let body = scan(&chat(1024), Shape::Chat).expect("a good body");
+        let mut next = 0;
+        group.bench_function(BenchmarkId::from_parameter(count), |bencher| {
+            bencher.iter(|| {
+                next = (next + 1) % count;
+                let now = Now::read();
+                let mut visit = Visit::new("/v1/chat/completions", gate.settings(), now);
+                let from = Ipv4Addr::LOCALHOST.into();
+                runtime.block_on(gate.identify(&mut visit, &heads[next], from, now)).expect("a known key");
+                let admitted = gate.admit(visit, Endpoint::ChatCompletions, &body, now);
+                let Ok(lease) = admitted else { panic!("refused") };
+                lease.settle(&Outcome { status: Some(200), complete: true, ..Outcome::default() }, now);
+            });
+        });
+    }
+    group.finish();
+}
+
+/// Reserve and settle on one key's counters, when the window holds nothing and when every slot of it
+/// is in use.
+fn windows(criterion: &mut Criterion) {
+    let limits = Limits {
+        requests_per_minute: Limit::at(u64::MAX / 4).expect("not zero"),
+        tokens_per_minute: Limit::at(u64::MAX / 4).expect("not zero"),
+        concurrent_requests: Limit::at(1000).expect("not zero"),
+    };
+    let mut group = criterion.benchmark_group("reserve_and_settle");
+    for (name, step) in [("sparse", Duration::from_secs(61)), ("every slot in use", Duration::from_millis(20))] {
+        let counters = Arc::new(Counters::default());
+        let mut now = Moment::from_nanos(0);
+        for _ in 0..6_000 {
+            now = now + step;
+            counters.reserve(&limits, 100, now).expect("room").settle(50, now);
+        }
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                now = now + step;
+                counters.reserve(&limits, 100, now).expect("room").settle(50, now);
+            });
+        });
+    }
+    group.finish();
+}
+
+/// Scanning a chat body, and splicing `include_usage` into it.
+fn body(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("body");
+    for size in [1 << 10, 200 << 10] {
+        let body = chat(size);
+        group.throughput(Throughput::Bytes(body.len() as u64));
+        group.bench_function(BenchmarkId::new("scan", size), |bencher| {
+            bencher.iter(|| scan(black_box(&body), Shape::Chat).expect("a good body").prompt_text_bytes);
+        });
+        let scanned = scan(&body, Shape::Chat).expect("a good body");
+        let change = Change { include_usage: true, maximum: None };
+        group.bench_function(BenchmarkId::new("splice", size), |bencher| {
+            bencher.iter(|| scanned.splice(black_box(&change)))
+        });
+    }
+    group.finish();
+}
+
+/// The meter for one event of a stream, as each server writes them, and for a JSON answer.
+fn meter(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("meter");
+    let prefix =
+        r#"data: {"id":"chatcmpl-8b1f","object":"chat.completion.chunk","created":1795427477,"model":"llama-3.1-8b""#;
+    let plain = format!(
+        "{prefix},\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\" word\"}},\"finish_reason\":null}}]}}\n\n"
+    );
+    let continuous = format!(
+        "{prefix},\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\" word\"}},\"finish_reason\":null}}],\"usage\":{{\"prompt_tokens\":9,\"completion_tokens\":5,\"total_tokens\":14}}}}\n\n"
+    );
+    for (name, event) in [("event", plain), ("event with usage", continuous)] {
+        let event = Bytes::from(event);
+        group.throughput(Throughput::Elements(100));
+        group.bench_function(BenchmarkId::new("sse", name), |bencher| {
+            bencher.iter(|| {
+                let mut meter = Meter::new(Endpoint::ChatCompletions, Form::Sse, true);
+                for _ in 0..100 {
+                    black_box(meter.feed(event.clone()));
+                }
+                meter.finish(Ending::Complete, 9)
+            });
+        });
+    }
+    let text = "word ".repeat(3000);
+    let answer = Bytes::from(format!(
+        r#"{{"id":"chatcmpl-1","choices":[{{"index":0,"message":{{"role":"assistant","content":"{text}"}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":9,"completion_tokens":3000,"total_tokens":3009}}}}"#
+    ));
+    group.throughput(Throughput::Bytes(answer.len() as u64));
+    group.bench_function("json", |bencher| {
+        bencher.iter(|| {
+            let mut meter = Meter::new(Endpoint::ChatCompletions, Form::Json, false);
+            black_box(meter.feed(answer.clone()));
+            meter.finish(Ending::Complete, 9)
+        });
+    });
+    group.finish();
+}
+
+fn gate(keys: usize) -> Arc<Gate> {
+    let text = r#"{upstreams: [{name: a, url: "http://127.0.0.1:1"}], keys: {yaml: {path: none}},
+        limits: {requests_per_minute: 1000000000, tokens_per_minute: 1000000000000, concurrent_requests: 100}}"#;
+    let config = config::parse(text, Path::new("bench"), &|_| None).expect("a good configuration");
+    let metrics = Arc::new(Metrics::new(100_000).expect("metrics"));
+    let accounts = Arc::new(Accounts::new(metrics.clone()));
+    let source = Arc::new(YamlSource::new((0..keys).map(record).collect()));
+    let resolver = Arc::new(Resolver::new(source, &config.key_cache, accounts, metrics.clone()));
+    Arc::new(Gate::new(Settings::of(&config), resolver, metrics, AccessLog::none()))
+}
+
+fn record(number: usize) -> KeyRecord {
+    KeyRecord {
+        id: format!("key_{number}").parse().expect("an id"),
+        name: "a key".parse().expect("a name"),
+        hash: KeyHash::of(secret(number).as_bytes()),
+        state: KeyState::Active,
+        owner: None,
+        team: None,
+        models: None,
+        limits: OwnLimits::default(),
+        expires_at: None,
+        retiring: Vec::new(),
+    }
+}
+
+fn secret(number: usize) -> String {
+    format!("sk-{number:048}")
+}
+
+fn head(number: usize) -> HeaderMap {
+    let value = format!("Bearer {}", secret(number)).parse().expect("a header");
+    [(AUTHORIZATION, value)].into_iter().collect()
+}
+
+fn chat(size: usize) -> Bytes {
+    let prompt = "how much of a question is needed for an answer? ".repeat(size / 48 + 1);
+    let prompt = &prompt[..size];
+    format!(r#"{{"model":"llama-3.1-8b","stream":true,"messages":[{{"role":"user","content":"{prompt}"}}]}}"#).into()
+}
