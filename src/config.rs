@@ -41,14 +41,26 @@ use crate::{
     yaml::Marks,
 };
 
+/// Who is to run with a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Our own gateway, which has to be told where requests go.
+    Gateway,
+    /// Somebody's own proxy behind the gate: it listens by itself and may know where requests go.
+    Plugin,
+}
+
 /// Everything that a configuration file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// Who it was read for.
+    pub purpose: Purpose,
     /// What clients connect to.
     pub server: Server,
     /// What operators connect to.
     pub admin: Admin,
-    /// At least one; the first that matches a request serves it.
+    /// The first that matches a request serves it. There is at least one, but for a plugin, where
+    /// none means that the proxy within knows where requests go.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Where keys come from.
     pub keys: Keys,
@@ -102,15 +114,23 @@ pub struct Loaded {
     pub files: Vec<PathBuf>,
 }
 
-/// Reads the configuration and the keys that it names.
+/// Reads the gateway's configuration and the keys that it names.
 ///
 /// # Errors
 /// All faults of both files, in the order of the text, the configuration's first.
 pub fn load(path: &Path, environment: &Environment<'_>) -> Result<Loaded, Vec<Fault>> {
+    load_for(Purpose::Gateway, path, environment)
+}
+
+/// Reads a configuration that is for `purpose` and the keys that it names.
+///
+/// # Errors
+/// All faults of both files, in the order of the text, the configuration's first.
+pub fn load_for(purpose: Purpose, path: &Path, environment: &Environment<'_>) -> Result<Loaded, Vec<Fault>> {
     let text = files::configuration(path)?;
-    let (value, marks) = document(&text, path)?;
+    let (value, marks) = document(&text, purpose, path)?;
     let report = Report::new(path, &marks);
-    let (config, source) = check(value, &report.root(), path, environment);
+    let (config, source) = check(value, purpose, &report.root(), path, environment);
     let of_source = report.root().field("keys").field("yaml").field("path");
     let (keys, of_keys) = source.map(|source| load_keys(&source, &of_source, environment)).unwrap_or_default();
     let mut faults = report.into_faults();
@@ -125,14 +145,14 @@ pub fn load(path: &Path, environment: &Environment<'_>) -> Result<Loaded, Vec<Fa
     }
 }
 
-/// Reads a configuration, without the keys that it names. `path` is what its relative paths and its faults refer to.
+/// Reads the gateway's configuration, without the keys that it names. `path` is what its relative paths and its faults refer to.
 ///
 /// # Errors
 /// All faults of the text, in its order.
 pub fn parse(text: &str, path: &Path, environment: &Environment<'_>) -> Result<Config, Vec<Fault>> {
-    let (value, marks) = document(text, path)?;
+    let (value, marks) = document(text, Purpose::Gateway, path)?;
     let report = Report::new(path, &marks);
-    let (config, _) = check(value, &report.root(), path, environment);
+    let (config, _) = check(value, Purpose::Gateway, &report.root(), path, environment);
     let faults = report.into_faults();
     config.filter(|_| faults.is_empty()).ok_or(faults)
 }
@@ -157,11 +177,14 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     fields.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
 }
 
-fn document(text: &str, path: &Path) -> Result<(Value, Marks), Vec<Fault>> {
+fn document(text: &str, purpose: Purpose, path: &Path) -> Result<(Value, Marks), Vec<Fault>> {
     let (value, marks) = read::document(text, path)?;
     if value.is_null() {
-        let message = "the file is empty; `upstreams` and `keys` are required".to_owned();
-        return Err(vec![Fault::of_file(path, message)]);
+        let required = match purpose {
+            Purpose::Gateway => "`upstreams` and `keys` are required",
+            Purpose::Plugin => "`keys` is required",
+        };
+        return Err(vec![Fault::of_file(path, format!("the file is empty; {required}"))]);
     }
     Ok((value, marks))
 }
@@ -169,6 +192,7 @@ fn document(text: &str, path: &Path) -> Result<(Value, Marks), Vec<Fault>> {
 /// What the values mean. The source of keys is told apart: it can be looked into where other fields are faulty.
 fn check(
     mut value: Value,
+    purpose: Purpose,
     root: &Place<'_>,
     path: &Path,
     environment: &Environment<'_>,
@@ -177,9 +201,10 @@ fn check(
     let Some(raw) = read::read::<raw::File>(value, root) else { return (None, None) };
     let server = Server::check(raw.server.unwrap_or_default(), &root.field("server"), path);
     let admin = Admin::check(raw.admin.unwrap_or_default(), &root.field("admin"));
-    check_listeners(server.as_ref(), &admin, root);
-    let upstreams = root.required("upstreams", raw.upstreams, "the inference servers, each with a `name` and a `url`");
-    let upstreams = upstreams.and_then(|raw| Upstream::check_all(raw, &root.field("upstreams"), path));
+    if purpose == Purpose::Gateway {
+        check_listeners(server.as_ref(), &admin, root);
+    }
+    let upstreams = upstreams(raw.upstreams, purpose, root, path);
     let keys = root.required("keys", raw.keys, "where keys come from, such as `yaml: {path: keys.yaml}`");
     let keys = keys.and_then(|raw| Keys::check(raw, &root.field("keys"), path));
     let models = Model::check_all(raw.models.unwrap_or_default(), &root.field("models"));
@@ -187,9 +212,23 @@ fn check(
     let metrics = Metrics::of(raw.metrics.unwrap_or_default());
     let config = server.zip(upstreams).zip(keys.clone()).map(|((server, upstreams), keys)| {
         let (key_cache, limits) = rest;
-        Config { server, admin, upstreams, keys, key_cache, limits, models, metrics }
+        Config { purpose, server, admin, upstreams, keys, key_cache, limits, models, metrics }
     });
     (config, keys)
+}
+
+/// Where requests go. Only a plugin may leave that to the proxy within.
+fn upstreams(
+    raw: Option<raw::List<raw::Upstream>>,
+    purpose: Purpose,
+    root: &Place<'_>,
+    path: &Path,
+) -> Option<Vec<Arc<Upstream>>> {
+    if raw.is_none() && purpose == Purpose::Plugin {
+        return Some(Vec::new());
+    }
+    let raw = root.required("upstreams", raw, "the inference servers, each with a `name` and a `url`")?;
+    Upstream::check_all(raw, &root.field("upstreams"), path)
 }
 
 /// The two sides must not share an address.

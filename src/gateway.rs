@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use http::StatusCode;
 use pingora::{
-    ErrorType,
+    ErrorSource, ErrorType,
     http::RequestHeader,
     prelude::{Error, HttpPeer, Result},
     proxy::{ProxyHttp, Session},
@@ -59,9 +59,9 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_peer(&self, session: &mut Session, (): &mut ()) -> Result<Box<HttpPeer>> {
         let pass = pass(session)?;
-        match &pass.route {
-            Some(route) => self.dialer.peer(&route.upstream).await,
-            None => Error::e_explain(ErrorType::InternalError, "a request without a route"),
+        match pass.upstream() {
+            Some(upstream) => self.dialer.peer(upstream).await,
+            None => Error::e_explain(ErrorType::InternalError, "a request without an upstream"),
         }
     }
 
@@ -71,10 +71,15 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         (): &mut (),
     ) -> Result<()> {
-        match pass(session)?.route {
-            Some(route) => address_request(request, &route.upstream),
+        match pass(session)?.upstream() {
+            Some(upstream) => address_request(request, upstream),
             None => Ok(()),
         }
+    }
+
+    /// A client that goes away is an everyday thing, and stands in the access log.
+    fn suppress_error_log(&self, _: &Session, (): &(), error: &Error) -> bool {
+        *error.esource() == ErrorSource::Downstream
     }
 }
 

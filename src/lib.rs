@@ -17,7 +17,8 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`cli`] | the commands: `serve`, `check`, `demo`, `keys` |
-//! | [`server`] | puts the parts together, binds sockets, drains |
+//! | [`server`] | binds sockets, runs the gateway, drains |
+//! | [`plugin`] | gate, keys and metrics as one piece, with the services that any Pingora server runs beside it |
 //! | [`admin`], [`reload`], [`demo`] | the admin address; watch, load, check, swap; the demo's upstream |
 //! | [`gateway`], [`upstream`] | our own proxy: which upstream serves which model, and how it is dialled |
 //! | [`proxy`] | `Gated<P>`: the plugin around any Pingora proxy; bodies in, answers out |
@@ -58,6 +59,7 @@ pub mod key;
 pub mod keyfile;
 pub mod limit;
 pub mod metrics;
+pub mod plugin;
 pub mod price;
 pub mod proxy;
 pub mod rejection;

@@ -23,6 +23,7 @@ pub use self::respond::{respond_json, respond_rejection};
 use crate::{
     api::{Api, Call, Endpoint, recognise},
     body::scan,
+    config::Upstream,
     gate::{CREDENTIAL_HEADERS, Gate, Lease, Now, Outcome, Presence, RequestId, Route, Settings, Visit},
     key::KeyRecord,
     rejection::Rejection,
@@ -70,6 +71,12 @@ impl Pass {
     #[must_use]
     pub fn key(&self) -> &KeyRecord {
         &self.key.record
+    }
+
+    /// The configured upstream of its route; `None`: the proxy within knows where it goes.
+    #[must_use]
+    pub fn upstream(&self) -> Option<&Arc<Upstream>> {
+        self.route.as_ref()?.upstream.as_ref()
     }
 }
 

@@ -7,6 +7,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
 
 pub use self::watch::{WatchFault, Watcher};
 use crate::{
@@ -31,6 +32,8 @@ struct State {
     started: Config,
     config: Config,
     files: Vec<PathBuf>,
+    /// What the files held when they were last read, for good or ill.
+    contents: [u8; 32],
 }
 
 /// What a reload did.
@@ -55,7 +58,8 @@ impl Reloader {
         metrics: Arc<Metrics>,
     ) -> Self {
         metrics.reloaded(true, Timestamp::now().as_second());
-        let state = Mutex::new(State { started: config.clone(), config, files });
+        let contents = contents(&files);
+        let state = Mutex::new(State { started: config.clone(), config, files, contents });
         Self { path, state, gate, source, resolver, metrics }
     }
 
@@ -76,8 +80,21 @@ impl Reloader {
     /// # Errors
     /// All faults of the files. Then everything is as it was.
     pub fn reload(&self) -> Result<Reloaded, Vec<Fault>> {
+        self.read(&mut self.state.lock())
+    }
+
+    /// Reloads if a file is not as it was last read; `None`: all are.
+    #[must_use]
+    pub fn reload_if_changed(&self) -> Option<Result<Reloaded, Vec<Fault>>> {
         let mut state = self.state.lock();
-        let result = config::load(&self.path, &config::environment).map(|loaded| self.swap(&mut state, loaded));
+        (contents(&state.files) != state.contents).then(|| self.read(&mut state))
+    }
+
+    fn read(&self, state: &mut State) -> Result<Reloaded, Vec<Fault>> {
+        // Before they are read: what changes while they are is read again.
+        state.contents = contents(&state.files);
+        let loaded = config::load_for(state.config.purpose, &self.path, &config::environment);
+        let result = loaded.map(|loaded| self.swap(state, loaded));
         self.metrics.reloaded(result.is_ok(), Timestamp::now().as_second());
         match &result {
             Ok(done) => report(done),
@@ -104,4 +121,15 @@ fn report(done: &Reloaded) {
     if !done.restart_needed.is_empty() {
         tracing::warn!("restart to apply the changes of: {}", done.restart_needed.join(", "));
     }
+}
+
+/// What the files hold; one that cannot be read holds nothing.
+fn contents(files: &[PathBuf]) -> [u8; 32] {
+    let mut all = Sha256::new();
+    for file in files {
+        let text = std::fs::read(file).unwrap_or_default();
+        all.update(text.len().to_le_bytes());
+        all.update(text);
+    }
+    all.finalize().into()
 }

@@ -1,5 +1,5 @@
-//! Puts the parts together and runs them: metrics, keys, gate, gateway and the admin address,
-//! on sockets that are bound before anything else, so that a port in use is an error in words.
+//! Runs the gateway behind the plugin's gate, with the plugin's services beside it, on sockets
+//! that are bound before anything is served, so that a port in use is an error in words.
 //! Everything runs on the runtime that calls `start`; a process or a test may run several.
 
 use std::{
@@ -17,22 +17,18 @@ use pingora::{
     listeners::tls::TlsSettings,
     proxy::ProxyServiceBuilder,
     server::{Fds, ListenFds, configuration::ServerConf},
-    services::Service,
+    services::{Service, background::BackgroundService},
 };
 use tokio::sync::watch;
 
 use crate::{
-    account::Accounts,
-    admin,
     config::{self, Loaded, Tls},
-    gate::{AccessLog, Gate, Settings},
+    gate::AccessLog,
     gateway::Gateway,
     limit::Moment,
-    metrics::Metrics,
+    plugin::Plugin,
     proxy::Gated,
     reload::Reloader,
-    resolve::{Resolver, YamlSource},
-    usage::warm_up,
 };
 
 /// A running gateway with its admin address.
@@ -41,65 +37,54 @@ pub struct Server {
     pub addresses: Vec<SocketAddr>,
     /// Where operators connect.
     pub admin_address: SocketAddr,
-    gate: Arc<Gate>,
-    reloader: Arc<Reloader>,
+    plugin: Plugin,
     stop_gateway: watch::Sender<bool>,
-    stop_admin: watch::Sender<bool>,
+    stop_rest: watch::Sender<bool>,
 }
 
-/// How often accounts of deleted keys are looked for.
-const SWEEP: Duration = Duration::from_secs(30);
 /// Downstream connections of HTTP/2 that are idle for this long are closed.
 const H2_IDLE: Duration = Duration::from_secs(300);
 
 impl Server {
-    /// Starts what `loaded` describes. `path` is the file that it was loaded from, and is loaded
-    /// from again on a reload.
+    /// Starts what `loaded` describes. `path` is the file that it was loaded from. A change of the
+    /// files is noticed and loaded.
     ///
     /// # Errors
     /// When an address cannot be bound or a certificate cannot be used.
     pub fn start(loaded: Loaded, path: PathBuf, log: AccessLog) -> Result<Self, StartFault> {
-        let Loaded { config, keys, files } = loaded;
-        // The tokenizer's tables take a moment to unpack: now, and not in somebody's request.
-        tokio::task::spawn_blocking(warm_up);
-        let metrics = Arc::new(Metrics::new(config.metrics.max_key_series).map_err(StartFault::Metrics)?);
-        let accounts = Arc::new(Accounts::new(metrics.clone()));
-        let source = Arc::new(YamlSource::new(keys));
-        let resolver = Arc::new(Resolver::new(source.clone(), &config.key_cache, accounts.clone(), metrics.clone()));
-        let gate = Arc::new(Gate::new(Settings::of(&config), resolver.clone(), metrics.clone(), log));
+        let plugin = Plugin::new(loaded, path, log).map_err(StartFault::Metrics)?;
+        let config = plugin.reloader().config();
         let sockets = Sockets::bind(&config)?;
         let (stop_gateway, gateway_stopped) = watch::channel(false);
-        let (stop_admin, admin_stopped) = watch::channel(false);
+        let (stop_rest, rest_stopped) = watch::channel(false);
 
-        let mut gateway = gateway_service(gate.clone(), &config)?;
-        let fds = sockets.fds.clone();
+        let mut gateway = gateway_service(plugin.gated(Gateway::default()), &config)?;
+        let (addresses, admin_address, fds) = (sockets.gateway, sockets.admin, sockets.fds);
+        let (mut admin, upkeep) = (plugin.admin(&admin_address.to_string()), plugin.upkeep());
+        let (fds_of_admin, admin_stopped) = (fds.clone(), rest_stopped.clone());
         tokio::spawn(async move { gateway.start_service(Some(fds), gateway_stopped, 1).await });
-
-        let (addresses, admin_address) = (sockets.gateway, sockets.admin);
-        let reloader =
-            Arc::new(Reloader::new(path, files, config, gate.clone(), source.clone(), resolver, metrics.clone()));
-        let mut admin = admin::service(metrics, gate.traffic().clone(), reloader.clone(), &admin_address.to_string());
-        tokio::spawn(async move { admin.start_service(Some(sockets.fds), admin_stopped, 1).await });
-        tokio::spawn(sweep(accounts, source));
-        Ok(Self { addresses, admin_address, gate, reloader, stop_gateway, stop_admin })
+        tokio::spawn(async move { admin.start_service(Some(fds_of_admin), admin_stopped, 1).await });
+        tokio::spawn(async move { upkeep.start(rest_stopped).await });
+        Ok(Self { addresses, admin_address, plugin, stop_gateway, stop_rest })
     }
 
     /// What loads the configuration anew.
     #[must_use]
     pub fn reloader(&self) -> &Arc<Reloader> {
-        &self.reloader
+        self.plugin.reloader()
     }
 
     /// Stops accepting requests, and comes back when the running ones have ended, or after `limit`.
     /// The admin address goes on answering meanwhile.
     pub async fn drain(&self, limit: Duration) -> Drained {
-        self.gate.traffic().drain();
+        let traffic = self.plugin.gate().traffic();
+        traffic.drain();
         // Nobody listens any more where the service has ended by itself: then it has stopped.
         let _ = self.stop_gateway.send(true);
         let start = Moment::now();
-        while self.gate.traffic().present() > 0 {
+        while traffic.present() > 0 {
             if Moment::now().saturating_since(start) >= limit {
-                return Drained::Cut(self.gate.traffic().present());
+                return Drained::Cut(traffic.present());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -110,7 +95,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.stop_gateway.send(true);
-        let _ = self.stop_admin.send(true);
+        let _ = self.stop_rest.send(true);
     }
 }
 
@@ -123,25 +108,12 @@ pub enum Drained {
     Cut(usize),
 }
 
-/// Closes the accounts of deleted keys, as long as there is somebody to hold accounts.
-async fn sweep(accounts: Arc<Accounts>, source: Arc<YamlSource>) {
-    let accounts = Arc::downgrade(&accounts);
-    loop {
-        tokio::time::sleep(SWEEP).await;
-        let Some(accounts) = accounts.upgrade() else { return };
-        accounts.sweep(|id| source.has(id), Moment::now());
-    }
-}
-
-fn gateway_service(gate: Arc<Gate>, config: &config::Config) -> Result<impl Service + use<>, StartFault> {
+fn gateway_service(gateway: Gated<Gateway>, config: &config::Config) -> Result<impl Service + use<>, StartFault> {
     let conf = Arc::new(ServerConf::default());
     let mut options = HttpServerOptions::default();
     options.h2c = true;
     options.h2_idle_timeout = Some(H2_IDLE);
-    let mut service = ProxyServiceBuilder::new(&conf, Gated::new(gate, Gateway::default()))
-        .name("gateway")
-        .server_options(options)
-        .build();
+    let mut service = ProxyServiceBuilder::new(&conf, gateway).name("gateway").server_options(options).build();
     for (index, _) in config.server.listen.iter().enumerate() {
         let name = Sockets::name(index);
         match &config.server.tls {

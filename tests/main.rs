@@ -19,3 +19,4 @@ mod support {
 }
 
 mod metering;
+mod plugin;

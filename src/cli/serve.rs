@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     config::{self, Fault},
     gate::AccessLog,
-    reload::{Reloader, Watcher},
+    reload::Reloader,
     server::{Drained, Server, StartFault},
 };
 
@@ -27,10 +27,6 @@ pub(super) fn run(path: PathBuf) -> Result<(), ServeFault> {
         let server = Server::start(loaded, path, log)?;
         for address in &server.addresses {
             tracing::info!("listening on {address} with {keys} keys; admin address {}", server.admin_address);
-        }
-        match Watcher::new(server.reloader().clone()) {
-            Ok(watcher) => drop(tokio::spawn(watcher.run())),
-            Err(fault) => tracing::warn!("{fault}"),
         }
         signals.until_stopped(&server).await;
         Ok(())

@@ -283,6 +283,28 @@ fn what_a_restart_is_needed_for_is_named() {
 }
 
 #[test]
+fn a_plugin_needs_no_upstreams_and_no_address_but_the_admins() {
+    let load = |text: &str| {
+        let directory = directory();
+        let path = directory.path().join("keymeter.yaml");
+        fs::write(&path, text).unwrap();
+        load_for(Purpose::Plugin, &path, &variable).map_err(|faults| lines(&directory, &faults))
+    };
+    let least = "admin: {listen: '127.0.0.1:8080'}\nkeys: {yaml: {path: keys.yaml}}\n";
+    let config = load(least).unwrap().config;
+    assert_eq!((config.purpose, config.upstreams.len()), (Purpose::Plugin, 0));
+    assert_eq!(load(LEAST).unwrap().config.upstreams, parsed(LEAST).unwrap().upstreams);
+    for (text, fault) in [
+        ("", "keymeter.yaml:1:1: the file is empty; `keys` is required"),
+        ("upstreams: []\nkeys: {yaml: {path: keys.yaml}}", "keymeter.yaml:1:12: at least one upstream is needed"),
+        ("admin: {}", "keymeter.yaml:1:1: missing field `keys`"),
+    ] {
+        let faults = load(text).unwrap_err();
+        assert!(faults.len() == 1 && faults[0].starts_with(fault), "{faults:?}");
+    }
+}
+
+#[test]
 fn credentials_are_compared_but_never_shown() {
     let with_token = |token: &str| parsed(&format!("admin: {{token: {token}}}\n{LEAST}")).unwrap().admin;
     assert_eq!(with_token("sesame-open"), with_token("sesame-open"));

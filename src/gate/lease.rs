@@ -267,7 +267,7 @@ impl Lease {
         let usage = &metered.usage;
         let arrived = self.visit.arrived.moment;
         let mut line = self.visit.line(status, rejection.map(|rejection| rejection.kind().1), now);
-        line.upstream = Some(&self.admitted.route.upstream.name);
+        line.upstream = Some(&self.admitted.route.name);
         line.time_to_first_token_ms = self.first_token.map(|first| millis(first.moment.saturating_since(arrived)));
         line.input_tokens = usage.input;
         line.cached_input_tokens = usage.cached_input;

@@ -54,8 +54,12 @@ pub struct Model {
 
 /// Where requests for some models go.
 pub struct Route {
-    /// The upstream, as configured.
-    pub upstream: Arc<config::Upstream>,
+    /// What it is called in metrics, logs and errors.
+    pub name: Arc<str>,
+    /// The upstream, as configured; `None`: the proxy behind the gate knows where requests go.
+    pub upstream: Option<Arc<config::Upstream>>,
+    models: Vec<Glob>,
+    inject_usage: InjectUsage,
     refuses_stream_options: AtomicBool,
     timings: Vec<OnceLock<Timings>>,
 }
@@ -66,7 +70,6 @@ impl Settings {
     pub fn of(config: &Config) -> Self {
         let models: Vec<_> =
             config.models.iter().enumerate().map(|(index, model)| Arc::new(Model::of(model, index))).collect();
-        let route = |upstream: &Arc<config::Upstream>| Arc::new(Route::to(upstream.clone(), models.len() + 1));
         Self {
             limits: config.limits.limits,
             strategy: config.limits.reservation,
@@ -75,7 +78,7 @@ impl Settings {
             body_timeout: config.server.body_timeout,
             secret_checksum_required: config.keys.secret_checksum_required,
             client_address: config.server.client_address.clone(),
-            routes: config.upstreams.iter().map(route).collect(),
+            routes: routes(&config.upstreams, models.len() + 1),
             other: Arc::new(Model::other(models.len())),
             models,
         }
@@ -95,7 +98,7 @@ impl Settings {
     /// The first route that serves `model`.
     #[must_use]
     pub fn route(&self, model: &str) -> Option<Arc<Route>> {
-        let serves = |route: &&Arc<Route>| route.upstream.models.iter().any(|names| names.matches(model));
+        let serves = |route: &&Arc<Route>| route.models.iter().any(|names| names.matches(model));
         self.routes.iter().find(serves).cloned()
     }
 
@@ -122,6 +125,14 @@ impl Settings {
     pub fn client_address(&self, headers: &http::HeaderMap, peer: IpAddr) -> IpAddr {
         self.client_address.as_ref().map_or(peer, |from| forwarded(from, headers, peer))
     }
+}
+
+/// The routes to `upstreams`; where none is configured, the one that everything takes.
+fn routes(upstreams: &[Arc<config::Upstream>], models: usize) -> Vec<Arc<Route>> {
+    if upstreams.is_empty() {
+        return vec![Arc::new(Route::of_inner_proxy(models))];
+    }
+    upstreams.iter().map(|upstream| Arc::new(Route::to(upstream.clone(), models))).collect()
 }
 
 /// The last address in the header that is not a trusted proxy's. Each proxy appends the
@@ -167,15 +178,33 @@ impl Model {
 }
 
 impl Route {
+    /// The way to `upstream`, with room for the timings of so many configured models.
     fn to(upstream: Arc<config::Upstream>, models: usize) -> Self {
-        let timings = std::iter::repeat_with(OnceLock::new).take(models).collect();
-        Self { upstream, refuses_stream_options: AtomicBool::new(false), timings }
+        Self {
+            name: upstream.name.clone(),
+            models: upstream.models.clone(),
+            inject_usage: upstream.inject_usage,
+            upstream: Some(upstream),
+            ..Self::of_inner_proxy(models)
+        }
+    }
+
+    /// The way to wherever the proxy behind the gate sends a request.
+    fn of_inner_proxy(models: usize) -> Self {
+        Self {
+            name: "upstream".into(),
+            models: vec![Glob::new("*")],
+            inject_usage: InjectUsage::Auto,
+            refuses_stream_options: AtomicBool::new(false),
+            timings: std::iter::repeat_with(OnceLock::new).take(models).collect(),
+            upstream: None,
+        }
     }
 
     /// Whether streams are asked to state their usage.
     #[must_use]
     pub fn injects_usage(&self) -> bool {
-        match self.upstream.inject_usage {
+        match self.inject_usage {
             InjectUsage::Always => true,
             InjectUsage::Never => false,
             InjectUsage::Auto => !self.refuses_stream_options.load(Ordering::Relaxed),
@@ -185,13 +214,13 @@ impl Route {
     /// Whether a refusal of what we added to a request is met by sending it again without.
     #[must_use]
     pub fn may_retry_without_usage(&self) -> bool {
-        self.upstream.inject_usage == InjectUsage::Auto
+        self.inject_usage == InjectUsage::Auto
     }
 
     /// The upstream took a request without our addition that it had refused with it.
     pub fn learn_refusal(&self) {
         if !self.refuses_stream_options.swap(true, Ordering::Relaxed) {
-            let name = &self.upstream.name;
+            let name = &self.name;
             tracing::info!("upstream {name} refuses stream_options: its streams are no longer asked for their usage");
         }
     }
@@ -199,7 +228,7 @@ impl Route {
     /// The histograms of this route and `model`.
     #[must_use]
     pub fn timings(&self, model: &Model, metrics: &Metrics) -> Timings {
-        let find = || metrics.timings(&self.upstream.name, &model.label);
+        let find = || metrics.timings(&self.name, &model.label);
         self.timings.get(model.index).map_or_else(find, |known| known.get_or_init(find).clone())
     }
 }

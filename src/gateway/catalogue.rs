@@ -60,8 +60,7 @@ impl Catalogue {
     /// The models that the key of `pass` may call, sorted by name.
     pub async fn models_for(&self, pass: &Pass, dialer: &Dialer) -> Vec<Model> {
         let mut models = BTreeMap::new();
-        for route in pass.settings.routes() {
-            let upstream = &route.upstream;
+        for upstream in pass.settings.routes().iter().filter_map(|route| route.upstream.as_ref()) {
             let mut names: Vec<String> =
                 upstream.models.iter().filter(|glob| glob.is_literal()).map(|glob| glob.as_str().to_owned()).collect();
             if upstream.models.iter().any(|glob| !glob.is_literal()) {

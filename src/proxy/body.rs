@@ -110,7 +110,7 @@ fn states_length(head: &[u8]) -> bool {
 
 async fn read(session: &mut Session, length: Length, most: u64) -> Result<Bytes, Rejection> {
     if session.req_header().headers.contains_key(header::EXPECT) && session.req_header().version != Version::HTTP_2 {
-        session.write_continue_response().await.map_err(|_| Rejection::BodyCut)?;
+        invite(session).await?;
     }
     let mut body = BytesMut::with_capacity(usize::try_from(most.min(first_capacity(length))).unwrap_or(0));
     let mut left = most;
@@ -125,10 +125,28 @@ async fn read(session: &mut Session, length: Length, most: u64) -> Result<Bytes,
             return Ok(body.freeze());
         };
         let Some(rest) = left.checked_sub(chunk.len() as u64) else {
-            return Err(Rejection::LengthRequired { max: most });
+            return Err(too_long(most));
         };
         left = rest;
         body.extend_from_slice(&chunk);
+    }
+}
+
+/// Tells a client that waits for it to send its body. Pingora closes a connection after a response
+/// that goes out before the body is read, and takes this one for such.
+async fn invite(session: &mut Session) -> Result<(), Rejection> {
+    session.set_close_on_response_before_downstream_finish(false);
+    let invited = session.write_continue_response().await;
+    session.set_close_on_response_before_downstream_finish(true);
+    invited.map_err(|_| Rejection::BodyCut)
+}
+
+/// Why no more than `most` bytes are taken of a body whose length is not stated.
+fn too_long(most: u64) -> Rejection {
+    if most < MAX_WITHOUT_LENGTH {
+        Rejection::BodyTooLarge { max: most }
+    } else {
+        Rejection::LengthRequired { max: most }
     }
 }
 

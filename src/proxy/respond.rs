@@ -112,7 +112,8 @@ const READING_TIME: Duration = Duration::from_secs(2);
 
 /// Answers a request whose body may still be on its way.
 pub(super) async fn before_body(session: &mut Session, reply: Reply) -> Result<()> {
-    if !is_body_read(session).await {
+    // A body that has used up its time is not given more of it.
+    if reply.status == StatusCode::REQUEST_TIMEOUT || !is_body_read(session).await {
         session.set_keepalive(None);
     }
     write(session, reply).await

@@ -89,11 +89,15 @@ pub(super) fn pass(stage: &mut Stage, body: &mut Option<Bytes>, end_of_stream: b
     }
 }
 
-/// What was held back of a response that ends with trailers, if the proxy within adds nothing.
+/// What was held back of a response that ends with trailers, and then what the proxy within adds.
 pub(super) fn before_trailers(stage: &mut Stage, theirs: Option<Bytes>) -> Option<Bytes> {
-    match stage {
-        Stage::Running(running) if theirs.is_none() => running.lease.flush(),
-        _ => theirs,
+    let held = match stage {
+        Stage::Running(running) => running.lease.flush(),
+        _ => None,
+    };
+    match (held, theirs) {
+        (Some(held), Some(theirs)) => Some(joined(Some(held), theirs)),
+        (held, theirs) => held.or(theirs),
     }
 }
 
@@ -162,7 +166,7 @@ pub(super) async fn fail(session: &mut Session, stage: &mut Stage, error: &Error
 /// What a failure means to the client; `None`: nothing that we should say.
 fn verdict(stage: &Stage, error: &Error) -> Option<Rejection> {
     let upstream = match stage {
-        Stage::Running(running) => running.lease.admitted().route.upstream.name.to_string(),
+        Stage::Running(running) => running.lease.admitted().route.name.to_string(),
         _ => "upstream".to_owned(),
     };
     match (error.esource(), error.etype()) {

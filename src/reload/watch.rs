@@ -10,7 +10,6 @@ use std::{
 };
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::Reloader;
@@ -21,7 +20,6 @@ pub struct Watcher {
     notifier: RecommendedWatcher,
     changes: UnboundedReceiver<()>,
     watched: BTreeSet<PathBuf>,
-    seen: Option<[u8; 32]>,
 }
 
 /// A file that is being written is read when nothing has happened for this long.
@@ -57,28 +55,30 @@ impl Watcher {
             }
         });
         let notifier = notifier.map_err(WatchFault)?;
-        let seen = Some(contents(&reloader.files()));
-        let mut watcher = Self { reloader, notifier, changes, watched: BTreeSet::new(), seen };
+        let mut watcher = Self { reloader, notifier, changes, watched: BTreeSet::new() };
         watcher.watch_directories().map_err(WatchFault)?;
         Ok(watcher)
     }
 
-    /// Reloads on every change, for ever.
+    /// Reloads on every change since the files were last read, for ever.
     pub async fn run(mut self) {
-        while self.changes.recv().await.is_some() {
+        loop {
+            self.catch_up().await;
+            if self.changes.recv().await.is_none() {
+                return;
+            }
             while let Ok(Some(())) = tokio::time::timeout(QUIET, self.changes.recv()).await {}
-            let files = self.reloader.files();
-            let now = Some(contents(&files));
-            if now == self.seen {
-                continue;
-            }
-            self.seen = now;
-            let reloader = self.reloader.clone();
-            // A reload that was faulty has said so itself.
-            let _ = tokio::task::spawn_blocking(move || reloader.reload().is_ok()).await;
-            if let Err(fault) = self.watch_directories() {
-                tracing::warn!("{}", WatchFault(fault));
-            }
+        }
+    }
+
+    async fn catch_up(&mut self) {
+        let reloader = self.reloader.clone();
+        // A reload that was faulty has said so itself.
+        let changed = tokio::task::spawn_blocking(move || reloader.reload_if_changed().is_some()).await;
+        if changed.unwrap_or(true)
+            && let Err(fault) = self.watch_directories()
+        {
+            tracing::warn!("{}", WatchFault(fault));
         }
     }
 
@@ -104,15 +104,4 @@ fn directory(file: &Path) -> PathBuf {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
     }
-}
-
-/// What the files hold; one that cannot be read holds nothing.
-fn contents(files: &[PathBuf]) -> [u8; 32] {
-    let mut all = Sha256::new();
-    for file in files {
-        let text = std::fs::read(file).unwrap_or_default();
-        all.update(text.len().to_le_bytes());
-        all.update(text);
-    }
-    all.finalize().into()
 }

@@ -1,0 +1,185 @@
+//! The plugin as one piece: the gate before somebody's own proxy, and the services that their
+//! Pingora server runs beside it. Our own gateway is put together from the same parts.
+
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use pingora::{
+    server::ShutdownWatch,
+    services::{
+        ServiceWithDependents,
+        background::{BackgroundService, background_service},
+        listening::Service as Listening,
+    },
+};
+
+use crate::{
+    account::Accounts,
+    admin::{self, Admin},
+    config::{self, Fault, Loaded, Purpose},
+    gate::{AccessLog, Gate, Settings},
+    limit::Moment,
+    metrics::Metrics,
+    proxy::Gated,
+    reload::{Reloader, Watcher},
+    resolve::{Resolver, YamlSource},
+    usage::warm_up,
+};
+
+/// A gate with its keys, its metrics and all that keeps them up to date. It may stand before
+/// several proxies of a process: what a key uses through one of them counts for all.
+///
+/// ```no_run
+/// # fn proxy() -> impl pingora::proxy::ProxyHttp<CTX = ()> + Send + Sync {
+/// #     keymeter::gateway::Gateway::default()
+/// # }
+/// use keymeter::{gate::AccessLog, plugin::Plugin};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut server = pingora::server::Server::new(None)?;
+/// let plugin = Plugin::load("keymeter.yaml", AccessLog::to(std::io::stdout())?)?;
+/// let mut service = pingora::proxy::http_proxy_service(&server.configuration, plugin.gated(proxy()));
+/// service.add_tcp("127.0.0.1:8080");
+/// server.add_service(service);
+/// server.add_services(plugin.services());
+/// server.run_forever()
+/// # }
+/// ```
+pub struct Plugin {
+    gate: Arc<Gate>,
+    reloader: Arc<Reloader>,
+    metrics: Arc<Metrics>,
+    accounts: Arc<Accounts>,
+    source: Arc<YamlSource>,
+}
+
+impl Plugin {
+    /// Loads a plugin's configuration and the keys that it names. It needs no `upstreams`, since
+    /// the proxy within may know itself where requests go: then all of them take one route that
+    /// is called `upstream`. Nothing listens on what it says of `server`; its bounds on bodies hold.
+    ///
+    /// # Errors
+    /// All faults of the files.
+    pub fn load(path: impl Into<PathBuf>, log: AccessLog) -> Result<Self, PluginFault> {
+        let path = path.into();
+        let loaded = config::load_for(Purpose::Plugin, &path, &config::environment);
+        Self::new(loaded.map_err(PluginFault::Configuration)?, path, log).map_err(PluginFault::Metrics)
+    }
+
+    /// A plugin of what is loaded already. A reload loads from `path`.
+    ///
+    /// # Errors
+    /// When two metrics share a name, which a test would have shown.
+    pub fn new(loaded: Loaded, path: PathBuf, log: AccessLog) -> Result<Self, prometheus::Error> {
+        let Loaded { config, keys, files } = loaded;
+        let metrics = Arc::new(Metrics::new(config.metrics.max_key_series)?);
+        let accounts = Arc::new(Accounts::new(metrics.clone()));
+        let source = Arc::new(YamlSource::new(keys));
+        let resolver = Arc::new(Resolver::new(source.clone(), &config.key_cache, accounts.clone(), metrics.clone()));
+        let gate = Arc::new(Gate::new(Settings::of(&config), resolver.clone(), metrics.clone(), log));
+        let reloader = Reloader::new(path, files, config, gate.clone(), source.clone(), resolver, metrics.clone());
+        Ok(Self { gate, reloader: Arc::new(reloader), metrics, accounts, source })
+    }
+
+    /// `proxy` behind the gate.
+    #[must_use]
+    pub fn gated<P>(&self, proxy: P) -> Gated<P> {
+        Gated::new(self.gate.clone(), proxy)
+    }
+
+    /// What a Pingora server is to run beside the proxy: the admin address and the upkeep.
+    #[must_use]
+    pub fn services(&self) -> Vec<Box<dyn ServiceWithDependents>> {
+        let admin = self.admin(&self.reloader.config().admin.listen.to_string());
+        vec![Box::new(admin), Box::new(background_service("keymeter", self.upkeep()))]
+    }
+
+    /// The admin address on the socket that goes by `name`, or is bound by that address.
+    #[must_use]
+    pub fn admin(&self, name: &str) -> Listening<Admin> {
+        admin::service(self.metrics.clone(), self.gate.traffic().clone(), self.reloader.clone(), name)
+    }
+
+    /// What keeps the plugin up to date.
+    #[must_use]
+    pub fn upkeep(&self) -> Upkeep {
+        Upkeep { reloader: self.reloader.clone(), accounts: self.accounts.clone(), source: self.source.clone() }
+    }
+
+    /// The gate.
+    #[must_use]
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    /// What loads the configuration anew, for those who want to do so at a signal of their own.
+    #[must_use]
+    pub fn reloader(&self) -> &Arc<Reloader> {
+        &self.reloader
+    }
+}
+
+/// Reloads when a file changes, and closes the accounts of deleted keys, until the server stops.
+pub struct Upkeep {
+    reloader: Arc<Reloader>,
+    accounts: Arc<Accounts>,
+    source: Arc<YamlSource>,
+}
+
+/// How often accounts of deleted keys are looked for.
+const SWEEP: Duration = Duration::from_secs(30);
+
+#[async_trait]
+impl BackgroundService for Upkeep {
+    async fn start(&self, mut stop: ShutdownWatch) {
+        // The tokenizer's tables take a moment to unpack: now, and not in somebody's request.
+        tokio::task::spawn_blocking(warm_up);
+        tokio::select! {
+            () = self.watch() => {}
+            () = self.sweep() => {}
+            // An error means that whoever could say so is gone.
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+    }
+}
+
+impl Upkeep {
+    async fn watch(&self) {
+        match Watcher::new(self.reloader.clone()) {
+            Ok(watcher) => watcher.run().await,
+            Err(fault) => tracing::warn!("{fault}"),
+        }
+        // Without a watcher there is still the sweeping to do.
+        std::future::pending::<()>().await;
+    }
+
+    async fn sweep(&self) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            self.accounts.sweep(|id| self.source.has(id), Moment::now());
+        }
+    }
+}
+
+/// Why there is no plugin.
+#[derive(Debug)]
+pub enum PluginFault {
+    /// The files are faulty.
+    Configuration(Vec<Fault>),
+    /// Two metrics share a name.
+    Metrics(prometheus::Error),
+}
+
+impl fmt::Display for PluginFault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Configuration(faults) => {
+                let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
+                formatter.write_str(&lines.join("\n"))
+            }
+            Self::Metrics(fault) => write!(formatter, "cannot register the metrics: {fault}"),
+        }
+    }
+}
+
+impl std::error::Error for PluginFault {}

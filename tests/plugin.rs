@@ -1,0 +1,232 @@
+//! Somebody's own proxy behind the gate, run by Pingora's own server: the one in `examples/`.
+
+#[path = "../examples/metered_proxy.rs"]
+#[allow(dead_code, reason = "its `main` is not called here")]
+mod metered_proxy;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::Path,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use clap::Parser;
+use keymeter::config::{self, Purpose};
+use pingora::server::{RunArgs, ShutdownSignal, ShutdownSignalWatch};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{net::TcpStream, sync::watch};
+
+use self::metered_proxy::Options;
+use crate::support::{
+    client::{Arrival, Client, PATIENCE, events},
+    gateway::{SECRET, one_key, replace},
+    script::{Gate, Script, completion, usage},
+    upstream::{Received, ScriptedUpstream},
+};
+
+const EXAMPLE: &str = include_str!("../examples/metered_proxy.rs");
+const TOKENS: &str = r#"keymeter_tokens_total{key_id="key_test",model="other",type="output"}"#;
+
+/// The example as a running process would have it, until it is dropped.
+struct Metered {
+    address: SocketAddr,
+    admin: SocketAddr,
+    directory: TempDir,
+    stop: watch::Sender<bool>,
+    running: Option<JoinHandle<()>>,
+}
+
+/// Stops a server at once when it is told to.
+struct Stop(watch::Receiver<bool>);
+
+#[async_trait]
+impl ShutdownSignalWatch for Stop {
+    async fn recv(&self) -> ShutdownSignal {
+        // An error means that the test is over.
+        let _ = self.0.clone().wait_for(|stop| *stop).await;
+        ShutdownSignal::FastShutdown
+    }
+}
+
+impl Metered {
+    async fn before(upstreams: &[&ScriptedUpstream], keys: &str) -> Self {
+        Self::start(upstreams, keys, keys).await
+    }
+
+    /// With keys that change between the loading and the running.
+    async fn start(upstreams: &[&ScriptedUpstream], keys: &str, later: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (address, admin) = free_addresses();
+        let configuration = directory.path().join("keymeter.yaml");
+        let text = format!("admin: {{listen: \"{admin}\"}}\nkeys: {{yaml: {{path: keys.yaml}}}}\n");
+        std::fs::write(&configuration, text).unwrap();
+        std::fs::write(directory.path().join("keys.yaml"), keys).unwrap();
+        let listen = address.to_string();
+        let options = ["metered_proxy", "--listen", &listen, "--keymeter", configuration.to_str().unwrap()];
+        let upstreams = upstreams.iter().map(|upstream| upstream.address.to_string());
+        let options = Options::parse_from(options.map(str::to_owned).into_iter().chain(upstreams));
+        let server = metered_proxy::server(options).unwrap();
+        replace(&directory.path().join("keys.yaml"), later);
+        let (stop, stopped) = watch::channel(false);
+        let run = move || server.run(RunArgs { shutdown_signal: Box::new(Stop(stopped)) });
+        let running = Some(std::thread::spawn(run));
+        for address in [address, admin] {
+            wait_for("a listener", async || TcpStream::connect(address).await.is_ok()).await;
+        }
+        Self { address, admin, directory, stop, running }
+    }
+
+    async fn connect(&self) -> Client {
+        Client::connect(self.address).await
+    }
+
+    async fn status_of_chat(&self, secret: &str) -> u16 {
+        self.connect().await.chat(secret, &json!({"model": "m"})).await.status
+    }
+
+    async fn metric_becomes(&self, series: &str, value: &str) {
+        let line = format!("{series} {value}");
+        wait_for(&line, async || {
+            let metrics = Client::connect(self.admin).await.request("GET", "/metrics", &[], b"").await;
+            metrics.text().lines().any(|shown| shown == line)
+        })
+        .await;
+    }
+}
+
+impl Drop for Metered {
+    fn drop(&mut self) {
+        let _ = self.stop.send(true);
+        if let Some(running) = self.running.take() {
+            assert!(running.join().is_ok() || std::thread::panicking(), "the server panicked");
+        }
+    }
+}
+
+/// Two addresses that nobody listens on. A Pingora server binds its ports itself and does not say
+/// which it took, so they are chosen before; each process has an address of loopback to itself,
+/// where nobody else takes a port in between.
+fn free_addresses() -> (SocketAddr, SocketAddr) {
+    let own = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 64, 0, 0)) | (std::process::id() & 0x3F_FFFF));
+    let sockets = [(); 2].map(|()| TcpListener::bind((own, 0)).unwrap());
+    let [address, admin] = sockets.map(|socket| socket.local_addr().unwrap());
+    (address, admin)
+}
+
+async fn wait_for(what: &str, holds: impl AsyncFn() -> bool) {
+    let start = Instant::now();
+    while !holds().await {
+        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn chat(stream: bool) -> Value {
+    json!({"model": "m", "stream": stream, "messages": [{"role": "user", "content": "Hello"}]})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_key_nobody_reaches_the_proxy_within() {
+    let upstream = ScriptedUpstream::start(|_| Script::json(200, &completion("m", 1))).await;
+    let proxy = Metered::before(&[&upstream], &one_key("")).await;
+    let body = chat(false).to_string();
+    for headers in [&[][..], &[("authorization", "Bearer sk-unknown")]] {
+        let refused = proxy.connect().await.request("POST", "/v1/chat/completions", headers, body.as_bytes()).await;
+        assert_eq!((refused.status, &refused.json()["error"]["code"]), (401, &json!("invalid_api_key")));
+        assert_eq!(refused.header("x-served-by"), None);
+    }
+    assert!(upstream.received().is_empty());
+    proxy.metric_becomes(r#"keymeter_unauthorized_total{reason="missing"}"#, "1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_with_a_key_is_metered_and_goes_where_the_proxy_within_sends_it() {
+    let answer = |_: &_| Script::json(200, &completion("m", 5));
+    let (first, second) = (ScriptedUpstream::start(answer).await, ScriptedUpstream::start(answer).await);
+    let proxy = Metered::before(&[&first, &second], &one_key(", limits: {requests_per_minute: 9}")).await;
+    let mut client = proxy.connect().await;
+    for (upstream, remaining) in [(&first, "8"), (&second, "7")] {
+        let response = client.chat(SECRET, &chat(false)).await;
+        assert_eq!((response.status, response.json()), (200, completion("m", 5)));
+        assert_eq!(response.header("x-served-by"), Some(upstream.address.to_string().as_str()));
+        assert_eq!(response.header("x-ratelimit-remaining-requests"), Some(remaining));
+        let received = upstream.wait_for_request(1).await;
+        assert_eq!(received.json(), chat(false));
+        assert!(!received.headers.iter().any(|(_, value)| value.contains(SECRET)), "{:?}", received.headers);
+    }
+    proxy.metric_becomes(TOKENS, "10").await;
+    let timed = r#"keymeter_request_duration_seconds_count{model="other",upstream="upstream"}"#;
+    proxy.metric_becomes(timed, "2").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_asked_for_its_usage_until_the_upstream_refuses_that() {
+    let upstream = ScriptedUpstream::start(|request| {
+        if request.asks_for_usage() {
+            Script::error(400, "invalid_request_error", "stream_options is not known here")
+        } else {
+            Script::stream_of(request, 3, &usage(7, 3))
+        }
+    });
+    let upstream = upstream.await;
+    let proxy = Metered::before(&[&upstream], &one_key("")).await;
+    for asked in [[true, false].as_slice(), &[true, false, false]] {
+        let mut client = proxy.connect().await;
+        assert_eq!(client.chat_stream(SECRET, &chat(true)).await.status, 200);
+        let (body, end) = client.rest().await;
+        assert_eq!((events(&body).last().map(String::as_str), end), (Some("[DONE]"), Arrival::End));
+        let received: Vec<_> = upstream.received().iter().map(Received::asks_for_usage).collect();
+        assert_eq!(received, asked);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_runs_no_more_requests_at_once_than_it_may() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream = ScriptedUpstream::start(move |request| Script::stream_of(request, 2, &usage(7, 2)).gated(1, &held));
+    let upstream = upstream.await;
+    let proxy = Metered::before(&[&upstream], &one_key(", limits: {concurrent_requests: 1}")).await;
+    let mut first = proxy.connect().await;
+    assert_eq!(first.chat_stream(SECRET, &chat(true)).await.status, 200);
+
+    let refused = proxy.connect().await.chat(SECRET, &chat(true)).await;
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (429, &json!("rate_limit_exceeded")));
+    assert_eq!(upstream.received().len(), 1);
+
+    gate.open();
+    assert_eq!(first.rest().await.1, Arrival::End);
+    proxy.metric_becomes(r#"keymeter_requests_in_flight{key_id="key_test"}"#, "0").await;
+    assert_eq!(proxy.status_of_chat(SECRET).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_keys_is_noticed_and_the_configuration_still_needs_no_upstreams() {
+    let upstream = ScriptedUpstream::start(|_| Script::json(200, &completion("m", 1))).await;
+    let proxy = Metered::start(&[&upstream], "keys: []\n", &one_key("")).await;
+    wait_for("the new key to be known", async || proxy.status_of_chat(SECRET).await == 200).await;
+    replace(&proxy.directory.path().join("keys.yaml"), &one_key(", enabled: false"));
+    wait_for("the key to be disabled", async || proxy.status_of_chat(SECRET).await == 401).await;
+    let reloaded = Client::connect(proxy.admin).await.request("POST", "/-/reload", &[], b"").await;
+    assert_eq!((reloaded.status, &reloaded.json()["keys"]), (200, &json!(1)), "{}", reloaded.text());
+}
+
+#[test]
+fn the_example_is_metered_by_less_than_15_lines() {
+    let (added, own): (Vec<_>, Vec<_>) = EXAMPLE.lines().partition(|line| line.trim_end().ends_with("// metered"));
+    assert!((1..15).contains(&added.len()), "{} lines", added.len());
+    let code = own.into_iter().filter(|line| !line.trim_start().starts_with("//"));
+    let unmarked: Vec<_> =
+        code.filter(|line| ["keymeter", "plugin", "gate"].iter().any(|word| line.contains(word))).collect();
+    assert_eq!(unmarked, [""; 0]);
+}
+
+#[test]
+fn the_examples_configuration_can_be_loaded() {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/metered_proxy.yaml"));
+    let loaded = config::load_for(Purpose::Plugin, path, &|_| None).unwrap_or_else(|faults| panic!("{faults:?}"));
+    assert!(loaded.config.upstreams.is_empty());
+}
