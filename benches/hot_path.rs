@@ -97,7 +97,7 @@ fn body(criterion: &mut Criterion) {
         let scanned = scan(&body, Shape::Chat).expect("a good body");
         let change = Change { include_usage: true, maximum: None };
         group.bench_function(BenchmarkId::new("splice", size), |bencher| {
-            bencher.iter(|| scanned.splice(black_box(&change)))
+            bencher.iter(|| scanned.splice(black_box(&change)));
         });
     }
     group.finish();

@@ -143,6 +143,12 @@ impl Resolver {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Lets go of what has run out. The cache does so by itself while it is used, and not while it rests.
+    pub async fn tidy(&self) {
+        self.known.run_pending_tasks().await;
+        self.unknown.run_pending_tasks().await;
+    }
+
     async fn is_known_to_be_unknown(&self, hash: &KeyHash) -> bool {
         self.unknown.get(hash).await.is_some_and(|entry| self.is_current(&entry))
     }
