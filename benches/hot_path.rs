@@ -123,7 +123,7 @@ fn meter(criterion: &mut Criterion) {
                 for _ in 0..100 {
                     black_box(meter.feed(event.clone()));
                 }
-                meter.finish(Ending::Complete, 9)
+                meter.finish(Ending::Complete, || 9)
             });
         });
     }
@@ -136,7 +136,7 @@ fn meter(criterion: &mut Criterion) {
         bencher.iter(|| {
             let mut meter = Meter::new(Endpoint::ChatCompletions, Form::Json, false);
             black_box(meter.feed(answer.clone()));
-            meter.finish(Ending::Complete, 9)
+            meter.finish(Ending::Complete, || 9)
         });
     });
     group.finish();

@@ -52,6 +52,8 @@ pub struct Scanned {
     /// `system`, `suffix`, `tools`, `functions`, `response_format`, `documents`, `chat_template`
     /// and `chat_template_kwargs`, without [`media`](Self::media).
     pub prompt_text_bytes: u64,
+    /// The beginning of that text, some 4 KiB at most.
+    pub prompt_sample: String,
     /// How many strings below those fields are media rather than text: `data:` URLs where an API
     /// takes a URL (`url`, `image_url` and the like, and `input` of embeddings), `file_data`, the
     /// `data` of an `input_audio`, and each of vLLM's `prompt_embeds`.
@@ -133,6 +135,7 @@ impl<'a> Scan<'a> {
             maximum: None,
             choices: 1,
             prompt_text_bytes: 0,
+            prompt_sample: String::new(),
             media: 0,
             prompt_tokens_given: 0,
             client_wants_usage: false,
@@ -250,7 +253,7 @@ impl<'a> Scan<'a> {
 
     fn prompt(&mut self, field: Field) -> Result<(), BodyFault> {
         let urls_in_input = field == Field::Prompt && self.scanned.shape == Shape::Embeddings;
-        let walked = walk::walk(&mut self.reader, urls_in_input)?;
+        let walked = walk::walk(&mut self.reader, urls_in_input, &mut self.scanned.prompt_sample)?;
         if field == Field::Embeddings {
             self.scanned.media += walked.items;
             self.prompts += walked.items;

@@ -183,7 +183,7 @@ impl Gate {
             key,
         };
         let prompt = prompt(scanned, &admitted.learned);
-        match Self::reserved(&visit.settings, &admitted, scanned, prompt, now) {
+        match Self::reserved(&visit.settings, &admitted, scanned, prompt.estimate, now) {
             Ok((reservation, maximum)) => {
                 let wish = Change { include_usage: asks_for_usage(&admitted, scanned), maximum };
                 Ok(Lease::new(self.clone(), visit, admitted, reservation, prompt, wish, now))
@@ -197,11 +197,11 @@ impl Gate {
         settings: &Settings,
         admitted: &Admitted,
         scanned: &Scanned,
-        prompt: Prompt,
+        prompt: u64,
         now: Now,
     ) -> Result<(Reservation, Option<u64>), Rejection> {
         let demand = Demand {
-            prompt: prompt.estimate,
+            prompt,
             certain_prompt: certain_prompt(scanned.prompt_text_bytes).saturating_add(scanned.prompt_tokens_given),
             stated_maximum: scanned.maximum,
             choices: scanned.choices,
@@ -243,10 +243,13 @@ const MEDIA_TOKENS: u64 = 1000;
 fn prompt(scanned: &Scanned, learned: &Learned) -> Prompt {
     let text = learned.estimate_prompt(scanned.prompt_text_bytes);
     let media = scanned.media.saturating_mul(MEDIA_TOKENS);
-    let is_text = scanned.media == 0 && scanned.prompt_tokens_given == 0;
+    let beside_text = media.saturating_add(scanned.prompt_tokens_given);
     Prompt {
-        text_bytes: is_text.then_some(scanned.prompt_text_bytes),
-        estimate: text.saturating_add(media).saturating_add(scanned.prompt_tokens_given),
+        text_bytes: scanned.prompt_text_bytes,
+        is_text: beside_text == 0,
+        estimate: text.saturating_add(beside_text),
+        beside_text,
+        sample: scanned.prompt_sample.clone(),
     }
 }
 

@@ -13,10 +13,14 @@
 mod support {
     pub mod client;
     pub mod gateway;
+    pub mod scene;
     pub mod script;
     pub mod upstream;
     pub mod wire;
 }
 
+mod endings;
+mod errors;
 mod metering;
+mod models;
 mod plugin;

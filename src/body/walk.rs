@@ -20,10 +20,11 @@ pub(super) struct Walked {
 
 /// Walks over the next value of `reader`. `data:` URLs are media where a name says that a URL
 /// follows, and with `bare_urls`, if in base64, outside objects too.
-pub(super) fn walk(reader: &mut Reader<'_>, bare_urls: bool) -> Result<Walked, BodyFault> {
+/// The beginning of the text is added to `sample`.
+pub(super) fn walk(reader: &mut Reader<'_>, bare_urls: bool, sample: &mut String) -> Result<Walked, BodyFault> {
     let outside = reader.depth();
     let first = reader.token()?.kind;
-    let mut walk = Walk { walked: Walked::default(), name: "", audio: 0, bare_urls };
+    let mut walk = Walk { walked: Walked::default(), name: "", audio: 0, bare_urls, sample };
     walk.take(first, reader.depth());
     let list = first == Kind::ArrayStart;
     walk.walked.items = u64::from(!list && first != Kind::Null);
@@ -36,16 +37,21 @@ pub(super) fn walk(reader: &mut Reader<'_>, bare_urls: bool) -> Result<Walked, B
     Ok(walk.walked)
 }
 
-struct Walk<'a> {
+/// The longest sample of a body's text, in bytes: enough to tell prose from code and one script from
+/// another, and little enough to be kept while a request runs.
+const SAMPLE: usize = 4096;
+
+struct Walk<'a, 'sample> {
     walked: Walked,
     /// The name whose value comes next, empty for an element.
     name: &'a str,
     /// The depth within the `input_audio` that is open, or 0.
     audio: u32,
     bare_urls: bool,
+    sample: &'sample mut String,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> Walk<'a, '_> {
     /// Counts a token after which `depth` levels are open.
     fn take(&mut self, kind: Kind<'a>, depth: u32) {
         match kind {
@@ -55,13 +61,34 @@ impl<'a> Walk<'a> {
                 return;
             }
             Kind::String(text) if self.is_media(text, depth) => self.walked.media += 1,
-            Kind::String(text) => self.walked.text_bytes += text.length,
+            Kind::String(text) => {
+                self.walked.text_bytes += text.length;
+                self.keep(text);
+            }
             Kind::Number(_) => self.walked.numbers += 1,
             Kind::ObjectStart if self.name == "input_audio" => self.audio = depth,
             Kind::ObjectEnd if depth < self.audio => self.audio = 0,
             _ => {}
         }
         self.name = "";
+    }
+
+    /// Keeps the beginning of the text.
+    fn keep(&mut self, text: Text<'_>) {
+        let room = SAMPLE.saturating_sub(self.sample.len());
+        if room == 0 {
+            return;
+        }
+        let end = (0..=room.min(text.raw.len())).rev().find(|end| text.raw.is_char_boundary(*end)).unwrap_or(0);
+        match text.raw.get(..end).unwrap_or_default() {
+            plain if memchr::memchr(b'\\', plain.as_bytes()).is_none() => self.sample.push_str(plain),
+            // A pair of surrogates that is cut here, or was never one, is a character of some kind.
+            raw => {
+                let characters = Text { raw, length: 0 }.characters();
+                self.sample.extend(characters.map(|character| character.unwrap_or(char::REPLACEMENT_CHARACTER)));
+            }
+        }
+        self.sample.push('\n');
     }
 
     /// Names and prefixes are compared as written: media that is oddly escaped counts as text,
@@ -93,7 +120,7 @@ mod tests {
     use super::*;
 
     fn walked(value: &str, bare_urls: bool) -> Walked {
-        walk(&mut Reader::new(value), bare_urls).unwrap()
+        walk(&mut Reader::new(value), bare_urls, &mut String::new()).unwrap()
     }
 
     fn weight(value: &str) -> (u64, u64) {
@@ -124,6 +151,19 @@ mod tests {
         assert_eq!(weight(r#"{"data":"AAAA"}"#), (8, 0));
         assert_eq!(weight(r#"[{"input_audio":{}},{"x":{"data":"AAAA"}}]"#), (11 + 1 + 8, 0));
         assert_eq!(weight(r#"{"input_audio":{"x":{"data":"AAAA"}}}"#), (11 + 1 + 8, 0));
+    }
+
+    #[test]
+    fn a_sample_is_the_beginning_of_the_text_without_names_and_media() {
+        let sample = |value: &str| {
+            let mut sample = String::new();
+            walk(&mut Reader::new(value), false, &mut sample).unwrap();
+            sample
+        };
+        let value = r#"[{"role":"user","content":[{"url":"data:,A"},{"text":"h\u00e9"}]}]"#;
+        assert_eq!(sample(value), "user\nhé\n");
+        let long = sample(&format!("[\"{}\",\"more\"]", "é".repeat(4000)));
+        assert_eq!(long.len(), SAMPLE + 1, "{}", long.len());
     }
 
     #[test]

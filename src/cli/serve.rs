@@ -44,6 +44,8 @@ pub(super) fn start_logging() {
     if subscriber.try_init().is_err() {
         eprintln!("a log was set up before; log lines go there");
     }
+    // From `debug` on, Pingora logs the heads of requests, credentials included.
+    log::set_max_level(log::max_level().min(log::LevelFilter::Info));
 }
 
 /// A core dump would hold the secrets of running requests.

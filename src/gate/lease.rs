@@ -17,7 +17,7 @@ use crate::{
     price::{TokenCounts, Usd},
     rejection::Rejection,
     resolve::Key,
-    usage::{Ending, Form, Meter, Metered, Source, Usage},
+    usage::{Ending, Form, Meter, Metered, Source, Usage, count_tokens},
 };
 
 /// Who was admitted, to what, on which terms.
@@ -37,12 +37,28 @@ pub struct Admitted {
 }
 
 /// The prompt's size as far as it is known before an upstream counts it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Prompt {
-    /// Bytes of text, where text is all that it has.
-    pub text_bytes: Option<u64>,
-    /// Tokens that it probably has.
+    /// Bytes of text.
+    pub text_bytes: u64,
+    /// Whether text is all that it has.
+    pub is_text: bool,
+    /// Tokens that it probably has, by its length.
     pub estimate: u64,
+    /// Tokens of it that are not text's: media, and tokens that were given as numbers.
+    pub beside_text: u64,
+    /// The beginning of its text.
+    pub sample: String,
+}
+
+impl Prompt {
+    /// Tokens that it has as far as a tokenizer can tell from the beginning of its text: for a
+    /// charge, where the upstream states none.
+    fn counted(&self) -> u64 {
+        let (tokens, bytes) = (count_tokens(&self.sample), self.sample.len() as u64);
+        let text = u128::from(self.text_bytes) * u128::from(tokens) / u128::from(bytes.max(1));
+        u64::try_from(text).unwrap_or(u64::MAX).saturating_add(self.beside_text)
+    }
 }
 
 /// The right of one request to run.
@@ -207,21 +223,32 @@ impl Lease {
         let complete = outcome.complete || self.has_ended();
         let aborted = outcome.client_gone && !complete;
         let is_stream = self.is_stream();
-        let metered = self.metered(complete);
+        let served = self.meter.is_some();
+        let metered = self.metered(complete, aborted);
         let used = metered.usage.total();
         reservation.settle(used, now.moment);
         self.learn(&metered, complete);
-        let cost = self.admitted.model.price.cost(&counts(&metered.usage), Duration::ZERO);
+        let cost = if served || metered.source != Source::None { self.cost(&metered.usage) } else { Usd::ZERO };
         let status = outcome.status.unwrap_or(if aborted { CLIENT_CLOSED } else { self.status });
         self.count(&metered, cost, status, aborted);
         self.time(&metered, is_stream && complete, now);
         self.log(&metered, cost, status, aborted, outcome.rejection, now);
     }
 
-    fn metered(&mut self, complete: bool) -> Metered {
+    fn metered(&mut self, complete: bool, aborted: bool) -> Metered {
         let ending = if complete { Ending::Complete } else { Ending::Early };
-        let prompt = self.prompt.estimate;
-        self.meter.take().map_or_else(Metered::none, |meter| meter.finish(ending, prompt))
+        match self.meter.take() {
+            Some(meter) => meter.finish(ending, || self.prompt.counted()),
+            // The client did not wait for the head. The upstream has had its prompt, and that is all we know.
+            None if aborted && self.status == 0 => {
+                Metered { usage: Usage { input: self.prompt.counted(), ..Usage::default() }, source: Source::Estimated }
+            }
+            None => Metered::none(),
+        }
+    }
+
+    fn cost(&self, usage: &Usage) -> Usd {
+        self.admitted.model.price.cost(&counts(usage), Duration::ZERO)
     }
 
     /// Remembers what the model's prompts and outputs are like, from counts that its upstream stated.
@@ -232,7 +259,7 @@ impl Lease {
         let usage = &metered.usage;
         let prompt_tokens = usage.total().saturating_sub(usage.output);
         let learned = self.gate.learned.of(self.visit.model.as_deref().unwrap_or_default());
-        let prompt = self.prompt.text_bytes.map(|bytes| (bytes, prompt_tokens));
+        let prompt = self.prompt.is_text.then_some((self.prompt.text_bytes, prompt_tokens));
         let output = self.admitted.endpoint.has_output().then_some(usage.output);
         learned.record(prompt, output);
     }

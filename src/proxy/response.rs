@@ -151,6 +151,8 @@ pub(super) async fn fail(session: &mut Session, stage: &mut Stage, error: &Error
             false
         }
         _ => {
+            // Pingora closes the connection after a failure, whatever it is told: the client has to know.
+            session.set_keepalive(None);
             let reply = Reply::to(stage, &rejection, Api::OpenAi, Now::read());
             respond::write(session, reply).await.is_ok() && session.is_body_done()
         }

@@ -92,7 +92,7 @@ impl Meter {
     /// The usage: what was stated, or where nothing was or the response ended early, what the delivered text is in
     /// tokens (or what was stated, if that is more). `prompt_estimate`, in tokens, stands for an input nobody stated.
     #[must_use]
-    pub fn finish(self, ending: Ending, prompt_estimate: u64) -> Metered {
+    pub fn finish(self, ending: Ending, prompt_estimate: impl FnOnce() -> u64) -> Metered {
         let stated = self.reader.stated();
         if self.used_nothing(&stated, ending) {
             return Metered { usage: Usage::default(), source: Source::None };
@@ -102,7 +102,7 @@ impl Meter {
         }
         let found = self.reader.delivered().estimate();
         let output = stated.output.unwrap_or(0).max(found.output);
-        let usage = usage(&stated, stated.input.unwrap_or(prompt_estimate), output, found.reasoning);
+        let usage = usage(&stated, stated.input.unwrap_or_else(prompt_estimate), output, found.reasoning);
         Metered { usage, source: Source::Estimated }
     }
 

@@ -117,7 +117,7 @@ impl Case {
         }
         forwarded.extend_from_slice(&meter.flush().unwrap_or_default());
         let (ended, text_delivered) = (meter.ended(), meter.text_delivered());
-        Outcome { metered: meter.finish(self.ending, self.prompt), forwarded, ended, text_delivered }
+        Outcome { metered: meter.finish(self.ending, || self.prompt), forwarded, ended, text_delivered }
     }
 
     /// Meters the response whole, cut in two at every place, and byte by byte: there must be no difference.
@@ -510,7 +510,7 @@ fn a_line_without_end_takes_no_memory() {
         }
         forwarded += meter.feed(Bytes::copy_from_slice(tail)).len();
         assert_eq!(forwarded, head.len() + megabytes * filler.len() + tail.len());
-        assert_eq!(meter.finish(Ending::Complete, 1000), upstream(3, 4));
+        assert_eq!(meter.finish(Ending::Complete, || 1000), upstream(3, 4));
     }
 }
 
@@ -527,7 +527,7 @@ fn text_without_end_takes_no_memory() {
             let _ = meter.feed(Bytes::copy_from_slice(text.as_bytes()));
             assert!(meter.held_bytes() <= 64 * 1024, "{} bytes held", meter.held_bytes());
         }
-        let (found, expected) = (meter.finish(Ending::Early, 0).usage.output, count_tokens(&text) * rounds as u64);
+        let (found, expected) = (meter.finish(Ending::Early, || 0).usage.output, count_tokens(&text) * rounds as u64);
         assert!(found.abs_diff(expected) * 100 <= expected, "{found} instead of {expected}");
     }
 }
