@@ -94,6 +94,11 @@ pub enum Rejection {
         /// Its configured name.
         upstream: String,
     },
+    /// The upstream refused our credential for it.
+    UpstreamCredential {
+        /// Its configured name.
+        upstream: String,
+    },
     /// The upstream is too slow.
     UpstreamTimeout {
         /// Its configured name.
@@ -124,7 +129,7 @@ impl Rejection {
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::SourceUnavailable | Self::Overloaded | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Upstream { .. } => StatusCode::BAD_GATEWAY,
+            Self::Upstream { .. } | Self::UpstreamCredential { .. } => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -153,7 +158,7 @@ impl Rejection {
             Self::SourceUnavailable => (SERVER_ERROR, "key_source_unavailable"),
             Self::Overloaded => (SERVER_ERROR, "overloaded"),
             Self::ShuttingDown => (SERVER_ERROR, "shutting_down"),
-            Self::Upstream { .. } => (SERVER_ERROR, "upstream_error"),
+            Self::Upstream { .. } | Self::UpstreamCredential { .. } => (SERVER_ERROR, "upstream_error"),
             Self::UpstreamTimeout { .. } => (SERVER_ERROR, "upstream_timeout"),
         }
     }
@@ -223,6 +228,10 @@ impl Rejection {
             Self::Upstream { upstream } => {
                 format!("the upstream {upstream} is unreachable or broke off; retry shortly").into()
             }
+            Self::UpstreamCredential { upstream } => format!(
+                "the upstream {upstream} refused the gateway's own credential; tell whoever runs the gateway"
+            )
+            .into(),
             Self::UpstreamTimeout { upstream } => format!("the upstream {upstream} did not answer in time; retry").into(),
         }
     }

@@ -124,9 +124,27 @@ fn gateway_service(gateway: Gated<Gateway>, config: &config::Config) -> Result<i
     Ok(service)
 }
 
+/// Whether `serve` could use what `config` names beside addresses.
+///
+/// # Errors
+/// When the certificate or its key is not one, or they do not belong together.
+pub fn rehearse(config: &config::Config) -> Result<(), StartFault> {
+    config.server.tls.as_ref().map_or(Ok(()), |tls| tls_settings(tls).map(drop))
+}
+
+/// Pingora stops the thread over a certificate that it cannot use: so it is tried beforehand.
+fn try_certificate(cert: &str, key: &str) -> Result<(), String> {
+    pingora::tls::install_default_crypto_provider();
+    let files = pingora::tls::load_certs_and_key_files(cert, key).map_err(|fault| fault.to_string())?;
+    let (certificates, key) = files.ok_or("the files hold no certificate, or no key")?;
+    let builder = pingora::tls::ServerConfig::builder().with_no_client_auth();
+    builder.with_single_cert(certificates, key).map(drop).map_err(|fault| fault.to_string())
+}
+
 fn tls_settings(tls: &Tls) -> Result<TlsSettings, StartFault> {
     let paths = (tls.cert.to_str(), tls.key.to_str());
     let (Some(cert), Some(key)) = paths else { return Err(StartFault::Tls("its path is not UTF-8".to_owned())) };
+    try_certificate(cert, key).map_err(StartFault::Tls)?;
     let mut settings = TlsSettings::intermediate(cert, key).map_err(|fault| StartFault::Tls(fault.to_string()))?;
     settings.enable_h2();
     Ok(settings)

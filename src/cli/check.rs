@@ -2,14 +2,20 @@
 
 use std::{path::Path, process::ExitCode};
 
-use crate::config;
+use crate::{config, server};
 
 pub(super) fn run(path: &Path) -> ExitCode {
     match config::load(path, &config::environment) {
-        Ok(_) => {
-            println!("ok");
-            ExitCode::SUCCESS
-        }
+        Ok(loaded) => match server::rehearse(&loaded.config) {
+            Ok(()) => {
+                println!("ok");
+                ExitCode::SUCCESS
+            }
+            Err(fault) => {
+                println!("{}: {fault}", path.display());
+                ExitCode::FAILURE
+            }
+        },
         Err(faults) => {
             for fault in faults {
                 println!("{fault}");

@@ -4,10 +4,11 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http::Method;
+use moka::{Expiry, future::Cache};
 use parking_lot::Mutex;
 use pingora::{
     ErrorType,
@@ -20,7 +21,6 @@ use serde_json::{Value, json};
 
 use crate::{
     config::Upstream,
-    limit::Moment,
     proxy::Pass,
     upstream::{Dialer, address_request},
 };
@@ -34,6 +34,10 @@ pub(super) struct Model {
 
 /// How long an upstream's answer is kept.
 const KEPT: Duration = Duration::from_secs(60);
+/// How long an upstream that does not answer is left alone.
+const KEPT_UNANSWERED: Duration = Duration::from_secs(5);
+/// More than anybody configures.
+const MOST_UPSTREAMS: u64 = 10_000;
 /// The longest that a client waits for an upstream's list.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest list that is read.
@@ -42,18 +46,32 @@ const LONGEST: usize = 4 << 20;
 /// What upstreams said that they have.
 pub(super) struct Catalogue {
     connector: Connector,
-    lists: Mutex<HashMap<String, Arc<List>>>,
+    /// By the upstream's name.
+    lists: Cache<Arc<str>, Arc<List>>,
+    /// What each upstream said when it last answered.
+    last_words: Mutex<HashMap<Arc<str>, Vec<String>>>,
 }
 
 impl Default for Catalogue {
     fn default() -> Self {
-        Self { connector: Connector::new(None), lists: Mutex::default() }
+        let lists = Cache::builder().max_capacity(MOST_UPSTREAMS).expire_after(Kept).build();
+        Self { connector: Connector::new(None), lists, last_words: Mutex::default() }
     }
 }
 
+#[derive(Clone)]
 struct List {
     names: Vec<String>,
-    at: Moment,
+    is_answer: bool,
+}
+
+/// An answer is kept for longer than the want of one.
+struct Kept;
+
+impl Expiry<Arc<str>, Arc<List>> for Kept {
+    fn expire_after_create(&self, _: &Arc<str>, list: &Arc<List>, _: Instant) -> Option<Duration> {
+        Some(if list.is_answer { KEPT } else { KEPT_UNANSWERED })
+    }
 }
 
 impl Catalogue {
@@ -74,26 +92,29 @@ impl Catalogue {
         models.into_iter().map(|(id, owned_by)| Model { id, owned_by }).collect()
     }
 
-    /// What `upstream` last said. One that does not answer is taken at its last word.
+    /// What `upstream` last said, asked for once for all who want to know. One that does not
+    /// answer is taken at its last word.
     async fn listed(&self, upstream: &Arc<Upstream>, dialer: &Dialer) -> Arc<List> {
-        let now = Moment::now();
-        let known = self.lists.lock().get(&*upstream.name).cloned();
-        if let Some(known) = known.as_ref().filter(|list| now.saturating_since(list.at) < KEPT) {
-            return known.clone();
-        }
-        let names = match tokio::time::timeout(PATIENCE, self.ask(upstream, dialer)).await {
-            Ok(Ok(names)) => names,
-            Ok(Err(fault)) => return Self::unanswered(upstream, known, &fault.to_string()),
-            Err(_) => return Self::unanswered(upstream, known, "it took too long"),
+        let asking = async {
+            let answer = tokio::time::timeout(PATIENCE, self.ask(upstream, dialer)).await;
+            match answer {
+                Ok(Ok(names)) => Arc::new(self.answered(upstream, names)),
+                Ok(Err(fault)) => Arc::new(self.unanswered(upstream, &fault.to_string())),
+                Err(_) => Arc::new(self.unanswered(upstream, "it took too long")),
+            }
         };
-        let list = Arc::new(List { names, at: now });
-        self.lists.lock().insert(upstream.name.to_string(), list.clone());
-        list
+        self.lists.get_with(upstream.name.clone(), asking).await
     }
 
-    fn unanswered(upstream: &Upstream, known: Option<Arc<List>>, why: &str) -> Arc<List> {
+    fn answered(&self, upstream: &Upstream, names: Vec<String>) -> List {
+        self.last_words.lock().insert(upstream.name.clone(), names.clone());
+        List { names, is_answer: true }
+    }
+
+    fn unanswered(&self, upstream: &Upstream, why: &str) -> List {
         tracing::warn!("upstream {} does not list its models: {why}", upstream.name);
-        known.unwrap_or_else(|| Arc::new(List { names: Vec::new(), at: Moment::now() }))
+        let names = self.last_words.lock().get(&upstream.name).cloned().unwrap_or_default();
+        List { names, is_answer: false }
     }
 
     async fn ask(&self, upstream: &Arc<Upstream>, dialer: &Dialer) -> Result<Vec<String>> {

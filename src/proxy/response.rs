@@ -173,6 +173,7 @@ fn verdict(stage: &Stage, error: &Error) -> Option<Rejection> {
     };
     match (error.esource(), error.etype()) {
         (ErrorSource::Downstream, _) | (_, ErrorType::HTTPStatus(_)) => None,
+        (_, kind) if *kind == CREDENTIAL_REFUSED => Some(Rejection::UpstreamCredential { upstream }),
         (
             _,
             ErrorType::ConnectTimedout
