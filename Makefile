@@ -45,7 +45,7 @@ check: cmake deny ## formatting, lints, documentation, dependencies
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
-	cargo deny --locked --offline check bans licenses sources
+	cargo deny --locked check bans licenses sources
 	@cargo deny --locked check advisories 2>target/advisories.log || \
 	if grep -q 'failed to fetch advisory database\|unable to fetch' target/advisories.log; then \
 		echo "the advisory database is out of reach: known vulnerabilities were not looked up"; \
