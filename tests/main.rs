@@ -13,14 +13,19 @@
 mod support {
     pub mod client;
     pub mod gateway;
+    pub mod h2c;
     pub mod scene;
     pub mod script;
     pub mod upstream;
     pub mod wire;
 }
 
+mod admission;
+mod bodies;
+mod connections;
 mod endings;
 mod errors;
+mod http2;
 mod metering;
 mod models;
 mod plugin;
