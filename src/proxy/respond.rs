@@ -112,31 +112,53 @@ const READING_TIME: Duration = Duration::from_secs(2);
 
 /// Answers a request whose body may still be on its way.
 pub(super) async fn before_body(session: &mut Session, reply: Reply) -> Result<()> {
-    // A body that has used up its time is not given more of it.
-    if reply.status == StatusCode::REQUEST_TIMEOUT || !is_body_read(session).await {
-        session.set_keepalive(None);
+    match Rest::of(session) {
+        // A body that has used up its time is not given more of it.
+        _ if reply.status == StatusCode::REQUEST_TIMEOUT => session.set_keepalive(None),
+        Rest::Nothing => {}
+        // Pingora reads the rest once the answer is out, if it is told that this is no reason to close.
+        Rest::Little => {
+            session.set_close_on_response_before_downstream_finish(false);
+            session.set_total_drain_timeout(Some(READING_TIME));
+        }
+        Rest::Unknown if is_read_to_its_end(session).await => {}
+        Rest::Unknown | Rest::Much => session.set_keepalive(None),
     }
     write(session, reply).await
 }
 
-/// Whether nothing of the request is left to come: then the connection can carry another one.
-async fn is_body_read(session: &mut Session) -> bool {
-    let head = session.req_header();
-    if head.version == Version::HTTP_2 {
-        return true;
+/// What of a request is left to come.
+enum Rest {
+    Nothing,
+    /// No more than is worth reading.
+    Little,
+    /// More than that, or a body that waits for our invitation.
+    Much,
+    /// Its head does not say.
+    Unknown,
+}
+
+impl Rest {
+    fn of(session: &mut Session) -> Self {
+        // A stream of HTTP/2 is not a connection: it ends by itself.
+        if session.req_header().version == Version::HTTP_2 || session.is_body_done() {
+            return Self::Nothing;
+        }
+        let headers = &session.req_header().headers;
+        if headers.contains_key(header::EXPECT) {
+            return Self::Much;
+        }
+        let stated = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        match stated {
+            Some(length) if length <= WORTH_READING => Self::Little,
+            Some(_) => Self::Much,
+            None => Self::Unknown,
+        }
     }
-    if session.is_body_done() {
-        return true;
-    }
-    let head = session.req_header();
-    if head.headers.contains_key(header::EXPECT) {
-        return false;
-    }
-    let stated =
-        head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if stated.is_some_and(|length| length > WORTH_READING) {
-        return false;
-    }
+}
+
+/// Reads a body whose length is not stated, as long as that is worth it. Pingora would read any length.
+async fn is_read_to_its_end(session: &mut Session) -> bool {
     let reading = async {
         let mut read = 0;
         while let Ok(Some(chunk)) = session.read_request_body().await {
