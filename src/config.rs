@@ -172,6 +172,8 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("server.threads", old.server.threads != new.server.threads),
         ("admin.listen", old.admin.listen != new.admin.listen),
         ("key_cache.capacity", old.key_cache.capacity != new.key_cache.capacity),
+        ("key_cache.ttl", old.key_cache.ttl != new.key_cache.ttl),
+        ("key_cache.unknown_ttl", old.key_cache.unknown_ttl != new.key_cache.unknown_ttl),
         ("metrics.max_key_series", old.metrics.max_key_series != new.metrics.max_key_series),
     ];
     fields.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()

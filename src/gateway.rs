@@ -81,6 +81,12 @@ impl ProxyHttp for Gateway {
     fn suppress_error_log(&self, _: &Session, (): &(), error: &Error) -> bool {
         *error.esource() == ErrorSource::Downstream
     }
+
+    /// For Pingora's log. A query may hold a secret.
+    fn request_summary(&self, session: &Session, (): &()) -> String {
+        let head = session.req_header();
+        format!("{} {}", head.method, head.uri.path())
+    }
 }
 
 /// The request's pass. The gate gives one to every request that it lets in.

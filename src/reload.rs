@@ -105,7 +105,11 @@ impl Reloader {
 
     /// Settings first, then keys: a key is never held to limits that came after it.
     fn swap(&self, state: &mut State, loaded: Loaded) -> Reloaded {
-        let Loaded { config, keys, files } = loaded;
+        let Loaded { mut config, keys, files } = loaded;
+        if config.admin.listen != state.started.admin.listen {
+            // It is only on its new address, after a restart, that it may go without a token.
+            config.admin.token = config.admin.token.or_else(|| state.config.admin.token.clone());
+        }
         self.gate.replace_settings(Settings::of(&config));
         self.source.replace(keys);
         self.resolver.forget_all();
@@ -117,17 +121,18 @@ impl Reloader {
 }
 
 fn report(done: &Reloaded) {
-    tracing::info!("reloaded: {} keys", done.keys);
+    tracing::info!("reloaded; keys: {}", done.keys);
     if !done.restart_needed.is_empty() {
         tracing::warn!("restart to apply the changes of: {}", done.restart_needed.join(", "));
     }
 }
 
-/// What the files hold; one that cannot be read holds nothing.
+/// Which files there are and what they hold; one that cannot be read holds nothing.
 fn contents(files: &[PathBuf]) -> [u8; 32] {
     let mut all = Sha256::new();
     for file in files {
         let text = std::fs::read(file).unwrap_or_default();
+        all.update(file.as_os_str().as_encoded_bytes());
         all.update(text.len().to_le_bytes());
         all.update(text);
     }

@@ -9,11 +9,13 @@
     clippy::missing_panics_doc,
     reason = "a test stops at the first surprise"
 )]
+#![allow(clippy::cast_precision_loss, clippy::float_cmp, reason = "counts in metrics are small whole numbers")]
 
 mod support {
     pub mod client;
     pub mod gateway;
     pub mod h2c;
+    pub mod process;
     pub mod scene;
     pub mod script;
     pub mod upstream;
@@ -22,10 +24,14 @@ mod support {
 
 mod admission;
 mod bodies;
+mod commands;
 mod connections;
 mod endings;
 mod errors;
 mod http2;
 mod metering;
 mod models;
+mod operation;
 mod plugin;
+mod reloading;
+mod scrape;

@@ -1,7 +1,7 @@
 //! `keymeter demo`: something to try, without any set-up.
 
 use crate::{
-    cli::serve::{Signals, forbid_core_dumps, runtime, start_logging},
+    cli::serve::{Signals, forbid_core_dumps, runtime, start_logging, stop},
     demo::Demo,
     gate::AccessLog,
 };
@@ -13,11 +13,11 @@ pub(super) fn run(port: u16, admin_port: u16) -> Result<(), Box<dyn std::error::
     let log = AccessLog::to(std::io::stdout())?;
     let ended: Result<(), Box<dyn std::error::Error>> = runtime.block_on(async {
         let signals = Signals::new()?;
-        let demo = Demo::start(port, admin_port, log)?;
+        let demo = Demo::start(port, admin_port, log.clone())?;
         println!("{}", demo.introduction());
         signals.until_stopped(&demo.server).await;
         Ok(())
     });
-    runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    stop(runtime, &log);
     ended
 }

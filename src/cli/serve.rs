@@ -1,12 +1,13 @@
 //! `keymeter serve`: runs the gateway until it is told to stop.
 
-use std::{fmt, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, io::IsTerminal, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
 };
-use tracing_subscriber::EnvFilter;
+use tracing::Metadata;
+use tracing_subscriber::{EnvFilter, filter::filter_fn, prelude::*};
 
 use crate::{
     config::{self, Fault},
@@ -24,28 +25,44 @@ pub(super) fn run(path: PathBuf) -> Result<(), ServeFault> {
     let log = AccessLog::to(std::io::stdout())?;
     let ended = runtime.block_on(async {
         let signals = Signals::new()?;
-        let server = Server::start(loaded, path, log)?;
-        for address in &server.addresses {
-            tracing::info!("listening on {address} with {keys} keys; admin address {}", server.admin_address);
-        }
+        let server = Server::start(loaded, path, log.clone())?;
+        let addresses: Vec<_> = server.addresses.iter().map(ToString::to_string).collect();
+        let (addresses, admin) = (addresses.join(" and "), server.admin_address);
+        tracing::info!("listening on {addresses} (keys: {keys}), admin address {admin}");
         signals.until_stopped(&server).await;
         Ok(())
     });
-    // Whatever still runs has had its time.
-    runtime.shutdown_timeout(Duration::from_millis(200));
+    stop(runtime, &log);
     ended
+}
+
+/// Ends what still runs, as it has had its time. Each request is charged and logged as far as it came.
+pub(super) fn stop(runtime: Runtime, log: &AccessLog) {
+    const LIMIT: Duration = Duration::from_millis(500);
+    runtime.shutdown_timeout(LIMIT);
+    log.flush(LIMIT);
 }
 
 /// Log lines for people, on standard error. `RUST_LOG` chooses the levels.
 pub(super) fn start_logging() {
-    let filter = EnvFilter::try_from_default_env()
+    let chosen = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("info,pingora=warn,pingora_core=warn,pingora_proxy=warn"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
+    let subscriber = tracing_subscriber::registry().with(chosen).with(filter_fn(is_discreet)).with(lines);
     if subscriber.try_init().is_err() {
         eprintln!("a log was set up before; log lines go there");
     }
     // From `debug` on, Pingora logs the heads of requests, credentials included.
     log::set_max_level(log::max_level().min(log::LevelFilter::Info));
+}
+
+/// Whether a log line cannot hold a secret. The head of a request that the admin address could not read,
+/// Pingora prints as an error.
+fn is_discreet(line: &Metadata<'_>) -> bool {
+    !line.target().starts_with("pingora_core::apps::http_app")
 }
 
 /// A core dump would hold the secrets of running requests.
@@ -97,7 +114,7 @@ impl Signals {
         tokio::select! {
             drained = server.drain(limit) => match drained {
                 Drained::Empty => tracing::info!("stopped"),
-                Drained::Cut(running) => tracing::warn!("stopped with {running} requests cut off"),
+                Drained::Cut(running) => tracing::warn!("stopped; requests cut off: {running}"),
             },
             () = stop_signal(&mut self.terminate, &mut self.interrupt) => tracing::warn!("stopped at once"),
         }

@@ -275,9 +275,16 @@ fn what_a_restart_is_needed_for_is_named() {
         restart_needed(&old, &parsed(&format!("limits: {{requests_per_minute: 7}}\n{LEAST}")).unwrap()),
         [""; 0]
     );
-    let fields = ["server.listen", "server.tls", "server.threads", "admin.listen", "key_cache.capacity"];
-    let mut expected = fields.to_vec();
-    expected.push("metrics.max_key_series");
+    let expected = [
+        "server.listen",
+        "server.tls",
+        "server.threads",
+        "admin.listen",
+        "key_cache.capacity",
+        "key_cache.ttl",
+        "key_cache.unknown_ttl",
+        "metrics.max_key_series",
+    ];
     assert_eq!(restart_needed(&old, &parsed(EVERYTHING).unwrap()), expected);
     assert_eq!(restart_needed(&old, &old.clone()), [""; 0]);
 }

@@ -4,12 +4,14 @@
 
 use std::{
     io::{BufWriter, Write},
+    iter,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use serde::Serialize;
@@ -61,7 +63,14 @@ pub struct Line<'request> {
 #[derive(Clone)]
 pub struct AccessLog {
     lines: Option<SyncSender<Vec<u8>>>,
-    left_out: Arc<AtomicU64>,
+    counts: Arc<Counts>,
+}
+
+/// Lines that have not been written.
+#[derive(Default)]
+struct Counts {
+    waiting: AtomicU64,
+    left_out: AtomicU64,
 }
 
 /// Lines that may wait to be written; at 1 KiB each some 16 MiB.
@@ -71,7 +80,7 @@ impl AccessLog {
     /// A log that keeps nothing.
     #[must_use]
     pub fn none() -> Self {
-        Self { lines: None, left_out: Arc::default() }
+        Self { lines: None, counts: Arc::default() }
     }
 
     /// A log on `output`.
@@ -80,10 +89,10 @@ impl AccessLog {
     /// When no thread can be started.
     pub fn to(output: impl Write + Send + 'static) -> std::io::Result<Self> {
         let (sender, receiver) = sync_channel(QUEUE);
-        let left_out: Arc<AtomicU64> = Arc::default();
-        let reported = left_out.clone();
-        thread::Builder::new().name("access-log".to_owned()).spawn(move || write_all(&receiver, &reported, output))?;
-        Ok(Self { lines: Some(sender), left_out })
+        let counts: Arc<Counts> = Arc::default();
+        let shared = counts.clone();
+        thread::Builder::new().name("access-log".to_owned()).spawn(move || write_all(&receiver, &shared, output))?;
+        Ok(Self { lines: Some(sender), counts })
     }
 
     /// Hands a line over.
@@ -91,21 +100,35 @@ impl AccessLog {
         let Some(lines) = &self.lines else { return };
         let Ok(mut text) = serde_json::to_vec(line) else { return };
         text.push(b'\n');
+        self.counts.waiting.fetch_add(1, Ordering::AcqRel);
         if lines.try_send(text).is_err() {
-            self.left_out.fetch_add(1, Ordering::Relaxed);
+            self.counts.waiting.fetch_sub(1, Ordering::AcqRel);
+            self.counts.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until all lines are written, `limit` at most: a process that ends takes with it what is not.
+    pub fn flush(&self, limit: Duration) {
+        let start = Instant::now();
+        while self.counts.waiting.load(Ordering::Acquire) > 0 && start.elapsed() < limit {
+            thread::sleep(Duration::from_millis(1));
         }
     }
 }
 
 /// Writes what comes, and flushes whenever nothing more is waiting.
-fn write_all(lines: &Receiver<Vec<u8>>, left_out: &AtomicU64, output: impl Write) {
+fn write_all(lines: &Receiver<Vec<u8>>, counts: &Counts, output: impl Write) {
     let mut output = BufWriter::new(output);
     while let Ok(first) = lines.recv() {
-        let written = output.write_all(&first).and_then(|()| {
-            lines.try_iter().try_for_each(|line| output.write_all(&line))?;
-            output.flush()
-        });
-        let missing = left_out.swap(0, Ordering::Relaxed);
+        let mut taken = 0;
+        let mut write = |line: Vec<u8>| {
+            taken += 1;
+            output.write_all(&line)
+        };
+        let written = iter::once(first).chain(lines.try_iter()).try_for_each(&mut write);
+        let written = written.and_then(|()| output.flush());
+        counts.waiting.fetch_sub(taken, Ordering::AcqRel);
+        let missing = counts.left_out.swap(0, Ordering::Relaxed);
         if missing > 0 {
             tracing::warn!("the access log's reader is too slow: {missing} lines were left out");
         }
@@ -147,5 +170,31 @@ mod tests {
         assert_eq!(text.lines().count(), 1);
         let line: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!((&line["model"], &line["status"]), (&"a\n\"b".into(), &200.into()));
+    }
+
+    /// Takes its time for every line.
+    struct Slow(Sender<u8>);
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            thread::sleep(Duration::from_millis(20));
+            Sent(self.0.clone()).write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_flush_waits_for_what_was_handed_over_and_not_for_ever() {
+        let (sender, written) = channel();
+        let log = AccessLog::to(Slow(sender)).unwrap();
+        (0..3).for_each(|_| log.write(&Line::default()));
+        log.flush(Duration::from_secs(10));
+        assert_eq!(written.try_iter().filter(|byte| *byte == b'\n').count(), 3);
+        log.write(&Line::default());
+        log.flush(Duration::ZERO);
+        assert_eq!(written.try_iter().count(), 0);
     }
 }

@@ -9,8 +9,11 @@ use std::{
     time::Duration,
 };
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use notify::{ErrorKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+    time::timeout,
+};
 
 use super::Reloader;
 
@@ -24,6 +27,8 @@ pub struct Watcher {
 
 /// A file that is being written is read when nothing has happened for this long.
 const QUIET: Duration = Duration::from_millis(50);
+/// Where something happens all the time, it is read after this long.
+const LONGEST: Duration = Duration::from_millis(500);
 
 /// Why files cannot be watched.
 #[derive(Debug)]
@@ -67,34 +72,52 @@ impl Watcher {
             if self.changes.recv().await.is_none() {
                 return;
             }
-            while let Ok(Some(())) = tokio::time::timeout(QUIET, self.changes.recv()).await {}
+            // In a directory that is never quiet, a change must be found all the same.
+            let quiet = async { while let Ok(Some(())) = timeout(QUIET, self.changes.recv()).await {} };
+            let _ = timeout(LONGEST, quiet).await;
         }
     }
 
+    /// Reloads until nothing has changed. It watches before it looks, because a file that is newly
+    /// named may have changed before its directory was watched.
     async fn catch_up(&mut self) {
-        let reloader = self.reloader.clone();
-        // A reload that was faulty has said so itself.
-        let changed = tokio::task::spawn_blocking(move || reloader.reload_if_changed().is_some()).await;
-        if changed.unwrap_or(true)
-            && let Err(fault) = self.watch_directories()
-        {
-            tracing::warn!("{}", WatchFault(fault));
+        loop {
+            if let Err(fault) = self.watch_directories() {
+                tracing::warn!("{}", WatchFault(fault));
+            }
+            let reloader = self.reloader.clone();
+            // A reload that was faulty has said so itself.
+            let reload = tokio::task::spawn_blocking(move || reloader.reload_if_changed().is_some());
+            if !reload.await.unwrap_or(false) {
+                return;
+            }
         }
     }
 
-    /// Watches the directory of each file, and of the file that it links to.
+    /// Watches the directory of each file, and of the file that it links to. A directory that is gone
+    /// by now was replaced, and that is seen where its link stands.
     fn watch_directories(&mut self) -> notify::Result<()> {
         let files = self.reloader.files();
         let targets = files.iter().filter_map(|file| file.canonicalize().ok());
         let wanted: BTreeSet<_> = files.iter().cloned().chain(targets).map(|file| directory(&file)).collect();
-        for former in self.watched.difference(&wanted) {
-            // A directory that is gone is no longer watched anyway.
-            let _ = self.notifier.unwatch(former);
+        self.watched.retain(|directory| {
+            let stays = wanted.contains(directory);
+            if !stays {
+                // A directory that is gone is no longer watched anyway.
+                let _ = self.notifier.unwatch(directory);
+            }
+            stays
+        });
+        for new in wanted {
+            if self.watched.contains(&new) {
+                continue;
+            }
+            match self.notifier.watch(&new, RecursiveMode::NonRecursive) {
+                Ok(()) => drop(self.watched.insert(new)),
+                Err(fault) if matches!(fault.kind, ErrorKind::PathNotFound) => {}
+                Err(fault) => return Err(fault),
+            }
         }
-        for new in wanted.difference(&self.watched) {
-            self.notifier.watch(new, RecursiveMode::NonRecursive)?;
-        }
-        self.watched = wanted;
         Ok(())
     }
 }

@@ -1,0 +1,257 @@
+//! The commands as somebody types them: what they print, and the code that they end with.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::{
+    client::{Client, events},
+    gateway::{config, one_key},
+    process::{Process, Signal, ask, keymeter, run},
+    script::Script,
+    upstream::ScriptedUpstream,
+};
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn check(path: &Path) -> (Option<i32>, String) {
+    let output = run(&["check", "--config", path.to_str().unwrap()]);
+    assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
+    (output.status.code(), text(&output.stdout))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn check_finds_nothing_wrong_with_the_examples() {
+    assert_eq!(check(&repository("conf/keymeter.yaml")), (Some(0), "ok\n".to_owned()));
+    let output = keymeter(&["check"]).current_dir(repository("")).output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "ok\n"), "conf/ is the default");
+}
+
+#[test]
+fn every_example_is_used_and_loads() {
+    let load =
+        |name: &str| serde_yaml::from_str::<Value>(&std::fs::read_to_string(repository("conf").join(name)).unwrap());
+    let mut names: Vec<_> =
+        std::fs::read_dir(repository("conf")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["keymeter.yaml", "keys.yaml", "prometheus.yml"]);
+    let loaded = keymeter::config::load(&repository("conf/keymeter.yaml"), &|_| None).unwrap();
+    assert!(loaded.files[1].ends_with("conf/keys.yaml"), "{:?}", loaded.files);
+    assert_eq!(loaded.keys, []);
+
+    let scraped = &load("prometheus.yml").unwrap()["scrape_configs"][0]["static_configs"][0]["targets"][0];
+    assert_eq!(scraped.as_str(), Some(loaded.config.admin.listen.to_string().as_str()));
+    let help = text(&run(&["demo", "--help"]).stdout);
+    let port = help.lines().skip_while(|line| !line.contains("--admin-port")).find(|line| line.contains("[default:"));
+    let port = port.unwrap().rsplit("[default: ").next().unwrap().trim_end_matches(']').to_owned();
+    assert_eq!(scraped.as_str(), Some(format!("127.0.0.1:{port}").as_str()), "the demo is not what is scraped");
+}
+
+#[test]
+fn promtool_takes_the_scrape_configuration() {
+    let verdict = Command::new("promtool").arg("check").arg("config").arg(repository("conf/prometheus.yml")).output();
+    if verdict.as_ref().is_err_and(|fault| fault.kind() == std::io::ErrorKind::NotFound) {
+        eprintln!("SKIPPED: promtool is not installed (Debian: apt-get install prometheus)");
+        return;
+    }
+    let verdict = verdict.unwrap();
+    assert!(verdict.status.success(), "{}{}", text(&verdict.stdout), text(&verdict.stderr));
+}
+
+#[tokio::test]
+async fn check_prints_a_line_for_each_fault_of_both_files() {
+    let upstream = ScriptedUpstream::start(|_| Script::hang()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let (file, keys) = (directory.path().join("keymeter.yaml"), directory.path().join("keys.yaml"));
+    let good = config(&upstream, "");
+    for (configuration, of_keys, places) in [
+        (good.clone(), one_key(""), vec![]),
+        (good.clone(), "keys: [{id: key_test}]\n".to_owned(), vec![(&keys, "1:8"), (&keys, "1:8")]),
+        (format!("{good}limit: {{}}\n"), "keys: {}\n".to_owned(), vec![(&file, "7:1"), (&keys, "1:7")]),
+        (good.replace("name: scripted, ", ""), one_key(""), vec![(&file, "4:13")]),
+        ("- a\n".to_owned(), one_key(""), vec![(&file, "1:1")]),
+    ] {
+        std::fs::write(&file, &configuration).unwrap();
+        std::fs::write(&keys, &of_keys).unwrap();
+        let (code, printed) = check(&file);
+        if places.is_empty() {
+            assert_eq!((code, printed.as_str()), (Some(0), "ok\n"));
+            continue;
+        }
+        assert_eq!((code, printed.lines().count()), (Some(1), places.len()), "{printed}");
+        for (line, (file, place)) in printed.lines().zip(places) {
+            let start = format!("{}:{place}: ", file.display());
+            assert!(line.starts_with(&start) && line.len() > start.len() + 10, "{line} does not start with {start}");
+        }
+    }
+    let (code, printed) = check(&directory.path().join("no-such-file.yaml"));
+    assert!(code == Some(1) && printed.contains("no-such-file.yaml"), "{printed}");
+}
+
+#[test]
+fn wrong_arguments_are_explained() {
+    for arguments in [&[][..], &["no-such-command"], &["serve", "--no-such-option"], &["demo", "--port", "x"]] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&output.stderr).contains("--help") || output.stderr.starts_with(b"Meters"), "{arguments:?}");
+    }
+    assert!(text(&run(&["--version"]).stdout).contains(env!("CARGO_PKG_VERSION")));
+}
+
+/// A demo on free ports, and what its introduction says.
+struct Demo {
+    process: Process,
+    key: String,
+    api: String,
+    metrics: String,
+    curl: String,
+    directory: TempDir,
+}
+
+impl Demo {
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = keymeter(&["demo", "--port", "0", "--admin-port", "0"]);
+        command.current_dir(&directory).env("HOME", directory.path()).env("TMPDIR", directory.path());
+        let process = Process::start(command);
+        process.stdout.line("The key may make").await;
+        let said = process.stdout.all();
+        let line = |start: &str| {
+            let line = said.iter().map(|line| line.trim()).find(|line| line.starts_with(start));
+            line.unwrap_or_else(|| panic!("no {start} in {said:#?}"))
+        };
+        let last_word = |start| line(start).rsplit(' ').next().unwrap().to_owned();
+        let (key, api, metrics) = (last_word("API key "), last_word("API  "), last_word("metrics "));
+        Self { key, api, metrics, curl: line("curl -N ").to_owned(), process, directory }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.api.strip_prefix("http://").unwrap().strip_suffix("/v1").unwrap().parse().unwrap()
+    }
+
+    async fn get(&self, url: &str) -> String {
+        let (address, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+        ask(address.parse().unwrap(), "GET", &format!("/{path}")).await.text()
+    }
+
+    async fn metric(&self, series: &str) -> u64 {
+        let metrics = self.get(&self.metrics).await;
+        let value = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().unwrap())
+    }
+
+    async fn tokens(&self) -> [u64; 2] {
+        let of = |kind: &str| format!(r#"keymeter_tokens_total{{key_id="key_demo",model="qwen3-*",type="{kind}"}}"#);
+        [self.metric(&of("input")).await, self.metric(&of("output")).await]
+    }
+
+    async fn tokens_become(&self, tokens: [u64; 2]) {
+        let start = std::time::Instant::now();
+        while self.tokens().await != tokens {
+            assert!(start.elapsed().as_secs() < 10, "{:?} do not become {tokens:?}", self.tokens().await);
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// Runs the line in a shell, or sends what it says by hand where there is no curl.
+async fn paste(line: &str) -> String {
+    let has_curl =
+        Command::new("curl").arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success());
+    if has_curl {
+        let line = line.to_owned();
+        let shell = move || Command::new("sh").arg("-c").arg(line).output().unwrap();
+        let Output { status, stdout, stderr } = tokio::task::spawn_blocking(shell).await.unwrap();
+        assert!(status.success(), "{}", text(&stderr));
+        return text(&stdout);
+    }
+    let quoted: Vec<_> = line.split('"').collect();
+    let authorization = quoted[1].strip_prefix("Authorization: ").unwrap();
+    let address = line.split("http://").nth(1).unwrap().split('/').next().unwrap();
+    let body = line.split('\'').nth(1).unwrap();
+    let headers = [("authorization", authorization), ("content-type", "application/json")];
+    let mut client = Client::connect(address.parse().unwrap()).await;
+    client.request("POST", "/v1/chat/completions", &headers, body.as_bytes()).await.text()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demos_line_to_copy_streams_and_is_counted() {
+    let demo = Demo::start().await;
+    assert!(demo.key.starts_with("sk-") && demo.key.len() == 51, "{}", demo.key);
+    assert!(demo.api.starts_with("http://127.0.0.1:") && demo.api.ends_with("/v1"), "{}", demo.api);
+    let pasted = demo.curl.clone();
+    let running = tokio::spawn(async move { paste(&pasted).await });
+    // It takes a second or more, all of which it is seen to run.
+    while demo.metric(r#"keymeter_requests_in_flight{key_id="key_demo"}"#).await == 0 {
+        assert!(!running.is_finished(), "it did not stream");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let streamed = events(running.await.unwrap().as_bytes());
+    assert!(streamed.len() > 20 && streamed.last().is_some_and(|event| event == "[DONE]"), "{streamed:#?}");
+    assert!(streamed.iter().all(|event| !event.contains("\"usage\":{")), "{streamed:#?}");
+
+    // The same request again, but asking what it used.
+    let asking =
+        demo.curl.replace("\"stream\": true", "\"stream\": true, \"stream_options\": {\"include_usage\": true}");
+    assert_ne!(asking, demo.curl);
+    let streamed = events(paste(&asking).await.as_bytes());
+    let stated: Value = serde_json::from_str(&streamed[streamed.len() - 2]).unwrap();
+    assert_eq!(stated["choices"], json!([]));
+    let stated = ["prompt_tokens", "completion_tokens"].map(|kind| stated["usage"][kind].as_u64().unwrap());
+    assert!(stated[0] > 0 && stated[1] > 20, "{stated:?}");
+    demo.tokens_become(stated.map(|tokens| 2 * tokens)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_logs_a_line_a_request_and_keeps_nothing() {
+    let mut demo = Demo::start().await;
+    let mut client = Client::connect(demo.address()).await;
+    let body =
+        json!({"model": "llama-3.1-8b-instruct", "max_tokens": 3, "messages": [{"role": "user", "content": "a"}]});
+    let answer = client.chat(&demo.key, &body).await;
+    assert_eq!((answer.status, &answer.json()["usage"]["completion_tokens"]), (200, &json!(3)));
+    let models = client.request("GET", "/v1/models", &[("x-api-key", &demo.key)], b"").await.json();
+    let models: Vec<_> = models["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
+    assert_eq!(models, ["demo-embedding", "llama-3.1-8b-instruct", "qwen3-8b"]);
+
+    demo.process.signal(Signal::INT);
+    assert!(demo.process.ended().await.0.success());
+    let said = demo.process.stdout.to_the_end().await;
+    let lines: Vec<Value> = said.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert_eq!(lines.len(), 2, "{said:#?}");
+    assert_eq!((&lines[0]["key_id"], &lines[0]["output_tokens"]), (&json!("key_demo"), &json!(3)));
+    assert_eq!(std::fs::read_dir(&demo.directory).unwrap().count(), 0, "it left something");
+    assert!(demo.process.stderr.all().iter().all(|line| !line.contains(&demo.key)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_demos_do_not_share_a_key() {
+    let (one, other) = (Demo::start().await, Demo::start().await);
+    assert_ne!(one.key, other.key);
+    let answer =
+        Client::connect(one.address()).await.request("GET", "/v1/models", &[("x-api-key", &other.key)], b"").await;
+    assert_eq!(answer.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_whose_port_is_taken_says_what_to_do() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for arguments in [["demo", "--port", &port, "--admin-port", "0"], ["demo", "--port", "0", "--admin-port", &port]] {
+        let mut process = Process::start(keymeter(&arguments));
+        assert_eq!(process.ended().await.0.code(), Some(1));
+        let said = process.stderr.to_the_end().await.concat();
+        assert!(said.contains(&port) && said.contains("--port 0"), "{said}");
+    }
+}
