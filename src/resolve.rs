@@ -161,20 +161,19 @@ impl Resolver {
     /// changed while it answered.
     async fn ask(&self, hash: KeyHash) -> Result<Arc<Key>, ResolveFault> {
         loop {
-            let generation = self.generation.load(Ordering::Acquire);
-            let asked = self.known.try_get_with(hash, self.question(hash, generation)).await;
+            let asked = self.known.try_get_with(hash, self.question(hash)).await;
             match asked {
                 Ok(entry) if self.is_current(&entry) => return Ok(entry.answer.clone()),
                 Ok(_) => self.known.invalidate(&hash).await,
-                Err(fault) => match &*fault {
-                    ResolveFault::Unknown if generation != self.generation.load(Ordering::Acquire) => {}
-                    fault => return Err(fault.clone()),
-                },
+                Err(fault) if self.is_current(&fault) => return Err(fault.answer.clone()),
+                Err(_) => {}
             }
         }
     }
 
-    async fn question(&self, hash: KeyHash, generation: u64) -> Result<Arc<Entry<Arc<Key>>>, ResolveFault> {
+    /// One question. Whoever joins it later gets the generation in which it was put, with a fault as well.
+    async fn question(&self, hash: KeyHash) -> Result<Arc<Entry<Arc<Key>>>, Entry<ResolveFault>> {
+        let generation = self.generation.load(Ordering::Acquire);
         let start = Instant::now();
         let answer = self.source.look_up(&hash).await;
         let outcome = match &answer {
@@ -187,9 +186,9 @@ impl Resolver {
             Ok(Some(record)) => Ok(Arc::new(Entry { generation, answer: Arc::new(self.key(hash, record)) })),
             Ok(None) => {
                 self.unknown.insert(hash, Arc::new(Entry { generation, answer: () })).await;
-                Err(ResolveFault::Unknown)
+                Err(Entry { generation, answer: ResolveFault::Unknown })
             }
-            Err(fault) => Err(ResolveFault::Unavailable(fault)),
+            Err(fault) => Err(Entry { generation, answer: ResolveFault::Unavailable(fault) }),
         }
     }
 

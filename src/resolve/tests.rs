@@ -103,6 +103,29 @@ async fn a_look_up_under_way_never_brings_the_old_record_back() {
 }
 
 #[tokio::test]
+async fn an_unknown_from_before_a_change_is_not_believed_by_who_joins_the_question_after_it() {
+    let source = Arc::new(Slow { may_answer: Some(Semaphore::new(0)), ..Slow::default() });
+    let resolver = Arc::new(resolver(source.clone()));
+    let ask = || {
+        let resolver = resolver.clone();
+        tokio::spawn(async move { resolver.resolve(KeyHash::of(b"a")).await.map(|key| key.record.id.clone()) })
+    };
+    let before = ask();
+    while source.asked.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    *source.record.lock() = Some(Arc::new(record("key_a", "a")));
+    resolver.forget_all();
+    let after = ask();
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    source.may_answer.as_ref().unwrap().add_permits(10);
+    assert_eq!(after.await.unwrap().unwrap().as_str(), "key_a");
+    assert_eq!(before.await.unwrap().unwrap().as_str(), "key_a");
+}
+
+#[tokio::test]
 async fn many_misses_at_once_are_one_question() {
     let source = Arc::new(Slow {
         record: Mutex::new(Some(Arc::new(record("key_a", "a")))),
