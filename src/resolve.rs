@@ -129,7 +129,8 @@ impl Resolver {
             return Err(ResolveFault::Unknown);
         }
         self.metrics.looked_up(Lookup::Miss);
-        self.ask(hash).await
+        // In a box, so that the requests of cached keys do not carry its size.
+        Box::pin(self.ask(hash)).await
     }
 
     /// Whether the secret with `hash` was found lately, so that its sender is no stranger.

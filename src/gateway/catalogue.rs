@@ -95,14 +95,15 @@ impl Catalogue {
     /// What `upstream` last said, asked for once for all who want to know. One that does not
     /// answer is taken at its last word.
     async fn listed(&self, upstream: &Arc<Upstream>, dialer: &Dialer) -> Arc<List> {
-        let asking = async {
+        // In a box, so that the requests that ask nothing do not carry its size.
+        let asking = Box::pin(async {
             let answer = tokio::time::timeout(PATIENCE, self.ask(upstream, dialer)).await;
             match answer {
                 Ok(Ok(names)) => Arc::new(self.answered(upstream, names)),
                 Ok(Err(fault)) => Arc::new(self.unanswered(upstream, &fault.to_string())),
                 Err(_) => Arc::new(self.unanswered(upstream, "it took too long")),
             }
-        };
+        });
         self.lists.get_with(upstream.name.clone(), asking).await
     }
 
