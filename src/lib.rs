@@ -8,7 +8,7 @@
 //!      -> response bytes -> meter -> settle: limits, metrics, log
 //! ```
 //!
-//! [`proxy`] carries a request along this way and is the only place that writes to a client.
+//! [`proxy`] carries a request along this way and is the only place that answers clients of the API.
 //! [`gate::Gate`] decides: it identifies the key, admits the request and gives a [`gate::Lease`],
 //! or a [`rejection::Rejection`]. The lease meters the response and settles once.
 //!
@@ -17,21 +17,23 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`cli`] | the commands: `serve`, `check`, `demo`, `keys` |
+//! | [`demo`] | everything that `serve` runs, in front of an upstream with canned answers |
 //! | [`server`] | binds sockets, runs the gateway, drains |
 //! | [`plugin`] | gate, keys and metrics as one piece, with the services that any Pingora server runs beside it |
-//! | [`admin`], [`reload`], [`demo`] | the admin address; watch, load, check, swap; the demo's upstream |
-//! | [`gateway`], [`upstream`] | our own proxy: which upstream serves which model, and how it is dialled |
+//! | [`admin`], [`reload`] | the admin address; watch, load, check, swap |
+//! | [`gateway`], [`upstream`] | our own proxy: where a request goes, and how that is dialled |
 //! | [`proxy`] | `Gated<P>`: the plugin around any Pingora proxy; bodies in, answers out |
 //! | [`gate`] | identify, admit, settle; credentials, routes, the access log |
+//! | [`rejection`] | every way to be refused: status, type, code and what the sender is told |
 //! | [`resolve`], [`account`] | from a secret's hash to its key, through a cache; what a key has used |
-//! | [`limit`] | exact windows, reservations, what recent traffic teaches; strangers |
-//! | [`body`] | a request's JSON, scanned without a tree and changed by splicing |
+//! | [`metrics`] | every metric's name and help |
 //! | [`usage`] | what a response used: incremental scanners, and an estimate where nothing is stated |
-//! | [`price`], [`metrics`] | money in integers; every metric's name and help |
-//! | [`config`], [`yaml`], [`keyfile`] | what is written and what is meant; where it stands; edits in place |
-//! | [`api`], [`key`], [`glob`] | paths; secrets, hashes, records; patterns over model names |
+//! | [`api`], [`body`] | paths; a request's JSON, scanned without a tree and changed by splicing |
+//! | [`keyfile`], [`config`], [`yaml`] | edits of keys files; what is written and what is meant; where it stands |
+//! | [`price`] | money in integers |
+//! | [`key`], [`limit`], [`glob`] | secrets, hashes, records; exact windows and reservations; patterns |
 //!
-//! A room uses those below it and none above.
+//! A room uses rooms in rows below its own, and those to the right of it in its row.
 //!
 //! # What always holds
 //!
@@ -41,9 +43,15 @@
 //!   last phase, or by `Drop` on every other way out.
 //! - What is counted of a key belongs to its id. Neither a reload, nor an eviction, nor a new
 //!   secret sets it back.
-//! - A record that was asked for before a change of the keys is not believed after it.
+//! - A look-up that began before a change of the keys is never used after it.
 //! - A secret has a type that does not print, and only its SHA-256 is kept.
 //! - No label of a metric comes from a client.
+//!
+//! # Outside
+//!
+//! `tests/` runs real gateways against a scripted upstream, a file a topic, with its tools in
+//! `tests/support`; `tests/clients` holds the official client's script. `benches/` measures the hot path,
+//! `examples/` has a proxy that is metered in 7 lines, and `conf/` configurations that a test loads.
 
 pub mod account;
 pub mod admin;
