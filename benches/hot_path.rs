@@ -49,7 +49,7 @@ fn admission(criterion: &mut Criterion) {
                 let now = Now::read();
                 let mut visit = Visit::new("/v1/chat/completions", gate.settings(), now);
                 let from = Ipv4Addr::LOCALHOST.into();
-                runtime.block_on(gate.identify(&mut visit, &heads[next], from, now)).expect("a known key");
+                runtime.block_on(gate.identify(&mut visit, &heads[next], None, from, now)).expect("a known key");
                 let admitted = gate.admit(visit, Endpoint::ChatCompletions, &body, now);
                 let Ok(lease) = admitted else { panic!("refused") };
                 lease.settle(&Outcome { status: Some(200), complete: true, ..Outcome::default() }, now);

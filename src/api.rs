@@ -3,20 +3,31 @@
 
 use http::Method;
 
-use crate::body::Shape;
+use crate::body::{LONGEST_MODEL, Shape};
 
 /// The family of paths, errors and headers that a request speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Api {
     /// OpenAI's, as every inference server offers it.
     OpenAi,
+    /// Anthropic's messages.
+    Anthropic,
+    /// Ollama's own.
+    Ollama,
+    /// Google's Gemini.
+    Gemini,
 }
 
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
     /// Something that an upstream answers, and that is metered.
-    Inference(Endpoint),
+    Inference {
+        /// What it is.
+        endpoint: Endpoint,
+        /// The model, where the path names it and not the body.
+        model: Option<String>,
+    },
     /// The models that the key may call.
     Models,
     /// One of them.
@@ -30,25 +41,106 @@ pub enum Endpoint {
     ChatCompletions,
     /// `POST /v1/completions`
     Completions,
+    /// `POST /v1/responses`
+    Responses,
     /// `POST /v1/embeddings`
     Embeddings,
+    /// `POST /v1/moderations`
+    Moderations,
+    /// `POST /v1/rerank`
+    Rerank,
+    /// `POST /v1/images/generations`
+    ImageGenerations,
+    /// `POST /v1/images/edits`
+    ImageEdits,
+    /// `POST /v1/audio/speech`
+    Speech,
+    /// `POST /v1/audio/transcriptions`
+    Transcriptions,
+    /// `POST /v1/audio/translations`
+    Translations,
+    /// `POST /v1/messages`
+    Messages,
+    /// `POST /v1/messages/count_tokens`
+    CountTokens,
+    /// `POST /api/chat`
+    OllamaChat,
+    /// `POST /api/generate`
+    OllamaGenerate,
+    /// `POST /api/embed`
+    OllamaEmbed,
+    /// `POST /v1beta/models/{model}:generateContent`
+    GenerateContent,
+    /// `POST /v1beta/models/{model}:streamGenerateContent`
+    StreamGenerateContent,
+    /// `POST /v1beta/models/{model}:embedContent`
+    EmbedContent,
 }
 
-/// Every endpoint with its path.
-const ENDPOINTS: [(&str, Endpoint); 3] = [
+/// Every endpoint whose path names no model, with its path.
+const ENDPOINTS: [(&str, Endpoint); 16] = [
     ("/v1/chat/completions", Endpoint::ChatCompletions),
     ("/v1/completions", Endpoint::Completions),
+    ("/v1/responses", Endpoint::Responses),
     ("/v1/embeddings", Endpoint::Embeddings),
+    ("/v1/moderations", Endpoint::Moderations),
+    ("/v1/rerank", Endpoint::Rerank),
+    ("/v1/images/generations", Endpoint::ImageGenerations),
+    ("/v1/images/edits", Endpoint::ImageEdits),
+    ("/v1/audio/speech", Endpoint::Speech),
+    ("/v1/audio/transcriptions", Endpoint::Transcriptions),
+    ("/v1/audio/translations", Endpoint::Translations),
+    ("/v1/messages", Endpoint::Messages),
+    ("/v1/messages/count_tokens", Endpoint::CountTokens),
+    ("/api/chat", Endpoint::OllamaChat),
+    ("/api/generate", Endpoint::OllamaGenerate),
+    ("/api/embed", Endpoint::OllamaEmbed),
+];
+
+/// Gemini's endpoints with what follows the model and a colon.
+const METHODS: [(&str, Endpoint); 3] = [
+    ("generateContent", Endpoint::GenerateContent),
+    ("streamGenerateContent", Endpoint::StreamGenerateContent),
+    ("embedContent", Endpoint::EmbedContent),
 ];
 
 const MODELS: &str = "/v1/models";
+const GEMINI_MODELS: &str = "/v1beta/models/";
+
+impl Api {
+    /// Whose path it is, as far as its beginning tells: what an error on an unknown path is
+    /// written for.
+    #[must_use]
+    pub fn of_path(path: &str) -> Self {
+        let under = |room: &str| path.strip_prefix(room).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        match () {
+            () if under("/v1/messages") => Self::Anthropic,
+            () if under("/api") => Self::Ollama,
+            () if under("/v1beta") => Self::Gemini,
+            () => Self::OpenAi,
+        }
+    }
+}
 
 impl Endpoint {
     /// The API that the endpoint is part of.
     #[must_use]
     pub fn api(self) -> Api {
         match self {
-            Self::ChatCompletions | Self::Completions | Self::Embeddings => Api::OpenAi,
+            Self::ChatCompletions
+            | Self::Completions
+            | Self::Responses
+            | Self::Embeddings
+            | Self::Moderations
+            | Self::Rerank
+            | Self::ImageGenerations
+            | Self::ImageEdits
+            | Self::Speech
+            | Self::Transcriptions
+            | Self::Translations => Api::OpenAi,
+            Self::Messages | Self::CountTokens => Api::Anthropic,
+            Self::OllamaChat | Self::OllamaGenerate | Self::OllamaEmbed => Api::Ollama,
+            Self::GenerateContent | Self::StreamGenerateContent | Self::EmbedContent => Api::Gemini,
         }
     }
 
@@ -58,14 +150,59 @@ impl Endpoint {
         match self {
             Self::ChatCompletions => Shape::Chat,
             Self::Completions => Shape::Completions,
+            Self::Responses => Shape::Responses,
             Self::Embeddings => Shape::Embeddings,
+            Self::Moderations => Shape::Moderations,
+            Self::Rerank => Shape::Rerank,
+            Self::ImageGenerations => Shape::Images,
+            Self::Speech => Shape::Speech,
+            Self::ImageEdits | Self::Transcriptions | Self::Translations => Shape::Form,
+            Self::Messages => Shape::Messages,
+            Self::CountTokens => Shape::CountTokens,
+            Self::OllamaChat => Shape::OllamaChat,
+            Self::OllamaGenerate => Shape::OllamaGenerate,
+            Self::OllamaEmbed => Shape::OllamaEmbed,
+            Self::GenerateContent | Self::StreamGenerateContent => Shape::GenerateContent,
+            Self::EmbedContent => Shape::EmbedContent,
         }
     }
 
-    /// Whether the endpoint's answer is text that costs output tokens.
+    /// Whether the endpoint's answer costs output tokens.
     #[must_use]
     pub fn has_output(self) -> bool {
-        !matches!(self, Self::Embeddings)
+        match self {
+            Self::ChatCompletions
+            | Self::Completions
+            | Self::Responses
+            | Self::ImageGenerations
+            | Self::ImageEdits
+            | Self::Transcriptions
+            | Self::Translations
+            | Self::Messages
+            | Self::OllamaChat
+            | Self::OllamaGenerate
+            | Self::GenerateContent
+            | Self::StreamGenerateContent => true,
+            Self::Embeddings
+            | Self::Moderations
+            | Self::Rerank
+            | Self::Speech
+            | Self::CountTokens
+            | Self::OllamaEmbed
+            | Self::EmbedContent => false,
+        }
+    }
+
+    /// Whether the endpoint costs tokens at all; counting them does not.
+    #[must_use]
+    pub fn takes_tokens(self) -> bool {
+        self != Self::CountTokens
+    }
+
+    /// Whether a stream of the endpoint states its usage only if `stream_options` asks for it.
+    #[must_use]
+    pub fn injects_usage(self) -> bool {
+        matches!(self, Self::ChatCompletions | Self::Completions)
     }
 }
 
@@ -83,28 +220,60 @@ pub enum Unrecognised {
 /// # Errors
 /// When the path is none of an API, or the method is not the path's.
 pub fn recognise(method: &Method, path: &str) -> Result<Call, Unrecognised> {
-    if let Some((_, endpoint)) = ENDPOINTS.iter().find(|(known, _)| *known == path) {
-        return if method == Method::POST { Ok(Call::Inference(*endpoint)) } else { Err(Unrecognised::Method("POST")) };
-    }
-    let call = match path.strip_prefix(MODELS) {
-        Some("") => Call::Models,
-        Some(rest) if rest.len() > 1 && rest.starts_with('/') => Call::Model(percent_decoded(&rest[1..])),
-        _ => return Err(Unrecognised::Path),
+    let (call, allowed) = match inference(path) {
+        Some((endpoint, model)) => (Call::Inference { endpoint, model }, "POST"),
+        None => (catalogue(path).ok_or(Unrecognised::Path)?, "GET"),
     };
-    if method == Method::GET { Ok(call) } else { Err(Unrecognised::Method("GET")) }
+    if method.as_str() == allowed { Ok(call) } else { Err(Unrecognised::Method(allowed)) }
+}
+
+/// The endpoint that a path is, and the model that it names.
+fn inference(path: &str) -> Option<(Endpoint, Option<String>)> {
+    if let Some((_, endpoint)) = ENDPOINTS.iter().find(|(known, _)| *known == path) {
+        return Some((*endpoint, None));
+    }
+    // A model's name may have a colon, as Ollama's tags do; a method's has none.
+    let (model, method) = path.strip_prefix(GEMINI_MODELS)?.rsplit_once(':')?;
+    let (_, endpoint) = METHODS.iter().find(|(known, _)| *known == method)?;
+    Some((*endpoint, Some(path_model(model)?)))
+}
+
+/// The model that a segment of a path names. Where two programs could decode the segment or divide
+/// the path differently, it names none.
+fn path_model(segment: &str) -> Option<String> {
+    let model = String::from_utf8(decoded(segment, None)?).ok()?;
+    let divides = |character: char| matches!(character, '/' | '\\') || character.is_control();
+    (1..=LONGEST_MODEL).contains(&model.len()).then_some(model).filter(|model| !model.contains(divides))
+}
+
+fn catalogue(path: &str) -> Option<Call> {
+    match path.strip_prefix(MODELS)? {
+        "" => Some(Call::Models),
+        rest => rest.strip_prefix('/').filter(|name| !name.is_empty()).map(|name| Call::Model(percent_decoded(name))),
+    }
 }
 
 /// A path's segment as its characters (RFC 3986, section 2.1). What is no escape stays as it is.
-fn percent_decoded(segment: &str) -> String {
+pub(crate) fn percent_decoded(segment: &str) -> String {
+    let bytes = decoded(segment, Some(b'%')).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A path's segment as its bytes, `stray` standing for a percent sign that begins no escape;
+/// without it there is none where one stands.
+fn decoded(segment: &str, stray: Option<u8>) -> Option<Vec<u8>> {
     let mut decoded = Vec::with_capacity(segment.len());
     let mut rest = segment.as_bytes();
     while let Some((first, after)) = rest.split_first() {
-        let escape = (*first == b'%').then(|| escaped_byte(after)).flatten();
-        let (byte, after) = escape.unwrap_or((*first, after));
+        let (byte, after) = match escaped_byte(after) {
+            Some(escaped) if *first == b'%' => escaped,
+            None if *first == b'%' => (stray?, after),
+            _ => (*first, after),
+        };
         decoded.push(byte);
         rest = after;
     }
-    String::from_utf8_lossy(&decoded).into_owned()
+    Some(decoded)
 }
 
 /// The byte that two hexadecimal digits at the start of `text` mean, and what follows them.
@@ -116,29 +285,4 @@ fn escaped_byte(text: &[u8]) -> Option<(u8, &[u8])> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_path_and_nothing_else() {
-        for (path, endpoint) in ENDPOINTS {
-            assert_eq!(recognise(&Method::POST, path), Ok(Call::Inference(endpoint)));
-            assert_eq!(recognise(&Method::GET, path), Err(Unrecognised::Method("POST")));
-        }
-        assert_eq!(recognise(&Method::GET, "/v1/models"), Ok(Call::Models));
-        assert_eq!(recognise(&Method::GET, "/v1/models/org%2Fname"), Ok(Call::Model("org/name".to_owned())));
-        assert_eq!(recognise(&Method::GET, "/v1/models/org/name"), Ok(Call::Model("org/name".to_owned())));
-        assert_eq!(recognise(&Method::POST, "/v1/models"), Err(Unrecognised::Method("GET")));
-        for path in ["/", "/v1", "/v1/models/", "/v1/modelsx", "/v1/chat/completions/", "//v1/completions", "/v1/files"]
-        {
-            assert_eq!(recognise(&Method::GET, path), Err(Unrecognised::Path), "{path}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_escape_stays() {
-        for (written, meant) in [("a%2", "a%2"), ("%zz", "%zz"), ("100%", "100%"), ("%41b", "Ab")] {
-            assert_eq!(percent_decoded(written), meant);
-        }
-    }
-}
+mod tests;

@@ -1,64 +1,58 @@
-//! The JSON body of a request to `/v1/chat/completions`, `/v1/completions` or `/v1/embeddings`:
-//! read once for what admission must know, kept as the bytes that came, and changed, where the
-//! gateway must, by splicing. No tree is built, and a body that two parsers could read differently
-//! is refused.
+//! The body of a request: read once for what admission must know, kept as the bytes that came,
+//! and changed, where the gateway must, by splicing. No tree is built, no file of a form is copied,
+//! and a body that two parsers could read differently is refused.
 
 mod fault;
 mod field;
+mod form;
 mod json;
 mod maximum;
+mod multipart;
+mod scan;
+mod shape;
 mod splice;
 mod walk;
 
-use std::{fmt, ops::Range};
+use std::fmt;
 
 use bytes::Bytes;
 
-use field::{Field, Seen};
-use json::{Kind, Reader, Text, Token};
-use maximum::Stated;
-use splice::{Opening, Places, UsageOption};
+use splice::Places;
 
 pub use fault::BodyFault;
+pub use shape::Shape;
 pub use splice::Change;
 
-/// Which request a body is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
-    /// `POST /v1/chat/completions`
-    Chat,
-    /// `POST /v1/completions`
-    Completions,
-    /// `POST /v1/embeddings`
-    Embeddings,
-}
-
-/// What a body says, with the body itself. See [`scan`].
+/// What a body says, with the body itself. See [`scan()`] and [`scan_form`].
 #[derive(Clone)]
 pub struct Scanned {
     /// `model`, its escapes decoded; `None` where the body names none.
     pub model: Option<String>,
-    /// Whether a stream is asked for: `stream`, false unless stated.
+    /// Whether a stream is asked for: `stream`, and where that is not stated, what the API does by
+    /// itself. Of Gemini's requests the path says it, and this is false.
     pub stream: bool,
     /// The most output tokens that one choice may have, by the API's own fields: for chat
-    /// `max_completion_tokens` or `max_tokens`, for completions `max_tokens`. Where more than one
-    /// is stated (llama.cpp's `n_predict` included) it is the greatest of them, for servers
-    /// differ in which they heed. A chat's zero is no maximum, since some servers read it so.
+    /// `max_completion_tokens` or `max_tokens`, for completions and Anthropic's messages
+    /// `max_tokens`, for responses `max_output_tokens`, for Ollama `options.num_predict`, for Gemini
+    /// `generationConfig.maxOutputTokens`. Where others that some servers heed are stated beside
+    /// it (llama.cpp's `n_predict` among them) it is the greatest of all. A zero is no maximum but
+    /// for completions, since some servers read it so; nor is a negative number for Ollama.
     pub maximum: Option<u64>,
     /// How many outputs are asked for, at least 1: the greatest of `n`, `best_of` and llama.cpp's
-    /// `n_cmpl`, for completions times the number of prompts.
+    /// `n_cmpl`, for completions times the number of prompts; Gemini's `candidateCount`.
     pub choices: u64,
-    /// Bytes of UTF-8, once decoded, of all strings and names below `messages`, `prompt`, `input`,
-    /// `system`, `suffix`, `tools`, `functions`, `response_format`, `documents`, `chat_template`
-    /// and `chat_template_kwargs`, without [`media`](Self::media).
+    /// Bytes of UTF-8, once decoded, of all strings and names below the fields that are part of the
+    /// prompt, such as `messages`, `input`, `contents` or `tools`, without [`media`](Self::media).
     pub prompt_text_bytes: u64,
     /// The beginning of that text, some 4 KiB at most.
     pub prompt_sample: String,
     /// How many strings below those fields are media rather than text: `data:` URLs where an API
     /// takes a URL (`url`, `image_url` and the like, and `input` of embeddings), `file_data`, the
-    /// `data` of an `input_audio`, and each of vLLM's `prompt_embeds`.
+    /// `data` of an `input_audio`, of Anthropic's `source` in base64 and of Gemini's `inlineData`,
+    /// Ollama's `images`, each of vLLM's `prompt_embeds`, and each file of a form.
     pub media: u64,
-    /// How many tokens the prompt gives as numbers: those below `prompt` and `input`.
+    /// How many tokens the prompt gives as numbers: those below `prompt` and `input` of completions
+    /// and embeddings, and Ollama's `context`.
     pub prompt_tokens_given: u64,
     /// Whether the client itself asks for usage in the stream: `stream_options.include_usage`.
     pub client_wants_usage: bool,
@@ -85,22 +79,31 @@ impl fmt::Debug for Scanned {
     }
 }
 
+/// The longest name of a model, in bytes. Longer ones would be copied into errors, logs and records;
+/// no file system allows longer paths.
+pub(crate) const LONGEST_MODEL: usize = 4096;
+
 /// Reads `body`, which is kept in what is returned. It must be a JSON object by RFC 8259 in which
-/// each field that matters here occurs once at most, spelled as the API spells it, with a value
-/// of its type or null (`model` must be a string). Numbers over `u64::MAX` are taken for it.
+/// each field that matters for its `shape` occurs once at most, spelled as the API spells it, with
+/// a value of its type or null (`model` must be a string). Numbers over `u64::MAX` are taken for it.
 ///
 /// # Errors
-/// When the body is anything else: see [`BodyFault`].
+/// When the body is anything else, or the shape is a form's: see [`BodyFault`].
 pub fn scan(body: &Bytes, shape: Shape) -> Result<Scanned, BodyFault> {
-    let mut scan = Scan::new(text(body)?, body.clone(), shape);
-    scan.members()?;
-    let Scan { reader, mut scanned, prompts, .. } = scan;
-    reader.finish()?;
-    scanned.maximum = scanned.places.maximums.greatest(shape);
-    if shape == Shape::Completions {
-        scanned.choices = scanned.choices.saturating_mul(prompts.max(1));
+    match shape {
+        Shape::Form => Err(BodyFault::ContentType { problem: multipart::NOT_A_FORM }),
+        _ => scan::read(text(body)?, body, shape),
     }
-    Ok(scanned)
+}
+
+/// Reads `body`, which is kept in what is returned, as the multipart form (RFC 7578) that a
+/// request's `content_type` says it is. Each of `model`, `stream`, `prompt` and `n` occurs in it
+/// once at most, as a field in UTF-8; every other part is passed over, a file for one piece of media.
+///
+/// # Errors
+/// When the body is anything else, or could be divided into parts in two ways: see [`BodyFault`].
+pub fn scan_form(body: &Bytes, content_type: &str) -> Result<Scanned, BodyFault> {
+    form::read(body, content_type)
 }
 
 /// The body as text that begins with an object.
@@ -113,25 +116,12 @@ fn text(body: &Bytes) -> Result<&str, BodyFault> {
     }
 }
 
-/// Longer names would be copied into errors, logs and records; no file system allows longer paths.
-const LONGEST_MODEL: u64 = 4096;
-
-const INTEGER: &str = "a non-negative integer or null";
-const BOOLEAN: &str = "true, false or null";
-
-/// A scan under way.
-struct Scan<'a> {
-    reader: Reader<'a>,
-    seen: Seen,
-    scanned: Scanned,
-    prompts: u64,
-}
-
-impl<'a> Scan<'a> {
-    fn new(text: &'a str, body: Bytes, shape: Shape) -> Self {
-        let scanned = Scanned {
+impl Scanned {
+    /// What a body says in which nothing is stated.
+    fn new(body: Bytes, shape: Shape) -> Self {
+        Self {
             model: None,
-            stream: false,
+            stream: shape.streams_by_default(),
             maximum: None,
             choices: 1,
             prompt_text_bytes: 0,
@@ -142,130 +132,21 @@ impl<'a> Scan<'a> {
             body,
             shape,
             places: Places::default(),
-        };
-        Self { reader: Reader::new(text), seen: Seen::default(), scanned, prompts: 0 }
-    }
-
-    fn members(&mut self) -> Result<(), BodyFault> {
-        let brace = self.reader.token()?;
-        let mut token = self.reader.token()?;
-        self.scanned.places.members = Opening { at: brace.span.end, empty: token.kind == Kind::ObjectEnd };
-        while let Kind::Name(name) = token.kind {
-            match self.seen.field(name, token.span.start)? {
-                Some((name, field)) => self.member(name, field)?,
-                None => self.skip()?,
-            }
-            token = self.reader.token()?;
-        }
-        Ok(())
-    }
-
-    fn member(&mut self, name: &'static str, field: Field) -> Result<(), BodyFault> {
-        match field {
-            Field::Model => self.model(name),
-            Field::Stream => {
-                self.scanned.stream = self.boolean(name)?.0;
-                Ok(())
-            }
-            Field::StreamOptions => self.stream_options(name),
-            Field::Maximum(maximum) => {
-                *self.scanned.places.maximums.of(maximum) = self.integer(name)?;
-                Ok(())
-            }
-            Field::Choices => {
-                self.scanned.choices = self.integer(name)?.value().unwrap_or(1).max(self.scanned.choices);
-                Ok(())
-            }
-            Field::Prompt | Field::Embeddings | Field::Text => self.prompt(field),
         }
     }
 
-    fn skip(&mut self) -> Result<(), BodyFault> {
-        let depth = self.reader.depth();
-        self.reader.token()?;
-        self.reader.skip_to(depth)
-    }
-
-    fn model(&mut self, name: &'static str) -> Result<(), BodyFault> {
-        let Token { span, kind } = self.reader.token()?;
-        let offset = span.start;
-        let Kind::String(text @ Text { length: 0..=LONGEST_MODEL, .. }) = kind else {
-            return Err(BodyFault::WrongType { name, expected: "a string of at most 4096 bytes", offset });
-        };
-        self.scanned.model = Some(text.decode().map_err(|_| BodyFault::LoneSurrogate { offset })?);
-        Ok(())
-    }
-
-    /// A boolean or null, which is false, and its place.
-    fn boolean(&mut self, name: &'static str) -> Result<(bool, Range<usize>), BodyFault> {
-        let Token { span, kind } = self.reader.token()?;
-        match kind {
-            Kind::True => Ok((true, span)),
-            Kind::False | Kind::Null => Ok((false, span)),
-            _ => Err(BodyFault::WrongType { name, expected: BOOLEAN, offset: span.start }),
+    /// The same with the model that the request's path names. The body may repeat it, with or
+    /// without Gemini's `models/` before it.
+    ///
+    /// # Errors
+    /// When the body names another one, which an upstream might heed.
+    pub fn with_model(self, model: String) -> Result<Self, BodyFault> {
+        let repeats = |stated: &String| stated.strip_prefix("models/").unwrap_or(stated) == model;
+        if self.model.as_ref().is_none_or(repeats) {
+            Ok(Self { model: Some(model), ..self })
+        } else {
+            Err(BodyFault::OtherModel)
         }
-    }
-
-    fn integer(&mut self, name: &'static str) -> Result<Stated, BodyFault> {
-        let Token { span, kind } = self.reader.token()?;
-        match kind {
-            Kind::Null => Ok(Stated::Null(span)),
-            // The grammar is checked, so that digits alone can fail to parse only by being too many.
-            Kind::Number(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-                Ok(Stated::Number(digits.parse().unwrap_or(u64::MAX), span))
-            }
-            _ => Err(BodyFault::WrongType { name, expected: INTEGER, offset: span.start }),
-        }
-    }
-
-    fn stream_options(&mut self, name: &'static str) -> Result<(), BodyFault> {
-        let Token { span, kind } = self.reader.token()?;
-        self.scanned.places.usage = match kind {
-            Kind::Null => UsageOption::NullOptions(span),
-            Kind::ObjectStart => self.include_usage(span.end)?,
-            _ => {
-                return Err(BodyFault::WrongType { name, expected: "an object or null", offset: span.start });
-            }
-        };
-        Ok(())
-    }
-
-    /// The members of `stream_options`, whose brace ends at `at`.
-    fn include_usage(&mut self, at: usize) -> Result<UsageOption, BodyFault> {
-        let mut token = self.reader.token()?;
-        let mut place = None;
-        let empty = token.kind == Kind::ObjectEnd;
-        while let Kind::Name(name) = token.kind {
-            let offset = token.span.start;
-            if !field::is_include_usage(name, offset)? {
-                self.skip()?;
-            } else if place.is_some() {
-                return Err(BodyFault::DuplicateField { name: field::INCLUDE_USAGE, offset });
-            } else {
-                let (value, span) = self.boolean(field::INCLUDE_USAGE)?;
-                self.scanned.client_wants_usage = value;
-                place = Some(span);
-            }
-            token = self.reader.token()?;
-        }
-        Ok(place.map_or(UsageOption::Missing(Opening { at, empty }), UsageOption::Stated))
-    }
-
-    fn prompt(&mut self, field: Field) -> Result<(), BodyFault> {
-        let urls_in_input = field == Field::Prompt && self.scanned.shape == Shape::Embeddings;
-        let walked = walk::walk(&mut self.reader, urls_in_input, &mut self.scanned.prompt_sample)?;
-        if field == Field::Embeddings {
-            self.scanned.media += walked.items;
-            self.prompts += walked.items;
-            return Ok(());
-        }
-        self.scanned.prompt_text_bytes += walked.text_bytes;
-        self.scanned.media += walked.media;
-        if field == Field::Prompt {
-            self.scanned.prompt_tokens_given += walked.numbers;
-            self.prompts += walked.items;
-        }
-        Ok(())
     }
 }
 

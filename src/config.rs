@@ -28,7 +28,7 @@ pub use self::{
     keys::{Keys, Source},
     model::Model,
     server::{Admin, ClientAddress, Server, Tls},
-    upstream::{Api, ApiKeyHeader, Credential, InjectUsage, Upstream},
+    upstream::{ApiKeyHeader, Credential, InjectUsage, Upstream},
     url::{UpstreamUrl, UrlFault},
 };
 use self::{

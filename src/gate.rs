@@ -110,10 +110,11 @@ impl Gate {
         &self,
         visit: &mut Visit,
         headers: &HeaderMap,
+        in_query: Option<&str>,
         from: IpAddr,
         now: Now,
     ) -> Result<(), Rejection> {
-        let secret = match credential(headers) {
+        let secret = match credential(headers, in_query) {
             Ok(secret) => secret,
             Err(CredentialFault::Missing) => return Err(self.stranger(from, Unauthorized::Missing)),
             Err(CredentialFault::Malformed) => return Err(self.stranger(from, Unauthorized::Malformed)),
@@ -168,7 +169,7 @@ impl Gate {
             return Err(Box::new(TurnedAway { visit, rejection: Rejection::InvalidKey }));
         };
         let requested = scanned.model.as_deref().unwrap_or_default();
-        let route = key.record.may_call(requested).then(|| visit.settings.route(requested)).flatten();
+        let route = key.record.may_call(requested).then(|| visit.settings.route(visit.api, requested)).flatten();
         let Some(route) = route else {
             let model = requested.to_owned();
             let rejection = Rejection::ModelNotFound { key: key.record.id.clone(), model };
@@ -210,7 +211,11 @@ impl Gate {
             has_output: admitted.endpoint.has_output(),
         };
         let key = || admitted.key.record.id.clone();
-        let planned = plan(settings.strategy, admitted.limits.tokens_per_minute, &demand);
+        let planned = if admitted.endpoint.takes_tokens() {
+            plan(settings.strategy, admitted.limits.tokens_per_minute, &demand)
+        } else {
+            Ok(Plan { tokens: 0, set_maximum: None })
+        };
         let Plan { tokens, set_maximum } = planned.map_err(|too_large| Rejection::PromptTooLarge {
             key: key(),
             least: too_large.certain_prompt,
@@ -255,7 +260,7 @@ fn prompt(scanned: &Scanned, learned: &Learned) -> Prompt {
 
 /// Whether the upstream is to be asked for the stream's usage on our own account.
 fn asks_for_usage(admitted: &Admitted, scanned: &Scanned) -> bool {
-    scanned.stream && !scanned.client_wants_usage && admitted.endpoint.has_output() && admitted.route.injects_usage()
+    scanned.stream && !scanned.client_wants_usage && admitted.endpoint.injects_usage() && admitted.route.injects_usage()
 }
 
 /// Whether a known key may be used now.

@@ -39,7 +39,7 @@ impl ProxyHttp for Gateway {
     async fn request_filter(&self, session: &mut Session, (): &mut ()) -> Result<bool> {
         let pass = pass(session)?;
         match &pass.call {
-            Call::Inference(_) => return Ok(false),
+            Call::Inference { .. } => return Ok(false),
             Call::Models => {
                 let models = self.catalogue.models_for(&pass, &self.dialer).await;
                 respond_json(session, &pass, StatusCode::OK, catalogue::list(&models)).await?;

@@ -29,6 +29,7 @@ pub struct Metrics {
     key_info: IntGaugeVec,
     usage: IntCounterVec,
     client_aborts: IntCounter,
+    unpriced: IntCounterVec,
     request_duration: HistogramVec,
     time_to_first_token: HistogramVec,
     time_per_output_token: HistogramVec,
@@ -110,6 +111,11 @@ impl Metrics {
                 "keymeter_client_aborts_total",
                 "Responses whose client went away before their end.",
             )?)?,
+            unpriced: make.counters(
+                "keymeter_unpriced_responses_total",
+                "Responses that used tokens of a model without a price, and so cost nothing.",
+                &["model"],
+            )?,
             request_duration: make.histograms(
                 "keymeter_request_duration_seconds",
                 "From the request's head to the response's last byte.",
@@ -195,6 +201,11 @@ impl Metrics {
     /// A client that went away before the end of its response.
     pub fn client_aborted(&self) {
         self.client_aborts.inc();
+    }
+
+    /// A response that used something for which the model's entry, by its label, has no price.
+    pub fn unpriced(&self, model: &str) {
+        self.unpriced.with_label_values(&[model]).inc();
     }
 
     /// A reload, and the time of it in seconds since 1970.

@@ -186,6 +186,12 @@ const SHARES: u128 = 60_000_000_000;
 const SHARES_OF_A_TOKEN: u128 = SHARES / 1_000_000;
 
 impl Price {
+    /// Whether there is no price at all, so that nothing is charged whatever is used.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// What one request costs that took these tokens and this much audio, rounded once, half up,
     /// to the nano-dollar. It saturates at the largest amount.
     #[must_use]

@@ -4,6 +4,7 @@
 
 mod body;
 mod forward;
+mod query;
 mod respond;
 mod response;
 
@@ -18,11 +19,12 @@ use pingora::{
     proxy::Session,
 };
 
-use self::body::{Held, Outgoing, receive};
+use self::body::{Held, Outgoing, receive, scan_request};
+use self::query::take_key;
 pub use self::respond::{respond_json, respond_rejection};
 use crate::{
     api::{Api, Call, Endpoint, recognise},
-    body::scan,
+    body::Scanned,
     config::Upstream,
     gate::{CREDENTIAL_HEADERS, Gate, Lease, Now, Outcome, Presence, RequestId, Route, Settings, Visit},
     key::KeyRecord,
@@ -128,8 +130,10 @@ impl<P> Gated<P> {
         let head = session.req_header();
         let mut visit = Visit::new(head.uri.path(), self.gate.settings(), now);
         let call = recognise(&head.method, &visit.path);
+        let in_query = (visit.api == Api::Gemini).then(|| take_key(session.req_header_mut())).flatten();
+        let head = session.req_header();
         let from = visit.settings.client_address(&head.headers, peer_address(session));
-        let identified = self.gate.identify(&mut visit, &session.req_header().headers, from, now).await;
+        let identified = self.gate.identify(&mut visit, &head.headers, in_query.as_deref(), from, now).await;
         visit.work = Now::read().moment.saturating_since(now.moment);
         let settings = visit.settings.clone();
         context.stage = Stage::Visiting(visit, None);
@@ -138,19 +142,26 @@ impl<P> Gated<P> {
         }
         identified?;
         match call {
-            Ok(Call::Inference(endpoint)) => {
+            Ok(Call::Inference { endpoint, model }) => {
                 let body = receive(session, self.gate.traffic(), &settings).await?;
-                self.admit(context, endpoint, body)
+                let start = Now::read();
+                let scanned = scan_request(session.req_header(), endpoint, model, &body.bytes);
+                self.admit(context, endpoint, scanned.map_err(Rejection::InvalidBody)?, body, start)
             }
             Ok(_) => Ok(()),
             Err(unrecognised) => Err(respond::unrecognised(unrecognised, session.req_header())),
         }
     }
 
-    /// From a body to a lease.
-    fn admit<C>(&self, context: &mut Context<C>, endpoint: Endpoint, held: Held) -> Result<(), Rejection> {
-        let start = Now::read();
-        let scanned = scan(&held.bytes, endpoint.shape()).map_err(Rejection::InvalidBody)?;
+    /// From a body, which was read from `start` on, to a lease.
+    fn admit<C>(
+        &self,
+        context: &mut Context<C>,
+        endpoint: Endpoint,
+        scanned: Scanned,
+        held: Held,
+        start: Now,
+    ) -> Result<(), Rejection> {
         let Stage::Visiting(visit, _) = std::mem::replace(&mut context.stage, Stage::New) else {
             return Err(Rejection::InvalidKey);
         };
@@ -171,20 +182,21 @@ impl<P> Gated<P> {
 
     /// Lets the proxy within know whom it serves.
     fn publish<C>(session: &mut Session, context: &Context<C>) {
+        let head = session.req_header();
+        let Ok(call) = recognise(&head.method, head.uri.path()) else { return };
         let pass = match &context.stage {
             Stage::Running(running) => {
                 let admitted = running.lease.admitted();
                 Pass {
                     id: running.lease.request_id().clone(),
                     key: admitted.key.clone(),
-                    call: Call::Inference(admitted.endpoint),
+                    call,
                     route: Some(admitted.route.clone()),
                     settings: running.lease.settings().clone(),
                 }
             }
             Stage::Visiting(visit, None) => {
-                let head = session.req_header();
-                let (Some(key), Ok(call)) = (visit.key.clone(), recognise(&head.method, &visit.path)) else { return };
+                let Some(key) = visit.key.clone() else { return };
                 Pass { id: visit.id.clone(), key, call, route: None, settings: visit.settings.clone() }
             }
             _ => return,
@@ -194,7 +206,7 @@ impl<P> Gated<P> {
 
     /// Answers a request that is not let in.
     async fn refuse<C>(&self, session: &mut Session, context: &mut Context<C>, rejection: Rejection) -> Result<bool> {
-        let reply = respond::Reply::to(&context.stage, &rejection, Api::OpenAi, Now::read());
+        let reply = respond::Reply::to(&context.stage, &rejection, Now::read());
         if let Stage::Visiting(_, reason) = &mut context.stage {
             *reason = Some(rejection);
         }

@@ -1,10 +1,11 @@
 //! Every way in which a request is refused, and what its sender is told: a status, a type and
 //! a code that programs branch on, and a sentence that says what to do. No secret reaches here.
 
+mod form;
+
 use std::{borrow::Cow, time::Duration};
 
 use http::StatusCode;
-use serde_json::json;
 
 use crate::{
     body::BodyFault,
@@ -236,15 +237,6 @@ impl Rejection {
         }
     }
 
-    /// The body in OpenAI's form.
-    #[must_use]
-    pub fn body(&self) -> Vec<u8> {
-        let (kind, code) = self.kind();
-        json!({"error": {"message": self.message(), "type": kind, "param": self.parameter(), "code": code}})
-            .to_string()
-            .into_bytes()
-    }
-
     /// How long to wait before a retry has a chance, where waiting helps.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -326,16 +318,6 @@ mod tests {
     }
 
     #[test]
-    fn a_body_has_all_four_fields_in_openais_form() {
-        let body: serde_json::Value = serde_json::from_slice(&Rejection::InvalidKey.body()).unwrap();
-        assert_eq!(body["error"]["code"], "invalid_api_key");
-        assert_eq!(body["error"]["type"], "invalid_request_error");
-        assert!(body["error"]["param"].is_null());
-        assert!(body["error"]["message"].is_string());
-        assert_eq!(body["error"].as_object().unwrap().len(), 4);
-    }
-
-    #[test]
     fn only_a_wait_of_at_most_a_minute_invites_a_retry() {
         assert!(!over(Over::Requests, Duration::from_secs(60)).forbids_retry());
         assert!(over(Over::Tokens, Duration::from_millis(60_001)).forbids_retry());
@@ -349,12 +331,5 @@ mod tests {
             over(Over::Requests, Duration::from_millis(1500)).message(),
             "the API key key_test made 10 of the 10 requests that it may make in 60 s; retry in 1.500 s (all of them are free in 1.500 s)"
         );
-    }
-
-    #[test]
-    fn what_a_client_wrote_is_cut() {
-        let model = "é".repeat(4000);
-        let rejection = Rejection::ModelNotFound { key: "key_test".parse().unwrap(), model };
-        assert!(rejection.body().len() < 800);
     }
 }

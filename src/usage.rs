@@ -1,13 +1,28 @@
 //! What a response used, counted while it passes: the upstream's own statement, or else a tokenizer's estimate.
 
+mod anthropic;
+mod audio;
 mod delivered;
+mod dialect;
+mod documents;
+mod embeddings;
 mod estimate;
+mod gemini;
+mod images;
 mod json;
 mod meter;
+mod ollama;
 mod openai;
+mod rerank;
+mod response;
+mod responses;
 mod sse;
+mod stated;
 mod stream;
 mod template;
+mod word;
+
+use std::time::Duration;
 
 pub use estimate::{count_tokens, warm_up};
 pub use meter::Meter;
@@ -63,6 +78,8 @@ impl Source {
 pub struct Metered {
     /// The tokens.
     pub usage: Usage,
+    /// How long the audio was that a transcription or a translation heard, where the upstream says so; else zero.
+    pub audio: Duration,
     /// Who says so.
     pub source: Source,
 }
@@ -71,7 +88,7 @@ impl Metered {
     /// Of a response that used nothing, or does not say what.
     #[must_use]
     pub fn none() -> Self {
-        Self { usage: Usage::default(), source: Source::None }
+        Self { usage: Usage::default(), audio: Duration::ZERO, source: Source::None }
     }
 }
 
@@ -82,6 +99,10 @@ pub enum Form {
     Sse,
     /// One JSON document.
     Json,
+    /// JSON documents, one a line.
+    Ndjson,
+    /// Plain text, or subtitles.
+    Text,
     /// Anything else: it passes unread.
     Other,
 }
@@ -94,6 +115,13 @@ impl Form {
         match media_type.as_str() {
             "text/event-stream" => Self::Sse,
             "application/json" | "text/json" => Self::Json,
+            "application/x-ndjson"
+            | "application/ndjson"
+            | "application/jsonl"
+            | "application/x-jsonl"
+            | "application/jsonlines"
+            | "application/x-jsonlines" => Self::Ndjson,
+            "text/plain" | "text/vtt" | "text/srt" | "application/x-subrip" => Self::Text,
             other if other.starts_with("application/") && other.ends_with("+json") => Self::Json,
             _ => Self::Other,
         }
@@ -123,7 +151,10 @@ mod tests {
             ("application/json", Form::Json),
             ("application/json;charset=utf-8", Form::Json),
             ("application/problem+json", Form::Json),
-            ("application/x-ndjson", Form::Other),
+            ("application/x-ndjson", Form::Ndjson),
+            ("application/jsonl; charset=utf-8", Form::Ndjson),
+            ("text/plain; charset=utf-8", Form::Text),
+            ("text/vtt", Form::Text),
             ("text/html", Form::Other),
             ("", Form::Other),
         ];

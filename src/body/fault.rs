@@ -1,5 +1,5 @@
-//! Why a body is refused: each way in which it is not JSON, or in which two programs could read
-//! it differently and the gateway would enforce one thing while the upstream does another.
+//! Why a body is refused: each way in which it is no JSON or no form, or in which two programs could
+//! read it differently and the gateway would enforce one thing while the upstream does another.
 
 use std::{error::Error, fmt};
 
@@ -8,7 +8,7 @@ use super::json::MAX_DEPTH;
 /// Why a request's body was refused. Offsets count bytes from the body's start, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyFault {
-    /// The body is not UTF-8 from `offset` on.
+    /// JSON, or a form's field that the gateway acts on, is not UTF-8 from `offset` on.
     NotUtf8 {
         /// The first byte that is not part of a character.
         offset: usize,
@@ -64,6 +64,27 @@ pub enum BodyFault {
         /// The string.
         offset: usize,
     },
+    /// The body names another model than the request's path.
+    OtherModel,
+    /// The request's Content-Type is not that of a form, or its boundary can be read in two ways.
+    ContentType {
+        /// What is wrong, and what to do.
+        problem: &'static str,
+    },
+    /// The body breaks the grammar of RFC 7578 or RFC 2046, or could be divided in two ways.
+    Form {
+        /// The part or the boundary that is at fault.
+        offset: usize,
+        /// What is wrong there, and what to do.
+        problem: &'static str,
+    },
+    /// A form's field that the gateway acts on is sent as a file.
+    FileField {
+        /// The field.
+        name: &'static str,
+        /// Its part.
+        offset: usize,
+    },
 }
 
 impl BodyFault {
@@ -71,9 +92,11 @@ impl BodyFault {
     #[must_use]
     pub fn field(&self) -> Option<&'static str> {
         match self {
-            Self::DuplicateField { name, .. } | Self::MiscasedField { name, .. } | Self::WrongType { name, .. } => {
-                Some(name)
-            }
+            Self::DuplicateField { name, .. }
+            | Self::MiscasedField { name, .. }
+            | Self::WrongType { name, .. }
+            | Self::FileField { name, .. } => Some(name),
+            Self::OtherModel => Some("model"),
             _ => None,
         }
     }
@@ -82,7 +105,7 @@ impl BodyFault {
 impl fmt::Display for BodyFault {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotUtf8 { offset } => write!(to, "the body is not UTF-8 at byte {offset}: send JSON in UTF-8"),
+            Self::NotUtf8 { offset } => write!(to, "the body is not UTF-8 at byte {offset}: send its text in UTF-8"),
             Self::ByteOrderMark => write!(to, "the body begins with a byte order mark: send JSON without one"),
             Self::NotAnObject => write!(to, "the body is no JSON object: send one that begins with a brace"),
             Self::Syntax { offset, problem } => {
@@ -105,6 +128,16 @@ impl fmt::Display for BodyFault {
             }
             Self::LoneSurrogate { offset } => {
                 write!(to, "the string at byte {offset} has half of a surrogate pair: send both halves or neither")
+            }
+            Self::OtherModel => {
+                write!(to, "the field model names another model than the path: send the path's or none")
+            }
+            Self::ContentType { problem } => write!(to, "the content-type {problem}"),
+            Self::Form { offset, problem } => {
+                write!(to, "the form cannot be read in one way only at byte {offset}: {problem}")
+            }
+            Self::FileField { name, offset } => {
+                write!(to, "the field {name} at byte {offset} is sent as a file: send it without a filename")
             }
         }
     }

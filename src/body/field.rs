@@ -2,6 +2,8 @@
 //! is decoded before it is compared, and one that differs in capitals only is refused, so that
 //! no spelling means something to the upstream that it does not mean here.
 
+pub(super) mod tables;
+
 use super::{BodyFault, json::Text};
 
 /// What a field is to the gateway.
@@ -10,118 +12,118 @@ pub(super) enum Field {
     Model,
     Stream,
     StreamOptions,
+    IncludeUsage,
+    /// The object that holds the maximum, with the fields that count in it.
+    Options(&'static [Known]),
     Maximum(Maximum),
+    /// The API's own maximum where every number below 1 means none.
+    MaximumOrNone,
     Choices,
+    /// Text, or tokens as numbers.
     Prompt,
-    Embeddings,
+    /// A list of which each element is media.
+    Media,
     Text,
 }
 
-/// The fields that bound the output. `NPredict` is llama.cpp's, which heeds it before the others.
+/// The fields that bound the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Maximum {
+    /// The one in which the request's own API states it.
+    Own,
+    /// A chat's, where it is not the request's own.
     Tokens,
     CompletionTokens,
+    /// llama.cpp's, which it heeds before the others.
     NPredict,
 }
 
-/// `n_cmpl` is llama.cpp's word for `n`; `prompt_embeds`, `documents` and the chat templates are
-/// vLLM's; the rest are the API's own.
-const FIELDS: [(&str, Field); 21] = [
-    ("model", Field::Model),
-    ("stream", Field::Stream),
-    ("stream_options", Field::StreamOptions),
-    ("max_tokens", Field::Maximum(Maximum::Tokens)),
-    ("max_completion_tokens", Field::Maximum(Maximum::CompletionTokens)),
-    ("n_predict", Field::Maximum(Maximum::NPredict)),
-    ("n", Field::Choices),
-    ("n_cmpl", Field::Choices),
-    ("best_of", Field::Choices),
-    ("prompt", Field::Prompt),
-    ("input", Field::Prompt),
-    ("prompt_embeds", Field::Embeddings),
-    ("messages", Field::Text),
-    ("system", Field::Text),
-    ("suffix", Field::Text),
-    ("tools", Field::Text),
-    ("functions", Field::Text),
-    ("response_format", Field::Text),
-    ("documents", Field::Text),
-    ("chat_template", Field::Text),
-    ("chat_template_kwargs", Field::Text),
-];
+/// A field, and how it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Known {
+    /// Its place from the body's own object on: for errors.
+    pub path: &'static str,
+    /// Its names in the object that it is a member of. Most have one, which stands here twice.
+    names: [&'static str; 2],
+    pub field: Field,
+}
 
-/// The longest name above, in bytes.
+/// The longest name that any field has, in bytes.
 const LONGEST: usize = 21;
 
-/// Which fields have been met.
-#[derive(Debug, Default)]
-pub(super) struct Seen(u32);
+/// Which fields of an object have been met.
+#[derive(Debug)]
+pub(super) struct Seen {
+    table: &'static [Known],
+    bits: u32,
+}
 
 impl Seen {
+    /// None of `table`, which has 32 fields at most.
+    pub fn none_of(table: &'static [Known]) -> Self {
+        Self { table, bits: 0 }
+    }
+
     /// The field that `text`, which stands at `offset`, names, if it is one that matters.
-    pub fn field(&mut self, text: Text<'_>, offset: usize) -> Result<Option<(&'static str, Field)>, BodyFault> {
+    pub fn field(&mut self, text: Text<'_>, offset: usize) -> Result<Option<&'static Known>, BodyFault> {
         let Some(spelling) = Spelling::of(text, offset)? else { return Ok(None) };
-        let known = FIELDS.iter().enumerate().find(|(_, (name, _))| spelling.is(name));
-        let Some((index, (name, field))) = known else { return Ok(None) };
-        spelling.check(name, offset)?;
-        let bit = 1 << index;
-        if self.0 & bit != 0 {
-            return Err(BodyFault::DuplicateField { name, offset });
+        let found = self.table.iter().enumerate().find_map(|(index, known)| {
+            let name = known.names.into_iter().find(|name| spelling.folds_into(name))?;
+            Some((1 << index, name, known))
+        });
+        let Some((bit, name, known)) = found else { return Ok(None) };
+        if !spelling.is(name) {
+            return Err(BodyFault::MiscasedField { name: known.path, offset });
         }
-        self.0 |= bit;
-        Ok(Some((name, *field)))
+        if self.bits & bit != 0 {
+            return Err(BodyFault::DuplicateField { name: known.path, offset });
+        }
+        self.bits |= bit;
+        Ok(Some(known))
     }
 }
 
-/// Where in `stream_options` the usage is asked for.
-pub(super) const INCLUDE_USAGE: &str = "stream_options.include_usage";
-
-/// Whether `text`, which stands at `offset`, names `include_usage`.
-pub(super) fn is_include_usage(text: Text<'_>, offset: usize) -> Result<bool, BodyFault> {
-    match Spelling::of(text, offset)? {
-        Some(spelling) if spelling.is("include_usage") => spelling.check(INCLUDE_USAGE, offset).map(|()| true),
-        _ => Ok(false),
-    }
-}
-
-/// A decoded name in lower case that is short enough to be a field's.
+/// A decoded name that is short enough to be a field's and folds into ASCII.
 struct Spelling {
-    folded: [u8; LONGEST],
+    letters: [u8; LONGEST],
     length: usize,
-    miscased: bool,
+    is_ascii: bool,
 }
 
 impl Spelling {
     fn of(text: Text<'_>, offset: usize) -> Result<Option<Self>, BodyFault> {
-        let mut spelling = Self { folded: [0; LONGEST], length: 0, miscased: false };
+        let mut spelling = Self { letters: [0; LONGEST], length: 0, is_ascii: true };
         for character in text.characters() {
             let character = character.map_err(|_| BodyFault::LoneSurrogate { offset })?;
-            let Some(folded) = fold(character) else { return Ok(None) };
-            let Some(place) = spelling.folded.get_mut(spelling.length) else { return Ok(None) };
-            *place = folded;
+            let Some(letter) = to_ascii(character) else { return Ok(None) };
+            let Some(place) = spelling.letters.get_mut(spelling.length) else { return Ok(None) };
+            *place = letter;
             spelling.length += 1;
-            spelling.miscased |= char::from(folded) != character;
+            spelling.is_ascii &= character.is_ascii();
         }
         Ok(Some(spelling))
     }
 
-    fn is(&self, name: &str) -> bool {
-        self.folded.get(..self.length) == Some(name.as_bytes())
+    fn letters(&self) -> &[u8] {
+        self.letters.get(..self.length).unwrap_or_default()
     }
 
-    fn check(&self, name: &'static str, offset: usize) -> Result<(), BodyFault> {
-        if self.miscased { Err(BodyFault::MiscasedField { name, offset }) } else { Ok(()) }
+    fn folds_into(&self, name: &str) -> bool {
+        self.letters().eq_ignore_ascii_case(name.as_bytes())
+    }
+
+    fn is(&self, name: &str) -> bool {
+        self.is_ascii && self.letters() == name.as_bytes()
     }
 }
 
-/// The character in lower case where that is ASCII, by Unicode's simple case folding: the long s
-/// and the Kelvin sign are the only two outside ASCII that fold into it.
-fn fold(character: char) -> Option<u8> {
+/// The character as ASCII, if it is that or folds into it by Unicode's simple case folding: the
+/// long s and the Kelvin sign are the only two outside ASCII that do.
+fn to_ascii(character: char) -> Option<u8> {
     match character {
         '\u{17f}' => Some(b's'),
         '\u{212a}' => Some(b'k'),
-        _ => u8::try_from(character).ok().filter(u8::is_ascii).map(|byte| byte.to_ascii_lowercase()),
+        _ => u8::try_from(character).ok().filter(u8::is_ascii),
     }
 }
 
@@ -130,23 +132,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_field_is_longer_than_the_longest() {
-        assert_eq!(FIELDS.iter().map(|(name, _)| name.len()).max(), Some(LONGEST));
-    }
-
-    #[test]
-    fn every_field_has_a_bit_and_a_lower_case_ascii_name() {
-        assert!(FIELDS.len() <= u32::BITS as usize);
-        for (name, _) in FIELDS {
-            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
-        }
-    }
-
-    #[test]
     fn folds_what_has_an_ascii_lower_case_and_nothing_else() {
         for character in char::MIN..=char::MAX {
             let ascii = character.to_lowercase().all(|lower| lower.is_ascii());
-            assert_eq!(fold(character).is_some(), ascii || character == '\u{17f}', "{character:?}");
+            assert_eq!(to_ascii(character).is_some(), ascii || character == '\u{17f}', "{character:?}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! How a request bounds its output. There are three fields for it, and servers differ in which
-//! they know and which they heed first.
+//! How a request bounds its output. Besides an API's own field there are others' that servers
+//! read as well, and they differ in which they know and which they heed first.
 
 use std::ops::Range;
 
@@ -10,7 +10,8 @@ use super::{Shape, field::Maximum};
 pub(super) enum Stated {
     #[default]
     Nowhere,
-    Null(Range<usize>),
+    /// As none: null, or a number that the API takes for none.
+    Nothing(Range<usize>),
     Number(u64, Range<usize>),
 }
 
@@ -18,7 +19,7 @@ impl Stated {
     pub fn value(&self) -> Option<u64> {
         match self {
             Self::Number(value, _) => Some(*value),
-            Self::Nowhere | Self::Null(_) => None,
+            Self::Nowhere | Self::Nothing(_) => None,
         }
     }
 }
@@ -26,28 +27,28 @@ impl Stated {
 /// What each field states.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Maximums {
-    pub tokens: Stated,
-    pub completion_tokens: Stated,
-    pub n_predict: Stated,
+    pub own: Stated,
+    tokens: Stated,
+    completion_tokens: Stated,
+    n_predict: Stated,
 }
 
 impl Maximums {
     pub fn of(&mut self, field: Maximum) -> &mut Stated {
         match field {
+            Maximum::Own => &mut self.own,
             Maximum::Tokens => &mut self.tokens,
             Maximum::CompletionTokens => &mut self.completion_tokens,
             Maximum::NPredict => &mut self.n_predict,
         }
     }
 
-    /// The greatest number that the API's own fields state. Others bound nothing on a server that
-    /// does not know them, nor does a chat's zero: some take it for none.
+    /// The greatest number that the API's own fields state, of which a chat has two. Others bound
+    /// nothing on a server that does not know them, nor does a zero that some take for none.
     pub fn own(&self, shape: Shape) -> Option<u64> {
-        match shape {
-            Shape::Chat => self.tokens.value().max(self.completion_tokens.value()).filter(|maximum| *maximum > 0),
-            Shape::Completions => self.tokens.value(),
-            Shape::Embeddings => None,
-        }
+        shape.maximum_field()?;
+        let second = if shape == Shape::Chat { self.completion_tokens.value() } else { None };
+        self.own.value().max(second).filter(|maximum| *maximum > 0 || shape.takes_zero())
     }
 
     /// The greatest number that any field states, if one that counts everywhere is among them.
@@ -64,7 +65,7 @@ impl Maximums {
         })
     }
 
-    fn all(&self) -> [&Stated; 3] {
-        [&self.tokens, &self.completion_tokens, &self.n_predict]
+    fn all(&self) -> [&Stated; 4] {
+        [&self.own, &self.tokens, &self.completion_tokens, &self.n_predict]
     }
 }

@@ -6,17 +6,19 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    Scanned, Shape,
+    Scanned,
     maximum::{Maximums, Stated},
 };
 
 /// What to change in a body.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Change {
-    /// Ask for usage in the stream: `stream_options.include_usage` becomes true.
+    /// Ask for usage in the stream, where the API has to be asked, as chat and completions have:
+    /// `stream_options.include_usage` becomes true.
     pub include_usage: bool,
     /// The most output tokens that one choice may have: what is stated beyond it is lowered to it,
-    /// and where the API's own fields state none, `max_tokens` states it. Nothing is raised.
+    /// and where the API's own fields state none, its own field states it. Nothing is raised but
+    /// a zero that servers take for none. A request without such a field stays as it is.
     pub maximum: Option<u64>,
 }
 
@@ -24,7 +26,10 @@ pub struct Change {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Places {
     pub members: Opening,
-    pub usage: UsageOption,
+    pub stream_options: Object,
+    pub include_usage: Option<Range<usize>>,
+    /// The object that the maximum is a member of, where that is not the body itself.
+    pub options: Object,
     pub maximums: Maximums,
 }
 
@@ -36,19 +41,16 @@ pub(super) struct Opening {
     pub empty: bool,
 }
 
-/// How `stream_options.include_usage` is written.
+/// How an object within the body is written.
 #[derive(Debug, Clone, Default)]
-pub(super) enum UsageOption {
+pub(super) enum Object {
     #[default]
-    NoOptions,
-    NullOptions(Range<usize>),
-    Missing(Opening),
-    Stated(Range<usize>),
+    Nowhere,
+    Null(Range<usize>),
+    There(Opening),
 }
 
-const USAGE_MEMBER: &str = r#""include_usage":true"#;
-const USAGE_OBJECT: &str = r#"{"include_usage":true}"#;
-const OPTIONS_MEMBER: &str = r#""stream_options":{"include_usage":true}"#;
+const INCLUDE_USAGE: &str = r#""include_usage":true"#;
 
 impl Scanned {
     /// The body as it came.
@@ -58,15 +60,12 @@ impl Scanned {
     }
 
     /// The body with `change` made and every other byte as it came. Where nothing differs, and for
-    /// embeddings, which have neither a stream nor an output, nothing is copied. Doing it again on
-    /// what came out changes nothing.
+    /// what has neither a stream to ask for nor a field to bound its output, nothing is copied.
+    /// Doing it again on what came out changes nothing.
     #[must_use]
     pub fn splice(&self, change: &Change) -> Bytes {
-        if self.shape == Shape::Embeddings {
-            return self.body.clone();
-        }
         let mut edits = Edits::default();
-        if change.include_usage {
+        if change.include_usage && self.shape.has_stream_options() {
             self.include_usage(&mut edits);
         }
         if let Some(maximum) = change.maximum {
@@ -76,15 +75,14 @@ impl Scanned {
     }
 
     fn include_usage(&self, edits: &mut Edits) {
-        match &self.places.usage {
-            UsageOption::NoOptions => edits.members.push(OPTIONS_MEMBER.to_owned()),
-            UsageOption::NullOptions(span) => edits.replace(span.clone(), USAGE_OBJECT),
-            UsageOption::Missing(object) => edits.replace(object.at..object.at, &object.separated(USAGE_MEMBER)),
-            UsageOption::Stated(span) => edits.replace(span.clone(), "true"),
+        match &self.places.include_usage {
+            Some(span) => edits.replace(span.clone(), "true"),
+            None => edits.put(&self.places.stream_options, "stream_options", INCLUDE_USAGE),
         }
     }
 
     fn bound(&self, maximum: u64, edits: &mut Edits) {
+        let Some(field) = self.shape.maximum_field() else { return };
         let digits = maximum.to_string();
         let maximums = &self.places.maximums;
         for span in maximums.over(maximum) {
@@ -93,9 +91,11 @@ impl Scanned {
         if maximums.own(self.shape).is_some() {
             return;
         }
-        match &maximums.tokens {
-            Stated::Nowhere => edits.members.push(format!(r#""max_tokens":{digits}"#)),
-            Stated::Null(span) | Stated::Number(_, span) => edits.replace(span.clone(), &digits),
+        let member = format!(r#""{}":{digits}"#, field.name);
+        match (&maximums.own, field.object) {
+            (Stated::Nothing(span) | Stated::Number(_, span), _) => edits.replace(span.clone(), &digits),
+            (Stated::Nowhere, None) => edits.members.push(member),
+            (Stated::Nowhere, Some(object)) => edits.put(&self.places.options, object, &member),
         }
     }
 }
@@ -116,6 +116,15 @@ struct Edits {
 }
 
 impl Edits {
+    /// Puts `member` into the object that goes by `name` in the body.
+    fn put(&mut self, object: &Object, name: &str, member: &str) {
+        match object {
+            Object::Nowhere => self.members.push(format!(r#""{name}":{{{member}}}"#)),
+            Object::Null(span) => self.replace(span.clone(), &format!("{{{member}}}")),
+            Object::There(opening) => self.replace(opening.at..opening.at, &opening.separated(member)),
+        }
+    }
+
     fn replace(&mut self, span: Range<usize>, text: &str) {
         self.replacements.push((span, text.to_owned()));
     }

@@ -18,13 +18,30 @@ pub(super) struct Walked {
     pub items: u64,
 }
 
-/// Walks over the next value of `reader`. `data:` URLs are media where a name says that a URL
-/// follows, and with `bare_urls`, if in base64, outside objects too.
+/// Where an API puts media into a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Media {
+    /// `data:` URLs where a name says that a URL follows, `file_data`, and the `data` of an
+    /// `input_audio`.
+    OpenAi,
+    /// The same, and `data:` URLs in base64 outside objects: OpenAI's embeddings as vLLM reads them.
+    BareUrls,
+    /// As [`OpenAi`](Self::OpenAi), and the `result` of an image that was generated before.
+    Responses,
+    /// The `data` of a `source` whose `type` is `base64`.
+    Anthropic,
+    /// The elements of `images`.
+    Ollama,
+    /// The `data` of an `inlineData` whose `mimeType` is not text's.
+    Gemini,
+}
+
+/// Walks over the next value of `reader`, in which media is where `media` says.
 /// The beginning of the text is added to `sample`.
-pub(super) fn walk(reader: &mut Reader<'_>, bare_urls: bool, sample: &mut String) -> Result<Walked, BodyFault> {
+pub(super) fn walk(reader: &mut Reader<'_>, media: Media, sample: &mut String) -> Result<Walked, BodyFault> {
     let outside = reader.depth();
     let first = reader.token()?.kind;
-    let mut walk = Walk { walked: Walked::default(), name: "", audio: 0, bare_urls, sample };
+    let mut walk = Walk { walked: Walked::default(), name: "", media, images: 0, holder: Holder::default(), sample };
     walk.take(first, reader.depth());
     let list = first == Kind::ArrayStart;
     walk.walked.items = u64::from(!list && first != Kind::Null);
@@ -39,16 +56,28 @@ pub(super) fn walk(reader: &mut Reader<'_>, bare_urls: bool, sample: &mut String
 
 /// The longest sample of a body's text, in bytes: enough to tell prose from code and one script from
 /// another, and little enough to be kept while a request runs.
-const SAMPLE: usize = 4096;
+pub(super) const SAMPLE: usize = 4096;
 
 struct Walk<'a, 'sample> {
     walked: Walked,
     /// The name whose value comes next, empty for an element.
     name: &'a str,
-    /// The depth within the `input_audio` that is open, or 0.
-    audio: u32,
-    bare_urls: bool,
+    media: Media,
+    /// The depth within the `images` that are open, or 0.
+    images: u32,
+    holder: Holder<'a>,
     sample: &'sample mut String,
+}
+
+/// An object whose `data` may be media, which is known at its end.
+#[derive(Debug, Default)]
+struct Holder<'a> {
+    /// The depth within it; 0: none is open.
+    depth: u32,
+    is_media: bool,
+    /// Something in it says that it is text, or could say so to somebody.
+    is_text: bool,
+    data: Option<Text<'a>>,
 }
 
 impl<'a> Walk<'a, '_> {
@@ -60,17 +89,68 @@ impl<'a> Walk<'a, '_> {
                 self.name = text.raw;
                 return;
             }
-            Kind::String(text) if self.is_media(text, depth) => self.walked.media += 1,
-            Kind::String(text) => {
-                self.walked.text_bytes += text.length;
-                self.keep(text);
-            }
+            Kind::String(text) if depth == self.holder.depth && depth > 0 => self.held(text, depth),
+            Kind::String(text) => self.string(text, depth),
             Kind::Number(_) => self.walked.numbers += 1,
-            Kind::ObjectStart if self.name == "input_audio" => self.audio = depth,
-            Kind::ObjectEnd if depth < self.audio => self.audio = 0,
+            Kind::ObjectStart if self.media.is_held_by(self.name) => self.open(depth),
+            Kind::ObjectEnd if depth < self.holder.depth => self.close(),
+            Kind::ArrayStart if self.media == Media::Ollama && self.name == "images" && self.images == 0 => {
+                self.images = depth;
+            }
+            Kind::ArrayEnd if depth < self.images => self.images = 0,
             _ => {}
         }
         self.name = "";
+    }
+
+    fn open(&mut self, depth: u32) {
+        // What lies around it is not looked at any more, and counts as text.
+        self.holder.is_text = true;
+        self.close();
+        self.holder.depth = depth;
+        self.holder.is_media = self.media.is_sure();
+    }
+
+    fn close(&mut self) {
+        match std::mem::take(&mut self.holder) {
+            Holder { data: Some(_), is_media: true, is_text: false, .. } => self.walked.media += 1,
+            Holder { data: Some(data), .. } => self.text(data),
+            Holder { data: None, .. } => {}
+        }
+    }
+
+    /// A string of the open holder. Names and values are compared as written: what is oddly
+    /// escaped counts as text, which reserves more and never less.
+    fn held(&mut self, text: Text<'a>, depth: u32) {
+        let holder = &mut self.holder;
+        holder.is_text |= memchr::memchr(b'\\', self.name.as_bytes()).is_some();
+        let says_media = match (self.media, self.name) {
+            (_, "data") => {
+                if let Some(earlier) = holder.data.replace(text) {
+                    self.text(earlier);
+                }
+                return;
+            }
+            (Media::Anthropic, "type") => text.raw == "base64",
+            (Media::Gemini, "mimeType" | "mime_type") => is_no_text(text.raw),
+            _ => return self.string(text, depth),
+        };
+        holder.is_media |= says_media;
+        holder.is_text |= !says_media;
+        self.text(text);
+    }
+
+    fn string(&mut self, text: Text<'a>, depth: u32) {
+        if self.is_media(text, depth) {
+            self.walked.media += 1;
+        } else {
+            self.text(text);
+        }
+    }
+
+    fn text(&mut self, text: Text<'a>) {
+        self.walked.text_bytes += text.length;
+        self.keep(text);
     }
 
     /// Keeps the beginning of the text.
@@ -79,8 +159,7 @@ impl<'a> Walk<'a, '_> {
         if room == 0 {
             return;
         }
-        let end = (0..=room.min(text.raw.len())).rev().find(|end| text.raw.is_char_boundary(*end)).unwrap_or(0);
-        match text.raw.get(..end).unwrap_or_default() {
+        match beginning(text.raw, room) {
             plain if memchr::memchr(b'\\', plain.as_bytes()).is_none() => self.sample.push_str(plain),
             // A pair of surrogates that is cut here, or was never one, is a character of some kind.
             raw => {
@@ -91,17 +170,46 @@ impl<'a> Walk<'a, '_> {
         self.sample.push('\n');
     }
 
-    /// Names and prefixes are compared as written: media that is oddly escaped counts as text,
-    /// which reserves more and never less.
+    /// Whether a string is media by its name or place alone.
     fn is_media(&self, text: Text<'a>, depth: u32) -> bool {
-        match self.name {
-            "file_data" => true,
-            "data" => depth == self.audio,
-            "url" | "image_url" | "video_url" | "audio_url" | "file_url" | "image" => is_data_url(text.raw),
-            "" => self.bare_urls && is_data_url(text.raw) && is_base64(text.raw),
+        match (self.media, self.name) {
+            (Media::Ollama, "") => depth == self.images,
+            (Media::Ollama | Media::Anthropic | Media::Gemini, _) => false,
+            (Media::Responses, "result") | (_, "file_data") => true,
+            (_, "url" | "image_url" | "video_url" | "audio_url" | "file_url" | "image") => is_data_url(text.raw),
+            (Media::BareUrls, "") => is_data_url(text.raw) && is_base64(text.raw),
             _ => false,
         }
     }
+}
+
+impl Media {
+    /// Whether an object that goes by `name` is one whose `data` may be media.
+    fn is_held_by(self, name: &str) -> bool {
+        match self {
+            Self::OpenAi | Self::BareUrls | Self::Responses => name == "input_audio",
+            Self::Anthropic => name == "source",
+            Self::Ollama => false,
+            Self::Gemini => matches!(name, "inlineData" | "inline_data"),
+        }
+    }
+
+    /// Whether the `data` of such an object is media whatever else stands in it.
+    fn is_sure(self) -> bool {
+        matches!(self, Self::OpenAi | Self::BareUrls | Self::Responses)
+    }
+}
+
+/// Whether a media type (RFC 6838) is plainly none of `text`.
+fn is_no_text(kind: &str) -> bool {
+    let is_text = kind.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("text/"));
+    !is_text && !kind.contains(['\\', ' '])
+}
+
+/// The beginning of a text, in whole characters and at most `room` bytes.
+pub(super) fn beginning(text: &str, room: usize) -> &str {
+    let end = (0..=room.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text.get(..end).unwrap_or_default()
 }
 
 /// Whether a URL is of the `data` scheme (RFC 2397); schemes have no case.
@@ -116,79 +224,4 @@ fn is_base64(url: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn walked(value: &str, bare_urls: bool) -> Walked {
-        walk(&mut Reader::new(value), bare_urls, &mut String::new()).unwrap()
-    }
-
-    fn weight(value: &str) -> (u64, u64) {
-        let walked = walked(value, false);
-        (walked.text_bytes, walked.media)
-    }
-
-    #[test]
-    fn counts_names_and_strings_at_any_depth_once_decoded() {
-        assert_eq!(weight(r#"[{"role":"user","content":"h\u00e9\n\ud83d\ude00"}]"#), (4 + 4 + 7 + 8, 0));
-        assert_eq!(weight(r#"{"a":[["b",{"c":null,"d":true}]]}"#), (4, 0));
-        assert_eq!(weight("null"), (0, 0));
-    }
-
-    #[test]
-    fn media_is_counted_and_not_weighed() {
-        assert_eq!(weight(r#"{"url":"data:image/png;base64,AAAA"}"#), (3, 1));
-        assert_eq!(weight(r#"{"image_url":{"url":"DATA:image/png,AAAA"}}"#), (12, 1));
-        assert_eq!(weight(r#"{"file":{"file_data":"AAAA"}}"#), (13, 1));
-        assert_eq!(weight(r#"{"input_audio":{"format":"wav","data":"AAAA"}}"#), (11 + 6 + 3 + 4, 1));
-    }
-
-    #[test]
-    fn text_that_looks_like_media_is_text() {
-        assert_eq!(weight(r#"{"content":"data:AAAA"}"#), (16, 0));
-        assert_eq!(weight(r#"{"url":"http://a"}"#), (11, 0));
-        assert_eq!(weight(r#"{"url":["data:,A"]}"#), (10, 0));
-        assert_eq!(weight(r#"{"data":"AAAA"}"#), (8, 0));
-        assert_eq!(weight(r#"[{"input_audio":{}},{"x":{"data":"AAAA"}}]"#), (11 + 1 + 8, 0));
-        assert_eq!(weight(r#"{"input_audio":{"x":{"data":"AAAA"}}}"#), (11 + 1 + 8, 0));
-    }
-
-    #[test]
-    fn a_sample_is_the_beginning_of_the_text_without_names_and_media() {
-        let sample = |value: &str| {
-            let mut sample = String::new();
-            walk(&mut Reader::new(value), false, &mut sample).unwrap();
-            sample
-        };
-        let value = r#"[{"role":"user","content":[{"url":"data:,A"},{"text":"h\u00e9"}]}]"#;
-        assert_eq!(sample(value), "user\nhé\n");
-        let long = sample(&format!("[\"{}\",\"more\"]", "é".repeat(4000)));
-        assert_eq!(long.len(), SAMPLE + 1, "{}", long.len());
-    }
-
-    #[test]
-    fn bare_urls_are_media_only_where_they_may_be() {
-        let url = r#"["data:image/png;base64,AAAA","data: 1, 2"]"#;
-        assert_eq!(walked(url, true), Walked { text_bytes: 10, media: 1, numbers: 0, items: 2 });
-        assert_eq!(walked(url, false).media, 0);
-        assert_eq!(walked(r#"{"content":"data:image/png;base64,AAAA"}"#, true).media, 0);
-    }
-
-    #[test]
-    fn an_array_has_as_many_prompts_as_elements_that_are_no_numbers() {
-        let cases = [
-            ("null", 0, 0),
-            (r#""a""#, 1, 0),
-            ("[]", 0, 0),
-            ("[1,2,3]", 0, 3),
-            ("[[1,2],[3]]", 2, 3),
-            (r#"["a","b","c"]"#, 3, 0),
-            (r#"["a",1,[2],{"b":["c","d"]}]"#, 3, 2),
-            (r#"{"prompt_string":["a","b"]}"#, 1, 0),
-        ];
-        for (value, items, numbers) in cases {
-            let walked = walked(value, false);
-            assert_eq!((walked.items, walked.numbers), (items, numbers), "{value}");
-        }
-    }
-}
+mod tests;

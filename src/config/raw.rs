@@ -10,10 +10,11 @@ use serde::Deserialize;
 use super::{
     keys::SecretChecksum,
     scalar::{Scalar, Size, Span, Timeout, UpstreamName},
-    upstream::{Api, ApiKeyHeader, InjectUsage},
+    upstream::{ApiKeyHeader, InjectUsage},
     url::UpstreamUrl,
 };
 use crate::{
+    api::Api,
     glob::Glob,
     key::Secret,
     limit::{Limit, Strategy},

@@ -85,7 +85,7 @@ fn everything_that_is_optional_has_its_default() {
         [Arc::new(Upstream {
             name: "vllm".into(),
             url: "http://127.0.0.1:8000".parse().unwrap(),
-            apis: vec![Api::OpenAi],
+            apis: vec![crate::api::Api::OpenAi],
             models: vec![Glob::new("*")],
             api_key: None,
             api_key_header: ApiKeyHeader::Authorization,

@@ -15,7 +15,7 @@ use super::{
     scalar::{Choice, Scalar, Timeout},
     url::UpstreamUrl,
 };
-use crate::{glob::Glob, key::Secret};
+use crate::{api::Api, glob::Glob, key::Secret};
 
 /// One inference server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,15 +42,9 @@ pub struct Upstream {
     pub read_timeout: Duration,
 }
 
-/// What an upstream speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Api {
-    /// Chat completions, responses, embeddings and the like.
-    OpenAi,
-}
-
 impl Choice for Api {
-    const CHOICES: &[(&str, Self)] = &[("openai", Self::OpenAi)];
+    const CHOICES: &[(&str, Self)] =
+        &[("openai", Self::OpenAi), ("anthropic", Self::Anthropic), ("ollama", Self::Ollama), ("gemini", Self::Gemini)];
 }
 
 /// The header that bears an upstream's credential.
@@ -162,7 +156,8 @@ impl Upstream {
 fn apis(written: Option<raw::List<Scalar<Api>>>, place: &Place<'_>) -> Option<Vec<Api>> {
     let Some(written) = written else { return Some(vec![Api::OpenAi]) };
     if written.is_empty() {
-        place.fault("at least one API is needed; accepted: openai");
+        let names: Vec<_> = Api::CHOICES.iter().map(|(name, _)| *name).collect();
+        place.fault(format!("at least one API is needed; accepted: {}", names.join(", ")));
         return None;
     }
     let mut apis = Vec::with_capacity(written.len());

@@ -20,12 +20,15 @@ pub enum CredentialFault {
     Malformed,
 }
 
-/// The secret that a request bears.
+/// The secret that a request bears, in its headers or as what its query says of `key`.
 ///
 /// # Errors
 /// When it bears none, something that cannot be one, or two different ones.
-pub fn credential(headers: &HeaderMap) -> Result<Secret, CredentialFault> {
-    let mut found: Option<&str> = None;
+pub fn credential(headers: &HeaderMap, in_query: Option<&str>) -> Result<Secret, CredentialFault> {
+    if in_query.is_some_and(|secret| !plausible(secret)) {
+        return Err(CredentialFault::Malformed);
+    }
+    let mut found = in_query;
     for name in CREDENTIAL_HEADERS {
         for value in headers.get_all(name) {
             let text = value.to_str().map_err(|_| CredentialFault::Malformed)?;
@@ -60,7 +63,7 @@ mod tests {
         let pairs = headers.iter().map(|(name, value)| {
             (name.parse::<HeaderName>().unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap())
         });
-        credential(&pairs.collect()).map(|secret| secret.reveal().to_owned())
+        credential(&pairs.collect(), None).map(|secret| secret.reveal().to_owned())
     }
 
     #[test]
@@ -79,6 +82,16 @@ mod tests {
     #[test]
     fn the_same_one_twice_is_one() {
         assert_eq!(read(&[("authorization", "Bearer sk-a"), ("x-api-key", "sk-a")]).as_deref(), Ok("sk-a"));
+    }
+
+    #[test]
+    fn a_query_counts_like_a_header() {
+        let headers: HeaderMap = [(AUTHORIZATION, HeaderValue::from_static("Bearer sk-a"))].into_iter().collect();
+        let read = |headers: &HeaderMap, key| credential(headers, key).map(|secret| secret.reveal().to_owned());
+        assert_eq!(read(&HeaderMap::new(), Some("sk-a")).as_deref(), Ok("sk-a"));
+        assert_eq!(read(&headers, Some("sk-a")).as_deref(), Ok("sk-a"));
+        assert_eq!(read(&headers, Some("sk-b")), Err(CredentialFault::Malformed));
+        assert_eq!(read(&HeaderMap::new(), Some("")), Err(CredentialFault::Malformed));
     }
 
     #[test]

@@ -228,7 +228,7 @@ impl Lease {
         let used = metered.usage.total();
         reservation.settle(used, now.moment);
         self.learn(&metered, complete);
-        let cost = if served || metered.source != Source::None { self.cost(&metered.usage) } else { Usd::ZERO };
+        let cost = if served || metered.source != Source::None { self.cost(&metered) } else { Usd::ZERO };
         let status = outcome.status.unwrap_or(if aborted { CLIENT_CLOSED } else { self.status });
         self.count(&metered, cost, status, aborted);
         self.time(&metered, is_stream && complete, now);
@@ -241,14 +241,15 @@ impl Lease {
             Some(meter) => meter.finish(ending, || self.prompt.counted()),
             // The client did not wait for the head. The upstream has had its prompt, and that is all we know.
             None if aborted && self.status == 0 => {
-                Metered { usage: Usage { input: self.prompt.counted(), ..Usage::default() }, source: Source::Estimated }
+                let usage = Usage { input: self.prompt.counted(), ..Usage::default() };
+                Metered { usage, source: Source::Estimated, ..Metered::none() }
             }
             None => Metered::none(),
         }
     }
 
-    fn cost(&self, usage: &Usage) -> Usd {
-        self.admitted.model.price.cost(&counts(usage), Duration::ZERO)
+    fn cost(&self, metered: &Metered) -> Usd {
+        self.admitted.model.price.cost(&counts(&metered.usage), metered.audio)
     }
 
     /// Remembers what the model's prompts and outputs are like, from counts that its upstream stated.
@@ -273,6 +274,9 @@ impl Lease {
         self.gate.metrics.usage_from(metered.source);
         if aborted {
             self.gate.metrics.client_aborted();
+        }
+        if metered.source != Source::None && self.admitted.model.price.is_absent() {
+            self.gate.metrics.unpriced(&self.admitted.model.label);
         }
     }
 

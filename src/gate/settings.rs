@@ -11,6 +11,7 @@ use std::{
 };
 
 use crate::{
+    api::Api,
     config::{self, ClientAddress, Config, InjectUsage},
     glob::Glob,
     key::KeyRecord,
@@ -95,10 +96,10 @@ impl Settings {
         }
     }
 
-    /// The first route that serves `model`.
+    /// The first route that speaks `api` and serves `model`.
     #[must_use]
-    pub fn route(&self, model: &str) -> Option<Arc<Route>> {
-        let serves = |route: &&Arc<Route>| route.models.iter().any(|names| names.matches(model));
+    pub fn route(&self, api: Api, model: &str) -> Option<Arc<Route>> {
+        let serves = |route: &&Arc<Route>| route.speaks(api) && route.models.iter().any(|names| names.matches(model));
         self.routes.iter().find(serves).cloned()
     }
 
@@ -199,6 +200,11 @@ impl Route {
             timings: std::iter::repeat_with(OnceLock::new).take(models).collect(),
             upstream: None,
         }
+    }
+
+    /// Whether requests of `api` are understood. A proxy of somebody's own may speak any.
+    fn speaks(&self, api: Api) -> bool {
+        self.upstream.as_ref().is_none_or(|upstream| upstream.apis.contains(&api))
     }
 
     /// Whether streams are asked to state their usage.

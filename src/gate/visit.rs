@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{Line, Now, Settings};
-use crate::resolve::Key;
+use crate::{api::Api, resolve::Key};
 
 /// A request that has arrived.
 pub struct Visit {
@@ -21,6 +21,8 @@ pub struct Visit {
     pub arrived: Now,
     /// Without its query.
     pub path: String,
+    /// Whose path it is.
+    pub api: Api,
     /// What held when it arrived.
     pub settings: Arc<Settings>,
     /// Whose it is, once that is known.
@@ -39,7 +41,8 @@ impl Visit {
     #[must_use]
     pub fn new(path: &str, settings: Arc<Settings>, now: Now) -> Self {
         let path = path.to_owned();
-        Self { id: RequestId::next(), arrived: now, path, settings, key: None, model: None, work: Duration::ZERO }
+        let api = Api::of_path(&path);
+        Self { id: RequestId::next(), arrived: now, path, api, settings, key: None, model: None, work: Duration::ZERO }
     }
 
     /// The visit's line in the access log.

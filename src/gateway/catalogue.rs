@@ -20,6 +20,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
+    api::Api,
     config::Upstream,
     proxy::Pass,
     upstream::{Dialer, address_request},
@@ -81,7 +82,7 @@ impl Catalogue {
         for upstream in pass.settings.routes().iter().filter_map(|route| route.upstream.as_ref()) {
             let mut names: Vec<String> =
                 upstream.models.iter().filter(|glob| glob.is_literal()).map(|glob| glob.as_str().to_owned()).collect();
-            if upstream.models.iter().any(|glob| !glob.is_literal()) {
+            if lists_models(upstream) && upstream.models.iter().any(|glob| !glob.is_literal()) {
                 let listed = self.listed(upstream, dialer).await;
                 names.extend(listed.names.iter().filter(|name| serves(upstream, name)).cloned());
             }
@@ -138,6 +139,11 @@ impl Catalogue {
         self.connector.release_http_session(session, &*peer, None).await;
         if status == 200 { names(&body) } else { malformed(&format!("it answered {status}")) }
     }
+}
+
+/// Whether an upstream can be asked at `/v1/models`; Gemini's API has none there.
+fn lists_models(upstream: &Upstream) -> bool {
+    upstream.apis.iter().any(|api| *api != Api::Gemini)
 }
 
 fn serves(upstream: &Upstream, name: &str) -> bool {

@@ -3,12 +3,13 @@
 
 use bytes::{Bytes, BytesMut};
 use http::{Version, header};
-use pingora::proxy::Session;
+use pingora::{http::RequestHeader, proxy::Session};
 
 use std::sync::Arc;
 
 use crate::{
-    body::{Change, Scanned},
+    api::Endpoint,
+    body::{BodyFault, Change, Scanned, Shape, scan, scan_form},
     gate::{BodyRoom, Settings, Traffic},
     rejection::Rejection,
 };
@@ -46,6 +47,35 @@ impl Outgoing {
     pub fn rewrite(&mut self, change: &Change) {
         self.bytes = self.scanned.splice(change);
     }
+}
+
+/// What the body of a request to `endpoint` says, whose path names `model` where the body does not.
+pub(super) fn scan_request(
+    head: &RequestHeader,
+    endpoint: Endpoint,
+    model: Option<String>,
+    body: &Bytes,
+) -> Result<Scanned, BodyFault> {
+    let scanned = match endpoint.shape() {
+        Shape::Form => scan_form(body, content_type(head)?)?,
+        shape => scan(body, shape)?,
+    };
+    match model {
+        Some(model) => scanned.with_model(model),
+        None => Ok(scanned),
+    }
+}
+
+/// The Content-Type of a form, on which its division depends: there must be one.
+fn content_type(head: &RequestHeader) -> Result<&str, BodyFault> {
+    let mut values = head.headers.get_all(header::CONTENT_TYPE).iter();
+    let problem = match (values.next().map(|value| value.to_str()), values.next()) {
+        (Some(Ok(only)), None) => return Ok(only),
+        (_, Some(_)) => "is there twice: send it once",
+        (Some(Err(_)), None) => "has characters beyond ASCII: leave them out",
+        (None, None) => "is missing: send multipart/form-data with a boundary",
+    };
+    Err(BodyFault::ContentType { problem })
 }
 
 /// Bytes that Pingora keeps to send a body again. It replays what it kept, and waits for ever for a
@@ -162,6 +192,36 @@ fn first_capacity(length: Length) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const FORM: &[u8] = b"--X\r\ncontent-disposition: form-data; name=model\r\n\r\nm\r\n--X--";
+
+    fn model(endpoint: Endpoint, path: Option<&str>, types: &[&str], body: &'static [u8]) -> Result<String, BodyFault> {
+        let mut head = RequestHeader::build("POST", b"/", None).unwrap();
+        for kind in types {
+            head.append_header(header::CONTENT_TYPE, *kind).unwrap();
+        }
+        let scanned = scan_request(&head, endpoint, path.map(str::to_owned), &Bytes::from_static(body))?;
+        Ok(scanned.model.unwrap())
+    }
+
+    #[test]
+    fn the_model_is_found_where_the_endpoint_has_it() {
+        let form = &["multipart/form-data; boundary=X"];
+        assert_eq!(model(Endpoint::Messages, None, &[], br#"{"model":"m"}"#).unwrap(), "m");
+        assert_eq!(model(Endpoint::Transcriptions, None, form, FORM).unwrap(), "m");
+        assert_eq!(model(Endpoint::GenerateContent, Some("m"), &[], b"{}").unwrap(), "m");
+        let other = model(Endpoint::GenerateContent, Some("m"), &[], br#"{"model":"x"}"#);
+        assert_eq!(other, Err(BodyFault::OtherModel));
+    }
+
+    #[test]
+    fn a_form_has_one_content_type() {
+        let form = "multipart/form-data; boundary=X";
+        for types in [&[][..], &[form, form], &["application/json"], &["multipart/form-data; boundary=\u{fc}"]] {
+            let fault = model(Endpoint::ImageEdits, None, types, FORM).unwrap_err();
+            assert!(matches!(fault, BodyFault::ContentType { .. }), "{types:?}: {fault}");
+        }
+    }
 
     #[test]
     fn a_stated_length_is_found_in_a_raw_head() {

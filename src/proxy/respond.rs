@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{StatusCode, Version, header};
+use jiff::Timestamp;
 use pingora::{
     http::{RequestHeader, ResponseHeader},
     prelude::Result,
@@ -12,7 +13,7 @@ use pingora::{
 use super::{Pass, Stage};
 use crate::{
     api::{Api, Unrecognised},
-    gate::Now,
+    gate::{Now, RequestId},
     limit::{Level, Limits, Standing},
     rejection::Rejection,
     resolve::Key,
@@ -27,30 +28,34 @@ pub(super) struct Reply {
 
 impl Reply {
     /// What the sender of a request is told in place of a response.
-    pub fn to(stage: &Stage, rejection: &Rejection, api: Api, now: Now) -> Self {
-        let mut headers = Vec::with_capacity(12);
-        match stage {
+    pub fn to(stage: &Stage, rejection: &Rejection, now: Now) -> Self {
+        let (api, id, standing) = match stage {
             Stage::Visiting(visit, _) => {
-                headers.push(("x-request-id", visit.id.as_str().to_owned()));
-                if let Some(key) = &visit.key {
-                    headers.extend(rate_headers(&standing(key, &visit.settings.limits_of(&key.record), now)));
-                }
+                let limits = |key: &Arc<Key>| visit.settings.limits_of(&key.record);
+                (visit.api, Some(&visit.id), visit.key.as_ref().map(|key| standing(key, &limits(key), now)))
             }
             Stage::Running(running) => {
-                headers.push(("x-request-id", running.lease.request_id().as_str().to_owned()));
-                headers.extend(rate_headers(&running.lease.standing(now)));
+                let lease = &running.lease;
+                (lease.admitted().endpoint.api(), Some(lease.request_id()), Some(lease.standing(now)))
             }
-            Stage::New | Stage::Over => {}
-        }
+            Stage::New | Stage::Over => (Api::OpenAi, None, None),
+        };
+        let id = id.map(RequestId::as_str).unwrap_or_default();
+        let mut headers = Vec::with_capacity(12);
+        headers.extend(id_headers(api, id));
+        headers.extend(standing.map(|standing| rate_headers(&standing, api, now)).unwrap_or_default());
         headers.extend(retry_headers(rejection));
         if let Rejection::MethodNotAllowed { allowed } = rejection {
             headers.push(("allow", (*allowed).to_owned()));
         }
-        let body = match api {
-            Api::OpenAi => rejection.body(),
-        };
-        Self { status: rejection.status(), headers, body }
+        Self { status: rejection.status(), headers, body: rejection.body(api, id) }
     }
+}
+
+/// The name of the request, under the names that clients look for.
+pub(super) fn id_headers(api: Api, id: &str) -> impl Iterator<Item = (&'static str, String)> + use<> {
+    let anthropic = (api == Api::Anthropic).then(|| ("request-id", id.to_owned()));
+    std::iter::once(("x-request-id", id.to_owned())).chain(anthropic)
 }
 
 fn standing(key: &Arc<Key>, limits: &Limits, now: Now) -> Standing {
@@ -67,23 +72,43 @@ pub(super) fn unrecognised(why: Unrecognised, head: &RequestHeader) -> Rejection
     }
 }
 
-/// `x-ratelimit-*`, for what is limited.
-pub(super) fn rate_headers(standing: &Standing) -> impl Iterator<Item = (&'static str, String)> + use<> {
-    let requests = level(
-        &standing.requests,
-        ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
-    );
-    let tokens = level(
-        &standing.tokens,
-        ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
-    );
-    requests.into_iter().chain(tokens).flatten()
+/// What is left of what is limited: `x-ratelimit-*`, and `anthropic-ratelimit-*` on Anthropic's paths.
+pub(super) fn rate_headers(standing: &Standing, api: Api, now: Now) -> Vec<(&'static str, String)> {
+    let (requests, tokens) = match api {
+        Api::Anthropic => (
+            [
+                "anthropic-ratelimit-requests-limit",
+                "anthropic-ratelimit-requests-remaining",
+                "anthropic-ratelimit-requests-reset",
+            ],
+            [
+                "anthropic-ratelimit-tokens-limit",
+                "anthropic-ratelimit-tokens-remaining",
+                "anthropic-ratelimit-tokens-reset",
+            ],
+        ),
+        Api::OpenAi | Api::Ollama | Api::Gemini => (
+            ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
+            ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
+        ),
+    };
+    let reset = |level: &Level| match api {
+        Api::Anthropic => instant(level.reset, now),
+        Api::OpenAi | Api::Ollama | Api::Gemini => compact(level.reset),
+    };
+    let of = |level: &Level, [limit, remaining, reset_at]: [&'static str; 3]| {
+        let number = level.limit.number()?;
+        let left = level.remaining().unwrap_or(0);
+        Some([(limit, number.to_string()), (remaining, left.to_string()), (reset_at, reset(level))])
+    };
+    of(&standing.requests, requests).into_iter().chain(of(&standing.tokens, tokens)).flatten().collect()
 }
 
-fn level(level: &Level, [limit, remaining, reset]: [&'static str; 3]) -> Option<[(&'static str, String); 3]> {
-    let number = level.limit.number()?;
-    let left = level.remaining().unwrap_or(0);
-    Some([(limit, number.to_string()), (remaining, left.to_string()), (reset, compact(level.reset))])
+/// When a duration from now is over (RFC 3339), rounded up to the second as Anthropic writes it.
+fn instant(duration: Duration, now: Now) -> String {
+    let end = now.date.as_nanosecond() + i128::try_from(duration.as_nanos()).unwrap_or(0);
+    let second = i64::try_from(end.div_euclid(1_000_000_000) + i128::from(end.rem_euclid(1_000_000_000) > 0));
+    second.ok().and_then(|second| Timestamp::from_second(second).ok()).unwrap_or(now.date).to_string()
 }
 
 /// A duration as OpenAI writes it: `120ms`, `1s`, `6m0s`. Rounded up, so that waiting suffices.
@@ -190,8 +215,9 @@ pub(super) async fn write(session: &mut Session, reply: Reply) -> Result<()> {
 /// When the client is gone.
 pub async fn respond_json(session: &mut Session, pass: &Pass, status: StatusCode, body: Vec<u8>) -> Result<()> {
     let limits = pass.settings.limits_of(&pass.key.record);
-    let mut headers = vec![("x-request-id", pass.id.as_str().to_owned())];
-    headers.extend(rate_headers(&standing(&pass.key, &limits, Now::read())));
+    let now = Now::read();
+    let mut headers: Vec<_> = id_headers(Api::OpenAi, pass.id.as_str()).collect();
+    headers.extend(rate_headers(&standing(&pass.key, &limits, now), Api::OpenAi, now));
     before_body(session, Reply { status, headers, body }).await
 }
 
@@ -200,7 +226,7 @@ pub async fn respond_json(session: &mut Session, pass: &Pass, status: StatusCode
 /// # Errors
 /// When the client is gone.
 pub async fn respond_rejection(session: &mut Session, pass: &Pass, rejection: &Rejection) -> Result<()> {
-    respond_json(session, pass, rejection.status(), rejection.body()).await
+    respond_json(session, pass, rejection.status(), rejection.body(Api::OpenAi, pass.id.as_str())).await
 }
 
 #[cfg(test)]
@@ -215,5 +241,15 @@ mod tests {
             assert_eq!(compact(Duration::from_millis(millis)), written);
         }
         assert_eq!(compact(Duration::from_nanos(1)), "1ms", "rounded up");
+    }
+
+    #[test]
+    fn resets_are_written_as_anthropic_does() {
+        let now = Now { moment: crate::limit::Moment::from_nanos(0), date: "2026-01-01T00:00:00.5Z".parse().unwrap() };
+        for (millis, written) in
+            [(0, "2026-01-01T00:00:01Z"), (500, "2026-01-01T00:00:01Z"), (501, "2026-01-01T00:00:02Z")]
+        {
+            assert_eq!(instant(Duration::from_millis(millis), now), written);
+        }
     }
 }

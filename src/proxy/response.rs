@@ -12,7 +12,7 @@ use pingora::{
 
 use super::{
     Running, Stage,
-    respond::{self, Reply, rate_headers},
+    respond::{self, Reply, id_headers, rate_headers},
 };
 use crate::{api::Api, gate::Now, rejection::Rejection};
 
@@ -37,6 +37,11 @@ pub(super) fn judge_head(stage: &mut Stage, head: &ResponseHeader) -> Result<()>
     Ok(())
 }
 
+/// Whether a header of an upstream speaks of its limits, which are not the key's.
+fn is_of_limits(name: &str) -> bool {
+    name.starts_with("x-ratelimit-") || name.starts_with("anthropic-ratelimit-")
+}
+
 /// Begins the metering, and puts our headers in place of the upstream's.
 pub(super) fn begin(session: &Session, stage: &mut Stage, head: &mut ResponseHeader) -> Result<()> {
     if head.status.is_informational() {
@@ -49,18 +54,19 @@ pub(super) fn begin(session: &Session, stage: &mut Stage, head: &mut ResponseHea
             let text = |name| head.headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
             let is_encoded = text(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
             running.lease.answered(head.status.as_u16(), text(header::CONTENT_TYPE).unwrap_or_default(), is_encoded);
-            let named: Vec<_> =
-                head.headers.keys().filter(|name| name.as_str().starts_with("x-ratelimit-")).cloned().collect();
+            let named: Vec<_> = head.headers.keys().filter(|name| is_of_limits(name.as_str())).cloned().collect();
             for name in named {
                 head.remove_header(&name);
             }
-            for (name, value) in rate_headers(&running.lease.standing(Now::read())) {
+            let (api, now) = (running.lease.admitted().endpoint.api(), Now::read());
+            let ours = rate_headers(&running.lease.standing(now), api, now);
+            for (name, value) in ours.into_iter().chain(id_headers(api, running.lease.request_id().as_str())) {
                 head.insert_header(name, value)?;
             }
             if running.lease.may_shorten() && head.remove_header(&header::CONTENT_LENGTH).is_some() {
                 chunk(session, head)?;
             }
-            head.insert_header("x-request-id", running.lease.request_id().as_str())
+            Ok(())
         }
         Stage::Visiting(visit, _) => head.insert_header("x-request-id", visit.id.as_str()),
         Stage::New | Stage::Over => Ok(()),
@@ -132,9 +138,12 @@ impl Tail {
         }
     }
 
-    /// Whether an event may begin here.
-    fn is_between_events(&self) -> bool {
+    /// Whether an event of `api` may begin here. Ollama's are lines, the others' end with an empty line.
+    fn is_between_events(&self, api: Api) -> bool {
         let bytes = &self.bytes;
+        if api == Api::Ollama {
+            return !self.any || bytes.ends_with(b"\n");
+        }
         !self.any || bytes.ends_with(b"\n\n") || bytes.ends_with(b"\r\r") || bytes.ends_with(b"\r\n\r\n")
     }
 }
@@ -153,7 +162,7 @@ pub(super) async fn fail(session: &mut Session, stage: &mut Stage, error: &Error
         _ => {
             // Pingora closes the connection after a failure, whatever it is told: the client has to know.
             session.set_keepalive(None);
-            let reply = Reply::to(stage, &rejection, Api::OpenAi, Now::read());
+            let reply = Reply::to(stage, &rejection, Now::read());
             respond::write(session, reply).await.is_ok() && session.is_body_done()
         }
     };
@@ -190,10 +199,10 @@ fn verdict(stage: &Stage, error: &Error) -> Option<Rejection> {
 async fn write_error_event(session: &mut Session, stage: &Stage, rejection: &Rejection) {
     let Stage::Running(running) = stage else { return };
     let Running { lease, tail, .. } = &**running;
-    if !lease.is_stream() || lease.has_ended() || !tail.is_between_events() {
+    if !lease.is_stream() || lease.has_ended() || !tail.is_between_events(lease.admitted().endpoint.api()) {
         return;
     }
-    let event = [b"data: ", rejection.body().as_slice(), b"\n\n"].concat();
+    let event = rejection.event(lease.admitted().endpoint, lease.request_id().as_str());
     // The client may be gone by now: then there is nobody to tell.
     let _ = session.write_response_body(Some(event.into()), true).await;
 }
@@ -219,7 +228,7 @@ mod tests {
             for part in &parts {
                 tail.saw(part.as_bytes());
             }
-            assert_eq!(tail.is_between_events(), between, "{parts:?}");
+            assert_eq!(tail.is_between_events(Api::OpenAi), between, "{parts:?}");
         }
     }
 }

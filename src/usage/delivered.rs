@@ -56,7 +56,7 @@ pub(super) struct Estimate {
 impl Delivered {
     /// Whether there was any text at all.
     pub(super) fn any(&self) -> bool {
-        self.any
+        self.any || !self.waiting_answer.is_empty() || !self.waiting_reasoning.is_empty()
     }
 
     /// Counts everything. Takes time linear in what is kept, some milliseconds at most.
@@ -109,7 +109,6 @@ impl Delivered {
         }
         text.reserve_exact(if text.capacity() == 0 { WAITING } else { 0 });
         text.extend_from_slice(piece);
-        self.any |= !piece.is_empty();
         true
     }
 
@@ -127,6 +126,17 @@ impl Delivered {
             *self.waiting(kind) = text;
         }
         settled
+    }
+
+    /// Gives what waits as answers to the first choice, as text of this kind; or drops it, where it is none.
+    pub(super) fn settle_as(&mut self, kind: Option<Kind>) {
+        let mut text = std::mem::take(&mut self.waiting_answer);
+        if let Some(kind) = kind.filter(|_| !text.is_empty()) {
+            let lane = self.lane(0, kind);
+            self.push(lane, &text);
+        }
+        text.clear();
+        self.waiting_answer = text;
     }
 
     fn waiting(&mut self, kind: Kind) -> &mut Vec<u8> {

@@ -2,6 +2,8 @@
 
 use memchr::memchr2;
 
+use super::word::Word;
+
 /// Deeper containers than this are passed over; what the APIs state lies well above it.
 const DEPTH: usize = 16;
 /// Longer keys than this are nobody's.
@@ -10,7 +12,7 @@ const KEY: usize = 32;
 /// Who is told what a document says. A role is what a value is for its reader (this number is the prompt's tokens).
 pub(super) trait Visitor {
     /// A name for each place in the document that matters.
-    type Role: Copy + PartialEq;
+    type Role: Copy + PartialEq + Send + Sync;
     /// The document itself.
     const ROOT: Self::Role;
     /// A value nobody asks for: it and everything in it is passed over.
@@ -26,11 +28,14 @@ pub(super) trait Visitor {
     fn text(&mut self, role: Self::Role, piece: &[u8]);
     /// A number that is a whole one, not negative, and fits.
     fn number(&mut self, role: Self::Role, value: u64);
+    /// A number with decimals, not negative: its whole part, and the rest in billionths, what is smaller cut off.
+    fn decimal(&mut self, _role: Self::Role, _whole: u64, _nanos: u32) {}
     /// An object or an array is complete.
     fn end(&mut self, role: Self::Role);
 }
 
-/// An incremental scanner; a clone of it reads on from the same place. It does not validate: what is no JSON is passed over without harm.
+/// An incremental scanner; a clone of it reads on from the same place. It does not validate: what is no JSON is passed
+/// over without harm.
 pub(super) struct Scanner<V: Visitor> {
     state: State,
     /// Of the value that is next or being read.
@@ -39,7 +44,7 @@ pub(super) struct Scanner<V: Visitor> {
     depth: usize,
     /// Containers open inside a value nobody asked for.
     skipped: u64,
-    key: Key,
+    key: Word<KEY>,
     number: Number,
     string: StringBody,
     position: usize,
@@ -54,7 +59,7 @@ impl<V: Visitor> Scanner<V> {
             open: [Container { role: V::NOTHING, object: false }; DEPTH],
             depth: 0,
             skipped: 0,
-            key: Key::default(),
+            key: Word::default(),
             number: Number::default(),
             string: StringBody::default(),
             position: 0,
@@ -76,8 +81,9 @@ impl<V: Visitor> Scanner<V> {
         self.state == State::Closed
     }
 
-    /// Reads the next bytes and tells `visitor` what they say.
-    pub(super) fn feed(&mut self, bytes: &[u8], visitor: &mut V) {
+    /// Reads the next bytes and tells `visitor` what they say, up to the end of the document; says how many bytes
+    /// that was.
+    pub(super) fn feed(&mut self, bytes: &[u8], visitor: &mut V) -> usize {
         let mut rest = bytes;
         while let Some(&byte) = rest.first() {
             let taken = match self.state {
@@ -85,7 +91,7 @@ impl<V: Visitor> Scanner<V> {
                 State::Skipped => self.skip(rest),
                 State::Number => self.number(rest, visitor),
                 State::Literal => self.literal(rest),
-                State::Closed => rest.len(),
+                State::Closed => break,
                 State::Value | State::Member | State::Colon | State::After => {
                     self.structure(byte, visitor);
                     1
@@ -94,6 +100,7 @@ impl<V: Visitor> Scanner<V> {
             self.position += taken;
             rest = rest.get(taken..).unwrap_or_default();
         }
+        bytes.len() - rest.len()
     }
 
     fn structure(&mut self, byte: u8, visitor: &mut V) {
@@ -189,8 +196,10 @@ impl<V: Visitor> Scanner<V> {
         for (at, &byte) in rest.iter().enumerate() {
             if !matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E') {
                 self.state = State::After;
-                if let Some(value) = self.number.value {
-                    visitor.number(self.role, value);
+                match self.number.form {
+                    Form::Whole => visitor.number(self.role, self.number.whole),
+                    Form::Decimal => visitor.decimal(self.role, self.number.whole, self.number.nanos),
+                    Form::Other => {}
                 }
                 return at;
             }
@@ -253,51 +262,46 @@ struct Container<R> {
     object: bool,
 }
 
-/// An object's key, as far as it can be one that is asked for.
-#[derive(Clone, Copy, Default)]
-struct Key {
-    bytes: [u8; KEY],
-    length: usize,
-    too_long: bool,
-}
-
-impl Key {
-    fn clear(&mut self) {
-        self.length = 0;
-        self.too_long = false;
-    }
-
-    fn push(&mut self, piece: &[u8]) {
-        match self.bytes.get_mut(self.length..self.length + piece.len()) {
-            Some(place) => {
-                place.copy_from_slice(piece);
-                self.length += piece.len();
-            }
-            None => self.too_long = true,
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        if self.too_long { &[] } else { self.bytes.get(..self.length).unwrap_or_default() }
-    }
-}
-
-/// A number's value so far; none once it has a sign, a fraction, an exponent, or more digits than fit.
+/// A number as far as it is read.
 #[derive(Clone, Copy)]
 struct Number {
-    value: Option<u64>,
+    whole: u64,
+    nanos: u32,
+    /// What the next decimal is worth, in billionths.
+    weight: u32,
+    form: Form,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Whole,
+    Decimal,
+    /// It has a sign, an exponent, or more digits than fit.
+    Other,
 }
 
 impl Default for Number {
     fn default() -> Self {
-        Self { value: Some(0) }
+        Self { whole: 0, nanos: 0, weight: 100_000_000, form: Form::Whole }
     }
 }
 
 impl Number {
     fn push(&mut self, byte: u8) {
-        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
-        self.value = self.value.zip(digit).and_then(|(value, digit)| value.checked_mul(10)?.checked_add(digit));
+        match (self.form, byte) {
+            (Form::Whole, b'0'..=b'9') => {
+                match self.whole.checked_mul(10).and_then(|whole| whole.checked_add(u64::from(byte - b'0'))) {
+                    Some(whole) => self.whole = whole,
+                    None => self.form = Form::Other,
+                }
+            }
+            (Form::Whole, b'.') => self.form = Form::Decimal,
+            (Form::Decimal, b'0'..=b'9') => {
+                self.nanos += u32::from(byte - b'0') * self.weight;
+                self.weight /= 10;
+            }
+            _ => self.form = Form::Other,
+        }
     }
 }
 

@@ -1,30 +1,37 @@
-//! How `OpenAI`'s chat completions, completions and embeddings, and the servers that speak like them, state usage.
+//! How `OpenAI`'s chat completions and completions, and the servers that speak like them, state usage.
 //!
-//! Source: the API reference (`usage`, `chat.completion.chunk`) and what vLLM, `SGLang`, llama.cpp and Azure send.
+//! Source: the API reference (`usage`, `chat.completion.chunk`) and what vLLM, `SGLang`, llama.cpp, Groq and Azure send.
 
-use super::delivered::{Delivered, Kind, LaneIndex};
+use super::delivered::Kind;
+use super::dialect::{Dialect, Record};
 use super::json::Visitor;
-use crate::api::Endpoint;
-
-/// A larger count than this is a mistake, not a statement.
-const BELIEVABLE: u64 = 1_000_000_000_000;
+use super::stated::{Count, Field, Stated, Statement};
 
 /// What was read of a response: usage as stated, text as delivered.
+#[derive(Default)]
 pub(super) struct Reader {
-    endpoint: Endpoint,
+    record: Record<Event>,
     stated: Stated,
-    /// The usage object that is being read.
-    block: Stated,
-    delivered: Delivered,
-    place: Place,
-    failed: bool,
+    /// The timings of the event, and all together.
+    timings: Timings,
+    timed: Timed,
+    /// A choice is complete, and no usage event has come since.
+    finished: bool,
+    /// What usage events stated of choices that were complete.
+    counted: u64,
 }
 
-/// How far the event is read that is under way.
+/// What is known of one event (or of one answer that is no stream).
 #[derive(Clone, Copy, Default)]
-pub(super) struct Place {
+pub(super) struct Event {
+    /// The document's first byte.
+    first: Option<u8>,
     choice: Choice,
-    event: Event,
+    choices: Choices,
+    usage: UsageObject,
+    has_timings: bool,
+    is_finish: bool,
+    is_error: bool,
 }
 
 /// The choice that is being read.
@@ -37,17 +44,6 @@ struct Choice {
     reasoning: Option<Role>,
 }
 
-/// What is known of one event (or of one answer that is no stream).
-#[derive(Clone, Copy, Default)]
-struct Event {
-    /// The document's first byte.
-    first: Option<u8>,
-    choices: Choices,
-    usage: UsageObject,
-    is_error: bool,
-    texts: Texts,
-}
-
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Choices {
     #[default]
@@ -57,7 +53,7 @@ enum Choices {
 }
 
 /// Whether there is a usage object, and whether it counts anything.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum UsageObject {
     #[default]
     Absent,
@@ -65,105 +61,109 @@ enum UsageObject {
     Counts,
 }
 
-/// The strings of an event that had text in them.
+/// llama.cpp's `timings`, on the last event of each choice, whoever asked for usage: what was read anew of the prompt,
+/// what of it was cached, and what was generated for this one choice.
 #[derive(Clone, Copy, Default)]
-struct Texts {
-    count: u32,
-    /// Where the string that is being read, and where the last one with text, begins.
-    reading_at: usize,
-    last_at: usize,
-    reading_is_counted: bool,
-    lane: Option<LaneIndex>,
+struct Timings {
+    prompt: Count,
+    cache: Count,
+    predicted: Count,
+}
+
+/// What all of them together state.
+#[derive(Clone, Copy, Default)]
+struct Timed {
+    prompt: Option<u64>,
+    cached: Option<u64>,
+    output: Option<u64>,
 }
 
 impl Reader {
-    /// A reader before the first byte of a response of `endpoint`.
-    pub(super) fn new(endpoint: Endpoint) -> Self {
-        Self {
-            endpoint,
-            stated: Stated::default(),
-            block: Stated::default(),
-            delivered: Delivered::default(),
-            place: Place::default(),
-            failed: false,
-        }
-    }
-
-    /// Forgets the event; the next document begins another.
-    pub(super) fn next_event(&mut self) {
-        self.place = Place::default();
-    }
-
-    /// How far the event is read.
-    pub(super) fn place(&self) -> Place {
-        self.place
-    }
-
-    /// Reads on as if an event had been read up to `place`.
-    pub(super) fn resume(&mut self, place: Place) {
-        self.place = place;
-    }
-
-    /// What was stated so far, in each field the last that counts.
-    pub(super) fn stated(&self) -> Statement {
-        match self.endpoint {
-            Endpoint::ChatCompletions | Endpoint::Completions => self.stated.of_answer(self.delivered.any()),
-            Endpoint::Embeddings => self.stated.of_embeddings(),
-        }
-    }
-
-    /// The delivered text.
-    pub(super) fn delivered(&self) -> &Delivered {
-        &self.delivered
-    }
-
-    /// Whether the upstream answered with an error.
-    pub(super) fn failed(&self) -> bool {
-        self.failed
-    }
-
-    /// Whether the event, should it be complete, is the one that `stream_options.include_usage` adds.
-    pub(super) fn is_usage_event(&self) -> bool {
-        self.place.event.choices == Choices::Empty && self.place.event.usage == UsageObject::Counts
-    }
-
-    /// Whether the event may still turn out to be that one.
-    pub(super) fn may_be_usage_event(&self) -> bool {
-        self.place.event.choices != Choices::Some && self.place.event.first.is_none_or(|first| first == b'{')
-    }
-
-    /// Where the event's only string with text begins, and whose text it is; none where the event is about more.
-    pub(super) fn only_text(&self) -> Option<(usize, LaneIndex)> {
-        let Event { usage: UsageObject::Absent, is_error: false, texts, .. } = &self.place.event else { return None };
-        let Texts { count: 1, last_at, lane: Some(lane), .. } = texts else { return None };
-        Some((*last_at, *lane))
-    }
-
-    /// Adds text that was found without reading its event.
-    pub(super) fn push_text(&mut self, lane: LaneIndex, piece: &[u8]) {
-        self.delivered.push(lane, piece);
-    }
-
     fn deliver(&mut self, kind: Kind, piece: &[u8]) {
-        if !std::mem::replace(&mut self.place.event.texts.reading_is_counted, true) {
-            self.place.event.texts.count += 1;
-            self.place.event.texts.last_at = self.place.event.texts.reading_at;
+        let Record { event, delivered, .. } = &mut self.record;
+        if event.choice.index.is_none() && !delivered.wait(kind, piece) {
+            self.found_index(self.record.event.choice.place);
         }
-        if self.place.choice.index.is_none() && !self.delivered.wait(kind, piece) {
-            self.found_index(self.place.choice.place);
-        }
-        if let Some(index) = self.place.choice.index {
-            let lane = self.delivered.lane(index, kind);
-            self.delivered.push(lane, piece);
-            self.place.event.texts.lane = Some(lane);
+        match self.record.event.choice.index {
+            Some(index) => self.record.deliver(index, kind, piece),
+            None => self.record.note_text(),
         }
     }
 
     fn found_index(&mut self, index: u64) {
-        self.place.choice.index = Some(index);
-        if let Some(lane) = self.delivered.settle(index) {
-            self.place.event.texts.lane = Some(lane);
+        self.record.event.choice.index = Some(index);
+        if let Some(lane) = self.record.delivered.settle(index) {
+            self.record.note_lane(lane);
         }
+    }
+
+    /// llama.cpp counts each choice apart, in a usage event after its last text; the others count all choices in one.
+    fn end_event(&mut self) {
+        let Event { choices, is_finish, has_timings, .. } = self.record.event;
+        self.finished |= is_finish;
+        if self.is_usage_event() && std::mem::take(&mut self.finished) {
+            self.counted = self.stated.add_to_output(self.counted);
+        }
+        if has_timings && (is_finish || choices == Choices::Empty) {
+            self.timed.add(&self.timings);
+        }
+    }
+}
+
+impl Timed {
+    /// A choice is complete. All choices have the same prompt.
+    fn add(&mut self, timings: &Timings) {
+        let (prompt, cached) = (timings.prompt.last(), timings.cache.last());
+        self.prompt = prompt.zip(cached).map(|(prompt, cached)| prompt + cached).or(self.prompt);
+        self.cached = cached.or(self.cached);
+        self.output = timings.predicted.last().map(|output| output.saturating_add(self.output.unwrap_or(0)));
+    }
+
+    /// What they say where `usage` does not.
+    fn complete(&self, stated: Statement, delivered: bool) -> Statement {
+        let input = self.prompt.zip(self.cached).map(|(prompt, cached)| prompt.saturating_sub(cached));
+        Statement {
+            input: stated.input.or(input),
+            cached_input: if stated.input.is_some() { stated.cached_input } else { self.cached },
+            output: stated.output.max(self.output.filter(|&output| output > 0 || !delivered)),
+            ..stated
+        }
+    }
+}
+
+impl Dialect for Reader {
+    type Event = Event;
+
+    fn record(&self) -> &Record<Event> {
+        &self.record
+    }
+
+    fn record_mut(&mut self) -> &mut Record<Event> {
+        &mut self.record
+    }
+
+    fn stated(&self) -> Statement {
+        let delivered = self.record.delivered.any();
+        self.timed.complete(self.stated.of_answer(delivered), delivered)
+    }
+
+    /// `[DONE]` is no document.
+    fn is_last(&self) -> bool {
+        false
+    }
+
+    fn is_only_text(&self) -> bool {
+        let Event { usage, is_error, has_timings, is_finish, .. } = self.record.event;
+        usage == UsageObject::Absent && !is_error && !has_timings && !is_finish
+    }
+
+    fn is_usage_event(&self) -> bool {
+        self.record.event.choices == Choices::Empty && self.record.event.usage == UsageObject::Counts
+    }
+
+    fn may_be_usage_event(&self) -> bool {
+        let Event { choices, first, .. } = self.record.event;
+        choices != Choices::Some && first.is_none_or(|first| first == b'{')
     }
 }
 
@@ -173,17 +173,18 @@ pub(super) enum Role {
     Nothing,
     Root,
     Error,
-    Usage,
-    PromptDetails,
-    CompletionDetails,
-    PromptTokens,
-    CompletionTokens,
-    TotalTokens,
-    CachedTokens,
-    ReasoningTokens,
+    Usage(Field),
+    /// Groq's own member, in which its usage may be.
+    Groq,
+    GroqUsage,
+    Timings,
+    TimedPrompt,
+    TimedCache,
+    TimedOutput,
     Choices,
     Choice,
     Index,
+    Finish,
     Message,
     /// A string, or (Mistral) an array of parts.
     Content,
@@ -206,9 +207,12 @@ impl Visitor for Reader {
     fn member(&self, object: Role, key: &[u8]) -> Role {
         match (object, key) {
             (Role::Root, b"choices") => Role::Choices,
-            (Role::Root, b"usage") => Role::Usage,
-            (Role::Root, b"error") => Role::Error,
+            (Role::Root, b"usage") => Role::Usage(Field::Usage),
+            (Role::Root, b"error" | b"message") | (Role::Groq, b"error") => Role::Error,
+            (Role::Root, b"timings") => Role::Timings,
+            (Role::Root, b"x_groq") => Role::Groq,
             (Role::Choice, b"index") => Role::Index,
+            (Role::Choice, b"finish_reason") => Role::Finish,
             (Role::Choice, b"delta" | b"message") => Role::Message,
             (Role::Choice | Role::Part, b"text") | (Role::Message, b"refusal") | (Role::Function, b"name") => {
                 Role::Text
@@ -219,9 +223,12 @@ impl Visitor for Reader {
             (Role::Message, b"tool_calls") => Role::ToolCalls,
             (Role::Message, b"function_call") | (Role::ToolCall, b"function" | b"custom") => Role::Function,
             (Role::Function, b"arguments" | b"input") | (Role::Arguments, _) => Role::Arguments,
-            (Role::Usage, key) => usage_member(key),
-            (Role::PromptDetails, b"cached_tokens") => Role::CachedTokens,
-            (Role::CompletionDetails, b"reasoning_tokens") => Role::ReasoningTokens,
+            (Role::Usage(field), key) => field.of_chat(key).map_or(Role::Nothing, Role::Usage),
+            (Role::Groq, b"usage") => Role::GroqUsage,
+            (Role::GroqUsage, key) => Field::Usage.of_chat(key).map_or(Role::Nothing, Role::Usage),
+            (Role::Timings, b"prompt_n") => Role::TimedPrompt,
+            (Role::Timings, b"cache_n") => Role::TimedCache,
+            (Role::Timings, b"predicted_n") => Role::TimedOutput,
             _ => Role::Nothing,
         }
     }
@@ -237,24 +244,27 @@ impl Visitor for Reader {
     }
 
     fn begin(&mut self, role: Role, first: u8, at: usize) {
+        let event = &mut self.record.event;
         match role {
-            Role::Root => self.place.event.first = Some(first),
+            Role::Root => event.first = Some(first),
             Role::Error if first != b'n' => {
-                self.failed = true;
-                self.place.event.is_error = true;
+                event.is_error = true;
+                self.record.failed = true;
             }
-            Role::Usage => self.block = Stated::default(),
-            Role::Choices => self.place.event.choices = if first == b'[' { Choices::Empty } else { Choices::Absent },
+            Role::Usage(Field::Usage) | Role::GroqUsage => self.stated.begin(),
+            Role::Timings => {
+                event.has_timings = true;
+                self.timings = Timings::default();
+            }
+            Role::Choices => event.choices = if first == b'[' { Choices::Empty } else { Choices::Absent },
             Role::Choice => {
-                let next = if self.place.event.choices == Choices::Some { self.place.choice.place + 1 } else { 0 };
-                self.place.choice = Choice { place: next, ..Choice::default() };
-                self.place.event.choices = Choices::Some;
+                let place = if event.choices == Choices::Some { event.choice.place + 1 } else { 0 };
+                event.choice = Choice { place, ..Choice::default() };
+                event.choices = Choices::Some;
             }
-            Role::Message => self.place.choice.reasoning = None,
-            _ if first == b'"' => {
-                self.place.event.texts.reading_at = at;
-                self.place.event.texts.reading_is_counted = false;
-            }
+            Role::Finish => event.is_finish |= first == b'"',
+            Role::Message => event.choice.reasoning = None,
+            _ if first == b'"' => self.record.begin_text(at),
             _ => {}
         }
     }
@@ -262,7 +272,9 @@ impl Visitor for Reader {
     fn text(&mut self, role: Role, piece: &[u8]) {
         match role {
             Role::Content | Role::Text | Role::Arguments => self.deliver(Kind::Answer, piece),
-            Role::Reasoning | Role::ReasoningContent if *self.place.choice.reasoning.get_or_insert(role) == role => {
+            Role::Reasoning | Role::ReasoningContent
+                if *self.record.event.choice.reasoning.get_or_insert(role) == role =>
+            {
                 self.deliver(Kind::Reasoning, piece);
             }
             _ => {}
@@ -272,119 +284,29 @@ impl Visitor for Reader {
     fn number(&mut self, role: Role, value: u64) {
         match role {
             Role::Index => self.found_index(value),
-            _ if value > BELIEVABLE => {}
-            Role::PromptTokens => self.block.prompt.state(value),
-            Role::CompletionTokens => self.block.completion.state(value),
-            Role::TotalTokens => self.block.total.state(value),
-            Role::CachedTokens => self.block.cached.state(value),
-            Role::ReasoningTokens => self.block.reasoning.state(value),
+            Role::Usage(field) => self.stated.number(field, value),
+            Role::TimedPrompt => self.timings.prompt.state(value),
+            Role::TimedCache => self.timings.cache.state(value),
+            Role::TimedOutput => self.timings.predicted.state(value),
             _ => {}
         }
     }
 
     fn end(&mut self, role: Role) {
+        let event = &mut self.record.event;
         match role {
-            Role::Usage => {
-                let counts = self.block.has_tokens() || self.place.event.usage == UsageObject::Counts;
-                self.place.event.usage = if counts { UsageObject::Counts } else { UsageObject::Empty };
-                self.stated.update(&self.block);
+            Role::Usage(Field::Usage) => {
+                let counts = self.stated.end() || event.usage == UsageObject::Counts;
+                event.usage = if counts { UsageObject::Counts } else { UsageObject::Empty };
             }
-            Role::Choice if self.place.choice.index.is_none() => self.found_index(self.place.choice.place),
+            // Not the usage that was asked for: the event it is on is never taken out.
+            Role::GroqUsage => {
+                self.stated.end();
+                event.usage = event.usage.max(UsageObject::Empty);
+            }
+            Role::Choice if event.choice.index.is_none() => self.found_index(self.record.event.choice.place),
+            Role::Root => self.end_event(),
             _ => {}
         }
-    }
-}
-
-fn usage_member(key: &[u8]) -> Role {
-    match key {
-        b"prompt_tokens" => Role::PromptTokens,
-        b"completion_tokens" => Role::CompletionTokens,
-        b"total_tokens" => Role::TotalTokens,
-        b"prompt_tokens_details" => Role::PromptDetails,
-        b"completion_tokens_details" => Role::CompletionDetails,
-        _ => Role::Nothing,
-    }
-}
-
-/// What the upstream stated, in this project's terms; none where it said nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Statement {
-    /// Input that was not cached.
-    pub(super) input: Option<u64>,
-    /// Input that was.
-    pub(super) cached_input: Option<u64>,
-    /// All output.
-    pub(super) output: Option<u64>,
-    /// The part of the output that is reasoning.
-    pub(super) reasoning: Option<u64>,
-}
-
-/// A `usage` object's fields, or the last statement of each.
-#[derive(Default)]
-struct Stated {
-    prompt: Count,
-    completion: Count,
-    total: Count,
-    cached: Count,
-    reasoning: Count,
-}
-
-impl Stated {
-    fn has_tokens(&self) -> bool {
-        [&self.prompt, &self.completion, &self.total].into_iter().any(|count| count.last.is_some())
-    }
-
-    fn update(&mut self, newer: &Self) {
-        self.prompt.update(newer.prompt);
-        self.completion.update(newer.completion);
-        self.total.update(newer.total);
-        self.cached.update(newer.cached);
-        self.reasoning.update(newer.reasoning);
-    }
-
-    /// A total that leaves more than the completion has, has reasoning in it that the completion lacks.
-    fn of_answer(&self, delivered: bool) -> Statement {
-        let prompt = self.prompt.believed(delivered);
-        let completion = self.completion.believed(delivered);
-        let total = self.total.believed(delivered);
-        let beside_prompt = total.zip(prompt).map(|(total, prompt)| total.saturating_sub(prompt));
-        let output = completion.max(beside_prompt.filter(|&output| output > 0 || !delivered));
-        Statement { output, reasoning: self.reasoning.last, ..self.of_prompt(prompt) }
-    }
-
-    /// Embeddings have a prompt and no output.
-    fn of_embeddings(&self) -> Statement {
-        let prompt = self.prompt.last.or(self.total.last);
-        Statement { output: prompt.map(|_| 0), ..self.of_prompt(prompt) }
-    }
-
-    /// The prompt's tokens include the cached ones.
-    fn of_prompt(&self, prompt: Option<u64>) -> Statement {
-        let cached_input = self.cached.last.filter(|_| prompt.is_some());
-        let input = prompt.map(|prompt| prompt.saturating_sub(cached_input.unwrap_or(0)));
-        Statement { input, cached_input, ..Statement::default() }
-    }
-}
-
-/// One field's statements.
-#[derive(Clone, Copy, Default)]
-struct Count {
-    last: Option<u64>,
-    last_above_zero: Option<u64>,
-}
-
-impl Count {
-    fn state(&mut self, value: u64) {
-        *self = Self { last: Some(value), last_above_zero: Some(value).filter(|&value| value > 0) };
-    }
-
-    fn update(&mut self, newer: Self) {
-        self.last = newer.last.or(self.last);
-        self.last_above_zero = newer.last_above_zero.or(self.last_above_zero);
-    }
-
-    /// Zero is a statement unless text was delivered, which cannot have taken none.
-    fn believed(&self, delivered: bool) -> Option<u64> {
-        if delivered { self.last_above_zero } else { self.last }
     }
 }

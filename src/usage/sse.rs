@@ -4,6 +4,7 @@ use memchr::memchr2;
 
 const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
 const DATA: &[u8] = b"data";
+const ERROR: &[u8] = b"error";
 
 /// What some bytes of the stream are.
 #[derive(Debug, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub(super) enum Part<'a> {
     Begin,
     /// The next piece of the event's data; a line end between two `data:` lines is a piece too.
     Data(&'a [u8]),
+    /// A field named `error`, which is no part of the format: so llama.cpp says that it failed.
+    Error,
     /// The event is complete: its blank line was taken.
     End,
     /// The line feed that belonged to the carriage return with which the last event ended, when a cut was between them.
@@ -35,6 +38,8 @@ enum State {
     LineStart,
     /// In a field's name, of which so many bytes are those of `data`.
     Name(usize),
+    /// In a field's name, of which so many bytes are those of `error`.
+    ErrorName(usize),
     /// After the name's colon, where one space is no part of the value.
     Colon,
     Data,
@@ -73,6 +78,7 @@ impl Reader {
             State::LineStart => self.line_start(byte, bytes),
             _ if byte == b'\n' || byte == b'\r' => self.line_end(bytes),
             State::Name(matched) => self.name(matched, byte),
+            State::ErrorName(matched) => self.error_name(matched, byte),
             State::Colon => {
                 self.state = State::Data;
                 (Part::Other, usize::from(byte == b' '))
@@ -126,9 +132,18 @@ impl Reader {
                 return (Part::Data(b"\n"), 1);
             }
         } else {
-            self.state = State::Ignored;
+            self.state = if matched == 0 && byte == b'e' { State::ErrorName(1) } else { State::Ignored };
         }
         (Part::Other, 1)
+    }
+
+    fn error_name(&mut self, matched: usize, byte: u8) -> (Part<'static>, usize) {
+        if ERROR.get(matched) == Some(&byte) {
+            self.state = State::ErrorName(matched + 1);
+            return (Part::Other, 1);
+        }
+        self.state = State::Ignored;
+        (if matched == ERROR.len() && byte == b':' { Part::Error } else { Part::Other }, 1)
     }
 
     /// Takes a line feed, a carriage return, or both, as far as they are there.
@@ -155,7 +170,7 @@ mod tests {
                 match what {
                     Part::Data(piece) => data.extend_from_slice(piece),
                     Part::End => events.push(String::from_utf8(std::mem::take(&mut data)).unwrap()),
-                    Part::Begin | Part::Rest | Part::Other => {}
+                    Part::Begin | Part::Error | Part::Rest | Part::Other => {}
                 }
             }
         }

@@ -3,8 +3,8 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::dialect::{Dialect, Place};
 use super::json::Scanner;
-use super::openai::{Place, Reader};
 use super::sse::{self, Part};
 use super::template::{Known, Template};
 
@@ -13,11 +13,11 @@ const HELD: usize = 8 * 1024;
 const DONE: &[u8] = b"[DONE]";
 
 /// What of the stream is under way.
-pub(super) struct Stream {
+pub(super) struct Stream<D: Dialect> {
     lines: sse::Reader,
-    json: Scanner<Reader>,
+    json: Scanner<D>,
     template: Template,
-    beginning: Option<Box<Beginning>>,
+    beginning: Option<Box<Beginning<D>>>,
     event: Option<Event>,
     removes_usage_event: bool,
     /// The beginning of an event that may have to be taken out: it has not been forwarded.
@@ -27,11 +27,11 @@ pub(super) struct Stream {
 }
 
 /// The template's event, read up to its text.
-struct Beginning {
+struct Beginning<D: Dialect> {
     /// Where its data begins.
     data: usize,
-    json: Scanner<Reader>,
-    place: Place,
+    json: Scanner<D>,
+    place: Place<D::Event>,
 }
 
 /// The event that is being read.
@@ -49,7 +49,7 @@ struct Event {
     passed: bool,
 }
 
-impl Stream {
+impl<D: Dialect> Stream<D> {
     pub(super) fn new(removes_usage_event: bool) -> Self {
         Self {
             lines: sse::Reader::new(),
@@ -73,11 +73,11 @@ impl Stream {
     pub(super) fn held_bytes(&self) -> usize {
         self.held.capacity()
             + self.template.held_bytes()
-            + self.beginning.as_ref().map_or(0, |_| size_of::<Beginning>())
+            + self.beginning.as_ref().map_or(0, |_| size_of::<Beginning<D>>())
     }
 
     /// Reads the next bytes; gives back what of them, and of what was held, is to be forwarded now.
-    pub(super) fn feed(&mut self, chunk: Bytes, reader: &mut Reader) -> Bytes {
+    pub(super) fn feed(&mut self, chunk: Bytes, reader: &mut D) -> Bytes {
         let mut edit = Edit::default();
         let mut at = 0;
         while let Some(rest) = chunk.get(at..).filter(|rest| !rest.is_empty()) {
@@ -94,6 +94,7 @@ impl Stream {
                 Part::Begin => self.begin(start, reader),
                 Part::Data(piece) => self.data(piece, start, reader),
                 Part::End => self.end(&chunk, at, reader, &mut edit),
+                Part::Error => reader.record_mut().failed = true,
                 Part::Rest if self.removed_last => edit.cut(&chunk, start, at),
                 Part::Rest | Part::Other => self.removed_last = false,
             }
@@ -103,15 +104,15 @@ impl Stream {
     }
 
     /// What was held of an event that never became complete. The usage event lacks no more than its blank line.
-    pub(super) fn flush(&mut self, reader: &Reader) -> Option<Bytes> {
+    pub(super) fn flush(&mut self, reader: &D) -> Option<Bytes> {
         let is_extra = self.event.as_ref().is_some_and(|event| self.is_extra(event, reader));
         let held = std::mem::take(&mut self.held);
         (!held.is_empty() && !is_extra).then(|| Bytes::from(held))
     }
 
     /// Reads as much of the next event as is like the last ones; says how many bytes that was.
-    fn read_known(&mut self, bytes: &[u8], start: usize, reader: &mut Reader) -> Option<usize> {
-        match self.template.read(bytes, reader) {
+    fn read_known(&mut self, bytes: &[u8], start: usize, reader: &mut D) -> Option<usize> {
+        match self.template.read(bytes, &mut reader.record_mut().delivered) {
             Known::All(length) => {
                 self.lines.passed_event();
                 Some(length)
@@ -120,7 +121,7 @@ impl Stream {
                 let beginning = self.beginning.as_ref()?;
                 self.lines.resume_in_data();
                 self.json.clone_from(&beginning.json);
-                reader.resume(beginning.place);
+                reader.record_mut().resume(beginning.place);
                 self.event = Some(Event { start: Some(start), data: Some(start + beginning.data), ..Event::default() });
                 Some(length)
             }
@@ -128,13 +129,13 @@ impl Stream {
         }
     }
 
-    fn begin(&mut self, start: usize, reader: &mut Reader) {
+    fn begin(&mut self, start: usize, reader: &mut D) {
         self.event = Some(Event { start: Some(start), done: Some(0), ..Event::default() });
         self.json.reset();
-        reader.next_event();
+        reader.record_mut().next_event();
     }
 
-    fn data(&mut self, piece: &[u8], start: usize, reader: &mut Reader) {
+    fn data(&mut self, piece: &[u8], start: usize, reader: &mut D) {
         if let Some(event) = &mut self.event {
             event.pieces += 1;
             event.data.get_or_insert(start);
@@ -142,9 +143,10 @@ impl Stream {
             self.ended |= event.done == Some(DONE.len());
         }
         self.json.feed(piece, reader);
+        self.ended |= self.json.is_closed() && reader.is_last();
     }
 
-    fn end(&mut self, chunk: &[u8], end: usize, reader: &mut Reader, edit: &mut Edit) {
+    fn end(&mut self, chunk: &[u8], end: usize, reader: &mut D, edit: &mut Edit) {
         let Some(event) = self.event.take() else { return };
         self.removed_last = self.is_extra(&event, reader);
         let held = std::mem::take(&mut self.held);
@@ -156,27 +158,29 @@ impl Stream {
         }
     }
 
-    fn is_extra(&self, event: &Event, reader: &Reader) -> bool {
+    fn is_extra(&self, event: &Event, reader: &D) -> bool {
         self.removes_usage_event && !event.passed && self.json.is_closed() && reader.is_usage_event()
     }
 
-    fn learn(&mut self, event: &Event, chunk: &[u8], end: usize, reader: &mut Reader) {
+    fn learn(&mut self, event: &Event, chunk: &[u8], end: usize, reader: &mut D) {
         if let Some(start) = event.start
             && let Some(data) = event.data.filter(|_| event.pieces == 1).map(|data| data - start)
-            && let Some((quote, lane)) = reader.only_text()
+            && reader.is_only_text()
+            && let Some((quote, lane)) = reader.record().only_text()
             && let Some(bytes) = chunk.get(start..end)
             && self.template.learn(bytes, data + quote, lane)
             && let Some(before_text) = bytes.get(data..=data + quote)
         {
             self.json.reset();
-            reader.next_event();
+            reader.record_mut().next_event();
             self.json.feed(before_text, reader);
-            self.beginning = Some(Box::new(Beginning { data, json: self.json.clone(), place: reader.place() }));
+            self.beginning =
+                Some(Box::new(Beginning { data, json: self.json.clone(), place: reader.record().place() }));
         }
     }
 
     /// At the chunk's end: holds back the event that is under way if it may be the one to take out.
-    fn hold(&mut self, chunk: &[u8], reader: &Reader, edit: &mut Edit) {
+    fn hold(&mut self, chunk: &[u8], reader: &D, edit: &mut Edit) {
         let Some(event) = &mut self.event else { return };
         let start = event.start.take().unwrap_or(0);
         let bytes = chunk.get(start..).unwrap_or_default();

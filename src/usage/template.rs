@@ -1,9 +1,8 @@
 //! The shortest way through a stream: its events differ in nothing but their text, so whoever has read one knows the
 //! next by comparing bytes. Reading is deterministic: the same bytes before and after a text mean the same.
 
-use super::delivered::LaneIndex;
+use super::delivered::{Delivered, LaneIndex};
 use super::json::StringBody;
-use super::openai::Reader;
 
 /// Longer beginnings and endings are not worth keeping.
 const LONGEST: usize = 1024;
@@ -55,9 +54,9 @@ impl Template {
         !begins_alike
     }
 
-    /// Says how much of the event with which `bytes` begin is like the one learned; if it is all, gives its text to
-    /// `reader`.
-    pub(super) fn read(&mut self, bytes: &[u8], reader: &mut Reader) -> Known {
+    /// Says how much of the event with which `bytes` begin is like the one learned; if it is all, adds its text to what
+    /// is `delivered`.
+    pub(super) fn read(&mut self, bytes: &[u8], delivered: &mut Delivered) -> Known {
         let Some((lane, rest)) = self.lane.zip(bytes.strip_prefix(self.before.as_slice())) else {
             return Known::Nothing;
         };
@@ -69,9 +68,9 @@ impl Template {
             return Known::Beginning(self.before.len());
         }
         if text.contains(&b'\\') {
-            StringBody::default().read(text, |piece| reader.push_text(lane, piece));
+            StringBody::default().read(text, |piece| delivered.push(lane, piece));
         } else {
-            reader.push_text(lane, text);
+            delivered.push(lane, text);
         }
         Known::All(self.before.len() + text.len() + self.after.len())
     }
@@ -105,29 +104,25 @@ fn string_length(bytes: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::delivered::{Delivered, Kind};
+    use super::super::delivered::Kind;
     use super::*;
-    use crate::api::Endpoint;
 
     const EVENT: &[u8] = b"data: {\"t\":\"one\",\"n\":1}\n\n";
     const QUOTE: usize = 11;
 
-    fn learned(event: &[u8]) -> (Template, Reader) {
+    fn learned(event: &[u8]) -> (Template, Delivered) {
         let (mut template, mut delivered) = (Template::default(), Delivered::default());
         template.learn(event, QUOTE, delivered.lane(0, Kind::Answer));
-        let mut reader = Reader::new(Endpoint::ChatCompletions);
-        // The reader's own first lane is the one the template names.
-        super::super::json::Scanner::new().feed(br#"{"choices":[{"text":""}]}"#, &mut reader);
-        (template, reader)
+        (template, delivered)
     }
 
     #[test]
     fn an_event_that_differs_in_its_text_only_is_read_whole() {
-        let (mut template, mut reader) = learned(EVENT);
+        let (mut template, mut delivered) = learned(EVENT);
         for text in ["", "two", "\\\"quoted\\\"", "\\\\", "\\u00e9"] {
             let event = String::from_utf8_lossy(EVENT).replace("one", text);
             assert_eq!(
-                template.read(format!("{event}data").as_bytes(), &mut reader),
+                template.read(format!("{event}data").as_bytes(), &mut delivered),
                 Known::All(event.len()),
                 "{event}"
             );
@@ -136,7 +131,7 @@ mod tests {
 
     #[test]
     fn an_event_that_ends_otherwise_is_known_up_to_its_text() {
-        let (mut template, mut reader) = learned(EVENT);
+        let (mut template, mut delivered) = learned(EVENT);
         let others: [&[u8]; 5] = [
             b"data: {\"t\":\"one\",\"n\":2}\n\n",
             b"data: {\"t\":\"o\ne\",\"n\":1}\n\n",
@@ -145,16 +140,16 @@ mod tests {
             b"data: {\"t\":\"on",
         ];
         for other in others {
-            assert_eq!(template.read(other, &mut reader), Known::Beginning(QUOTE + 1));
+            assert_eq!(template.read(other, &mut delivered), Known::Beginning(QUOTE + 1));
         }
-        assert!(!reader.delivered().any());
+        assert!(!delivered.any());
     }
 
     #[test]
     fn an_event_that_begins_otherwise_is_not_known() {
-        let (mut template, mut reader) = learned(EVENT);
+        let (mut template, mut delivered) = learned(EVENT);
         for other in [&b"data: {\"u\":\"one\",\"n\":1}\n\n"[..], b"data: {\"t\":", b""] {
-            assert_eq!(template.read(other, &mut reader), Known::Nothing);
+            assert_eq!(template.read(other, &mut delivered), Known::Nothing);
         }
     }
 
@@ -171,10 +166,10 @@ mod tests {
 
     #[test]
     fn what_may_go_on_or_is_too_long_is_not_learned() {
-        let (mut template, mut reader) = learned(b"data: {\"t\":\"one\",\"n\":1}\r\r");
-        assert_eq!(template.read(b"data: {\"t\":\"one\",\"n\":1}\r\r", &mut reader), Known::Nothing);
+        let (mut template, mut delivered) = learned(b"data: {\"t\":\"one\",\"n\":1}\r\r");
+        assert_eq!(template.read(b"data: {\"t\":\"one\",\"n\":1}\r\r", &mut delivered), Known::Nothing);
         let long = [EVENT, &[b' '; LONGEST]].concat();
-        let (mut template, mut reader) = learned(&long);
-        assert_eq!(template.read(&long, &mut reader), Known::Nothing);
+        let (mut template, mut delivered) = learned(&long);
+        assert_eq!(template.read(&long, &mut delivered), Known::Nothing);
     }
 }

@@ -1,5 +1,11 @@
 use super::*;
-use crate::body::tests::{any_body, any_shape, scan_text};
+use crate::body::{
+    Shape,
+    tests::{
+        generate::{SHAPES, any_body, any_request, at, layout, name_in},
+        scan_text,
+    },
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -72,6 +78,46 @@ fn both_changes_are_made_at_once() {
 }
 
 #[test]
+fn the_maximum_goes_into_each_apis_own_field() {
+    let cases = [
+        (Shape::Responses, "{}", r#"{"max_output_tokens":5}"#),
+        (Shape::Responses, r#"{"max_output_tokens":600}"#, r#"{"max_output_tokens":5}"#),
+        (
+            Shape::Responses,
+            r#"{"max_tokens":600,"n_predict":3}"#,
+            r#"{"max_output_tokens":5,"max_tokens":5,"n_predict":3}"#,
+        ),
+        (Shape::Messages, r#"{"max_tokens":600,"system":"s"}"#, r#"{"max_tokens":5,"system":"s"}"#),
+        (Shape::Messages, r#"{"system":"s"}"#, r#"{"max_tokens":5,"system":"s"}"#),
+        (Shape::OllamaChat, "{}", r#"{"options":{"num_predict":5}}"#),
+        (Shape::OllamaChat, r#"{"a":1}"#, r#"{"options":{"num_predict":5},"a":1}"#),
+        (Shape::OllamaChat, r#"{"options": null }"#, r#"{"options": {"num_predict":5} }"#),
+        (Shape::OllamaChat, r#"{"options": { } }"#, r#"{"options": {"num_predict":5 } }"#),
+        (Shape::OllamaGenerate, r#"{"options":{"seed": 1}}"#, r#"{"options":{"num_predict":5,"seed": 1}}"#),
+        (Shape::OllamaGenerate, r#"{"options":{"num_predict": -1 }}"#, r#"{"options":{"num_predict": 5 }}"#),
+        (Shape::OllamaGenerate, r#"{"options":{"num_predict":-2}}"#, r#"{"options":{"num_predict":5}}"#),
+        (Shape::OllamaGenerate, r#"{"options":{"num_predict":0}}"#, r#"{"options":{"num_predict":5}}"#),
+        (Shape::OllamaGenerate, r#"{"options":{"num_predict":null}}"#, r#"{"options":{"num_predict":5}}"#),
+        (Shape::OllamaGenerate, r#"{"options":{"num_predict":3}}"#, r#"{"options":{"num_predict":3}}"#),
+        (Shape::GenerateContent, "{}", r#"{"generationConfig":{"maxOutputTokens":5}}"#),
+        (
+            Shape::GenerateContent,
+            r#"{"generation_config":{"seed":1}}"#,
+            r#"{"generation_config":{"maxOutputTokens":5,"seed":1}}"#,
+        ),
+        (
+            Shape::GenerateContent,
+            r#"{"generation_config":{"max_output_tokens":99}}"#,
+            r#"{"generation_config":{"max_output_tokens":5}}"#,
+        ),
+        (Shape::GenerateContent, r#"{"generationConfig":null}"#, r#"{"generationConfig":{"maxOutputTokens":5}}"#),
+    ];
+    for (shape, body, expected) in cases {
+        assert_eq!(spliced(body, shape, &bound(5)), expected);
+    }
+}
+
+#[test]
 fn nothing_is_copied_where_nothing_changes() {
     let body = Bytes::from_static(br#"{"max_tokens":5,"stream_options":{"include_usage":true}}"#);
     let all = Change { include_usage: true, maximum: Some(5) };
@@ -79,32 +125,57 @@ fn nothing_is_copied_where_nothing_changes() {
         let same = super::super::scan(&body, shape).unwrap().splice(&change);
         assert_eq!((same.as_ptr(), same.len()), (body.as_ptr(), body.len()));
     }
-    let input = Bytes::from_static(br#"{"input":"a"}"#);
-    assert_eq!(super::super::scan(&input, Shape::Embeddings).unwrap().splice(&all).as_ptr(), input.as_ptr());
+}
+
+#[test]
+fn what_cannot_be_bounded_and_need_not_be_asked_is_left_alone() {
+    let body = Bytes::from_static(br#"{"model":"m","max_tokens":99,"input":"a"}"#);
+    let all = Change { include_usage: true, maximum: Some(5) };
+    for shape in SHAPES {
+        let scanned = super::super::scan(&body, shape).unwrap();
+        let result = scanned.splice(&all);
+        assert_eq!(result.as_ptr() == body.as_ptr(), layout(shape).own.is_empty(), "{shape:?}");
+        let asks = matches!(shape, Shape::Chat | Shape::Completions);
+        assert_eq!(String::from_utf8_lossy(&result).contains("include_usage"), asks, "{shape:?}");
+    }
 }
 
 /// What a parser that builds a tree would make of the change.
 fn changed(mut value: Value, shape: Shape, change: &Change) -> Value {
-    if change.include_usage {
+    let asks = matches!(shape, Shape::Chat | Shape::Completions);
+    if change.include_usage && asks {
         if !value["stream_options"].is_object() {
             value["stream_options"] = json!({});
         }
         value["stream_options"]["include_usage"] = json!(true);
     }
-    if let Some(maximum) = change.maximum {
-        for name in ["max_tokens", "max_completion_tokens", "n_predict"] {
-            if value[name].as_u64().is_some_and(|stated| stated > maximum) {
-                value[name] = json!(maximum);
-            }
-        }
-        let states = |name: &str| value[name].as_u64().is_some_and(|stated| stated > 0 || shape == Shape::Completions);
-        let own: &[&str] =
-            if shape == Shape::Chat { &["max_tokens", "max_completion_tokens"] } else { &["max_tokens"] };
-        if !own.iter().any(|name| states(name)) {
-            value["max_tokens"] = json!(maximum);
+    let (layout, Some(maximum)) = (layout(shape), change.maximum) else { return value };
+    let Some(first) = layout.own.first() else { return value };
+    for name in layout.foreign {
+        if value[*name].as_u64().is_some_and(|stated| stated > maximum) {
+            value[*name] = json!(maximum);
         }
     }
+    let number_at =
+        |path: &&[&'static str]| at(&value, path).as_u64().filter(|stated| *stated > 0 || shape == Shape::Completions);
+    let stated: Vec<_> = layout.own.iter().filter_map(|path| Some((path, number_at(path)?))).collect();
+    for (path, stated) in &stated {
+        set(&mut value, path, (*stated).min(maximum));
+    }
+    if stated.is_empty() {
+        set(&mut value, first, maximum);
+    }
     value
+}
+
+/// Sets what is at `path`, in whichever case, and makes the objects that lead there.
+fn set(value: &mut Value, path: &[&'static str], number: u64) {
+    let Some((first, rest)) = path.split_first() else { return *value = json!(number) };
+    if !value.is_object() {
+        *value = json!({});
+    }
+    let name = name_in(value, first);
+    set(&mut value[name], rest, number);
 }
 
 fn any_change() -> impl Strategy<Value = Change> {
@@ -112,23 +183,23 @@ fn any_change() -> impl Strategy<Value = Change> {
     (any::<bool>(), maximum).prop_map(|(include_usage, maximum)| Change { include_usage, maximum })
 }
 
+/// How many bytes of `old` went and how many of `new` came, in one run.
+fn replaced(old: &str, new: &str) -> (usize, usize) {
+    let before = old.bytes().zip(new.bytes()).take_while(|(old, new)| old == new).count();
+    let (old, new) = (&old.as_bytes()[before..], &new.as_bytes()[before..]);
+    let after = old.iter().rev().zip(new.iter().rev()).take_while(|(old, new)| old == new).count();
+    (old.len() - after, new.len() - after)
+}
+
 proptest! {
     #[test]
-    fn changes_what_it_should_and_nothing_else(
-        (value, text) in any_body(),
-        shape in any_shape(),
-        change in any_change(),
-    ) {
+    fn changes_what_it_should_and_nothing_else((shape, value, text) in any_request(), change in any_change()) {
         let scanned = scan_text(&text, shape).unwrap();
         let once = spliced(&text, shape, &change);
-        if shape == Shape::Embeddings {
-            prop_assert_eq!(once, text);
-            return Ok(());
-        }
         let again = scan_text(&once, shape).unwrap();
-        prop_assert!(again.client_wants_usage == scanned.client_wants_usage || change.include_usage);
-        prop_assert!(again.client_wants_usage || !change.include_usage);
-        if let Some(maximum) = change.maximum {
+        let asks = change.include_usage && matches!(shape, Shape::Chat | Shape::Completions);
+        prop_assert_eq!(again.client_wants_usage, scanned.client_wants_usage || asks);
+        if let (Some(maximum), false) = (change.maximum, layout(shape).own.is_empty()) {
             let expected = scanned.maximum.unwrap_or(maximum).min(maximum);
             prop_assert_eq!(again.maximum, Some(expected));
         }
@@ -138,12 +209,23 @@ proptest! {
 
     /// One change is one run of bytes: at most `false` goes, at most a member comes.
     #[test]
-    fn all_bytes_before_and_after_a_change_stay((_, text) in any_body()) {
+    fn all_bytes_before_and_after_a_change_stay((_, text) in any_body(Shape::Chat)) {
         let result = spliced(&text, Shape::Chat, &USAGE);
-        let before = text.bytes().zip(result.bytes()).take_while(|(old, new)| old == new).count();
-        let (old, new) = (&text.as_bytes()[before..], &result.as_bytes()[before..]);
-        let after = old.iter().rev().zip(new.iter().rev()).take_while(|(old, new)| old == new).count();
-        prop_assert!(old.len() - after <= "false".len(), "{text} -> {result}");
-        prop_assert!(new.len() - after <= OPTIONS_MEMBER.len() + 1, "{text} -> {result}");
+        let (gone, come) = replaced(&text, &result);
+        prop_assert!(gone <= "false".len(), "{text} -> {result}");
+        prop_assert!(come <= r#""stream_options":{"include_usage":true},"#.len(), "{text} -> {result}");
+    }
+
+    /// The same for a maximum that has one place only.
+    #[test]
+    fn all_bytes_before_and_after_a_maximum_stay(
+        (shape, text) in prop::sample::select(&[Shape::Messages, Shape::OllamaChat, Shape::GenerateContent][..])
+            .prop_flat_map(|shape| any_body(shape).prop_map(move |(_, text)| (shape, text))),
+        maximum in 1..99_u64,
+    ) {
+        let result = spliced(&text, shape, &bound(maximum));
+        let (gone, come) = replaced(&text, &result);
+        prop_assert!(gone <= u64::MAX.to_string().len(), "{text} -> {result}");
+        prop_assert!(come <= r#""generationConfig":{"maxOutputTokens":99},"#.len(), "{text} -> {result}");
     }
 }

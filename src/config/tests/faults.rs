@@ -247,7 +247,7 @@ fn of_upstreams_and_sources() {
             ),
             (
                 "upstreams:
-  - {name: a/b, url: 'ftp://h', apis: [anthropic, openai, openai], models: []}
+  - {name: a/b, url: 'ftp://h', apis: [coh, openai, openai], models: []}
   - name: c
     url: http://ada:secret@h
     ca: none.pem
@@ -259,12 +259,12 @@ keys: {yaml: {path: keys.yaml}}",
                 &[
                     "f:2:12: an upstream's name is 1 to 64 characters of a-z, A-Z, 0-9, `.`, `_` and `-`",
                     "f:2:22: the scheme of the URL must be http or https",
-                    "f:2:40: `anthropic` is not accepted here; accepted: openai",
-                    "f:2:59: this API is already in the list",
-                    "f:2:76: at least one model or pattern is needed; without the field, all models are served",
+                    "f:2:40: `coh` is not accepted here; accepted: openai, anthropic, ollama, gemini",
+                    "f:2:53: this API is already in the list",
+                    "f:2:70: at least one model or pattern is needed; without the field, all models are served",
                     "f:4:10: the URL must hold no user and password; a credential is given as `api_key`",
                     "f:6:19: `true` is not accepted here; accepted: auto, always, never",
-                    "f:7:36: at least one API is needed; accepted: openai",
+                    "f:7:36: at least one API is needed; accepted: openai, anthropic, ollama, gemini",
                     "f:7:56: `authorisation` is not accepted here; did you mean `authorization`? accepted: \
                      authorization, x-api-key, api-key, x-goog-api-key",
                     "f:9:5: missing field `url` in upstreams[4]: such as http://127.0.0.1:8000",

@@ -53,7 +53,7 @@ impl House {
         let mut visit = Visit::new("/v1/chat/completions", self.gate.settings(), now);
         let value = HeaderValue::try_from(secret).unwrap();
         let headers = [(HeaderName::from_static("x-api-key"), value)].into_iter().collect();
-        self.gate.identify(&mut visit, &headers, HOME, now).await.map(|()| visit)
+        self.gate.identify(&mut visit, &headers, None, HOME, now).await.map(|()| visit)
     }
 
     pub async fn ask(&self, secret: &str, body: &'static str, now: Now) -> Result<Lease, Rejection> {

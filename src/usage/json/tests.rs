@@ -6,6 +6,7 @@ use proptest::prelude::*;
 struct Scribe {
     text: Vec<u8>,
     numbers: Vec<u64>,
+    decimals: Vec<(u64, u32)>,
     begun: Vec<(Place, char, usize)>,
     ended: Vec<Place>,
 }
@@ -37,6 +38,9 @@ impl Visitor for Scribe {
     }
     fn number(&mut self, _: Place, value: u64) {
         self.numbers.push(value);
+    }
+    fn decimal(&mut self, _: Place, whole: u64, nanos: u32) {
+        self.decimals.push((whole, nanos));
     }
     fn end(&mut self, role: Place) {
         self.ended.push(role);
@@ -87,6 +91,14 @@ fn strings_and_keys_are_unescaped() {
 fn only_whole_numbers_that_fit_are_numbers() {
     let document = r#"{"a":[0,-1,1.5,1e3,18446744073709551615,18446744073709551616,99999999999999999999999,12]}"#;
     assert_eq!(read_in_every_cut(document).0.numbers, [0, u64::MAX, 12]);
+}
+
+#[test]
+fn decimals_are_cut_off_at_a_billionth() {
+    let document = r#"{"a":[8.5,0.000000001,8.470000267028809,1.,3.0,-1.5,1.5e3,1.2.3,99999999999999999999.5]}"#;
+    let (scribe, _) = read_in_every_cut(document);
+    assert_eq!(scribe.decimals, [(8, 500_000_000), (0, 1), (8, 470_000_267), (1, 0), (3, 0)]);
+    assert_eq!(scribe.numbers, [0; 0]);
 }
 
 #[test]

@@ -4,6 +4,10 @@ use super::super::estimate::count_tokens;
 use super::*;
 use proptest::prelude::*;
 
+mod apis;
+mod every_api;
+mod servers;
+
 /// What a client would have to ask for to get it all: nothing is taken out.
 const OPENAI: &str = r#"data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"gpt-4o","system_fingerprint":"fp","choices":[{"index":0,"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null}],"usage":null}
 
@@ -141,7 +145,8 @@ impl Case {
 }
 
 fn upstream(input: u64, output: u64) -> Metered {
-    Metered { usage: Usage { input, output, ..Usage::default() }, source: Source::Upstream }
+    let usage = Usage { input, output, ..Usage::default() };
+    Metered { usage, source: Source::Upstream, ..Metered::none() }
 }
 
 fn estimated(input: u64, output: u64) -> Metered {
@@ -159,7 +164,7 @@ fn says(text: &str) -> String {
 
 #[test]
 fn a_stream_states_its_usage() {
-    let stated = Metered { usage: OPENAI_USAGE, source: Source::Upstream };
+    let stated = Metered { usage: OPENAI_USAGE, source: Source::Upstream, ..Metered::none() };
     assert_eq!(STREAM.usage_unchanged(OPENAI), stated);
     assert_eq!(STREAM.usage_unchanged(AZURE), upstream(5, 3));
     assert_eq!(STREAM.usage_unchanged(SGLANG), upstream(40, 12));
@@ -303,7 +308,7 @@ fn a_response_cut_early_is_charged_for_what_was_delivered() {
     assert_eq!(EARLY.usage_unchanged(cut(OPENAI, "ello\"")), estimated(1000, count_tokens("H")));
     assert_eq!(EARLY.usage_unchanged(cut(OPENAI, "Hello")), estimated(1000, 0));
     let with_reasoning = Usage { input: 9, output: 3, reasoning: 2, ..Usage::default() };
-    let expected = Metered { usage: with_reasoning, source: Source::Estimated };
+    let expected = Metered { usage: with_reasoning, source: Source::Estimated, ..Metered::none() };
     assert_eq!(EARLY.usage_unchanged(cut(VLLM, "data: {\"id\":\"c\",\"choices\":[]")), expected);
     let answer = Case { form: Form::Json, ..EARLY };
     assert_eq!(answer.usage_unchanged(cut(ANSWER, " {\\\"prompt")), estimated(1000, count_tokens("The \"usage\":")));
@@ -419,7 +424,7 @@ fn reasoning_that_only_the_total_has_is_output() {
 
 #[test]
 fn an_error_used_nothing_unless_something_was_delivered() {
-    let nothing = Metered { usage: Usage::default(), source: Source::None };
+    let nothing = Metered::none();
     let error = "{\"error\":{\"message\":\"overloaded\",\"choices\":[{\"text\":\"no\"}]}}";
     assert_eq!(STREAM.usage_unchanged(&format!("event: error\ndata: {error}\n\n")), nothing);
     assert_eq!(JSON.usage_unchanged(error), nothing);
@@ -435,7 +440,7 @@ fn an_error_used_nothing_unless_something_was_delivered() {
 #[test]
 fn what_is_of_no_known_form_passes_unread() {
     let outcome = Case { form: Form::Other, ..REMOVING }.in_every_cut(OPENAI);
-    assert_eq!(outcome.metered, Metered { usage: Usage::default(), source: Source::None });
+    assert_eq!(outcome.metered, Metered::none());
     assert_eq!(
         (outcome.forwarded.as_slice(), outcome.ended, outcome.text_delivered),
         (OPENAI.as_bytes(), false, false)
@@ -477,7 +482,8 @@ fn the_text_of_like_events_is_found_in_any_reads() {
         let outcome = STREAM.meter(stream.as_bytes().chunks(size));
         let tokens = |kind: usize| texts.iter().skip(kind).step_by(2).map(|text| count_tokens(text)).sum::<u64>();
         let usage = Usage { input: 1000, output: tokens(0) + tokens(1), reasoning: tokens(1), ..Usage::default() };
-        assert_eq!(outcome.metered, Metered { usage, source: Source::Estimated }, "{choices} choices, reads of {size}");
+        let expected = Metered { usage, source: Source::Estimated, ..Metered::none() };
+        assert_eq!(outcome.metered, expected, "{choices} choices, reads of {size}");
         assert_eq!(outcome.forwarded, stream.as_bytes());
     }
 }

@@ -1,0 +1,116 @@
+use super::*;
+
+fn asked(endpoint: Endpoint, model: Option<&str>) -> Call {
+    Call::Inference { endpoint, model: model.map(str::to_owned) }
+}
+
+#[test]
+fn every_path_and_nothing_else() {
+    for (path, endpoint) in ENDPOINTS {
+        assert_eq!(recognise(&Method::POST, path), Ok(asked(endpoint, None)));
+        assert_eq!(recognise(&Method::GET, path), Err(Unrecognised::Method("POST")));
+        assert_eq!(recognise(&Method::POST, &format!("{path}/")), Err(Unrecognised::Path));
+        assert_eq!(recognise(&Method::POST, &path.to_uppercase()), Err(Unrecognised::Path));
+    }
+    assert_eq!(recognise(&Method::GET, "/v1/models"), Ok(Call::Models));
+    assert_eq!(recognise(&Method::GET, "/v1/models/org%2Fname"), Ok(Call::Model("org/name".to_owned())));
+    assert_eq!(recognise(&Method::GET, "/v1/models/org/name"), Ok(Call::Model("org/name".to_owned())));
+    assert_eq!(recognise(&Method::POST, "/v1/models"), Err(Unrecognised::Method("GET")));
+    for path in ["/", "/v1", "/v1/models/", "/v1/modelsx", "/v1/chat/completions/", "//v1/completions", "/v1/files"] {
+        assert_eq!(recognise(&Method::GET, path), Err(Unrecognised::Path), "{path}");
+    }
+}
+
+#[test]
+fn geminis_paths_name_the_model_and_the_method() {
+    for (path, endpoint, model) in [
+        ("gemini-2.5-flash:generateContent", Endpoint::GenerateContent, "gemini-2.5-flash"),
+        ("gemini-2.5-flash:streamGenerateContent", Endpoint::StreamGenerateContent, "gemini-2.5-flash"),
+        ("embed%2D1:embedContent", Endpoint::EmbedContent, "embed-1"),
+        ("gemma3:4b:generateContent", Endpoint::GenerateContent, "gemma3:4b"),
+        ("gemma3%3A4b:generateContent", Endpoint::GenerateContent, "gemma3:4b"),
+        ("%e5%8d%83:generateContent", Endpoint::GenerateContent, "千"),
+        ("%2541:generateContent", Endpoint::GenerateContent, "%41"),
+    ] {
+        let path = format!("/v1beta/models/{path}");
+        assert_eq!(recognise(&Method::POST, &path), Ok(asked(endpoint, Some(model))), "{path}");
+        assert_eq!(recognise(&Method::GET, &path), Err(Unrecognised::Method("POST")), "{path}");
+    }
+}
+
+#[test]
+fn a_path_that_could_name_two_models_names_none() {
+    for path in [
+        "/v1beta/models/:generateContent",
+        "/v1beta/models/generateContent",
+        "/v1beta/models/a",
+        "/v1beta/models/a:",
+        "/v1beta/models/a:countTokens",
+        "/v1beta/models/a:GenerateContent",
+        "/v1beta/models/a:generateContent/",
+        "/v1beta/models/a%3AgenerateContent",
+        "/v1beta/models/a:generate%43ontent",
+        "/v1beta/models/org/a:generateContent",
+        "/v1beta/models/org%2Fa:generateContent",
+        "/v1beta/models/org%5ca:generateContent",
+        "/v1beta/models/../b/a:generateContent",
+        "/v1beta/models/a%00:generateContent",
+        "/v1beta/models/a%0a:generateContent",
+        "/v1beta/models/a%ff:generateContent",
+        "/v1beta/models/a%:generateContent",
+        "/v1beta/models/a%4:generateContent",
+        "/v1beta/models/a%zz:generateContent",
+        "/v1beta/tunedModels/a:generateContent",
+        "/v1/models/a:generateContent/",
+    ] {
+        assert_eq!(recognise(&Method::POST, path).unwrap_err(), expected_fault(path), "{path}");
+    }
+}
+
+/// What begins with `/v1/models/` is a model's name to us, whatever it looks like.
+fn expected_fault(path: &str) -> Unrecognised {
+    if path.starts_with("/v1/models/") { Unrecognised::Method("GET") } else { Unrecognised::Path }
+}
+
+#[test]
+fn what_is_no_escape_stays() {
+    for (written, meant) in [("a%2", "a%2"), ("%zz", "%zz"), ("100%", "100%"), ("%41b", "Ab"), ("%%41", "%A")] {
+        assert_eq!(percent_decoded(written), meant);
+    }
+}
+
+#[test]
+fn an_unknown_path_has_the_api_that_it_begins_with() {
+    for (path, api) in [
+        ("/v1/messages", Api::Anthropic),
+        ("/v1/messages/batches", Api::Anthropic),
+        ("/v1/messagesx", Api::OpenAi),
+        ("/api/tags", Api::Ollama),
+        ("/api", Api::Ollama),
+        ("/apis", Api::OpenAi),
+        ("/v1beta/models/a:countTokens", Api::Gemini),
+        ("/v1/files", Api::OpenAi),
+        ("/", Api::OpenAi),
+        ("", Api::OpenAi),
+    ] {
+        assert_eq!(Api::of_path(path), api, "{path}");
+    }
+    for (path, endpoint) in ENDPOINTS {
+        assert_eq!(Api::of_path(path), endpoint.api(), "{path}");
+    }
+    for (method, endpoint) in METHODS {
+        assert_eq!(Api::of_path(&format!("{GEMINI_MODELS}a:{method}")), endpoint.api());
+    }
+}
+
+#[test]
+fn forms_and_counting_are_the_exceptions() {
+    let all = || ENDPOINTS.iter().chain(&METHODS).map(|(_, endpoint)| *endpoint);
+    let forms: Vec<_> = all().filter(|endpoint| endpoint.shape() == Shape::Form).collect();
+    assert_eq!(forms, [Endpoint::ImageEdits, Endpoint::Transcriptions, Endpoint::Translations]);
+    let free: Vec<_> = all().filter(|endpoint| !endpoint.takes_tokens()).collect();
+    assert_eq!(free, [Endpoint::CountTokens]);
+    let asked: Vec<_> = all().filter(|endpoint| endpoint.injects_usage()).collect();
+    assert_eq!(asked, [Endpoint::ChatCompletions, Endpoint::Completions]);
+    assert!(all().filter(|endpoint| endpoint.injects_usage()).all(Endpoint::has_output));
+}

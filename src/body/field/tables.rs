@@ -1,0 +1,188 @@
+//! The fields that count in each request, as the references of the APIs name them: OpenAI's API
+//! reference, Anthropic's Messages API, Ollama's `docs/api.md` and Google's Gemini API reference,
+//! with what vLLM, llama.cpp and TEI read beside them.
+
+use super::{Field, Known, Maximum};
+
+const OWN: Field = Field::Maximum(Maximum::Own);
+
+const MODEL: Known = known("model", Field::Model);
+const STREAM: Known = known("stream", Field::Stream);
+
+/// A field of the body itself.
+const fn known(name: &'static str, field: Field) -> Known {
+    Known { path: name, names: [name, name], field }
+}
+
+/// A member of an object within the body.
+const fn within(path: &'static str, name: &'static str, field: Field) -> Known {
+    Known { path, names: [name, name], field }
+}
+
+/// A field that protobuf's JSON takes in camel case and as the schema writes it.
+const fn both(path: &'static str, names: [&'static str; 2], field: Field) -> Known {
+    Known { path, names, field }
+}
+
+/// Of chat completions, completions and embeddings. `n_cmpl` is llama.cpp's word for `n`;
+/// `prompt_embeds`, `documents` and the chat templates are vLLM's; the rest are the API's own.
+pub(in super::super) const TEXT: [Known; 21] = [
+    MODEL,
+    STREAM,
+    known("stream_options", Field::StreamOptions),
+    known("max_tokens", OWN),
+    known("max_completion_tokens", Field::Maximum(Maximum::CompletionTokens)),
+    known("n_predict", Field::Maximum(Maximum::NPredict)),
+    known("n", Field::Choices),
+    known("n_cmpl", Field::Choices),
+    known("best_of", Field::Choices),
+    known("prompt", Field::Prompt),
+    known("input", Field::Prompt),
+    known("prompt_embeds", Field::Media),
+    known("messages", Field::Text),
+    known("system", Field::Text),
+    known("suffix", Field::Text),
+    known("tools", Field::Text),
+    known("functions", Field::Text),
+    known("response_format", Field::Text),
+    known("documents", Field::Text),
+    known("chat_template", Field::Text),
+    known("chat_template_kwargs", Field::Text),
+];
+
+pub(in super::super) const STREAM_OPTIONS: [Known; 1] =
+    [within("stream_options.include_usage", "include_usage", Field::IncludeUsage)];
+
+/// llama.cpp turns the request into a chat's, and heeds what it finds of a chat's own fields.
+pub(in super::super) const RESPONSES: [Known; 16] = [
+    MODEL,
+    STREAM,
+    known("max_output_tokens", OWN),
+    known("max_tokens", Field::Maximum(Maximum::Tokens)),
+    known("max_completion_tokens", Field::Maximum(Maximum::CompletionTokens)),
+    known("n_predict", Field::Maximum(Maximum::NPredict)),
+    known("n", Field::Choices),
+    known("n_cmpl", Field::Choices),
+    known("input", Field::Text),
+    known("instructions", Field::Text),
+    known("prompt", Field::Text),
+    known("tools", Field::Text),
+    known("text", Field::Text),
+    known("response_format", Field::Text),
+    known("chat_template", Field::Text),
+    known("chat_template_kwargs", Field::Text),
+];
+
+pub(in super::super) const MODERATIONS: [Known; 2] = [MODEL, known("input", Field::Text)];
+
+/// `texts` is TEI's word for `documents`.
+pub(in super::super) const RERANK: [Known; 4] =
+    [MODEL, known("query", Field::Text), known("documents", Field::Text), known("texts", Field::Text)];
+
+pub(in super::super) const IMAGES: [Known; 4] =
+    [MODEL, STREAM, known("prompt", Field::Text), known("n", Field::Choices)];
+
+pub(in super::super) const SPEECH: [Known; 4] =
+    [MODEL, STREAM, known("input", Field::Text), known("instructions", Field::Text)];
+
+/// Of Anthropic's messages and of counting their tokens. The chat template's are llama.cpp's.
+pub(in super::super) const MESSAGES: [Known; 9] = [
+    MODEL,
+    STREAM,
+    known("max_tokens", OWN),
+    known("system", Field::Text),
+    known("messages", Field::Text),
+    known("tools", Field::Text),
+    known("output_config", Field::Text),
+    known("output_format", Field::Text),
+    known("chat_template_kwargs", Field::Text),
+];
+
+/// Ollama takes every number below 1 for no maximum.
+const OPTIONS: Known = known("options", Field::Options(&NUM_PREDICT));
+const NUM_PREDICT: [Known; 1] = [within("options.num_predict", "num_predict", Field::MaximumOrNone)];
+
+pub(in super::super) const OLLAMA_CHAT: [Known; 5] =
+    [MODEL, STREAM, OPTIONS, known("messages", Field::Text), known("tools", Field::Text)];
+
+/// `context` is an earlier conversation in tokens.
+pub(in super::super) const OLLAMA_GENERATE: [Known; 9] = [
+    MODEL,
+    STREAM,
+    OPTIONS,
+    known("prompt", Field::Text),
+    known("suffix", Field::Text),
+    known("system", Field::Text),
+    known("template", Field::Text),
+    known("images", Field::Media),
+    known("context", Field::Prompt),
+];
+
+pub(in super::super) const OLLAMA_EMBED: [Known; 2] = [MODEL, known("input", Field::Text)];
+
+/// The path names the model; a body may repeat it.
+pub(in super::super) const GENERATE_CONTENT: [Known; 5] = [
+    MODEL,
+    known("contents", Field::Text),
+    both("systemInstruction", ["systemInstruction", "system_instruction"], Field::Text),
+    known("tools", Field::Text),
+    both("generationConfig", ["generationConfig", "generation_config"], Field::Options(&GENERATION_CONFIG)),
+];
+
+/// What begins with an underscore is an older name for the one without.
+const GENERATION_CONFIG: [Known; 5] = [
+    both("generationConfig.maxOutputTokens", ["maxOutputTokens", "max_output_tokens"], OWN),
+    both("generationConfig.candidateCount", ["candidateCount", "candidate_count"], Field::Choices),
+    both("generationConfig.responseSchema", ["responseSchema", "response_schema"], Field::Text),
+    both("generationConfig.responseJsonSchema", ["responseJsonSchema", "response_json_schema"], Field::Text),
+    both("generationConfig._responseJsonSchema", ["_responseJsonSchema", "_response_json_schema"], Field::Text),
+];
+
+pub(in super::super) const EMBED_CONTENT: [Known; 3] =
+    [MODEL, known("content", Field::Text), known("title", Field::Text)];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every table, with those of objects within.
+    fn all() -> Vec<&'static [Known]> {
+        vec![
+            &TEXT,
+            &STREAM_OPTIONS,
+            &RESPONSES,
+            &MODERATIONS,
+            &RERANK,
+            &IMAGES,
+            &SPEECH,
+            &MESSAGES,
+            &OLLAMA_CHAT,
+            &NUM_PREDICT,
+            &OLLAMA_GENERATE,
+            &OLLAMA_EMBED,
+            &GENERATE_CONTENT,
+            &GENERATION_CONFIG,
+            &EMBED_CONTENT,
+        ]
+    }
+
+    #[test]
+    fn no_name_is_longer_than_the_longest() {
+        let names = || all().into_iter().flatten().flat_map(|known| known.names);
+        assert_eq!(names().map(str::len).max(), Some(super::super::LONGEST));
+        assert!(names().all(|name| name.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_')));
+    }
+
+    #[test]
+    fn every_field_has_a_bit_and_a_name_of_its_own() {
+        for table in all() {
+            assert!(table.len() <= u32::BITS as usize);
+            for (index, known) in table.iter().enumerate() {
+                let folded = |known: &Known| known.names.map(str::to_ascii_lowercase);
+                let clash = |other: &Known| folded(known).iter().any(|name| folded(other).contains(name));
+                assert!(!table[..index].iter().any(clash), "{}", known.path);
+                assert!(known.path.ends_with(known.names[0]), "{}", known.path);
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! A scan of a JSON body: one walk over its members, which notes what those that count say and
+//! where.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::{
+    BodyFault, LONGEST_MODEL, Scanned, Shape,
+    field::{Field, Known, Seen, tables::STREAM_OPTIONS},
+    json::{Kind, Reader, Text, Token},
+    maximum::Stated,
+    splice::{Object, Opening},
+    walk::{Media, walk},
+};
+
+/// Reads `text`, which is all of `body` and begins with an object.
+pub(super) fn read(text: &str, body: &Bytes, shape: Shape) -> Result<Scanned, BodyFault> {
+    let mut scan = Scan { reader: Reader::new(text), scanned: Scanned::new(body.clone(), shape), prompts: 0 };
+    let brace = scan.reader.token()?;
+    scan.scanned.places.members = scan.members(brace.span.end, shape.fields())?;
+    let Scan { reader, mut scanned, prompts } = scan;
+    reader.finish()?;
+    scanned.maximum = scanned.places.maximums.greatest(shape);
+    if shape == Shape::Completions {
+        scanned.choices = scanned.choices.saturating_mul(prompts.max(1));
+    }
+    Ok(scanned)
+}
+
+const INTEGER: &str = "a non-negative integer or null";
+const ANY_INTEGER: &str = "an integer or null";
+const BOOLEAN: &str = "true, false or null";
+const OBJECT: &str = "an object or null";
+
+/// A scan under way.
+struct Scan<'a> {
+    reader: Reader<'a>,
+    scanned: Scanned,
+    prompts: u64,
+}
+
+impl Scan<'_> {
+    /// The members of an object whose brace ends at `at`, of which those in `table` count.
+    fn members(&mut self, at: usize, table: &'static [Known]) -> Result<Opening, BodyFault> {
+        let mut seen = Seen::none_of(table);
+        let mut token = self.reader.token()?;
+        let opening = Opening { at, empty: token.kind == Kind::ObjectEnd };
+        while let Kind::Name(name) = token.kind {
+            match seen.field(name, token.span.start)? {
+                Some(known) => self.member(known)?,
+                None => self.skip()?,
+            }
+            token = self.reader.token()?;
+        }
+        Ok(opening)
+    }
+
+    /// The value of a field. Tables within tables end after two levels, and this with them.
+    fn member(&mut self, known: &Known) -> Result<(), BodyFault> {
+        let name = known.path;
+        match known.field {
+            Field::Model => self.scanned.model = Some(self.model(name)?),
+            Field::Stream => {
+                let stated = self.boolean(name)?.0;
+                self.scanned.stream = stated.unwrap_or(self.scanned.shape.streams_by_default());
+            }
+            Field::StreamOptions => self.scanned.places.stream_options = self.object(name, &STREAM_OPTIONS)?,
+            Field::IncludeUsage => {
+                let (value, span) = self.boolean(name)?;
+                self.scanned.client_wants_usage = value.unwrap_or(false);
+                self.scanned.places.include_usage = Some(span);
+            }
+            Field::Options(table) => self.scanned.places.options = self.object(name, table)?,
+            Field::Maximum(maximum) => *self.scanned.places.maximums.of(maximum) = self.integer(name)?,
+            Field::MaximumOrNone => self.scanned.places.maximums.own = self.integer_or_none(name)?,
+            Field::Choices => {
+                self.scanned.choices = self.integer(name)?.value().unwrap_or(1).max(self.scanned.choices);
+            }
+            Field::Prompt | Field::Media | Field::Text => self.prompt(known.field)?,
+        }
+        Ok(())
+    }
+
+    fn skip(&mut self) -> Result<(), BodyFault> {
+        let depth = self.reader.depth();
+        self.reader.token()?;
+        self.reader.skip_to(depth)
+    }
+
+    fn model(&mut self, name: &'static str) -> Result<String, BodyFault> {
+        let Token { span, kind } = self.reader.token()?;
+        let offset = span.start;
+        match kind {
+            Kind::String(text @ Text { length, .. }) if length <= LONGEST_MODEL as u64 => {
+                text.decode().map_err(|_| BodyFault::LoneSurrogate { offset })
+            }
+            _ => Err(BodyFault::WrongType { name, expected: "a string of at most 4096 bytes", offset }),
+        }
+    }
+
+    /// A boolean, `None` for null, and its place.
+    fn boolean(&mut self, name: &'static str) -> Result<(Option<bool>, Range<usize>), BodyFault> {
+        let Token { span, kind } = self.reader.token()?;
+        match kind {
+            Kind::True => Ok((Some(true), span)),
+            Kind::False => Ok((Some(false), span)),
+            Kind::Null => Ok((None, span)),
+            _ => Err(BodyFault::WrongType { name, expected: BOOLEAN, offset: span.start }),
+        }
+    }
+
+    fn integer(&mut self, name: &'static str) -> Result<Stated, BodyFault> {
+        let Token { span, kind } = self.reader.token()?;
+        stated(kind, &span).ok_or(BodyFault::WrongType { name, expected: INTEGER, offset: span.start })
+    }
+
+    /// An integer that means none where it is negative.
+    fn integer_or_none(&mut self, name: &'static str) -> Result<Stated, BodyFault> {
+        let Token { span, kind } = self.reader.token()?;
+        match kind {
+            Kind::Number(number) if number.strip_prefix('-').is_some_and(is_digits) => Ok(Stated::Nothing(span)),
+            _ => stated(kind, &span).ok_or(BodyFault::WrongType { name, expected: ANY_INTEGER, offset: span.start }),
+        }
+    }
+
+    fn object(&mut self, name: &'static str, table: &'static [Known]) -> Result<Object, BodyFault> {
+        let Token { span, kind } = self.reader.token()?;
+        match kind {
+            Kind::Null => Ok(Object::Null(span)),
+            Kind::ObjectStart => Ok(Object::There(self.members(span.end, table)?)),
+            _ => Err(BodyFault::WrongType { name, expected: OBJECT, offset: span.start }),
+        }
+    }
+
+    fn prompt(&mut self, field: Field) -> Result<(), BodyFault> {
+        let media = match (self.scanned.shape, field) {
+            (Shape::Embeddings, Field::Prompt) => Media::BareUrls,
+            (shape, _) => shape.media(),
+        };
+        if field == Field::Media {
+            // What it says is no text, and no sample of any.
+            let walked = walk(&mut self.reader, media, &mut String::new())?;
+            self.scanned.media += walked.items;
+            self.prompts += walked.items;
+            return Ok(());
+        }
+        let walked = walk(&mut self.reader, media, &mut self.scanned.prompt_sample)?;
+        self.scanned.prompt_text_bytes += walked.text_bytes;
+        self.scanned.media += walked.media;
+        if field == Field::Prompt {
+            self.scanned.prompt_tokens_given += walked.numbers;
+            self.prompts += walked.items;
+        }
+        Ok(())
+    }
+}
+
+/// A number without a sign, or null. The grammar is checked, so that digits alone can fail to parse
+/// only by being too many.
+fn stated(kind: Kind<'_>, span: &Range<usize>) -> Option<Stated> {
+    match kind {
+        Kind::Null => Some(Stated::Nothing(span.clone())),
+        Kind::Number(digits) if is_digits(digits) => {
+            Some(Stated::Number(digits.parse().unwrap_or(u64::MAX), span.clone()))
+        }
+        _ => None,
+    }
+}
+
+fn is_digits(number: &str) -> bool {
+    number.bytes().all(|byte| byte.is_ascii_digit())
+}

@@ -1,0 +1,59 @@
+//! Gemini's clients may put their key into the query. It is taken out before anything else sees
+//! the request's target: a query is logged and forwarded as a credential's header never would be.
+
+use http::{Uri, uri::PathAndQuery};
+use pingora::http::RequestHeader;
+
+use crate::api::percent_decoded;
+
+/// Takes `key` out of the request's query. Two that differ are none that could be right, and
+/// come as an empty one.
+pub(super) fn take_key(request: &mut RequestHeader) -> Option<String> {
+    let query = request.uri.query()?;
+    let is_key = |pair: &&str| percent_decoded(pair.split('=').next().unwrap_or_default()) == "key";
+    let (keys, rest): (Vec<&str>, Vec<&str>) = query.split('&').partition(is_key);
+    let mut values = keys.into_iter().map(|pair| percent_decoded(pair.split_once('=').unwrap_or_default().1));
+    let first = values.next()?;
+    let key = if values.all(|value| value == first) { first } else { String::new() };
+    let target = match rest.join("&") {
+        rest if rest.is_empty() => request.uri.path().to_owned(),
+        rest => format!("{}?{rest}", request.uri.path()),
+    };
+    let uri = with_target(&request.uri, &target).unwrap_or_else(|| Uri::from_static("/"));
+    request.set_uri(uri);
+    Some(key)
+}
+
+fn with_target(uri: &Uri, target: &str) -> Option<Uri> {
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::try_from(target).ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(target: &str) -> (Option<String>, String) {
+        let mut request = RequestHeader::build("POST", target.as_bytes(), None).unwrap();
+        let key = take_key(&mut request);
+        (key, request.uri.to_string())
+    }
+
+    #[test]
+    fn a_key_is_taken_out_and_the_rest_stays() {
+        for (target, key, rest) in [
+            ("/a?key=sk-a", Some("sk-a"), "/a"),
+            ("/a?alt=sse&key=sk-a", Some("sk-a"), "/a?alt=sse"),
+            ("/a?key=sk-a&alt=sse&b=%20", Some("sk-a"), "/a?alt=sse&b=%20"),
+            ("/a?%6bey=sk%2Da", Some("sk-a"), "/a"),
+            ("/a?key=sk-a&key=sk-a", Some("sk-a"), "/a"),
+            ("/a?key=sk-a&key=sk-b", Some(""), "/a"),
+            ("/a?key", Some(""), "/a"),
+            ("/a?keys=b", None, "/a?keys=b"),
+            ("/a", None, "/a"),
+        ] {
+            assert_eq!(taken(target), (key.map(str::to_owned), rest.to_owned()), "{target}");
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! How Anthropic's messages state usage: the input in `message_start`, the output in `message_delta`, each cumulative.
+//!
+//! Source: the API reference (`Usage`, `MessageDeltaUsage`, the streaming events). The counts of input, of cache reads
+//! and of cache writes do not overlap. Some responses are made in several runs of the model (compaction, an advisor, a
+//! fallback): then `iterations` lists each run that is billed, while the counts beside it leave out the runs that did
+//! not write the message; what is billed is the sum over `iterations` ("Compaction: understanding usage", "Advisor
+//! tool: usage and billing", "Refusals and fallback: how server-side fallback is billed").
+
+use super::delivered::Kind;
+use super::dialect::{Charge, Dialect, Record};
+use super::json::Visitor;
+use super::stated::{Count, Statement};
+use super::word::Word;
+
+/// What was read of a response.
+#[derive(Default)]
+pub(super) struct Reader {
+    record: Record<Event>,
+    stated: Block,
+    /// All runs together, where the last usage lists them.
+    runs: Option<Block>,
+    /// The output so far that `message_start` states is none.
+    output_is_final: bool,
+    /// The usage object that is being read, its runs, and the last of those.
+    block: Block,
+    block_runs: Option<Block>,
+    run: Block,
+    is_free: bool,
+}
+
+/// What is known of one event.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Event {
+    kind: Word<32>,
+    states_usage: bool,
+}
+
+/// One usage object's counts.
+#[derive(Clone, Copy, Default)]
+struct Block {
+    input: Count,
+    cache_read: Count,
+    cache_write: Count,
+    output: Count,
+    thinking: Count,
+}
+
+impl Block {
+    fn update(&mut self, newer: &Self) {
+        self.input.update(newer.input);
+        self.cache_read.update(newer.cache_read);
+        self.cache_write.update(newer.cache_write);
+        self.output.update(newer.output);
+        self.thinking.update(newer.thinking);
+    }
+
+    fn add(&mut self, run: &Self) {
+        let add = |sum: &mut Count, count: Count| {
+            if let Some(count) = count.last() {
+                sum.state(sum.last().unwrap_or(0) + count);
+            }
+        };
+        add(&mut self.input, run.input);
+        add(&mut self.cache_read, run.cache_read);
+        add(&mut self.cache_write, run.cache_write);
+        add(&mut self.output, run.output);
+        add(&mut self.thinking, run.thinking);
+    }
+
+    fn number(&mut self, count: Tokens, value: u64) {
+        let count = match count {
+            Tokens::Input => &mut self.input,
+            Tokens::CacheRead => &mut self.cache_read,
+            Tokens::CacheWrite => &mut self.cache_write,
+            Tokens::Output => &mut self.output,
+            Tokens::Thinking => &mut self.thinking,
+        };
+        count.state(value);
+    }
+}
+
+impl Reader {
+    /// Of `count_tokens`, which costs nothing.
+    pub(super) fn free() -> Self {
+        Self { is_free: true, ..Self::default() }
+    }
+
+    fn end_usage(&mut self) {
+        self.stated.update(&self.block);
+        self.runs = self.block_runs.take();
+        self.record.event.states_usage = true;
+    }
+}
+
+impl Dialect for Reader {
+    type Event = Event;
+
+    fn record(&self) -> &Record<Event> {
+        &self.record
+    }
+
+    fn record_mut(&mut self) -> &mut Record<Event> {
+        &mut self.record
+    }
+
+    fn stated(&self) -> Statement {
+        let delivered = self.record.delivered.any();
+        let Block { input, cache_read, cache_write, output, thinking } = self.runs.as_ref().unwrap_or(&self.stated);
+        let from_cache = [cache_read, cache_write].into_iter().any(|count| count.last().is_some_and(|count| count > 0));
+        Statement {
+            // All of the input may be cached.
+            input: input.believed(delivered && !from_cache),
+            cached_input: cache_read.last(),
+            cache_write: cache_write.last(),
+            output: output.believed(delivered).filter(|_| self.output_is_final),
+            reasoning: thinking.last(),
+            audio: None,
+        }
+    }
+
+    fn is_last(&self) -> bool {
+        matches!(self.record.event.kind.bytes(), b"message_stop" | b"error")
+    }
+
+    fn is_only_text(&self) -> bool {
+        self.record.event.kind.bytes() == b"content_block_delta" && !self.record.event.states_usage
+    }
+
+    fn charge(&self) -> Charge {
+        if self.is_free { Charge::Never } else { Charge::IfRead }
+    }
+}
+
+/// What a count counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tokens {
+    Input,
+    CacheRead,
+    CacheWrite,
+    Output,
+    Thinking,
+}
+
+/// What a value is, by its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Nothing,
+    Root,
+    Type,
+    Error,
+    /// What `message_start` carries.
+    Message,
+    /// The usage of a message that begins, and of one that is complete or goes on.
+    FirstUsage,
+    Usage,
+    UsageDetails,
+    Stated(Tokens),
+    Runs,
+    Run,
+    RunDetails,
+    OfRun(Tokens),
+    Content,
+    /// A block of content, or what is added to one.
+    Block,
+    Text,
+    Thinking,
+    /// A tool's input, and all that is in it.
+    Input,
+}
+
+impl Visitor for Reader {
+    type Role = Role;
+    const ROOT: Role = Role::Root;
+    const NOTHING: Role = Role::Nothing;
+
+    fn member(&self, object: Role, key: &[u8]) -> Role {
+        match (object, key) {
+            (Role::Root, b"type") => Role::Type,
+            (Role::Root, b"delta" | b"content_block") => Role::Block,
+            (Role::Root, b"message") => Role::Message,
+            (Role::Root, b"error") => Role::Error,
+            (Role::Root, b"usage") => Role::Usage,
+            (Role::Message, b"usage") => Role::FirstUsage,
+            (Role::Root | Role::Message, b"content") => Role::Content,
+            (Role::Block, b"text" | b"partial_json" | b"name" | b"content") => Role::Text,
+            (Role::Block, b"thinking") => Role::Thinking,
+            (Role::Block, b"input") | (Role::Input, _) => Role::Input,
+            (Role::Usage | Role::FirstUsage, b"iterations") => Role::Runs,
+            (Role::Usage | Role::FirstUsage, b"output_tokens_details") => Role::UsageDetails,
+            (Role::Usage | Role::FirstUsage, key) => tokens(key).map_or(Role::Nothing, Role::Stated),
+            (Role::UsageDetails, b"thinking_tokens") => Role::Stated(Tokens::Thinking),
+            (Role::Run, b"output_tokens_details") => Role::RunDetails,
+            (Role::Run, key) => tokens(key).map_or(Role::Nothing, Role::OfRun),
+            (Role::RunDetails, b"thinking_tokens") => Role::OfRun(Tokens::Thinking),
+            _ => Role::Nothing,
+        }
+    }
+
+    fn element(&self, array: Role) -> Role {
+        match array {
+            Role::Content => Role::Block,
+            Role::Runs => Role::Run,
+            Role::Input => Role::Input,
+            _ => Role::Nothing,
+        }
+    }
+
+    fn begin(&mut self, role: Role, first: u8, at: usize) {
+        match role {
+            Role::Error => self.record.failed |= first != b'n',
+            Role::Usage | Role::FirstUsage => {
+                self.block = Block::default();
+                self.block_runs = None;
+            }
+            Role::Run => self.run = Block::default(),
+            _ if first == b'"' => self.record.begin_text(at),
+            _ => {}
+        }
+    }
+
+    fn text(&mut self, role: Role, piece: &[u8]) {
+        match role {
+            Role::Type => self.record.event.kind.push(piece),
+            Role::Text | Role::Input => self.record.deliver(0, Kind::Answer, piece),
+            Role::Thinking => self.record.deliver(0, Kind::Reasoning, piece),
+            _ => {}
+        }
+    }
+
+    fn number(&mut self, role: Role, value: u64) {
+        match role {
+            Role::Stated(count) => self.block.number(count, value),
+            Role::OfRun(count) => self.run.number(count, value),
+            _ => {}
+        }
+    }
+
+    fn end(&mut self, role: Role) {
+        match role {
+            Role::Run => self.block_runs.get_or_insert_default().add(&self.run),
+            Role::FirstUsage => self.end_usage(),
+            Role::Usage => {
+                self.output_is_final |= self.block.output.last().is_some();
+                self.end_usage();
+            }
+            _ => {}
+        }
+    }
+}
+
+fn tokens(key: &[u8]) -> Option<Tokens> {
+    match key {
+        b"input_tokens" => Some(Tokens::Input),
+        b"cache_read_input_tokens" => Some(Tokens::CacheRead),
+        b"cache_creation_input_tokens" => Some(Tokens::CacheWrite),
+        b"output_tokens" => Some(Tokens::Output),
+        _ => None,
+    }
+}

@@ -1,0 +1,169 @@
+//! How transcriptions, translations and speech state usage: by tokens, or by seconds of the audio that was heard.
+//!
+//! Source: `OpenAI`'s API reference (`usage` of `Transcription` with the types `tokens` and `duration`, `duration` of
+//! `verbose_json`, `transcript.text.done`, `speech.audio.done`); vLLM streams transcriptions as chat chunks.
+
+use std::time::Duration;
+
+use super::delivered::Kind;
+use super::dialect::{Charge, Dialect, Record};
+use super::json::Visitor;
+use super::stated::{Field, Stated, Statement, seconds};
+use super::word::Word;
+
+/// What was read of a response.
+pub(super) struct Reader {
+    record: Record<Event>,
+    stated: Stated,
+    /// What is billed, and what was measured.
+    billed: Option<Duration>,
+    measured: Option<Duration>,
+    /// Text has come piece by piece: the whole of it at the end is no more.
+    in_pieces: bool,
+    charge: Charge,
+}
+
+/// What is known of one event.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Event {
+    kind: Word<32>,
+}
+
+impl Reader {
+    /// Of what makes text of audio.
+    pub(super) fn of_text() -> Self {
+        Self {
+            record: Record::default(),
+            stated: Stated::default(),
+            billed: None,
+            measured: None,
+            in_pieces: false,
+            charge: Charge::IfRead,
+        }
+    }
+
+    /// Of what makes audio of text: sound states nothing.
+    pub(super) fn of_speech() -> Self {
+        Self { charge: Charge::Always, ..Self::of_text() }
+    }
+}
+
+impl Dialect for Reader {
+    type Event = Event;
+
+    fn record(&self) -> &Record<Event> {
+        &self.record
+    }
+
+    fn record_mut(&mut self) -> &mut Record<Event> {
+        &mut self.record
+    }
+
+    /// What is billed by the second takes no tokens.
+    fn stated(&self) -> Statement {
+        let tokens = self.stated.of_answer(self.record.delivered.any());
+        let audio = self.billed.or(self.measured);
+        let counts = tokens.input.is_some() || tokens.output.is_some();
+        let none = audio.filter(|_| !counts).map(|_| 0);
+        Statement { input: tokens.input.or(none), output: tokens.output.or(none), audio, ..tokens }
+    }
+
+    fn is_last(&self) -> bool {
+        matches!(self.record.event.kind.bytes(), b"transcript.text.done" | b"speech.audio.done" | b"error")
+    }
+
+    fn charge(&self) -> Charge {
+        self.charge
+    }
+}
+
+/// What a value is, by its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Nothing,
+    Root,
+    Type,
+    Error,
+    Usage(Field),
+    Seconds,
+    Duration,
+    Text,
+    Delta,
+    Choices,
+    Choice,
+    Message,
+}
+
+impl Visitor for Reader {
+    type Role = Role;
+    const ROOT: Role = Role::Root;
+    const NOTHING: Role = Role::Nothing;
+
+    fn member(&self, object: Role, key: &[u8]) -> Role {
+        match (object, key) {
+            (Role::Root, b"type") => Role::Type,
+            (Role::Root, b"usage") => Role::Usage(Field::Usage),
+            (Role::Root, b"error") => Role::Error,
+            (Role::Root, b"text") => Role::Text,
+            (Role::Root, b"delta") | (Role::Message, b"content") => Role::Delta,
+            (Role::Root, b"duration") => Role::Duration,
+            (Role::Root, b"choices") => Role::Choices,
+            (Role::Choice, b"delta" | b"message") => Role::Message,
+            (Role::Usage(Field::Usage), b"seconds") => Role::Seconds,
+            (Role::Usage(field), key) => {
+                field.of_responses(key).or(field.of_chat(key)).map_or(Role::Nothing, Role::Usage)
+            }
+            _ => Role::Nothing,
+        }
+    }
+
+    fn element(&self, array: Role) -> Role {
+        if array == Role::Choices { Role::Choice } else { Role::Nothing }
+    }
+
+    fn begin(&mut self, role: Role, first: u8, at: usize) {
+        match role {
+            Role::Usage(Field::Usage) => self.stated.begin(),
+            Role::Error => self.record.failed |= first != b'n',
+            Role::Text | Role::Delta => self.record.begin_text(at),
+            _ => {}
+        }
+    }
+
+    fn text(&mut self, role: Role, piece: &[u8]) {
+        match role {
+            Role::Type => self.record.event.kind.push(piece),
+            Role::Text if !self.in_pieces => self.record.deliver(0, Kind::Answer, piece),
+            Role::Delta => {
+                self.in_pieces = true;
+                self.record.deliver(0, Kind::Answer, piece);
+            }
+            _ => {}
+        }
+    }
+
+    fn number(&mut self, role: Role, value: u64) {
+        match role {
+            Role::Usage(field) => self.stated.number(field, value),
+            _ => self.decimal(role, value, 0),
+        }
+    }
+
+    fn decimal(&mut self, role: Role, whole: u64, nanos: u32) {
+        match role {
+            Role::Seconds => self.billed = seconds(whole, nanos).or(self.billed),
+            Role::Duration => self.measured = seconds(whole, nanos).or(self.measured),
+            _ => {}
+        }
+    }
+
+    fn end(&mut self, role: Role) {
+        match role {
+            Role::Usage(Field::Usage) => {
+                self.stated.end();
+            }
+            Role::Root => self.record.failed |= self.record.event.kind.bytes() == b"error",
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! How Ollama's own API states usage: on the last line, the one that says it is done.
+//!
+//! Source: its API document (`POST /api/chat`, `/api/generate`, `/api/embed`) and its source: a count of zero is left
+//! out, and so is that of a prompt that was wholly cached.
+
+use super::delivered::Kind;
+use super::dialect::{Dialect, Record};
+use super::json::Visitor;
+use super::stated::{Count, Statement};
+
+/// What was read of a response.
+#[derive(Default)]
+pub(super) struct Reader {
+    record: Record<Event>,
+    prompt: Count,
+    output: Count,
+    is_done: bool,
+    is_embedding: bool,
+}
+
+/// What is known of one line.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Event {
+    is_done: bool,
+}
+
+impl Reader {
+    /// Of `/api/embed`, which has no output and is no stream.
+    pub(super) fn of_embeddings() -> Self {
+        Self { is_embedding: true, ..Self::default() }
+    }
+}
+
+impl Dialect for Reader {
+    type Event = Event;
+
+    fn record(&self) -> &Record<Event> {
+        &self.record
+    }
+
+    fn record_mut(&mut self) -> &mut Record<Event> {
+        &mut self.record
+    }
+
+    fn stated(&self) -> Statement {
+        if self.is_embedding {
+            let input = self.prompt.last();
+            return Statement { input, output: input.map(|_| 0), ..Statement::default() };
+        }
+        let delivered = self.record.delivered.any();
+        let (input, output) = (self.prompt.believed(delivered), self.output.believed(delivered));
+        let nothing = (self.is_done && !delivered).then_some(0);
+        // A model that is only loaded or unloaded states nothing at all.
+        let input = input.or(nothing.filter(|_| output.is_none()));
+        Statement { input, output: output.or(nothing), ..Statement::default() }
+    }
+
+    fn is_last(&self) -> bool {
+        self.record.event.is_done || self.is_embedding
+    }
+}
+
+/// What a value is, by its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Nothing,
+    Root,
+    Done,
+    Error,
+    PromptCount,
+    OutputCount,
+    Message,
+    Text,
+    Thinking,
+    ToolCalls,
+    ToolCall,
+    Function,
+    /// A tool's arguments, and all that is in them.
+    Arguments,
+}
+
+impl Visitor for Reader {
+    type Role = Role;
+    const ROOT: Role = Role::Root;
+    const NOTHING: Role = Role::Nothing;
+
+    fn member(&self, object: Role, key: &[u8]) -> Role {
+        match (object, key) {
+            (Role::Root, b"done") => Role::Done,
+            (Role::Root, b"error") => Role::Error,
+            (Role::Root, b"prompt_eval_count") => Role::PromptCount,
+            (Role::Root, b"eval_count") => Role::OutputCount,
+            (Role::Root, b"message") => Role::Message,
+            (Role::Root, b"response") | (Role::Message, b"content") | (Role::Function, b"name") => Role::Text,
+            (Role::Root | Role::Message, b"thinking") => Role::Thinking,
+            (Role::Message, b"tool_calls") => Role::ToolCalls,
+            (Role::ToolCall, b"function") => Role::Function,
+            (Role::Function, b"arguments") | (Role::Arguments, _) => Role::Arguments,
+            _ => Role::Nothing,
+        }
+    }
+
+    fn element(&self, array: Role) -> Role {
+        match array {
+            Role::ToolCalls => Role::ToolCall,
+            Role::Arguments => Role::Arguments,
+            _ => Role::Nothing,
+        }
+    }
+
+    fn begin(&mut self, role: Role, first: u8, at: usize) {
+        match role {
+            Role::Done => self.record.event.is_done = first == b't',
+            Role::Error => self.record.failed |= first != b'n',
+            _ if first == b'"' => self.record.begin_text(at),
+            _ => {}
+        }
+    }
+
+    fn text(&mut self, role: Role, piece: &[u8]) {
+        match role {
+            Role::Text | Role::Arguments => self.record.deliver(0, Kind::Answer, piece),
+            Role::Thinking => self.record.deliver(0, Kind::Reasoning, piece),
+            _ => {}
+        }
+    }
+
+    fn number(&mut self, role: Role, value: u64) {
+        match role {
+            Role::PromptCount => self.prompt.state(value),
+            Role::OutputCount => self.output.state(value),
+            _ => {}
+        }
+    }
+
+    fn end(&mut self, role: Role) {
+        if role == Role::Root {
+            self.is_done |= self.record.event.is_done;
+        }
+    }
+}
