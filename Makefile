@@ -31,6 +31,7 @@ test: cmake nextest promtool clients ## set up, then run every test
 	cargo nextest run --locked --lib --bins --tests --examples
 	cargo test --locked --doc
 	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python tests/clients/openai_client.py
+	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python tests/clients/anthropic_client.py
 
 .PHONY: soak
 soak: cmake nextest ## run the tests at their full figures

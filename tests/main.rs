@@ -23,6 +23,7 @@ mod support {
 }
 
 mod admission;
+mod apis;
 mod bodies;
 mod commands;
 mod connections;

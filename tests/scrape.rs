@@ -17,7 +17,7 @@ use crate::support::{
 };
 
 /// Every metric that is promised for keys from a file, its type and its labels in alphabetical order.
-const PROMISED: [(&str, &str, &[&str]); 21] = [
+const PROMISED: [(&str, &str, &[&str]); 22] = [
     ("keymeter_build_info", "gauge", &["revision", "version"]),
     ("keymeter_client_aborts_total", "counter", &[]),
     ("keymeter_config_last_reload_success_timestamp_seconds", "gauge", &[]),
@@ -38,6 +38,7 @@ const PROMISED: [(&str, &str, &[&str]); 21] = [
     ("keymeter_time_to_first_token_seconds", "histogram", &["model", "upstream"]),
     ("keymeter_tokens_total", "counter", &["key_id", "model", "type"]),
     ("keymeter_unauthorized_total", "counter", &["reason"]),
+    ("keymeter_unpriced_responses_total", "counter", &["model"]),
     ("keymeter_usage_total", "counter", &["source"]),
 ];
 
