@@ -2,7 +2,11 @@
 //! response. It is settled once, by whoever is done with it or by `Drop`, so that no way out
 //! of a request leaves a slot taken or a token uncounted.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 
@@ -87,6 +91,14 @@ pub struct Outcome<'request> {
     pub client_gone: bool,
     /// What the client was told in place of a response.
     pub rejection: Option<&'request Rejection>,
+}
+
+/// What the meter says at the end.
+struct Reading {
+    complete: bool,
+    aborted: bool,
+    is_stream: bool,
+    metered: Metered,
 }
 
 impl Lease {
@@ -220,19 +232,30 @@ impl Lease {
 
     fn settle_once(&mut self, outcome: &Outcome<'_>, now: Now) {
         let Some(reservation) = self.reservation.take() else { return };
-        let complete = outcome.complete || self.has_ended();
-        let aborted = outcome.client_gone && !complete;
-        let is_stream = self.is_stream();
         let served = self.meter.is_some();
-        let metered = self.metered(complete, aborted);
-        let used = metered.usage.total();
-        reservation.settle(used, now.moment);
+        // A meter may have failed in the middle of a chunk, and a second panic while the first one
+        // unwinds would end the process. Without a reading, what was reserved stays counted.
+        let reading = catch_unwind(AssertUnwindSafe(|| self.read_meter(outcome)));
+        let Reading { complete, aborted, is_stream, metered } = match reading {
+            Ok(reading) => {
+                reservation.settle(reading.metered.usage.total(), now.moment);
+                reading
+            }
+            Err(_) => Reading { complete: false, aborted: false, is_stream: false, metered: Metered::none() },
+        };
         self.learn(&metered, complete);
         let cost = if served || metered.source != Source::None { self.cost(&metered) } else { Usd::ZERO };
         let status = outcome.status.unwrap_or(if aborted { CLIENT_CLOSED } else { self.status });
         self.count(&metered, cost, status, aborted);
         self.time(&metered, is_stream && complete, now);
         self.log(&metered, cost, status, aborted, outcome.rejection, now);
+    }
+
+    fn read_meter(&mut self, outcome: &Outcome<'_>) -> Reading {
+        let complete = outcome.complete || self.has_ended();
+        let aborted = outcome.client_gone && !complete;
+        let is_stream = self.is_stream();
+        Reading { complete, aborted, is_stream, metered: self.metered(complete, aborted) }
     }
 
     fn metered(&mut self, complete: bool, aborted: bool) -> Metered {
@@ -328,5 +351,27 @@ impl Drop for Lease {
         if self.reservation.is_some() {
             self.settle_once(&Outcome::default(), Now::read());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::gate::tests::house::{House, record};
+
+    #[tokio::test]
+    async fn a_meter_that_panics_fails_its_request_and_leaks_nothing() {
+        let house = House::of(record("key_a"));
+        let mut lease = house.lease(r#"{"model":"m","max_tokens":5,"messages":[]}"#).await;
+        lease.meter = Some(Meter::broken());
+        let counters = lease.admitted.key.account.counters.clone();
+        let limits = lease.admitted.limits;
+        let failed = catch_unwind(AssertUnwindSafe(move || drop(lease.pass(Bytes::from_static(b"{}")))));
+        assert!(failed.is_err(), "the request fails");
+        house.in_flight("0");
+        assert_eq!(counters.standing(&limits, crate::limit::Moment::now()).running, 0);
+        assert_eq!(house.lines().len(), 1, "and is settled once");
     }
 }

@@ -1,6 +1,6 @@
 //! The gate by itself: who is let in, what a lease holds, and that it is given back once, whatever happens.
 
-mod house;
+pub(in crate::gate) mod house;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},

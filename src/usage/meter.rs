@@ -49,6 +49,12 @@ impl Meter {
         Self { response: response(endpoint, form, remove_usage_event) }
     }
 
+    /// One that fails whatever is asked of it.
+    #[cfg(test)]
+    pub(crate) fn broken() -> Self {
+        Self { response: Box::new(super::response::Broken) }
+    }
+
     /// Looks at the next bytes and gives back what is to be forwarded now: the same bytes, not copied, unless a usage
     /// event that is to be taken out is, or may be, among them.
     #[must_use]

@@ -36,6 +36,26 @@ pub(super) trait Response: Send + Sync {
     fn held_bytes(&self) -> usize;
 }
 
+/// A response whose reader has a fault that nobody thought of.
+#[cfg(test)]
+pub(super) struct Broken;
+
+#[cfg(test)]
+#[rustfmt::skip]
+impl Response for Broken {
+    fn feed(&mut self, _: Bytes) -> Bytes { panic!("broken") }
+    fn flush(&mut self) -> Option<Bytes> { panic!("broken") }
+    fn ended(&self) -> bool { panic!("broken") }
+    fn is_whole(&self, _: Ending) -> bool { panic!("broken") }
+    fn is_stream(&self) -> bool { panic!("broken") }
+    fn has_begun(&self) -> bool { panic!("broken") }
+    fn charge(&self) -> Charge { panic!("broken") }
+    fn stated(&self) -> Statement { panic!("broken") }
+    fn delivered(&self) -> &Delivered { panic!("broken") }
+    fn failed(&self) -> bool { panic!("broken") }
+    fn held_bytes(&self) -> usize { panic!("broken") }
+}
+
 /// A response of one API.
 pub(super) struct Read<D: Dialect> {
     framing: Framing<D>,
