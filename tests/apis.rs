@@ -246,3 +246,61 @@ async fn a_model_without_a_price_is_noticed() {
     assert_eq!(ask(&gateway, CASES[4].path, ("x-api-key", SECRET), CASES[4].body).await.status, 200);
     gateway.metric_becomes(r#"keymeter_unpriced_responses_total{model="other"}"#, 1.0).await;
 }
+
+/// The streams whose end is told by an event, each with how many pieces of its answer make it begin to speak.
+fn streams() -> impl Iterator<Item = (&'static Case, usize)> {
+    [(1, 1), (5, 2), (7, 1)].into_iter().map(|(index, pieces)| (&CASES[index], pieces))
+}
+
+/// How a stream may end before its end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Broken {
+    Reset,
+    Truncated,
+    WithoutLastEvent,
+    ClientGone,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_ends_early_is_settled_once_for_what_was_delivered() {
+    for (case, pieces) in streams() {
+        for ending in [Broken::Reset, Broken::Truncated, Broken::WithoutLastEvent, Broken::ClientGone] {
+            let upstream = ScriptedUpstream::start(move |_| {
+                let last = match ending {
+                    Broken::Reset => Some(Step::Reset),
+                    Broken::Truncated => Some(Step::Close),
+                    Broken::WithoutLastEvent => Some(Step::Finish),
+                    Broken::ClientGone => None,
+                };
+                let steps =
+                    case.answer.iter().take(pieces).map(|piece| Step::Send((*piece).into())).chain(last).collect();
+                Script { status: 200, headers: vec![("content-type".to_owned(), case.content_type.to_owned())], steps }
+            })
+            .await;
+            let gateway = gateway(&upstream, ", limits: {concurrent_requests: 1}");
+            let mut client = gateway.connect().await;
+            let head = client.open_stream("POST", case.path, &[("x-api-key", SECRET)], case.body.as_bytes()).await;
+            assert_eq!(head.status, 200);
+            if ending == Broken::ClientGone {
+                client.next_chunk().await;
+                client.abort();
+            } else {
+                client.rest().await;
+            }
+            let name = format!("{} {ending:?}", case.path);
+            sum_becomes(&gateway, "keymeter_requests_total{", 1.0).await;
+            let line = gateway.next_line();
+            assert_eq!(line["client_aborted"], ending == Broken::ClientGone, "{name}: {line}");
+            assert_eq!(line["usage_source"], "estimated", "{name}: {line}");
+            assert_eq!(line["output_tokens"], 1, "{name}: \"Hi\" was delivered: {line}");
+            assert!(line["input_tokens"].as_u64().unwrap() > 0, "{name}: {line}");
+            gateway.metric_becomes(r#"keymeter_requests_in_flight{key_id="key_test"}"#, 0.0).await;
+            let next = gateway
+                .connect()
+                .await
+                .open_stream("POST", case.path, &[("x-api-key", SECRET)], case.body.as_bytes())
+                .await;
+            assert_eq!(next.status, 200, "{name}: the place is free again");
+        }
+    }
+}
