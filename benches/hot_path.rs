@@ -114,12 +114,23 @@ fn meter(criterion: &mut Criterion) {
     let continuous = format!(
         "{prefix},\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\" word\"}},\"finish_reason\":null}}],\"usage\":{{\"prompt_tokens\":9,\"completion_tokens\":5,\"total_tokens\":14}}}}\n\n"
     );
-    for (name, event) in [("event", plain), ("event with usage", continuous)] {
+    let responses = "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"item_id\":\"msg_1\",\"output_index\":0,\"content_index\":0,\"delta\":\" word\"}\n\n";
+    let anthropic = "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\" word\"}}\n\n";
+    let ollama = "{\"model\":\"llama3.2\",\"created_at\":\"2026-01-01T00:00:00Z\",\"message\":{\"role\":\"assistant\",\"content\":\" word\"},\"done\":false}\n";
+    let gemini = "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\" word\"}],\"role\":\"model\"},\"index\":0}],\"usageMetadata\":{\"promptTokenCount\":4,\"candidatesTokenCount\":5,\"totalTokenCount\":9}}\n\n";
+    for (name, endpoint, form, event) in [
+        ("chat", Endpoint::ChatCompletions, Form::Sse, plain),
+        ("chat with usage", Endpoint::ChatCompletions, Form::Sse, continuous),
+        ("responses", Endpoint::Responses, Form::Sse, responses.to_owned()),
+        ("anthropic", Endpoint::Messages, Form::Sse, anthropic.to_owned()),
+        ("ollama", Endpoint::OllamaChat, Form::Ndjson, ollama.to_owned()),
+        ("gemini", Endpoint::StreamGenerateContent, Form::Sse, gemini.to_owned()),
+    ] {
         let event = Bytes::from(event);
         group.throughput(Throughput::Elements(100));
-        group.bench_function(BenchmarkId::new("sse", name), |bencher| {
+        group.bench_function(BenchmarkId::new("event", name), |bencher| {
             bencher.iter(|| {
-                let mut meter = Meter::new(Endpoint::ChatCompletions, Form::Sse, true);
+                let mut meter = Meter::new(endpoint, form, true);
                 for _ in 0..100 {
                     black_box(meter.feed(event.clone()));
                 }
