@@ -49,6 +49,7 @@ pub struct Plugin {
     gate: Arc<Gate>,
     reloader: Arc<Reloader>,
     metrics: Arc<Metrics>,
+    resolver: Arc<Resolver>,
     accounts: Arc<Accounts>,
     source: Arc<YamlSource>,
 }
@@ -77,8 +78,9 @@ impl Plugin {
         let source = Arc::new(YamlSource::new(keys));
         let resolver = Arc::new(Resolver::new(source.clone(), &config.key_cache, accounts.clone(), metrics.clone()));
         let gate = Arc::new(Gate::new(Settings::of(&config), resolver.clone(), metrics.clone(), log));
-        let reloader = Reloader::new(path, files, config, gate.clone(), source.clone(), resolver, metrics.clone());
-        Ok(Self { gate, reloader: Arc::new(reloader), metrics, accounts, source })
+        let reloader =
+            Reloader::new(path, files, config, gate.clone(), source.clone(), resolver.clone(), metrics.clone());
+        Ok(Self { gate, reloader: Arc::new(reloader), metrics, resolver, accounts, source })
     }
 
     /// `proxy` behind the gate.
@@ -103,7 +105,12 @@ impl Plugin {
     /// What keeps the plugin up to date.
     #[must_use]
     pub fn upkeep(&self) -> Upkeep {
-        Upkeep { reloader: self.reloader.clone(), accounts: self.accounts.clone(), source: self.source.clone() }
+        Upkeep {
+            reloader: self.reloader.clone(),
+            resolver: self.resolver.clone(),
+            accounts: self.accounts.clone(),
+            source: self.source.clone(),
+        }
     }
 
     /// The gate.
@@ -122,6 +129,7 @@ impl Plugin {
 /// Reloads when a file changes, and closes the accounts of deleted keys, until the server stops.
 pub struct Upkeep {
     reloader: Arc<Reloader>,
+    resolver: Arc<Resolver>,
     accounts: Arc<Accounts>,
     source: Arc<YamlSource>,
 }
@@ -156,8 +164,14 @@ impl Upkeep {
     async fn sweep(&self) {
         loop {
             tokio::time::sleep(SWEEP).await;
-            self.accounts.sweep(|id| self.source.has(id), Moment::now());
+            self.sweep_once(Moment::now()).await;
         }
+    }
+
+    async fn sweep_once(&self, now: Moment) {
+        // What the cache has not let go of yet would hold its account open.
+        self.resolver.tidy().await;
+        self.accounts.sweep(|id| self.source.has(id), now);
     }
 }
 
@@ -183,3 +197,45 @@ impl fmt::Display for PluginFault {
 }
 
 impl std::error::Error for PluginFault {}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, path::Path};
+
+    use http::{HeaderMap, HeaderValue};
+
+    use super::*;
+    use crate::{
+        account::SERIES_OF_DELETED_KEYS,
+        config::keys,
+        gate::{Now, Visit},
+    };
+
+    #[tokio::test]
+    async fn a_deleted_keys_series_go_though_nothing_stirs_the_cache_any_more() {
+        let text =
+            "{upstreams: [{name: a, url: 'http://127.0.0.1:1'}], keys: {yaml: {path: none}}, key_cache: {ttl: 1ms}}";
+        let path = Path::new("keymeter.yaml");
+        let config = config::parse(text, path, &|_| None).unwrap();
+        let keys = keys::parse("keys: [{id: key_a, name: some key, secret: sk-a}]", path, false, &|_| None).unwrap();
+        let loaded = Loaded { config, keys, files: Vec::new() };
+        let plugin = Plugin::new(loaded, path.to_owned(), AccessLog::none()).unwrap();
+
+        let now = Now::read();
+        let mut visit = Visit::new("/v1/models", plugin.gate().settings(), now);
+        let headers: HeaderMap =
+            [(http::header::AUTHORIZATION, HeaderValue::from_static("Bearer sk-a"))].into_iter().collect();
+        plugin.gate().identify(&mut visit, &headers, None, Ipv4Addr::LOCALHOST.into(), now).await.unwrap();
+        drop(visit);
+        assert!(plugin.metrics.encode().unwrap().contains("key_a"));
+
+        plugin.source.replace(Vec::new());
+        while Moment::now().saturating_since(now.moment) < Duration::from_millis(2) {
+            tokio::task::yield_now().await;
+        }
+        let upkeep = plugin.upkeep();
+        upkeep.sweep_once(now.moment).await;
+        upkeep.sweep_once(now.moment + SERIES_OF_DELETED_KEYS).await;
+        assert!(!plugin.metrics.encode().unwrap().contains("key_a"));
+    }
+}
