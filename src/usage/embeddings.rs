@@ -57,10 +57,6 @@ impl Visitor for Reader {
         }
     }
 
-    fn element(&self, _: Role) -> Role {
-        Role::Nothing
-    }
-
     fn begin(&mut self, role: Role, first: u8, _: usize) {
         match role {
             Role::Usage(Field::Usage) => self.stated.begin(),
@@ -68,8 +64,6 @@ impl Visitor for Reader {
             _ => {}
         }
     }
-
-    fn text(&mut self, _: Role, _: &[u8]) {}
 
     fn number(&mut self, role: Role, value: u64) {
         if let Role::Usage(field) = role {

@@ -66,10 +66,6 @@ impl Visitor for Reader {
         }
     }
 
-    fn element(&self, _: Role) -> Role {
-        Role::Nothing
-    }
-
     fn begin(&mut self, role: Role, first: u8, _: usize) {
         match role {
             Role::Usage(Field::Usage) => self.stated.begin(),

@@ -21,11 +21,13 @@ pub(super) trait Visitor {
     /// The role of an object's member.
     fn member(&self, object: Self::Role, key: &[u8]) -> Self::Role;
     /// The role of an array's elements.
-    fn element(&self, array: Self::Role) -> Self::Role;
+    fn element(&self, _array: Self::Role) -> Self::Role {
+        Self::NOTHING
+    }
     /// A value begins: `first` is its first byte, `at` that byte's place in the document.
     fn begin(&mut self, role: Self::Role, first: u8, at: usize);
     /// The next piece of a string, unescaped; a character may be cut between two pieces.
-    fn text(&mut self, role: Self::Role, piece: &[u8]);
+    fn text(&mut self, _role: Self::Role, _piece: &[u8]) {}
     /// A number that is a whole one, not negative, and fits.
     fn number(&mut self, role: Self::Role, value: u64);
     /// A number with decimals, not negative: its whole part, and the rest in billionths, what is smaller cut off.
