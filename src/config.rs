@@ -1,6 +1,7 @@
 //! What the operator wants: the configuration file and the keys file, read and checked whole before anything of
 //! them takes effect. A [`Config`] cannot hold a state that the gateway could not serve.
 
+mod endings;
 mod expand;
 mod fault;
 mod files;
@@ -23,6 +24,7 @@ use std::{
 use serde_yaml::Value;
 
 pub use self::{
+    endings::OnClientAbort,
     expand::Environment,
     fault::Fault,
     keys::{Keys, Source},
@@ -72,6 +74,8 @@ pub struct Config {
     pub models: Vec<Model>,
     /// What is shown of keys.
     pub metrics: Metrics,
+    /// What becomes of a response whose client has left.
+    pub on_client_abort: OnClientAbort,
 }
 
 /// How long what the source said of a key is believed.
@@ -201,6 +205,7 @@ fn check(
 ) -> (Option<Config>, Option<Keys>) {
     read::expand_all(&mut value, root, environment);
     let Some(raw) = read::read::<raw::File>(value, root) else { return (None, None) };
+    let on_client_abort = OnClientAbort::of(&raw);
     let server = Server::check(raw.server.unwrap_or_default(), &root.field("server"), path);
     let admin = Admin::check(raw.admin.unwrap_or_default(), &root.field("admin"));
     if purpose == Purpose::Gateway {
@@ -214,7 +219,7 @@ fn check(
     let metrics = Metrics::of(raw.metrics.unwrap_or_default());
     let config = server.zip(upstreams).zip(keys.clone()).map(|((server, upstreams), keys)| {
         let (key_cache, limits) = rest;
-        Config { purpose, server, admin, upstreams, keys, key_cache, limits, models, metrics }
+        Config { purpose, server, admin, upstreams, keys, key_cache, limits, models, metrics, on_client_abort }
     });
     (config, keys)
 }

@@ -19,7 +19,7 @@ use self::credential::{CredentialFault, credential};
 pub use self::{
     access_log::{AccessLog, Line},
     credential::CREDENTIAL_HEADERS,
-    lease::{Admitted, Lease, Outcome, Prompt},
+    lease::{Admitted, Client, Lease, Outcome, Prompt},
     settings::{Model, Route, Settings},
     traffic::{BodyRoom, Presence, Traffic},
     visit::{RequestId, Visit},
@@ -27,6 +27,7 @@ pub use self::{
 use crate::{
     api::Endpoint,
     body::{Change, Scanned},
+    config::OnClientAbort,
     key::{KeyHash, KeyState},
     limit::{Demand, Learned, LearnedModels, Moment, Plan, Reservation, Strangers, certain_prompt, plan},
     metrics::{Metrics, Unauthorized},
@@ -94,6 +95,12 @@ impl Gate {
     /// From the next request on, `settings` hold.
     pub fn replace_settings(&self, settings: Settings) {
         self.settings.store(Arc::new(settings));
+    }
+
+    /// Whether a response may be read on after its client has left.
+    #[must_use]
+    pub fn drains(&self) -> bool {
+        matches!(self.settings.load().on_client_abort, OnClientAbort::Drain { .. })
     }
 
     /// The requests in the house.

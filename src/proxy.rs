@@ -3,6 +3,7 @@
 //! places that write a response to a client.
 
 mod body;
+mod drain;
 mod forward;
 mod query;
 mod respond;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header;
 use pingora::{
+    ErrorSource,
     http::RequestHeader,
     prelude::{Error, Result},
     protocols::l4::socket::SocketAddr,
@@ -26,7 +28,7 @@ use crate::{
     api::{Api, Call, Endpoint, recognise},
     body::Scanned,
     config::Upstream,
-    gate::{CREDENTIAL_HEADERS, Gate, Lease, Now, Outcome, Presence, RequestId, Route, Settings, Visit},
+    gate::{CREDENTIAL_HEADERS, Client, Gate, Lease, Now, Outcome, Presence, RequestId, Route, Settings, Visit},
     key::KeyRecord,
     rejection::Rejection,
     resolve::Key,
@@ -86,7 +88,21 @@ impl Pass {
 pub struct Context<C> {
     inner: C,
     stage: Stage,
+    /// Whether its exchange with the upstream runs apart from its client.
+    apart: drain::Apart<C>,
     _presence: Presence,
+}
+
+impl<C> Context<C> {
+    /// Whether this is an exchange that runs apart from its client's request.
+    fn is_exchange(&self) -> bool {
+        matches!(self.apart, drain::Apart::Exchange(_))
+    }
+
+    /// Whether this is such a request, whose exchange does everything else.
+    fn is_clients(&self) -> bool {
+        matches!(self.apart, drain::Apart::Client(_))
+    }
 }
 
 /// How far a request has come.
@@ -108,6 +124,8 @@ struct Running {
     body: Option<Outgoing>,
     rejection: Option<Rejection>,
     tail: response::Tail,
+    /// Where it runs apart from its client's request.
+    halves: Option<Arc<drain::Halves>>,
 }
 
 impl Running {
@@ -170,7 +188,8 @@ impl<P> Gated<P> {
                 let body = Outgoing::new(scanned, lease.change(), held);
                 lease.worked(Now::read().moment.saturating_since(start.moment));
                 let tail = response::Tail::default();
-                context.stage = Stage::Running(Box::new(Running { lease, body: Some(body), rejection: None, tail }));
+                let running = Running { lease, body: Some(body), rejection: None, tail, halves: None };
+                context.stage = Stage::Running(Box::new(running));
                 Ok(())
             }
             Err(turned_away) => {
@@ -242,18 +261,30 @@ fn peer_address(session: &Session) -> std::net::IpAddr {
     }
 }
 
-/// Settles a request that is over, whatever became of it.
-fn finish<C>(gate: &Gate, session: &Session, context: &mut Context<C>, error: Option<&Error>) {
-    let now = Now::read();
+/// What a request came to, as its session saw it.
+fn over(session: &Session, error: Option<&Error>) -> drain::Over {
     let status = session.response_written().map(|response| response.status.as_u16());
-    match std::mem::replace(&mut context.stage, Stage::Over) {
+    let client = match error {
+        Some(error) if *error.esource() == ErrorSource::Downstream => Client::Gone,
+        _ => Client::There,
+    };
+    drain::Over { status, complete: error.is_none(), client }
+}
+
+/// Settles a request that is over, whatever became of it.
+fn finish(gate: &Gate, stage: &mut Stage, over: drain::Over) {
+    let now = Now::read();
+    match std::mem::replace(stage, Stage::Over) {
         Stage::Running(running) => {
-            let client_gone = error.is_some_and(|error| *error.esource() == pingora::ErrorSource::Downstream);
-            let Running { lease, rejection, .. } = *running;
-            let outcome = Outcome { status, complete: error.is_none(), client_gone, rejection: rejection.as_ref() };
-            lease.settle(&outcome, now);
+            let Running { lease, rejection, halves, .. } = *running;
+            let left_early = halves.is_some_and(|halves| halves.client_left_early());
+            let client = if left_early { Client::LeftEarly } else { over.client };
+            let drain::Over { status, complete, .. } = over;
+            lease.settle(&Outcome { status, complete, client, rejection: rejection.as_ref() }, now);
         }
-        Stage::Visiting(visit, rejection) => gate.turned_away(&visit, status.unwrap_or(499), rejection.as_ref(), now),
+        Stage::Visiting(visit, rejection) => {
+            gate.turned_away(&visit, over.status.unwrap_or(499), rejection.as_ref(), now);
+        }
         Stage::New | Stage::Over => {}
     }
 }

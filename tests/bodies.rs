@@ -1,6 +1,6 @@
 //! A request's body is read once, whatever its size and however it comes, and reaches the upstream as it came.
 
-mod additions;
+pub mod additions;
 mod room;
 
 use std::time::Duration;

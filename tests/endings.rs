@@ -2,6 +2,8 @@
 //! place given back.
 
 mod broken;
+mod drain;
+mod every_api;
 
 use std::time::{Duration, Instant};
 
@@ -61,7 +63,7 @@ enum Input {
 }
 
 const PROMPT: &str = "Please write a few short words about the sea, the sky and the hills, and nothing more.";
-const CHAT: &str = "/v1/chat/completions";
+pub const CHAT: &str = "/v1/chat/completions";
 const NOTHING: Input = Input::Stated(0);
 
 fn upstream_states(output: u64) -> Line {

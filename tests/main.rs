@@ -14,6 +14,7 @@
 mod support {
     pub mod client;
     pub mod gateway;
+    pub mod h2_upstream;
     pub mod h2c;
     pub mod process;
     pub mod scene;

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::{
+    endings::ClientAbort,
     keys::SecretChecksum,
     scalar::{Scalar, Size, Span, Timeout, UpstreamName},
     upstream::{ApiKeyHeader, InjectUsage},
@@ -36,6 +37,8 @@ pub(super) struct File {
     pub(super) limits: Option<Limits>,
     pub(super) models: Option<List<Model>>,
     pub(super) metrics: Option<Metrics>,
+    pub(super) on_client_abort: Option<Scalar<ClientAbort>>,
+    pub(super) drain_limit: Option<Scalar<Span>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

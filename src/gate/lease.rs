@@ -87,10 +87,22 @@ pub struct Outcome<'request> {
     pub status: Option<u16>,
     /// Whether the response went through to its last byte.
     pub complete: bool,
-    /// Whether the client went away.
-    pub client_gone: bool,
+    /// What is known of the client.
+    pub client: Client,
     /// What the client was told in place of a response.
     pub rejection: Option<&'request Rejection>,
+}
+
+/// What is known of a request's client at its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Client {
+    /// It is there.
+    #[default]
+    There,
+    /// Its connection failed, and with it the exchange.
+    Gone,
+    /// It left before the response's end, and the exchange went on without it.
+    LeftEarly,
 }
 
 /// What the meter says at the end.
@@ -253,7 +265,11 @@ impl Lease {
 
     fn read_meter(&mut self, outcome: &Outcome<'_>) -> Reading {
         let complete = outcome.complete || self.has_ended();
-        let aborted = outcome.client_gone && !complete;
+        let aborted = match outcome.client {
+            Client::There => false,
+            Client::Gone => !complete,
+            Client::LeftEarly => true,
+        };
         let is_stream = self.is_stream();
         Reading { complete, aborted, is_stream, metered: self.metered(complete, aborted) }
     }

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     api::Api,
-    config::{self, ClientAddress, Config, InjectUsage},
+    config::{self, ClientAddress, Config, InjectUsage, OnClientAbort},
     glob::Glob,
     key::KeyRecord,
     limit::{Limits, Strategy},
@@ -34,6 +34,8 @@ pub struct Settings {
     pub body_timeout: Duration,
     /// Whether a secret without a right checksum is refused without a look-up.
     pub secret_checksum_required: bool,
+    /// What becomes of a response whose client has left.
+    pub on_client_abort: OnClientAbort,
     client_address: Option<ClientAddress>,
     models: Vec<Arc<Model>>,
     other: Arc<Model>,
@@ -78,6 +80,7 @@ impl Settings {
             max_buffered_bodies: config.server.max_buffered_bodies,
             body_timeout: config.server.body_timeout,
             secret_checksum_required: config.keys.secret_checksum_required,
+            on_client_abort: config.on_client_abort,
             client_address: config.server.client_address.clone(),
             routes: routes(&config.upstreams, models.len() + 1),
             other: Arc::new(Model::other(models.len())),

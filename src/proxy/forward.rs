@@ -17,18 +17,19 @@ use pingora::{
 };
 use tokio::sync::mpsc;
 
-use super::{Context, Gated, Stage, finish, prepare_upstream_request, response};
+use super::{Context, Gated, Stage, drain, drain::Apart, finish, over, prepare_upstream_request, response};
 
 #[async_trait]
 impl<P> ProxyHttp for Gated<P>
 where
     P: ProxyHttp + Send + Sync,
-    P::CTX: Send + Sync,
+    P::CTX: Send + Sync + 'static,
 {
     type CTX = Context<P::CTX>;
 
     fn new_ctx(&self) -> Self::CTX {
-        Context { inner: self.inner.new_ctx(), stage: Stage::New, _presence: self.gate.traffic().enter() }
+        let presence = self.gate.traffic().enter();
+        Context { inner: self.inner.new_ctx(), stage: Stage::New, apart: Apart::No, _presence: presence }
     }
 
     fn init_downstream_modules(&self, modules: &mut HttpModules) {
@@ -36,21 +37,33 @@ where
     }
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<()> {
+        drain::take_over(session, ctx).await?;
+        if ctx.is_exchange() {
+            return Ok(());
+        }
         // Without it a client's second request on a connection ends its first.
         session.set_pipelining_enabled(true);
         self.inner.early_request_filter(session, &mut ctx.inner).await
     }
 
     fn allow_spawning_subrequest(&self, session: &Session, ctx: &Self::CTX) -> bool {
-        self.inner.allow_spawning_subrequest(session, &ctx.inner)
+        self.gate.drains() || self.inner.allow_spawning_subrequest(session, &ctx.inner)
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
+        if ctx.is_exchange() {
+            return Ok(false);
+        }
         if let Err(rejection) = self.enter(session, ctx).await {
             return self.refuse(session, ctx, rejection).await;
         }
         Self::publish(session, ctx);
-        self.inner.request_filter(session, &mut ctx.inner).await
+        if self.inner.request_filter(session, &mut ctx.inner).await? {
+            return Ok(true);
+        }
+        let Some(limit) = drain::limit(session, ctx) else { return Ok(false) };
+        drain::forward(session, ctx, limit, self.inner.new_ctx()).await?;
+        Ok(true)
     }
 
     async fn request_body_filter(
@@ -231,8 +244,19 @@ where
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Self::CTX) {
+        if let Apart::Client(over) = &ctx.apart {
+            // An exchange that was lost has settled what it held by being dropped.
+            if let Some(over) = *over {
+                finish(&self.gate, &mut ctx.stage, over);
+            }
+            return;
+        }
         self.inner.logging(session, error, &mut ctx.inner).await;
-        finish(&self.gate, session, ctx, error);
+        let over = over(session, error);
+        match std::mem::replace(&mut ctx.apart, Apart::No) {
+            Apart::Exchange(home) => drain::give_back(&self.gate, ctx, self.inner.new_ctx(), over, home),
+            Apart::No | Apart::Client(_) => finish(&self.gate, &mut ctx.stage, over),
+        }
     }
 
     fn persist_connection_context(&self, session: &Session, ctx: &Self::CTX) -> Option<Box<dyn Any + Send + Sync>> {
@@ -244,7 +268,7 @@ where
     }
 
     fn suppress_error_log(&self, session: &Session, ctx: &Self::CTX, error: &Error) -> bool {
-        self.inner.suppress_error_log(session, &ctx.inner, error)
+        ctx.is_clients() || self.inner.suppress_error_log(session, &ctx.inner, error)
     }
 
     fn suppress_proxy_warn_log(
@@ -284,6 +308,10 @@ where
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
+        if ctx.is_clients() {
+            // Whatever there was to say, the exchange has said.
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        }
         let ours = response::fail(session, &mut ctx.stage, error).await;
         // The inner proxy is told of every failure. Where we have answered already, Pingora's
         // own answer, which is the default of this phase, writes nothing.

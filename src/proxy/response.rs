@@ -93,6 +93,9 @@ pub(super) fn pass(stage: &mut Stage, body: &mut Option<Bytes>, end_of_stream: b
     if let Some(forwarded) = body {
         running.tail.saw(forwarded);
     }
+    if let Some(halves) = &running.halves {
+        halves.give(body.as_deref().unwrap_or_default(), running.lease.has_ended());
+    }
 }
 
 /// What was held back of a response that ends with trailers, and then what the proxy within adds.

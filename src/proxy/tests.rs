@@ -1,6 +1,7 @@
 //! What somebody's proxy relies on behind the gate: that each of its hooks is called as if the
 //! gate were not there, and that its answer counts.
 
+mod drain;
 mod hooks;
 mod probe;
 
@@ -59,8 +60,12 @@ struct Bench {
 }
 
 fn gate() -> Arc<Gate> {
-    let text = "upstreams: [{name: u, url: http://127.0.0.1:9}]\nkeys: {yaml: {path: none}}\n";
-    let config = config::parse(text, Path::new("test"), &|_| None).unwrap();
+    gate_with("")
+}
+
+fn gate_with(extra: &str) -> Arc<Gate> {
+    let text = format!("upstreams: [{{name: u, url: http://127.0.0.1:9}}]\nkeys: {{yaml: {{path: none}}}}\n{extra}\n");
+    let config = config::parse(&text, Path::new("test"), &|_| None).unwrap();
     let metrics = Arc::new(Metrics::new(9).unwrap());
     let accounts = Arc::new(Accounts::new(metrics.clone()));
     let source = Arc::new(YamlSource::new(vec![key()]));
