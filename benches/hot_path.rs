@@ -160,7 +160,7 @@ fn gate(keys: usize) -> Arc<Gate> {
     let metrics = Arc::new(Metrics::new(100_000).expect("metrics"));
     let accounts = Arc::new(Accounts::new(metrics.clone()));
     let source = Arc::new(YamlSource::new((0..keys).map(record).collect()));
-    let resolver = Arc::new(Resolver::new(source, &config.key_cache, accounts, metrics.clone()));
+    let resolver = Arc::new(Resolver::new(source, &config.key_cache, accounts, metrics.clone(), Arc::default()));
     Arc::new(Gate::new(Settings::of(&config), resolver, metrics, AccessLog::none()))
 }
 

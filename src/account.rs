@@ -1,7 +1,13 @@
 //! What a key has used. It belongs to the key's id and lives apart from the cache of records,
 //! so that neither an eviction, nor a reload, nor a new secret sets a counter back.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -17,7 +23,33 @@ pub struct Account {
     pub counters: Arc<Counters>,
     /// Shown to Prometheus.
     pub metrics: KeyMetrics,
+    revision: AtomicU64,
+    gone: AtomicBool,
     deleted_since: Mutex<Option<Moment>>,
+}
+
+impl Account {
+    /// How often the key is known to have changed. What is said of it holds for one revision.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
+    }
+
+    /// The key changed.
+    pub fn revise(&self) {
+        self.revision.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The source does not know the key any more.
+    pub fn is_gone(&self) {
+        self.gone.store(true, Ordering::Release);
+    }
+
+    /// Whether the source knew the key when it was asked last.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        !self.gone.load(Ordering::Acquire)
+    }
 }
 
 /// The accounts of all keys that were used lately.
@@ -40,16 +72,23 @@ impl Accounts {
     #[must_use]
     pub fn of(&self, record: &KeyRecord) -> Arc<Account> {
         let account = self.known(&record.id).unwrap_or_else(|| self.opened(&record.id));
+        account.gone.store(false, Ordering::Release);
         account.metrics.describe(&record.name, record.team.as_deref());
         account
     }
 
+    /// The account of the key with this id, if it was ever used.
+    #[must_use]
+    pub fn known(&self, id: &KeyId) -> Option<Arc<Account>> {
+        self.by_id.read().get(id).cloned()
+    }
+
     /// Closes the accounts of keys for which `exists` has said no for ten minutes and that
     /// nothing uses any more.
-    pub fn sweep(&self, exists: impl Fn(&KeyId) -> bool, now: Moment) {
+    pub fn sweep(&self, exists: impl Fn(&KeyId, &Account) -> bool, now: Moment) {
         self.by_id.write().retain(|id, account| {
             let mut deleted_since = account.deleted_since.lock();
-            if exists(id) {
+            if exists(id, account) {
                 *deleted_since = None;
                 return true;
             }
@@ -61,10 +100,6 @@ impl Accounts {
         });
     }
 
-    fn known(&self, id: &KeyId) -> Option<Arc<Account>> {
-        self.by_id.read().get(id).cloned()
-    }
-
     fn opened(&self, id: &KeyId) -> Arc<Account> {
         let mut by_id = self.by_id.write();
         by_id.entry(id.clone()).or_insert_with(|| Arc::new(self.account(id))).clone()
@@ -74,6 +109,8 @@ impl Accounts {
         Account {
             counters: Arc::default(),
             metrics: KeyMetrics::new(&self.metrics, id),
+            revision: AtomicU64::new(0),
+            gone: AtomicBool::new(false),
             deleted_since: Mutex::default(),
         }
     }
@@ -107,10 +144,10 @@ mod tests {
         let accounts = Accounts::new(metrics.clone());
         drop(accounts.of(&record("key_a")));
         let start = Moment::from_nanos(0);
-        accounts.sweep(|_| false, start);
-        accounts.sweep(|_| false, start + Duration::from_secs(599));
+        accounts.sweep(|_, _| false, start);
+        accounts.sweep(|_, _| false, start + Duration::from_secs(599));
         assert!(metrics.encode().unwrap().contains("key_a"));
-        accounts.sweep(|_| false, start + SERIES_OF_DELETED_KEYS);
+        accounts.sweep(|_, _| false, start + SERIES_OF_DELETED_KEYS);
         assert!(!metrics.encode().unwrap().contains("key_a"));
     }
 
@@ -121,9 +158,9 @@ mod tests {
         let counters = first.counters.clone();
         drop(first);
         let start = Moment::from_nanos(0);
-        accounts.sweep(|_| false, start);
-        accounts.sweep(|_| true, start + Duration::from_secs(300));
-        accounts.sweep(|_| false, start + Duration::from_secs(601));
+        accounts.sweep(|_, _| false, start);
+        accounts.sweep(|_, _| true, start + Duration::from_secs(300));
+        accounts.sweep(|_, _| false, start + Duration::from_secs(601));
         assert!(Arc::ptr_eq(&accounts.of(&record("key_a")).counters, &counters));
     }
 

@@ -8,12 +8,29 @@ use pingora::{apps::http_app::ServeHttp, protocols::http::ServerSession, service
 use serde_json::json;
 use subtle::ConstantTimeEq;
 
-use crate::{gate::Traffic, metrics::Metrics, reload::Reloader};
+use crate::{
+    gate::Traffic,
+    limit::Moment,
+    metrics::Metrics,
+    reload::Reloader,
+    resolve::{
+        Resolver,
+        push::{Push, parse_change},
+    },
+};
 
 /// The admin address' service, on the socket that goes by `name`.
 #[must_use]
-pub fn service(metrics: Arc<Metrics>, traffic: Arc<Traffic>, reloader: Arc<Reloader>, name: &str) -> Listening<Admin> {
-    let mut service = Listening::new("admin".to_owned(), Admin { metrics, traffic, reloader });
+pub fn service(
+    metrics: Arc<Metrics>,
+    traffic: Arc<Traffic>,
+    reloader: Arc<Reloader>,
+    resolver: Arc<Resolver>,
+    push: Option<Arc<Push>>,
+    name: &str,
+) -> Listening<Admin> {
+    let admin = Admin { metrics, traffic, reloader, resolver, push };
+    let mut service = Listening::new("admin".to_owned(), admin);
     service.add_tcp(name);
     service
 }
@@ -23,9 +40,17 @@ pub struct Admin {
     metrics: Arc<Metrics>,
     traffic: Arc<Traffic>,
     reloader: Arc<Reloader>,
+    resolver: Arc<Resolver>,
+    /// Where keys come from a service that may tell of changes.
+    push: Option<Arc<Push>>,
 }
 
 type Answer = Response<Vec<u8>>;
+
+const NO_PATH: &str = "there are /metrics, /-/healthy, /-/ready, POST /-/reload and POST /-/keys/invalidate\n";
+
+/// The largest body of an invalidation: an id and a hash.
+const LARGEST_BODY: usize = 4096;
 
 #[async_trait]
 impl ServeHttp for Admin {
@@ -37,12 +62,13 @@ impl ServeHttp for Admin {
             (&Method::GET | &Method::HEAD, "/-/healthy") => text(StatusCode::OK, "ok\n"),
             (&Method::GET | &Method::HEAD, "/-/ready") => self.ready(),
             (&Method::POST, "/-/reload") if self.is_authorized(session) => self.reload().await,
-            (&Method::POST, "/-/reload") => {
+            (&Method::POST, "/-/keys/invalidate") if self.is_authorized(session) => self.invalidate(session).await,
+            (&Method::POST, "/-/reload" | "/-/keys/invalidate") => {
                 text(StatusCode::UNAUTHORIZED, "send `Authorization: Bearer` with the token of `admin.token`\n")
             }
             (_, "/metrics" | "/-/healthy" | "/-/ready") => not_allowed("GET"),
-            (_, "/-/reload") => not_allowed("POST"),
-            _ => text(StatusCode::NOT_FOUND, "there are /metrics, /-/healthy, /-/ready and POST /-/reload\n"),
+            (_, "/-/reload" | "/-/keys/invalidate") => not_allowed("POST"),
+            _ => text(StatusCode::NOT_FOUND, NO_PATH),
         }
     }
 }
@@ -56,10 +82,38 @@ impl Admin {
     }
 
     fn ready(&self) -> Answer {
-        if self.traffic.is_draining() {
-            text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n")
-        } else {
-            text(StatusCode::OK, "ok\n")
+        let may_wait = self.reloader.config().keys.ready_without_source;
+        let (status, word) = match (self.traffic.is_draining(), self.resolver.has_answered()) {
+            (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "shutting down"),
+            (false, false) if !may_wait => (StatusCode::SERVICE_UNAVAILABLE, "waiting for the key source"),
+            (false, _) => (StatusCode::OK, "ok"),
+        };
+        text(status, &format!("{word}\n{}", self.state_of_source()))
+    }
+
+    /// What is known of a key service, for people.
+    fn state_of_source(&self) -> String {
+        let Some(push) = &self.push else { return String::new() };
+        let source = if self.resolver.has_answered() { "has answered" } else { "has not answered yet" };
+        let events = match (push.is_configured(), push.is_connected()) {
+            (false, _) => "not configured",
+            (true, false) => "not connected",
+            (true, true) => "connected",
+        };
+        format!("key source: {source}\nkey events: {events}\n")
+    }
+
+    async fn invalidate(&self, session: &mut ServerSession) -> Answer {
+        let received = Moment::now();
+        let Some(body) = body(session).await else {
+            return text(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body has more than {LARGEST_BODY} bytes\n"));
+        };
+        match parse_change(&String::from_utf8_lossy(&body)) {
+            Ok(change) => {
+                self.resolver.changed(change, received);
+                answer(StatusCode::NO_CONTENT, "text/plain; charset=utf-8", Vec::new())
+            }
+            Err(fault) => text(StatusCode::BAD_REQUEST, &format!("{fault}; send {{\"id\"}}, {{\"hash\"}} or both\n")),
         }
     }
 
@@ -81,6 +135,17 @@ impl Admin {
         let stated = session.get_header_bytes(header::AUTHORIZATION).strip_prefix(b"Bearer ").unwrap_or_default();
         stated.ct_eq(token.0.reveal().as_bytes()).into()
     }
+}
+
+async fn body(session: &mut ServerSession) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Ok(Some(piece)) = session.read_request_body().await {
+        body.extend_from_slice(&piece);
+        if body.len() > LARGEST_BODY {
+            return None;
+        }
+    }
+    Some(body)
 }
 
 fn not_allowed(allowed: &'static str) -> Answer {

@@ -24,7 +24,7 @@ use std::{
 use serde_yaml::Value;
 
 pub use self::{
-    endings::OnClientAbort,
+    endings::{OnClientAbort, OnRevoke},
     expand::Environment,
     fault::Fault,
     keys::{Keys, Source},
@@ -76,6 +76,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// What becomes of a response whose client has left.
     pub on_client_abort: OnClientAbort,
+    /// What becomes of a response whose key is revoked.
+    pub on_revoke: OnRevoke,
 }
 
 /// How long what the source said of a key is believed.
@@ -141,8 +143,11 @@ pub fn load_for(purpose: Purpose, path: &Path, environment: &Environment<'_>) ->
     faults.extend(of_keys);
     match config {
         Some(config) if faults.is_empty() => {
-            let Source::Yaml { path: of_keys } = &config.keys.source;
-            let files = vec![path.to_owned(), of_keys.clone()];
+            let of_keys = match &config.keys.source {
+                Source::Yaml { path } => Some(path.clone()),
+                Source::Http(_) => None,
+            };
+            let files = std::iter::once(path.to_owned()).chain(of_keys).collect();
             Ok(Loaded { config, keys, files })
         }
         _ => Err(faults),
@@ -178,6 +183,8 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("key_cache.capacity", old.key_cache.capacity != new.key_cache.capacity),
         ("key_cache.ttl", old.key_cache.ttl != new.key_cache.ttl),
         ("key_cache.unknown_ttl", old.key_cache.unknown_ttl != new.key_cache.unknown_ttl),
+        ("key_cache.stale_for", old.key_cache.stale_for != new.key_cache.stale_for),
+        ("keys", !old.keys.source.is_reloadable_as(&new.keys.source)),
         ("metrics.max_key_series", old.metrics.max_key_series != new.metrics.max_key_series),
     ];
     fields.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
@@ -206,6 +213,7 @@ fn check(
     read::expand_all(&mut value, root, environment);
     let Some(raw) = read::read::<raw::File>(value, root) else { return (None, None) };
     let on_client_abort = OnClientAbort::of(&raw);
+    let on_revoke = raw.on_revoke.map_or_else(OnRevoke::default, |Scalar(choice)| choice);
     let server = Server::check(raw.server.unwrap_or_default(), &root.field("server"), path);
     let admin = Admin::check(raw.admin.unwrap_or_default(), &root.field("admin"));
     if purpose == Purpose::Gateway {
@@ -219,7 +227,19 @@ fn check(
     let metrics = Metrics::of(raw.metrics.unwrap_or_default());
     let config = server.zip(upstreams).zip(keys.clone()).map(|((server, upstreams), keys)| {
         let (key_cache, limits) = rest;
-        Config { purpose, server, admin, upstreams, keys, key_cache, limits, models, metrics, on_client_abort }
+        Config {
+            purpose,
+            server,
+            admin,
+            upstreams,
+            keys,
+            key_cache,
+            limits,
+            models,
+            metrics,
+            on_client_abort,
+            on_revoke,
+        }
     });
     (config, keys)
 }
@@ -248,7 +268,7 @@ fn check_listeners(server: Option<&Server>, admin: &Admin, root: &Place<'_>) {
 }
 
 fn load_keys(keys: &Keys, place: &Place<'_>, environment: &Environment<'_>) -> (Vec<KeyRecord>, Vec<Fault>) {
-    let Source::Yaml { path } = &keys.source;
+    let Source::Yaml { path } = &keys.source else { return (Vec::new(), Vec::new()) };
     let text = read::text_of(path).map_err(|why| {
         let path = path.display();
         place.fault(format!("cannot read the keys in {path}: {why}; a file without keys holds `keys: []`"));

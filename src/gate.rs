@@ -28,11 +28,12 @@ use crate::{
     api::Endpoint,
     body::{Change, Scanned},
     config::OnClientAbort,
-    key::{KeyHash, KeyState},
+    key::{Bar, KeyHash},
     limit::{Demand, Learned, LearnedModels, Moment, Plan, Reservation, Strangers, certain_prompt, plan},
     metrics::{Metrics, Unauthorized},
     rejection::Rejection,
     resolve::{Key, ResolveFault, Resolver},
+    runs::Runs,
 };
 
 /// A request that was not admitted, and why.
@@ -97,10 +98,17 @@ impl Gate {
         self.settings.store(Arc::new(settings));
     }
 
-    /// Whether a response may be read on after its client has left.
+    /// Whether an exchange with an upstream may have to run apart from its client.
     #[must_use]
-    pub fn drains(&self) -> bool {
-        matches!(self.settings.load().on_client_abort, OnClientAbort::Drain { .. })
+    pub fn may_run_apart(&self) -> bool {
+        let settings = self.settings.load();
+        settings.cuts_revoked || matches!(settings.on_client_abort, OnClientAbort::Drain { .. })
+    }
+
+    /// The running requests that end with their keys.
+    #[must_use]
+    pub fn runs(&self) -> &Arc<Runs> {
+        self.resolver.runs()
     }
 
     /// The requests in the house.
@@ -136,15 +144,35 @@ impl Gate {
                 return Err(self.stranger(from, Unauthorized::Malformed));
             }
         }
-        let key = self.key(hash, from, now).await?;
-        let key = visit.key.insert(key);
-        usable(key, now)
+        let (key, bar) = self.key(hash, from, now).await?;
+        let id = key.record.id.clone();
+        visit.key = Some(key);
+        bar.map_or(Ok(()), |bar| Err(Rejection::of_bar(bar, id)))
     }
 
-    async fn key(&self, hash: KeyHash, from: IpAddr, now: Now) -> Result<Arc<Key>, Rejection> {
-        match self.resolver.resolve(hash).await {
-            Ok(key) if key.secret_works(now.date) => Ok(key),
-            Ok(_) | Err(ResolveFault::Unknown) => Err(self.stranger(from, Unauthorized::Unknown)),
+    /// Whose request this still is, after some time has passed: its key may have changed meanwhile.
+    ///
+    /// # Errors
+    /// When the key may not be used any more.
+    pub async fn confirm(&self, visit: &mut Visit, from: IpAddr, now: Now) -> Result<(), Rejection> {
+        let Some(key) = &visit.key else { return Ok(()) };
+        let (hash, id) = (key.hash, key.record.id.clone());
+        if self.resolver.vouches_for(key) {
+            return key.bar(now.date).map_or(Ok(()), |bar| Err(Rejection::of_bar(bar, id)));
+        }
+        let (key, bar) = self.key(hash, from, now).await?;
+        visit.key = Some(key);
+        bar.map_or(Ok(()), |bar| Err(Rejection::of_bar(bar, id)))
+    }
+
+    /// The key that a secret with `hash` belongs to, and why that may not be used, if it may not.
+    async fn key(&self, hash: KeyHash, from: IpAddr, now: Now) -> Result<(Arc<Key>, Option<Bar>), Rejection> {
+        match self.resolver.resolve(hash, now.moment).await {
+            Ok(key) => match key.bar(now.date) {
+                Some(Bar::Unknown) => Err(self.stranger(from, Unauthorized::Unknown)),
+                bar => Ok((key, bar)),
+            },
+            Err(ResolveFault::Unknown) => Err(self.stranger(from, Unauthorized::Unknown)),
             Err(ResolveFault::Unavailable(fault)) => {
                 tracing::warn!("{fault}");
                 Err(Rejection::SourceUnavailable)
@@ -194,7 +222,13 @@ impl Gate {
         match Self::reserved(&visit.settings, &admitted, scanned, prompt.estimate, now) {
             Ok((reservation, maximum)) => {
                 let wish = Change { include_usage: asks_for_usage(&admitted, scanned), maximum };
-                Ok(Lease::new(self.clone(), visit, admitted, reservation, prompt, wish, now))
+                let lease = Lease::new(self.clone(), visit, admitted, reservation, prompt, wish, now);
+                let key = &lease.admitted().key;
+                if !self.resolver.vouches_for(key) {
+                    // It changed a moment ago, when this request could not be reached yet.
+                    self.resolver.look_after(key);
+                }
+                Ok(lease)
             }
             Err(rejection) => Err(Box::new(TurnedAway { visit, rejection })),
         }
@@ -268,21 +302,6 @@ fn prompt(scanned: &Scanned, learned: &Learned) -> Prompt {
 /// Whether the upstream is to be asked for the stream's usage on our own account.
 fn asks_for_usage(admitted: &Admitted, scanned: &Scanned) -> bool {
     scanned.stream && !scanned.client_wants_usage && admitted.endpoint.injects_usage() && admitted.route.injects_usage()
-}
-
-/// Whether a known key may be used now.
-fn usable(key: &Key, now: Now) -> Result<(), Rejection> {
-    let id = key.record.id.clone();
-    match key.record.state {
-        KeyState::Disabled => return Err(Rejection::KeyDisabled(id)),
-        KeyState::Archived => return Err(Rejection::KeyArchived(id)),
-        KeyState::NoBalance => return Err(Rejection::NoBalance(id)),
-        KeyState::Active => {}
-    }
-    match key.record.expires_at {
-        Some(end) if now.date >= end => Err(Rejection::KeyExpired(id)),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -286,6 +286,21 @@ pub enum KeyState {
     NoBalance,
 }
 
+/// Why a key may not be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bar {
+    /// No key has this secret, or none has it any more.
+    Unknown,
+    /// Somebody switched it off.
+    Disabled,
+    /// Its owner's keys are put away.
+    Archived,
+    /// Its wallet is used up.
+    NoBalance,
+    /// Its time is over.
+    Expired,
+}
+
 /// A secret that was replaced and goes on working for a while.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retiring {

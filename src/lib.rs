@@ -25,7 +25,7 @@
 //! | [`proxy`] | `Gated<P>`: the plugin around any Pingora proxy; bodies in, answers out |
 //! | [`gate`] | identify, admit, settle; credentials, routes, the access log |
 //! | [`rejection`] | every way to be refused: status, type, code and what the sender is told |
-//! | [`resolve`], [`account`] | from a secret's hash to its key, through a cache; what a key has used |
+//! | [`resolve`], [`account`], [`runs`] | from a secret's hash to its key, through a cache, from a file or a service; what a key has used, and what it runs |
 //! | [`metrics`] | every metric's name and help |
 //! | [`usage`] | what a response used: incremental scanners, and an estimate where nothing is stated |
 //! | [`api`], [`body`] | paths; a request's JSON, scanned without a tree and changed by splicing |
@@ -73,6 +73,7 @@ pub mod proxy;
 pub mod rejection;
 pub mod reload;
 pub mod resolve;
+pub mod runs;
 pub mod server;
 pub mod upstream;
 pub mod usage;

@@ -37,6 +37,8 @@ pub struct Metrics {
     lookups: IntCounterVec,
     source_requests: IntCounterVec,
     source_duration: HistogramVec,
+    events_connected: IntGauge,
+    revocation_lag: Histogram,
     reload_successful: IntGauge,
     reload_timestamp: IntGauge,
     key_series: key::SeriesCount,
@@ -50,6 +52,9 @@ const TOKEN_TIMES: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.
 /// Seconds of our own work.
 const OVERHEADS: [f64; 12] =
     [0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25];
+
+/// Seconds until a change of a key is in force.
+const LAGS: [f64; 11] = [0.000_01, 0.000_1, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
 
 impl Metrics {
     /// The metrics of one process, of which at most `max_key_series` keys have series of their own.
@@ -156,6 +161,17 @@ impl Metrics {
                 &OVERHEADS,
                 &["outcome"],
             )?,
+            events_connected: make.registered(IntGauge::new(
+                "keymeter_key_events_connected",
+                "1 while the key source's events are listened to, else 0.",
+            )?)?,
+            revocation_lag: make.registered(Histogram::with_opts(
+                HistogramOpts::new(
+                    "keymeter_key_revocation_lag_seconds",
+                    "From a change's receipt until nothing from before it admits a request or keeps one running.",
+                )
+                .buckets(LAGS.to_vec()),
+            )?)?,
             reload_successful: make.registered(IntGauge::new(
                 "keymeter_config_last_reload_successful",
                 "1 if the configuration was last loaded without a fault, else 0.",
@@ -191,6 +207,16 @@ impl Metrics {
     pub fn source_asked(&self, outcome: Outcome, took: std::time::Duration) {
         self.source_requests.with_label_values(&[outcome.as_str()]).inc();
         self.source_duration.with_label_values(&[outcome.as_str()]).observe(took.as_secs_f64());
+    }
+
+    /// Whether the key source's events are listened to.
+    pub fn events_connected(&self, is_connected: bool) {
+        self.events_connected.set(i64::from(is_connected));
+    }
+
+    /// How long after its receipt a change was in force.
+    pub fn revocation_took(&self, lag: std::time::Duration) {
+        self.revocation_lag.observe(lag.as_secs_f64());
     }
 
     /// Where a response's counts came from.

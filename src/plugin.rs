@@ -4,6 +4,7 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use pingora::{
     server::ShutdownWatch,
     services::{
@@ -16,13 +17,13 @@ use pingora::{
 use crate::{
     account::Accounts,
     admin::{self, Admin},
-    config::{self, Fault, Loaded, Purpose},
+    config::{self, Fault, KeyCache, Loaded, Purpose},
     gate::{AccessLog, Gate, Settings},
     limit::Moment,
     metrics::Metrics,
     proxy::Gated,
     reload::{Reloader, Watcher},
-    resolve::{Resolver, YamlSource},
+    resolve::{HttpSource, Resolver, YamlSource, http::ClientFault, push::Push},
     usage::warm_up,
 };
 
@@ -51,7 +52,14 @@ pub struct Plugin {
     metrics: Arc<Metrics>,
     resolver: Arc<Resolver>,
     accounts: Arc<Accounts>,
-    source: Arc<YamlSource>,
+    source: Source,
+}
+
+/// Where keys come from, as far as that is kept up to date.
+#[derive(Clone)]
+enum Source {
+    Yaml(Arc<YamlSource>),
+    Http(Arc<Push>),
 }
 
 impl Plugin {
@@ -64,22 +72,40 @@ impl Plugin {
     pub fn load(path: impl Into<PathBuf>, log: AccessLog) -> Result<Self, PluginFault> {
         let path = path.into();
         let loaded = config::load_for(Purpose::Plugin, &path, &config::environment);
-        Self::new(loaded.map_err(PluginFault::Configuration)?, path, log).map_err(PluginFault::Metrics)
+        Self::new(loaded.map_err(PluginFault::Configuration)?, path, log)
     }
 
     /// A plugin of what is loaded already. A reload loads from `path`.
     ///
     /// # Errors
-    /// When two metrics share a name, which a test would have shown.
-    pub fn new(loaded: Loaded, path: PathBuf, log: AccessLog) -> Result<Self, prometheus::Error> {
+    /// When the key service's certificates cannot be used.
+    pub fn new(loaded: Loaded, path: PathBuf, log: AccessLog) -> Result<Self, PluginFault> {
         let Loaded { config, keys, files } = loaded;
-        let metrics = Arc::new(Metrics::new(config.metrics.max_key_series)?);
+        let metrics = Arc::new(Metrics::new(config.metrics.max_key_series).map_err(PluginFault::Metrics)?);
         let accounts = Arc::new(Accounts::new(metrics.clone()));
-        let source = Arc::new(YamlSource::new(keys));
-        let resolver = Arc::new(Resolver::new(source.clone(), &config.key_cache, accounts.clone(), metrics.clone()));
+        let resolver = |source, terms: &KeyCache| {
+            Arc::new(Resolver::new(source, terms, accounts.clone(), metrics.clone(), Arc::default()))
+        };
+        let (resolver, source) = match &config.keys.source {
+            config::Source::Yaml { .. } => {
+                let yaml = Arc::new(YamlSource::new(keys));
+                // What was read from a file is never out of reach, so nothing of it outlives its time.
+                let terms = KeyCache { stale_for: Duration::ZERO, ..config.key_cache.clone() };
+                (resolver(yaml.clone(), &terms), Source::Yaml(yaml))
+            }
+            config::Source::Http(service) => {
+                let http = Arc::new(HttpSource::new(service.clone()).map_err(PluginFault::Source)?);
+                let resolver = resolver(http.clone(), &config.key_cache);
+                let push = Push::new(http.client().clone(), service.clone(), resolver.clone(), metrics.clone());
+                (resolver, Source::Http(Arc::new(push)))
+            }
+        };
         let gate = Arc::new(Gate::new(Settings::of(&config), resolver.clone(), metrics.clone(), log));
-        let reloader =
-            Reloader::new(path, files, config, gate.clone(), source.clone(), resolver.clone(), metrics.clone());
+        let yaml = match &source {
+            Source::Yaml(yaml) => Some(yaml.clone()),
+            Source::Http(_) => None,
+        };
+        let reloader = Reloader::new(path, files, config, gate.clone(), yaml, resolver.clone(), metrics.clone());
         Ok(Self { gate, reloader: Arc::new(reloader), metrics, resolver, accounts, source })
     }
 
@@ -99,7 +125,12 @@ impl Plugin {
     /// The admin address on the socket that goes by `name`, or is bound by that address.
     #[must_use]
     pub fn admin(&self, name: &str) -> Listening<Admin> {
-        admin::service(self.metrics.clone(), self.gate.traffic().clone(), self.reloader.clone(), name)
+        let push = match &self.source {
+            Source::Http(push) => Some(push.clone()),
+            Source::Yaml(_) => None,
+        };
+        let traffic = self.gate.traffic().clone();
+        admin::service(self.metrics.clone(), traffic, self.reloader.clone(), self.resolver.clone(), push, name)
     }
 
     /// What keeps the plugin up to date.
@@ -131,8 +162,11 @@ pub struct Upkeep {
     reloader: Arc<Reloader>,
     resolver: Arc<Resolver>,
     accounts: Arc<Accounts>,
-    source: Arc<YamlSource>,
+    source: Source,
 }
+
+/// How often running requests are looked through for keys that have expired.
+const EXPIRE: Duration = Duration::from_millis(250);
 
 /// How often accounts of deleted keys are looked for.
 const SWEEP: Duration = Duration::from_secs(30);
@@ -145,6 +179,8 @@ impl BackgroundService for Upkeep {
         tokio::select! {
             () = self.watch() => {}
             () = self.sweep() => {}
+            () = self.expire() => {}
+            () = self.listen() => {}
             // An error means that whoever could say so is gone.
             _ = stop.wait_for(|stop| *stop) => {}
         }
@@ -161,17 +197,37 @@ impl Upkeep {
         std::future::pending::<()>().await;
     }
 
-    async fn sweep(&self) {
+    async fn expire(&self) {
         loop {
-            tokio::time::sleep(SWEEP).await;
-            self.sweep_once(Moment::now()).await;
+            tokio::time::sleep(EXPIRE).await;
+            self.resolver.runs().expire(Timestamp::now());
         }
     }
 
-    async fn sweep_once(&self, now: Moment) {
+    async fn listen(&self) {
+        if let Source::Http(push) = &self.source {
+            tokio::join!(self.resolver.wait_for_source(), push.run());
+        }
+        std::future::pending::<()>().await;
+    }
+
+    async fn sweep(&self) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            self.sweep_once(Moment::now());
+        }
+    }
+
+    fn sweep_once(&self, now: Moment) {
         // What the cache has not let go of yet would hold its account open.
-        self.resolver.tidy().await;
-        self.accounts.sweep(|id| self.source.has(id), now);
+        self.resolver.tidy();
+        self.accounts.sweep(
+            |id, account| match &self.source {
+                Source::Yaml(yaml) => yaml.has(id),
+                Source::Http(_) => account.exists(),
+            },
+            now,
+        );
     }
 }
 
@@ -180,6 +236,8 @@ impl Upkeep {
 pub enum PluginFault {
     /// The files are faulty.
     Configuration(Vec<Fault>),
+    /// The key service cannot be asked.
+    Source(ClientFault),
     /// Two metrics share a name.
     Metrics(prometheus::Error),
 }
@@ -191,6 +249,7 @@ impl fmt::Display for PluginFault {
                 let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
                 formatter.write_str(&lines.join("\n"))
             }
+            Self::Source(fault) => fault.fmt(formatter),
             Self::Metrics(fault) => write!(formatter, "cannot register the metrics: {fault}"),
         }
     }
@@ -229,13 +288,14 @@ mod tests {
         drop(visit);
         assert!(plugin.metrics.encode().unwrap().contains("key_a"));
 
-        plugin.source.replace(Vec::new());
+        let Source::Yaml(yaml) = &plugin.source else { panic!("keys come from YAML") };
+        yaml.replace(Vec::new());
         while Moment::now().saturating_since(now.moment) < Duration::from_millis(2) {
             tokio::task::yield_now().await;
         }
         let upkeep = plugin.upkeep();
-        upkeep.sweep_once(now.moment).await;
-        upkeep.sweep_once(now.moment + SERIES_OF_DELETED_KEYS).await;
+        upkeep.sweep_once(now.moment);
+        upkeep.sweep_once(now.moment + SERIES_OF_DELETED_KEYS);
         assert!(!plugin.metrics.encode().unwrap().contains("key_a"));
     }
 }

@@ -2,9 +2,10 @@
 //! what comes back, and hands every phase on to the proxy within. This and its parts are the only
 //! places that write a response to a client.
 
+mod apart;
 mod body;
-mod drain;
 mod forward;
+pub mod line;
 mod query;
 mod respond;
 mod response;
@@ -22,6 +23,7 @@ use pingora::{
 };
 
 use self::body::{Held, Outgoing, receive, scan_request};
+use self::line::Line;
 use self::query::take_key;
 pub use self::respond::{respond_json, respond_rejection};
 use crate::{
@@ -89,19 +91,19 @@ pub struct Context<C> {
     inner: C,
     stage: Stage,
     /// Whether its exchange with the upstream runs apart from its client.
-    apart: drain::Apart<C>,
+    apart: apart::Apart<C>,
     _presence: Presence,
 }
 
 impl<C> Context<C> {
     /// Whether this is an exchange that runs apart from its client's request.
     fn is_exchange(&self) -> bool {
-        matches!(self.apart, drain::Apart::Exchange(_))
+        matches!(self.apart, apart::Apart::Exchange(_))
     }
 
     /// Whether this is such a request, whose exchange does everything else.
     fn is_clients(&self) -> bool {
-        matches!(self.apart, drain::Apart::Client(_))
+        matches!(self.apart, apart::Apart::Client(_))
     }
 }
 
@@ -125,7 +127,9 @@ struct Running {
     rejection: Option<Rejection>,
     tail: response::Tail,
     /// Where it runs apart from its client's request.
-    halves: Option<Arc<drain::Halves>>,
+    halves: Option<Arc<apart::Halves>>,
+    /// The connection that carries it, if the end of its key reaches it there.
+    line: Option<Arc<Line>>,
 }
 
 impl Running {
@@ -163,6 +167,9 @@ impl<P> Gated<P> {
             Ok(Call::Inference { endpoint, model }) => {
                 let body = receive(session, self.gate.traffic(), &settings).await?;
                 let start = Now::read();
+                if let Stage::Visiting(visit, _) = &mut context.stage {
+                    self.gate.confirm(visit, from, start).await?;
+                }
                 let scanned = scan_request(session.req_header(), endpoint, model, &body.bytes);
                 self.admit(context, endpoint, scanned.map_err(Rejection::InvalidBody)?, body, start)
             }
@@ -188,7 +195,11 @@ impl<P> Gated<P> {
                 let body = Outgoing::new(scanned, lease.change(), held);
                 lease.worked(Now::read().moment.saturating_since(start.moment));
                 let tail = response::Tail::default();
-                let running = Running { lease, body: Some(body), rejection: None, tail, halves: None };
+                let line = Line::current();
+                if let Some(line) = &line {
+                    line.carries(lease.run().cloned());
+                }
+                let running = Running { lease, body: Some(body), rejection: None, tail, halves: None, line };
                 context.stage = Stage::Running(Box::new(running));
                 Ok(())
             }
@@ -262,24 +273,31 @@ fn peer_address(session: &Session) -> std::net::IpAddr {
 }
 
 /// What a request came to, as its session saw it.
-fn over(session: &Session, error: Option<&Error>) -> drain::Over {
+fn over(session: &Session, error: Option<&Error>) -> apart::Over {
     let status = session.response_written().map(|response| response.status.as_u16());
     let client = match error {
         Some(error) if *error.esource() == ErrorSource::Downstream => Client::Gone,
         _ => Client::There,
     };
-    drain::Over { status, complete: error.is_none(), client }
+    apart::Over { status, complete: error.is_none(), client }
 }
 
 /// Settles a request that is over, whatever became of it.
-fn finish(gate: &Gate, stage: &mut Stage, over: drain::Over) {
+fn finish(gate: &Gate, stage: &mut Stage, over: apart::Over) {
     let now = Now::read();
     match std::mem::replace(stage, Stage::Over) {
         Stage::Running(running) => {
-            let Running { lease, rejection, halves, .. } = *running;
-            let left_early = halves.is_some_and(|halves| halves.client_left_early());
-            let client = if left_early { Client::LeftEarly } else { over.client };
-            let drain::Over { status, complete, .. } = over;
+            let Running { lease, rejection, halves, line, .. } = *running;
+            if let Some(line) = line {
+                line.carries(None);
+            }
+            let client = match over.client {
+                _ if halves.is_some_and(|halves| halves.client_left_early()) => Client::LeftEarly,
+                // It was we who left.
+                Client::Gone if lease.revoked().is_some() => Client::There,
+                client => client,
+            };
+            let apart::Over { status, complete, .. } = over;
             lease.settle(&Outcome { status, complete, client, rejection: rejection.as_ref() }, now);
         }
         Stage::Visiting(visit, rejection) => {

@@ -9,7 +9,7 @@ use http::StatusCode;
 
 use crate::{
     body::BodyFault,
-    key::KeyId,
+    key::{Bar, KeyId},
     limit::{Over, Refusal},
     metrics::Refused,
 };
@@ -112,6 +112,18 @@ const INVALID_REQUEST: &str = "invalid_request_error";
 const SERVER_ERROR: &str = "server_error";
 
 impl Rejection {
+    /// Why the key of `id` may not be used.
+    #[must_use]
+    pub fn of_bar(bar: Bar, id: KeyId) -> Self {
+        match bar {
+            Bar::Unknown => Self::InvalidKey,
+            Bar::Disabled => Self::KeyDisabled(id),
+            Bar::Archived => Self::KeyArchived(id),
+            Bar::NoBalance => Self::NoBalance(id),
+            Bar::Expired => Self::KeyExpired(id),
+        }
+    }
+
     /// The response's status.
     #[must_use]
     pub fn status(&self) -> StatusCode {

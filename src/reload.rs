@@ -13,8 +13,9 @@ pub use self::watch::{WatchFault, Watcher};
 use crate::{
     config::{self, Config, Fault, Loaded, restart_needed},
     gate::{Gate, Settings},
+    limit::Moment,
     metrics::Metrics,
-    resolve::{Resolver, YamlSource},
+    resolve::{Change, Resolver, YamlSource},
 };
 
 /// Loads the configuration and the keys anew, one reload at a time.
@@ -22,7 +23,8 @@ pub struct Reloader {
     path: PathBuf,
     state: Mutex<State>,
     gate: Arc<Gate>,
-    source: Arc<YamlSource>,
+    /// Where keys come from a file.
+    source: Option<Arc<YamlSource>>,
     resolver: Arc<Resolver>,
     metrics: Arc<Metrics>,
 }
@@ -53,7 +55,7 @@ impl Reloader {
         files: Vec<PathBuf>,
         config: Config,
         gate: Arc<Gate>,
-        source: Arc<YamlSource>,
+        source: Option<Arc<YamlSource>>,
         resolver: Arc<Resolver>,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -91,10 +93,11 @@ impl Reloader {
     }
 
     fn read(&self, state: &mut State) -> Result<Reloaded, Vec<Fault>> {
+        let received = Moment::now();
         // Before they are read: what changes while they are is read again.
         state.contents = contents(&state.files);
         let loaded = config::load_for(state.config.purpose, &self.path, &config::environment);
-        let result = loaded.map(|loaded| self.swap(state, loaded));
+        let result = loaded.map(|loaded| self.swap(state, loaded, received));
         self.metrics.reloaded(result.is_ok(), Timestamp::now().as_second());
         match &result {
             Ok(done) => report(done),
@@ -104,19 +107,23 @@ impl Reloader {
     }
 
     /// Settings first, then keys: a key is never held to limits that came after it.
-    fn swap(&self, state: &mut State, loaded: Loaded) -> Reloaded {
+    fn swap(&self, state: &mut State, loaded: Loaded, received: Moment) -> Reloaded {
         let Loaded { mut config, keys, files } = loaded;
         if config.admin.listen != state.started.admin.listen {
             // It is only on its new address, after a restart, that it may go without a token.
             config.admin.token = config.admin.token.or_else(|| state.config.admin.token.clone());
         }
         self.gate.replace_settings(Settings::of(&config));
-        self.source.replace(keys);
-        self.resolver.forget_all();
+        // What keys come from is changed by a restart only.
+        let source = self.source.as_ref().filter(|_| matches!(config.keys.source, config::Source::Yaml { .. }));
+        if let Some(source) = source {
+            source.replace(keys);
+            self.resolver.changed(Change::All, received);
+        }
         let restart_needed = restart_needed(&state.started, &config);
         state.config = config;
         state.files = files;
-        Reloaded { keys: self.source.len(), restart_needed }
+        Reloaded { keys: self.source.as_ref().map_or(0, |source| source.len()), restart_needed }
     }
 }
 

@@ -1,39 +1,82 @@
-//! From a secret's hash to its key. Answers of the source are kept in a cache; every answer
-//! bears the generation in which it was asked for, and a change of the keys begins a new
-//! generation, so that what was asked before a change is never believed after it.
+//! From a secret's hash to its key. Answers of the source are kept in a cache and asked for again before they grow old.
+//! Every look-up knows when it began: what changed meanwhile is asked for again, so that an answer from before a change
+//! is never believed after it.
 
+mod changes;
+mod circuit;
+mod entry;
+pub mod http;
+pub mod push;
 mod yaml;
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use moka::future::Cache;
+use moka::sync::Cache;
+use parking_lot::Mutex;
+use tokio::sync::watch;
 
-pub use self::yaml::YamlSource;
+pub use self::{changes::Change, http::HttpSource, yaml::YamlSource};
+use self::{
+    changes::{Changes, Epoch},
+    entry::{Entry, Trust},
+};
 use crate::{
     account::{Account, Accounts},
     config::KeyCache,
-    key::{KeyHash, KeyRecord},
+    key::{Bar, KeyHash, KeyRecord, KeyState},
+    limit::Moment,
     metrics::{Lookup, Metrics, Outcome},
+    runs::Runs,
 };
 
 /// Where keys come from.
 #[async_trait]
 pub trait KeySource: Send + Sync + 'static {
-    /// The key that has `hash` as its secret's or as a retiring secret's; `None`: there is no such key.
+    /// The key that has `hash` as its secret's or as a retiring secret's. `known` is the tag of what is known of it.
     ///
     /// # Errors
     /// When the source cannot answer, which never means that there is no such key.
-    async fn look_up(&self, hash: &KeyHash) -> Result<Option<Arc<KeyRecord>>, SourceFault>;
+    async fn look_up(&self, hash: &KeyHash, known: Option<&EntityTag>) -> Result<Answer, SourceFault>;
+
+    /// Whether the source has ever answered.
+    fn has_answered(&self) -> bool;
 }
+
+/// What a source says of a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is this key's.
+    Key(Found),
+    /// What is known of it still holds, so long.
+    Same(Option<Duration>),
+    /// It is no key's.
+    Unknown,
+}
+
+/// A key as its source has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What it is.
+    pub record: Arc<KeyRecord>,
+    /// By which the source knows this version of it.
+    pub tag: Option<EntityTag>,
+    /// How long it may be believed, if the source says so.
+    pub believed_for: Option<Duration>,
+}
+
+/// The value of an `ETag` (RFC 9110, section 8.8.3), as it was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntityTag(pub ::http::HeaderValue);
 
 /// Why a source did not answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,15 +96,36 @@ pub struct Key {
     pub record: Arc<KeyRecord>,
     /// What it used.
     pub account: Arc<Account>,
-    /// When the secret it was found by stops working, if that one is retiring.
+    /// The secret that it was found by.
+    pub hash: KeyHash,
+    /// Of all keys, and of this one: after a change they are others.
+    generation: u64,
+    revision: u64,
+    /// When that secret stops working, if it is retiring.
     secret_expires: Option<Timestamp>,
 }
 
 impl Key {
-    /// Whether the secret by which the key was found still works.
+    /// Why the key may not be used at `now` by the secret that it was found by; `None`: it may.
     #[must_use]
-    pub fn secret_works(&self, now: Timestamp) -> bool {
-        self.secret_expires.is_none_or(|end| now <= end)
+    pub fn bar(&self, now: Timestamp) -> Option<Bar> {
+        if self.secret_expires.is_some_and(|end| now > end) {
+            return Some(Bar::Unknown);
+        }
+        match self.record.state {
+            KeyState::Disabled => Some(Bar::Disabled),
+            KeyState::Archived => Some(Bar::Archived),
+            KeyState::NoBalance => Some(Bar::NoBalance),
+            KeyState::Active => self.record.expires_at.filter(|end| now >= *end).map(|_| Bar::Expired),
+        }
+    }
+
+    /// When the key, or the secret that it was found by, stops working, and why it may not be used then.
+    #[must_use]
+    pub fn end(&self) -> Option<(Timestamp, Bar)> {
+        let of_secret = self.secret_expires.map(|end| (end, Bar::Unknown));
+        let of_key = self.record.expires_at.map(|end| (end, Bar::Expired));
+        of_secret.into_iter().chain(of_key).min_by_key(|(end, _)| *end)
     }
 }
 
@@ -77,34 +141,54 @@ pub enum ResolveFault {
 /// Finds keys, and remembers them.
 pub struct Resolver {
     source: Arc<dyn KeySource>,
-    known: Cache<KeyHash, Arc<Entry<Arc<Key>>>>,
-    unknown: Cache<KeyHash, Arc<Entry<()>>>,
+    known: Cache<KeyHash, Arc<Entry>>,
+    /// In which generation it was so.
+    unknown: Cache<KeyHash, u64>,
+    changes: Mutex<Changes>,
+    /// Counts the changes of all keys at once.
     generation: AtomicU64,
+    /// What was asked before this moment is to be asked again.
+    doubted_before: AtomicU64,
+    questions: Mutex<HashMap<KeyHash, watch::Receiver<Option<Resolved>>>>,
+    terms: KeyCache,
     accounts: Arc<Accounts>,
     metrics: Arc<Metrics>,
+    runs: Arc<Runs>,
 }
 
-/// An answer, and the generation in which the question was put.
-struct Entry<T> {
-    generation: u64,
-    answer: T,
-}
+/// What became of a look-up.
+pub type Resolved = Result<Arc<Key>, ResolveFault>;
 
 /// How many unknown secrets are remembered: enough to spare the source a client's retries,
 /// and too few for a flood to be felt in memory.
 const UNKNOWN_CAPACITY: u64 = 100_000;
 
+/// How long a request waits for the source although what is known of its key could still be used.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 impl Resolver {
-    /// A resolver over `source`.
+    /// A resolver over `source`. A key that turns out to be at its end ends its `runs`.
     #[must_use]
-    pub fn new(source: Arc<dyn KeySource>, cache: &KeyCache, accounts: Arc<Accounts>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        source: Arc<dyn KeySource>,
+        terms: &KeyCache,
+        accounts: Arc<Accounts>,
+        metrics: Arc<Metrics>,
+        runs: Arc<Runs>,
+    ) -> Self {
+        let longest = terms.ttl.saturating_add(terms.stale_for);
         Self {
             source,
-            known: Cache::builder().max_capacity(cache.capacity).time_to_live(cache.ttl).build(),
-            unknown: Cache::builder().max_capacity(UNKNOWN_CAPACITY).time_to_live(cache.unknown_ttl).build(),
+            known: Cache::builder().max_capacity(terms.capacity).time_to_live(longest).build(),
+            unknown: Cache::builder().max_capacity(UNKNOWN_CAPACITY).time_to_live(terms.unknown_ttl).build(),
+            changes: Mutex::default(),
             generation: AtomicU64::new(0),
+            doubted_before: AtomicU64::new(0),
+            questions: Mutex::default(),
+            terms: terms.clone(),
             accounts,
             metrics,
+            runs,
         }
     }
 
@@ -112,25 +196,34 @@ impl Resolver {
     ///
     /// # Errors
     /// When there is no such key, or the source cannot answer.
-    pub async fn resolve(&self, hash: KeyHash) -> Result<Arc<Key>, ResolveFault> {
-        match self.known.get(&hash).await {
-            Some(entry) if self.is_current(&entry) => {
-                self.metrics.looked_up(Lookup::Hit);
-                return Ok(entry.answer.clone());
+    pub async fn resolve(self: &Arc<Self>, hash: KeyHash, now: Moment) -> Resolved {
+        let Some(entry) = self.known.get(&hash) else {
+            if self.is_known_to_be_unknown(&hash) {
+                self.metrics.looked_up(Lookup::Unknown);
+                return Err(ResolveFault::Unknown);
             }
-            Some(_) => {
-                self.metrics.looked_up(Lookup::Stale);
-                self.known.invalidate(&hash).await;
-            }
-            None => {}
+            self.metrics.looked_up(Lookup::Miss);
+            return Box::pin(self.answer(hash, None, now)).await;
+        };
+        match self.trust(&entry, now) {
+            Trust::Fresh => {}
+            Trust::Due => drop(self.ask(hash, Some(entry.clone()), now)),
+            // In a box, so that the requests of cached keys do not carry its size.
+            trust => return Box::pin(self.check(hash, entry, trust, now)).await,
         }
-        if self.is_known_to_be_unknown(&hash).await {
-            self.metrics.looked_up(Lookup::Unknown);
-            return Err(ResolveFault::Unknown);
-        }
-        self.metrics.looked_up(Lookup::Miss);
-        // In a box, so that the requests of cached keys do not carry its size.
-        Box::pin(self.ask(hash)).await
+        self.metrics.looked_up(Lookup::Hit);
+        Ok(entry.key.clone())
+    }
+
+    /// Whether no change is known since `key` was found. Where one is, it is to be asked for again.
+    #[must_use]
+    pub fn vouches_for(&self, key: &Key) -> bool {
+        key.generation == self.generation.load(Ordering::Acquire) && key.revision == key.account.revision()
+    }
+
+    /// Looks after the running requests of a key that changed while one of them began.
+    pub fn look_after(self: &Arc<Self>, key: &Key) {
+        tokio::spawn(self.clone().recheck(vec![key.hash], None));
     }
 
     /// Whether the secret with `hash` was found lately, so that its sender is no stranger.
@@ -139,65 +232,279 @@ impl Resolver {
         self.known.contains_key(hash)
     }
 
-    /// Begins a new generation: from now on nothing is believed that was asked for before.
-    pub fn forget_all(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
+    /// The running requests that end with their keys.
+    #[must_use]
+    pub fn runs(&self) -> &Arc<Runs> {
+        &self.runs
+    }
+
+    /// Asks the source for a secret that nobody has, until it answers for the first time.
+    pub async fn wait_for_source(&self) {
+        let mut failures = 0;
+        while let Err(fault) = self.source.look_up(&KeyHash::of(b""), None).await {
+            if failures % 32 == 0 {
+                tracing::warn!("{fault}; not ready until it does");
+            }
+            tokio::time::sleep(circuit::pause(failures, Moment::now().as_nanos())).await;
+            failures = failures.saturating_add(1);
+        }
+    }
+
+    /// Whether the source has ever answered.
+    #[must_use]
+    pub fn has_answered(&self) -> bool {
+        self.source.has_answered()
+    }
+
+    /// A key changed, or all did; we were told at `received`. From now on nothing is believed of it that was asked for
+    /// before, and its running requests are looked after.
+    pub fn changed(self: &Arc<Self>, change: Change, received: Moment) {
+        let concerned = self.void(&change);
+        let runs = match change {
+            Change::All => self.runs.hashes(|_, _| true),
+            Change::Key { id, hash } => self.runs.hashes(|of, by| id.as_ref() == Some(of) || hash.as_ref() == Some(by)),
+        };
+        if runs.is_empty() {
+            // Whoever comes now is refused, or asks.
+            concerned.then(|| self.metrics.revocation_took(Moment::now().saturating_since(received)));
+            return;
+        }
+        tokio::spawn(self.clone().recheck(runs, Some(received)));
+    }
+
+    /// We may have missed changes: all that is known is asked for again when it is used next, and meanwhile goes on.
+    pub fn doubt_all(self: &Arc<Self>, now: Moment) {
+        self.doubted_before.fetch_max(now.as_nanos(), Ordering::AcqRel);
+        self.unknown.invalidate_all();
+        tokio::spawn(self.clone().recheck(self.runs.hashes(|_, _| true), None));
     }
 
     /// Lets go of what has run out. The cache does so by itself while it is used, and not while it rests.
-    pub async fn tidy(&self) {
-        self.known.run_pending_tasks().await;
-        self.unknown.run_pending_tasks().await;
+    pub fn tidy(&self) {
+        self.known.run_pending_tasks();
+        self.unknown.run_pending_tasks();
     }
 
-    async fn is_known_to_be_unknown(&self, hash: &KeyHash) -> bool {
-        self.unknown.get(hash).await.is_some_and(|entry| self.is_current(&entry))
+    /// Marks what is known as from before a change. Says whether anything was.
+    fn void(&self, change: &Change) -> bool {
+        // Whoever answers under this lock from now on knows of the change.
+        let mut changes = self.changes.lock();
+        changes.push(change.clone());
+        let Change::Key { id, hash } = change else {
+            self.generation.fetch_add(1, Ordering::AcqRel);
+            return true;
+        };
+        let account = id.as_ref().and_then(|id| self.accounts.known(id));
+        if let Some(account) = &account {
+            account.revise();
+        }
+        let was_known = hash.is_some_and(|hash| self.known.contains_key(&hash));
+        match hash {
+            Some(hash) => {
+                self.known.invalidate(hash);
+                self.unknown.invalidate(hash);
+            }
+            None if account.is_none() => self.unknown.invalidate_all(),
+            None => {}
+        }
+        account.is_some() || was_known
     }
 
-    fn is_current<T>(&self, entry: &Entry<T>) -> bool {
-        entry.generation == self.generation.load(Ordering::Acquire)
-    }
-
-    /// Asks the source, once for all who want to know the same, and again as long as the keys
-    /// changed while it answered.
-    async fn ask(&self, hash: KeyHash) -> Result<Arc<Key>, ResolveFault> {
-        loop {
-            let asked = self.known.try_get_with(hash, self.question(hash)).await;
-            match asked {
-                Ok(entry) if self.is_current(&entry) => return Ok(entry.answer.clone()),
-                Ok(_) => self.known.invalidate(&hash).await,
-                Err(fault) if self.is_current(&fault) => return Err(fault.answer.clone()),
-                Err(_) => {}
+    /// Asks for the keys of running requests, of which those end that may not go on.
+    async fn recheck(self: Arc<Self>, hashes: Vec<KeyHash>, received: Option<Moment>) {
+        let now = Moment::now();
+        let questions: Vec<_> = hashes.into_iter().map(|hash| self.ask(hash, self.known.get(&hash), now)).collect();
+        for mut question in questions {
+            let answered = question.wait_for(Option::is_some).await.is_ok_and(|answer| is_answer(answer.as_ref()));
+            if let Some(received) = received.filter(|_| answered) {
+                self.metrics.revocation_took(Moment::now().saturating_since(received));
             }
         }
     }
 
-    /// One question. Whoever joins it later gets the generation in which it was put, with a fault as well.
-    async fn question(&self, hash: KeyHash) -> Result<Arc<Entry<Arc<Key>>>, Entry<ResolveFault>> {
-        let generation = self.generation.load(Ordering::Acquire);
+    fn is_known_to_be_unknown(&self, hash: &KeyHash) -> bool {
+        self.unknown.get(hash).is_some_and(|generation| generation == self.generation.load(Ordering::Acquire))
+    }
+
+    fn trust(&self, entry: &Entry, now: Moment) -> Trust {
+        if entry.key.generation != self.generation.load(Ordering::Acquire) {
+            return entry.trust_after_change(now);
+        }
+        entry.trust(now, Moment::from_nanos(self.doubted_before.load(Ordering::Acquire)))
+    }
+
+    /// Asks for a key of which something is known that is no longer to be taken as it is.
+    async fn check(self: &Arc<Self>, hash: KeyHash, entry: Arc<Entry>, trust: Trust, now: Moment) -> Resolved {
+        let stale = || {
+            self.metrics.looked_up(Lookup::Stale);
+            Ok(entry.key.clone())
+        };
+        if trust != Trust::None && entry.is_resting(now) {
+            return stale();
+        }
+        let answer = self.answer(hash, Some(entry.clone()), now);
+        let answer = match trust {
+            Trust::Old => match tokio::time::timeout(PATIENCE, answer).await {
+                Ok(answer) => answer,
+                Err(_) => return stale(),
+            },
+            _ => answer.await,
+        };
+        match answer {
+            Err(ResolveFault::Unavailable(_)) if trust != Trust::None => stale(),
+            answer => {
+                self.metrics.looked_up(Lookup::Miss);
+                answer
+            }
+        }
+    }
+
+    async fn answer(self: &Arc<Self>, hash: KeyHash, entry: Option<Arc<Entry>>, now: Moment) -> Resolved {
+        let mut question = self.ask(hash, entry, now);
+        let lost = || ResolveFault::Unavailable(SourceFault("the look-up broke off; the log says why".to_owned()));
+        let answer = question.wait_for(Option::is_some).await.map_err(|_| lost())?;
+        answer.clone().unwrap_or_else(|| Err(lost()))
+    }
+
+    /// Puts a question to the source, once for all who want to know the same.
+    fn ask(
+        self: &Arc<Self>,
+        hash: KeyHash,
+        entry: Option<Arc<Entry>>,
+        now: Moment,
+    ) -> watch::Receiver<Option<Resolved>> {
+        let mut questions = self.questions.lock();
+        if let Some(question) = questions.get(&hash) {
+            return question.clone();
+        }
+        let (told, question) = watch::channel(None);
+        questions.insert(hash, question.clone());
+        drop(questions);
+        let this = self.clone();
+        tokio::spawn(async move {
+            let asking = Asking { resolver: &this, hash };
+            let answer = asking.until_certain(entry, now).await;
+            // Gone from the list first: whoever comes later asks anew.
+            drop(asking);
+            told.send_replace(Some(answer));
+        });
+        question
+    }
+}
+
+fn is_answer(answer: Option<&Resolved>) -> bool {
+    matches!(answer, Some(Ok(_) | Err(ResolveFault::Unknown)))
+}
+
+/// A question that is put. It leaves the list of questions however it ends.
+struct Asking<'resolver> {
+    resolver: &'resolver Resolver,
+    hash: KeyHash,
+}
+
+impl Asking<'_> {
+    /// Asks again as long as the key changed while the source answered.
+    async fn until_certain(&self, mut entry: Option<Arc<Entry>>, now: Moment) -> Resolved {
+        loop {
+            let start = self.resolver.changes.lock().now();
+            let answer = self.put(entry.as_deref().and_then(|entry| entry.tag.as_ref())).await;
+            match self.take_in(start, answer, entry.as_deref(), now) {
+                Some(resolved) => return resolved,
+                None => entry = None,
+            }
+        }
+    }
+
+    async fn put(&self, known: Option<&EntityTag>) -> Result<Answer, SourceFault> {
         let start = Instant::now();
-        let answer = self.source.look_up(&hash).await;
+        let answer = self.resolver.source.look_up(&self.hash, known).await;
         let outcome = match &answer {
-            Ok(Some(_)) => Outcome::Found,
-            Ok(None) => Outcome::Unknown,
+            Ok(Answer::Key(_) | Answer::Same(_)) => Outcome::Found,
+            Ok(Answer::Unknown) => Outcome::Unknown,
             Err(_) => Outcome::Failed,
         };
-        self.metrics.source_asked(outcome, start.elapsed());
-        match answer {
-            Ok(Some(record)) => Ok(Arc::new(Entry { generation, answer: Arc::new(self.key(hash, record)) })),
-            Ok(None) => {
-                self.unknown.insert(hash, Arc::new(Entry { generation, answer: () })).await;
-                Err(Entry { generation, answer: ResolveFault::Unknown })
-            }
-            Err(fault) => Err(Entry { generation, answer: ResolveFault::Unavailable(fault) }),
-        }
+        self.resolver.metrics.source_asked(outcome, start.elapsed());
+        answer
     }
 
-    fn key(&self, hash: KeyHash, record: Arc<KeyRecord>) -> Key {
+    /// Remembers an answer to a question that was put at `start`; `None`: it may be from before a change.
+    fn take_in(
+        &self,
+        start: Epoch,
+        answer: Result<Answer, SourceFault>,
+        entry: Option<&Entry>,
+        now: Moment,
+    ) -> Option<Resolved> {
+        let found = match answer {
+            Ok(Answer::Unknown) => return self.take_in_unknown(start, entry),
+            Ok(Answer::Key(found)) => found,
+            Ok(Answer::Same(believed_for)) => {
+                let Some(entry) = entry else { return Some(failed(None, same_as_what(), now)) };
+                Found { record: entry.key.record.clone(), tag: entry.tag.clone(), believed_for }
+            }
+            Err(fault) => return Some(failed(entry, fault, now)),
+        };
+        let resolver = self.resolver;
+        let account = resolver.accounts.of(&found.record);
+        // Whoever tells of a change holds this lock: none is missed between the look for it and the insertion.
+        let changes = resolver.changes.lock();
+        if changes.affect(start, Some(&found.record.id), &self.hash) {
+            return None;
+        }
+        let key = Arc::new(self.key(found.record, account));
+        let entry = Entry::new(key.clone(), found.tag, now, found.believed_for, &resolver.terms);
+        resolver.known.insert(self.hash, Arc::new(entry));
+        resolver.unknown.invalidate(&self.hash);
+        drop(changes);
+        resolver.runs.extend(&self.hash, key.end());
+        if let Some(bar) = key.bar(Timestamp::now()) {
+            resolver.runs.bar(&self.hash, bar);
+        }
+        Some(Ok(key))
+    }
+
+    fn take_in_unknown(&self, start: Epoch, entry: Option<&Entry>) -> Option<Resolved> {
+        let resolver = self.resolver;
+        let changes = resolver.changes.lock();
+        let id = entry.map(|entry| &entry.key.record.id);
+        if changes.affect(start, id, &self.hash) {
+            return None;
+        }
+        resolver.unknown.insert(self.hash, resolver.generation.load(Ordering::Acquire));
+        resolver.known.invalidate(&self.hash);
+        drop(changes);
+        if let Some(entry) = entry {
+            entry.key.account.is_gone();
+        }
+        resolver.runs.bar(&self.hash, Bar::Unknown);
+        Some(Err(ResolveFault::Unknown))
+    }
+
+    fn key(&self, record: Arc<KeyRecord>, account: Arc<Account>) -> Key {
+        let hash = self.hash;
         let retiring = record.retiring.iter().find(|retiring| record.hash != hash && retiring.hash == hash);
         let secret_expires = retiring.map(|retiring| retiring.not_after);
-        Key { account: self.accounts.of(&record), secret_expires, record }
+        let (generation, revision) = (self.resolver.generation.load(Ordering::Acquire), account.revision());
+        Key { record, account, hash, generation, revision, secret_expires }
     }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.resolver.questions.lock().remove(&self.hash);
+    }
+}
+
+fn failed(entry: Option<&Entry>, fault: SourceFault, now: Moment) -> Resolved {
+    if let Some(entry) = entry {
+        entry.rest(now);
+    }
+    Err(ResolveFault::Unavailable(fault))
+}
+
+/// Of a source that says "as before" to one that asked for the first time.
+fn same_as_what() -> SourceFault {
+    SourceFault("it answered 304 though nothing was known before".to_owned())
 }
 
 #[cfg(test)]

@@ -15,9 +15,9 @@ use parking_lot::Mutex;
 use pingora::{
     apps::HttpServerOptions,
     listeners::tls::TlsSettings,
-    proxy::ProxyServiceBuilder,
+    proxy::http_proxy,
     server::{Fds, ListenFds, configuration::ServerConf},
-    services::{Service, background::BackgroundService},
+    services::{Service, background::BackgroundService, listening::Service as Listening},
 };
 use tokio::sync::watch;
 
@@ -26,8 +26,8 @@ use crate::{
     gate::AccessLog,
     gateway::Gateway,
     limit::Moment,
-    plugin::Plugin,
-    proxy::Gated,
+    plugin::{Plugin, PluginFault},
+    proxy::{Gated, line::Watched},
     reload::Reloader,
 };
 
@@ -52,7 +52,7 @@ impl Server {
     /// # Errors
     /// When an address cannot be bound or a certificate cannot be used.
     pub fn start(loaded: Loaded, path: PathBuf, log: AccessLog) -> Result<Self, StartFault> {
-        let plugin = Plugin::new(loaded, path, log).map_err(StartFault::Metrics)?;
+        let plugin = Plugin::new(loaded, path, log).map_err(StartFault::Plugin)?;
         let config = plugin.reloader().config();
         let sockets = Sockets::bind(&config)?;
         let (stop_gateway, gateway_stopped) = watch::channel(false);
@@ -113,7 +113,9 @@ fn gateway_service(gateway: Gated<Gateway>, config: &config::Config) -> Result<i
     let mut options = HttpServerOptions::default();
     options.h2c = true;
     options.h2_idle_timeout = Some(H2_IDLE);
-    let mut service = ProxyServiceBuilder::new(&conf, gateway).name("gateway").server_options(options).build();
+    let mut proxy = http_proxy(&conf, gateway);
+    proxy.server_options = Some(options);
+    let mut service = Listening::new("gateway".to_owned(), Watched::new(proxy));
     for (index, _) in config.server.listen.iter().enumerate() {
         let name = Sockets::name(index);
         match &config.server.tls {
@@ -195,8 +197,8 @@ pub enum StartFault {
     Bind(SocketAddr, std::io::Error),
     /// The certificate or its key cannot be used.
     Tls(String),
-    /// Two metrics share a name.
-    Metrics(prometheus::Error),
+    /// There is no gate.
+    Plugin(PluginFault),
 }
 
 impl fmt::Display for StartFault {
@@ -207,7 +209,7 @@ impl fmt::Display for StartFault {
             }
             Self::Bind(address, fault) => write!(formatter, "cannot listen on {address}: {fault}"),
             Self::Tls(fault) => write!(formatter, "cannot use the certificate of `server.tls`: {fault}"),
-            Self::Metrics(fault) => write!(formatter, "cannot register the metrics: {fault}"),
+            Self::Plugin(fault) => fault.fmt(formatter),
         }
     }
 }

@@ -74,7 +74,7 @@ impl fmt::Display for SyntaxFault {
 impl std::error::Error for SyntaxFault {}
 
 /// The places of all nodes of one YAML document.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
     root: Option<Node>,
 }

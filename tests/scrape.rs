@@ -17,15 +17,17 @@ use crate::support::{
 };
 
 /// Every metric that is promised for keys from a file, its type and its labels in alphabetical order.
-const PROMISED: [(&str, &str, &[&str]); 22] = [
+const PROMISED: [(&str, &str, &[&str]); 24] = [
     ("keymeter_build_info", "gauge", &["revision", "version"]),
     ("keymeter_client_aborts_total", "counter", &[]),
     ("keymeter_config_last_reload_success_timestamp_seconds", "gauge", &[]),
     ("keymeter_config_last_reload_successful", "gauge", &[]),
     ("keymeter_cost_usd_total", "counter", &["key_id", "model"]),
     ("keymeter_key_cache_lookups_total", "counter", &["result"]),
+    ("keymeter_key_events_connected", "gauge", &[]),
     ("keymeter_key_info", "gauge", &["key_id", "name", "team"]),
     ("keymeter_key_last_used_timestamp_seconds", "gauge", &["key_id"]),
+    ("keymeter_key_revocation_lag_seconds", "histogram", &[]),
     ("keymeter_key_source_duration_seconds", "histogram", &["outcome"]),
     ("keymeter_key_source_requests_total", "counter", &["outcome"]),
     ("keymeter_overhead_seconds", "histogram", &["model", "upstream"]),
@@ -58,7 +60,7 @@ const VALUES: [(&str, &str, &[&str]); 13] = [
     ("keymeter_usage_total", "source", &["estimated", "none", "upstream"]),
     ("keymeter_key_info", "name", &["Busy key", "Expired key", "Key \"off\" \\ 1", "One request", "Test key"]),
     ("keymeter_key_info", "team", &["", "research"]),
-    ("keymeter_key_cache_lookups_total", "result", &["hit", "miss", "stale", "unknown"]),
+    ("keymeter_key_cache_lookups_total", "result", &["hit", "miss", "unknown"]),
     ("keymeter_key_source_requests_total", "outcome", &["found", "unknown"]),
     ("keymeter_request_duration_seconds", "upstream", &["scripted"]),
 ];

@@ -19,7 +19,21 @@ pub enum OnClientAbort {
     },
 }
 
-/// The same as it is written.
+/// What becomes of a response whose key is revoked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnRevoke {
+    /// It ends, with an event that says why where one can be written.
+    #[default]
+    Cut,
+    /// It goes on to its end.
+    Finish,
+}
+
+impl Choice for OnRevoke {
+    const CHOICES: &[(&str, Self)] = &[("cut", Self::Cut), ("finish", Self::Finish)];
+}
+
+/// The first as it is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum ClientAbort {
     #[default]

@@ -4,10 +4,11 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_yaml::Value;
 
 use super::{
@@ -16,12 +17,16 @@ use super::{
     files, raw,
     raw::List,
     read,
-    scalar::{Choice, Party, Scalar},
+    scalar::{Choice, Party, Scalar, Timeout},
+    server::transposed,
+    upstream::Credential,
+    url::UpstreamUrl,
 };
 use crate::{
     glob::Glob,
     key::{KeyHash, KeyId, KeyName, KeyRecord, KeyState, OwnLimits, Retiring, Secret},
     limit::Limit,
+    yaml::Marks,
 };
 
 /// Where keys come from.
@@ -31,6 +36,8 @@ pub struct Keys {
     pub source: Source,
     /// Whether a secret without a right checksum is refused without a look-up; secrets made elsewhere have none.
     pub secret_checksum_required: bool,
+    /// Whether requests are to come although the source has not answered yet.
+    pub ready_without_source: bool,
 }
 
 /// What keys are read from.
@@ -41,6 +48,87 @@ pub enum Source {
         /// Where it is.
         path: PathBuf,
     },
+    /// A service.
+    Http(Http),
+}
+
+/// A key service (docs/key-source.md).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http {
+    before_hash: Arc<str>,
+    after_hash: Arc<str>,
+    /// Where it tells of changes; `None`: it does not.
+    pub events_url: Option<Arc<str>>,
+    /// How we prove who we are; `None`: not at all.
+    pub token: Option<Credential>,
+    /// Certificates in PEM form that are trusted instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// For a whole answer; not zero.
+    pub timeout: Duration,
+}
+
+impl Source {
+    /// Whether a reload can put `other` in the place of this.
+    #[must_use]
+    pub fn is_reloadable_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Yaml { .. }, Self::Yaml { .. }) => true,
+            (this, other) => this == other,
+        }
+    }
+}
+
+impl Http {
+    /// A service at `url`, which has `{hash}` in it where the hash of a secret goes; `None`: it has not.
+    #[must_use]
+    pub fn at(url: &str) -> Option<Self> {
+        let (before, after) = url.split_once("{hash}")?;
+        Some(Self {
+            before_hash: before.into(),
+            after_hash: after.into(),
+            events_url: None,
+            token: None,
+            ca: None,
+            timeout: Duration::from_secs(2),
+        })
+    }
+
+    /// Where the key is asked for whose secret has `hash`.
+    #[must_use]
+    pub fn url_of(&self, hash: &KeyHash) -> String {
+        format!("{}{}{}", self.before_hash, hash.to_hex(), self.after_hash)
+    }
+
+    fn check(raw: raw::KeysHttp, place: &Place<'_>, file: &Path) -> Option<Self> {
+        let url = place.required("url", raw.url, "such as https://keys.example/v1/keys/{hash}");
+        let events_url = raw.events_url.map(|Scalar(url)| checked_url(&url, &place.field("events_url")));
+        let ca = raw.ca.map(|Scalar(name)| files::pem(&place.field("ca"), file, &name, "CERTIFICATE-----"));
+        let (Scalar(url), of_url) = (url?, place.field("url"));
+        let Some(service) = Self::at(&url) else {
+            of_url.fault("the URL must have `{hash}` in it, where the hash of a secret goes");
+            return None;
+        };
+        checked_url(&service.url_of(&KeyHash::of(b"")), &of_url)?;
+        Some(Self {
+            events_url: transposed(events_url)?,
+            token: raw.token.map(|Scalar(secret)| Credential(secret)),
+            ca: transposed(ca)?,
+            timeout: raw.timeout.map_or(service.timeout, |Scalar(Timeout(time))| time),
+            ..service
+        })
+    }
+}
+
+/// A URL of the service. Unlike an upstream's it may have a query.
+fn checked_url(url: &str, place: &Place<'_>) -> Option<Arc<str>> {
+    let (base, _) = url.split_once('?').unwrap_or((url, ""));
+    match base.parse::<UpstreamUrl>() {
+        Ok(_) => Some(url.into()),
+        Err(fault) => {
+            place.fault(fault.to_string());
+            None
+        }
+    }
 }
 
 /// Whether all secrets bear their checksum, as it is written.
@@ -56,12 +144,31 @@ impl Choice for SecretChecksum {
 
 impl Keys {
     pub(super) fn check(raw: raw::Keys, place: &Place<'_>, file: &Path) -> Option<Self> {
-        let yaml = place.required("yaml", raw.yaml, "the source of keys, such as `yaml: {path: keys.yaml}`")?;
-        let of_yaml = place.field("yaml");
-        let Scalar(path) = of_yaml.required("path", yaml.path, "the file that holds the keys")?;
-        let source = Source::Yaml { path: files::beside(file, &path) };
+        let source = Self::source(raw.yaml, raw.http, place, file)?;
         let required = raw.secret_checksum.is_some_and(|Scalar(checksum)| checksum == SecretChecksum::Required);
-        Some(Self { source, secret_checksum_required: required })
+        let ready_without_source = raw.ready_without_source.is_some_and(|Scalar(ready)| ready);
+        Some(Self { source, secret_checksum_required: required, ready_without_source })
+    }
+
+    fn source(
+        yaml: Option<raw::KeysYaml>,
+        http: Option<raw::KeysHttp>,
+        place: &Place<'_>,
+        file: &Path,
+    ) -> Option<Source> {
+        match (yaml, http) {
+            (None, Some(http)) => Http::check(http, &place.field("http"), file).map(Source::Http),
+            (Some(_), Some(_)) => {
+                place.field("http").fault("either `yaml` or `http`, not both: keys come from one source");
+                None
+            }
+            (None, None) if place.dropped("http") => None,
+            (yaml, None) => {
+                let yaml = place.required("yaml", yaml, "the source of keys, such as `yaml: {path: keys.yaml}`")?;
+                let path = place.field("yaml").required("path", yaml.path, "the file that holds the keys");
+                path.map(|Scalar(path)| Source::Yaml { path: files::beside(file, &path) })
+            }
+        }
     }
 }
 
@@ -122,6 +229,62 @@ pub fn parse(
     let records = records(value, &report.root(), secret_checksum_required);
     let faults = report.into_faults();
     if faults.is_empty() { Ok(records) } else { Err(faults) }
+}
+
+/// Reads one key in JSON, as a key service has it: the fields of a `keys.yaml`, and `state` and `wallet`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_record(json: &[u8]) -> Result<KeyRecord, String> {
+    let mut fields: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(json).map_err(|fault| format!("no JSON object: {fault}"))?;
+    if fields.contains_key("secret") {
+        return Err("it holds the secret itself: a source has its `hash` only".to_owned());
+    }
+    let state = fields.remove("state").map(read_field::<Scalar<KeyState>>).transpose();
+    let state = state.map_err(|fault| format!("state: {fault}"))?;
+    let wallet = fields.remove("wallet").filter(|wallet| !wallet.is_null());
+    wallet.map(read_field::<RawWallet>).transpose().map_err(|fault| format!("wallet: {fault}"))?;
+    let raw: RawKey = read_field(fields.into())?;
+    let marks = Marks::default();
+    let report = Report::new(Path::new("record"), &marks);
+    let record = record(raw, &report.root(), false, &mut Taken::default());
+    let faults = report.into_faults();
+    match (record, state, faults.first()) {
+        (_, _, Some(fault)) => Err(fault.message.clone()),
+        (Some(record), Some(Scalar(state)), None) if record.state == KeyState::Active => {
+            Ok(KeyRecord { state, ..record })
+        }
+        (Some(record), _, None) => Ok(record),
+        (None, _, None) => Err("a field is missing".to_owned()),
+    }
+}
+
+/// The value of a field, or where in it what is wrong.
+fn read_field<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        if path == "." { error.into_inner().to_string() } else { format!("{path}: {}", error.into_inner()) }
+    })
+}
+
+impl Choice for KeyState {
+    const CHOICES: &[(&str, Self)] = &[
+        ("active", Self::Active),
+        ("disabled", Self::Disabled),
+        ("archived", Self::Archived),
+        ("no_balance", Self::NoBalance),
+    ];
+}
+
+/// A wallet is the business of whoever keeps it: what it says of the balance comes as the key's state.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "the fields `id` and `balance_usd`")]
+struct RawWallet {
+    #[serde(rename = "id")]
+    _id: Option<Scalar<Party>>,
+    #[serde(rename = "balance_usd")]
+    _balance: Option<Scalar<Arc<str>>>,
 }
 
 fn records(value: Value, root: &Place<'_>, checksum_required: bool) -> Vec<KeyRecord> {

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::{
-    endings::ClientAbort,
+    endings::{ClientAbort, OnRevoke},
     keys::SecretChecksum,
     scalar::{Scalar, Size, Span, Timeout, UpstreamName},
     upstream::{ApiKeyHeader, InjectUsage},
@@ -39,6 +39,7 @@ pub(super) struct File {
     pub(super) metrics: Option<Metrics>,
     pub(super) on_client_abort: Option<Scalar<ClientAbort>>,
     pub(super) drain_limit: Option<Scalar<Span>>,
+    pub(super) on_revoke: Option<Scalar<OnRevoke>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -94,13 +95,25 @@ pub(super) struct Upstream {
 #[serde(deny_unknown_fields, expecting = "a source of keys, such as `yaml: {path: keys.yaml}`")]
 pub(super) struct Keys {
     pub(super) yaml: Option<KeysYaml>,
+    pub(super) http: Option<KeysHttp>,
     pub(super) secret_checksum: Option<Scalar<SecretChecksum>>,
+    pub(super) ready_without_source: Option<Scalar<bool>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "the field `path`")]
 pub(super) struct KeysYaml {
     pub(super) path: Option<Scalar<Arc<str>>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "fields, `url` at least")]
+pub(super) struct KeysHttp {
+    pub(super) url: Option<Scalar<Arc<str>>>,
+    pub(super) events_url: Option<Scalar<Arc<str>>>,
+    pub(super) token: Option<Scalar<Secret>>,
+    pub(super) ca: Option<Scalar<Arc<str>>>,
+    pub(super) timeout: Option<Scalar<Timeout>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]

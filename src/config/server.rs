@@ -91,7 +91,7 @@ impl Server {
 
 /// `None` only where something is there and was refused.
 #[allow(clippy::option_option, reason = "absent, refused and good are three cases")]
-fn transposed<T>(checked: Option<Option<T>>) -> Option<Option<T>> {
+pub(super) fn transposed<T>(checked: Option<Option<T>>) -> Option<Option<T>> {
     checked.map_or(Some(None), |checked| checked.map(Some))
 }
 

@@ -283,6 +283,7 @@ fn what_a_restart_is_needed_for_is_named() {
         "key_cache.capacity",
         "key_cache.ttl",
         "key_cache.unknown_ttl",
+        "key_cache.stale_for",
         "metrics.max_key_series",
     ];
     assert_eq!(restart_needed(&old, &parsed(EVERYTHING).unwrap()), expected);

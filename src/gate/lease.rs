@@ -21,6 +21,7 @@ use crate::{
     price::{TokenCounts, Usd},
     rejection::Rejection,
     resolve::Key,
+    runs::{Run, Running},
     usage::{Ending, Form, Meter, Metered, Source, Usage, count_tokens},
 };
 
@@ -78,6 +79,8 @@ pub struct Lease {
     meter: Option<Meter>,
     status: u16,
     first_token: Option<Now>,
+    /// `None`: it goes on though its key is revoked.
+    running: Option<Running>,
 }
 
 /// How a request ended, as far as its carrier can tell.
@@ -128,6 +131,9 @@ impl Lease {
         series.last_used.set(now.date.as_second());
         let adds_usage = wish.include_usage;
         let reservation = Some(reservation);
+        let key = &admitted.key;
+        let enter = || gate.runs().enter(&key.record.id, key.hash, key.end());
+        let running = visit.settings.cuts_revoked.then(enter);
         Self {
             gate,
             visit,
@@ -139,6 +145,7 @@ impl Lease {
             meter: None,
             status: 0,
             first_token: None,
+            running,
         }
     }
 
@@ -170,6 +177,19 @@ impl Lease {
     #[must_use]
     pub fn standing(&self, now: Now) -> Standing {
         self.admitted.key.account.counters.standing(&self.admitted.limits, now.moment)
+    }
+
+    /// What is to be looked at for the end of the key, if that ends the request.
+    #[must_use]
+    pub fn run(&self) -> Option<&Arc<Run>> {
+        self.running.as_ref().map(Running::run)
+    }
+
+    /// Why the request is to end although it runs: its key may not be used any more.
+    #[must_use]
+    pub fn revoked(&self) -> Option<Rejection> {
+        let bar = self.run()?.barred()?;
+        Some(Rejection::of_bar(bar, self.admitted.key.record.id.clone()))
     }
 
     /// Adds to the time that we ourselves spent on the request.

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     api::Api,
-    config::{self, ClientAddress, Config, InjectUsage, OnClientAbort},
+    config::{self, ClientAddress, Config, InjectUsage, OnClientAbort, OnRevoke},
     glob::Glob,
     key::KeyRecord,
     limit::{Limits, Strategy},
@@ -36,6 +36,8 @@ pub struct Settings {
     pub secret_checksum_required: bool,
     /// What becomes of a response whose client has left.
     pub on_client_abort: OnClientAbort,
+    /// Whether a response ends when its key is revoked.
+    pub cuts_revoked: bool,
     client_address: Option<ClientAddress>,
     models: Vec<Arc<Model>>,
     other: Arc<Model>,
@@ -81,6 +83,7 @@ impl Settings {
             body_timeout: config.server.body_timeout,
             secret_checksum_required: config.keys.secret_checksum_required,
             on_client_abort: config.on_client_abort,
+            cuts_revoked: config.on_revoke == OnRevoke::Cut,
             client_address: config.server.client_address.clone(),
             routes: routes(&config.upstreams, models.len() + 1),
             other: Arc::new(Model::other(models.len())),

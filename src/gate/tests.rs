@@ -134,9 +134,9 @@ async fn every_state_of_a_key_has_its_answer() {
     let date = |text: &str| Some(text.parse::<Timestamp>().unwrap());
     for (changed, expected) in [
         (record("key_a"), "admitted"),
-        (KeyRecord { state: KeyState::Disabled, ..record("key_a") }, "api_key_disabled"),
-        (KeyRecord { state: KeyState::Archived, ..record("key_a") }, "api_key_archived"),
-        (KeyRecord { state: KeyState::NoBalance, ..record("key_a") }, "insufficient_quota"),
+        (KeyRecord { state: crate::key::KeyState::Disabled, ..record("key_a") }, "api_key_disabled"),
+        (KeyRecord { state: crate::key::KeyState::Archived, ..record("key_a") }, "api_key_archived"),
+        (KeyRecord { state: crate::key::KeyState::NoBalance, ..record("key_a") }, "insufficient_quota"),
         (KeyRecord { expires_at: date("2026-06-01T00:00:00Z"), ..record("key_a") }, "api_key_expired"),
         (KeyRecord { expires_at: date("2026-06-01T00:00:01Z"), ..record("key_a") }, "admitted"),
     ] {
@@ -166,7 +166,7 @@ async fn counters_outlive_eviction_and_reload() {
     for number in 0..50 {
         assert_eq!(code(house.ask(&format!("sk-key_{number}"), CHAT, now()).await), "admitted");
     }
-    house.resolver.forget_all();
+    house.resolver.changed(crate::resolve::Change::All, Moment::now());
     house.gate.replace_settings(settings("limits: {requests_per_minute: 1000}"));
     for number in 0..50 {
         assert_eq!(code(house.ask(&format!("sk-key_{number}"), CHAT, now()).await), "rate_limit_exceeded");

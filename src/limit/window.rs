@@ -27,6 +27,12 @@ impl Moment {
         Self(nanos)
     }
 
+    /// Nanoseconds after the origin.
+    #[must_use]
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
     /// The present.
     #[must_use]
     pub fn now() -> Self {

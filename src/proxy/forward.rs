@@ -17,7 +17,7 @@ use pingora::{
 };
 use tokio::sync::mpsc;
 
-use super::{Context, Gated, Stage, drain, drain::Apart, finish, over, prepare_upstream_request, response};
+use super::{Context, Gated, Stage, apart, apart::Apart, finish, over, prepare_upstream_request, response};
 
 #[async_trait]
 impl<P> ProxyHttp for Gated<P>
@@ -37,7 +37,7 @@ where
     }
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<()> {
-        drain::take_over(session, ctx).await?;
+        apart::take_over(session, ctx).await?;
         if ctx.is_exchange() {
             return Ok(());
         }
@@ -47,7 +47,7 @@ where
     }
 
     fn allow_spawning_subrequest(&self, session: &Session, ctx: &Self::CTX) -> bool {
-        self.gate.drains() || self.inner.allow_spawning_subrequest(session, &ctx.inner)
+        self.inner.allow_spawning_subrequest(session, &ctx.inner) || self.gate.may_run_apart()
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
@@ -61,8 +61,8 @@ where
         if self.inner.request_filter(session, &mut ctx.inner).await? {
             return Ok(true);
         }
-        let Some(limit) = drain::limit(session, ctx) else { return Ok(false) };
-        drain::forward(session, ctx, limit, self.inner.new_ctx()).await?;
+        let Some(limit) = apart::limit(session, ctx) else { return Ok(false) };
+        apart::forward(session, ctx, limit, self.inner.new_ctx()).await?;
         Ok(true)
     }
 
@@ -229,7 +229,7 @@ where
         ctx: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
         let delay = self.inner.response_body_filter(session, body, end_of_stream, &mut ctx.inner)?;
-        response::pass(&mut ctx.stage, body, end_of_stream);
+        response::pass(&mut ctx.stage, body, end_of_stream)?;
         Ok(delay)
     }
 
@@ -254,7 +254,7 @@ where
         self.inner.logging(session, error, &mut ctx.inner).await;
         let over = over(session, error);
         match std::mem::replace(&mut ctx.apart, Apart::No) {
-            Apart::Exchange(home) => drain::give_back(&self.gate, ctx, self.inner.new_ctx(), over, home),
+            Apart::Exchange(home) => apart::give_back(&self.gate, ctx, self.inner.new_ctx(), over, home),
             Apart::No | Apart::Client(_) => finish(&self.gate, &mut ctx.stage, over),
         }
     }
@@ -268,7 +268,9 @@ where
     }
 
     fn suppress_error_log(&self, session: &Session, ctx: &Self::CTX, error: &Error) -> bool {
-        ctx.is_clients() || self.inner.suppress_error_log(session, &ctx.inner, error)
+        ctx.is_clients()
+            || response::is_revoked(&ctx.stage)
+            || self.inner.suppress_error_log(session, &ctx.inner, error)
     }
 
     fn suppress_proxy_warn_log(

@@ -19,6 +19,8 @@ use crate::{api::Api, gate::Now, rejection::Rejection};
 /// Why we ourselves end an exchange with an upstream.
 pub(super) const CREDENTIAL_REFUSED: ErrorType = ErrorType::Custom("the upstream refused our credential");
 /// See [`CREDENTIAL_REFUSED`].
+pub(super) const KEY_REVOKED: ErrorType = ErrorType::Custom("the key was revoked");
+/// See [`CREDENTIAL_REFUSED`].
 pub(super) const ADDITION_REFUSED: ErrorType = ErrorType::Custom("the upstream refused stream_options");
 
 /// Looks at an upstream's head before anything else does: its 401 and 403 are about our
@@ -81,9 +83,17 @@ fn chunk(session: &Session, head: &mut ResponseHeader) -> Result<()> {
     Ok(())
 }
 
+/// Whether a request runs whose key is revoked, and whose response has not come to its end.
+pub(super) fn is_revoked(stage: &Stage) -> bool {
+    matches!(stage, Stage::Running(running) if running.lease.revoked().is_some() && !running.lease.has_ended())
+}
+
 /// Meters a response's next bytes, and leaves in `body` what is to be forwarded.
-pub(super) fn pass(stage: &mut Stage, body: &mut Option<Bytes>, end_of_stream: bool) {
-    let Stage::Running(running) = stage else { return };
+pub(super) fn pass(stage: &mut Stage, body: &mut Option<Bytes>, end_of_stream: bool) -> Result<()> {
+    if is_revoked(stage) {
+        return Err(Error::explain(KEY_REVOKED, "the key is revoked").into_in());
+    }
+    let Stage::Running(running) = stage else { return Ok(()) };
     if let Some(chunk) = body.take() {
         *body = Some(running.lease.pass(chunk));
     }
@@ -96,6 +106,7 @@ pub(super) fn pass(stage: &mut Stage, body: &mut Option<Bytes>, end_of_stream: b
     if let Some(halves) = &running.halves {
         halves.give(body.as_deref().unwrap_or_default(), running.lease.has_ended());
     }
+    Ok(())
 }
 
 /// What was held back of a response that ends with trailers, and then what the proxy within adds.
@@ -129,7 +140,7 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    fn saw(&mut self, forwarded: &[u8]) {
+    pub fn saw(&mut self, forwarded: &[u8]) {
         if forwarded.is_empty() {
             return;
         }
@@ -180,6 +191,7 @@ pub(super) async fn fail(session: &mut Session, stage: &mut Stage, error: &Error
 /// What a failure means to the client; `None`: nothing that we should say.
 fn verdict(stage: &Stage, error: &Error) -> Option<Rejection> {
     let upstream = match stage {
+        Stage::Running(running) if is_revoked(stage) => return running.lease.revoked(),
         Stage::Running(running) => running.lease.admitted().route.name.to_string(),
         _ => "upstream".to_owned(),
     };

@@ -1,7 +1,7 @@
 //! What somebody's proxy relies on behind the gate: that each of its hooks is called as if the
 //! gate were not there, and that its answer counts.
 
-mod drain;
+mod apart;
 mod hooks;
 mod probe;
 
@@ -69,7 +69,7 @@ fn gate_with(extra: &str) -> Arc<Gate> {
     let metrics = Arc::new(Metrics::new(9).unwrap());
     let accounts = Arc::new(Accounts::new(metrics.clone()));
     let source = Arc::new(YamlSource::new(vec![key()]));
-    let resolver = Arc::new(Resolver::new(source, &config.key_cache, accounts, metrics.clone()));
+    let resolver = Arc::new(Resolver::new(source, &config.key_cache, accounts, metrics.clone(), Arc::default()));
     Arc::new(Gate::new(Settings::of(&config), resolver, metrics, AccessLog::none()))
 }
 
@@ -389,7 +389,7 @@ async fn what_is_held_back_of_a_stream_goes_before_what_the_proxy_within_adds_to
     let Stage::Running(running) = &mut bench.context.stage else { panic!("it is admitted") };
     running.lease.answered(200, "text/event-stream", false);
     let mut event = Some(Bytes::from("data: {\"half\""));
-    response::pass(&mut bench.context.stage, &mut event, false);
+    response::pass(&mut bench.context.stage, &mut event, false).unwrap();
     assert_eq!(event.as_deref(), Some(&b""[..]), "it may yet be the usage that only we asked for");
     let added =
         bench.gated.response_trailer_filter(&mut bench.session, &mut HeaderMap::new(), &mut bench.context).await;

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 
-use super::{KeySource, SourceFault};
+use super::{Answer, EntityTag, Found, KeySource, SourceFault};
 use crate::key::{KeyHash, KeyId, KeyRecord};
 
 /// The keys of a file.
@@ -67,7 +67,13 @@ impl Keys {
 
 #[async_trait]
 impl KeySource for YamlSource {
-    async fn look_up(&self, hash: &KeyHash) -> Result<Option<Arc<KeyRecord>>, SourceFault> {
-        Ok(self.keys.load().by_hash.get(hash).cloned())
+    async fn look_up(&self, hash: &KeyHash, _: Option<&EntityTag>) -> Result<Answer, SourceFault> {
+        let record = self.keys.load().by_hash.get(hash).cloned();
+        Ok(record.map_or(Answer::Unknown, |record| Answer::Key(Found { record, tag: None, believed_for: None })))
+    }
+
+    /// A file is read before anything is served.
+    fn has_answered(&self) -> bool {
+        true
     }
 }

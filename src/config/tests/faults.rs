@@ -33,12 +33,11 @@ fn of_fields() {
                 &["f:5:5: unknown field `kee` in server.tls; did you mean `key`? accepted: cert, key"],
             ),
             (
-                "on_client_abort: stop\nledger: {directory: data}",
+                "on_client_abort: wait\nledger: {directory: data}",
                 &[
-                    "f:1:1: unknown field `on_client_abort`; accepted: server, admin, upstreams, keys, key_cache, \
-                     limits, models, metrics",
+                    "f:1:18: `wait` is not accepted here; accepted: stop, drain",
                     "f:2:1: unknown field `ledger`; accepted: server, admin, upstreams, keys, key_cache, limits, \
-                     models, metrics",
+                     models, metrics, on_client_abort, drain_limit, on_revoke",
                 ],
             ),
             ("server: {threads: 1, threads: 2}", &["f:1:22: the field `threads` is already given on line 1"]),

@@ -38,7 +38,7 @@ impl House {
         let cache = KeyCache { capacity, ttl: HOUR, unknown_ttl: HOUR, stale_for: HOUR };
         let accounts = Arc::new(Accounts::new(metrics.clone()));
         let source = Arc::new(YamlSource::new(records));
-        let resolver = Arc::new(Resolver::new(source, &cache, accounts, metrics.clone()));
+        let resolver = Arc::new(Resolver::new(source, &cache, accounts, metrics.clone(), Arc::default()));
         let (sender, log) = channel();
         let log_to = AccessLog::to(Lines(sender)).unwrap();
         let gate = Arc::new(Gate::new(settings(sections), resolver.clone(), metrics.clone(), log_to));
@@ -121,7 +121,7 @@ pub fn record(id: &str) -> KeyRecord {
         id: id.parse().unwrap(),
         name: "some key".parse().unwrap(),
         hash: Secret::new(format!("sk-{id}")).hash(),
-        state: KeyState::Active,
+        state: crate::key::KeyState::Active,
         owner: None,
         team: None,
         models: None,

@@ -1,6 +1,6 @@
-//! `on_client_abort: drain`. The exchange with the upstream runs as a request of its own within Pingora, a
-//! subrequest, and the client's request only forwards what comes of it. So the exchange does not end with the client,
-//! over HTTP/1.1 and over HTTP/2.
+//! An exchange with an upstream that runs apart from its client: as a request of its own within Pingora, a subrequest,
+//! whose response the client's request only forwards. So the exchange need not end with the client
+//! (`on_client_abort: drain`), and the client is still there when we end the exchange (`on_revoke: cut`).
 
 use std::{
     sync::{
@@ -24,22 +24,26 @@ use pingora::{
 };
 use tokio::sync::oneshot;
 
-use super::{Context, Stage, finish};
+use super::{
+    Context, Stage, finish,
+    response::{self, KEY_REVOKED, Tail},
+};
 use crate::{
     config::OnClientAbort,
     gate::{Client, Gate},
+    key::Bar,
+    runs::Run,
 };
 
-/// How long the upstream of an admitted request is read on after its client has left; `None`: not at all.
+/// Whether an admitted request is to be run apart, and how long its upstream is then read on after its client has left.
 pub(super) fn limit<C>(session: &Session, context: &Context<C>) -> Option<Duration> {
     // Pingora asked whether there may be an exchange apart before the request had its settings.
     session.subrequest_spawner.as_ref()?;
-    match &context.stage {
-        Stage::Running(running) => match running.lease.settings().on_client_abort {
-            OnClientAbort::Drain { limit } => Some(limit),
-            OnClientAbort::Stop => None,
-        },
-        _ => None,
+    let Stage::Running(running) = &context.stage else { return None };
+    match running.lease.settings().on_client_abort {
+        OnClientAbort::Drain { limit } => Some(limit),
+        // The end of its key would not reach it otherwise before its upstream says something.
+        OnClientAbort::Stop => (running.lease.run().is_some() && running.line.is_none()).then_some(Duration::ZERO),
     }
 }
 
@@ -123,8 +127,10 @@ where
     let halves = Arc::new(Halves::new());
     context.apart = Apart::Client(None);
     let mut stage = std::mem::replace(&mut context.stage, Stage::Over);
+    let mut run = None;
     if let Stage::Running(running) = &mut stage {
         running.halves = Some(halves.clone());
+        run = running.lease.run().cloned();
     }
     let (home, returning) = oneshot::channel();
     let inner = std::mem::replace(&mut context.inner, spare);
@@ -132,13 +138,23 @@ where
     let own = Ctx::builder().user_ctx(Box::new(Some(handover))).body_mode(BodyMode::ExpectBody).build();
     let (exchange, handle) = with_head_of_http1(session, |session| spawner.create_subrequest(session.as_ref(), own));
     // Both in one task: neither outlives the other, and their connections stay on one thread.
-    let (forwarded, ()) = tokio::join!(carry(session, handle, &halves, limit), exchange.run());
+    let mut client = ClientHalf { session, halves: &halves, run, tail: Tail::default() };
+    let (forwarded, ()) = tokio::join!(client.carry(handle, limit), exchange.run());
+    let tail = client.tail;
     if let Ok(Return { inner, stage, over }) = returning.await {
         context.inner = inner;
         context.stage = stage;
         context.apart = Apart::Client(Some(over));
     }
-    forwarded
+    let Err(error) = forwarded else { return Ok(()) };
+    if *error.etype() == KEY_REVOKED {
+        if let Stage::Running(running) = &mut context.stage {
+            // The exchange may have been further than the client.
+            running.tail = tail;
+        }
+        response::fail(session, &mut context.stage, &error).await;
+    }
+    Err(error)
 }
 
 /// Pingora writes the request's head out for an exchange and reads it again, which HTTP/2's version does not survive.
@@ -151,57 +167,90 @@ fn with_head_of_http1<T>(session: &mut Session, create: impl FnOnce(&Session) ->
     created
 }
 
-/// Forwards the exchange's response, or what is left of it to nobody.
-async fn carry(session: &mut Session, mut handle: SubrequestHandle, halves: &Halves, limit: Duration) -> Result<()> {
-    // The exchange has the request's body already. This one byte is what Pingora replays in its place.
-    let _ = handle.tx.send(HttpTask::Body(Some(Bytes::from_static(b"-")), true)).await;
-    let forwarded = forward_all(session, &mut handle).await;
-    if let Err(End::ClientLeft { delivered, .. }) = &forwarded {
-        halves.client_left_after(*delivered);
-    }
-    let has_all = forwarded.is_ok();
-    // The exchange is left to end by itself, so that its connection is fit for another; dropping the handle ends it
-    // wherever it is.
-    if has_all || halves.client_left_early() {
-        let rest = async { while handle.rx.recv().await.is_some() {} };
-        let _ = tokio::time::timeout(limit, rest).await;
-    }
-    forwarded.map_err(|end| match end {
-        End::Broken => Error::explain(ErrorType::ConnectionClosed, "the response broke off").into_up(),
-        End::ClientLeft { error, .. } => error,
-    })
+/// What the client's request does meanwhile.
+struct ClientHalf<'request> {
+    session: &'request mut Session,
+    halves: &'request Halves,
+    run: Option<Arc<Run>>,
+    tail: Tail,
 }
 
 /// Why a response was not forwarded to its end.
 enum End {
-    /// After so many bytes of the body.
+    /// The client left after so many bytes of the body.
     ClientLeft {
         error: Box<Error>,
         delivered: u64,
     },
+    /// The client's key is revoked.
+    Revoked,
     Broken,
 }
 
-async fn forward_all(session: &mut Session, handle: &mut SubrequestHandle) -> Result<(), End> {
-    let (mut watches, mut delivered) = (true, 0);
-    let left = |error: Box<Error>, delivered| End::ClientLeft { error: error.into_down(), delivered };
-    loop {
-        let task = tokio::select! {
-            task = handle.rx.recv() => task.ok_or(End::Broken)?,
-            idle = session.downstream_session.read_body_or_idle(true), if watches => match idle {
-                Ok(_) => {
-                    watches = false;
-                    continue;
-                }
-                Err(error) => return Err(left(error, delivered)),
-            },
-        };
-        let length = if let HttpTask::Body(Some(piece), _) = &task { piece.len() as u64 } else { 0 };
-        let written = session.downstream_session.response_duplex_vec(vec![task]).await;
-        if written.map_err(|error| left(error, delivered))? {
-            return Ok(());
+impl ClientHalf<'_> {
+    /// Forwards the exchange's response, or what is left of it to nobody.
+    async fn carry(&mut self, mut handle: SubrequestHandle, limit: Duration) -> Result<()> {
+        // The exchange has the request's body already. This one byte is what Pingora replays in its place.
+        let _ = handle.tx.send(HttpTask::Body(Some(Bytes::from_static(b"-")), true)).await;
+        let forwarded = self.forward_all(&mut handle).await;
+        if let Err(End::ClientLeft { delivered, .. }) = &forwarded {
+            self.halves.client_left_after(*delivered);
         }
-        delivered += length;
+        let has_all = forwarded.is_ok();
+        // The exchange is left to end by itself, so that its connection is fit for another; dropping the handle ends it
+        // wherever it is.
+        if has_all || self.halves.client_left_early() {
+            let rest = async { while handle.rx.recv().await.is_some() {} };
+            let limit = if has_all { LAST_WORDS } else { limit };
+            tokio::select! {
+                _ = tokio::time::timeout(limit, rest) => {}
+                _ = barred(self.run.as_deref()) => {}
+            }
+        }
+        forwarded.map_err(|end| match end {
+            End::Broken => Error::explain(ErrorType::ConnectionClosed, "the response broke off").into_up(),
+            End::Revoked => Error::explain(KEY_REVOKED, "the key is revoked").into_in(),
+            End::ClientLeft { error, .. } => error,
+        })
+    }
+
+    async fn forward_all(&mut self, handle: &mut SubrequestHandle) -> Result<(), End> {
+        let (mut watches, mut delivered) = (true, 0);
+        let left = |error: Box<Error>, delivered| End::ClientLeft { error: error.into_down(), delivered };
+        loop {
+            let task = tokio::select! {
+                // First, since the connection's reader may fail for the same reason.
+                biased;
+                _ = barred(self.run.as_deref()) => return Err(End::Revoked),
+                task = handle.rx.recv() => task.ok_or(End::Broken)?,
+                idle = self.session.downstream_session.read_body_or_idle(true), if watches => match idle {
+                    Ok(_) => {
+                        watches = false;
+                        continue;
+                    }
+                    Err(error) => return Err(left(error, delivered)),
+                },
+            };
+            let piece = if let HttpTask::Body(Some(piece), _) = &task { piece.clone() } else { Bytes::new() };
+            let written = self.session.downstream_session.response_duplex_vec(vec![task]).await;
+            let is_over = written.map_err(|error| left(error, delivered))?;
+            delivered += piece.len() as u64;
+            self.tail.saw(&piece);
+            if is_over {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// How long an exchange whose response is forwarded may take to end by itself.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Waits until the key of `run` is revoked.
+async fn barred(run: Option<&Run>) -> Bar {
+    match run {
+        Some(run) => std::future::poll_fn(|context| run.poll_barred(context)).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,0 +1,184 @@
+//! Reads server-sent events (WHATWG HTML, section 9.2), of any division into pieces and in bounded memory.
+
+use std::{fmt, time::Duration};
+
+/// An event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Event {
+    /// What it is called; `message` where nothing is said.
+    pub(super) kind: String,
+    /// Its lines of data, joined.
+    pub(super) data: String,
+}
+
+/// A reader of one stream, over several connections.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    line: Vec<u8>,
+    after_return: bool,
+    has_begun: bool,
+    kind: String,
+    data: Option<String>,
+    id: Option<String>,
+    last_id: Option<String>,
+    retry: Option<Duration>,
+    expects_comments: bool,
+}
+
+/// An event larger than this is none that we know.
+const LARGEST_EVENT: usize = 64 * 1024;
+/// What a source may ask for as the pause before connecting again.
+const LONGEST_RETRY: Duration = Duration::from_secs(4);
+
+/// An event grew too large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooLarge;
+
+impl fmt::Display for TooLarge {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "an event has more than {LARGEST_EVENT} bytes")
+    }
+}
+
+impl Reader {
+    /// Reads the next bytes, and gives the events that are complete with them.
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<Vec<Event>, TooLarge> {
+        let mut events = Vec::new();
+        for &byte in bytes {
+            let ends_return = std::mem::replace(&mut self.after_return, byte == b'\r');
+            match byte {
+                b'\n' if ends_return => {}
+                b'\n' | b'\r' => {
+                    let line = std::mem::take(&mut self.line);
+                    events.extend(self.end_line(&line));
+                }
+                _ if self.line.len() + self.data.as_ref().map_or(0, String::len) >= LARGEST_EVENT => {
+                    return Err(TooLarge);
+                }
+                _ => self.line.push(byte),
+            }
+        }
+        Ok(events)
+    }
+
+    /// The id of the last event that had one.
+    pub(super) fn last_id(&self) -> Option<&str> {
+        self.last_id.as_deref()
+    }
+
+    /// How long to wait before connecting again, if the source said so.
+    pub(super) fn retry(&self) -> Option<Duration> {
+        self.retry
+    }
+
+    /// Whether the source sends comments to show that it is there.
+    pub(super) fn expects_comments(&self) -> bool {
+        self.expects_comments
+    }
+
+    /// Forgets the event that was under way when the connection was lost.
+    pub(super) fn reconnect(&mut self) {
+        *self = Self { last_id: self.last_id.take(), retry: self.retry, ..Self::default() };
+    }
+
+    fn end_line(&mut self, line: &[u8]) -> Option<Event> {
+        let first = !std::mem::replace(&mut self.has_begun, true);
+        let line = if first { line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line) } else { line };
+        if line.is_empty() {
+            return self.end_event();
+        }
+        let line = String::from_utf8_lossy(line);
+        let (field, value) = line.split_once(':').unwrap_or((&line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "" => self.expects_comments = true,
+            "event" => value.clone_into(&mut self.kind),
+            "data" => match &mut self.data {
+                Some(data) => data.extend(["\n", value]),
+                None => self.data = Some(value.to_owned()),
+            },
+            // One that no header carries cannot be sent back.
+            "id" if value.bytes().all(|byte| byte.is_ascii_graphic()) => self.id = Some(value.to_owned()),
+            "retry" => {
+                let millis = value.parse().ok().map(Duration::from_millis);
+                self.retry = millis.map(|retry| retry.min(LONGEST_RETRY)).or(self.retry);
+            }
+            _ => {}
+        }
+        None
+    }
+
+    fn end_event(&mut self) -> Option<Event> {
+        let kind = std::mem::take(&mut self.kind);
+        if let Some(id) = self.id.take() {
+            self.last_id = Some(id).filter(|id| !id.is_empty());
+        }
+        match (kind.is_empty(), self.data.take()) {
+            // Browsers pass over an event without data; `event: all` needs none.
+            (true, data) => data.map(|data| Event { kind: "message".to_owned(), data }),
+            (false, data) => Some(Event { kind, data: data.unwrap_or_default() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(pieces: &[&[u8]]) -> (Vec<(String, String)>, Reader) {
+        let mut reader = Reader::default();
+        let events = pieces.iter().flat_map(|piece| reader.feed(piece).unwrap());
+        (events.map(|event| (event.kind, event.data)).collect(), reader)
+    }
+
+    const STREAM: &str = "\u{feff}: hello\n\nevent: key\ndata: {\"id\":\ndata: \"key_a\"}\nid: 7\n\n\
+        retry: 90000\r\n\r\ndata:x\rid: 8\r\revent: all\n\ndata\n\nid: no spaces\n\ndata: half";
+
+    #[test]
+    fn events_have_a_kind_and_data_and_ids_are_kept() {
+        let (events, reader) = read(&[STREAM.as_bytes()]);
+        let pair = |kind: &str, data: &str| (kind.to_owned(), data.to_owned());
+        assert_eq!(
+            events,
+            [pair("key", "{\"id\":\n\"key_a\"}"), pair("message", "x"), pair("all", ""), pair("message", "")]
+        );
+        assert_eq!((reader.last_id(), reader.retry()), (Some("8"), Some(LONGEST_RETRY)));
+        assert!(reader.expects_comments());
+    }
+
+    #[test]
+    fn what_was_half_there_is_not_completed_by_the_next_connection() {
+        let (_, mut reader) = read(&[STREAM.as_bytes()]);
+        reader.reconnect();
+        assert_eq!(reader.feed(b"data: new\n\n").unwrap(), [Event { kind: "message".into(), data: "new".into() }]);
+        assert_eq!(reader.last_id(), Some("8"));
+    }
+
+    #[test]
+    fn an_event_without_end_is_not_kept_without_end() {
+        let mut reader = Reader::default();
+        let fed = (0..100).map(|_| reader.feed(&[b'a'; 1024])).find(Result::is_err);
+        assert_eq!(fed, Some(Err(TooLarge)));
+        let mut reader = Reader::default();
+        let fed = (0..100).map(|_| reader.feed(&[b"data:", &[b'a'; 1024][..], b"\n"].concat())).find(Result::is_err);
+        assert_eq!(fed, Some(Err(TooLarge)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_division_says_the_same(cuts in prop::collection::vec(0..STREAM.len(), 0..6)) {
+            let mut cuts = cuts;
+            cuts.extend([0, STREAM.len()]);
+            cuts.sort_unstable();
+            let pieces: Vec<_> = cuts.windows(2).map(|pair| &STREAM.as_bytes()[pair[0]..pair[1]]).collect();
+            prop_assert_eq!(read(&pieces).0, read(&[STREAM.as_bytes()]).0);
+        }
+
+        #[test]
+        fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Reader::default().feed(&bytes);
+        }
+    }
+}
