@@ -304,8 +304,8 @@ impl Resolver {
                 self.known.invalidate(hash);
                 self.unknown.invalidate(hash);
             }
-            None if account.is_none() => self.unknown.invalidate_all(),
-            None => {}
+            // It may have been made, or have a new secret that was tried before.
+            None => self.unknown.invalidate_all(),
         }
         account.is_some() || was_known
     }

@@ -62,7 +62,7 @@ enum Input {
     OfThePrompt,
 }
 
-const PROMPT: &str = "Please write a few short words about the sea, the sky and the hills, and nothing more.";
+pub const PROMPT: &str = "Please write a few short words about the sea, the sky and the hills, and nothing more.";
 pub const CHAT: &str = "/v1/chat/completions";
 const NOTHING: Input = Input::Stated(0);
 

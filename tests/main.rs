@@ -19,6 +19,7 @@ mod support {
     pub mod process;
     pub mod scene;
     pub mod script;
+    pub mod service;
     pub mod upstream;
     pub mod wire;
 }
@@ -37,3 +38,4 @@ mod operation;
 mod plugin;
 mod reloading;
 mod scrape;
+mod sources;

@@ -155,7 +155,7 @@ async fn run(script: &Script, stream: &mut SendStream<Bytes>) -> Result<(), ()> 
                 stream.send_reset(h2::Reason::INTERNAL_ERROR);
                 return Ok(());
             }
-            Step::Raw(_) => panic!("HTTP/2 has no raw bytes"),
+            Step::Raw(_) | Step::Feed(_) => panic!("this server has no such step"),
         }
     }
     let _ = poll_fn(|context| stream.poll_reset(context)).await;

@@ -112,6 +112,15 @@ impl Answer {
         body
     }
 
+    /// All that is left of the body, however it ends.
+    pub async fn until_the_end(&mut self) -> Vec<u8> {
+        let mut body = Vec::new();
+        while let Some(Ok(piece)) = self.body.data().await {
+            body.extend_from_slice(&piece);
+        }
+        body
+    }
+
     /// The header of that name.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().expect("the header is text"))

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     time::sleep,
 };
 
@@ -35,6 +35,8 @@ pub enum Step {
     /// Waits until the test lets it pass.
     Wait(Gate),
     Pause(Duration),
+    /// Sends what the test feeds it, piece by piece, until the test lets go of the other end.
+    Feed(watch::Receiver<Vec<Bytes>>),
     /// Resets the connection (RST).
     Reset,
     /// Closes the connection without ending the body.
@@ -114,6 +116,12 @@ impl Script {
                 }
                 Step::Pause(pause) => {
                     sleep(*pause).await;
+                    continue;
+                }
+                Step::Feed(feed) => {
+                    if follow(writer, feed.clone()).await.is_err() {
+                        return Left::ByPeer;
+                    }
                     continue;
                 }
                 Step::Reset => return Left::Reset,
@@ -251,6 +259,21 @@ fn head_bytes(script: &Script, chunked: bool) -> Vec<u8> {
     let framing = chunked.then(|| ("transfer-encoding".to_owned(), "chunked".to_owned()));
     let lines = script.headers.iter().chain(&framing).map(|(name, value)| format!("{name}: {value}\r\n"));
     format!("HTTP/1.1 {} Scripted\r\n{}\r\n", script.status, lines.collect::<String>()).into_bytes()
+}
+
+/// Sends the pieces of a feed as they come, each as one chunk.
+async fn follow(writer: &mut (impl AsyncWrite + Unpin), mut feed: watch::Receiver<Vec<Bytes>>) -> std::io::Result<()> {
+    let mut sent = 0;
+    loop {
+        let pieces = feed.borrow_and_update()[sent..].to_vec();
+        sent += pieces.len();
+        for piece in pieces {
+            writer.write_all(&chunk(&piece)).await?;
+        }
+        if feed.changed().await.is_err() {
+            return Ok(());
+        }
+    }
 }
 
 fn chunk(data: &[u8]) -> Vec<u8> {
