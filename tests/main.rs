@@ -37,5 +37,6 @@ mod models;
 mod operation;
 mod plugin;
 mod reloading;
+mod scale;
 mod scrape;
 mod sources;

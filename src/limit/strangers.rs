@@ -18,9 +18,16 @@ pub struct Strangers {
 /// key and a retry loop stay below it; guessing is hopeless at any rate.
 const BAD_KEYS_PER_SECOND: isize = 20;
 
+/// The sketch's rows, each with its own hash, and the cells of a row: 1 MiB in all. A count is never too small; it is too
+/// large by more than e / 16,384 of all bad keys of the second with a probability of e⁻⁴ (1.8 %) at most (Cormode and
+/// Muthukrishnan, "An improved data stream summary", 2005). So 100,000 bad keys a second, from whatever addresses, throttle
+/// 1 in 55 addresses that sent fewer than 4, and none whose key is known.
+const ROWS: usize = 4;
+const CELLS: usize = 16_384;
+
 impl Default for Strangers {
     fn default() -> Self {
-        Self { bad_keys: Rate::new(Duration::from_secs(1)) }
+        Self { bad_keys: Rate::new_with_estimator_config(Duration::from_secs(1), ROWS, CELLS) }
     }
 }
 
@@ -61,6 +68,17 @@ mod tests {
         }
         assert!(strangers.is_throttled(bad));
         assert!(!strangers.is_throttled(good));
+    }
+
+    #[test]
+    fn a_flood_from_everywhere_throttles_few_others() {
+        let strangers = Strangers::default();
+        for number in 0..100_000_u32 {
+            strangers.bad_key(IpAddr::V4((0x0A00_0000 + number).into()));
+        }
+        let others = (0..1000_u32).map(|number| IpAddr::V4((0xC000_0200 + number).into()));
+        let throttled = others.filter(|address| strangers.is_throttled(*address)).count();
+        assert!(throttled <= 30, "{throttled} of 1000");
     }
 
     #[test]

@@ -24,6 +24,9 @@ fn key_event(id: &str) -> String {
     format!("event: key\ndata: {{\"id\":\"{id}\"}}\n\n")
 }
 
+/// A name, what is done at the service, and what a request is answered with then.
+type Round<'test> = (&'static str, Box<dyn Fn() + 'test>, (u16, Value));
+
 fn with_state(state: &str) -> Value {
     let mut record = record();
     record["state"] = state.into();
@@ -37,8 +40,7 @@ async fn an_event_changes_a_key_at_once() {
     let gateway = gateway(&upstream, &service, "ttl: 1h", "");
     service.wait_for_listener(1).await;
     gateway.metric_becomes("keymeter_key_events_connected", 1.0).await;
-    type Step<'test> = (&'static str, Box<dyn Fn() + 'test>, (u16, Value));
-    let steps: [Step<'_>; 5] = [
+    let steps: [Round<'_>; 5] = [
         ("as it is", Box::new(|| {}), (200, Value::Null)),
         ("disabled", Box::new(|| service.set(with_state("disabled"))), (401, "api_key_disabled".into())),
         ("enabled", Box::new(|| service.set(record())), (200, Value::Null)),
