@@ -29,6 +29,7 @@ use crate::{
     plugin::{Plugin, PluginFault},
     proxy::{Gated, line::Watched},
     reload::Reloader,
+    resolve::http::client,
 };
 
 /// A running gateway with its admin address.
@@ -129,8 +130,12 @@ fn gateway_service(gateway: Gated<Gateway>, config: &config::Config) -> Result<i
 /// Whether `serve` could use what `config` names beside addresses.
 ///
 /// # Errors
-/// When the certificate or its key is not one, or they do not belong together.
+/// When the certificate or its key is not one, or they do not belong together, or the key service's certificates cannot
+/// be used.
 pub fn rehearse(config: &config::Config) -> Result<(), StartFault> {
+    if let config::Source::Http(service) = &config.keys.source {
+        client(service).map_err(|fault| StartFault::Plugin(PluginFault::Source(fault)))?;
+    }
     config.server.tls.as_ref().map_or(Ok(()), |tls| tls_settings(tls).map(drop))
 }
 

@@ -352,3 +352,28 @@ fn of_both_files_are_named_in_one_run() {
         ]
     );
 }
+
+#[test]
+fn of_a_key_service() {
+    let of_keys = |text: &str| of(&format!("upstreams: [{{name: a, url: 'http://127.0.0.1:1'}}]\nkeys:\n  {text}"));
+    for (text, expected) in [
+        ("http: {}", "f:3:9: missing field `url` in keys.http: such as https://keys.example/v1/keys/{hash}"),
+        ("http: {url: 'http://a/keys'}", "f:3:15: the URL must have `{hash}` in it, where the hash of a secret goes"),
+        ("http: {url: 'ftp://a/{hash}'}", "f:3:15: the scheme of the URL must be http or https"),
+        (
+            "http: {url: 'http://a/{hash}', events_url: 'a'}",
+            "f:3:46: no URL with a host; accepted: http:// or https://, a host, a port and a path if need be",
+        ),
+        (
+            "{yaml: {path: keys.yaml}, http: {url: 'http://a/{hash}'}}",
+            "f:3:35: either `yaml` or `http`, not both: keys come from one source",
+        ),
+    ] {
+        assert_eq!(of_keys(text), [expected], "{text}");
+    }
+    let good = "keys: {http: {url: 'https://a/{hash}?v=1', timeout: 3s}, ready_without_source: true}";
+    let config = parsed(&LEAST.replace("keys: {yaml: {path: keys.yaml}}", good)).unwrap();
+    let Source::Http(service) = &config.keys.source else { panic!("it is a service") };
+    assert_eq!(service.url_of(&KeyHash::of(b"abc")).len(), "https://a/?v=1".len() + 64);
+    assert!(config.keys.ready_without_source);
+}

@@ -84,3 +84,29 @@ fn no_fault_repeats_a_secret() {
     let faults = of(text).join("\n");
     assert!(faults.lines().count() >= 5 && !faults.contains("hidden"), "{faults}");
 }
+
+#[test]
+fn of_a_services_record() {
+    let parse = |text: &str| keys::parse_record(text.as_bytes());
+    let with = |more: &str| parse(&format!(r#"{{"id":"key_a","name":"Some key","hash":"{HASH}"{more}}}"#));
+    let record = with(r#","state":"archived","wallet":{"id":"ada","balance_usd":"1.5"},"team":"t","models":["m*"]"#);
+    let record = record.unwrap();
+    assert_eq!((record.id.as_str(), record.state), ("key_a", KeyState::Archived));
+    assert!(record.may_call("m1") && !record.may_call("x"));
+    assert_eq!(with(r#","enabled":false,"state":"active""#).unwrap().state, KeyState::Disabled, "the stricter one");
+    for (more, expected) in [
+        (r#","secret":"sk-a""#, "it holds the secret itself: a source has its `hash` only"),
+        (r#","state":"gone""#, "state: `gone` is not accepted here; accepted: active, disabled, archived, no_balance"),
+        (r#","limits":{"requests_per_minute":0}"#, "limits.requests_per_minute: a limit of 0"),
+        (r#","nmae":"b""#, "nmae: unknown field `nmae`"),
+        (r#","wallet":{"id":"ada","euros":"1"}"#, "wallet: euros: unknown field `euros`"),
+        (r#","expires_at":"soon""#, "expires_at: `soon` is no RFC 3339 time"),
+    ] {
+        let fault = with(more).unwrap_err();
+        assert!(fault.starts_with(expected), "{more}: {fault}");
+    }
+    for text in ["", "[]", "{", "null", r#"{"id":"key_a"}"#] {
+        assert!(parse(text).is_err(), "{text}");
+    }
+    assert!(with(r#","limits":{"tokens_per_minute":"${HOME}"}"#).is_err(), "nothing is expanded");
+}
