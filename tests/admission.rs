@@ -12,9 +12,9 @@ use tokio::{
 };
 
 use crate::support::{
-    client::{Client, Response},
+    client::{Arrival, Client, Response},
     gateway::{Gateway, SECRET, config, one_key},
-    script::{Gate, Script, completion},
+    script::{Gate, Script, completion, usage},
     upstream::ScriptedUpstream,
 };
 
@@ -318,4 +318,21 @@ async fn counters_outlive_a_new_secret_and_a_reload() {
     assert_eq!(client.chat(SECRET, &chat()).await.status, 401);
     let next = client.chat("sk-new", &chat()).await;
     assert_eq!((next.status, next.header("x-ratelimit-remaining-requests")), (200, Some("1")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_its_answer_may_ask_again_at_once_though_one_may_run() {
+    let upstream = ScriptedUpstream::start(|request| Script::stream_of(request, 3, &usage(7, 3))).await;
+    let gateway = Gateway::start(&config(&upstream, ""), &one_key(", limits: {concurrent_requests: 1}"));
+    let body = json!({"model": "m", "stream": true});
+    for round in 0..100 {
+        let mut client = gateway.connect().await;
+        assert_eq!(client.chat_stream(SECRET, &body).await.status, 200, "round {round}");
+        // As soon as the last event is there, on another connection: nothing of the first is waited for.
+        let mut text = String::new();
+        while !text.contains("[DONE]") {
+            let Arrival::Chunk { data, .. } = client.next_chunk().await else { panic!("a chunk") };
+            text.push_str(&String::from_utf8_lossy(&data));
+        }
+    }
 }

@@ -74,9 +74,12 @@ pub struct Lease {
     prompt: Prompt,
     change: Change,
     adds_usage: bool,
-    /// `None` once it is settled.
+    /// `None` once the response has ended.
     reservation: Option<Reservation>,
+    is_settled: bool,
     meter: Option<Meter>,
+    /// What the response came to, once it has ended.
+    reading: Option<Reading>,
     status: u16,
     first_token: Option<Now>,
     /// `None`: it goes on though its key is revoked.
@@ -109,9 +112,10 @@ pub enum Client {
 }
 
 /// What the meter says at the end.
+#[derive(Clone, Copy)]
 struct Reading {
+    served: bool,
     complete: bool,
-    aborted: bool,
     is_stream: bool,
     metered: Metered,
 }
@@ -142,7 +146,9 @@ impl Lease {
             change: wish,
             adds_usage,
             reservation,
+            is_settled: false,
             meter: None,
+            reading: None,
             status: 0,
             first_token: None,
             running,
@@ -242,13 +248,21 @@ impl Lease {
     /// Whether the response came to the end that its API knows.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.meter.as_ref().is_some_and(Meter::ended)
+        self.reading.is_some() || self.meter.as_ref().is_some_and(Meter::ended)
+    }
+
+    /// The response has come to its end: what it used counts from here on, and its place is free, before the client sees
+    /// the end and asks for more.
+    pub fn close(&mut self, now: Now) {
+        if self.meter.is_some() {
+            self.read(&Outcome { complete: true, ..Outcome::default() }, now);
+        }
     }
 
     /// Whether the response is a stream of events.
     #[must_use]
     pub fn is_stream(&self) -> bool {
-        self.meter.as_ref().is_some_and(Meter::is_stream)
+        self.reading.map_or_else(|| self.meter.as_ref().is_some_and(Meter::is_stream), |reading| reading.is_stream)
     }
 
     /// Whether an event that the client did not ask for may be taken out of the response.
@@ -263,18 +277,11 @@ impl Lease {
     }
 
     fn settle_once(&mut self, outcome: &Outcome<'_>, now: Now) {
-        let Some(reservation) = self.reservation.take() else { return };
-        let served = self.meter.is_some();
-        // A meter may have failed in the middle of a chunk, and a second panic while the first one
-        // unwinds would end the process. Without a reading, what was reserved stays counted.
-        let reading = catch_unwind(AssertUnwindSafe(|| self.read_meter(outcome)));
-        let Reading { complete, aborted, is_stream, metered } = match reading {
-            Ok(reading) => {
-                reservation.settle(reading.metered.usage.total(), now.moment);
-                reading
-            }
-            Err(_) => Reading { complete: false, aborted: false, is_stream: false, metered: Metered::none() },
-        };
+        if std::mem::replace(&mut self.is_settled, true) {
+            return;
+        }
+        let Reading { served, complete, is_stream, metered } = self.read(outcome, now);
+        let aborted = is_aborted(outcome, complete);
         self.learn(&metered, complete);
         let cost = if served || metered.source != Source::None { self.cost(&metered) } else { Usd::ZERO };
         let status = outcome.status.unwrap_or(if aborted { CLIENT_CLOSED } else { self.status });
@@ -283,15 +290,27 @@ impl Lease {
         self.log(&metered, cost, status, aborted, outcome.rejection, now);
     }
 
+    /// What the response came to. The first time it is looked at, its tokens are settled and its place is given back.
+    fn read(&mut self, outcome: &Outcome<'_>, now: Now) -> Reading {
+        if let Some(reading) = self.reading {
+            return reading;
+        }
+        let reservation = self.reservation.take();
+        // A meter may have failed in the middle of a chunk, and a second panic while the first one
+        // unwinds would end the process. Without a reading, what was reserved stays counted.
+        let read = catch_unwind(AssertUnwindSafe(|| self.read_meter(outcome)));
+        if let (Ok(reading), Some(reservation)) = (&read, reservation) {
+            reservation.settle(reading.metered.usage.total(), now.moment);
+        }
+        let nothing = Reading { served: false, complete: false, is_stream: false, metered: Metered::none() };
+        *self.reading.insert(read.unwrap_or(nothing))
+    }
+
     fn read_meter(&mut self, outcome: &Outcome<'_>) -> Reading {
+        let (served, is_stream) = (self.meter.is_some(), self.is_stream());
         let complete = outcome.complete || self.has_ended();
-        let aborted = match outcome.client {
-            Client::There => false,
-            Client::Gone => !complete,
-            Client::LeftEarly => true,
-        };
-        let is_stream = self.is_stream();
-        Reading { complete, aborted, is_stream, metered: self.metered(complete, aborted) }
+        let metered = self.metered(complete, is_aborted(outcome, complete));
+        Reading { served, complete, is_stream, metered }
     }
 
     fn metered(&mut self, complete: bool, aborted: bool) -> Metered {
@@ -371,6 +390,15 @@ impl Lease {
     }
 }
 
+/// Whether the client went away before the end.
+fn is_aborted(outcome: &Outcome<'_>, complete: bool) -> bool {
+    match outcome.client {
+        Client::There => false,
+        Client::Gone => !complete,
+        Client::LeftEarly => true,
+    }
+}
+
 /// A response's tokens as they are priced.
 fn counts(usage: &Usage) -> TokenCounts {
     let Usage { input, cached_input, cache_write, output, .. } = *usage;
@@ -384,7 +412,7 @@ const CLIENT_CLOSED: u16 = 499;
 impl Drop for Lease {
     /// Whatever happened to the request, a panic included: what was delivered is charged.
     fn drop(&mut self) {
-        if self.reservation.is_some() {
+        if !self.is_settled {
             self.settle_once(&Outcome::default(), Now::read());
         }
     }

@@ -97,8 +97,11 @@ pub(super) fn pass(stage: &mut Stage, body: &mut Option<Bytes>, end_of_stream: b
     if let Some(chunk) = body.take() {
         *body = Some(running.lease.pass(chunk));
     }
-    if end_of_stream && let Some(held) = running.lease.flush() {
-        *body = Some(joined(body.take(), held));
+    if end_of_stream || running.lease.has_ended() {
+        if let Some(held) = running.lease.flush() {
+            *body = Some(joined(body.take(), held));
+        }
+        running.lease.close(Now::read());
     }
     if let Some(forwarded) = body {
         running.tail.saw(forwarded);
