@@ -19,6 +19,8 @@ pub(super) struct Reader {
     finished: bool,
     /// What usage events stated of choices that were complete.
     counted: u64,
+    /// The call that was named last: its choice, and its place among that choice's calls.
+    named: Option<(u64, u64)>,
 }
 
 /// What is known of one event (or of one answer that is no stream).
@@ -42,6 +44,12 @@ struct Choice {
     place: u64,
     /// Which of the two names for reasoning this message uses; servers that send both say the same in both.
     reasoning: Option<Role>,
+    /// Which of the two names for calls it uses; llama-cpp-python says the same in both.
+    calls: Option<Role>,
+    /// The call's place among those of the choice.
+    call: u64,
+    /// The call was named before; llama-cpp-python names it in each of its events.
+    is_named: bool,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -95,6 +103,19 @@ impl Reader {
         if let Some(lane) = self.record.delivered.settle(index) {
             self.record.note_lane(lane);
         }
+    }
+
+    /// This name for calls, if the message does not use the other one.
+    fn calls_by(&self, name: Role) -> Role {
+        if self.record.event.choice.calls.is_none_or(|used| used == name) { name } else { Role::Nothing }
+    }
+
+    /// A name begins, of the call that is being read.
+    fn begin_name(&mut self) {
+        let choice = &mut self.record.event.choice;
+        let call = choice.index.map(|index| (index, choice.call));
+        choice.is_named = call.is_some() && call == self.named;
+        self.named = call;
     }
 
     /// llama.cpp counts each choice apart, in a usage event after its last text; the others count all choices in one.
@@ -193,7 +214,11 @@ pub(super) enum Role {
     ReasoningContent,
     ToolCalls,
     ToolCall,
+    CallIndex,
     Function,
+    /// The form that calls had before there were tools.
+    FunctionCall,
+    Name,
     /// A string, or (some servers) the object itself.
     Arguments,
     Text,
@@ -214,15 +239,16 @@ impl Visitor for Reader {
             (Role::Choice, b"index") => Role::Index,
             (Role::Choice, b"finish_reason") => Role::Finish,
             (Role::Choice, b"delta" | b"message") => Role::Message,
-            (Role::Choice | Role::Part, b"text") | (Role::Message, b"refusal") | (Role::Function, b"name") => {
-                Role::Text
-            }
+            (Role::Choice | Role::Part, b"text") | (Role::Message, b"refusal") => Role::Text,
             (Role::Message, b"content") | (Role::Part, b"thinking") => Role::Content,
             (Role::Message, b"reasoning") => Role::Reasoning,
             (Role::Message, b"reasoning_content") => Role::ReasoningContent,
-            (Role::Message, b"tool_calls") => Role::ToolCalls,
-            (Role::Message, b"function_call") | (Role::ToolCall, b"function" | b"custom") => Role::Function,
-            (Role::Function, b"arguments" | b"input") | (Role::Arguments, _) => Role::Arguments,
+            (Role::Message, b"tool_calls") => self.calls_by(Role::ToolCalls),
+            (Role::Message, b"function_call") => self.calls_by(Role::FunctionCall),
+            (Role::ToolCall, b"index") => Role::CallIndex,
+            (Role::ToolCall, b"function" | b"custom") => Role::Function,
+            (Role::Function | Role::FunctionCall, b"name") => Role::Name,
+            (Role::Function | Role::FunctionCall, b"arguments" | b"input") | (Role::Arguments, _) => Role::Arguments,
             (Role::Usage(field), key) => field.of_chat(key).map_or(Role::Nothing, Role::Usage),
             (Role::Groq, b"usage") => Role::GroqUsage,
             (Role::GroqUsage, key) => Field::Usage.of_chat(key).map_or(Role::Nothing, Role::Usage),
@@ -263,7 +289,15 @@ impl Visitor for Reader {
                 event.choices = Choices::Some;
             }
             Role::Finish => event.is_finish |= first == b'"',
-            Role::Message => event.choice.reasoning = None,
+            Role::Message => (event.choice.reasoning, event.choice.calls) = (None, None),
+            Role::ToolCalls | Role::FunctionCall if first != b'n' => {
+                event.choice.calls = Some(role);
+                event.choice.call = 0;
+            }
+            Role::Name if first == b'"' => {
+                self.begin_name();
+                self.record.begin_text(at);
+            }
             _ if first == b'"' => self.record.begin_text(at),
             _ => {}
         }
@@ -271,7 +305,8 @@ impl Visitor for Reader {
 
     fn text(&mut self, role: Role, piece: &[u8]) {
         match role {
-            Role::Content | Role::Text | Role::Arguments => self.deliver(Kind::Answer, piece),
+            Role::Name if self.record.event.choice.is_named => {}
+            Role::Content | Role::Text | Role::Arguments | Role::Name => self.deliver(Kind::Answer, piece),
             Role::Reasoning | Role::ReasoningContent
                 if *self.record.event.choice.reasoning.get_or_insert(role) == role =>
             {
@@ -284,6 +319,7 @@ impl Visitor for Reader {
     fn number(&mut self, role: Role, value: u64) {
         match role {
             Role::Index => self.found_index(value),
+            Role::CallIndex => self.record.event.choice.call = value,
             Role::Usage(field) => self.stated.number(field, value),
             Role::TimedPrompt => self.timings.prompt.state(value),
             Role::TimedCache => self.timings.cache.state(value),
@@ -304,6 +340,7 @@ impl Visitor for Reader {
                 self.stated.end();
                 event.usage = event.usage.max(UsageObject::Empty);
             }
+            Role::ToolCall => event.choice.call += 1,
             Role::Choice if event.choice.index.is_none() => self.found_index(self.record.event.choice.place),
             Role::Root => self.end_event(),
             _ => {}

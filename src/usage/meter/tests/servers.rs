@@ -185,6 +185,31 @@ fn llama_cpp_python_never_states_usage() {
 }
 
 #[test]
+fn llama_cpp_python_says_each_call_twice_and_its_name_in_every_event() {
+    all_hold([row(fixture!("servers/llama-cpp-python-tools.sse"), found(1000, "weather{\"city\":\"Oslo\"}"), 0)]);
+}
+
+#[test]
+fn two_calls_of_one_function_have_two_names() {
+    let call = |index, arguments| {
+        format!("{{\"index\":{index},\"function\":{{\"name\":\"weather\",\"arguments\":\"{arguments}\"}}}}")
+    };
+    let delta = |calls: &str| chunk(&format!("{{\"index\":0,\"delta\":{{\"tool_calls\":[{calls}]}}}}"), "null");
+    let stream = [delta(&call(0, "1")), delta(&call(0, "2")), delta(&call(1, "3"))].concat();
+    let together = delta(&[call(0, "12"), call(1, "3")].join(","));
+    for stream in [stream, together] {
+        assert_eq!(STREAM.usage_unchanged(&stream), found(1000, "weather12weather3"));
+    }
+    let unnumbered =
+        delta(&call(0, "12").replace("\"index\":0,", "")) + &delta(&call(0, "3").replace("\"index\":0,", ""));
+    assert_eq!(STREAM.usage_unchanged(&unnumbered), found(1000, "weather123"));
+    let choices =
+        [0, 1].map(|choice| delta(&call(0, "1")).replace("[{\"index\":0,", &format!("[{{\"index\":{choice},")));
+    let weather = count_tokens("weather1");
+    assert_eq!(STREAM.usage_unchanged(&choices.concat()), estimated(1000, 2 * weather));
+}
+
+#[test]
 fn transformers_never_says_done() {
     all_hold([row(fixture!("servers/transformers.sse"), found(1000, "Four it is"), 0)]);
     let responses = fixture!("servers/transformers-responses.sse");
