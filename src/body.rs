@@ -41,6 +41,8 @@ pub struct Scanned {
     /// How many outputs are asked for, at least 1: the greatest of `n`, `best_of` and llama.cpp's
     /// `n_cmpl`, for completions times the number of prompts; Gemini's `candidateCount`.
     pub choices: u64,
+    /// How many prompts there are, at least 1: several only for completions.
+    pub prompts: u64,
     /// Bytes of UTF-8, once decoded, of all strings and names below the fields that are part of the
     /// prompt, such as `messages`, `input`, `contents` or `tools`, without [`media`](Self::media).
     pub prompt_text_bytes: u64,
@@ -70,6 +72,7 @@ impl fmt::Debug for Scanned {
             .field("stream", &self.stream)
             .field("maximum", &self.maximum)
             .field("choices", &self.choices)
+            .field("prompts", &self.prompts)
             .field("prompt_text_bytes", &self.prompt_text_bytes)
             .field("media", &self.media)
             .field("prompt_tokens_given", &self.prompt_tokens_given)
@@ -124,6 +127,7 @@ impl Scanned {
             stream: shape.streams_by_default(),
             maximum: None,
             choices: 1,
+            prompts: 1,
             prompt_text_bytes: 0,
             prompt_sample: String::new(),
             media: 0,

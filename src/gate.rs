@@ -296,6 +296,7 @@ fn prompt(scanned: &Scanned, learned: &Learned) -> Prompt {
         estimate: text.saturating_add(beside_text),
         beside_text,
         sample: scanned.prompt_sample.clone(),
+        count: scanned.prompts,
     }
 }
 

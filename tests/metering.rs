@@ -297,6 +297,20 @@ async fn an_answer_in_one_piece_passes_unchanged_and_is_counted() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn prompts_that_are_stated_each_with_its_choice_are_all_counted() {
+    let response = include_str!("fixtures/usage/servers/llama-cpp-prompts.sse");
+    let upstream = ScriptedUpstream::start(move |_| stream([response]).then(Step::Finish)).await;
+    let gateway = Gateway::before(&upstream);
+    let asked = json!({"model": "m", "stream": true, "prompt": ["the moon", "two and two are"]});
+    let received = post(&mut gateway.connect().await, "/v1/completions", SECRET, &asked).await;
+    assert_eq!(received.text(), response);
+    let line = gateway.next_line();
+    let counts = ["input_tokens", "cached_input_tokens", "output_tokens"].map(|field| line[field].as_u64());
+    assert_eq!(counts, [Some(6), Some(2), Some(6)], "{line}");
+    assert_eq!(line["usage_source"], "upstream");
+}
+
 fn json_text(text: &str) -> Script {
     let length = text.len().to_string();
     Script::hang()

@@ -23,7 +23,8 @@ pub(super) fn read(text: &str, body: &Bytes, shape: Shape) -> Result<Scanned, Bo
     reader.finish()?;
     scanned.maximum = scanned.places.maximums.greatest(shape);
     if shape == Shape::Completions {
-        scanned.choices = scanned.choices.saturating_mul(prompts.max(1));
+        scanned.prompts = prompts.max(1);
+        scanned.choices = scanned.choices.saturating_mul(scanned.prompts);
     }
     Ok(scanned)
 }

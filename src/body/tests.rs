@@ -79,17 +79,18 @@ fn the_maximum_is_the_greatest_stated_where_one_of_the_apis_own_is() {
 #[test]
 fn choices_are_multiplied_by_prompts_for_completions_only() {
     let cases = [
-        (r#"{"n":0}"#, 1, 1),
-        (r#"{"n":3,"prompt":"a"}"#, 3, 3),
-        (r#"{"n":3,"n_cmpl":4,"prompt":["a","b"]}"#, 8, 4),
-        (r#"{"prompt":[[1,2],[3],[4]]}"#, 3, 1),
-        (r#"{"prompt":[1,2,3],"best_of":2}"#, 2, 2),
-        (r#"{"prompt":["a"],"prompt_embeds":["b","c"]}"#, 3, 1),
-        (r#"{"n":99999999999999999999,"prompt":["a","b"]}"#, u64::MAX, u64::MAX),
+        (r#"{"n":0}"#, (1, 1), 1),
+        (r#"{"n":3,"prompt":"a"}"#, (3, 1), 3),
+        (r#"{"n":3,"n_cmpl":4,"prompt":["a","b"]}"#, (8, 2), 4),
+        (r#"{"prompt":[[1,2],[3],[4]]}"#, (3, 3), 1),
+        (r#"{"prompt":[1,2,3],"best_of":2}"#, (2, 1), 2),
+        (r#"{"prompt":["a"],"prompt_embeds":["b","c"]}"#, (3, 3), 1),
+        (r#"{"n":99999999999999999999,"prompt":["a","b"]}"#, (u64::MAX, 2), u64::MAX),
     ];
     for (body, of_completions, of_chat) in cases {
-        assert_eq!(scan_text(body, Shape::Completions).unwrap().choices, of_completions, "{body}");
-        assert_eq!(chat(body).choices, of_chat, "{body}");
+        let scanned = scan_text(body, Shape::Completions).unwrap();
+        assert_eq!((scanned.choices, scanned.prompts), of_completions, "{body}");
+        assert_eq!((chat(body).choices, chat(body).prompts), (of_chat, 1), "{body}");
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Prompt {
     pub beside_text: u64,
     /// The beginning of its text.
     pub sample: String,
+    /// How many prompts it really is.
+    pub count: u64,
 }
 
 impl Prompt {
@@ -225,7 +227,9 @@ impl Lease {
             self.admitted.route.learn_refusal();
         }
         let form = if is_encoded { Form::Other } else { Form::of_content_type(content_type) };
-        self.meter = succeeded.then(|| Meter::new(self.admitted.endpoint, form, self.change.include_usage));
+        let Self { admitted, change, prompt, .. } = &*self;
+        let meter = || Meter::new(admitted.endpoint, form, change.include_usage).of_prompts(prompt.count);
+        self.meter = succeeded.then(meter);
     }
 
     /// Looks at the response's next bytes, and says what of them is to be forwarded.

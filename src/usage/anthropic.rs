@@ -114,7 +114,7 @@ impl Dialect for Reader {
             cache_write: cache_write.last(),
             output: output.believed(delivered).filter(|_| self.output_is_final),
             reasoning: thinking.last(),
-            audio: None,
+            ..Statement::default()
         }
     }
 

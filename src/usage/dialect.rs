@@ -16,6 +16,9 @@ pub(super) trait Dialect: Visitor + Send + Sync + 'static {
     /// The same, to add to it.
     fn record_mut(&mut self) -> &mut Record<Self::Event>;
 
+    /// The request has several prompts, each with choices of its own.
+    fn of_prompts(&mut self, _prompts: u64) {}
+
     /// What was stated so far.
     fn stated(&self) -> Statement;
 

@@ -49,6 +49,14 @@ impl Meter {
         Self { response: response(endpoint, form, remove_usage_event) }
     }
 
+    /// The same, for a request that has several prompts, as a completion's may: servers that state usage with each choice
+    /// state the prompt that it belongs to.
+    #[must_use]
+    pub fn of_prompts(mut self, prompts: u64) -> Self {
+        self.response.of_prompts(prompts);
+        self
+    }
+
     /// One that fails whatever is asked of it.
     #[cfg(test)]
     pub(crate) fn broken() -> Self {
@@ -102,7 +110,8 @@ impl Meter {
             return Metered::none();
         }
         let audio = stated.audio.unwrap_or(Duration::ZERO);
-        if let (true, Some(input), Some(output)) = (self.response.is_whole(ending), stated.input, stated.output) {
+        let is_whole = self.response.is_whole(ending) && !stated.is_part;
+        if let (true, Some(input), Some(output)) = (is_whole, stated.input, stated.output) {
             return Metered { usage: usage(&stated, input, output, 0), audio, source: Source::Upstream };
         }
         let found = self.response.delivered().estimate();

@@ -15,6 +15,10 @@ pub(super) struct Reader {
     /// The timings of the event, and all together.
     timings: Timings,
     timed: Timed,
+    /// How many prompts the request has, if several.
+    prompts: u64,
+    /// An answer had several choices, and stated the first one's usage.
+    is_part: bool,
     /// A choice is complete, and no usage event has come since.
     finished: bool,
     /// What usage events stated of choices that were complete.
@@ -81,9 +85,17 @@ struct Timings {
 /// What all of them together state.
 #[derive(Clone, Copy, Default)]
 struct Timed {
-    prompt: Option<u64>,
-    cached: Option<u64>,
+    choices: u64,
     output: Option<u64>,
+    /// Of the last choice, and of all of them.
+    last: Prompt,
+    all: Prompt,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Prompt {
+    input: Option<u64>,
+    cached: Option<u64>,
 }
 
 impl Reader {
@@ -118,37 +130,58 @@ impl Reader {
         self.named = call;
     }
 
-    /// llama.cpp counts each choice apart, in a usage event after its last text; the others count all choices in one.
+    /// llama.cpp counts each choice apart, in a usage event after its last text, or of an answer the first one only; the
+    /// others count all choices in one.
     fn end_event(&mut self) {
-        let Event { choices, is_finish, has_timings, .. } = self.record.event;
+        let Event { choice, choices, is_finish, has_timings, .. } = self.record.event;
         self.finished |= is_finish;
         if self.is_usage_event() && std::mem::take(&mut self.finished) {
             self.counted = self.stated.add_to_output(self.counted);
         }
         if has_timings && (is_finish || choices == Choices::Empty) {
             self.timed.add(&self.timings);
+            self.is_part |= choice.place > 0 && self.stated.last_output().is_none_or(|stated| self.timings.is(stated));
         }
     }
 }
 
+impl Timings {
+    fn is(&self, output: u64) -> bool {
+        self.predicted.last() == Some(output)
+    }
+}
+
 impl Timed {
-    /// A choice is complete. All choices have the same prompt.
+    /// A choice is complete.
     fn add(&mut self, timings: &Timings) {
-        let (prompt, cached) = (timings.prompt.last(), timings.cache.last());
-        self.prompt = prompt.zip(cached).map(|(prompt, cached)| prompt + cached).or(self.prompt);
-        self.cached = cached.or(self.cached);
-        self.output = timings.predicted.last().map(|output| output.saturating_add(self.output.unwrap_or(0)));
+        let (cached, all) = (timings.cache.last(), self.all);
+        let input = timings.prompt.last().filter(|_| cached.is_some());
+        let sum = |one: Option<u64>, all: Option<u64>| one.map(|one| one.saturating_add(all.unwrap_or(0)));
+        self.choices += 1;
+        self.output = sum(timings.predicted.last(), self.output);
+        self.last = Prompt { input, cached };
+        self.all = Prompt { input: sum(input, all.input), cached: sum(cached, all.cached) };
     }
 
-    /// What they say where `usage` does not.
-    fn complete(&self, stated: Statement, delivered: bool) -> Statement {
-        let input = self.prompt.zip(self.cached).map(|(prompt, cached)| prompt.saturating_sub(cached));
-        Statement {
-            input: stated.input.or(input),
-            cached_input: if stated.input.is_some() { stated.cached_input } else { self.cached },
-            output: stated.output.max(self.output.filter(|&output| output > 0 || !delivered)),
-            ..stated
-        }
+    /// The prompts of all choices. As many of those are of one prompt as are of any other.
+    fn of_prompts(&self, prompts: u64) -> Prompt {
+        let share = |all: u64| u128::from(all) * u128::from(prompts) / u128::from(self.choices.max(1));
+        let share = |all| u64::try_from(share(all)).unwrap_or(u64::MAX);
+        Prompt { input: self.all.input.map(share), cached: self.all.cached.map(share) }
+    }
+
+    /// What they say where `usage` does not, and of several prompts, of which it states one.
+    fn complete(&self, stated: Statement, prompts: u64, delivered: bool) -> Statement {
+        let several = self.of_prompts(prompts);
+        let prompt = if prompts > 1 && several.input.is_some() {
+            several
+        } else if stated.input.is_some() {
+            Prompt { input: stated.input, cached: stated.cached_input }
+        } else {
+            self.last
+        };
+        let output = stated.output.max(self.output.filter(|&output| output > 0 || !delivered));
+        Statement { input: prompt.input, cached_input: prompt.cached, output, ..stated }
     }
 }
 
@@ -163,9 +196,17 @@ impl Dialect for Reader {
         &mut self.record
     }
 
+    fn of_prompts(&mut self, prompts: u64) {
+        self.prompts = prompts;
+    }
+
     fn stated(&self) -> Statement {
         let delivered = self.record.delivered.any();
-        self.timed.complete(self.stated.of_answer(delivered), delivered)
+        let stated = self.stated.of_answer(delivered);
+        if self.is_part && self.prompts > 1 {
+            return Statement { output: stated.output, is_part: true, ..Statement::default() };
+        }
+        Statement { is_part: self.is_part, ..self.timed.complete(stated, self.prompts, delivered) }
     }
 
     /// `[DONE]` is no document.

@@ -12,6 +12,8 @@ use super::{Ending, Form};
 
 /// A response of any API.
 pub(super) trait Response: Send + Sync {
+    /// The request has several prompts, each with choices of its own.
+    fn of_prompts(&mut self, prompts: u64);
     /// Looks at the next bytes; gives back what is to be forwarded.
     fn feed(&mut self, chunk: Bytes) -> Bytes;
     /// What was held back and is to be forwarded after all.
@@ -43,6 +45,7 @@ pub(super) struct Broken;
 #[cfg(test)]
 #[rustfmt::skip]
 impl Response for Broken {
+    fn of_prompts(&mut self, _: u64) {}
     fn feed(&mut self, _: Bytes) -> Bytes { panic!("broken") }
     fn flush(&mut self) -> Option<Bytes> { panic!("broken") }
     fn ended(&self) -> bool { panic!("broken") }
@@ -105,6 +108,10 @@ impl<D: Dialect> Read<D> {
 }
 
 impl<D: Dialect> Response for Read<D> {
+    fn of_prompts(&mut self, prompts: u64) {
+        self.reader.of_prompts(prompts);
+    }
+
     fn feed(&mut self, chunk: Bytes) -> Bytes {
         self.has_begun |= !chunk.is_empty();
         match &mut self.framing {

@@ -21,6 +21,8 @@ pub(super) struct Statement {
     pub(super) reasoning: Option<u64>,
     /// How long the audio was that was heard.
     pub(super) audio: Option<Duration>,
+    /// It is of the first choice only.
+    pub(super) is_part: bool,
 }
 
 /// One field's statements.
@@ -162,6 +164,11 @@ impl Stated {
         self.all.cache_write.update(cache_write);
         self.all.reasoning.update(reasoning);
         [prompt, output, total].into_iter().any(|count| count.last.is_some())
+    }
+
+    /// The output that the object states that was read last.
+    pub(super) fn last_output(&self) -> Option<u64> {
+        self.block.output.last
     }
 
     /// The object that was read last counts some of the choices only: `others` is what was counted of the others. Gives

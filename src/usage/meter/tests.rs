@@ -90,6 +90,8 @@ struct Case {
     removes: bool,
     ending: Ending,
     prompt: u64,
+    /// How many prompts the request has.
+    prompts: u64,
 }
 
 const STREAM: Case = Case {
@@ -98,6 +100,7 @@ const STREAM: Case = Case {
     removes: false,
     ending: Ending::Complete,
     prompt: 1000,
+    prompts: 1,
 };
 const REMOVING: Case = Case { removes: true, ..STREAM };
 const EARLY: Case = Case { ending: Ending::Early, ..STREAM };
@@ -113,7 +116,7 @@ struct Outcome {
 
 impl Case {
     fn meter<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
-        let mut meter = Meter::new(self.endpoint, self.form, self.removes);
+        let mut meter = Meter::new(self.endpoint, self.form, self.removes).of_prompts(self.prompts);
         let mut forwarded = Vec::new();
         for part in parts {
             forwarded.extend_from_slice(&meter.feed(Bytes::copy_from_slice(part)));

@@ -32,7 +32,7 @@ fn ndjson(endpoint: Endpoint, response: &'static str, expected: Metered) -> Row 
 
 impl Row {
     fn case(&self, ending: Ending) -> Case {
-        Case { endpoint: self.endpoint, form: self.form, removes: true, ending, prompt: 1000 }
+        Case { endpoint: self.endpoint, form: self.form, removes: true, ending, prompt: 1000, prompts: 1 }
     }
 
     /// A response that its API ended is the same whenever its client leaves after that.

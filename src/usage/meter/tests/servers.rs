@@ -115,6 +115,31 @@ fn llama_cpp_counts_each_choice_apart() {
     assert_eq!(outcome.metered, upstream(12, 6));
 }
 
+#[test]
+fn llama_cpp_states_the_usage_of_completions_with_each_choice() {
+    let (choices, prompts) = (fixture!("servers/llama-cpp-completions.sse"), fixture!("servers/llama-cpp-prompts.sse"));
+    all_hold([Row { endpoint: Endpoint::Completions, ..row(choices, upstream(3, 6), 0) }]);
+    let case = Case { endpoint: Endpoint::Completions, prompts: 2, ..STREAM };
+    let cached = Usage { input: 6, cached_input: 2, output: 6, ..Usage::default() };
+    assert_eq!(case.usage_unchanged(prompts), stated(cached), "each prompt is stated with its own choice");
+    let four = prompts.replace("data: [DONE]", "") + &prompts.replace("data: null", "");
+    let cached = Usage { output: 12, ..cached };
+    assert_eq!(case.usage_unchanged(&four), stated(cached), "each of two prompts is stated with both its choices");
+}
+
+#[test]
+fn llama_cpp_states_only_the_first_choice_of_an_answer() {
+    let answer = fixture!("servers/llama-cpp-choices.json");
+    let both = 2 * count_tokens(" to far other");
+    assert_eq!(JSON.usage_unchanged(answer), estimated(26, both));
+    let completions = Case { endpoint: Endpoint::Completions, prompts: 2, ..JSON };
+    assert_eq!(completions.usage_unchanged(answer), estimated(1000, both), "nor is the second prompt stated");
+    let of_all = answer.replace("\"completion_tokens\":3", "\"completion_tokens\":7");
+    assert_eq!(JSON.usage_unchanged(&of_all), upstream(26, 7), "what is more than its timings is more than the first");
+    let others = answer.replace("\"timings\"", "\"times\"");
+    assert_eq!(JSON.usage_unchanged(&others), upstream(26, 3), "other servers count them all");
+}
+
 fn cut_timings(event: &str) -> String {
     event.find(",\"timings\":").map_or_else(|| event.to_string(), |at| event[..at].to_string() + "}")
 }
