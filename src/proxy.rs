@@ -257,9 +257,9 @@ fn prepare_upstream_request(request: &mut RequestHeader, stage: &Stage) -> Resul
         Stage::Running(running) => {
             request.remove_header(&header::TRANSFER_ENCODING);
             request.insert_header(header::CONTENT_LENGTH, running.upstream_body().len())?;
-            request.insert_header("x-request-id", running.lease.request_id().as_str())
+            request.insert_header("x-request-id", running.lease.request_id().as_uuid())
         }
-        Stage::Visiting(visit, _) => request.insert_header("x-request-id", visit.id.as_str()),
+        Stage::Visiting(visit, _) => request.insert_header("x-request-id", visit.id.as_uuid()),
         Stage::New | Stage::Over => Ok(()),
     }
 }

@@ -272,6 +272,10 @@ async fn the_log_is_json_on_one_side_and_plain_words_on_the_other() {
     let lines: Vec<Value> =
         process.stdout.first(5).await.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines[0]["request_id"], json!(id));
+    let upstreams = upstream.received()[0].header("x-request-id").unwrap().to_owned();
+    let groups: Vec<&str> = upstreams.split('-').collect();
+    assert_eq!(format!("req_{}", groups.concat()), id, "the upstream gets the same digits");
+    assert_eq!(groups.iter().map(|group| group.len()).collect::<Vec<_>>(), [8, 4, 4, 4, 12], "as a UUID");
     lines[0]["time"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     for duration in ["duration_ms", "time_to_first_token_ms"] {
         assert!(lines[0][duration].as_f64() > Some(0.0), "{duration} in {}", lines[0]);

@@ -78,20 +78,40 @@ fn first_bytes(text: &str, most: usize) -> &str {
     text.get(..end).unwrap_or_default()
 }
 
-/// The name of one request: `req_`, 16 digits of the process and 12 of the request.
+/// The name of one request: `req_` and the digits of a UUID, in which are a number of the process and one of the
+/// request.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RequestId(String);
 
 impl RequestId {
     fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self(format!("req_{:016x}{:012x}", process(), NEXT.fetch_add(1, Ordering::Relaxed)))
+        Self::of(process(), NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Of version 4 (RFC 9562, section 5.4), the one that is commonly checked for.
+    fn of(process: u64, request: u64) -> Self {
+        let (process, request) = (process & !0xF000 | 0x4000, request & (u64::MAX >> 2) | 1 << 63);
+        Self(format!("req_{process:016x}{request:016x}"))
     }
 
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The id without `req_`, as a UUID is written. Upstreams get this: llama-cpp-python refuses all that is none.
+    #[must_use]
+    pub fn as_uuid(&self) -> String {
+        let mut uuid = String::with_capacity(36);
+        for (at, digit) in self.0.chars().skip("req_".len()).enumerate() {
+            if matches!(at, 8 | 12 | 16 | 20) {
+                uuid.push('-');
+            }
+            uuid.push(digit);
+        }
+        uuid
     }
 }
 
@@ -115,7 +135,20 @@ mod tests {
     fn ids_differ_and_have_one_form() {
         let (one, other) = (RequestId::next(), RequestId::next());
         assert_ne!(one, other);
-        assert_eq!(one.as_str().len(), 32);
+        assert_eq!(one.as_str().len(), 36);
+    }
+
+    #[test]
+    fn an_id_is_a_uuid() {
+        for (process, request, expected) in [
+            (0x0123_4567_89ab_cdef, 0x12_3456, "01234567-89ab-4def-8000-000000123456"),
+            (u64::MAX, u64::MAX, "ffffffff-ffff-4fff-bfff-ffffffffffff"),
+            (0, 0, "00000000-0000-4000-8000-000000000000"),
+        ] {
+            let id = RequestId::of(process, request);
+            assert_eq!(id.as_uuid(), expected);
+            assert_eq!(id.as_str(), format!("req_{}", expected.replace('-', "")));
+        }
     }
 
     #[test]
