@@ -77,6 +77,29 @@ impl ProxyHttp for Gateway {
         }
     }
 
+    /// A connection that was kept and is closed before anything comes back, was closed before the request came: llama.cpp
+    /// closes them after each stream, although it says that it keeps them. The request goes out again, on another one.
+    /// By itself Pingora would do so for those only that it takes for idempotent.
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        (): &mut (),
+        client_reused: bool,
+    ) -> Box<Error> {
+        let mut error = error.more_context(format!("Peer: {peer}"));
+        let was_closed = *error.etype() == ErrorType::WriteError && *error.esource() == ErrorSource::Upstream;
+        if session.response_written().is_some() {
+            error.set_retry(false);
+        } else if was_closed && client_reused {
+            error.set_retry(true);
+        } else {
+            error.retry.decide_reuse(client_reused);
+        }
+        error
+    }
+
     /// A client that goes away is an everyday thing, and stands in the access log.
     fn suppress_error_log(&self, _: &Session, (): &(), error: &Error) -> bool {
         *error.esource() == ErrorSource::Downstream

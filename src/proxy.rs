@@ -119,6 +119,13 @@ enum Stage {
     Over,
 }
 
+impl Stage {
+    /// Whether the upstream's answer has begun: what it was asked is not kept any longer.
+    fn is_answered(&self) -> bool {
+        matches!(self, Self::Running(running) if running.body.is_none())
+    }
+}
+
 /// An admitted request.
 struct Running {
     lease: Lease,

@@ -1,5 +1,13 @@
 //! A refusal costs a client its request and not its connection, and requests on one connection are answered in order.
 
+use std::{
+    collections::HashSet,
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::Mutex,
+    thread,
+};
+
 use serde_json::json;
 
 use crate::{
@@ -8,7 +16,8 @@ use crate::{
     support::{
         client::{Arrival, events},
         gateway::{Gateway, SECRET, config, one_key},
-        script::{Gate, Script, completion, usage},
+        scene::configuration,
+        script::{Gate, Script, Step, completion, usage},
         upstream::ScriptedUpstream,
     },
 };
@@ -185,4 +194,78 @@ async fn a_client_that_leaves_in_mid_stream_has_the_upstream_stopped_and_everyth
         gateway.metric_becomes(r#"keymeter_requests_in_flight{key_id="key_test"}"#, 0.0).await;
     }
     gateway.metric_becomes("keymeter_client_aborts_total", 2.0).await;
+}
+
+/// llama.cpp closes a connection after each stream, although it says that it keeps it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_that_its_upstream_closes_costs_no_request() {
+    for (last, size) in [(Step::Close, 100), (Step::Close, 200_000), (Step::Reset, 100), (Step::Reset, 200_000)] {
+        let used = Mutex::new(HashSet::new());
+        let refused = last.clone();
+        let upstream = ScriptedUpstream::start(move |request| {
+            let is_new = used.lock().unwrap().insert(request.connection);
+            if is_new { Script::json(200, &completion("m", 5)) } else { Script::hang().then(refused.clone()) }
+        })
+        .await;
+        let gateway = Gateway::before(&upstream);
+        let mut client = gateway.connect().await;
+        for _ in 0..3 {
+            client.send_raw(&request(&chat_of(size))).await;
+            let answer = client.response().await;
+            assert_eq!(answer.status, 200, "{last:?} after {size} bytes: {}", answer.text());
+            assert_eq!(gateway.next_line()["output_tokens"], 5);
+        }
+        let received = upstream.received();
+        let connections: Vec<usize> = received.iter().map(|request| request.connection).collect();
+        assert_eq!(connections, [0, 0, 1, 1, 2], "{last:?} after {size} bytes");
+        assert!(received.iter().all(|request| request.body == chat_of(size)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_connection_that_its_upstream_closes_is_not_tried_again() {
+    for last in [Step::Close, Step::Reset] {
+        let refused = last.clone();
+        let upstream = ScriptedUpstream::start(move |_| Script::hang().then(refused.clone())).await;
+        let gateway = Gateway::before(&upstream);
+        assert_eq!(gateway.chat(&chat()).await.status, 502, "{last:?}");
+        assert_eq!(upstream.received().len(), 1, "{last:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_that_closes_while_the_request_goes_out_costs_none() {
+    let address = hanging_up();
+    let upstream = format!("{{name: a, url: \"http://{address}\"}}");
+    let gateway = Gateway::start(&configuration(&upstream, "", ""), &one_key(""));
+    let mut client = gateway.connect().await;
+    for size in [100, 8_000_000, 8_000_000] {
+        client.send_raw(&request(&chat_of(size))).await;
+        let answer = client.response().await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+}
+
+/// An upstream that serves one request a connection, keeps that, and closes it when the next one begins.
+fn hanging_up() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || listener.incoming().flatten().try_for_each(|connection| serve_once(&connection)));
+    address
+}
+
+fn serve_once(mut connection: &TcpStream) -> io::Result<()> {
+    let mut reader = BufReader::new(connection);
+    let (mut line, mut length) = (String::new(), 0);
+    while reader.read_line(&mut line)? > 2 {
+        length =
+            line.to_lowercase().strip_prefix("content-length: ").map_or(length, |text| text.trim().parse().unwrap());
+        line.clear();
+    }
+    io::copy(&mut reader.take(length), &mut io::sink())?;
+    let answer = completion("m", 5).to_string();
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length";
+    write!(connection, "{head}: {}\r\n\r\n{answer}", answer.len())?;
+    connection.peek(&mut [0])?;
+    Ok(())
 }

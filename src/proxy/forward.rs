@@ -295,6 +295,8 @@ where
         let mut error = self.inner.error_while_proxy(peer, session, error, &mut ctx.inner, client_reused);
         if is_ours {
             error.set_retry(true);
+        } else if ctx.stage.is_answered() {
+            error.set_retry(false);
         }
         error
     }
