@@ -6,6 +6,7 @@ SHELL := /bin/bash
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 VENV := target/clients
+SERVERS := target/servers
 
 # Installs Debian packages: $(call install,packages,what for)
 define install
@@ -20,7 +21,7 @@ endef
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: cmake ## build, and run a gateway with a demo upstream and a fresh key
@@ -32,6 +33,11 @@ test: cmake nextest promtool clients ## set up, then run every test
 	cargo test --locked --doc
 	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python tests/clients/openai_client.py
 	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python tests/clients/anthropic_client.py
+
+.PHONY: real-servers
+real-servers: cmake $(SERVERS)/ready ## check counts against inference servers that run here (the first time minutes of set-up)
+	cargo build --locked
+	PATH="$(CURDIR)/target/debug:$$PATH" $(SERVERS)/bin/python -B tests/servers/real_servers.py
 
 .PHONY: soak
 soak: cmake nextest ## run the tests at their full figures
@@ -85,6 +91,18 @@ $(VENV)/ready: tests/clients/requirements.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --requirement tests/clients/requirements.txt
 	touch $@
+
+# Inference servers. llama-cpp-python is compiled, for any processor, so that what is cached of it runs elsewhere too.
+$(SERVERS)/ready: tests/servers/requirements.txt tests/clients/requirements.txt
+	@python3 -c 'import venv, ensurepip' 2>/dev/null || $(MAKE) --no-print-directory install-python
+	@command -v c++ >/dev/null || $(MAKE) --no-print-directory install-compiler
+	python3 -m venv $(SERVERS)
+	CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF" $(SERVERS)/bin/pip install --quiet --requirement $<
+	touch $@
+
+.PHONY: install-compiler
+install-compiler:
+	$(call install,g++,llama-cpp-python is built with it)
 
 .PHONY: install-python
 install-python:
