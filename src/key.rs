@@ -125,6 +125,13 @@ impl KeyHash {
         Self(Sha256::digest(secret).into())
     }
 
+    /// One of its bytes, which are all alike random.
+    #[must_use]
+    pub const fn first_byte(&self) -> u8 {
+        let [first, ..] = self.0;
+        first
+    }
+
     /// The 64 hexadecimal digits, without a prefix.
     #[must_use]
     pub fn to_hex(self) -> String {

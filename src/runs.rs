@@ -2,11 +2,8 @@
 //! its key may still be used, and is woken when it may not.
 
 use std::{
-    collections::HashMap,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    collections::{HashMap, hash_map::Entry},
+    sync::{Arc, OnceLock},
     task::{Context, Poll, Waker},
 };
 
@@ -18,8 +15,8 @@ use crate::key::{Bar, KeyHash, KeyId};
 /// The running requests of a process that end with their keys.
 #[derive(Default)]
 pub struct Runs {
-    shards: [Mutex<HashMap<u64, Arc<Run>>>; SHARDS],
-    next: AtomicU64,
+    /// By the hash of the secret that let them in.
+    shards: [Mutex<HashMap<KeyHash, Vec<Arc<Run>>>>; SHARDS],
 }
 
 const SHARDS: usize = 16;
@@ -38,7 +35,6 @@ pub struct Run {
 pub struct Running {
     runs: Arc<Runs>,
     run: Arc<Run>,
-    number: u64,
 }
 
 impl Runs {
@@ -46,23 +42,19 @@ impl Runs {
     #[must_use]
     pub fn enter(self: &Arc<Self>, id: &KeyId, hash: KeyHash, end: Option<(Timestamp, Bar)>) -> Running {
         let run = Run { id: id.clone(), hash, end: Mutex::new(end), bar: OnceLock::new(), waker: Mutex::default() };
-        let (run, number) = (Arc::new(run), self.next.fetch_add(1, Ordering::Relaxed));
-        self.shard(number).lock().insert(number, run.clone());
-        Running { runs: self.clone(), run, number }
+        let run = Arc::new(run);
+        self.shard(&hash).lock().entry(hash).or_default().push(run.clone());
+        Running { runs: self.clone(), run }
     }
 
     /// Ends every request that was let in by the secret with `hash`.
     pub fn bar(&self, hash: &KeyHash, bar: Bar) {
-        self.each(|run| run.bar_if(run.hash == *hash, bar));
+        self.each_of(hash, |run| run.bar(bar));
     }
 
     /// The key that is found by the secret with `hash` may be used until `end`.
     pub fn extend(&self, hash: &KeyHash, end: Option<(Timestamp, Bar)>) {
-        self.each(|run| {
-            if run.hash == *hash {
-                *run.end.lock() = end;
-            }
-        });
+        self.each_of(hash, |run| *run.end.lock() = end);
     }
 
     /// Ends what has expired.
@@ -70,7 +62,7 @@ impl Runs {
         self.each(|run| {
             let over = run.end.lock().filter(|(end, _)| *end <= now);
             if let Some((_, bar)) = over {
-                run.bar_if(true, bar);
+                run.bar(bar);
             }
         });
     }
@@ -78,28 +70,28 @@ impl Runs {
     /// The secrets by which the running requests of some keys were let in, each once.
     #[must_use]
     pub fn hashes(&self, of: impl Fn(&KeyId, &KeyHash) -> bool) -> Vec<KeyHash> {
-        let mut hashes = std::collections::HashSet::new();
-        self.each(|run| {
-            if of(&run.id, &run.hash) {
-                hashes.insert(run.hash);
-            }
-        });
-        hashes.into_iter().collect()
+        let mut hashes = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock();
+            let concerned = shard.iter().filter(|(hash, runs)| runs.first().is_some_and(|run| of(&run.id, hash)));
+            hashes.extend(concerned.map(|(hash, _)| *hash));
+        }
+        hashes
     }
 
     fn each(&self, mut look: impl FnMut(&Run)) {
         for shard in &self.shards {
-            shard.lock().values().for_each(|run| look(run));
+            shard.lock().values().flatten().for_each(|run| look(run));
         }
     }
 
-    fn shard(&self, number: u64) -> &Mutex<HashMap<u64, Arc<Run>>> {
-        #[expect(
-            clippy::indexing_slicing,
-            clippy::cast_possible_truncation,
-            reason = "the remainder is below the length"
-        )]
-        &self.shards[(number % SHARDS as u64) as usize]
+    fn each_of(&self, hash: &KeyHash, look: impl FnMut(&Arc<Run>)) {
+        self.shard(hash).lock().get(hash).into_iter().flatten().for_each(look);
+    }
+
+    fn shard(&self, hash: &KeyHash) -> &Mutex<HashMap<KeyHash, Vec<Arc<Run>>>> {
+        #[expect(clippy::indexing_slicing, reason = "the remainder is below the length")]
+        &self.shards[usize::from(hash.first_byte()) % SHARDS]
     }
 }
 
@@ -122,8 +114,8 @@ impl Run {
         Poll::Pending
     }
 
-    fn bar_if(&self, concerned: bool, bar: Bar) {
-        if concerned && self.bar.set(bar).is_ok() {
+    fn bar(&self, bar: Bar) {
+        if self.bar.set(bar).is_ok() {
             // Set before the lock is taken: whoever looks after this sees it.
             let waker = self.waker.lock().take();
             waker.into_iter().for_each(Waker::wake);
@@ -141,7 +133,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.runs.shard(self.number).lock().remove(&self.number);
+        let mut shard = self.runs.shard(&self.run.hash).lock();
+        if let Entry::Occupied(mut runs) = shard.entry(self.run.hash) {
+            runs.get_mut().retain(|run| !Arc::ptr_eq(run, &self.run));
+            if runs.get().is_empty() {
+                runs.remove();
+            }
+        }
     }
 }
 
