@@ -56,7 +56,11 @@ impl Iterator for Characters<'_> {
 
 impl Characters<'_> {
     fn unicode(&mut self) -> Result<char, LoneSurrogate> {
-        let unit = self.unit().ok_or(LoneSurrogate)?;
+        let Some(unit) = self.unit() else {
+            // A text that was cut within an escape ends with it; whole ones were checked.
+            self.rest = "";
+            return Err(LoneSurrogate);
+        };
         if !(0xd800..0xdc00).contains(&unit) {
             // A low surrogate is no character, and comes here only where no high one preceded.
             return char::from_u32(unit).ok_or(LoneSurrogate);
@@ -76,4 +80,18 @@ impl Characters<'_> {
 pub fn code_unit(bytes: &[u8]) -> Option<u32> {
     let digits = bytes.get(..6)?.strip_prefix(b"\\u")?;
     digits.iter().try_fold(0, |unit, digit| Some(unit << 4 | char::from(*digit).to_digit(16)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_is_cut_within_an_escape_ends() {
+        let written = "a\\ud83d\\ude00\\u00e9\\n";
+        for end in 0..=written.len() {
+            let cut = Text { raw: &written[..end], length: 0 };
+            assert!(cut.characters().take(100).count() <= 4, "{end}");
+        }
+    }
 }
