@@ -8,6 +8,8 @@ mod form;
 mod json;
 mod maximum;
 mod multipart;
+mod outline;
+mod sample;
 mod scan;
 mod shape;
 mod splice;
@@ -20,6 +22,8 @@ use bytes::Bytes;
 use splice::Places;
 
 pub use fault::BodyFault;
+pub use outline::Outline;
+pub use sample::Sample;
 pub use shape::Shape;
 pub use splice::Change;
 
@@ -46,8 +50,8 @@ pub struct Scanned {
     /// Bytes of UTF-8, once decoded, of all strings and names below the fields that are part of the
     /// prompt, such as `messages`, `input`, `contents` or `tools`, without [`media`](Self::media).
     pub prompt_text_bytes: u64,
-    /// The beginning of that text, some 4 KiB at most.
-    pub prompt_sample: String,
+    /// What of that text the model reads, and what it is made of.
+    pub outline: Outline,
     /// How many strings below those fields are media rather than text: `data:` URLs where an API
     /// takes a URL (`url`, `image_url` and the like, and `input` of embeddings), `file_data`, the
     /// `data` of an `input_audio`, of Anthropic's `source` in base64 and of Gemini's `inlineData`,
@@ -129,7 +133,7 @@ impl Scanned {
             choices: 1,
             prompts: 1,
             prompt_text_bytes: 0,
-            prompt_sample: String::new(),
+            outline: Outline::default(),
             media: 0,
             prompt_tokens_given: 0,
             client_wants_usage: false,

@@ -5,6 +5,7 @@
 mod access_log;
 mod credential;
 mod lease;
+mod prompt;
 mod settings;
 mod traffic;
 mod visit;
@@ -19,7 +20,8 @@ use self::credential::{CredentialFault, credential};
 pub use self::{
     access_log::{AccessLog, Line},
     credential::CREDENTIAL_HEADERS,
-    lease::{Admitted, Client, Lease, Outcome, Prompt},
+    lease::{Admitted, Client, Lease, Outcome},
+    prompt::Prompt,
     settings::{Model, Route, Settings},
     traffic::{BodyRoom, Presence, Traffic},
     visit::{RequestId, Visit},
@@ -29,7 +31,7 @@ use crate::{
     body::{Change, Scanned},
     config::OnClientAbort,
     key::{Bar, KeyHash},
-    limit::{Demand, Learned, LearnedModels, Moment, Plan, Reservation, Strangers, certain_prompt, plan},
+    limit::{Demand, LearnedModels, Moment, Plan, Reservation, Strangers, certain_prompt, plan},
     metrics::{Metrics, Unauthorized},
     rejection::Rejection,
     resolve::{Key, ResolveFault, Resolver},
@@ -218,8 +220,8 @@ impl Gate {
             endpoint,
             key,
         };
-        let prompt = prompt(scanned, &admitted.learned);
-        match Self::reserved(&visit.settings, &admitted, scanned, prompt.estimate, now) {
+        let prompt = Prompt::of(scanned, endpoint, &admitted.learned);
+        match Self::reserved(&visit.settings, &admitted, scanned, prompt.estimate(), now) {
             Ok((reservation, maximum)) => {
                 let wish = Change { include_usage: asks_for_usage(&admitted, scanned), maximum };
                 let lease = Lease::new(self.clone(), visit, admitted, reservation, prompt, wish, now);
@@ -279,24 +281,6 @@ impl Gate {
             }
         }
         self.log.write(&visit.line(status, rejection.map(|rejection| rejection.kind().1), now));
-    }
-}
-
-/// Tokens that an image or a recording in a prompt is taken for, until the upstream counts it.
-const MEDIA_TOKENS: u64 = 1000;
-
-/// How large the prompt is, as far as its length tells.
-fn prompt(scanned: &Scanned, learned: &Learned) -> Prompt {
-    let text = learned.estimate_prompt(scanned.prompt_text_bytes);
-    let media = scanned.media.saturating_mul(MEDIA_TOKENS);
-    let beside_text = media.saturating_add(scanned.prompt_tokens_given);
-    Prompt {
-        text_bytes: scanned.prompt_text_bytes,
-        is_text: beside_text == 0,
-        estimate: text.saturating_add(beside_text),
-        beside_text,
-        sample: scanned.prompt_sample.clone(),
-        count: scanned.prompts,
     }
 }
 

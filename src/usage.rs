@@ -7,6 +7,7 @@ mod dialect;
 mod documents;
 mod embeddings;
 mod estimate;
+mod frame;
 mod gemini;
 mod images;
 mod json;
@@ -24,7 +25,8 @@ mod word;
 
 use std::time::Duration;
 
-pub use estimate::{count_tokens, warm_up};
+pub use estimate::{count_sample, count_tokens, warm_up};
+pub use frame::around_prompt;
 pub use meter::Meter;
 
 /// A response's tokens. They do not overlap, but for `reasoning`, which is part of `output`.

@@ -4,7 +4,7 @@
 
 pub(super) mod tables;
 
-use super::{BodyFault, json::Text};
+use super::{BodyFault, json::Text, outline::Matter};
 
 /// What a field is to the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub(super) enum Field {
     Prompt,
     /// A list of which each element is media.
     Media,
-    Text,
+    Text(Matter),
 }
 
 /// The fields that bound the output.

@@ -5,7 +5,6 @@ use bytes::Bytes;
 use super::{
     BodyFault, LONGEST_MODEL, Scanned, Shape,
     multipart::{Head, Part, Parts, fault},
-    walk::{SAMPLE, beginning},
 };
 
 /// A field that counts.
@@ -71,7 +70,7 @@ fn take(scanned: &mut Scanned, name: &'static str, field: Field, part: &Part<'_>
         Field::Choices => scanned.choices = integer(text).ok_or(wrong(INTEGER))?.max(1),
         Field::Prompt => {
             scanned.prompt_text_bytes = text.len() as u64;
-            beginning(text, SAMPLE).clone_into(&mut scanned.prompt_sample);
+            scanned.outline.text.add(text, text.len() as u64, |part, kept| kept.push_str(part));
         }
     }
     Ok(())

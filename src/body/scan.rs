@@ -10,6 +10,7 @@ use super::{
     field::{Field, Known, Seen, tables::STREAM_OPTIONS},
     json::{Kind, Reader, Text, Token},
     maximum::Stated,
+    outline::{Matter, Outline},
     splice::{Object, Opening},
     walk::{Media, walk},
 };
@@ -78,7 +79,8 @@ impl Scan<'_> {
             Field::Choices => {
                 self.scanned.choices = self.integer(name)?.value().unwrap_or(1).max(self.scanned.choices);
             }
-            Field::Prompt | Field::Media | Field::Text => self.prompt(known.field)?,
+            Field::Prompt | Field::Media => self.prompt(known.field, Matter::Said)?,
+            Field::Text(matter) => self.prompt(known.field, matter)?,
         }
         Ok(())
     }
@@ -134,21 +136,24 @@ impl Scan<'_> {
         }
     }
 
-    fn prompt(&mut self, field: Field) -> Result<(), BodyFault> {
+    fn prompt(&mut self, field: Field, matter: Matter) -> Result<(), BodyFault> {
         let media = match (self.scanned.shape, field) {
             (Shape::Embeddings, Field::Prompt) => Media::BareUrls,
             (shape, _) => shape.media(),
         };
         if field == Field::Media {
-            // What it says is no text, and no sample of any.
-            let walked = walk(&mut self.reader, media, &mut String::new())?;
+            // What it says is no text.
+            let walked = walk(&mut self.reader, media, matter, &mut Outline::default())?;
             self.scanned.media += walked.items;
             self.prompts += walked.items;
             return Ok(());
         }
-        let walked = walk(&mut self.reader, media, &mut self.scanned.prompt_sample)?;
+        let walked = walk(&mut self.reader, media, matter, &mut self.scanned.outline)?;
         self.scanned.prompt_text_bytes += walked.text_bytes;
         self.scanned.media += walked.media;
+        // Messages elsewhere say whose they are.
+        let is_message = walked.is_string && matter == Matter::Said && self.scanned.shape == Shape::Responses;
+        self.scanned.outline.messages += u64::from(is_message);
         if field == Field::Prompt {
             self.scanned.prompt_tokens_given += walked.numbers;
             self.prompts += walked.items;

@@ -3,6 +3,7 @@
 use super::{
     BodyFault,
     json::{Kind, Reader, Text},
+    outline::{Matter, Notes, Outline},
 };
 
 /// What was found in one value.
@@ -14,6 +15,8 @@ pub(super) struct Walked {
     pub media: u64,
     /// Numbers, at any depth.
     pub numbers: u64,
+    /// Whether it is a string and no more.
+    pub is_string: bool,
     /// How many prompts it is: of an array the elements that are not numbers, else 1 unless null.
     pub items: u64,
 }
@@ -36,14 +39,22 @@ pub(super) enum Media {
     Gemini,
 }
 
-/// Walks over the next value of `reader`, in which media is where `media` says.
-/// The beginning of the text is added to `sample`.
-pub(super) fn walk(reader: &mut Reader<'_>, media: Media, sample: &mut String) -> Result<Walked, BodyFault> {
+/// Walks over the next value of `reader`, in which media is where `media` says. What the model is to read of it
+/// is added to `outline`.
+pub(super) fn walk(
+    reader: &mut Reader<'_>,
+    media: Media,
+    matter: Matter,
+    outline: &mut Outline,
+) -> Result<Walked, BodyFault> {
     let outside = reader.depth();
     let first = reader.token()?.kind;
-    let mut walk = Walk { walked: Walked::default(), name: "", media, images: 0, holder: Holder::default(), sample };
+    let walked = Walked::default();
+    let notes = Notes::new(matter, outline);
+    let mut walk = Walk { walked, name: "", media, images: 0, holder: Holder::default(), notes };
     walk.take(first, reader.depth());
     let list = first == Kind::ArrayStart;
+    walk.walked.is_string = matches!(first, Kind::String(_));
     walk.walked.items = u64::from(!list && first != Kind::Null);
     while reader.depth() > outside {
         let element = reader.depth() == outside + 1;
@@ -54,11 +65,7 @@ pub(super) fn walk(reader: &mut Reader<'_>, media: Media, sample: &mut String) -
     Ok(walk.walked)
 }
 
-/// The longest sample of a body's text, in bytes: enough to tell prose from code and one script from
-/// another, and little enough to be kept while a request runs.
-pub(super) const SAMPLE: usize = 4096;
-
-struct Walk<'a, 'sample> {
+struct Walk<'a, 'outline> {
     walked: Walked,
     /// The name whose value comes next, empty for an element.
     name: &'a str,
@@ -66,7 +73,7 @@ struct Walk<'a, 'sample> {
     /// The depth within the `images` that are open, or 0.
     images: u32,
     holder: Holder<'a>,
-    sample: &'sample mut String,
+    notes: Notes<'outline>,
 }
 
 /// An object whose `data` may be media, which is known at its end.
@@ -83,6 +90,7 @@ struct Holder<'a> {
 impl<'a> Walk<'a, '_> {
     /// Counts a token after which `depth` levels are open.
     fn take(&mut self, kind: Kind<'a>, depth: u32) {
+        self.notes.take(kind, self.name, depth);
         match kind {
             Kind::Name(text) => {
                 self.walked.text_bytes += text.length;
@@ -150,24 +158,7 @@ impl<'a> Walk<'a, '_> {
 
     fn text(&mut self, text: Text<'a>) {
         self.walked.text_bytes += text.length;
-        self.keep(text);
-    }
-
-    /// Keeps the beginning of the text.
-    fn keep(&mut self, text: Text<'_>) {
-        let room = SAMPLE.saturating_sub(self.sample.len());
-        if room == 0 {
-            return;
-        }
-        match beginning(text.raw, room) {
-            plain if memchr::memchr(b'\\', plain.as_bytes()).is_none() => self.sample.push_str(plain),
-            // A pair of surrogates that is cut here, or was never one, is a character of some kind.
-            raw => {
-                let characters = Text { raw, length: 0 }.characters();
-                self.sample.extend(characters.map(|character| character.unwrap_or(char::REPLACEMENT_CHARACTER)));
-            }
-        }
-        self.sample.push('\n');
+        self.notes.text(self.name, text);
     }
 
     /// Whether a string is media by its name or place alone.
@@ -204,12 +195,6 @@ impl Media {
 fn is_no_text(kind: &str) -> bool {
     let is_text = kind.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("text/"));
     !is_text && !kind.contains(['\\', ' '])
-}
-
-/// The beginning of a text, in whole characters and at most `room` bytes.
-pub(super) fn beginning(text: &str, room: usize) -> &str {
-    let end = (0..=room.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    text.get(..end).unwrap_or_default()
 }
 
 /// Whether a URL is of the `data` scheme (RFC 2397); schemes have no case.

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Gate, Model, Now, Route, Settings, Visit,
+    Gate, Model, Now, Prompt, Route, Settings, Visit,
     visit::{RequestId, millis},
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     rejection::Rejection,
     resolve::Key,
     runs::{Run, Running},
-    usage::{Ending, Form, Meter, Metered, Source, Usage, count_tokens},
+    usage::{Ending, Form, Meter, Metered, Source, Usage},
 };
 
 /// Who was admitted, to what, on which terms.
@@ -39,33 +39,6 @@ pub struct Admitted {
     pub endpoint: Endpoint,
     /// The limits that it is held to.
     pub limits: Limits,
-}
-
-/// The prompt's size as far as it is known before an upstream counts it.
-#[derive(Clone, Debug)]
-pub struct Prompt {
-    /// Bytes of text.
-    pub text_bytes: u64,
-    /// Whether text is all that it has.
-    pub is_text: bool,
-    /// Tokens that it probably has, by its length.
-    pub estimate: u64,
-    /// Tokens of it that are not text's: media, and tokens that were given as numbers.
-    pub beside_text: u64,
-    /// The beginning of its text.
-    pub sample: String,
-    /// How many prompts it really is.
-    pub count: u64,
-}
-
-impl Prompt {
-    /// Tokens that it has as far as a tokenizer can tell from the beginning of its text: for a
-    /// charge, where the upstream states none.
-    fn counted(&self) -> u64 {
-        let (tokens, bytes) = (count_tokens(&self.sample), self.sample.len() as u64);
-        let text = u128::from(self.text_bytes) * u128::from(tokens) / u128::from(bytes.max(1));
-        u64::try_from(text).unwrap_or(u64::MAX).saturating_add(self.beside_text)
-    }
 }
 
 /// The right of one request to run.
@@ -228,7 +201,7 @@ impl Lease {
         }
         let form = if is_encoded { Form::Other } else { Form::of_content_type(content_type) };
         let Self { admitted, change, prompt, .. } = &*self;
-        let meter = || Meter::new(admitted.endpoint, form, change.include_usage).of_prompts(prompt.count);
+        let meter = || Meter::new(admitted.endpoint, form, change.include_usage).of_prompts(prompt.count());
         self.meter = succeeded.then(meter);
     }
 
@@ -320,14 +293,21 @@ impl Lease {
     fn metered(&mut self, complete: bool, aborted: bool) -> Metered {
         let ending = if complete { Ending::Complete } else { Ending::Early };
         match self.meter.take() {
-            Some(meter) => meter.finish(ending, || self.prompt.counted()),
+            Some(meter) => {
+                let own_tokens = |found| self.admitted.learned.own_tokens(found);
+                meter.finish_for(ending, || self.counted_prompt(), own_tokens)
+            }
             // The client did not wait for the head. The upstream has had its prompt, and that is all we know.
             None if aborted && self.status == 0 => {
-                let usage = Usage { input: self.prompt.counted(), ..Usage::default() };
+                let usage = Usage { input: self.counted_prompt(), ..Usage::default() };
                 Metered { usage, source: Source::Estimated, ..Metered::none() }
             }
             None => Metered::none(),
         }
+    }
+
+    fn counted_prompt(&self) -> u64 {
+        self.prompt.counted(&self.admitted.learned)
     }
 
     fn cost(&self, metered: &Metered) -> Usd {
@@ -342,9 +322,8 @@ impl Lease {
         let usage = &metered.usage;
         let prompt_tokens = usage.total().saturating_sub(usage.output);
         let learned = self.gate.learned.of(self.visit.model.as_deref().unwrap_or_default());
-        let prompt = self.prompt.is_text.then_some((self.prompt.text_bytes, prompt_tokens));
         let output = self.admitted.endpoint.has_output().then_some(usage.output);
-        learned.record(prompt, output);
+        self.prompt.teach(&learned, prompt_tokens, output);
     }
 
     fn count(&self, metered: &Metered, cost: Usd, status: u16, aborted: bool) {

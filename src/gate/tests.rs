@@ -277,8 +277,8 @@ async fn worst_case_holds_the_output_to_what_fits() {
         (1000, CHAT, Some(300)),
         (1000, r#"{"model":"m","max_tokens":300}"#, None),
         (1000, r#"{"model":"m","max_tokens":301}"#, Some(300)),
-        (1000, r#"{"model":"m","n":10}"#, Some(100)),
-        (100, r#"{"model":"m","max_tokens":200}"#, Some(100)),
+        (1000, r#"{"model":"m","n":10}"#, Some(99)),
+        (100, r#"{"model":"m","max_tokens":200}"#, Some(97)),
     ] {
         let house = House::new(vec![limited("key_a", 10, tokens, 10)], sections, 10);
         let lease = house.lease(body).await;

@@ -1,5 +1,6 @@
 //! What a model's recent traffic teaches about its next request: how many tokens a byte of
-//! prompt takes, and how long its answers are. So that no tokenizer runs before a request does.
+//! prompt takes, and how long its answers are, so that no tokenizer runs before a request does; and
+//! how its tokens compare with those of the one tokenizer that is here, where that has to stand in.
 
 use std::{
     collections::HashMap,
@@ -17,6 +18,10 @@ pub struct Learned {
     expected_output: AtomicU64,
     /// Tokens for a byte of prompt, in units of 1 / `ONE`.
     ratio: AtomicU64,
+    /// The model's tokens for one of `o200k_base`, in units of 1 / `ONE`.
+    vocabulary: AtomicU64,
+    /// How many prompts there were to learn the vocabulary from.
+    prompts: AtomicU64,
     outputs: Mutex<Outputs>,
 }
 
@@ -32,6 +37,17 @@ const RATIOS: (u64, u64) = (ONE / 64, ONE);
 /// How much of the difference one request corrects: a sixteenth.
 const CORRECTION_SHIFT: u32 = 4;
 
+/// A prompt moves the vocabulary's ratio by so much, towards its own if that is further away than
+/// twice as much: the ratio comes to be the median, which one odd prompt does not move far.
+const VOCABULARY_STEP: u64 = ONE / 64;
+/// The ratios of vocabularies in use. A prompt beyond had something added to it, or left out.
+const VOCABULARIES: (u64, u64) = (ONE / 2, 3 * ONE);
+/// In shorter texts a token more or less says too little.
+const LONG_ENOUGH: u64 = 64;
+/// So many prompts are counted to learn from, and one in so many after them.
+const COUNTED: u64 = 64;
+const COUNTED_LATER: u64 = 16;
+
 impl Learned {
     /// The 95th percentile of the last 256 outputs, in tokens; 1024 before there are 20.
     #[must_use]
@@ -45,6 +61,40 @@ impl Learned {
     pub fn estimate_prompt(&self, bytes: u64) -> u64 {
         let tokens = (u128::from(bytes) * u128::from(self.ratio.load(Ordering::Relaxed))).div_ceil(u128::from(ONE));
         u64::try_from(tokens).unwrap_or(u64::MAX)
+    }
+
+    /// Tokens of this model for so many that `o200k_base` finds in a text, rounded down: at first
+    /// as many.
+    #[must_use]
+    pub fn own_tokens(&self, found: u64) -> u64 {
+        let vocabulary = self.vocabulary.load(Ordering::Relaxed);
+        let own = u128::from(found) * u128::from(vocabulary) / u128::from(ONE);
+        u64::try_from(own).unwrap_or(u64::MAX)
+    }
+
+    /// Whether the text of the next prompt should be counted, to learn from. Counting takes time:
+    /// the first prompts are, and some of the later ones.
+    #[must_use]
+    pub fn wants_count(&self) -> bool {
+        let prompts = self.prompts.fetch_add(1, Ordering::Relaxed);
+        prompts < COUNTED || prompts.is_multiple_of(COUNTED_LATER)
+    }
+
+    /// Learns from a prompt of text alone: the tokens that `o200k_base` finds in it, and those that
+    /// its upstream states for it.
+    pub fn record_vocabulary(&self, found: u64, stated: u64) {
+        let sample = u128::from(stated) * u128::from(ONE) / u128::from(found.max(1));
+        let sample = u64::try_from(sample).unwrap_or(u64::MAX);
+        let (least, most) = VOCABULARIES;
+        if found < LONG_ENOUGH || !(least..=most).contains(&sample) {
+            return;
+        }
+        let towards = |vocabulary: u64| match sample {
+            _ if sample > vocabulary + 2 * VOCABULARY_STEP => Some(vocabulary + VOCABULARY_STEP),
+            _ if sample < vocabulary - 2 * VOCABULARY_STEP => Some(vocabulary - VOCABULARY_STEP),
+            _ => None,
+        };
+        let _ = self.vocabulary.fetch_update(Ordering::Relaxed, Ordering::Relaxed, towards);
     }
 
     /// Learns from a request that ended: the bytes of its prompt and the tokens they took, cached
@@ -68,6 +118,8 @@ impl Default for Learned {
         Self {
             expected_output: AtomicU64::new(DEFAULT_OUTPUT),
             ratio: AtomicU64::new(FIRST_RATIO),
+            vocabulary: AtomicU64::new(ONE),
+            prompts: AtomicU64::new(0),
             outputs: Mutex::default(),
         }
     }
@@ -249,6 +301,46 @@ mod tests {
         assert!((15..=17).contains(&learned.estimate_prompt(1000)), "{}", learned.estimate_prompt(1000));
         (0..1000).for_each(|_| learned.record(Some((1, u64::MAX)), None));
         assert!((990..=1000).contains(&learned.estimate_prompt(1000)), "{}", learned.estimate_prompt(1000));
+    }
+
+    #[test]
+    fn a_vocabulary_is_learned_and_a_like_one_left_alone() {
+        for (stated, own) in [(1160, 1125..=1165), (1020, 1000..=1000), (980, 1000..=1000), (850, 845..=885)] {
+            let learned = Learned::default();
+            assert_eq!(learned.own_tokens(1000), 1000, "at first");
+            (0..40).for_each(|_| learned.record_vocabulary(1000, stated));
+            assert!(own.contains(&learned.own_tokens(1000)), "{stated}: {}", learned.own_tokens(1000));
+        }
+    }
+
+    #[test]
+    fn odd_prompts_do_not_change_a_vocabulary() {
+        let learned = Learned::default();
+        for (found, stated) in [(63, 126), (1000, 3001), (1000, 499), (0, 0), (0, 9), (u64::MAX, 1), (64, u64::MAX)] {
+            (0..20).for_each(|_| learned.record_vocabulary(found, stated));
+        }
+        assert_eq!(learned.own_tokens(1000), 1000);
+        for round in 0..60 {
+            learned.record_vocabulary(1000, if round % 3 == 0 { 1900 } else { 1160 });
+        }
+        assert!((1120..=1200).contains(&learned.own_tokens(1000)), "{}", learned.own_tokens(1000));
+        assert_eq!([0, 1, u64::MAX].map(|found| learned.own_tokens(found)), [0, 1, u64::MAX]);
+    }
+
+    #[test]
+    fn a_vocabulary_stays_within_those_in_use() {
+        for (stated, own) in [(500, 500..=535), (3000, 2965..=3000)] {
+            let learned = Learned::default();
+            (0..1000).for_each(|_| learned.record_vocabulary(1000, stated));
+            assert!(own.contains(&learned.own_tokens(1000)), "{}", learned.own_tokens(1000));
+        }
+    }
+
+    #[test]
+    fn few_prompts_are_counted_to_learn_from() {
+        let learned = Learned::default();
+        let counted = (0..1024).filter(|_| learned.wants_count()).count();
+        assert_eq!(counted, 64 + 60);
     }
 
     #[test]

@@ -163,8 +163,10 @@ pub(super) enum Role {
     /// A block of content, or what is added to one.
     Block,
     Text,
+    /// Of a tool.
+    Name,
     Thinking,
-    /// A tool's input, and all that is in it.
+    /// What a tool is given.
     Input,
 }
 
@@ -182,9 +184,10 @@ impl Visitor for Reader {
             (Role::Root, b"usage") => Role::Usage,
             (Role::Message, b"usage") => Role::FirstUsage,
             (Role::Root | Role::Message, b"content") => Role::Content,
-            (Role::Block, b"text" | b"partial_json" | b"name" | b"content") => Role::Text,
+            (Role::Block, b"text" | b"partial_json" | b"content") => Role::Text,
+            (Role::Block, b"name") => Role::Name,
             (Role::Block, b"thinking") => Role::Thinking,
-            (Role::Block, b"input") | (Role::Input, _) => Role::Input,
+            (Role::Block, b"input") => Role::Input,
             (Role::Usage | Role::FirstUsage, b"iterations") => Role::Runs,
             (Role::Usage | Role::FirstUsage, b"output_tokens_details") => Role::UsageDetails,
             (Role::Usage | Role::FirstUsage, key) => tokens(key).map_or(Role::Nothing, Role::Stated),
@@ -200,9 +203,12 @@ impl Visitor for Reader {
         match array {
             Role::Content => Role::Block,
             Role::Runs => Role::Run,
-            Role::Input => Role::Input,
             _ => Role::Nothing,
         }
+    }
+
+    fn is_written(&self, role: Role) -> bool {
+        role == Role::Input
     }
 
     fn begin(&mut self, role: Role, first: u8, at: usize) {
@@ -214,6 +220,7 @@ impl Visitor for Reader {
             }
             Role::Run => self.run = Block::default(),
             _ if first == b'"' => self.record.begin_text(at),
+            Role::Input if matches!(first, b'{' | b'[') => self.record.begin_written(),
             _ => {}
         }
     }
@@ -221,6 +228,10 @@ impl Visitor for Reader {
     fn text(&mut self, role: Role, piece: &[u8]) {
         match role {
             Role::Type => self.record.event.kind.push(piece),
+            Role::Name => {
+                self.record.note_call();
+                self.record.deliver(0, Kind::Answer, piece);
+            }
             Role::Text | Role::Input => self.record.deliver(0, Kind::Answer, piece),
             Role::Thinking => self.record.deliver(0, Kind::Reasoning, piece),
             _ => {}

@@ -30,6 +30,7 @@ pub(super) struct Delivered {
     /// What the lanes' texts occupy.
     kept: usize,
     any: bool,
+    calls: u64,
 }
 
 /// The text of one kind of one choice.
@@ -57,6 +58,16 @@ impl Delivered {
     /// Whether there was any text at all.
     pub(super) fn any(&self) -> bool {
         self.any || !self.waiting_answer.is_empty() || !self.waiting_reasoning.is_empty()
+    }
+
+    /// A tool is called.
+    pub(super) fn add_call(&mut self) {
+        self.calls += 1;
+    }
+
+    /// How many tools are called.
+    pub(super) fn calls(&self) -> u64 {
+        self.calls
     }
 
     /// Counts everything. Takes time linear in what is kept, some milliseconds at most.
@@ -196,6 +207,22 @@ mod tests {
             assert!(delivered.held_bytes() <= BOUND, "{} bytes held", delivered.held_bytes());
         }
         assert_eq!(delivered.estimate().output, estimate::count_bytes(&text));
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config::with_cases(16))]
+        #[test]
+        fn words_in_any_pieces_are_counted_as_the_whole(
+            words in proptest::collection::vec("[A-Za-z]{1,9}[.,;!?]?|[0-9]{1,4}|[(][a-z]{2,5}[)]|[а-я]{1,8}", 1..9000),
+            size in 1_usize..9000,
+        ) {
+            let text = words.join(" ");
+            let mut delivered = Delivered::default();
+            let lane = delivered.lane(0, Kind::Answer);
+            text.as_bytes().chunks(size).for_each(|piece| delivered.push(lane, piece));
+            proptest::prop_assert!(delivered.held_bytes() <= BOUND);
+            proptest::prop_assert_eq!(delivered.estimate().output, estimate::count_tokens(&text));
+        }
     }
 
     #[test]

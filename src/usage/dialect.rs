@@ -115,6 +115,20 @@ impl<E: Copy + Default> Record<E> {
         self.texts.reading_is_counted = false;
     }
 
+    /// An object begins that is text: no event that has one is like another.
+    pub(super) fn begin_written(&mut self) {
+        self.texts.count += 2;
+        self.texts.reading_is_counted = true;
+    }
+
+    /// The string has text in it, and is the name of a tool that is called.
+    pub(super) fn note_call(&mut self) {
+        if !self.texts.reading_is_counted {
+            self.texts.count += 1;
+            self.delivered.add_call();
+        }
+    }
+
     /// The string has text in it.
     pub(super) fn note_text(&mut self) {
         if !std::mem::replace(&mut self.texts.reading_is_counted, true) {

@@ -1,9 +1,21 @@
 //! What a text would be in tokens, where nobody says: `o200k_base`, in time linear in the text's length.
 
+use crate::body::Sample;
+
 /// The tokens of `text` in `o200k_base`; what looks like a special token is ordinary text.
 #[must_use]
 pub fn count_tokens(text: &str) -> u64 {
     bpe_openai::o200k_base().count(text) as u64
+}
+
+/// The tokens of the text of which `sample` is a sample: of all of it, if it is all.
+#[must_use]
+pub fn count_sample(sample: &Sample) -> u64 {
+    let (tokens, bytes) = sample
+        .pieces()
+        .fold((0, 0), |(tokens, bytes), piece| (tokens + count_tokens(piece), bytes + piece.len() as u64));
+    let all = u128::from(sample.bytes()) * u128::from(tokens) / u128::from(bytes.max(1));
+    u64::try_from(all).unwrap_or(u64::MAX)
 }
 
 /// Unpacks the tokenizer's tables, so that the first estimate need not wait for it.
@@ -13,6 +25,8 @@ pub fn warm_up() {
 
 /// The tokens of bytes that should be UTF-8; what is not counts as replacement characters.
 pub(super) fn count_bytes(text: &[u8]) -> u64 {
+    #[cfg(test)]
+    COUNTED.set(COUNTED.get() + text.len());
     if text.is_empty() { 0 } else { count_tokens(&String::from_utf8_lossy(text)) }
 }
 
@@ -34,6 +48,18 @@ pub(super) fn cut(text: &[u8], limit: usize) -> usize {
     }
     let is_start = |at: &usize| text.get(*at).is_none_or(|byte| byte & 0b1100_0000 != 0b1000_0000);
     (limit.saturating_sub(3).max(1)..=limit).rev().find(is_start).unwrap_or(limit)
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How many bytes this thread has counted.
+    static COUNTED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// How many bytes this thread has counted since it was asked last.
+#[cfg(test)]
+pub(super) fn take_counted() -> usize {
+    COUNTED.take()
 }
 
 #[cfg(test)]
@@ -64,6 +90,24 @@ mod tests {
     #[test]
     fn special_tokens_are_ordinary_text() {
         assert!(count_tokens("<|endoftext|>") > 3);
+    }
+
+    #[test]
+    fn of_a_short_text_the_sample_is_all_and_of_a_long_one_enough() {
+        let sample = |texts: &[&str]| {
+            let messages: Vec<_> =
+                texts.iter().map(|text| serde_json::json!({"role": "user", "content": text})).collect();
+            let body = serde_json::json!({"messages": messages}).to_string();
+            crate::body::scan(&body.into(), crate::body::Shape::Chat).unwrap().outline.text
+        };
+        assert_eq!(count_sample(&sample(&[])), 0);
+        let texts = [PROSE, "Hi!", "お誕生日おめでとう"];
+        assert_eq!(count_sample(&sample(&texts)), texts.iter().map(|text| count_tokens(text)).sum::<u64>());
+        let (prose, code) =
+            (PROSE.repeat(200), "fn f(x: &[u8]) -> Vec<Option<u64>> { x.iter().map(g).collect() }\n".repeat(400));
+        let whole = count_tokens(&prose) + count_tokens(&code);
+        let found = count_sample(&sample(&[&prose, &code]));
+        assert!(found.abs_diff(whole) * 100 <= 5 * whole, "{found} instead of {whole}");
     }
 
     #[test]

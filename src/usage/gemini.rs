@@ -117,8 +117,9 @@ pub(super) enum Role {
     Part,
     Thought,
     Text,
-    /// What a part says otherwise than by text (code, a call of a function), and all that is in it.
+    /// What a part says otherwise than by text: code, or a call of a function.
     Call,
+    Name,
     CallText,
 }
 
@@ -143,7 +144,8 @@ impl Visitor for Reader {
             (Role::Part, b"text") => Role::Text,
             (Role::Part, b"thought") => Role::Thought,
             (Role::Part, b"functionCall" | b"executableCode") => Role::Call,
-            (Role::Call, b"name" | b"args" | b"code") | (Role::CallText, _) => Role::CallText,
+            (Role::Call, b"name") => Role::Name,
+            (Role::Call, b"args" | b"code") => Role::CallText,
             _ => Role::Nothing,
         }
     }
@@ -153,9 +155,12 @@ impl Visitor for Reader {
             Role::Root => Role::Root,
             Role::Candidates => Role::Candidate,
             Role::Parts => Role::Part,
-            Role::CallText => Role::CallText,
             _ => Role::Nothing,
         }
+    }
+
+    fn is_written(&self, role: Role) -> bool {
+        role == Role::CallText
     }
 
     fn begin(&mut self, role: Role, first: u8, at: usize) {
@@ -168,6 +173,7 @@ impl Visitor for Reader {
             Role::Part => event.is_thought = false,
             Role::Thought => event.is_thought = first == b't',
             _ if first == b'"' => self.record.begin_text(at),
+            Role::CallText if matches!(first, b'{' | b'[') => self.record.begin_written(),
             _ => {}
         }
     }
@@ -178,6 +184,10 @@ impl Visitor for Reader {
             Role::Text if !self.record.delivered.wait(Kind::Answer, piece) => {
                 self.record.delivered.settle_as(Some(self.kind()));
                 self.record.deliver(candidate, self.kind(), piece);
+            }
+            Role::Name => {
+                self.record.note_call();
+                self.record.deliver(candidate, Kind::Answer, piece);
             }
             Role::CallText => self.record.deliver(candidate, Kind::Answer, piece),
             _ => {}

@@ -20,6 +20,11 @@ pub(super) trait Visitor {
 
     /// The role of an object's member.
     fn member(&self, object: Self::Role, key: &[u8]) -> Self::Role;
+    /// Whether an object or an array is text: the model wrote it as JSON. Then it comes through [`text`](Self::text), as
+    /// compact as it goes and its strings unescaped, and nothing in it has a role of its own.
+    fn is_written(&self, _role: Self::Role) -> bool {
+        false
+    }
     /// The role of an array's elements.
     fn element(&self, _array: Self::Role) -> Self::Role {
         Self::NOTHING
@@ -44,8 +49,10 @@ pub(super) struct Scanner<V: Visitor> {
     role: V::Role,
     open: [Container<V::Role>; DEPTH],
     depth: usize,
-    /// Containers open inside a value nobody asked for.
+    /// Containers open inside a value nobody asked for, or one that is text.
     skipped: u64,
+    /// The opening bracket of a value that is text, until there is something in it.
+    unwritten: Option<u8>,
     key: Word<KEY>,
     number: Number,
     string: StringBody,
@@ -61,6 +68,7 @@ impl<V: Visitor> Scanner<V> {
             open: [Container { role: V::NOTHING, object: false }; DEPTH],
             depth: 0,
             skipped: 0,
+            unwritten: None,
             key: Word::default(),
             number: Number::default(),
             string: StringBody::default(),
@@ -74,6 +82,7 @@ impl<V: Visitor> Scanner<V> {
         self.role = V::ROOT;
         self.depth = 0;
         self.skipped = 0;
+        self.unwritten = None;
         self.string = StringBody::default();
         self.position = 0;
     }
@@ -89,8 +98,9 @@ impl<V: Visitor> Scanner<V> {
         let mut rest = bytes;
         while let Some(&byte) = rest.first() {
             let taken = match self.state {
-                State::Key | State::Text | State::SkippedText => self.string(rest, visitor),
+                State::Key | State::Text | State::SkippedText | State::WrittenText => self.string(rest, visitor),
                 State::Skipped => self.skip(rest),
+                State::Written => self.written(rest, visitor),
                 State::Number => self.number(rest, visitor),
                 State::Literal => self.literal(rest),
                 State::Closed => break,
@@ -126,6 +136,11 @@ impl<V: Visitor> Scanner<V> {
             visitor.begin(self.role, first, self.position);
         }
         match first {
+            b'{' | b'[' if asked && visitor.is_written(self.role) => {
+                self.skipped = 1;
+                self.unwritten = Some(first);
+                self.state = State::Written;
+            }
             b'{' | b'[' if asked && self.depth < DEPTH => self.open(first == b'{', visitor),
             b'{' | b'[' => {
                 self.skipped = 1;
@@ -178,7 +193,7 @@ impl<V: Visitor> Scanner<V> {
         let (role, key) = (self.role, &mut self.key);
         let (taken, closed) = match self.state {
             State::Key => self.string.read(rest, |piece| key.push(piece)),
-            State::Text => self.string.read(rest, |piece| visitor.text(role, piece)),
+            State::Text | State::WrittenText => self.string.read(rest, |piece| visitor.text(role, piece)),
             _ => self.string.read(rest, |_| {}),
         };
         if closed {
@@ -188,6 +203,10 @@ impl<V: Visitor> Scanner<V> {
                     State::Colon
                 }
                 State::SkippedText if self.skipped > 0 => State::Skipped,
+                State::WrittenText => {
+                    visitor.text(role, b"\"");
+                    State::Written
+                }
                 _ => State::After,
             };
         }
@@ -233,6 +252,40 @@ impl<V: Visitor> Scanner<V> {
         }
         rest.len()
     }
+
+    /// Passes on what is not white space, up to the next string or the end of the value. An empty value is no text:
+    /// streams put one where the text is still to come.
+    fn written(&mut self, rest: &[u8], visitor: &mut V) -> usize {
+        let Some(&first) = rest.first() else { return 0 };
+        if matches!(first, b' ' | b'\t' | b'\n' | b'\r') {
+            return 1;
+        }
+        let is_empty = self.unwritten.is_some() && matches!(first, b'}' | b']');
+        if let Some(opening) = self.unwritten.take().filter(|_| !is_empty) {
+            visitor.text(self.role, &[opening]);
+        }
+        let mut taken = 0;
+        for &byte in rest {
+            match byte {
+                b' ' | b'\t' | b'\n' | b'\r' => break,
+                b'{' | b'[' => self.skipped += 1,
+                b'}' | b']' => self.skipped -= 1, // at least 1 in this state
+                b'"' => self.state = State::WrittenText,
+                _ => {}
+            }
+            taken += 1;
+            if self.skipped == 0 {
+                self.state = State::After;
+            }
+            if self.state != State::Written {
+                break;
+            }
+        }
+        if let Some(piece) = rest.get(..taken).filter(|_| !is_empty) {
+            visitor.text(self.role, piece);
+        }
+        taken
+    }
 }
 
 impl<V: Visitor> Clone for Scanner<V> {
@@ -255,6 +308,9 @@ enum State {
     Literal,
     Skipped,
     SkippedText,
+    /// In a value that is text, and in a string of it.
+    Written,
+    WrittenText,
     Closed,
 }
 

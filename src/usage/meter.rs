@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::api::Endpoint;
+use crate::api::{Api, Endpoint};
 
 use super::dialect::Charge;
+use super::frame::around_answer;
 use super::response::{Read, Response};
 use super::stated::Statement;
 use super::{Ending, Form, Metered, Source, Usage};
@@ -14,6 +15,7 @@ use super::{anthropic, audio, embeddings, gemini, images, ollama, openai, rerank
 
 /// One response's meter. Give it each chunk as it comes; it keeps at most 64 KiB, whatever comes.
 pub struct Meter {
+    endpoint: Endpoint,
     response: Box<dyn Response>,
 }
 
@@ -46,7 +48,7 @@ impl Meter {
     /// client who asked for it.
     #[must_use]
     pub fn new(endpoint: Endpoint, form: Form, remove_usage_event: bool) -> Self {
-        Self { response: response(endpoint, form, remove_usage_event) }
+        Self { endpoint, response: response(endpoint, form, remove_usage_event) }
     }
 
     /// The same, for a request that has several prompts, as a completion's may: servers that state usage with each choice
@@ -60,7 +62,7 @@ impl Meter {
     /// One that fails whatever is asked of it.
     #[cfg(test)]
     pub(crate) fn broken() -> Self {
-        Self { response: Box::new(super::response::Broken) }
+        Self { endpoint: Endpoint::ChatCompletions, response: Box::new(super::response::Broken) }
     }
 
     /// Looks at the next bytes and gives back what is to be forwarded now: the same bytes, not copied, unless a usage
@@ -102,9 +104,22 @@ impl Meter {
     }
 
     /// The usage: what was stated, or where nothing was or the response ended early, what the delivered text is in
-    /// tokens (or what was stated, if that is more). `prompt_estimate`, in tokens, stands for an input nobody stated.
+    /// tokens of `o200k_base` (or what was stated, if that is more), with the tags around it if it is complete.
+    /// `prompt_estimate`, in tokens, stands for an input nobody stated.
     #[must_use]
     pub fn finish(self, ending: Ending, prompt_estimate: impl FnOnce() -> u64) -> Metered {
+        self.finish_for(ending, prompt_estimate, |found| found)
+    }
+
+    /// The same for a model whose vocabulary is another: `own_tokens` says what the tokens that are found in a text are
+    /// in the model's own.
+    #[must_use]
+    pub fn finish_for(
+        self,
+        ending: Ending,
+        prompt_estimate: impl FnOnce() -> u64,
+        own_tokens: impl Fn(u64) -> u64,
+    ) -> Metered {
         let stated = self.response.stated();
         if self.used_nothing(&stated, ending) {
             return Metered::none();
@@ -115,9 +130,25 @@ impl Meter {
             return Metered { usage: usage(&stated, input, output, 0), audio, source: Source::Upstream };
         }
         let found = self.response.delivered().estimate();
-        let output = stated.output.unwrap_or(0).max(found.output);
-        let usage = usage(&stated, stated.input.unwrap_or_else(prompt_estimate), output, found.reasoning);
+        let found_output = own_tokens(found.output);
+        let output = match stated.output {
+            Some(stated) => stated.max(found_output),
+            None => found_output.saturating_add(self.unseen(ending)),
+        };
+        let input = stated.input.unwrap_or_else(prompt_estimate);
+        let usage = usage(&stated, input, output, own_tokens(found.reasoning));
         Metered { usage, audio, source: Source::Estimated }
+    }
+
+    /// The tokens around what was delivered. Of an answer that was cut, nothing is charged that was not seen.
+    fn unseen(&self, ending: Ending) -> u64 {
+        let ends_silently = self.endpoint.api() == Api::Gemini && self.response.is_whole(ending);
+        let is_complete = self.response.ended() || ends_silently;
+        if is_complete && self.text_delivered() && !self.response.failed() {
+            around_answer(self.endpoint, self.response.delivered().calls())
+        } else {
+            0
+        }
     }
 
     /// An answer without a byte is an error's (llama-cpp-python).

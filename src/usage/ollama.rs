@@ -75,7 +75,8 @@ pub(super) enum Role {
     ToolCalls,
     ToolCall,
     Function,
-    /// A tool's arguments, and all that is in them.
+    Name,
+    /// What a tool is given.
     Arguments,
 }
 
@@ -91,21 +92,22 @@ impl Visitor for Reader {
             (Role::Root, b"prompt_eval_count") => Role::PromptCount,
             (Role::Root, b"eval_count") => Role::OutputCount,
             (Role::Root, b"message") => Role::Message,
-            (Role::Root, b"response") | (Role::Message, b"content") | (Role::Function, b"name") => Role::Text,
+            (Role::Root, b"response") | (Role::Message, b"content") => Role::Text,
+            (Role::Function, b"name") => Role::Name,
             (Role::Root | Role::Message, b"thinking") => Role::Thinking,
             (Role::Message, b"tool_calls") => Role::ToolCalls,
             (Role::ToolCall, b"function") => Role::Function,
-            (Role::Function, b"arguments") | (Role::Arguments, _) => Role::Arguments,
+            (Role::Function, b"arguments") => Role::Arguments,
             _ => Role::Nothing,
         }
     }
 
     fn element(&self, array: Role) -> Role {
-        match array {
-            Role::ToolCalls => Role::ToolCall,
-            Role::Arguments => Role::Arguments,
-            _ => Role::Nothing,
-        }
+        if array == Role::ToolCalls { Role::ToolCall } else { Role::Nothing }
+    }
+
+    fn is_written(&self, role: Role) -> bool {
+        role == Role::Arguments
     }
 
     fn begin(&mut self, role: Role, first: u8, at: usize) {
@@ -113,12 +115,17 @@ impl Visitor for Reader {
             Role::Done => self.record.event.is_done = first == b't',
             Role::Error => self.record.failed |= first != b'n',
             _ if first == b'"' => self.record.begin_text(at),
+            Role::Arguments if matches!(first, b'{' | b'[') => self.record.begin_written(),
             _ => {}
         }
     }
 
     fn text(&mut self, role: Role, piece: &[u8]) {
         match role {
+            Role::Name => {
+                self.record.note_call();
+                self.record.deliver(0, Kind::Answer, piece);
+            }
             Role::Text | Role::Arguments => self.record.deliver(0, Kind::Answer, piece),
             Role::Thinking => self.record.deliver(0, Kind::Reasoning, piece),
             _ => {}

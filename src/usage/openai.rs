@@ -289,7 +289,7 @@ impl Visitor for Reader {
             (Role::ToolCall, b"index") => Role::CallIndex,
             (Role::ToolCall, b"function" | b"custom") => Role::Function,
             (Role::Function | Role::FunctionCall, b"name") => Role::Name,
-            (Role::Function | Role::FunctionCall, b"arguments" | b"input") | (Role::Arguments, _) => Role::Arguments,
+            (Role::Function | Role::FunctionCall, b"arguments" | b"input") => Role::Arguments,
             (Role::Usage(field), key) => field.of_chat(key).map_or(Role::Nothing, Role::Usage),
             (Role::Groq, b"usage") => Role::GroqUsage,
             (Role::GroqUsage, key) => Field::Usage.of_chat(key).map_or(Role::Nothing, Role::Usage),
@@ -305,9 +305,12 @@ impl Visitor for Reader {
             Role::Choices => Role::Choice,
             Role::Content => Role::Part,
             Role::ToolCalls => Role::ToolCall,
-            Role::Arguments => Role::Arguments,
             _ => Role::Nothing,
         }
+    }
+
+    fn is_written(&self, role: Role) -> bool {
+        role == Role::Arguments
     }
 
     fn begin(&mut self, role: Role, first: u8, at: usize) {
@@ -340,6 +343,7 @@ impl Visitor for Reader {
                 self.record.begin_text(at);
             }
             _ if first == b'"' => self.record.begin_text(at),
+            Role::Arguments if matches!(first, b'{' | b'[') => self.record.begin_written(),
             _ => {}
         }
     }
@@ -347,7 +351,11 @@ impl Visitor for Reader {
     fn text(&mut self, role: Role, piece: &[u8]) {
         match role {
             Role::Name if self.record.event.choice.is_named => {}
-            Role::Content | Role::Text | Role::Arguments | Role::Name => self.deliver(Kind::Answer, piece),
+            Role::Name => {
+                self.record.note_call();
+                self.deliver(Kind::Answer, piece);
+            }
+            Role::Content | Role::Text | Role::Arguments => self.deliver(Kind::Answer, piece),
             Role::Reasoning | Role::ReasoningContent
                 if *self.record.event.choice.reasoning.get_or_insert(role) == role =>
             {

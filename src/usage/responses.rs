@@ -21,14 +21,23 @@ pub(super) struct Reader {
 pub(super) struct Event {
     kind: Word<48>,
     item: Word<32>,
+    /// The item that it is about has a name: a tool's.
+    has_name: bool,
 }
 
+const ITEM_ADDED: &[u8] = b"response.output_item.added";
+
 impl Event {
+    /// Whether a tool is called.
+    fn is_call(&self) -> bool {
+        self.has_name && self.kind.bytes() == ITEM_ADDED
+    }
+
     /// What the text of such an event is; none where it repeats what came before, or is no text.
     fn text(&self) -> Option<Kind> {
         let kind = self.kind.bytes();
         let is_reasoning = kind.starts_with(b"response.reasoning");
-        let is_new = kind == b"response.output_item.added" || kind.ends_with(b".delta");
+        let is_new = kind == ITEM_ADDED || kind.ends_with(b".delta");
         (is_new && kind != b"response.audio.delta").then_some(if is_reasoning { Kind::Reasoning } else { Kind::Answer })
     }
 
@@ -86,10 +95,12 @@ pub(super) enum Role {
     /// What an event adds.
     Added,
     AddedItem,
+    AddedName,
     Response,
     Output,
     Item,
     ItemType,
+    ItemName,
     Content,
     Part,
     Summary,
@@ -107,7 +118,8 @@ impl Visitor for Reader {
     fn member(&self, object: Role, key: &[u8]) -> Role {
         match (object, key) {
             (Role::Root, b"type") => Role::Type,
-            (Role::Root, b"delta") | (Role::AddedItem, b"name") => Role::Added,
+            (Role::Root, b"delta") => Role::Added,
+            (Role::AddedItem, b"name") => Role::AddedName,
             (Role::Root, b"item") => Role::AddedItem,
             (Role::Root, b"response") => Role::Response,
             (Role::Root | Role::Response, b"usage") => Role::Usage(Field::Usage),
@@ -117,7 +129,8 @@ impl Visitor for Reader {
             (Role::Item, b"type") => Role::ItemType,
             (Role::Item, b"content") => Role::Content,
             (Role::Item, b"summary") => Role::Summary,
-            (Role::Item, b"name" | b"arguments" | b"input" | b"code") => Role::Text,
+            (Role::Item, b"name") => Role::ItemName,
+            (Role::Item, b"arguments" | b"input" | b"code") => Role::Text,
             (Role::Part, b"text" | b"refusal") => Role::ContentText,
             (Role::SummaryPart, b"text") => Role::SummaryText,
             _ => Role::Nothing,
@@ -148,6 +161,14 @@ impl Visitor for Reader {
             Role::Type => self.record.event.kind.push(piece),
             Role::ItemType => self.record.event.item.push(piece),
             Role::Added => self.deliver(piece),
+            Role::AddedName => {
+                self.record.event.has_name = true;
+                self.deliver(piece);
+            }
+            Role::ItemName => {
+                self.record.note_call();
+                self.record.deliver(0, Kind::Answer, piece);
+            }
             Role::Text => self.record.deliver(0, Kind::Answer, piece),
             Role::ContentText => self.record.deliver(0, self.record.event.item_content(), piece),
             Role::SummaryText => self.record.deliver(0, Kind::Reasoning, piece),
@@ -169,6 +190,9 @@ impl Visitor for Reader {
             Role::Root => {
                 let Record { event, delivered, failed, .. } = &mut self.record;
                 delivered.settle_as(event.text());
+                if event.is_call() {
+                    delivered.add_call();
+                }
                 *failed |= matches!(event.kind.bytes(), b"error" | b"response.failed");
             }
             _ => {}

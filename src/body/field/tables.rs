@@ -2,9 +2,13 @@
 //! reference, Anthropic's Messages API, Ollama's `docs/api.md` and Google's Gemini API reference,
 //! with what vLLM, llama.cpp and TEI read beside them.
 
-use super::{Field, Known, Maximum};
+use super::{Field, Known, Matter, Maximum};
 
 const OWN: Field = Field::Maximum(Maximum::Own);
+const SAID: Field = Field::Text(Matter::Said);
+const DECLARED: Field = Field::Text(Matter::Declared);
+/// Templates; and Gemini counts no tokens for the schema of its answer.
+const IMPOSED: Field = Field::Text(Matter::Imposed);
 
 const MODEL: Known = known("model", Field::Model);
 const STREAM: Known = known("stream", Field::Stream);
@@ -39,15 +43,15 @@ pub(in super::super) const TEXT: [Known; 21] = [
     known("prompt", Field::Prompt),
     known("input", Field::Prompt),
     known("prompt_embeds", Field::Media),
-    known("messages", Field::Text),
-    known("system", Field::Text),
-    known("suffix", Field::Text),
-    known("tools", Field::Text),
-    known("functions", Field::Text),
-    known("response_format", Field::Text),
-    known("documents", Field::Text),
-    known("chat_template", Field::Text),
-    known("chat_template_kwargs", Field::Text),
+    known("messages", SAID),
+    known("system", SAID),
+    known("suffix", SAID),
+    known("tools", DECLARED),
+    known("functions", DECLARED),
+    known("response_format", DECLARED),
+    known("documents", SAID),
+    known("chat_template", IMPOSED),
+    known("chat_template_kwargs", IMPOSED),
 ];
 
 pub(in super::super) const STREAM_OPTIONS: [Known; 1] =
@@ -63,39 +67,37 @@ pub(in super::super) const RESPONSES: [Known; 16] = [
     known("n_predict", Field::Maximum(Maximum::NPredict)),
     known("n", Field::Choices),
     known("n_cmpl", Field::Choices),
-    known("input", Field::Text),
-    known("instructions", Field::Text),
-    known("prompt", Field::Text),
-    known("tools", Field::Text),
-    known("text", Field::Text),
-    known("response_format", Field::Text),
-    known("chat_template", Field::Text),
-    known("chat_template_kwargs", Field::Text),
+    known("input", SAID),
+    known("instructions", SAID),
+    known("prompt", SAID),
+    known("tools", DECLARED),
+    known("text", DECLARED),
+    known("response_format", DECLARED),
+    known("chat_template", IMPOSED),
+    known("chat_template_kwargs", IMPOSED),
 ];
 
-pub(in super::super) const MODERATIONS: [Known; 2] = [MODEL, known("input", Field::Text)];
+pub(in super::super) const MODERATIONS: [Known; 2] = [MODEL, known("input", SAID)];
 
 /// `texts` is TEI's word for `documents`.
 pub(in super::super) const RERANK: [Known; 4] =
-    [MODEL, known("query", Field::Text), known("documents", Field::Text), known("texts", Field::Text)];
+    [MODEL, known("query", SAID), known("documents", SAID), known("texts", SAID)];
 
-pub(in super::super) const IMAGES: [Known; 4] =
-    [MODEL, STREAM, known("prompt", Field::Text), known("n", Field::Choices)];
+pub(in super::super) const IMAGES: [Known; 4] = [MODEL, STREAM, known("prompt", SAID), known("n", Field::Choices)];
 
-pub(in super::super) const SPEECH: [Known; 4] =
-    [MODEL, STREAM, known("input", Field::Text), known("instructions", Field::Text)];
+pub(in super::super) const SPEECH: [Known; 4] = [MODEL, STREAM, known("input", SAID), known("instructions", SAID)];
 
 /// Of Anthropic's messages and of counting their tokens. The chat template's are llama.cpp's.
 pub(in super::super) const MESSAGES: [Known; 9] = [
     MODEL,
     STREAM,
     known("max_tokens", OWN),
-    known("system", Field::Text),
-    known("messages", Field::Text),
-    known("tools", Field::Text),
-    known("output_config", Field::Text),
-    known("output_format", Field::Text),
-    known("chat_template_kwargs", Field::Text),
+    known("system", SAID),
+    known("messages", SAID),
+    known("tools", DECLARED),
+    known("output_config", DECLARED),
+    known("output_format", DECLARED),
+    known("chat_template_kwargs", IMPOSED),
 ];
 
 /// Ollama takes every number below 1 for no maximum.
@@ -103,29 +105,29 @@ const OPTIONS: Known = known("options", Field::Options(&NUM_PREDICT));
 const NUM_PREDICT: [Known; 1] = [within("options.num_predict", "num_predict", Field::MaximumOrNone)];
 
 pub(in super::super) const OLLAMA_CHAT: [Known; 5] =
-    [MODEL, STREAM, OPTIONS, known("messages", Field::Text), known("tools", Field::Text)];
+    [MODEL, STREAM, OPTIONS, known("messages", SAID), known("tools", DECLARED)];
 
 /// `context` is an earlier conversation in tokens.
 pub(in super::super) const OLLAMA_GENERATE: [Known; 9] = [
     MODEL,
     STREAM,
     OPTIONS,
-    known("prompt", Field::Text),
-    known("suffix", Field::Text),
-    known("system", Field::Text),
-    known("template", Field::Text),
+    known("prompt", SAID),
+    known("suffix", SAID),
+    known("system", SAID),
+    known("template", IMPOSED),
     known("images", Field::Media),
     known("context", Field::Prompt),
 ];
 
-pub(in super::super) const OLLAMA_EMBED: [Known; 2] = [MODEL, known("input", Field::Text)];
+pub(in super::super) const OLLAMA_EMBED: [Known; 2] = [MODEL, known("input", SAID)];
 
 /// The path names the model; a body may repeat it.
 pub(in super::super) const GENERATE_CONTENT: [Known; 5] = [
     MODEL,
-    known("contents", Field::Text),
-    both("systemInstruction", ["systemInstruction", "system_instruction"], Field::Text),
-    known("tools", Field::Text),
+    known("contents", SAID),
+    both("systemInstruction", ["systemInstruction", "system_instruction"], SAID),
+    known("tools", DECLARED),
     both("generationConfig", ["generationConfig", "generation_config"], Field::Options(&GENERATION_CONFIG)),
 ];
 
@@ -133,13 +135,12 @@ pub(in super::super) const GENERATE_CONTENT: [Known; 5] = [
 const GENERATION_CONFIG: [Known; 5] = [
     both("generationConfig.maxOutputTokens", ["maxOutputTokens", "max_output_tokens"], OWN),
     both("generationConfig.candidateCount", ["candidateCount", "candidate_count"], Field::Choices),
-    both("generationConfig.responseSchema", ["responseSchema", "response_schema"], Field::Text),
-    both("generationConfig.responseJsonSchema", ["responseJsonSchema", "response_json_schema"], Field::Text),
-    both("generationConfig._responseJsonSchema", ["_responseJsonSchema", "_response_json_schema"], Field::Text),
+    both("generationConfig.responseSchema", ["responseSchema", "response_schema"], IMPOSED),
+    both("generationConfig.responseJsonSchema", ["responseJsonSchema", "response_json_schema"], IMPOSED),
+    both("generationConfig._responseJsonSchema", ["_responseJsonSchema", "_response_json_schema"], IMPOSED),
 ];
 
-pub(in super::super) const EMBED_CONTENT: [Known; 3] =
-    [MODEL, known("content", Field::Text), known("title", Field::Text)];
+pub(in super::super) const EMBED_CONTENT: [Known; 3] = [MODEL, known("content", SAID), known("title", SAID)];
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 use super::*;
 
 fn walked(value: &str, media: Media) -> Walked {
-    walk(&mut Reader::new(value), media, &mut String::new()).unwrap()
+    walk(&mut Reader::new(value), media, Matter::Said, &mut Outline::default()).unwrap()
 }
 
 fn weight(value: &str) -> (u64, u64) {
@@ -85,22 +85,12 @@ fn an_earlier_image_is_media_in_responses_alone() {
 }
 
 #[test]
-fn a_sample_is_the_beginning_of_the_text_without_names_and_media() {
-    let sample = |value: &str| {
-        let mut sample = String::new();
-        walk(&mut Reader::new(value), Media::OpenAi, &mut sample).unwrap();
-        sample
-    };
-    let value = r#"[{"role":"user","content":[{"url":"data:,A"},{"text":"h\u00e9"}]}]"#;
-    assert_eq!(sample(value), "user\nhé\n");
-    let long = sample(&format!("[\"{}\",\"more\"]", "é".repeat(4000)));
-    assert_eq!(long.len(), SAMPLE + 1, "{}", long.len());
-}
-
-#[test]
 fn bare_urls_are_media_only_where_they_may_be() {
     let url = r#"["data:image/png;base64,AAAA","data: 1, 2"]"#;
-    assert_eq!(walked(url, Media::BareUrls), Walked { text_bytes: 10, media: 1, numbers: 0, items: 2 });
+    assert_eq!(
+        walked(url, Media::BareUrls),
+        Walked { text_bytes: 10, media: 1, numbers: 0, is_string: false, items: 2 }
+    );
     assert_eq!(walked(url, Media::OpenAi).media, 0);
     assert_eq!(walked(r#"{"content":"data:image/png;base64,AAAA"}"#, Media::BareUrls).media, 0);
 }

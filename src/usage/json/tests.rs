@@ -16,6 +16,7 @@ enum Place {
     Nothing,
     Root,
     Asked,
+    Written,
 }
 
 impl Visitor for Scribe {
@@ -24,11 +25,17 @@ impl Visitor for Scribe {
     const NOTHING: Place = Place::Nothing;
 
     fn member(&self, object: Place, key: &[u8]) -> Place {
+        if key == b"w" && object != Place::Nothing {
+            return Place::Written;
+        }
         let asked = key == b"a" || key == "é\"".as_bytes();
         if asked && object != Place::Nothing { Place::Asked } else { Place::Nothing }
     }
     fn element(&self, array: Place) -> Place {
         array
+    }
+    fn is_written(&self, role: Place) -> bool {
+        role == Place::Written
     }
     fn begin(&mut self, role: Place, first: u8, at: usize) {
         self.begun.push((role, char::from(first), at));
@@ -85,6 +92,23 @@ fn strings_and_keys_are_unescaped() {
     let (scribe, _) = read_in_every_cut(document);
     assert_eq!(String::from_utf8(scribe.text).unwrap(), "\"\\/\u{8}\u{c}\n\r\tA😀 x\u{fffd} \"a\":1");
     assert_eq!(scribe.numbers, [7]);
+}
+
+#[test]
+fn what_is_written_is_text_as_compact_as_it_goes() {
+    let document = r#"{"a":{"w" : { "city": "\u00c5 \"b\"", "a": [1, -2.5e3 , true,null, {}, "]}"] } , "a": "!"},
+        "w": {}, "a": "?", "w": [ ], "w": "plain", "w": 5, "a": {"w": [[]]}}"#;
+    let (scribe, closed) = read_in_every_cut(document);
+    let text = r#"{"city":"Å "b"","a":[1,-2.5e3,true,null,{},"]}"]}!?plain[[]]"#;
+    assert_eq!(String::from_utf8(scribe.text).unwrap(), text);
+    assert_eq!((scribe.numbers.as_slice(), closed), (&[5][..], true));
+}
+
+#[test]
+fn what_is_written_may_be_as_deep_as_it_likes() {
+    let deep = format!("{}7{}", "[".repeat(1000), "]".repeat(1000));
+    let (scribe, closed) = read(&[format!("{{\"w\":{deep},\"a\":\"b\"}}").as_bytes()]);
+    assert_eq!((String::from_utf8(scribe.text).unwrap(), closed), (format!("{deep}b"), true));
 }
 
 #[test]
@@ -157,7 +181,33 @@ fn expected(value: &serde_json::Value, text: &mut String, numbers: &mut Vec<u64>
     }
 }
 
+/// A value as it comes where it is text.
+fn written(value: &serde_json::Value) -> String {
+    let list = |parts: Vec<String>| parts.join(",");
+    match value {
+        serde_json::Value::String(string) => format!("\"{string}\""),
+        serde_json::Value::Array(elements) => format!("[{}]", list(elements.iter().map(written).collect())),
+        serde_json::Value::Object(members) => {
+            format!(
+                "{{{}}}",
+                list(members.iter().map(|(key, value)| format!("\"{key}\":{}", written(value))).collect())
+            )
+        }
+        other => other.to_string(),
+    }
+}
+
 proptest! {
+    #[test]
+    fn what_is_written_is_what_a_tree_writes(value in any_value(), size in 1_usize..40, pretty in any::<bool>()) {
+        let value = serde_json::json!([value]);
+        let document = serde_json::json!({"w": value, "x": {"w": 1}});
+        let bytes = if pretty { serde_json::to_vec_pretty(&document) } else { serde_json::to_vec(&document) }.unwrap();
+        let (scribe, closed) = read(&bytes.chunks(size).collect::<Vec<_>>());
+        prop_assert_eq!(String::from_utf8(scribe.text).unwrap(), written(&value));
+        prop_assert!(closed);
+    }
+
     #[test]
     fn agrees_with_a_tree_however_it_is_cut(value in any_value(), size in 1_usize..40, pretty in any::<bool>()) {
         let document = serde_json::json!({"a": value});

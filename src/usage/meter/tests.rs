@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 
-use super::super::estimate::count_tokens;
+use super::super::estimate::{self, count_tokens};
 use super::*;
 use proptest::prelude::*;
 
@@ -84,6 +84,10 @@ const SILENT: &str = "data:{\"choices\":[{\"text\":\"One two\",\"index\":0}]}\n\
 const ANSWER: &str = r#"{"id":"c","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"The \"usage\": {\"prompt_tokens\": 1}","reasoning_content":"Hm, well"},"logprobs":{"content":[{"token":"The"}]},"finish_reason":"stop"}],"usage":{"prompt_tokens":7,"completion_tokens":5,"total_tokens":12},"service_tier":{"usage":{"prompt_tokens":3}}}"#;
 const EMBEDDINGS: &str = r#"{"object":"list","data":[{"object":"embedding","index":0,"embedding":[0.1,-2e-3,[{}]]},{"embedding":"q80="}],"model":"m","usage":{"prompt_tokens":8,"total_tokens":8}}"#;
 
+/// What a call of a tool takes beyond its text in a chat, and what an object that it is called with is as text.
+const CALL: u64 = 7;
+const CALLED: &str = "f{\"a\":\"x y\",\"b\":[-1.5,true]}";
+
 struct Case {
     endpoint: Endpoint,
     form: Form,
@@ -154,6 +158,12 @@ fn upstream(input: u64, output: u64) -> Metered {
 
 fn estimated(input: u64, output: u64) -> Metered {
     Metered { source: Source::Estimated, ..upstream(input, output) }
+}
+
+/// The same with the tags around a complete answer.
+fn framed(mut metered: Metered, tokens: u64) -> Metered {
+    metered.usage.output += tokens;
+    metered
 }
 
 /// A chunk of a chat stream.
@@ -341,24 +351,27 @@ fn a_client_that_leaves_after_the_end_has_not_aborted() {
 fn choices_and_kinds_of_text_are_counted_apart() {
     let stream = SGLANG.replace(",\"usage\":{\"prompt_tokens\":40,\"completion_tokens\":12,\"total_tokens\":52}", "");
     let texts = ["Looking", "Understandingweather{\"city\":\"Oslo\"}"];
-    let expected = texts.iter().map(|text| count_tokens(text)).sum();
-    assert_eq!(STREAM.usage_unchanged(&stream), estimated(1000, expected));
+    let expected: u64 = texts.iter().map(|text| count_tokens(text)).sum();
+    assert_eq!(STREAM.usage_unchanged(&stream), estimated(1000, expected + CALL));
 }
 
 #[test]
 fn every_kind_of_text_counts_once() {
     let deltas = [
-        (r#"{"refusal":"I cannot"}"#, "I cannot"),
-        (r#"{"function_call":{"name":"f","arguments":"{}"}}"#, "f{}"),
-        (r#"{"tool_calls":[{"id":"no","custom":{"name":"f","input":"x y"}}]}"#, "fx y"),
-        (r#"{"tool_calls":[{"function":{"name":"f","arguments":{"a":"x y","b":["z"]}}}]}"#, "fx yz"),
-        (r#"{"content":[{"type":"thinking","thinking":[{"type":"text","text":"a b"}]},{"text":" c"}]}"#, "a b c"),
-        (r#"{"reasoning":"","reasoning_content":"","content":"a b","role":"assistant","name":"x"}"#, "a b"),
-        (r#"{"annotations":[{"text":"no"}],"audio":{"id":"no"}}"#, ""),
+        (r#"{"refusal":"I cannot"}"#, "I cannot", 0),
+        (r#"{"function_call":{"name":"f","arguments":"{}"}}"#, "f{}", CALL),
+        (r#"{"tool_calls":[{"id":"no","custom":{"name":"f","input":"x y"}}]}"#, "fx y", CALL),
+        (r#"{"tool_calls":[{"function":{"name":"f","arguments":{"a" : "x y", "b":[-1.5,true]}}}]}"#, CALLED, CALL),
+        (r#"{"content":[{"type":"thinking","thinking":[{"type":"text","text":"a b"}]},{"text":" c"}]}"#, "a b c", 0),
+        (r#"{"reasoning":"","reasoning_content":"","content":"a b","role":"assistant","name":"x"}"#, "a b", 0),
+        (r#"{"annotations":[{"text":"no"}],"audio":{"id":"no"}}"#, "", 0),
     ];
-    for (delta, text) in deltas {
+    for (delta, text, around) in deltas {
         for choice in [format!(r#"{{"index":3,"delta":{delta}}}"#), format!(r#"{{"message":{delta},"index":3}}"#)] {
-            assert_eq!(STREAM.usage_unchanged(&chunk(&choice, "null")), estimated(1000, count_tokens(text)), "{delta}");
+            let (stream, tokens) = (chunk(&choice, "null"), count_tokens(text));
+            assert_eq!(STREAM.usage_unchanged(&stream), estimated(1000, tokens), "no end: {delta}");
+            let stream = stream + "data: [DONE]\n\n";
+            assert_eq!(STREAM.usage_unchanged(&stream), estimated(1000, tokens + around), "{delta}");
         }
     }
     let mut expected = estimated(1000, count_tokens("Let me see"));
@@ -539,6 +552,40 @@ fn text_without_end_takes_no_memory() {
         let (found, expected) = (meter.finish(Ending::Early, || 0).usage.output, count_tokens(&text) * rounds as u64);
         assert!(found.abs_diff(expected) * 100 <= expected, "{found} instead of {expected}");
     }
+}
+
+#[test]
+fn text_is_tokenized_at_the_end_and_only_where_usage_is_missing() {
+    let usage = chunk("", "{\"prompt_tokens\":3,\"completion_tokens\":4}");
+    let (text, _) = long_stream(500, 1);
+    let (stated, partly) = (text.clone() + &usage, chunk("", "{\"prompt_tokens\":3}") + &text);
+    for (stream, ending, is_needed) in [
+        (&stated, Ending::Complete, false),
+        (&stated, Ending::Early, true),
+        (&text, Ending::Complete, true),
+        (&partly, Ending::Complete, true),
+    ] {
+        let mut meter = Meter::new(Endpoint::ChatCompletions, Form::Sse, false);
+        let _ = (estimate::take_counted(), meter.feed(Bytes::copy_from_slice(stream.as_bytes())));
+        assert_eq!(estimate::take_counted(), 0, "nothing while it passes");
+        let metered = meter.finish_for(ending, || 1000, |found| if is_needed { found } else { unreachable!() });
+        assert_eq!((estimate::take_counted() > 0, metered.usage.output > 4), (is_needed, is_needed));
+    }
+}
+
+#[test]
+fn no_read_waits_for_more_than_a_step_of_counting() {
+    let text = "All work and no play makes a dull meter. ".repeat(100);
+    let mut meter = Meter::new(Endpoint::ChatCompletions, Form::Json, false);
+    let _ = meter.feed(Bytes::from_static(b"{\"choices\":[{\"index\":0,\"message\":{\"content\":\""));
+    let mut all = estimate::take_counted();
+    for _ in 0..100 {
+        let _ = meter.feed(Bytes::copy_from_slice(text.as_bytes()));
+        let counted = estimate::take_counted();
+        assert!(counted <= 2 * 8192, "{counted} bytes");
+        all += counted;
+    }
+    assert!(all > 0, "what is not kept is counted in passing");
 }
 
 fn any_response() -> impl Strategy<Value = String> {

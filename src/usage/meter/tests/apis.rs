@@ -86,8 +86,8 @@ fn a_response_that_failed_is_charged_for_what_it_delivered() {
 
 #[test]
 fn deltas_of_responses_count_once() {
-    let call = ["weather{\"city\":\"Oslo\"}"];
-    all_end([sse(Endpoint::Responses, fixture!("responses/tool-call.sse"), found(1000, &call, &["Hm, the city"]))]);
+    let call = found(1000, &["weather{\"city\":\"Oslo\"}"], &["Hm, the city"]);
+    all_end([sse(Endpoint::Responses, fixture!("responses/tool-call.sse"), framed(call, 1 + 7))]);
     let texts = ["Two and two: four"];
     let (stream, _) = fixture!("responses/completed.sse").split_once("event: response.completed").unwrap();
     let early = Case { endpoint: Endpoint::Responses, ..EARLY };
@@ -95,7 +95,7 @@ fn deltas_of_responses_count_once() {
     let answer = fixture!("responses/answer.json").replace("\"usage\"", "\"unusual\"");
     let case = Case { endpoint: Endpoint::Responses, ..JSON };
     let texts = ["Two and two: fourweather{\"city\":\"Oslo\"}"];
-    assert_eq!(case.usage_unchanged(&answer), found(1000, &texts, &["Let me see"]));
+    assert_eq!(case.usage_unchanged(&answer), framed(found(1000, &texts, &["Let me see"]), 1 + 7));
 }
 
 #[test]
@@ -261,9 +261,9 @@ fn a_message_that_breaks_off_is_charged_for_what_it_delivered() {
     let answer = ["weather{\"city\":\"Oslo\"}"];
     assert_eq!(case.usage_unchanged(stream), found(472, &answer, &["Which city"]));
     let answer = fixture!("anthropic/message.json").replace("\"usage\": {\"input_tokens\": 2", "\"x\": {\"x\": 2");
-    let texts = ["I look: \"usage\": {\"input_tokens\": 1}weatherOslo"];
+    let texts = ["I look: \"usage\": {\"input_tokens\": 1}weather{\"city\":\"Oslo\",\"days\":3}"];
     let case = Case { endpoint: Endpoint::Messages, ..JSON };
-    assert_eq!(case.usage_unchanged(&answer), found(1000, &texts, &["Which city"]));
+    assert_eq!(case.usage_unchanged(&answer), framed(found(1000, &texts, &["Which city"]), 3 + 30));
 }
 
 #[test]
@@ -296,7 +296,7 @@ fn ollama_states_usage_on_its_last_line() {
 
 #[test]
 fn ollama_leaves_out_what_is_zero() {
-    let call = found(1000, &["weatherOslo"], &["Which city"]);
+    let call = framed(found(1000, &["weather{\"city\":\"Oslo\",\"days\":3}"], &["Which city"]), 1 + 7);
     all_end([
         ndjson(Endpoint::OllamaChat, fixture!("ollama/no-output.ndjson"), upstream(11, 0)),
         json(Endpoint::OllamaGenerate, fixture!("ollama/load.json"), upstream(0, 0)),
@@ -364,14 +364,14 @@ fn a_part_of_a_gemini_stream_counts_up_to_itself() {
 
 #[test]
 fn text_of_gemini_is_counted_where_nothing_is_stated() {
-    let expected = found(1000, &["I lookweatherOsloprint(1)"], &["Which city"]);
-    all_end([json(Endpoint::GenerateContent, fixture!("gemini/unstated.json"), expected)]);
+    let expected = found(1000, &["I lookweather{\"city\":\"Oslo\"}print(1)"], &["Which city"]);
+    all_end([json(Endpoint::GenerateContent, fixture!("gemini/unstated.json"), framed(expected, 6))]);
     let long = "All work and no play makes a dull meter. ".repeat(100);
     let response = fixture!("gemini/unstated.json").replace("I look", &long);
     let case = Case { endpoint: Endpoint::GenerateContent, ..JSON };
     let outcome = case.meter(response.as_bytes().chunks(100));
-    let expected = found(1000, &[&format!("{long}weatherOsloprint(1)")], &["Which city"]);
-    assert_eq!(outcome.metered, expected);
+    let expected = found(1000, &[&format!("{long}weather{{\"city\":\"Oslo\"}}print(1)")], &["Which city"]);
+    assert_eq!(outcome.metered, framed(expected, 6));
     let error = "{\"error\":{\"code\":429,\"message\":\"Quota\",\"status\":\"RESOURCE_EXHAUSTED\"}}";
     assert_eq!(case.usage_unchanged(error), Metered::none());
 }

@@ -240,7 +240,7 @@ fn transformers_never_says_done() {
     let responses = fixture!("servers/transformers-responses.sse");
     let case = Case { endpoint: Endpoint::Responses, ..STREAM };
     let outcome = case.in_every_cut(responses);
-    assert_eq!((outcome.metered, outcome.ended), (found(1000, "Four"), true));
+    assert_eq!((outcome.metered, outcome.ended), (framed(found(1000, "Four"), 1), true));
 }
 
 #[test]
@@ -301,7 +301,7 @@ fn tool_calls_and_reasoning_alone_are_output() {
     let mut reasoning = found(1000, "Let me see");
     reasoning.usage.reasoning = reasoning.usage.output;
     all_hold([
-        row(fixture!("servers/tool-calls.sse"), found(1000, "weather{\"city\":\"Oslo\"}"), 0),
+        row(fixture!("servers/tool-calls.sse"), framed(found(1000, "weather{\"city\":\"Oslo\"}"), CALL), 0),
         row(fixture!("servers/reasoning.sse"), reasoning, 0),
     ]);
 }
