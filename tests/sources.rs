@@ -3,6 +3,7 @@
 
 pub mod faults;
 mod push;
+mod reference;
 
 use std::{
     net::Ipv4Addr,
