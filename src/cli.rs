@@ -1,6 +1,7 @@
 //! The commands. Each is a file; what goes wrong is one line on standard error and exit code 1.
 
 mod check;
+mod check_source;
 mod demo;
 pub mod keys;
 mod serve;
@@ -25,11 +26,13 @@ enum Command {
         #[arg(long, value_name = "FILE", default_value = "conf/keymeter.yaml")]
         config: PathBuf,
     },
-    /// Load everything that `serve` would, and say what is wrong with it.
+    /// Load everything that `serve` would, and say what is wrong with it; or examine a key service.
     Check {
         /// The configuration file.
-        #[arg(long, value_name = "FILE", default_value = "conf/keymeter.yaml")]
+        #[arg(long, value_name = "FILE", default_value = "conf/keymeter.yaml", conflicts_with = "source")]
         config: PathBuf,
+        #[command(flatten)]
+        source: Option<check_source::SourceArgs>,
     },
     /// Run a gateway, an upstream that answers with canned text, and one fresh key, on loopback.
     Demo {
@@ -49,7 +52,8 @@ enum Command {
 pub fn run() -> ExitCode {
     match Arguments::parse().command {
         Command::Serve { config } => exit_code(serve::run(config)),
-        Command::Check { config } => check::run(&config),
+        Command::Check { source: Some(service), .. } => exit_code(check_source::run(&service)),
+        Command::Check { config, source: None } => check::run(&config),
         Command::Demo { port, admin_port } => exit_code(demo::run(port, admin_port)),
         Command::Keys(arguments) => keys::main(arguments),
     }

@@ -1,6 +1,7 @@
 //! Keys from a key service: what is asked, what is believed, and what a service that is slow, wrong or gone does to
 //! nobody whose key is known.
 
+mod conformance;
 pub mod faults;
 mod push;
 mod reference;

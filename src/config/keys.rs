@@ -20,7 +20,7 @@ use super::{
     scalar::{Choice, Party, Scalar, Timeout},
     server::transposed,
     upstream::Credential,
-    url::UpstreamUrl,
+    url::{UpstreamUrl, UrlFault},
 };
 use crate::{
     glob::Glob,
@@ -79,36 +79,45 @@ impl Source {
 }
 
 impl Http {
-    /// A service at `url`, which has `{hash}` in it where the hash of a secret goes; `None`: it has not.
-    #[must_use]
-    pub fn at(url: &str) -> Option<Self> {
-        let (before, after) = url.split_once("{hash}")?;
-        Some(Self {
+    /// A service at `url`, which has `{hash}` in it where the hash of a secret goes.
+    ///
+    /// # Errors
+    /// What is wrong with the URL.
+    pub fn at(url: &str) -> Result<Self, String> {
+        let parts = url.split_once("{hash}");
+        let (before, after) = parts.ok_or("the URL must have `{hash}` in it, where the hash of a secret goes")?;
+        let service = Self {
             before_hash: before.into(),
             after_hash: after.into(),
             events_url: None,
             token: None,
             ca: None,
             timeout: Duration::from_secs(2),
-        })
+        };
+        service_url(&service.url_of(&KeyHash::of(b""))).map_err(|fault| fault.to_string())?;
+        Ok(service)
     }
 
     /// Where the key is asked for whose secret has `hash`.
     #[must_use]
     pub fn url_of(&self, hash: &KeyHash) -> String {
-        format!("{}{}{}", self.before_hash, hash.to_hex(), self.after_hash)
+        self.url_with(&hash.to_hex())
+    }
+
+    /// The URL with a text of any kind where a hash goes.
+    #[must_use]
+    pub fn url_with(&self, text: &str) -> String {
+        format!("{}{text}{}", self.before_hash, self.after_hash)
     }
 
     fn check(raw: raw::KeysHttp, place: &Place<'_>, file: &Path) -> Option<Self> {
         let url = place.required("url", raw.url, "such as https://keys.example/v1/keys/{hash}");
-        let events_url = raw.events_url.map(|Scalar(url)| checked_url(&url, &place.field("events_url")));
+        let events_url = raw.events_url.map(|Scalar(url)| {
+            service_url(&url).map_err(|fault| place.field("events_url").fault(fault.to_string())).ok()
+        });
         let ca = raw.ca.map(|Scalar(name)| files::pem(&place.field("ca"), file, &name, "CERTIFICATE-----"));
         let (Scalar(url), of_url) = (url?, place.field("url"));
-        let Some(service) = Self::at(&url) else {
-            of_url.fault("the URL must have `{hash}` in it, where the hash of a secret goes");
-            return None;
-        };
-        checked_url(&service.url_of(&KeyHash::of(b"")), &of_url)?;
+        let service = Self::at(&url).map_err(|fault| of_url.fault(fault)).ok()?;
         Some(Self {
             events_url: transposed(events_url)?,
             token: raw.token.map(|Scalar(secret)| Credential(secret)),
@@ -119,16 +128,13 @@ impl Http {
     }
 }
 
-/// A URL of the service. Unlike an upstream's it may have a query.
-fn checked_url(url: &str, place: &Place<'_>) -> Option<Arc<str>> {
+/// A URL of a key service. Unlike an upstream's it may have a query.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn service_url(url: &str) -> Result<Arc<str>, UrlFault> {
     let (base, _) = url.split_once('?').unwrap_or((url, ""));
-    match base.parse::<UpstreamUrl>() {
-        Ok(_) => Some(url.into()),
-        Err(fault) => {
-            place.fault(fault.to_string());
-            None
-        }
-    }
+    base.parse::<UpstreamUrl>().map(|_| url.into())
 }
 
 /// Whether all secrets bear their checksum, as it is written.

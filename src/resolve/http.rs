@@ -150,9 +150,7 @@ impl KeySource for HttpSource {
         if answer.is_ok() {
             self.has_answered.store(true, Ordering::Release);
         }
-        answer.map_err(|failure| match failure {
-            Failure::Unreachable(why) | Failure::NoAnswer(why) => SourceFault(why),
-        })
+        answer.map_err(|failure| SourceFault(failure.why()))
     }
 
     fn has_answered(&self) -> bool {
@@ -161,28 +159,41 @@ impl KeySource for HttpSource {
 }
 
 /// Why a look-up failed: with the service as a whole, or with its answer.
-enum Failure {
+pub(crate) enum Failure {
     Unreachable(String),
     NoAnswer(String),
 }
 
-async fn found(response: Response, hash: &KeyHash, believed_for: Option<Duration>) -> Result<Answer, Failure> {
-    let tag = response.headers().get(header::ETAG).filter(|tag| tag.len() <= 256).cloned().map(EntityTag);
-    let body = body(response).await?;
-    let record = parse_record(&body).map_err(|why| Failure::NoAnswer(format!("the record is faulty: {why}")))?;
-    if !is_of(&record, hash) {
-        let id = &record.id;
-        let why = format!("the record of {id} has neither as `hash` nor in `retiring` what was asked for");
-        return Err(Failure::NoAnswer(why));
+impl Failure {
+    pub(crate) fn why(self) -> String {
+        match self {
+            Self::Unreachable(why) | Self::NoAnswer(why) => why,
+        }
     }
+}
+
+async fn found(response: Response, hash: &KeyHash, believed_for: Option<Duration>) -> Result<Answer, Failure> {
+    let tag = tag(response.headers());
+    let record = record(&body(response).await?, hash).map_err(Failure::NoAnswer)?;
     Ok(Answer::Key(Found { record: Arc::new(record), tag, believed_for }))
 }
 
-fn is_of(record: &KeyRecord, hash: &KeyHash) -> bool {
-    record.hash == *hash || record.retiring.iter().any(|retiring| retiring.hash == *hash)
+/// The tag of an answer, if it is one that is sent back.
+pub(crate) fn tag(headers: &HeaderMap) -> Option<EntityTag> {
+    headers.get(header::ETAG).filter(|tag| tag.len() <= 256).cloned().map(EntityTag)
 }
 
-async fn body(mut response: Response) -> Result<Vec<u8>, Failure> {
+/// The record in an answer's body, if it is one of the key that was asked for by `hash`.
+pub(crate) fn record(body: &[u8], hash: &KeyHash) -> Result<KeyRecord, String> {
+    let record = parse_record(body).map_err(|why| format!("the record is faulty: {why}"))?;
+    if record.hash == *hash || record.retiring.iter().any(|retiring| retiring.hash == *hash) {
+        return Ok(record);
+    }
+    Err(format!("the record of {} has neither as `hash` nor in `retiring` what was asked for", record.id))
+}
+
+/// The body of an answer, as far as it is not too large for one.
+pub(crate) async fn body(mut response: Response) -> Result<Vec<u8>, Failure> {
     let mut body = Vec::new();
     while let Some(piece) = response.chunk().await.map_err(|error| Failure::Unreachable(plainly(&error)))? {
         if body.len() + piece.len() > LARGEST_ANSWER {
@@ -194,7 +205,7 @@ async fn body(mut response: Response) -> Result<Vec<u8>, Failure> {
 }
 
 /// What is wrong, without the URL: that bears the hash, and may bear more.
-pub(super) fn plainly(error: &reqwest::Error) -> String {
+pub(crate) fn plainly(error: &reqwest::Error) -> String {
     let mut said = String::new();
     let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(error);
     while let Some(error) = cause {
@@ -205,7 +216,7 @@ pub(super) fn plainly(error: &reqwest::Error) -> String {
 }
 
 /// How long an answer may be believed (RFC 9111, section 5.2.2).
-fn max_age(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn max_age(headers: &HeaderMap) -> Option<Duration> {
     let values = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value: &HeaderValue| value.to_str().ok());
     let directives = values.flat_map(|value| value.split(',')).map(str::trim);
     let ages = directives.filter_map(|directive| match directive.split_once('=') {

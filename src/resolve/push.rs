@@ -1,7 +1,7 @@
 //! Listens to the key service's events, so that a key that is changed there is changed here at once. The connection is
 //! kept; while it is lost, changes may be missed, so after that everything that is known is checked again.
 
-mod events;
+pub(crate) mod events;
 
 use std::{
     sync::{
@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use http::{StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use reqwest::{Client, Response};
 use serde::Deserialize;
 
@@ -82,13 +82,11 @@ impl Push {
         }
         let answer = tokio::time::timeout(self.service.timeout, request.send()).await;
         let answer = answer.map_err(|_| "no answer in time".to_owned())?.map_err(|error| plainly(&error))?;
-        let content_type = answer.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-        if answer.status() != StatusCode::OK {
-            return Err(format!("status {}", answer.status()));
-        }
-        match content_type {
-            Some(kind) if kind.starts_with("text/event-stream") => Ok(answer),
-            _ => Err("its answer is no text/event-stream".to_owned()),
+        let (status, is_stream) = (answer.status(), is_event_stream(answer.headers()));
+        match (status, is_stream) {
+            (StatusCode::OK, true) => Ok(answer),
+            (StatusCode::OK, false) => Err("its answer is no text/event-stream".to_owned()),
+            (status, _) => Err(format!("status {status}")),
         }
     }
 
@@ -121,6 +119,12 @@ impl Push {
         self.is_connected.store(is_connected, Ordering::Release);
         self.metrics.events_connected(is_connected);
     }
+}
+
+/// Whether an answer says that events come.
+pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("text/event-stream"))
 }
 
 /// What a body says has changed, as an event's data or as the body of `POST /-/keys/invalidate`. Nothing, or neither an

@@ -4,7 +4,7 @@
 #[allow(dead_code, reason = "its `main` is not called here")]
 mod key_source;
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -21,7 +21,7 @@ pub const TOKEN: &str = "keys-token";
 
 /// A running reference service.
 pub struct Reference {
-    address: std::net::SocketAddr,
+    pub address: SocketAddr,
     directory: TempDir,
     running: AbortHandle,
 }

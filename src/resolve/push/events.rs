@@ -4,16 +4,16 @@ use std::{fmt, time::Duration};
 
 /// An event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Event {
+pub(crate) struct Event {
     /// What it is called; `message` where nothing is said.
-    pub(super) kind: String,
+    pub(crate) kind: String,
     /// Its lines of data, joined.
-    pub(super) data: String,
+    pub(crate) data: String,
 }
 
 /// A reader of one stream, over several connections.
 #[derive(Debug, Default)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     line: Vec<u8>,
     after_return: bool,
     has_begun: bool,
@@ -32,7 +32,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(4);
 
 /// An event grew too large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TooLarge;
+pub(crate) struct TooLarge;
 
 impl fmt::Display for TooLarge {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,7 +42,7 @@ impl fmt::Display for TooLarge {
 
 impl Reader {
     /// Reads the next bytes, and gives the events that are complete with them.
-    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<Vec<Event>, TooLarge> {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Vec<Event>, TooLarge> {
         let mut events = Vec::new();
         for &byte in bytes {
             let ends_return = std::mem::replace(&mut self.after_return, byte == b'\r');
@@ -62,22 +62,22 @@ impl Reader {
     }
 
     /// The id of the last event that had one.
-    pub(super) fn last_id(&self) -> Option<&str> {
+    pub(crate) fn last_id(&self) -> Option<&str> {
         self.last_id.as_deref()
     }
 
     /// How long to wait before connecting again, if the source said so.
-    pub(super) fn retry(&self) -> Option<Duration> {
+    pub(crate) fn retry(&self) -> Option<Duration> {
         self.retry
     }
 
     /// Whether the source sends comments to show that it is there.
-    pub(super) fn expects_comments(&self) -> bool {
+    pub(crate) fn expects_comments(&self) -> bool {
         self.expects_comments
     }
 
     /// Forgets the event that was under way when the connection was lost.
-    pub(super) fn reconnect(&mut self) {
+    pub(crate) fn reconnect(&mut self) {
         *self = Self { last_id: self.last_id.take(), retry: self.retry, ..Self::default() };
     }
 

@@ -1,0 +1,127 @@
+//! `keymeter check --source`: asks a key service what a gateway asks it, and what only a stranger would, and says where
+//! it does not keep to the protocol (docs/key-source.md). Answers are read by the code that the gateway reads them by.
+
+mod asking;
+mod events;
+mod known;
+mod report;
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+
+use self::{
+    asking::{Asking, REFUSALS, has_status},
+    report::{Report, Verdict},
+};
+use super::serve::forbid_core_dumps;
+use crate::{
+    config::{
+        Credential,
+        keys::{Http, service_url},
+    },
+    key::{KeyHash, Secret},
+};
+
+/// Which service, and what is needed to reach it. Secrets come from the environment.
+#[derive(Args)]
+pub(super) struct SourceArgs {
+    /// Examine the key service at this URL, with `{hash}` in it where the hash of a secret goes, instead of a
+    /// configuration. Its token is read from `KEYMETER_SOURCE_TOKEN`, the secret of a working key from
+    /// `KEYMETER_SOURCE_SECRET`.
+    #[arg(long, value_name = "URL", required = false)]
+    source: String,
+    /// Where the service tells of changes.
+    #[arg(long, value_name = "URL", requires = "source")]
+    events: Option<String>,
+    /// Certificates in PEM form that are trusted instead of the system's.
+    #[arg(long, value_name = "FILE", requires = "source")]
+    ca: Option<PathBuf>,
+}
+
+const TOKEN: &str = "KEYMETER_SOURCE_TOKEN";
+const SECRET: &str = "KEYMETER_SOURCE_SECRET";
+
+/// How long a stream of events may be silent at first: services are to send a comment every 15 s.
+const SILENCE: Duration = Duration::from_secs(20);
+
+pub(super) fn run(arguments: &SourceArgs) -> Result<(), Box<dyn std::error::Error>> {
+    forbid_core_dumps();
+    let examiner = Examiner::new(arguments, &|name| std::env::var(name).ok())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match runtime.block_on(examiner.examine()) {
+        0 => Ok(()),
+        failed => Err(format!("checks that failed: {failed}; docs/key-source.md says what a service has to do").into()),
+    }
+}
+
+/// Asks one service.
+struct Examiner {
+    asking: Asking,
+    events_url: Option<String>,
+    /// Of a key that the service has.
+    known: Option<KeyHash>,
+    /// Of no key.
+    unknown: KeyHash,
+    silence: Duration,
+}
+
+impl Examiner {
+    fn new(
+        arguments: &SourceArgs,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
+        let variable = |name| environment(name).filter(|value| !value.is_empty()).map(Secret::new);
+        let mut service = Http::at(&arguments.source).map_err(|fault| format!("--source: {fault}"))?;
+        let events_url = arguments.events.as_deref().map(service_url).transpose();
+        service.token = variable(TOKEN).map(Credential);
+        service.ca.clone_from(&arguments.ca);
+        Ok(Self {
+            events_url: events_url.map_err(|fault| format!("--events: {fault}"))?.map(|url| url.to_string()),
+            asking: Asking::new(service)?,
+            known: variable(SECRET).map(|secret| secret.hash()),
+            unknown: Secret::generate().map_err(|fault| fault.to_string())?.hash(),
+            silence: SILENCE,
+        })
+    }
+
+    /// Makes all checks. Says how many failed.
+    async fn examine(&self) -> usize {
+        let mut report = Report::default();
+        let (asking, token) = (&self.asking, self.asking.token());
+        let of_unknown = asking.ask(&asking.service.url_of(&self.unknown), token, None).await;
+        report.line("an unknown hash", &has_status(of_unknown, &[404]));
+        let of_none = asking.ask(&asking.service.url_with("zz"), token, None).await;
+        report.line("zz, which is no hash", &has_status(of_none, &[404, 400]));
+        report.line("no token", &self.refuses(None).await);
+        report.line("a wrong token", &self.refuses(Some("keymeter-check-wrong-token")).await);
+        self.examine_known(&mut report).await;
+        self.examine_events(&mut report).await;
+        report.line("time", &self.time());
+        report.failed()
+    }
+
+    /// Whether somebody without the token is told nothing, neither of a key nor that there is none.
+    async fn refuses(&self, token: Option<&str>) -> Verdict {
+        if self.asking.token().is_none() {
+            return Verdict::Skipped(format!("set {TOKEN} to the service's token"));
+        }
+        if let Some(known) = &self.known {
+            let verdict = self.refuses_to_tell(known, token).await;
+            if verdict.is_wrong() {
+                return verdict;
+            }
+        }
+        self.refuses_to_tell(&self.unknown, token).await
+    }
+
+    async fn refuses_to_tell(&self, hash: &KeyHash, token: Option<&str>) -> Verdict {
+        has_status(self.asking.ask(&self.asking.service.url_of(hash), token, None).await, &REFUSALS)
+    }
+
+    fn time(&self) -> Verdict {
+        let (slowest, timeout) = (self.asking.slowest(), self.asking.service.timeout);
+        let said = format!("the slowest answer took {:.3} s of {} s", slowest.as_secs_f64(), timeout.as_secs_f64());
+        if slowest < timeout { Verdict::Right(said) } else { Verdict::wrong("an answer in time", said) }
+    }
+}
