@@ -2,6 +2,7 @@
 //! nobody whose key is known.
 
 mod conformance;
+mod described;
 pub mod faults;
 mod push;
 mod reference;
