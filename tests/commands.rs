@@ -6,6 +6,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use keymeter::config::Source;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -39,13 +40,30 @@ fn check_finds_nothing_wrong_with_the_examples() {
 }
 
 #[test]
+fn check_takes_the_example_with_a_key_service_if_its_token_is_set() {
+    let of_service = repository("conf/keymeter-http.yaml");
+    let mut command = keymeter(&["check", "--config", of_service.to_str().unwrap()]);
+    let output = command.env("KEYS_TOKEN", "token").output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "ok\n"));
+    let output = command.env_remove("KEYS_TOKEN").output().unwrap();
+    let said = text(&output.stdout);
+    assert!(output.status.code() == Some(1) && said.contains("KEYS_TOKEN"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+
+    let loaded = keymeter::config::load(&of_service, &|_| Some("token".to_owned())).unwrap();
+    let Source::Http(service) = loaded.config.keys.source else { panic!("its keys are not a service's") };
+    assert_eq!(service.events_url.as_deref(), Some("http://127.0.0.1:9092/v1/keys/events"));
+    assert_eq!(service.url_with("0"), "http://127.0.0.1:9092/v1/keys/0", "where the example of a service listens");
+}
+
+#[test]
 fn every_example_is_used_and_loads() {
     let load =
         |name: &str| serde_yaml::from_str::<Value>(&std::fs::read_to_string(repository("conf").join(name)).unwrap());
     let mut names: Vec<_> =
         std::fs::read_dir(repository("conf")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["keymeter.yaml", "keys.yaml", "prometheus.yml"]);
+    assert_eq!(names, ["keymeter-http.yaml", "keymeter.yaml", "keys.yaml", "prometheus.yml"]);
     let loaded = keymeter::config::load(&repository("conf/keymeter.yaml"), &|_| None).unwrap();
     assert!(loaded.files[1].ends_with("conf/keys.yaml"), "{:?}", loaded.files);
     assert_eq!(loaded.keys, []);
