@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -22,7 +22,7 @@ pub struct Account {
     /// Held to its limits.
     pub counters: Arc<Counters>,
     /// Shown to Prometheus.
-    pub metrics: KeyMetrics,
+    pub metrics: Arc<KeyMetrics>,
     revision: AtomicU64,
     gone: AtomicBool,
     deleted_since: Mutex<Option<Moment>>,
@@ -55,6 +55,8 @@ impl Account {
 /// The accounts of all keys that were used lately.
 pub struct Accounts {
     metrics: Arc<Metrics>,
+    /// What the keys share that have no series of their own, once there is one.
+    others: OnceLock<Arc<KeyMetrics>>,
     by_id: RwLock<HashMap<KeyId, Arc<Account>>>,
 }
 
@@ -65,7 +67,7 @@ impl Accounts {
     /// No accounts yet.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, by_id: RwLock::default() }
+        Self { metrics, others: OnceLock::new(), by_id: RwLock::default() }
     }
 
     /// The account of the key in `record`, opened if it is new.
@@ -106,9 +108,10 @@ impl Accounts {
     }
 
     fn account(&self, id: &KeyId) -> Account {
+        let others = || self.others.get_or_init(|| Arc::new(KeyMetrics::of_others(&self.metrics))).clone();
         Account {
             counters: Arc::default(),
-            metrics: KeyMetrics::new(&self.metrics, id),
+            metrics: KeyMetrics::of(&self.metrics, id).map_or_else(others, Arc::new),
             revision: AtomicU64::new(0),
             gone: AtomicBool::new(false),
             deleted_since: Mutex::default(),

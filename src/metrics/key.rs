@@ -58,11 +58,21 @@ pub struct KeyMetrics {
 }
 
 impl KeyMetrics {
-    /// The series of the key `id`, or those that all further keys share.
+    /// The series of the key `id`; `None`: too many keys have series of their own.
     #[must_use]
-    pub fn new(metrics: &Arc<Metrics>, id: &KeyId) -> Self {
+    pub fn of(metrics: &Arc<Metrics>, id: &KeyId) -> Option<Self> {
         let own = id.as_str() != OTHER && metrics.key_series.take();
-        let label = if own { id.as_str() } else { OTHER }.to_owned();
+        own.then(|| Self::labelled(metrics, id.as_str(), own))
+    }
+
+    /// The series that all further keys share.
+    #[must_use]
+    pub fn of_others(metrics: &Arc<Metrics>) -> Self {
+        Self::labelled(metrics, OTHER, false)
+    }
+
+    fn labelled(metrics: &Arc<Metrics>, label: &str, own: bool) -> Self {
+        let label = label.to_owned();
         Self {
             in_flight: metrics.in_flight.with_label_values(&[&label]),
             last_used: metrics.last_used.with_label_values(&[&label]),
