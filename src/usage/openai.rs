@@ -326,6 +326,8 @@ impl Visitor for Reader {
                 event.has_timings = true;
                 self.timings = Timings::default();
             }
+            // Text that has passed is not taken back: a second `choices` makes it no usage event.
+            Role::Choices if event.choices == Choices::Some => {}
             Role::Choices => event.choices = if first == b'[' { Choices::Empty } else { Choices::Absent },
             Role::Choice => {
                 let place = if event.choices == Choices::Some { event.choice.place + 1 } else { 0 };

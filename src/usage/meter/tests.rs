@@ -253,6 +253,7 @@ fn events_that_only_resemble_it_pass() {
         format!("data: {{\"x\":{{\"choices\":[],\"usage\":{usage}}}}}\n\n"),
         format!("data: [{{\"choices\":[],\"usage\":{usage}}}]\n\n"),
         format!("data: {{\"choices\":[],\"usage\":{usage}\n\n"),
+        format!("data: {{\"choices\":[{}],\"choices\":[],\"usage\":{usage}}}\n\n", says("a")),
         format!(": {{\"choices\":[],\"usage\":{usage}}}\n\n"),
         "data: {\"error\":{\"message\":\"no\"}}\n\n".to_string(),
         "event: error\n\ndata:\n\n\n".to_string(),
