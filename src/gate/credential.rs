@@ -55,7 +55,10 @@ fn plausible(secret: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use http::{HeaderName, HeaderValue};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -109,5 +112,56 @@ mod tests {
             assert_eq!(read(&headers), Err(CredentialFault::Malformed), "{headers:?}");
         }
         assert_eq!(read(&[("x-api-key", &"a".repeat(513))]), Err(CredentialFault::Malformed));
+    }
+
+    /// What a stranger may write where a secret is expected.
+    fn any_value() -> impl Strategy<Value = String> {
+        let pieces = ["Bearer ", "bearer\t", "BEARER  ", "Basic ", "sk-a", "sk-b", " ", "\t", "é", ",", "\u{a0}"];
+        prop_oneof![
+            4 => prop::sample::select(vec!["sk-a", "Bearer sk-a"]).prop_map(str::to_owned),
+            3 => prop::collection::vec(prop::sample::select(pieces.to_vec()), 0..4).prop_map(|pieces| pieces.concat()),
+            1 => (511..514_usize).prop_map(|length| "s".repeat(length)),
+        ]
+    }
+
+    /// The secret in one header's value, as a reader without a standard library finds it.
+    fn secret_in(name: &str, value: &str) -> Option<String> {
+        let blanks = [' ', '\t'];
+        let text = value.trim_matches(blanks);
+        let text = match (name, text.get(..7)) {
+            ("authorization", Some(scheme)) if scheme.to_lowercase() == "bearer " => text[7..].trim_matches(blanks),
+            ("authorization", _) => return None,
+            _ => text,
+        };
+        let is_secret =
+            (1..=512).contains(&text.len()) && text.chars().all(|character| ('!'..='~').contains(&character));
+        is_secret.then(|| text.to_owned())
+    }
+
+    proptest! {
+        /// There is a secret where all places that bear one agree, in whatever order and however often; and the
+        /// headers that bear none have no say.
+        #[test]
+        fn all_places_agree_or_there_is_none(
+            headers in prop::collection::vec(
+                (prop::sample::select(vec!["authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie"]), any_value()),
+                0..4,
+            ),
+            in_query in prop::option::weighted(0.2, any_value()),
+        ) {
+            let pairs = headers.iter().map(|(name, value)| {
+                (name.parse::<HeaderName>().unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap())
+            });
+            let read = credential(&pairs.collect(), in_query.as_deref()).map(|secret| secret.reveal().to_owned());
+            let in_headers = headers.iter().filter(|(name, _)| *name != "cookie").map(|(name, value)| secret_in(name, value));
+            let query = in_query.iter().map(|value| secret_in("", value).filter(|secret| secret == value));
+            let places: HashSet<Option<String>> = in_headers.chain(query).collect();
+            let expected = match Vec::from_iter(places).as_slice() {
+                [] => Err(CredentialFault::Missing),
+                [Some(secret)] => Ok(secret.clone()),
+                _ => Err(CredentialFault::Malformed),
+            };
+            prop_assert_eq!(read, expected);
+        }
     }
 }

@@ -32,6 +32,8 @@ fn with_target(uri: &Uri, target: &str) -> Option<Uri> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn taken(target: &str) -> (Option<String>, String) {
@@ -54,6 +56,43 @@ mod tests {
             ("/a", None, "/a"),
         ] {
             assert_eq!(taken(target), (key.map(str::to_owned), rest.to_owned()), "{target}");
+        }
+    }
+
+    /// A pair of a query, and the key that it has where it is one.
+    fn any_pair() -> impl Strategy<Value = (&'static str, Option<&'static str>)> {
+        prop::sample::select(vec![
+            ("key=sk-a", Some("sk-a")),
+            ("key=sk-b", Some("sk-b")),
+            ("%6bey=sk%2Da", Some("sk-a")),
+            ("%6B%65%79=sk-a", Some("sk-a")),
+            ("key==sk-a", Some("=sk-a")),
+            ("key", Some("")),
+            ("alt=sse", None),
+            ("a=key=1", None),
+            ("Key=1", None),
+            ("keys=1", None),
+            ("key%00=1", None),
+            ("ke%7=1", None),
+            ("=key", None),
+            ("key;a=1", None),
+        ])
+    }
+
+    proptest! {
+        /// Whatever else a query has, the key is gone from it and the rest is as it was.
+        #[test]
+        fn no_key_stays_and_nothing_else_goes(pairs in prop::collection::vec(any_pair(), 0..6)) {
+            let target = |pairs: &[&str]| match pairs {
+                [] => "/v1beta/models/m:generateContent".to_owned(),
+                pairs => format!("/v1beta/models/m:generateContent?{}", pairs.join("&")),
+            };
+            let all: Vec<&str> = pairs.iter().map(|(pair, _)| *pair).collect();
+            let rest: Vec<&str> = pairs.iter().filter(|(_, key)| key.is_none()).map(|(pair, _)| *pair).collect();
+            let keys: Vec<&str> = pairs.iter().filter_map(|(_, key)| *key).collect();
+            let agreed = keys.first().map(|first| if keys.iter().all(|key| key == first) { first } else { "" });
+            prop_assert_eq!(taken(&target(&all)), (agreed.map(str::to_owned), target(&rest)));
+            prop_assert_eq!(taken(&target(&rest)), (None, target(&rest)));
         }
     }
 }
