@@ -250,3 +250,6 @@ impl Edit {
         before.freeze()
     }
 }
+
+#[cfg(test)]
+mod tests;
