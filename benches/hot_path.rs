@@ -11,6 +11,8 @@
     reason = "a benchmark stops at the first surprise"
 )]
 
+mod workload;
+
 use std::{hint::black_box, net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -26,8 +28,9 @@ use keymeter::{
     limit::{Counters, Limit, Limits, Moment},
     metrics::Metrics,
     resolve::{Resolver, YamlSource},
-    usage::{Ending, Form, Meter},
 };
+
+use workload::{ANSWERS, KINDS, STREAMS};
 
 const KEYS: [usize; 3] = [1, 1_000, 100_000];
 
@@ -103,53 +106,30 @@ fn body(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The meter for one event of a stream, as each server writes them, and for a JSON answer.
+/// The meter for each API: an event of its stream, and a KiB of its answer in one piece. `instructions` counts the same.
 fn meter(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("meter");
-    let prefix =
-        r#"data: {"id":"chatcmpl-8b1f","object":"chat.completion.chunk","created":1795427477,"model":"llama-3.1-8b""#;
-    let plain = format!(
-        "{prefix},\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\" word\"}},\"finish_reason\":null}}]}}\n\n"
-    );
-    let continuous = format!(
-        "{prefix},\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\" word\"}},\"finish_reason\":null}}],\"usage\":{{\"prompt_tokens\":9,\"completion_tokens\":5,\"total_tokens\":14}}}}\n\n"
-    );
-    let responses = "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"item_id\":\"msg_1\",\"output_index\":0,\"content_index\":0,\"delta\":\" word\"}\n\n";
-    let anthropic = "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\" word\"}}\n\n";
-    let ollama = "{\"model\":\"llama3.2\",\"created_at\":\"2026-01-01T00:00:00Z\",\"message\":{\"role\":\"assistant\",\"content\":\" word\"},\"done\":false}\n";
-    let gemini = "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\" word\"}],\"role\":\"model\"},\"index\":0}],\"usageMetadata\":{\"promptTokenCount\":4,\"candidatesTokenCount\":5,\"totalTokenCount\":9}}\n\n";
-    for (name, endpoint, form, event) in [
-        ("chat", Endpoint::ChatCompletions, Form::Sse, plain),
-        ("chat with usage", Endpoint::ChatCompletions, Form::Sse, continuous),
-        ("responses", Endpoint::Responses, Form::Sse, responses.to_owned()),
-        ("anthropic", Endpoint::Messages, Form::Sse, anthropic.to_owned()),
-        ("ollama", Endpoint::OllamaChat, Form::Ndjson, ollama.to_owned()),
-        ("gemini", Endpoint::StreamGenerateContent, Form::Sse, gemini.to_owned()),
-    ] {
-        let event = Bytes::from(event);
-        group.throughput(Throughput::Elements(100));
-        group.bench_function(BenchmarkId::new("event", name), |bencher| {
-            bencher.iter(|| {
-                let mut meter = Meter::new(endpoint, form, true);
-                for _ in 0..100 {
-                    black_box(meter.feed(event.clone()));
-                }
-                meter.finish(Ending::Complete, || 9)
+    const EVENTS: usize = 1000;
+    let mut group = criterion.benchmark_group("meter_event");
+    group.throughput(Throughput::Elements(EVENTS as u64));
+    for stream in &STREAMS {
+        for (name, kind) in KINDS {
+            let events = stream.events(kind);
+            group.bench_function(BenchmarkId::new(stream.name, name), |bencher| {
+                bencher.iter(|| stream.meter(black_box(&events), EVENTS));
             });
-        });
+        }
     }
-    let text = "word ".repeat(3000);
-    let answer = Bytes::from(format!(
-        r#"{{"id":"chatcmpl-1","choices":[{{"index":0,"message":{{"role":"assistant","content":"{text}"}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":9,"completion_tokens":3000,"total_tokens":3009}}}}"#
-    ));
-    group.throughput(Throughput::Bytes(answer.len() as u64));
-    group.bench_function("json", |bencher| {
-        bencher.iter(|| {
-            let mut meter = Meter::new(Endpoint::ChatCompletions, Form::Json, false);
-            black_box(meter.feed(answer.clone()));
-            meter.finish(Ending::Complete, || 9)
-        });
-    });
+    group.finish();
+    let mut group = criterion.benchmark_group("meter_json");
+    for answer in &ANSWERS {
+        for kib in [1, 17] {
+            let bytes = answer.of_length(kib << 10);
+            group.throughput(Throughput::Bytes(bytes.len() as u64));
+            group.bench_function(BenchmarkId::new(answer.name, format!("{kib} KiB")), |bencher| {
+                bencher.iter(|| answer.meter(black_box(&bytes)));
+            });
+        }
+    }
     group.finish();
 }
 

@@ -1,0 +1,97 @@
+//! What the meter costs in instructions, which do not vary with the machine's load: for each API an event of its stream,
+//! and an answer in one piece.
+//!
+//! `cargo bench --bench instructions`, or `make bench`. It runs itself under Valgrind, each case with some repetitions
+//! and with twice as many: the difference is theirs alone, whatever the process does beside them.
+
+#![allow(missing_docs, clippy::expect_used, clippy::panic, reason = "a benchmark stops at the first surprise")]
+
+mod workload;
+
+use std::{env, process::Command};
+
+use workload::{ANSWERS, Answer, KINDS, Kind, STREAMS, Stream};
+
+/// How often a case is repeated, or how many events a stream has: their text stays below what the meter keeps.
+const REPETITIONS: usize = 1000;
+
+const KIB: usize = 1 << 10;
+
+fn main() {
+    match env::args().skip(1).collect::<Vec<_>>().as_slice() {
+        [command, case, repetitions] if command == RUN => {
+            run(case, repetitions.parse().expect("a number of repetitions"));
+        }
+        _ => report(),
+    }
+}
+
+const RUN: &str = "run-under-valgrind";
+
+/// Runs one case in this process.
+fn run(case: &str, repetitions: usize) {
+    let (_, work) = streams().chain(answers()).find(|(name, _)| name == case).expect("the name of a case");
+    work(repetitions);
+}
+
+type Case = (String, Box<dyn FnOnce(usize)>);
+
+fn streams() -> impl Iterator<Item = Case> {
+    STREAMS.iter().flat_map(|stream| KINDS.map(|(_, kind)| of_stream(stream, kind)))
+}
+
+fn of_stream(stream: &'static Stream, kind: Kind) -> Case {
+    let work = move |count| {
+        stream.meter(&stream.events(kind), count);
+    };
+    (format!("{} {kind:?}", stream.name), Box::new(work))
+}
+
+fn answers() -> impl Iterator<Item = Case> {
+    ANSWERS.iter().flat_map(|answer| [1, 17].map(|kib| of_answer(answer, kib)))
+}
+
+fn of_answer(answer: &'static Answer, kib: usize) -> Case {
+    let work = move |count| {
+        let bytes = answer.of_length(kib * KIB);
+        for _ in 0..count {
+            answer.meter(&bytes);
+        }
+    };
+    (format!("{} of {kib} KiB", answer.name), Box::new(work))
+}
+
+fn report() {
+    println!("instructions an event of a stream:");
+    println!("{:24}{}", "", KINDS.map(|(name, _)| format!("{name:>20}")).concat());
+    for stream in &STREAMS {
+        let counts = KINDS.map(|(_, kind)| instructions(&of_stream(stream, kind).0));
+        println!("{:24}{}", stream.name, counts.map(|count| format!("{count:>20}")).concat());
+    }
+    println!("\ninstructions an answer in one piece:");
+    println!("{:24}{:>20}{:>20}", "", "of 1 KiB", "each KiB more");
+    for answer in &ANSWERS {
+        let [short, long] = [1, 17].map(|kib| instructions(&of_answer(answer, kib).0));
+        println!("{:24}{short:>20}{:>20}", answer.name, (long - short) / 16);
+    }
+}
+
+/// The instructions that one repetition of a case takes.
+fn instructions(case: &str) -> u64 {
+    let [once, twice] = [REPETITIONS, 2 * REPETITIONS].map(|repetitions| counted(case, repetitions));
+    (twice - once) / REPETITIONS as u64
+}
+
+/// The instructions that a process takes which runs a case so often.
+fn counted(case: &str, repetitions: usize) -> u64 {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(env::current_exe().expect("the path of this program"))
+        .args([RUN, case, &repetitions.to_string()])
+        .output()
+        .expect("valgrind, which has to be installed");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let collected = said.lines().find_map(|line| line.split_once("Collected :"));
+    let (_, count) = collected.unwrap_or_else(|| panic!("valgrind said no count of {case}: {said}"));
+    count.trim().parse().expect("a number of instructions")
+}
