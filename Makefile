@@ -44,7 +44,7 @@ soak: cmake nextest ## run the tests at their full figures
 	KEYMETER_SOAK=1000 PROPTEST_CASES=20000 cargo nextest run --locked --release --lib --bins --tests --no-fail-fast
 
 .PHONY: bench
-bench: cmake ## measure admission, metering and limits
+bench: cmake valgrind ## measure admission, metering and limits, in time and in instructions
 	cargo bench --locked
 
 # The recordings stay in target/: nothing of them is part of the project.
@@ -65,11 +65,27 @@ $(RECORDINGS)/exchanges.ndjson: tests/estimates/recordings.txt tests/estimates/e
 	$(RECORDINGS)/python/bin/python tests/estimates/exchanges.py $(RECORDINGS)/packages/* >$@.new
 	mv $@.new $@
 
+# Nothing of ours is `unsafe`, so a sanitizer would find nothing: without one stable Rust builds the targets. What is
+# found on the way is kept in target/fuzz; fuzz/corpus has what shows the way to code that the fixtures do not reach.
+FUZZ_SECONDS ?= 60
+
+.PHONY: fuzz
+fuzz: cmake c++ cargo-fuzz ## run each fuzz target for FUZZ_SECONDS (60)
+	cargo fuzz build --sanitizer none
+	@set -e; for target in $$(cargo fuzz list); do \
+		echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
+		mkdir -p target/fuzz/$$target fuzz/corpus/$$target; \
+		cargo fuzz run --sanitizer none $$target target/fuzz/$$target fuzz/corpus/$$target tests/fixtures -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=60 -verbosity=0 -print_final_stats=1; \
+	done
+
 .PHONY: check
 check: cmake deny ## formatting, lints, documentation, dependencies
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
+	cargo clippy --manifest-path fuzz/Cargo.toml --target-dir target --locked --no-default-features -- -D warnings
 	cargo deny --locked check bans licenses sources
 	@cargo deny --locked check advisories 2>target/advisories.log || \
 	if grep -q 'failed to fetch advisory database\|unable to fetch' target/advisories.log; then \
@@ -83,6 +99,22 @@ cmake:
 .PHONY: install-cmake
 install-cmake:
 	$(call install,cmake,Pingora's compression is built with it)
+
+.PHONY: c++
+c++:
+	@if ! command -v c++ >/dev/null; then $(MAKE) --no-print-directory install-c++; fi
+
+.PHONY: install-c++
+install-c++:
+	$(call install,g++,libFuzzer is built with it)
+
+.PHONY: valgrind
+valgrind:
+	@if ! command -v valgrind >/dev/null; then $(MAKE) --no-print-directory install-valgrind; fi
+
+.PHONY: install-valgrind
+install-valgrind:
+	$(call install,valgrind,it counts instructions)
 
 .PHONY: promtool
 promtool:
@@ -99,6 +131,10 @@ nextest:
 .PHONY: deny
 deny:
 	@cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
+
+.PHONY: cargo-fuzz
+cargo-fuzz:
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
 
 # The official client, in a virtual environment of its own.
 .PHONY: clients

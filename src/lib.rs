@@ -50,8 +50,9 @@
 //! # Outside
 //!
 //! `tests/` runs real gateways against a scripted upstream, a file a topic, with its tools in
-//! `tests/support`; `tests/clients` holds the official clients' scripts, `tests/servers` what runs real
-//! inference servers. `benches/` measures the hot path, `examples/` has a proxy that is metered in 7 lines and a key service, and `conf/` configurations that a test loads.
+//! `tests/support`; `tests/clients` holds the official clients' scripts, `tests/servers` what runs real inference servers.
+//! `fuzz/` has a target for each reader of what a stranger sends, `benches/` measures the hot path, `examples/` has a proxy
+//! that is metered in 7 lines and a key service, and `conf/` configurations that a test loads.
 
 pub mod account;
 pub mod admin;

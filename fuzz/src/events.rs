@@ -1,0 +1,113 @@
+//! Server-sent events (WHATWG HTML, section 9.2.6) as a reader sees them that has them all before it.
+
+use serde_json::Value;
+
+use crate::json::has_twins;
+
+/// A part of a stream: an event with all its lines and the blank one after it, or a line between two events.
+#[derive(Debug, Default)]
+pub struct Event<'a> {
+    /// All of its bytes.
+    pub bytes: &'a [u8],
+    /// Its data, the lines joined with line feeds; nothing between two events.
+    pub data: Option<Vec<u8>>,
+}
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The events of a stream and what is between them, in their order.
+#[must_use]
+pub fn events(stream: &[u8]) -> Vec<Event<'_>> {
+    let mut events = Vec::new();
+    let mut start = if stream.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+    events.push(Event { bytes: &stream[..start], data: None });
+    let (mut at, mut data, mut in_event) = (start, None::<Vec<u8>>, false);
+    while at < stream.len() {
+        let (line, end) = line(stream, at);
+        at = end;
+        if !line.is_empty() && line[0] != b':' {
+            in_event = true;
+            read_field(line, &mut data);
+        }
+        if line.is_empty() || !in_event {
+            events.push(Event { bytes: &stream[start..at], data: data.take() });
+            (start, in_event) = (at, false);
+        }
+    }
+    events.push(Event { bytes: &stream[start..], data });
+    events
+}
+
+/// The line that begins at `start`, without its end, and where the next one begins.
+fn line(stream: &[u8], start: usize) -> (&[u8], usize) {
+    let rest = &stream[start..];
+    let length = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(rest.len());
+    let end = if rest[length..].starts_with(b"\r\n") { 2 } else { usize::from(length < rest.len()) };
+    (&rest[..length], start + length + end)
+}
+
+fn read_field(line: &[u8], data: &mut Option<Vec<u8>>) {
+    let Some(value) = line.strip_prefix(b"data:") else { return };
+    let value = value.strip_prefix(b" ").unwrap_or(value);
+    match data {
+        Some(data) => {
+            data.push(b'\n');
+            data.extend_from_slice(value);
+        }
+        None => *data = Some(value.to_vec()),
+    }
+}
+
+/// What an event is to whoever takes out what the client did not ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// It goes.
+    Usage,
+    /// It stays.
+    Other,
+    /// It is no JSON, or says something twice, and nobody can tell.
+    Unclear,
+}
+
+impl Event<'_> {
+    fn kind(&self) -> Kind {
+        let Some(data) = &self.data else { return Kind::Other };
+        let Ok(members @ Value::Object(_)) = serde_json::from_slice(data) else { return Kind::Unclear };
+        if has_twins(data) {
+            return Kind::Unclear;
+        }
+        let has_no_choices = members.get("choices").and_then(Value::as_array).is_some_and(Vec::is_empty);
+        let has_counts = COUNTS.iter().any(|name| is_count(&members["usage"][*name]));
+        if has_no_choices && has_counts { Kind::Usage } else { Kind::Other }
+    }
+}
+
+/// What a usage that was asked for states.
+const COUNTS: [&str; 3] = ["prompt_tokens", "completion_tokens", "total_tokens"];
+
+/// Whether it is a number of tokens that somebody could have used.
+fn is_count(value: &Value) -> bool {
+    value.as_u64().is_some_and(|count| count <= 1_000_000_000_000)
+}
+
+/// Checks that `forwarded` is `stream` without some of its events, each of them whole and one that tells of usage alone.
+pub fn assert_only_usage_events_are_gone(stream: &[u8], forwarded: &[u8]) {
+    let mut reached = vec![0];
+    for event in events(stream) {
+        let kind = event.kind();
+        let mut next = Vec::new();
+        for at in reached {
+            if kind != Kind::Usage && forwarded[at..].starts_with(event.bytes) {
+                next.push(at + event.bytes.len());
+            }
+            if kind != Kind::Other {
+                next.push(at);
+            }
+        }
+        next.sort_unstable();
+        next.dedup();
+        reached = next;
+        assert!(!reached.is_empty(), "{event:?} should be {kind:?}");
+    }
+    assert!(reached.contains(&forwarded.len()), "more is forwarded than came");
+}
