@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 mod apis;
 mod every_api;
+mod properties;
 mod servers;
 
 /// What a client would have to ask for to get it all: nothing is taken out.

@@ -45,7 +45,8 @@ fn parts(body: &[u8], boundary: &str) -> Vec<Part> {
 fn part(lines: &[&str]) -> Part {
     let end = lines.iter().position(|line| line.is_empty()).unwrap_or(lines.len());
     let head = lines[..end].join("\n").replace("\n ", " ").replace("\n\t", " ");
-    let disposition = head.lines().filter(|line| line.to_lowercase().starts_with("content-disposition"));
+    let is_disposition = |line: &&str| line.split(':').next().unwrap().trim().to_lowercase() == "content-disposition";
+    let disposition = head.lines().filter(is_disposition);
     let names = disposition.flat_map(|line| line.split(';')).filter_map(|parameter| {
         let (key, value) = parameter.split_once('=')?;
         let key = key.trim().trim_matches('"').to_lowercase();

@@ -4,7 +4,7 @@ use super::apis::{fixture, found};
 use super::*;
 
 /// One response of each API and form, with all kinds of events that there are.
-const ALL: [(Endpoint, Form, &str); 16] = [
+pub(super) const ALL: [(Endpoint, Form, &str); 16] = [
     (Endpoint::Responses, Form::Sse, fixture!("responses/completed.sse")),
     (Endpoint::Responses, Form::Sse, fixture!("responses/tool-call.sse")),
     (Endpoint::Responses, Form::Json, fixture!("responses/answer.json")),
