@@ -19,8 +19,10 @@ fuzz_target!(|data: &[u8]| {
     let content_type = input.plan.map_or_else(|| content_type_of(&body), |plan| String::from_utf8_lossy(plan).into());
     let Ok(scanned) = scan_form(&body, &content_type) else { return };
     assert_eq!(scanned.splice(&everything()), body, "a form is never changed");
-    let boundary = multer::parse_boundary(&content_type).expect("a boundary that others find as well");
-    check(&scanned, &body, &boundary);
+    // Another parser may refuse the Content-Type (a blank before it), but not find another boundary.
+    if let Ok(boundary) = multer::parse_boundary(&content_type) {
+        check(&scanned, &body, &boundary);
+    }
 });
 
 fn everything() -> keymeter::body::Change {
