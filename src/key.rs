@@ -363,6 +363,8 @@ impl KeyRecord {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const PUBLISHED: &str = "sk-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdef2P40Ol";
@@ -417,5 +419,17 @@ mod tests {
             assert!(wrong.parse::<KeyName>().is_err(), "{wrong}");
         }
         assert!("Ключ продакшена".parse::<KeyName>().is_ok());
+    }
+
+    proptest! {
+        /// A client may send anything as a secret, and a log may print it.
+        #[test]
+        fn most_of_any_secret_stays_hidden(text in prop_oneof!["sk-[0-9A-Za-z]{48}", "\\PC{0,40}", any::<String>()]) {
+            let secret = Secret::new(text.clone());
+            let shown = secret.masked().chars().filter(|character| *character != '…').count();
+            prop_assert!(shown == 0 || shown <= 12 && text.chars().count() >= 20, "{}", secret.masked());
+            prop_assert_eq!(format!("{secret:?}"), format!("Secret({})", secret.masked()));
+            prop_assert!(!secret.is_well_formed(), "one in four thousand million has its checksum right by accident");
+        }
     }
 }
