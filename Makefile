@@ -33,6 +33,7 @@ test: cmake nextest promtool clients ## set up, then run every test
 	cargo test --locked --doc
 	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python tests/clients/openai_client.py
 	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python tests/clients/anthropic_client.py
+	$(VENV)/bin/python tests/clients/revocation.py
 
 .PHONY: real-servers
 real-servers: cmake $(SERVERS)/ready ## check counts against inference servers that run here (the first time minutes of set-up)
