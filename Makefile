@@ -33,6 +33,7 @@ test: cmake nextest promtool clients ## set up, then run every test
 	cargo test --locked --doc
 	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python tests/clients/openai_client.py
 	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python tests/clients/anthropic_client.py
+	cargo build --locked --bins --example key_source
 	$(VENV)/bin/python tests/clients/revocation.py
 
 .PHONY: real-servers
