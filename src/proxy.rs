@@ -294,7 +294,9 @@ fn finish(gate: &Gate, stage: &mut Stage, over: apart::Over) {
     let now = Now::read();
     match std::mem::replace(stage, Stage::Over) {
         Stage::Running(running) => {
-            let Running { lease, rejection, halves, line, .. } = *running;
+            let Running { lease, rejection, halves, line, body, .. } = *running;
+            // Its room is free before anybody is told that the request is over.
+            drop(body);
             if let Some(line) = line {
                 line.carries(None);
             }
