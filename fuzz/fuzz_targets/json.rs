@@ -3,7 +3,7 @@
 #![no_main]
 
 use keymeter::{api::Endpoint, usage::Form};
-use keymeter_fuzz::{Case, every_endpoint, rewritten};
+use keymeter_fuzz::{every_endpoint, rewritten};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -12,7 +12,7 @@ fuzz_target!(|data: &[u8]| {
         let is_document = input.response.trim_ascii().starts_with(b"{");
         // Ollama's document may be one of several, of which only the last is the end.
         assert!(outcome.ended || !is_document || endpoint == Endpoint::OllamaChat, "{endpoint:?}: {outcome:?}");
-        let case = Case { ending: input.ending, ..Case::complete(endpoint, Form::Json) };
+        let case = input.case(endpoint, Form::Json);
         for text in same {
             let otherwise = case.meter(&[&text]);
             assert_eq!(

@@ -152,8 +152,9 @@ fn check_splice(scanned: &Scanned, shape: Shape, change: Change) {
     assert!(again.maximum <= change.maximum, "{again:?}");
     assert!(scanned.maximum.is_none_or(|before| again.maximum == Some(before.min(change.maximum.unwrap_or(before)))));
     let unchanged = |of: &Scanned| {
-        let Scanned { stream, choices, prompt_text_bytes, media, prompt_tokens_given, .. } = *of;
-        (of.model.clone(), of.prompt_sample.clone(), stream, choices, prompt_text_bytes, media, prompt_tokens_given)
+        let Scanned { stream, choices, prompts, prompt_text_bytes, media, prompt_tokens_given, .. } = *of;
+        let outline = (format!("{:?}", of.outline), of.outline.text.pieces().collect::<String>());
+        (of.model.clone(), outline, stream, choices, prompts, prompt_text_bytes, media, prompt_tokens_given)
     };
     assert_eq!(unchanged(&again), unchanged(scanned));
     let trees = [scanned.body(), &spliced].map(|body| serde_json::from_slice(body));

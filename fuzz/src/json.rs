@@ -34,11 +34,11 @@ fn is_shallow(value: &Value, depth: usize) -> bool {
 }
 
 /// The same document without blanks, and with every character escaped. There is none where the document is no JSON,
-/// or has a name twice, or a number that would be written otherwise.
+/// or has a name twice, a number that would be written otherwise, or a tool's arguments, which are text as they are written.
 #[must_use]
 pub fn rewritten(text: &[u8]) -> Option<[Vec<u8>; 2]> {
     let value: Value = serde_json::from_slice(text).ok()?;
-    if has_twins(text) || !has_plain_numbers(&value) {
+    if has_twins(text) || !is_same_however_written(&value) {
         return None;
     }
     let (mut short, mut escaped) = (Vec::new(), Vec::new());
@@ -51,14 +51,20 @@ fn transcode<F: Formatter>(text: &[u8], to: &mut Serializer<&mut Vec<u8>, F>) ->
     serde_transcode::transcode(&mut Deserializer::from_slice(text), to).ok()
 }
 
-fn has_plain_numbers(value: &Value) -> bool {
+fn is_same_however_written(value: &Value) -> bool {
+    let is_text = |name: &str, value: &Value| WRITTEN.contains(&name) && (value.is_object() || value.is_array());
     match value {
         Value::Number(number) => number.is_u64(),
-        Value::Array(items) => items.iter().all(has_plain_numbers),
-        Value::Object(members) => members.values().all(has_plain_numbers),
+        Value::Array(items) => items.iter().all(is_same_however_written),
+        Value::Object(members) => {
+            members.iter().all(|(name, value)| !is_text(name, value) && is_same_however_written(value))
+        }
         _ => true,
     }
 }
+
+/// What the APIs call the arguments of a tool.
+const WRITTEN: [&str; 4] = ["arguments", "input", "args", "code"];
 
 /// Whether an object in the document has a name twice.
 #[must_use]

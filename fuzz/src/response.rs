@@ -43,7 +43,9 @@ pub struct ResponseInput<'a> {
     /// The whole of it.
     pub response: &'a [u8],
     /// How it ends.
-    pub ending: Ending,
+    ending: Ending,
+    /// How many prompts were asked for.
+    prompts: u64,
     /// How often it is repeated to see what is kept of it.
     repeats: u8,
     /// How long the pieces are, over and over; a byte each where nothing says.
@@ -59,9 +61,16 @@ impl<'a> ResponseInput<'a> {
         Self {
             response: input.sent,
             ending: if flags & 1 == 0 { Ending::Early } else { Ending::Complete },
-            repeats: flags >> 1,
+            prompts: u64::from(flags >> 1 & 3),
+            repeats: flags & 0xf8,
             lengths: input.plan.map_or(&UNPLANNED, |plan| plan.get(2..).unwrap_or_default()),
         }
+    }
+
+    /// How the plan would have it metered.
+    #[must_use]
+    pub fn case(&self, endpoint: Endpoint, form: Form) -> Case {
+        Case { endpoint, form, removes: false, ending: self.ending, prompts: self.prompts }
     }
 
     fn pieces(&self) -> Vec<&'a [u8]> {
@@ -89,6 +98,8 @@ pub struct Case {
     pub removes: bool,
     /// How it ends.
     pub ending: Ending,
+    /// How many prompts were asked for; 0 where nobody says.
+    pub prompts: u64,
 }
 
 /// What came of it.
@@ -109,13 +120,13 @@ impl Case {
     /// One that ends as it should, with nothing taken out.
     #[must_use]
     pub fn complete(endpoint: Endpoint, form: Form) -> Self {
-        Self { endpoint, form, removes: false, ending: Ending::Complete }
+        Self { endpoint, form, removes: false, ending: Ending::Complete, prompts: 0 }
     }
 
     /// Meters a response that comes in these pieces.
     #[must_use]
     pub fn meter(&self, pieces: &[&[u8]]) -> Outcome {
-        let mut meter = Meter::new(self.endpoint, self.form, self.removes);
+        let mut meter = Meter::new(self.endpoint, self.form, self.removes).of_prompts(self.prompts);
         let mut forwarded = Vec::new();
         for piece in pieces {
             forwarded.extend_from_slice(&meter.feed(Bytes::copy_from_slice(piece)));
@@ -162,7 +173,7 @@ pub fn every_endpoint(data: &[u8], form: Form, more: impl Fn(Endpoint, &Response
         return;
     }
     for endpoint in input.chosen(&ENDPOINTS) {
-        let case = Case { endpoint: *endpoint, form, removes: false, ending: response.ending };
+        let case = response.case(*endpoint, form);
         let outcome = case.holds(&response);
         let removing = Case { removes: true, ..case };
         if form == Form::Sse && endpoint.injects_usage() {
