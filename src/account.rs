@@ -2,14 +2,15 @@
 //! so that neither an eviction, nor a reload, nor a new secret sets a counter back.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    ops::Deref,
     sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 
 use crate::{
     key::{KeyId, KeyRecord},
@@ -20,18 +21,30 @@ use crate::{
 /// One key's counters and series.
 pub struct Account {
     /// Held to its limits.
-    pub counters: Arc<Counters>,
+    pub counters: Counters,
     /// Shown to Prometheus.
     pub metrics: Arc<KeyMetrics>,
-    revision: AtomicU64,
+    revision: AtomicU32,
     gone: AtomicBool,
-    deleted_since: Mutex<Option<Moment>>,
+    /// The moment in nanoseconds and one; 0: it exists.
+    deleted_since: AtomicU64,
+}
+
+/// What a reservation of a key's limits keeps alive.
+pub struct Holder(pub Arc<Account>);
+
+impl Deref for Holder {
+    type Target = Counters;
+
+    fn deref(&self) -> &Counters {
+        &self.0.counters
+    }
 }
 
 impl Account {
     /// How often the key is known to have changed. What is said of it holds for one revision.
     #[must_use]
-    pub fn revision(&self) -> u64 {
+    pub fn revision(&self) -> u32 {
         self.revision.load(Ordering::Acquire)
     }
 
@@ -45,6 +58,12 @@ impl Account {
         self.gone.store(true, Ordering::Release);
     }
 
+    /// Since when it is found not to exist, which is `now` the first time.
+    fn deleted_since(&self, now: Moment) -> Moment {
+        let first = self.deleted_since.compare_exchange(0, now.as_nanos() + 1, Ordering::Relaxed, Ordering::Relaxed);
+        first.map_or_else(|since| Moment::from_nanos(since - 1), |_| now)
+    }
+
     /// Whether the source knew the key when it was asked last.
     #[must_use]
     pub fn exists(&self) -> bool {
@@ -55,9 +74,9 @@ impl Account {
 /// The accounts of all keys that were used lately.
 pub struct Accounts {
     metrics: Arc<Metrics>,
-    /// What the keys share that have no series of their own, once there is one.
-    others: OnceLock<Arc<KeyMetrics>>,
     by_id: RwLock<HashMap<KeyId, Arc<Account>>>,
+    /// Owners and teams, which have many keys each.
+    names: RwLock<HashSet<Arc<str>>>,
 }
 
 /// How long a deleted key's series can still be scraped.
@@ -67,7 +86,7 @@ impl Accounts {
     /// No accounts yet.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, others: OnceLock::new(), by_id: RwLock::default() }
+        Self { metrics, by_id: RwLock::default(), names: RwLock::default() }
     }
 
     /// The account of the key in `record`, opened if it is new.
@@ -75,8 +94,22 @@ impl Accounts {
     pub fn of(&self, record: &KeyRecord) -> Arc<Account> {
         let account = self.known(&record.id).unwrap_or_else(|| self.opened(&record.id));
         account.gone.store(false, Ordering::Release);
-        account.metrics.describe(&record.name, record.team.as_deref());
+        account.metrics.describe(&record.name, record.team.as_ref());
         account
+    }
+
+    /// Lets `record` use the same memory for its id, owner and team as what is known already.
+    pub fn share_names(&self, record: &mut KeyRecord) {
+        if let Some((id, _)) = self.by_id.read().get_key_value(&record.id) {
+            record.id = id.clone();
+        }
+        for name in [&mut record.owner, &mut record.team].into_iter().flatten() {
+            let known = self.names.read().get(name).cloned();
+            match known {
+                Some(known) => *name = known,
+                None => drop(self.names.write().insert(name.clone())),
+            }
+        }
     }
 
     /// The account of the key with this id, if it was ever used.
@@ -89,17 +122,17 @@ impl Accounts {
     /// nothing uses any more.
     pub fn sweep(&self, exists: impl Fn(&KeyId, &Account) -> bool, now: Moment) {
         self.by_id.write().retain(|id, account| {
-            let mut deleted_since = account.deleted_since.lock();
             if exists(id, account) {
-                *deleted_since = None;
+                account.deleted_since.store(0, Ordering::Relaxed);
                 return true;
             }
-            let since = *deleted_since.get_or_insert(now);
+            let since = account.deleted_since(now);
             let gone = now.saturating_since(since) >= SERIES_OF_DELETED_KEYS;
             // Whoever holds the account may still count on it: it is closed when they are done.
             let unused = Arc::strong_count(account) == 1 && account.counters.is_idle(now);
             !(gone && unused)
         });
+        self.names.write().retain(|name| Arc::strong_count(name) > 1);
     }
 
     fn opened(&self, id: &KeyId) -> Arc<Account> {
@@ -108,13 +141,12 @@ impl Accounts {
     }
 
     fn account(&self, id: &KeyId) -> Account {
-        let others = || self.others.get_or_init(|| Arc::new(KeyMetrics::of_others(&self.metrics))).clone();
         Account {
-            counters: Arc::default(),
-            metrics: KeyMetrics::of(&self.metrics, id).map_or_else(others, Arc::new),
-            revision: AtomicU64::new(0),
+            counters: Counters::default(),
+            metrics: self.metrics.keys().of(id),
+            revision: AtomicU32::new(0),
             gone: AtomicBool::new(false),
-            deleted_since: Mutex::default(),
+            deleted_since: AtomicU64::new(0),
         }
     }
 }
@@ -158,13 +190,28 @@ mod tests {
     fn a_key_that_comes_back_starts_its_ten_minutes_anew() {
         let accounts = Accounts::new(Arc::new(Metrics::new(10).unwrap()));
         let first = accounts.of(&record("key_a"));
-        let counters = first.counters.clone();
+        first.revise();
         drop(first);
         let start = Moment::from_nanos(0);
         accounts.sweep(|_, _| false, start);
         accounts.sweep(|_, _| true, start + Duration::from_secs(300));
         accounts.sweep(|_, _| false, start + Duration::from_secs(601));
-        assert!(Arc::ptr_eq(&accounts.of(&record("key_a")).counters, &counters));
+        assert_eq!(accounts.of(&record("key_a")).revision(), 1, "it is the same account");
+    }
+
+    #[test]
+    fn keys_of_one_team_share_its_name_in_memory() {
+        let accounts = Accounts::new(Arc::new(Metrics::new(10).unwrap()));
+        let of_team = |id| {
+            let mut record = KeyRecord { team: Some("research".into()), ..record(id) };
+            accounts.share_names(&mut record);
+            drop(accounts.of(&record));
+            record
+        };
+        let (first, second, again) = (of_team("key_a"), of_team("key_b"), of_team("key_a"));
+        assert!(Arc::ptr_eq(first.team.as_ref().unwrap(), second.team.as_ref().unwrap()));
+        assert!(std::ptr::eq(first.id.as_str(), again.id.as_str()), "and a key that is met again its id");
+        assert_eq!((second.id.as_str(), second.team.as_deref()), ("key_b", Some("research")));
     }
 
     #[test]
@@ -172,7 +219,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new(1).unwrap());
         let accounts = Accounts::new(metrics.clone());
         for id in ["key_a", "key_b", "key_c"] {
-            accounts.of(&record(id)).metrics.model("qwen3").answered(200);
+            accounts.of(&record(id)).metrics.model(&"qwen3".into()).answered(200);
         }
         let text = metrics.encode().unwrap();
         assert!(text.contains(r#"keymeter_requests_total{key_id="key_a",model="qwen3",status="200"} 1"#));

@@ -27,6 +27,7 @@ pub use self::{
     visit::{RequestId, Visit},
 };
 use crate::{
+    account::Holder,
     api::Endpoint,
     body::{Change, Scanned},
     config::OnClientAbort,
@@ -158,7 +159,7 @@ impl Gate {
     /// When the key may not be used any more.
     pub async fn confirm(&self, visit: &mut Visit, from: IpAddr, now: Now) -> Result<(), Rejection> {
         let Some(key) = &visit.key else { return Ok(()) };
-        let (hash, id) = (key.hash, key.record.id.clone());
+        let (hash, id) = (*key.hash(), key.record.id.clone());
         if self.resolver.vouches_for(key) {
             return key.bar(now.date).map_or(Ok(()), |bar| Err(Rejection::of_bar(bar, id)));
         }
@@ -243,7 +244,7 @@ impl Gate {
         scanned: &Scanned,
         prompt: u64,
         now: Now,
-    ) -> Result<(Reservation, Option<u64>), Rejection> {
+    ) -> Result<(Reservation<Holder>, Option<u64>), Rejection> {
         let demand = Demand {
             prompt,
             certain_prompt: certain_prompt(scanned.prompt_text_bytes).saturating_add(scanned.prompt_tokens_given),
@@ -264,7 +265,8 @@ impl Gate {
             least: too_large.certain_prompt,
             limit: too_large.limit,
         })?;
-        let reservation = admitted.key.account.counters.reserve(&admitted.limits, tokens, now.moment);
+        let holder = Holder(admitted.key.account.clone());
+        let reservation = Reservation::of(holder, &admitted.limits, tokens, now.moment);
         let reservation = reservation.map_err(|refusal| Rejection::OverLimit { key: key(), refusal })?;
         Ok((reservation, set_maximum))
     }

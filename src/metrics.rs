@@ -3,30 +3,21 @@
 //! the words of our own enums.
 
 mod key;
-mod nano;
+
+use std::sync::Arc;
 
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
-    core::{Collector, GenericCounterVec},
+    TextEncoder, core::Collector,
 };
 
-pub use self::key::{KeyMetrics, ModelMetrics};
-use self::nano::AtomicNano;
+pub use self::key::{KeyMetrics, KeySeries, ModelMetrics};
 use crate::usage::Source;
 
 /// The process's metrics.
 pub struct Metrics {
     registry: Registry,
-    requests: IntCounterVec,
-    tokens: IntCounterVec,
-    reasoning: IntCounterVec,
-    cost: GenericCounterVec<AtomicNano>,
-    rejections: IntCounterVec,
     unauthorized: IntCounterVec,
-    in_flight: IntGaugeVec,
-    last_used: IntGaugeVec,
-    key_info: IntGaugeVec,
     usage: IntCounterVec,
     client_aborts: IntCounter,
     unpriced: IntCounterVec,
@@ -41,7 +32,7 @@ pub struct Metrics {
     revocation_lag: Histogram,
     reload_successful: IntGauge,
     reload_timestamp: IntGauge,
-    key_series: key::SeriesCount,
+    keys: Arc<KeySeries>,
 }
 
 /// Seconds, from what a refusal takes to what a long answer takes.
@@ -61,52 +52,16 @@ impl Metrics {
     ///
     /// # Errors
     /// When two metrics share a name, which is an error in this file.
-    #[expect(clippy::too_many_lines, reason = "a table of the metrics, one after another")]
     pub fn new(max_key_series: usize) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let make = Maker { registry: &registry };
         make.build_info()?;
         Ok(Self {
-            requests: make.counters(
-                "keymeter_requests_total",
-                "Requests of identified keys, by the status that was answered.",
-                &["key_id", "model", "status"],
-            )?,
-            tokens: make.counters(
-                "keymeter_tokens_total",
-                "Tokens used, by type: input (not cached), cached_input, cache_write, output.",
-                &["key_id", "model", "type"],
-            )?,
-            reasoning: make.counters(
-                "keymeter_reasoning_tokens_total",
-                "Output tokens spent on reasoning; a part of the output tokens.",
-                &["key_id", "model"],
-            )?,
-            cost: make.registered(GenericCounterVec::new(
-                Opts::new("keymeter_cost_usd_total", "Cost of the tokens used, in US dollars."),
-                &["key_id", "model"],
-            )?)?,
-            rejections: make.counters(
-                "keymeter_rejections_total",
-                "Requests of identified keys that were refused, by reason.",
-                &["key_id", "reason"],
-            )?,
             unauthorized: make.counters(
                 "keymeter_unauthorized_total",
                 "Requests without a known key, by reason.",
                 &["reason"],
             )?,
-            in_flight: make.gauges(
-                "keymeter_requests_in_flight",
-                "Admitted requests that are running now.",
-                &["key_id"],
-            )?,
-            last_used: make.gauges(
-                "keymeter_key_last_used_timestamp_seconds",
-                "When the key last had a request admitted, in seconds since 1970.",
-                &["key_id"],
-            )?,
-            key_info: make.gauges("keymeter_key_info", "Always 1; names the key.", &["key_id", "name", "team"])?,
             usage: make.counters(
                 "keymeter_usage_total",
                 "Responses, by where their token counts came from: upstream, estimated or none.",
@@ -180,7 +135,7 @@ impl Metrics {
                 "keymeter_config_last_reload_success_timestamp_seconds",
                 "When the configuration was last loaded without a fault, in seconds since 1970.",
             )?)?,
-            key_series: key::SeriesCount::new(max_key_series),
+            keys: Arc::new(KeySeries::new(max_key_series)),
             registry,
         })
     }
@@ -190,7 +145,15 @@ impl Metrics {
     /// # Errors
     /// When the encoder fails, which it does for inconsistent metrics only.
     pub fn encode(&self) -> Result<String, prometheus::Error> {
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+        let mut text = TextEncoder::new().encode_to_string(&self.registry.gather())?;
+        self.keys.write_to(&mut text);
+        Ok(text)
+    }
+
+    /// The series of single keys.
+    #[must_use]
+    pub fn keys(&self) -> &Arc<KeySeries> {
+        &self.keys
     }
 
     /// A request without a known key.
@@ -276,6 +239,9 @@ macro_rules! words {
         pub enum $name { $($(#[$variant_about])* $variant,)+ }
 
         impl $name {
+            /// All of them, in the order in which they are numbered.
+            pub const ALL: [Self; [$($word),+].len()] = [$(Self::$variant),+];
+
             /// The word that stands in metrics and logs.
             #[must_use]
             pub fn as_str(self) -> &'static str {

@@ -4,8 +4,8 @@
 
 mod changes;
 mod circuit;
-mod entry;
 pub mod http;
+mod known;
 pub mod push;
 mod yaml;
 
@@ -14,7 +14,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -25,15 +25,15 @@ use moka::sync::Cache;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-pub use self::{changes::Change, http::HttpSource, yaml::YamlSource};
+pub use self::{changes::Change, http::HttpSource, known::Key, yaml::YamlSource};
 use self::{
     changes::{Changes, Epoch},
-    entry::{Entry, Trust},
+    known::{Term, Trust},
 };
 use crate::{
-    account::{Account, Accounts},
+    account::Accounts,
     config::KeyCache,
-    key::{Bar, KeyHash, KeyRecord, KeyState},
+    key::{Bar, KeyHash, KeyRecord},
     limit::Moment,
     metrics::{Lookup, Metrics, Outcome},
     runs::Runs,
@@ -90,45 +90,6 @@ impl fmt::Display for SourceFault {
 
 impl std::error::Error for SourceFault {}
 
-/// A key as a request meets it.
-pub struct Key {
-    /// What its source says.
-    pub record: Arc<KeyRecord>,
-    /// What it used.
-    pub account: Arc<Account>,
-    /// The secret that it was found by.
-    pub hash: KeyHash,
-    /// Of all keys, and of this one: after a change they are others.
-    generation: u64,
-    revision: u64,
-    /// When that secret stops working, if it is retiring.
-    secret_expires: Option<Timestamp>,
-}
-
-impl Key {
-    /// Why the key may not be used at `now` by the secret that it was found by; `None`: it may.
-    #[must_use]
-    pub fn bar(&self, now: Timestamp) -> Option<Bar> {
-        if self.secret_expires.is_some_and(|end| now > end) {
-            return Some(Bar::Unknown);
-        }
-        match self.record.state {
-            KeyState::Disabled => Some(Bar::Disabled),
-            KeyState::Archived => Some(Bar::Archived),
-            KeyState::NoBalance => Some(Bar::NoBalance),
-            KeyState::Active => self.record.expires_at.filter(|end| now >= *end).map(|_| Bar::Expired),
-        }
-    }
-
-    /// When the key, or the secret that it was found by, stops working, and why it may not be used then.
-    #[must_use]
-    pub fn end(&self) -> Option<(Timestamp, Bar)> {
-        let of_secret = self.secret_expires.map(|end| (end, Bar::Unknown));
-        let of_key = self.record.expires_at.map(|end| (end, Bar::Expired));
-        of_secret.into_iter().chain(of_key).min_by_key(|(end, _)| *end)
-    }
-}
-
 /// Why there is no key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResolveFault {
@@ -141,12 +102,12 @@ pub enum ResolveFault {
 /// Finds keys, and remembers them.
 pub struct Resolver {
     source: Arc<dyn KeySource>,
-    known: Cache<KeyHash, Arc<Entry>>,
+    known: Cache<KeyHash, Arc<Key>>,
     /// In which generation it was so.
-    unknown: Cache<KeyHash, u64>,
+    unknown: Cache<KeyHash, u32>,
     changes: Mutex<Changes>,
     /// Counts the changes of all keys at once.
-    generation: AtomicU64,
+    generation: AtomicU32,
     /// What was asked before this moment is to be asked again.
     doubted_before: AtomicU64,
     questions: Mutex<HashMap<KeyHash, watch::Receiver<Option<Resolved>>>>,
@@ -176,13 +137,12 @@ impl Resolver {
         metrics: Arc<Metrics>,
         runs: Arc<Runs>,
     ) -> Self {
-        let longest = terms.ttl.saturating_add(terms.stale_for);
         Self {
             source,
-            known: Cache::builder().max_capacity(terms.capacity).time_to_live(longest).build(),
+            known: Cache::builder().max_capacity(terms.capacity).build(),
             unknown: Cache::builder().max_capacity(UNKNOWN_CAPACITY).time_to_live(terms.unknown_ttl).build(),
             changes: Mutex::default(),
-            generation: AtomicU64::new(0),
+            generation: AtomicU32::new(0),
             doubted_before: AtomicU64::new(0),
             questions: Mutex::default(),
             terms: terms.clone(),
@@ -197,7 +157,7 @@ impl Resolver {
     /// # Errors
     /// When there is no such key, or the source cannot answer.
     pub async fn resolve(self: &Arc<Self>, hash: KeyHash, now: Moment) -> Resolved {
-        let Some(entry) = self.known.get(&hash) else {
+        let Some(key) = self.known.get(&hash) else {
             if self.is_known_to_be_unknown(&hash) {
                 self.metrics.looked_up(Lookup::Unknown);
                 return Err(ResolveFault::Unknown);
@@ -205,25 +165,25 @@ impl Resolver {
             self.metrics.looked_up(Lookup::Miss);
             return Box::pin(self.answer(hash, None, now)).await;
         };
-        match self.trust(&entry, now) {
+        match self.trust(&key, now) {
             Trust::Fresh => {}
-            Trust::Due => drop(self.ask(hash, Some(entry.clone()), now)),
+            Trust::Due => drop(self.ask(hash, Some(key.clone()), now)),
             // In a box, so that the requests of cached keys do not carry its size.
-            trust => return Box::pin(self.check(hash, entry, trust, now)).await,
+            trust => return Box::pin(self.check(hash, key, trust, now)).await,
         }
         self.metrics.looked_up(Lookup::Hit);
-        Ok(entry.key.clone())
+        Ok(key)
     }
 
     /// Whether no change is known since `key` was found. Where one is, it is to be asked for again.
     #[must_use]
     pub fn vouches_for(&self, key: &Key) -> bool {
-        key.generation == self.generation.load(Ordering::Acquire) && key.revision == key.account.revision()
+        key.generation() == self.generation.load(Ordering::Acquire) && !key.is_revised()
     }
 
     /// Looks after the running requests of a key that changed while one of them began.
     pub fn look_after(self: &Arc<Self>, key: &Key) {
-        tokio::spawn(self.clone().recheck(vec![key.hash], None));
+        tokio::spawn(self.clone().recheck(vec![*key.hash()], None));
     }
 
     /// Whether the secret with `hash` was found lately, so that its sender is no stranger.
@@ -279,8 +239,13 @@ impl Resolver {
         tokio::spawn(self.clone().recheck(self.runs.hashes(|_, _| true), None));
     }
 
-    /// Lets go of what has run out. The cache does so by itself while it is used, and not while it rests.
-    pub fn tidy(&self) {
+    /// Lets go of what is too old to be used. The cache could do so by itself, for 64 bytes a key.
+    pub fn tidy(&self, now: Moment) {
+        for (hash, key) in &self.known {
+            if key.is_over(now) {
+                self.known.invalidate(&*hash);
+            }
+        }
         self.known.run_pending_tasks();
         self.unknown.run_pending_tasks();
     }
@@ -326,23 +291,23 @@ impl Resolver {
         self.unknown.get(hash).is_some_and(|generation| generation == self.generation.load(Ordering::Acquire))
     }
 
-    fn trust(&self, entry: &Entry, now: Moment) -> Trust {
-        if entry.key.generation != self.generation.load(Ordering::Acquire) {
-            return entry.trust_after_change(now);
+    fn trust(&self, key: &Key, now: Moment) -> Trust {
+        if key.generation() != self.generation.load(Ordering::Acquire) {
+            return key.trust_after_change(now);
         }
-        entry.trust(now, Moment::from_nanos(self.doubted_before.load(Ordering::Acquire)))
+        key.trust(now, Moment::from_nanos(self.doubted_before.load(Ordering::Acquire)))
     }
 
     /// Asks for a key of which something is known that is no longer to be taken as it is.
-    async fn check(self: &Arc<Self>, hash: KeyHash, entry: Arc<Entry>, trust: Trust, now: Moment) -> Resolved {
+    async fn check(self: &Arc<Self>, hash: KeyHash, key: Arc<Key>, trust: Trust, now: Moment) -> Resolved {
         let stale = || {
             self.metrics.looked_up(Lookup::Stale);
-            Ok(entry.key.clone())
+            Ok(key.clone())
         };
-        if trust != Trust::None && entry.is_resting(now) {
+        if trust != Trust::None && key.is_resting(now) {
             return stale();
         }
-        let answer = self.answer(hash, Some(entry.clone()), now);
+        let answer = self.answer(hash, Some(key.clone()), now);
         let answer = match trust {
             Trust::Old => match tokio::time::timeout(PATIENCE, answer).await {
                 Ok(answer) => answer,
@@ -359,20 +324,15 @@ impl Resolver {
         }
     }
 
-    async fn answer(self: &Arc<Self>, hash: KeyHash, entry: Option<Arc<Entry>>, now: Moment) -> Resolved {
-        let mut question = self.ask(hash, entry, now);
+    async fn answer(self: &Arc<Self>, hash: KeyHash, known: Option<Arc<Key>>, now: Moment) -> Resolved {
+        let mut question = self.ask(hash, known, now);
         let lost = || ResolveFault::Unavailable(SourceFault("the look-up broke off; the log says why".to_owned()));
         let answer = question.wait_for(Option::is_some).await.map_err(|_| lost())?;
         answer.clone().unwrap_or_else(|| Err(lost()))
     }
 
     /// Puts a question to the source, once for all who want to know the same.
-    fn ask(
-        self: &Arc<Self>,
-        hash: KeyHash,
-        entry: Option<Arc<Entry>>,
-        now: Moment,
-    ) -> watch::Receiver<Option<Resolved>> {
+    fn ask(self: &Arc<Self>, hash: KeyHash, known: Option<Arc<Key>>, now: Moment) -> watch::Receiver<Option<Resolved>> {
         let mut questions = self.questions.lock();
         if let Some(question) = questions.get(&hash) {
             return question.clone();
@@ -383,7 +343,7 @@ impl Resolver {
         let this = self.clone();
         tokio::spawn(async move {
             let asking = Asking { resolver: &this, hash };
-            let answer = asking.until_certain(entry, now).await;
+            let answer = asking.until_certain(known, now).await;
             // Gone from the list first: whoever comes later asks anew.
             drop(asking);
             told.send_replace(Some(answer));
@@ -404,13 +364,13 @@ struct Asking<'resolver> {
 
 impl Asking<'_> {
     /// Asks again as long as the key changed while the source answered.
-    async fn until_certain(&self, mut entry: Option<Arc<Entry>>, now: Moment) -> Resolved {
+    async fn until_certain(&self, mut known: Option<Arc<Key>>, now: Moment) -> Resolved {
         loop {
             let start = self.resolver.changes.lock().now();
-            let answer = self.put(entry.as_deref().and_then(|entry| entry.tag.as_ref())).await;
-            match self.take_in(start, answer, entry.as_deref(), now) {
+            let answer = self.put(known.as_deref().and_then(Key::tag)).await;
+            match self.take_in(start, answer, known.as_deref(), now) {
                 Some(resolved) => return resolved,
-                None => entry = None,
+                None => known = None,
             }
         }
     }
@@ -432,28 +392,32 @@ impl Asking<'_> {
         &self,
         start: Epoch,
         answer: Result<Answer, SourceFault>,
-        entry: Option<&Entry>,
+        known: Option<&Key>,
         now: Moment,
     ) -> Option<Resolved> {
         let found = match answer {
-            Ok(Answer::Unknown) => return self.take_in_unknown(start, entry),
+            Ok(Answer::Unknown) => return self.take_in_unknown(start, known),
             Ok(Answer::Key(found)) => found,
             Ok(Answer::Same(believed_for)) => {
-                let Some(entry) = entry else { return Some(failed(None, same_as_what(), now)) };
-                Found { record: entry.key.record.clone(), tag: entry.tag.clone(), believed_for }
+                let Some(known) = known else { return Some(failed(None, same_as_what(), now)) };
+                Found { record: known.record.clone(), tag: known.tag().cloned(), believed_for }
             }
-            Err(fault) => return Some(failed(entry, fault, now)),
+            Err(fault) => return Some(failed(known, fault, now)),
         };
-        let resolver = self.resolver;
-        let account = resolver.accounts.of(&found.record);
+        let (resolver, mut record) = (self.resolver, found.record);
+        if let Some(record) = Arc::get_mut(&mut record) {
+            resolver.accounts.share_names(record);
+        }
+        let account = resolver.accounts.of(&record);
         // Whoever tells of a change holds this lock: none is missed between the look for it and the insertion.
         let changes = resolver.changes.lock();
-        if changes.affect(start, Some(&found.record.id), &self.hash) {
+        if changes.affect(start, Some(&record.id), &self.hash) {
             return None;
         }
-        let key = Arc::new(self.key(found.record, account));
-        let entry = Entry::new(key.clone(), found.tag, now, found.believed_for, &resolver.terms);
-        resolver.known.insert(self.hash, Arc::new(entry));
+        let term = Term::new(found.tag, &self.hash, now, found.believed_for, &resolver.terms);
+        let generation = resolver.generation.load(Ordering::Acquire);
+        let key = Arc::new(Key::new(record, account, self.hash, generation, term));
+        resolver.known.insert(self.hash, key.clone());
         resolver.unknown.invalidate(&self.hash);
         drop(changes);
         resolver.runs.extend(&self.hash, key.end());
@@ -463,29 +427,21 @@ impl Asking<'_> {
         Some(Ok(key))
     }
 
-    fn take_in_unknown(&self, start: Epoch, entry: Option<&Entry>) -> Option<Resolved> {
+    fn take_in_unknown(&self, start: Epoch, known: Option<&Key>) -> Option<Resolved> {
         let resolver = self.resolver;
         let changes = resolver.changes.lock();
-        let id = entry.map(|entry| &entry.key.record.id);
+        let id = known.map(|key| &key.record.id);
         if changes.affect(start, id, &self.hash) {
             return None;
         }
         resolver.unknown.insert(self.hash, resolver.generation.load(Ordering::Acquire));
         resolver.known.invalidate(&self.hash);
         drop(changes);
-        if let Some(entry) = entry {
-            entry.key.account.is_gone();
+        if let Some(known) = known {
+            known.account.is_gone();
         }
         resolver.runs.bar(&self.hash, Bar::Unknown);
         Some(Err(ResolveFault::Unknown))
-    }
-
-    fn key(&self, record: Arc<KeyRecord>, account: Arc<Account>) -> Key {
-        let hash = self.hash;
-        let retiring = record.retiring.iter().find(|retiring| record.hash != hash && retiring.hash == hash);
-        let secret_expires = retiring.map(|retiring| retiring.not_after);
-        let (generation, revision) = (self.resolver.generation.load(Ordering::Acquire), account.revision());
-        Key { record, account, hash, generation, revision, secret_expires }
     }
 }
 
@@ -495,9 +451,9 @@ impl Drop for Asking<'_> {
     }
 }
 
-fn failed(entry: Option<&Entry>, fault: SourceFault, now: Moment) -> Resolved {
-    if let Some(entry) = entry {
-        entry.rest(now);
+fn failed(known: Option<&Key>, fault: SourceFault, now: Moment) -> Resolved {
+    if let Some(known) = known {
+        known.rest(now);
     }
     Err(ResolveFault::Unavailable(fault))
 }

@@ -15,6 +15,7 @@ use super::{
     visit::{RequestId, millis},
 };
 use crate::{
+    account::Holder,
     api::Endpoint,
     body::Change,
     limit::{Learned, Limits, Reservation, Standing},
@@ -50,7 +51,7 @@ pub struct Lease {
     change: Change,
     adds_usage: bool,
     /// `None` once the response has ended.
-    reservation: Option<Reservation>,
+    reservation: Option<Reservation<Holder>>,
     is_settled: bool,
     meter: Option<Meter>,
     /// What the response came to, once it has ended.
@@ -100,18 +101,16 @@ impl Lease {
         gate: Arc<Gate>,
         visit: Visit,
         admitted: Admitted,
-        reservation: Reservation,
+        reservation: Reservation<Holder>,
         prompt: Prompt,
         wish: Change,
         now: Now,
     ) -> Self {
-        let series = &admitted.key.account.metrics;
-        series.in_flight.inc();
-        series.last_used.set(now.date.as_second());
+        admitted.key.account.metrics.began(now.date.as_second());
         let adds_usage = wish.include_usage;
         let reservation = Some(reservation);
         let key = &admitted.key;
-        let enter = || gate.runs().enter(&key.record.id, key.hash, key.end());
+        let enter = || gate.runs().enter(&key.record.id, *key.hash(), key.end());
         let running = visit.settings.cuts_revoked.then(enter);
         Self {
             gate,
@@ -328,7 +327,7 @@ impl Lease {
 
     fn count(&self, metered: &Metered, cost: Usd, status: u16, aborted: bool) {
         let series = &self.admitted.key.account.metrics;
-        series.in_flight.dec();
+        series.ended();
         let model = series.model(&self.admitted.model.label);
         model.used(&metered.usage, cost);
         model.answered(status);
@@ -413,12 +412,12 @@ mod tests {
         let house = House::of(record("key_a"));
         let mut lease = house.lease(r#"{"model":"m","max_tokens":5,"messages":[]}"#).await;
         lease.meter = Some(Meter::broken());
-        let counters = lease.admitted.key.account.counters.clone();
+        let account = lease.admitted.key.account.clone();
         let limits = lease.admitted.limits;
         let failed = catch_unwind(AssertUnwindSafe(move || drop(lease.pass(Bytes::from_static(b"{}")))));
         assert!(failed.is_err(), "the request fails");
         house.in_flight("0");
-        assert_eq!(counters.standing(&limits, crate::limit::Moment::now()).running, 0);
+        assert_eq!(account.counters.standing(&limits, crate::limit::Moment::now()).running, 0);
         assert_eq!(house.lines().len(), 1, "and is settled once");
     }
 }

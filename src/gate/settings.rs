@@ -48,7 +48,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Model {
     /// The name under which it stands in metrics: as configured, or `other`.
-    pub label: String,
+    pub label: Arc<str>,
     /// What its tokens cost.
     pub price: Price,
     /// The most that it puts out.
@@ -170,7 +170,7 @@ fn parse_address(text: &str) -> Option<IpAddr> {
 impl Model {
     fn of(model: &config::Model, index: usize) -> Self {
         Self {
-            label: model.name.as_str().to_owned(),
+            label: model.name.as_str().into(),
             price: model.price,
             max_output_tokens: model.max_output_tokens,
             names: model.name.clone(),
@@ -180,7 +180,7 @@ impl Model {
 
     fn other(index: usize) -> Self {
         let names = Glob::new("*");
-        Self { label: "other".to_owned(), price: Price::default(), max_output_tokens: None, names, index }
+        Self { label: "other".into(), price: Price::default(), max_output_tokens: None, names, index }
     }
 }
 

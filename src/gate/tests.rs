@@ -45,7 +45,7 @@ fn used(standing: &Standing) -> (u64, u64, u64) {
 async fn a_settled_lease_gives_back_what_it_did_not_use_and_is_counted_once() {
     let house = House::of(limited("key_a", 10, 10_000, 10));
     let mut lease = house.lease(CHAT).await;
-    let counters = lease.admitted().key.account.counters.clone();
+    let account = lease.admitted().key.account.clone();
     let limits = lease.admitted().limits;
     let standing = lease.standing(now());
     assert_eq!((standing.requests.used, standing.running), (1, 1));
@@ -53,7 +53,7 @@ async fn a_settled_lease_gives_back_what_it_did_not_use_and_is_counted_once() {
     house.in_flight("1");
     answer(&mut lease);
     lease.settle(&Outcome { status: Some(200), complete: true, ..Outcome::default() }, now());
-    assert_eq!(used(&counters.standing(&limits, now().moment)), (1, 12, 0));
+    assert_eq!(used(&account.counters.standing(&limits, now().moment)), (1, 12, 0));
     house.in_flight("0");
     house.counts(r#"keymeter_requests_total{key_id="key_a",model="other",status="200"}"#, "1");
     house.counts(r#"keymeter_tokens_total{key_id="key_a",model="other",type="output"}"#, "5");
@@ -69,13 +69,13 @@ async fn a_dropped_lease_is_settled_once_too() {
     for _ in 0..3 {
         unanswered.push(house.lease(CHAT).await);
     }
-    let counters = unanswered[0].admitted().key.account.counters.clone();
+    let account = unanswered[0].admitted().key.account.clone();
     let limits = unanswered[0].admitted().limits;
     answer(&mut unanswered[0]);
     house.in_flight("3");
     drop(unanswered);
     house.in_flight("0");
-    assert_eq!(used(&counters.standing(&limits, now().moment)), (3, 12, 0), "one was answered");
+    assert_eq!(used(&account.counters.standing(&limits, now().moment)), (3, 12, 0), "one was answered");
     house.counts(r#"keymeter_tokens_total{key_id="key_a",model="other",type="input"}"#, "7");
     assert_eq!(house.lines().len(), 3);
 }

@@ -1,7 +1,7 @@
 //! The counters of one key. Requests, tokens and running requests are taken together under one
 //! lock or not at all, and a `Reservation` gives back what it holds exactly once, on every way out.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -27,16 +27,12 @@ const MOST_TOKENS: u64 = 1 << 40;
 const CONCURRENCY_WAIT: Duration = Duration::from_secs(1);
 
 impl Counters {
-    /// Admits a request that takes `tokens` tokens, cut to the limit, or refuses it and takes
-    /// nothing. A request of 0 tokens is never refused over tokens.
+    /// Admits a request, as [`Reservation::of`] does.
     ///
     /// # Errors
-    /// When a limit would be exceeded. While as many requests run as may, that is what the refusal
-    /// names, since no waiting time could be promised; else it names the limit with the longest wait.
+    /// When a limit would be exceeded.
     pub fn reserve(self: &Arc<Self>, limits: &Limits, tokens: u64, now: Moment) -> Result<Reservation, Refusal> {
-        let tokens = limits.tokens_per_minute.cut(tokens.min(MOST_TOKENS));
-        let admitted = self.lock().admit(limits, tokens, now)?;
-        Ok(Reservation { counters: Arc::clone(self), admitted, tokens, end: End::Dropped })
+        Reservation::of(self.clone(), limits, tokens, now)
     }
 
     /// What is used and what is left at `now`.
@@ -70,8 +66,9 @@ impl Counters {
 /// What an admitted request holds. Dropped, it frees its place among the running requests, and
 /// what it reserved counts until it leaves the window: use `settle` or `cancel` to say more.
 #[must_use = "a reservation that is dropped frees its place at once"]
-pub struct Reservation {
-    counters: Arc<Counters>,
+pub struct Reservation<Owner: Deref<Target = Counters> = Arc<Counters>> {
+    /// Whatever keeps the counters alive.
+    counters: Owner,
     admitted: Moment,
     tokens: u64,
     end: End,
@@ -88,7 +85,19 @@ enum End {
     Settled { used: u64, now: Moment },
 }
 
-impl Reservation {
+impl<Owner: Deref<Target = Counters>> Reservation<Owner> {
+    /// Admits a request that takes `tokens` tokens, cut to the limit, or refuses it and takes
+    /// nothing. A request of 0 tokens is never refused over tokens.
+    ///
+    /// # Errors
+    /// When a limit would be exceeded. While as many requests run as may, that is what the refusal
+    /// names, since no waiting time could be promised; else it names the limit with the longest wait.
+    pub fn of(counters: Owner, limits: &Limits, tokens: u64, now: Moment) -> Result<Self, Refusal> {
+        let tokens = limits.tokens_per_minute.cut(tokens.min(MOST_TOKENS));
+        let admitted = counters.lock().admit(limits, tokens, now)?;
+        Ok(Self { counters, admitted, tokens, end: End::Dropped })
+    }
+
     /// The tokens reserved.
     #[must_use]
     pub fn tokens(&self) -> u64 {
@@ -107,13 +116,13 @@ impl Reservation {
     }
 }
 
-impl Drop for Reservation {
+impl<Owner: Deref<Target = Counters>> Drop for Reservation<Owner> {
     fn drop(&mut self) {
         self.counters.lock().release(self.admitted, self.tokens, self.end);
     }
 }
 
-impl fmt::Debug for Reservation {
+impl<Owner: Deref<Target = Counters>> fmt::Debug for Reservation<Owner> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { admitted, tokens, .. } = self;
         formatter

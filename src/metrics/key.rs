@@ -1,18 +1,23 @@
-//! The series of one key. They are found once and kept with the key, because finding a child
-//! takes a lock and hashes its labels, and because a deleted key's series must go.
+//! The series of each key: plain numbers beside the key, written out when somebody scrapes. Children of a metric that the
+//! `prometheus` crate keeps hold their labels and description each, some 300 bytes a number, which a hundred thousand
+//! keys cannot afford; and a deleted key's series must go, which here is a `Drop`.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+mod exposition;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Weak,
+        atomic::{
+            AtomicI64, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
+    },
 };
 
-use parking_lot::RwLock;
-use prometheus::{IntCounter, IntGauge, core::GenericCounter};
+use parking_lot::{Mutex, RwLock};
 
-use super::{
-    Metrics, Refused,
-    nano::{AtomicNano, Nano},
-};
+use super::Refused;
 use crate::{
     key::{KeyId, KeyName},
     price::Usd,
@@ -22,159 +27,161 @@ use crate::{
 /// What stands in place of an id once too many keys have series.
 const OTHER: &str = "other";
 
-/// How many keys have series of their own, and how many may.
-pub(super) struct SeriesCount {
-    used: AtomicUsize,
+/// All keys that have series of their own, and what the others share.
+pub struct KeySeries {
     max: usize,
+    by_id: Mutex<BTreeMap<KeyId, Weak<KeyMetrics>>>,
+    others: Mutex<Option<Arc<KeyMetrics>>>,
 }
 
-impl SeriesCount {
+impl KeySeries {
     pub(super) fn new(max: usize) -> Self {
-        Self { used: AtomicUsize::new(0), max }
+        Self { max, by_id: Mutex::default(), others: Mutex::default() }
     }
 
-    fn take(&self) -> bool {
-        let more = |used: usize| (used < self.max).then_some(used + 1);
-        self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+    /// The series of the key `id`, or, if too many keys have series, those that all further keys share.
+    #[must_use]
+    pub fn of(self: &Arc<Self>, id: &KeyId) -> Arc<KeyMetrics> {
+        self.own(id).unwrap_or_else(|| self.shared())
     }
 
-    fn give_back(&self) {
-        self.used.fetch_sub(1, Ordering::AcqRel);
+    fn own(self: &Arc<Self>, id: &KeyId) -> Option<Arc<KeyMetrics>> {
+        let mut by_id = self.by_id.lock();
+        let former = by_id.get(id).and_then(Weak::upgrade);
+        if former.is_some() {
+            return former;
+        }
+        if id.as_str() == OTHER || by_id.len() >= self.max {
+            return None;
+        }
+        let new = Arc::new(KeyMetrics::new(Some((self.clone(), id.clone()))));
+        by_id.insert(id.clone(), Arc::downgrade(&new));
+        Some(new)
+    }
+
+    fn shared(&self) -> Arc<KeyMetrics> {
+        self.others.lock().get_or_insert_with(|| Arc::new(KeyMetrics::new(None))).clone()
+    }
+
+    fn forget(&self, id: &KeyId) {
+        let mut by_id = self.by_id.lock();
+        // Another may have been opened in its place meanwhile.
+        if by_id.get(id).is_some_and(|series| series.strong_count() == 0) {
+            by_id.remove(id);
+        }
+    }
+
+    /// All series as they are now, by their ids; those that are shared come last.
+    fn all(&self) -> Vec<Arc<KeyMetrics>> {
+        let own = self.by_id.lock().values().filter_map(Weak::upgrade).collect::<Vec<_>>();
+        own.into_iter().chain(self.others.lock().clone()).collect()
     }
 }
 
 /// One key's series. When this is dropped, they are gone from the next scrape.
 pub struct KeyMetrics {
-    metrics: Arc<Metrics>,
-    label: String,
-    own: bool,
-    /// Admitted requests that are running.
-    pub in_flight: IntGauge,
-    /// Seconds since 1970.
-    pub last_used: IntGauge,
+    /// Whose it is; `None`: it is shared.
+    own: Option<(Arc<KeySeries>, KeyId)>,
+    in_flight: AtomicI64,
+    last_used: AtomicI64,
+    rejections: [AtomicU64; Refused::ALL.len()],
+    described: RwLock<Option<Description>>,
     models: RwLock<Vec<Arc<ModelMetrics>>>,
-    rejections: RwLock<Vec<(Refused, IntCounter)>>,
-    info: RwLock<Option<[String; 3]>>,
+}
+
+/// What people call the key.
+#[derive(PartialEq, Eq)]
+struct Description {
+    name: KeyName,
+    team: Option<Arc<str>>,
 }
 
 impl KeyMetrics {
-    /// The series of the key `id`; `None`: too many keys have series of their own.
-    #[must_use]
-    pub fn of(metrics: &Arc<Metrics>, id: &KeyId) -> Option<Self> {
-        let own = id.as_str() != OTHER && metrics.key_series.take();
-        own.then(|| Self::labelled(metrics, id.as_str(), own))
-    }
-
-    /// The series that all further keys share.
-    #[must_use]
-    pub fn of_others(metrics: &Arc<Metrics>) -> Self {
-        Self::labelled(metrics, OTHER, false)
-    }
-
-    fn labelled(metrics: &Arc<Metrics>, label: &str, own: bool) -> Self {
-        let label = label.to_owned();
+    fn new(own: Option<(Arc<KeySeries>, KeyId)>) -> Self {
         Self {
-            in_flight: metrics.in_flight.with_label_values(&[&label]),
-            last_used: metrics.last_used.with_label_values(&[&label]),
-            metrics: metrics.clone(),
-            label,
             own,
+            in_flight: AtomicI64::new(0),
+            last_used: AtomicI64::new(0),
+            rejections: Default::default(),
+            described: RwLock::default(),
             models: RwLock::default(),
-            rejections: RwLock::default(),
-            info: RwLock::default(),
         }
+    }
+
+    fn label(&self) -> &str {
+        self.own.as_ref().map_or(OTHER, |(_, id)| id.as_str())
+    }
+
+    /// A request was admitted at `now`, in seconds since 1970.
+    pub fn began(&self, now: i64) {
+        // In one order with `ended` of other threads, so that nobody ever reads less than nothing.
+        self.in_flight.fetch_add(1, SeqCst);
+        self.last_used.store(now, Relaxed);
+    }
+
+    /// An admitted request has ended.
+    pub fn ended(&self) {
+        self.in_flight.fetch_sub(1, SeqCst);
     }
 
     /// States the key's name and team, and no longer what they were before.
-    pub fn describe(&self, name: &KeyName, team: Option<&str>) {
-        if !self.own {
-            return;
+    pub fn describe(&self, name: &KeyName, team: Option<&Arc<str>>) {
+        let is_said = |said: &Description| said.name == *name && said.team.as_ref() == team;
+        if self.own.is_some() && !self.described.read().as_ref().is_some_and(is_said) {
+            *self.described.write() = Some(Description { name: name.clone(), team: team.cloned() });
         }
-        let labels = [self.label.clone(), name.as_str().to_owned(), team.unwrap_or_default().to_owned()];
-        let mut info = self.info.write();
-        if info.as_ref() == Some(&labels) {
-            return;
-        }
-        if let Some(former) = info.take() {
-            // It may be gone already: then there is nothing to take back.
-            let _ = self.metrics.key_info.remove_label_values(&former);
-        }
-        self.metrics.key_info.with_label_values(&labels).set(1);
-        *info = Some(labels);
     }
 
     /// The key's series for one model; `model` is a configured name or `other`.
     #[must_use]
-    pub fn model(&self, model: &str) -> Arc<ModelMetrics> {
-        if let Some(known) = self.models.read().iter().find(|known| known.model == model) {
+    pub fn model(&self, model: &Arc<str>) -> Arc<ModelMetrics> {
+        if let Some(known) = self.models.read().iter().find(|known| known.model == *model) {
             return known.clone();
         }
         let mut models = self.models.write();
-        if let Some(known) = models.iter().find(|known| known.model == model) {
+        if let Some(known) = models.iter().find(|known| known.model == *model) {
             return known.clone();
         }
-        let new = Arc::new(ModelMetrics::new(&self.metrics, &self.label, model));
+        let new = Arc::new(ModelMetrics::new(model));
         models.push(new.clone());
         new
     }
 
     /// A refused request.
     pub fn refused(&self, reason: Refused) {
-        let known =
-            self.rejections.read().iter().find(|(known, _)| *known == reason).map(|(_, counter)| counter.clone());
-        let counter = known.unwrap_or_else(|| {
-            let counter = self.metrics.rejections.with_label_values(&[self.label.as_str(), reason.as_str()]);
-            self.rejections.write().push((reason, counter.clone()));
-            counter
-        });
-        counter.inc();
+        // The array has a place for each reason.
+        if let Some(counter) = self.rejections.get(reason as usize) {
+            counter.fetch_add(1, Relaxed);
+        }
     }
 }
 
 impl Drop for KeyMetrics {
-    /// Removing a series that is gone already is no error that anybody could act on.
     fn drop(&mut self) {
-        if !self.own {
-            return;
+        if let Some((all, id)) = &self.own {
+            all.forget(id);
         }
-        let label = self.label.as_str();
-        let _ = self.metrics.in_flight.remove_label_values(&[label]);
-        let _ = self.metrics.last_used.remove_label_values(&[label]);
-        for (reason, _) in self.rejections.get_mut() {
-            let _ = self.metrics.rejections.remove_label_values(&[label, reason.as_str()]);
-        }
-        for model in self.models.get_mut() {
-            model.remove(&self.metrics, label);
-        }
-        if let Some(info) = self.info.get_mut() {
-            let _ = self.metrics.key_info.remove_label_values(info);
-        }
-        self.metrics.key_series.give_back();
     }
 }
 
 /// One key's series for one model.
 pub struct ModelMetrics {
-    model: String,
-    metrics: Arc<Metrics>,
-    key_label: String,
-    tokens: [IntCounter; 4],
-    reasoning: IntCounter,
-    cost: GenericCounter<AtomicNano>,
-    statuses: RwLock<Vec<(u16, IntCounter)>>,
+    model: Arc<str>,
+    tokens: [AtomicU64; TOKEN_TYPES.len()],
+    reasoning: AtomicU64,
+    cost_nanos: AtomicI64,
+    statuses: RwLock<Vec<(u16, AtomicU64)>>,
 }
 
 const TOKEN_TYPES: [&str; 4] = ["input", "cached_input", "cache_write", "output"];
 
 impl ModelMetrics {
-    fn new(metrics: &Arc<Metrics>, key_label: &str, model: &str) -> Self {
+    fn new(model: &Arc<str>) -> Self {
         Self {
-            model: model.to_owned(),
-            metrics: metrics.clone(),
-            key_label: key_label.to_owned(),
-            tokens: TOKEN_TYPES.map(|kind| metrics.tokens.with_label_values(&[key_label, model, kind])),
-            reasoning: metrics.reasoning.with_label_values(&[key_label, model]),
-            cost: metrics.cost.with_label_values(&[key_label, model]),
+            model: model.clone(),
+            tokens: Default::default(),
+            reasoning: AtomicU64::new(0),
+            cost_nanos: AtomicI64::new(0),
             statuses: RwLock::default(),
         }
     }
@@ -183,32 +190,64 @@ impl ModelMetrics {
     pub fn used(&self, usage: &Usage, cost: Usd) {
         let amounts = [usage.input, usage.cached_input, usage.cache_write, usage.output];
         for (counter, amount) in self.tokens.iter().zip(amounts) {
-            counter.inc_by(amount);
+            counter.fetch_add(amount, Relaxed);
         }
-        self.reasoning.inc_by(usage.reasoning);
-        self.cost.inc_by(Nano(cost.nanos()));
+        self.reasoning.fetch_add(usage.reasoning, Relaxed);
+        self.cost_nanos.fetch_add(cost.nanos(), Relaxed);
     }
 
     /// Counts a request by the status that was answered.
     pub fn answered(&self, status: u16) {
-        let known = self.statuses.read().iter().find(|(known, _)| *known == status).map(|(_, counter)| counter.clone());
-        let counter = known.unwrap_or_else(|| {
-            let labels = [self.key_label.as_str(), self.model.as_str(), &status.to_string()];
-            let counter = self.metrics.requests.with_label_values(&labels);
-            self.statuses.write().push((status, counter.clone()));
-            counter
-        });
-        counter.inc();
+        let count = |statuses: &[(u16, AtomicU64)]| {
+            let known = statuses.iter().find(|(known, _)| *known == status);
+            known.map(|(_, counter)| counter.fetch_add(1, Relaxed)).is_some()
+        };
+        if count(&self.statuses.read()) {
+            return;
+        }
+        let mut statuses = self.statuses.write();
+        if !count(&statuses) {
+            statuses.push((status, AtomicU64::new(1)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> KeyId {
+        text.parse().unwrap()
     }
 
-    fn remove(&self, metrics: &Metrics, key_label: &str) {
-        for kind in TOKEN_TYPES {
-            let _ = metrics.tokens.remove_label_values(&[key_label, &self.model, kind]);
+    #[test]
+    fn a_million_small_costs_add_up() {
+        let series = Arc::new(KeySeries::new(1));
+        let model = series.of(&id("key_a")).model(&"m".into());
+        for _ in 0..1_000_000 {
+            model.used(&Usage::default(), Usd::from_nanos(1));
         }
-        let _ = metrics.reasoning.remove_label_values(&[key_label, &self.model]);
-        let _ = metrics.cost.remove_label_values(&[key_label, &self.model]);
-        for (status, _) in self.statuses.read().iter() {
-            let _ = metrics.requests.remove_label_values(&[key_label, &self.model, &status.to_string()]);
-        }
+        assert_eq!(model.cost_nanos.load(Relaxed), 1_000_000);
+    }
+
+    #[test]
+    fn a_key_that_goes_makes_room_for_another() {
+        let series = Arc::new(KeySeries::new(1));
+        let first = series.of(&id("key_a"));
+        assert_eq!(series.of(&id("key_b")).label(), OTHER);
+        assert!(Arc::ptr_eq(&series.of(&id("key_a")), &first));
+        drop(first);
+        assert_eq!(series.of(&id("key_b")).label(), "key_b");
+    }
+
+    #[test]
+    fn what_is_dropped_late_takes_nothing_from_its_successor() {
+        let series = Arc::new(KeySeries::new(1));
+        let first = series.of(&id("key_a"));
+        // As if the last holder of the first dropped it, and another opened the second before it was forgotten.
+        series.by_id.lock().remove(&id("key_a"));
+        let second = series.of(&id("key_a"));
+        drop(first);
+        assert!(Arc::ptr_eq(&series.of(&id("key_a")), &second));
     }
 }

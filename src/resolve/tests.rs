@@ -307,7 +307,7 @@ async fn a_change_reaches_what_runs() {
     let mut running = Vec::new();
     for secret in ["a", "b"] {
         let key = resolver.find(secret).await.unwrap();
-        running.push(resolver.runs().enter(&key.record.id, key.hash, key.end()));
+        running.push(resolver.runs().enter(&key.record.id, *key.hash(), key.end()));
     }
     let disabled = KeyRecord { state: KeyState::Disabled, ..record("key_a", "a") };
     yaml.replace(vec![disabled, record("key_b", "b")]);
