@@ -156,6 +156,7 @@ fn record(number: usize) -> KeyRecord {
         limits: OwnLimits::default(),
         expires_at: None,
         retiring: Vec::new(),
+        wallet: None,
     }
 }
 

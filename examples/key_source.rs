@@ -181,7 +181,7 @@ fn load(text: &str) -> Result<Keys, Box<dyn Error>> {
     let mut keys = Keys::new();
     for record in file.remove("keys").ok_or("there is no list `keys`")? {
         let body = serde_json::to_string(&record)?;
-        let key = parse_record(body.as_bytes())?;
+        let (key, _) = parse_record(body.as_bytes())?;
         let tag = format!("\"{:x}\"", Sha256::digest(&body));
         let record = Arc::new(Record { id: key.id.to_string(), body, tag });
         for hash in key.retiring.iter().map(|retiring| retiring.hash).chain([key.hash]) {

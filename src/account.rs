@@ -103,7 +103,7 @@ impl Accounts {
         if let Some((id, _)) = self.by_id.read().get_key_value(&record.id) {
             record.id = id.clone();
         }
-        for name in [&mut record.owner, &mut record.team].into_iter().flatten() {
+        for name in [&mut record.owner, &mut record.team, &mut record.wallet].into_iter().flatten() {
             let known = self.names.read().get(name).cloned();
             match known {
                 Some(known) => *name = known,
@@ -170,6 +170,7 @@ mod tests {
             limits: OwnLimits::default(),
             expires_at: None,
             retiring: Vec::new(),
+            wallet: None,
         }
     }
 

@@ -105,6 +105,7 @@ fn key(secret: &Secret) -> Result<KeyRecord, DemoFault> {
         limits: OwnLimits::default(),
         expires_at: None,
         retiring: Vec::new(),
+        wallet: None,
     })
 }
 

@@ -5,6 +5,7 @@
 mod access_log;
 mod credential;
 mod lease;
+mod money;
 mod prompt;
 mod settings;
 mod traffic;
@@ -20,7 +21,7 @@ use self::credential::{CredentialFault, credential};
 pub use self::{
     access_log::{AccessLog, Line},
     credential::CREDENTIAL_HEADERS,
-    lease::{Admitted, Client, Lease, Outcome},
+    lease::{Admitted, Client, Held, Lease, Outcome},
     prompt::Prompt,
     settings::{Model, Route, Settings},
     traffic::{BodyRoom, Presence, Traffic},
@@ -32,11 +33,13 @@ use crate::{
     body::{Change, Scanned},
     config::OnClientAbort,
     key::{Bar, KeyHash},
-    limit::{Demand, LearnedModels, Moment, Plan, Reservation, Strangers, certain_prompt, plan},
+    limit::{Demand, LearnedModels, Moment, Plan, Reservation, Strangers, TooLarge, certain_prompt, plan},
     metrics::{Metrics, Unauthorized},
+    price::Usd,
     rejection::Rejection,
     resolve::{Key, ResolveFault, Resolver},
     runs::Runs,
+    wallet::{Purse, Short, Trust},
 };
 
 /// A request that was not admitted, and why.
@@ -45,6 +48,17 @@ pub struct TurnedAway {
     pub visit: Visit,
     /// What its sender is told.
     pub rejection: Rejection,
+    /// The wallet that may pay for it once its keeper is asked, and how much is to be asked for.
+    pub ask: Option<Ask>,
+}
+
+/// A wallet, and what is to be left of it for this process.
+pub type Ask = (Arc<Purse>, Usd);
+
+impl TurnedAway {
+    fn boxed(visit: Visit, rejection: Rejection) -> Box<Self> {
+        Box::new(Self { visit, rejection, ask: None })
+    }
 }
 
 /// The two clocks of a request: one that never goes back, for limits, and the calendar's.
@@ -197,21 +211,32 @@ impl Gate {
     /// back, so that the refusal can be logged.
     pub fn admit(
         self: &Arc<Self>,
-        mut visit: Visit,
+        visit: Visit,
         endpoint: Endpoint,
         scanned: &Scanned,
         now: Now,
     ) -> Result<Lease, Box<TurnedAway>> {
+        self.admit_trusting(visit, endpoint, scanned, Trust::WhileItLasts, now)
+    }
+
+    fn admit_trusting(
+        self: &Arc<Self>,
+        mut visit: Visit,
+        endpoint: Endpoint,
+        scanned: &Scanned,
+        trust: Trust,
+        now: Now,
+    ) -> Result<Lease, Box<TurnedAway>> {
         visit.model.clone_from(&scanned.model);
         let Some(key) = visit.key.clone() else {
-            return Err(Box::new(TurnedAway { visit, rejection: Rejection::InvalidKey }));
+            return Err(TurnedAway::boxed(visit, Rejection::InvalidKey));
         };
         let requested = scanned.model.as_deref().unwrap_or_default();
         let route = key.record.may_call(requested).then(|| visit.settings.route(visit.api, requested)).flatten();
         let Some(route) = route else {
             let model = requested.to_owned();
             let rejection = Rejection::ModelNotFound { key: key.record.id.clone(), model };
-            return Err(Box::new(TurnedAway { visit, rejection }));
+            return Err(TurnedAway::boxed(visit, rejection));
         };
         let admitted = Admitted {
             limits: visit.settings.limits_of(&key.record),
@@ -222,10 +247,10 @@ impl Gate {
             key,
         };
         let prompt = Prompt::of(scanned, endpoint, &admitted.learned);
-        match Self::reserved(&visit.settings, &admitted, scanned, prompt.estimate(), now) {
-            Ok((reservation, maximum)) => {
+        match Self::reserved(&visit.settings, &admitted, scanned, prompt.estimate(), trust, now) {
+            Ok((held, maximum)) => {
                 let wish = Change { include_usage: asks_for_usage(&admitted, scanned), maximum };
-                let lease = Lease::new(self.clone(), visit, admitted, reservation, prompt, wish, now);
+                let lease = Lease::new(self.clone(), visit, admitted, held, prompt, wish, now);
                 let key = &lease.admitted().key;
                 if !self.resolver.vouches_for(key) {
                     // It changed a moment ago, when this request could not be reached yet.
@@ -233,18 +258,19 @@ impl Gate {
                 }
                 Ok(lease)
             }
-            Err(rejection) => Err(Box::new(TurnedAway { visit, rejection })),
+            Err((rejection, ask)) => Err(Box::new(TurnedAway { visit, rejection, ask })),
         }
     }
 
-    /// A reservation, and the maximum that the request's output is to be held to.
+    /// What the request holds of its key's limits and wallet, and the maximum that its output is to be held to.
     fn reserved(
         settings: &Settings,
         admitted: &Admitted,
         scanned: &Scanned,
         prompt: u64,
+        trust: Trust,
         now: Now,
-    ) -> Result<(Reservation<Holder>, Option<u64>), Rejection> {
+    ) -> Result<(Held, Option<u64>), (Rejection, Option<Ask>)> {
         let demand = Demand {
             prompt,
             certain_prompt: certain_prompt(scanned.prompt_text_bytes).saturating_add(scanned.prompt_tokens_given),
@@ -255,20 +281,31 @@ impl Gate {
             has_output: admitted.endpoint.has_output(),
         };
         let key = || admitted.key.record.id.clone();
+        let limit = money::affordable(settings.strategy, admitted, &demand, now.moment);
+        let refused = |rejection| (rejection, None);
         let planned = if admitted.endpoint.takes_tokens() {
-            plan(settings.strategy, admitted.limits.tokens_per_minute, &demand)
+            plan(settings.strategy, limit, &demand)
         } else {
             Ok(Plan { tokens: 0, set_maximum: None })
         };
-        let Plan { tokens, set_maximum } = planned.map_err(|too_large| Rejection::PromptTooLarge {
-            key: key(),
-            least: too_large.certain_prompt,
-            limit: too_large.limit,
+        let Plan { tokens, set_maximum } = planned.map_err(|TooLarge { certain_prompt: least, limit }| {
+            refused(Rejection::PromptTooLarge { key: key(), least, limit })
         })?;
-        let holder = Holder(admitted.key.account.clone());
-        let reservation = Reservation::of(holder, &admitted.limits, tokens, now.moment);
-        let reservation = reservation.map_err(|refusal| Rejection::OverLimit { key: key(), refusal })?;
-        Ok((reservation, set_maximum))
+        let limits = Reservation::of(Holder(admitted.key.account.clone()), &admitted.limits, tokens, now.moment);
+        let limits = limits.map_err(|refusal| refused(Rejection::OverLimit { key: key(), refusal }))?;
+        let most = money::most(settings.strategy, admitted, scanned, &demand, tokens);
+        let Some(purse) = &admitted.key.purse else { return Ok((Held { limits, money: None }, set_maximum)) };
+        match purse.reserve(most, trust, now.moment) {
+            Ok(hold) => Ok((Held { limits, money: Some(hold) }, set_maximum)),
+            Err(short) => {
+                limits.cancel();
+                let ask = match short {
+                    Short::Ask(wanted) => Some((purse.clone(), wanted)),
+                    Short::Empty => None,
+                };
+                Err((Rejection::NoBalance(key()), ask))
+            }
+        }
     }
 
     /// Logs and counts a request that was not admitted, with the status that was answered.

@@ -351,6 +351,8 @@ pub struct KeyRecord {
     pub expires_at: Option<Timestamp>,
     /// Secrets that it had before and that still work.
     pub retiring: Vec<Retiring>,
+    /// The wallet that its requests are charged to, if they are charged.
+    pub wallet: Option<Arc<str>>,
 }
 
 impl KeyRecord {

@@ -30,7 +30,7 @@
 //! | [`usage`] | what a response used: incremental scanners, and an estimate where nothing is stated |
 //! | [`api`], [`body`] | paths; a request's JSON, scanned without a tree and changed by splicing |
 //! | [`keyfile`], [`config`], [`yaml`] | edits of keys files; what is written and what is meant; where it stands |
-//! | [`price`] | money in integers |
+//! | [`price`], [`wallet`] | money in integers; what a wallet lets this process spend |
 //! | [`key`], [`limit`], [`glob`] | secrets, hashes, records; exact windows and reservations; patterns |
 //!
 //! A room uses rooms in rows below its own, and those to the right of it in its row.
@@ -78,4 +78,5 @@ pub mod runs;
 pub mod server;
 pub mod upstream;
 pub mod usage;
+pub mod wallet;
 pub mod yaml;

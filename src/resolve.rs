@@ -37,6 +37,7 @@ use crate::{
     limit::Moment,
     metrics::{Lookup, Metrics, Outcome},
     runs::Runs,
+    wallet::{Purses, Word},
 };
 
 /// Where keys come from.
@@ -72,6 +73,8 @@ pub struct Found {
     pub tag: Option<EntityTag>,
     /// How long it may be believed, if the source says so.
     pub believed_for: Option<Duration>,
+    /// What it says of the key's wallet.
+    pub word: Option<Word>,
 }
 
 /// The value of an `ETag` (RFC 9110, section 8.8.3), as it was sent.
@@ -115,6 +118,7 @@ pub struct Resolver {
     accounts: Arc<Accounts>,
     metrics: Arc<Metrics>,
     runs: Arc<Runs>,
+    purses: Arc<Purses>,
 }
 
 /// What became of a look-up.
@@ -149,6 +153,7 @@ impl Resolver {
             accounts,
             metrics,
             runs,
+            purses: Arc::default(),
         }
     }
 
@@ -190,6 +195,12 @@ impl Resolver {
     #[must_use]
     pub fn is_known(&self, hash: &KeyHash) -> bool {
         self.known.contains_key(hash)
+    }
+
+    /// The wallets of the keys that were met.
+    #[must_use]
+    pub fn purses(&self) -> &Arc<Purses> {
+        &self.purses
     }
 
     /// The running requests that end with their keys.
@@ -400,7 +411,7 @@ impl Asking<'_> {
             Ok(Answer::Key(found)) => found,
             Ok(Answer::Same(believed_for)) => {
                 let Some(known) = known else { return Some(failed(None, same_as_what(), now)) };
-                Found { record: known.record.clone(), tag: known.tag().cloned(), believed_for }
+                Found { record: known.record.clone(), tag: known.tag().cloned(), believed_for, word: None }
             }
             Err(fault) => return Some(failed(known, fault, now)),
         };
@@ -414,9 +425,13 @@ impl Asking<'_> {
         if changes.affect(start, Some(&record.id), &self.hash) {
             return None;
         }
+        let purse = record.wallet.as_ref().map(|wallet| resolver.purses.of(wallet));
+        if let (Some(purse), Some(word)) = (&purse, &found.word) {
+            purse.hear(word, now);
+        }
         let term = Term::new(found.tag, &self.hash, now, found.believed_for, &resolver.terms);
         let generation = resolver.generation.load(Ordering::Acquire);
-        let key = Arc::new(Key::new(record, account, self.hash, generation, term));
+        let key = Arc::new(Key::new(record, account, purse, self.hash, generation, term));
         resolver.known.insert(self.hash, key.clone());
         resolver.unknown.invalidate(&self.hash);
         drop(changes);

@@ -48,6 +48,7 @@ impl Numbered {
             limits: OwnLimits { requests_per_minute: Some("600".parse().unwrap()), ..OwnLimits::default() },
             expires_at: None,
             retiring: Vec::new(),
+            wallet: None,
         }
     }
 }
@@ -58,7 +59,7 @@ impl KeySource for Numbered {
         let number = self.by_hash.read().get(hash).copied();
         Ok(number.map_or(Answer::Unknown, |number| {
             let record = Arc::new(self.record(number, *hash));
-            Answer::Key(Found { record, tag: None, believed_for: None })
+            Answer::Key(Found { record, tag: None, believed_for: None, word: None })
         }))
     }
 

@@ -123,7 +123,7 @@ async fn a_state_is_told_and_a_record_has_all_that_a_file_has() {
     ] {
         let mut record = record();
         record["state"] = state.into();
-        record["wallet"] = json!({"id": "ada", "balance_usd": "-0.02"});
+        record["wallet"] = json!({"id": "ada", "balance_usd": "12.5"});
         service.set(record);
         assert_eq!(asked(&gateway, SECRET).await, (status, code), "{state}");
     }

@@ -26,6 +26,8 @@ use crate::{
     glob::Glob,
     key::{KeyHash, KeyId, KeyName, KeyRecord, KeyState, OwnLimits, Retiring, Secret},
     limit::Limit,
+    price::Usd,
+    wallet::{Allowance, Word},
     yaml::Marks,
 };
 
@@ -237,34 +239,41 @@ pub fn parse(
     if faults.is_empty() { Ok(records) } else { Err(faults) }
 }
 
-/// Reads one key in JSON, as a key service has it: the fields of a `keys.yaml`, and `state` and `wallet`.
+/// Reads one key in JSON, as a key service has it: the fields of a `keys.yaml`, and `state` and `wallet`, of which it
+/// may say what is in it.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn parse_record(json: &[u8]) -> Result<KeyRecord, String> {
+pub fn parse_record(json: &[u8]) -> Result<(KeyRecord, Option<Word>), String> {
     let mut fields: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(json).map_err(|fault| format!("no JSON object: {fault}"))?;
     if fields.contains_key("secret") {
         return Err("it holds the secret itself: a source has its `hash` only".to_owned());
     }
+    if let Some(unknown) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
+        return Err(format!("unknown field `{unknown}`, expected one of `{}`", FIELDS.join("`, `")));
+    }
     let state = fields.remove("state").map(read_field::<Scalar<KeyState>>).transpose();
     let state = state.map_err(|fault| format!("state: {fault}"))?;
-    let wallet = fields.remove("wallet").filter(|wallet| !wallet.is_null());
-    wallet.map(read_field::<RawWallet>).transpose().map_err(|fault| format!("wallet: {fault}"))?;
+    let wallet = fields.remove("wallet").filter(|wallet| !wallet.is_null()).map(parse_wallet).transpose();
+    let (wallet, word) = wallet.map_err(|fault| format!("wallet: {fault}"))?.unzip();
     let raw: RawKey = read_field(fields.into())?;
     let marks = Marks::default();
     let report = Report::new(Path::new("record"), &marks);
     let record = record(raw, &report.root(), false, &mut Taken::default());
     let faults = report.into_faults();
-    match (record, state, faults.first()) {
-        (_, _, Some(fault)) => Err(fault.message.clone()),
-        (Some(record), Some(Scalar(state)), None) if record.state == KeyState::Active => {
-            Ok(KeyRecord { state, ..record })
-        }
-        (Some(record), _, None) => Ok(record),
-        (None, _, None) => Err("a field is missing".to_owned()),
-    }
+    let record = match (record, faults.first()) {
+        (_, Some(fault)) => return Err(fault.message.clone()),
+        (None, None) => return Err("a field is missing".to_owned()),
+        (Some(record), None) => record,
+    };
+    let stated = state.map(|Scalar(state)| state).filter(|_| record.state == KeyState::Active);
+    Ok((KeyRecord { state: stated.unwrap_or(record.state), wallet, ..record }, word))
 }
+
+/// What a record from a key service has.
+const FIELDS: [&str; 12] =
+    ["id", "name", "hash", "enabled", "state", "owner", "team", "models", "limits", "expires_at", "retiring", "wallet"];
 
 /// The value of a field, or where in it what is wrong.
 fn read_field<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, String> {
@@ -283,14 +292,34 @@ impl Choice for KeyState {
     ];
 }
 
-/// A wallet is the business of whoever keeps it: what it says of the balance comes as the key's state.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "the fields `id` and `balance_usd`")]
 struct RawWallet {
-    #[serde(rename = "id")]
-    _id: Option<Scalar<Party>>,
-    #[serde(rename = "balance_usd")]
-    _balance: Option<Scalar<Arc<str>>>,
+    id: Scalar<Party>,
+    balance_usd: Scalar<Usd>,
+    allowance: Option<RawAllowance>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "the fields `granted_usd`, `counted_usd` and `expires_in_ms`")]
+struct RawAllowance {
+    granted_usd: Scalar<Usd>,
+    counted_usd: Scalar<Usd>,
+    expires_in_ms: Scalar<u64>,
+}
+
+/// Reads what is said of a wallet, in JSON: its id, and what of it may be spent.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_wallet(value: serde_json::Value) -> Result<(Arc<str>, Word), String> {
+    let RawWallet { id: Scalar(Party(id)), balance_usd: Scalar(balance), allowance } = read_field(value)?;
+    let allowance = allowance.map(|RawAllowance { granted_usd, counted_usd, expires_in_ms }| Allowance {
+        granted: granted_usd.0,
+        counted: counted_usd.0,
+        lasts: Duration::from_millis(expires_in_ms.0),
+    });
+    Ok((id, Word { balance, allowance }))
 }
 
 fn records(value: Value, root: &Place<'_>, checksum_required: bool) -> Vec<KeyRecord> {
@@ -350,6 +379,7 @@ fn record(raw: RawKey, place: &Place<'_>, checksum_required: bool, taken: &mut T
         limits: own_limits(raw.limits.unwrap_or_default()),
         expires_at: raw.expires_at.map(|Scalar(time)| time),
         retiring,
+        wallet: None,
     })
 }
 

@@ -24,6 +24,7 @@ use crate::{
     resolve::Key,
     runs::{Run, Running},
     usage::{Ending, Form, Meter, Metered, Source, Usage},
+    wallet::Hold,
 };
 
 /// Who was admitted, to what, on which terms.
@@ -51,7 +52,7 @@ pub struct Lease {
     change: Change,
     adds_usage: bool,
     /// `None` once the response has ended.
-    reservation: Option<Reservation<Holder>>,
+    held: Option<Held>,
     is_settled: bool,
     meter: Option<Meter>,
     /// What the response came to, once it has ended.
@@ -60,6 +61,14 @@ pub struct Lease {
     first_token: Option<Now>,
     /// `None`: it goes on though its key is revoked.
     running: Option<Running>,
+}
+
+/// What an admitted request has reserved.
+pub struct Held {
+    /// Of its key's limits.
+    pub limits: Reservation<Holder>,
+    /// Of its key's wallet, if it has one.
+    pub money: Option<Hold>,
 }
 
 /// How a request ended, as far as its carrier can tell.
@@ -90,10 +99,10 @@ pub enum Client {
 /// What the meter says at the end.
 #[derive(Clone, Copy)]
 struct Reading {
-    served: bool,
     complete: bool,
     is_stream: bool,
     metered: Metered,
+    cost: Usd,
 }
 
 impl Lease {
@@ -101,14 +110,13 @@ impl Lease {
         gate: Arc<Gate>,
         visit: Visit,
         admitted: Admitted,
-        reservation: Reservation<Holder>,
+        held: Held,
         prompt: Prompt,
         wish: Change,
         now: Now,
     ) -> Self {
         admitted.key.account.metrics.began(now.date.as_second());
         let adds_usage = wish.include_usage;
-        let reservation = Some(reservation);
         let key = &admitted.key;
         let enter = || gate.runs().enter(&key.record.id, *key.hash(), key.end());
         let running = visit.settings.cuts_revoked.then(enter);
@@ -119,7 +127,7 @@ impl Lease {
             prompt,
             change: wish,
             adds_usage,
-            reservation,
+            held: Some(held),
             is_settled: false,
             meter: None,
             reading: None,
@@ -256,10 +264,9 @@ impl Lease {
         if std::mem::replace(&mut self.is_settled, true) {
             return;
         }
-        let Reading { served, complete, is_stream, metered } = self.read(outcome, now);
+        let Reading { complete, is_stream, metered, cost, .. } = self.read(outcome, now);
         let aborted = is_aborted(outcome, complete);
         self.learn(&metered, complete);
-        let cost = if served || metered.source != Source::None { self.cost(&metered) } else { Usd::ZERO };
         let status = outcome.status.unwrap_or(if aborted { CLIENT_CLOSED } else { self.status });
         self.count(&metered, cost, status, aborted);
         self.time(&metered, is_stream && complete, now);
@@ -271,22 +278,27 @@ impl Lease {
         if let Some(reading) = self.reading {
             return reading;
         }
-        let reservation = self.reservation.take();
+        let held = self.held.take();
         // A meter may have failed in the middle of a chunk, and a second panic while the first one
         // unwinds would end the process. Without a reading, what was reserved stays counted.
         let read = catch_unwind(AssertUnwindSafe(|| self.read_meter(outcome)));
-        if let (Ok(reading), Some(reservation)) = (&read, reservation) {
-            reservation.settle(reading.metered.usage.total(), now.moment);
+        if let (Ok(reading), Some(held)) = (&read, held) {
+            held.limits.settle(reading.metered.usage.total(), now.moment);
+            if let Some(money) = held.money {
+                money.settle(reading.cost);
+            }
         }
-        let nothing = Reading { served: false, complete: false, is_stream: false, metered: Metered::none() };
+        let nothing = Reading { complete: false, is_stream: false, metered: Metered::none(), cost: Usd::ZERO };
         *self.reading.insert(read.unwrap_or(nothing))
     }
 
     fn read_meter(&mut self, outcome: &Outcome<'_>) -> Reading {
-        let (served, is_stream) = (self.meter.is_some(), self.is_stream());
+        let (is_served, is_stream) = (self.meter.is_some(), self.is_stream());
         let complete = outcome.complete || self.has_ended();
         let metered = self.metered(complete, is_aborted(outcome, complete));
-        Reading { served, complete, is_stream, metered }
+        let is_charged = is_served || metered.source != Source::None;
+        let cost = if is_charged { self.cost(&metered) } else { Usd::ZERO };
+        Reading { complete, is_stream, metered, cost }
     }
 
     fn metered(&mut self, complete: bool, aborted: bool) -> Metered {

@@ -1,6 +1,7 @@
 //! The gate by itself: who is let in, what a lease holds, and that it is given back once, whatever happens.
 
 pub(in crate::gate) mod house;
+mod wallet;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},

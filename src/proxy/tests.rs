@@ -85,6 +85,7 @@ fn key() -> KeyRecord {
         limits: OwnLimits::default(),
         expires_at: None,
         retiring: Vec::new(),
+        wallet: None,
     }
 }
 

@@ -22,6 +22,7 @@ use crate::{
     config::keys::{Http, parse_record},
     key::{KeyHash, KeyRecord},
     limit::Moment,
+    wallet::Word,
 };
 
 /// A key service.
@@ -174,8 +175,8 @@ impl Failure {
 
 async fn found(response: Response, hash: &KeyHash, believed_for: Option<Duration>) -> Result<Answer, Failure> {
     let tag = tag(response.headers());
-    let record = record(&body(response).await?, hash).map_err(Failure::NoAnswer)?;
-    Ok(Answer::Key(Found { record: Arc::new(record), tag, believed_for }))
+    let (record, word) = record(&body(response).await?, hash).map_err(Failure::NoAnswer)?;
+    Ok(Answer::Key(Found { record: Arc::new(record), tag, believed_for, word }))
 }
 
 /// The tag of an answer, if it is one that is sent back.
@@ -184,10 +185,10 @@ pub(crate) fn tag(headers: &HeaderMap) -> Option<EntityTag> {
 }
 
 /// The record in an answer's body, if it is one of the key that was asked for by `hash`.
-pub(crate) fn record(body: &[u8], hash: &KeyHash) -> Result<KeyRecord, String> {
-    let record = parse_record(body).map_err(|why| format!("the record is faulty: {why}"))?;
+pub(crate) fn record(body: &[u8], hash: &KeyHash) -> Result<(KeyRecord, Option<Word>), String> {
+    let (record, word) = parse_record(body).map_err(|why| format!("the record is faulty: {why}"))?;
     if record.hash == *hash || record.retiring.iter().any(|retiring| retiring.hash == *hash) {
-        return Ok(record);
+        return Ok((record, word));
     }
     Err(format!("the record of {} has neither as `hash` nor in `retiring` what was asked for", record.id))
 }

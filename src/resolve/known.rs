@@ -18,6 +18,7 @@ use crate::{
     config::KeyCache,
     key::{Bar, KeyHash, KeyRecord, KeyState},
     limit::Moment,
+    wallet::Purse,
 };
 
 /// A key as a request meets it.
@@ -26,6 +27,8 @@ pub struct Key {
     pub record: Arc<KeyRecord>,
     /// What it used.
     pub account: Arc<Account>,
+    /// What its requests are charged to.
+    pub purse: Option<Arc<Purse>>,
     /// The secret that it was found by, where that is a retiring one.
     found_by: Option<Box<KeyHash>>,
     /// Of all keys, and of this one: after a change they are others.
@@ -38,12 +41,13 @@ impl Key {
     pub(super) fn new(
         record: Arc<KeyRecord>,
         account: Arc<Account>,
+        purse: Option<Arc<Purse>>,
         hash: KeyHash,
         generation: u32,
         term: Term,
     ) -> Self {
         let (found_by, revision) = ((record.hash != hash).then(|| Box::new(hash)), account.revision());
-        Self { record, account, found_by, generation, revision, term }
+        Self { record, account, purse, found_by, generation, revision, term }
     }
 
     /// Why the key may not be used at `now` by the secret that it was found by; `None`: it may.

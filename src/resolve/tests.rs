@@ -18,6 +18,7 @@ fn record(id: &str, secret: &str) -> KeyRecord {
         limits: OwnLimits::default(),
         expires_at: None,
         retiring: Vec::new(),
+        wallet: None,
     }
 }
 
@@ -68,7 +69,8 @@ impl KeySource for Slow {
         if self.fails.load(Ordering::SeqCst) {
             return Err(SourceFault("it is told to fail".to_owned()));
         }
-        Ok(record.map_or(Answer::Unknown, |record| Answer::Key(Found { record, tag: None, believed_for: None })))
+        Ok(record
+            .map_or(Answer::Unknown, |record| Answer::Key(Found { record, tag: None, believed_for: None, word: None })))
     }
 
     fn has_answered(&self) -> bool {

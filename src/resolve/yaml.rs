@@ -69,7 +69,8 @@ impl Keys {
 impl KeySource for YamlSource {
     async fn look_up(&self, hash: &KeyHash, _: Option<&EntityTag>) -> Result<Answer, SourceFault> {
         let record = self.keys.load().by_hash.get(hash).cloned();
-        Ok(record.map_or(Answer::Unknown, |record| Answer::Key(Found { record, tag: None, believed_for: None })))
+        Ok(record
+            .map_or(Answer::Unknown, |record| Answer::Key(Found { record, tag: None, believed_for: None, word: None })))
     }
 
     /// A file is read before anything is served.

@@ -64,8 +64,10 @@ fn is_record(reply: &Result<Reply, String>, hash: &KeyHash) -> Verdict {
         reply => return Verdict::wrong(expected, came(reply.as_ref().map(|reply| reply.status).map_err(Clone::clone))),
     };
     match record(&reply.body, hash) {
-        Ok(record) if record.state == KeyState::Active => Verdict::Right(format!("200, the record of {}", record.id)),
-        Ok(record) => {
+        Ok((record, _)) if record.state == KeyState::Active => {
+            Verdict::Right(format!("200, the record of {}", record.id))
+        }
+        Ok((record, _)) => {
             Verdict::Doubtful(format!("200, but {} is not active: {SECRET} is to be a working key's", record.id))
         }
         Err(why) => Verdict::wrong(expected, format!("200, but {why}")),

@@ -17,7 +17,7 @@ use crate::{
     glob::Glob,
     key::{KeyHash, KeyId, KeyName, Secret},
     limit::{Limit, Strategy},
-    price::Rate,
+    price::{Rate, Usd},
 };
 
 impl Choice for Strategy {
@@ -126,6 +126,14 @@ impl FromScalar for Timestamp {
 }
 
 impl FromScalar for Rate {
+    fn from_text(text: &str) -> Result<Self, String> {
+        by_its_own_parser(text)
+    }
+
+    const OF_FLOAT: &str = "money is never a floating-point number: write it in quotes, such as \"0.20\"";
+}
+
+impl FromScalar for Usd {
     fn from_text(text: &str) -> Result<Self, String> {
         by_its_own_parser(text)
     }

@@ -128,6 +128,7 @@ pub fn record(id: &str) -> KeyRecord {
         limits: OwnLimits::default(),
         expires_at: None,
         retiring: Vec::new(),
+        wallet: None,
     }
 }
 

@@ -1,0 +1,57 @@
+//! What a request may cost before anybody knows what it will: for a reservation from its key's wallet.
+
+use std::time::Duration;
+
+use super::Admitted;
+use crate::{
+    body::Scanned,
+    limit::{Demand, Limit, Moment, Strategy},
+    price::{TokenCounts, Usd},
+};
+
+/// What a request may cost that reserves so many `tokens`. In the worst case no part of its prompt comes from a cache,
+/// and each byte of it is a token.
+pub(super) fn most(strategy: Strategy, admitted: &Admitted, scanned: &Scanned, demand: &Demand, tokens: u64) -> Usd {
+    if admitted.key.purse.is_none() || !admitted.endpoint.takes_tokens() {
+        return Usd::ZERO;
+    }
+    let output = if demand.has_output { tokens.saturating_sub(demand.prompt) } else { 0 };
+    let prompt = match strategy {
+        Strategy::Expected => demand.prompt,
+        Strategy::WorstCase => demand.prompt.max(scanned.prompt_text_bytes.saturating_add(scanned.prompt_tokens_given)),
+    };
+    cost(admitted, prompt, output)
+}
+
+/// The key's token limit, or, where the worst case is reserved and nothing says how long an answer may be, what the
+/// wallet still pays for: so that the request's own maximum is set to that. Where it does not pay for what such answers
+/// take, its keeper is asked for that much first.
+pub(super) fn affordable(strategy: Strategy, admitted: &Admitted, demand: &Demand, now: Moment) -> Limit {
+    let limit = admitted.limits.tokens_per_minute;
+    let Some(purse) = &admitted.key.purse else { return limit };
+    let has_maximum = demand.stated_maximum.or(demand.max_output_tokens).is_some();
+    if strategy != Strategy::WorstCase || has_maximum || !demand.has_output || limit != Limit::Unlimited {
+        return limit;
+    }
+    let of_many = cost(admitted, 0, MANY).nanos().unsigned_abs().max(cost(admitted, MANY, 0).nanos().unsigned_abs());
+    let expected = cost(admitted, demand.prompt, demand.expected_output.saturating_mul(demand.choices.max(1)));
+    let left = if purse.was_just_asked(now) { purse.left() } else { purse.left().max(expected) };
+    let left = u128::from(left.nanos().unsigned_abs());
+    match (left * u128::from(MANY)).checked_div(of_many.into()) {
+        Some(tokens) => {
+            let tokens = u64::try_from(tokens).unwrap_or(u64::MAX).max(demand.certain_prompt);
+            Limit::at(tokens).unwrap_or(limit)
+        }
+        None => limit,
+    }
+}
+
+/// Prices are of a million tokens.
+const MANY: u64 = 1_000_000;
+
+fn cost(admitted: &Admitted, prompt: u64, output: u64) -> Usd {
+    let price = &admitted.model.price;
+    let fresh = TokenCounts { input: prompt, output, ..TokenCounts::default() };
+    let written = TokenCounts { cache_write: prompt, output, ..TokenCounts::default() };
+    price.cost(&fresh, Duration::ZERO).max(price.cost(&written, Duration::ZERO))
+}
