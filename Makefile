@@ -28,7 +28,7 @@ run: cmake ## build, and run a gateway with a demo upstream and a fresh key
 	cargo run --release --locked -- demo
 
 .PHONY: test
-test: cmake nextest promtool clients ## set up, then run every test
+test: cmake nextest promtool postgresql clients ## set up, then run every test
 	cargo nextest run --locked --lib --bins --tests --examples
 	cargo test --locked --doc
 	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python tests/clients/openai_client.py
@@ -42,7 +42,7 @@ real-servers: cmake $(SERVERS)/ready ## check counts against inference servers t
 	PATH="$(CURDIR)/target/debug:$$PATH" $(SERVERS)/bin/python -B tests/servers/real_servers.py
 
 .PHONY: soak
-soak: cmake nextest ## run the tests at their full figures
+soak: cmake nextest postgresql ## run the tests at their full figures
 	KEYMETER_SOAK=1000 PROPTEST_CASES=20000 cargo nextest run --locked --release --lib --bins --tests --no-fail-fast
 
 .PHONY: bench
@@ -101,6 +101,19 @@ cmake:
 .PHONY: install-cmake
 install-cmake:
 	$(call install,cmake,Pingora's compression is built with it)
+
+# The server's programs only: nothing listens by itself. Tests start their own.
+.PHONY: postgresql
+postgresql:
+	@if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then $(MAKE) --no-print-directory install-postgresql; fi
+
+.PHONY: install-postgresql
+install-postgresql:
+	@if command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || [ -n "$(SUDO)" ]; }; then \
+		$(SUDO) mkdir -p /etc/postgresql-common && \
+		{ [ -e /etc/postgresql-common/createcluster.conf ] || \
+		echo 'create_main_cluster = false' | $(SUDO) tee /etc/postgresql-common/createcluster.conf >/dev/null; }; fi
+	$(call install,postgresql,the control plane is tested over it)
 
 .PHONY: c++
 c++:

@@ -1,6 +1,7 @@
 //! What the operator wants: the configuration file and the keys file, read and checked whole before anything of
 //! them takes effect. A [`Config`] cannot hold a state that the gateway could not serve.
 
+mod control;
 mod endings;
 mod expand;
 mod fault;
@@ -24,6 +25,7 @@ use std::{
 use serde_yaml::Value;
 
 pub use self::{
+    control::Control,
     endings::{OnClientAbort, OnRevoke},
     expand::Environment,
     fault::Fault,
@@ -78,6 +80,10 @@ pub struct Config {
     pub on_client_abort: OnClientAbort,
     /// What becomes of a response whose key is revoked.
     pub on_revoke: OnRevoke,
+    /// Where records of usage wait to be sent on, with `keys.http.usage_url`.
+    pub ledger: PathBuf,
+    /// What runs beside the gateway.
+    pub control: Option<Control>,
 }
 
 /// How long what the source said of a key is believed.
@@ -185,6 +191,8 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("key_cache.unknown_ttl", old.key_cache.unknown_ttl != new.key_cache.unknown_ttl),
         ("key_cache.stale_for", old.key_cache.stale_for != new.key_cache.stale_for),
         ("keys", !old.keys.source.is_reloadable_as(&new.keys.source)),
+        ("ledger.directory", old.ledger != new.ledger),
+        ("control", old.control != new.control),
         ("metrics.max_key_series", old.metrics.max_key_series != new.metrics.max_key_series),
     ];
     fields.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
@@ -225,7 +233,10 @@ fn check(
     let models = Model::check_all(raw.models.unwrap_or_default(), &root.field("models"));
     let rest = (KeyCache::of(raw.key_cache.unwrap_or_default()), Defaults::of(raw.limits.unwrap_or_default()));
     let metrics = Metrics::of(raw.metrics.unwrap_or_default());
-    let config = server.zip(upstreams).zip(keys.clone()).map(|((server, upstreams), keys)| {
+    let ledger = ledger(raw.ledger, keys.as_ref(), root, path);
+    let control = raw.control.map(|raw| Control::check(raw, &root.field("control"), path));
+    let control = server::transposed(control);
+    let config = server.zip(upstreams).zip(keys.clone()).zip(control).map(|(((server, upstreams), keys), control)| {
         let (key_cache, limits) = rest;
         Config {
             purpose,
@@ -239,6 +250,8 @@ fn check(
             metrics,
             on_client_abort,
             on_revoke,
+            ledger,
+            control,
         }
     });
     (config, keys)
@@ -256,6 +269,24 @@ fn upstreams(
     }
     let raw = root.required("upstreams", raw, "the inference servers, each with a `name` and a `url`")?;
     Upstream::check_all(raw, &root.field("upstreams"), path)
+}
+
+/// Where records wait to be sent on.
+fn ledger(raw: Option<raw::Ledger>, keys: Option<&Keys>, root: &Place<'_>, path: &Path) -> PathBuf {
+    let sends = keys.is_some_and(|keys| matches!(&keys.source, Source::Http(http) if http.usage_url.is_some()));
+    if raw.is_some() && keys.is_some() && !sends {
+        root.field("ledger").fault("nothing is sent on: records go to `keys.http.usage_url`, which is not given");
+    }
+    let directory = raw.and_then(|raw| raw.directory);
+    files::beside(path, directory.as_ref().map_or("data/spool", |Scalar(directory)| directory))
+}
+
+/// The time that a text says, such as `10m`.
+///
+/// # Errors
+/// When it is none.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    scalar::span(text)
 }
 
 /// The two sides must not share an address.

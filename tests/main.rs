@@ -13,6 +13,7 @@
 
 mod support {
     pub mod client;
+    pub mod control;
     pub mod gateway;
     pub mod h2_upstream;
     pub mod h2c;
@@ -29,6 +30,7 @@ mod apis;
 mod bodies;
 mod commands;
 mod connections;
+mod control;
 mod endings;
 mod errors;
 mod http2;

@@ -10,7 +10,8 @@ use tracing::Metadata;
 use tracing_subscriber::{EnvFilter, filter::filter_fn, prelude::*};
 
 use crate::{
-    config::{self, Fault},
+    config::{self, Config, Fault, Source},
+    control::{Control, ControlFault},
     gate::AccessLog,
     reload::Reloader,
     server::{Drained, Server, StartFault},
@@ -20,20 +21,35 @@ pub(super) fn run(path: PathBuf) -> Result<(), ServeFault> {
     start_logging();
     forbid_core_dumps();
     let loaded = config::load(&path, &config::environment).map_err(ServeFault::Configuration)?;
-    let keys = loaded.keys.len();
+    let keys = match &loaded.config.keys.source {
+        Source::Yaml { .. } => format!("keys: {}", loaded.keys.len()),
+        Source::Http(_) => "keys from a service".to_owned(),
+    };
     let runtime = runtime(loaded.config.server.threads)?;
     let log = AccessLog::to(std::io::stdout())?;
     let ended = runtime.block_on(async {
         let signals = Signals::new()?;
+        let control = start_control(&loaded.config).await?;
         let server = Server::start(loaded, path, log.clone())?;
         let addresses: Vec<_> = server.addresses.iter().map(ToString::to_string).collect();
         let (addresses, admin) = (addresses.join(" and "), server.admin_address);
-        tracing::info!("listening on {addresses} (keys: {keys}), admin address {admin}");
+        tracing::info!("listening on {addresses} ({keys}), admin address {admin}");
         signals.until_stopped(&server).await;
+        if let Some(control) = control {
+            control.stop().await;
+        }
         Ok(())
     });
     stop(runtime, &log);
     ended
+}
+
+/// The control plane, where the configuration has one.
+async fn start_control(config: &Config) -> Result<Option<Control>, ServeFault> {
+    let Some(settings) = &config.control else { return Ok(None) };
+    let control = Control::start(settings, config.limits.limits).await.map_err(ServeFault::Control)?;
+    tracing::info!("the control plane is on {}", control.address);
+    Ok(Some(control))
 }
 
 /// Ends what still runs, as it has had its time. Each request is charged and logged as far as it came.
@@ -138,6 +154,7 @@ async fn reload(reloader: Arc<Reloader>) {
 pub(super) enum ServeFault {
     Configuration(Vec<Fault>),
     Start(StartFault),
+    Control(ControlFault),
     System(std::io::Error),
 }
 
@@ -161,6 +178,7 @@ impl fmt::Display for ServeFault {
                 formatter.write_str(&lines.join("\n"))
             }
             Self::Start(fault) => fault.fmt(formatter),
+            Self::Control(fault) => fault.fmt(formatter),
             Self::System(fault) => write!(formatter, "the operating system refuses: {fault}"),
         }
     }

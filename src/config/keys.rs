@@ -61,6 +61,8 @@ pub struct Http {
     after_hash: Arc<str>,
     /// Where it tells of changes; `None`: it does not.
     pub events_url: Option<Arc<str>>,
+    /// Where usage is handed in; `None`: nowhere.
+    pub usage_url: Option<Arc<str>>,
     /// How we prove who we are; `None`: not at all.
     pub token: Option<Credential>,
     /// Certificates in PEM form that are trusted instead of the system's.
@@ -92,6 +94,7 @@ impl Http {
             before_hash: before.into(),
             after_hash: after.into(),
             events_url: None,
+            usage_url: None,
             token: None,
             ca: None,
             timeout: Duration::from_secs(2),
@@ -114,14 +117,20 @@ impl Http {
 
     fn check(raw: raw::KeysHttp, place: &Place<'_>, file: &Path) -> Option<Self> {
         let url = place.required("url", raw.url, "such as https://keys.example/v1/keys/{hash}");
-        let events_url = raw.events_url.map(|Scalar(url)| {
-            service_url(&url).map_err(|fault| place.field("events_url").fault(fault.to_string())).ok()
-        });
+        let other_url =
+            |field: &str, url: Option<Scalar<Arc<str>>>| {
+                transposed(url.map(|Scalar(url)| {
+                    service_url(&url).map_err(|fault| place.field(field).fault(fault.to_string())).ok()
+                }))
+            };
+        let events_url = other_url("events_url", raw.events_url);
+        let usage_url = other_url("usage_url", raw.usage_url);
         let ca = raw.ca.map(|Scalar(name)| files::pem(&place.field("ca"), file, &name, "CERTIFICATE-----"));
         let (Scalar(url), of_url) = (url?, place.field("url"));
         let service = Self::at(&url).map_err(|fault| of_url.fault(fault)).ok()?;
         Some(Self {
-            events_url: transposed(events_url)?,
+            events_url: events_url?,
+            usage_url: usage_url?,
             token: raw.token.map(|Scalar(secret)| Credential(secret)),
             ca: transposed(ca)?,
             timeout: raw.timeout.map_or(service.timeout, |Scalar(Timeout(time))| time),

@@ -40,6 +40,25 @@ pub(super) struct File {
     pub(super) on_client_abort: Option<Scalar<ClientAbort>>,
     pub(super) drain_limit: Option<Scalar<Span>>,
     pub(super) on_revoke: Option<Scalar<OnRevoke>>,
+    pub(super) ledger: Option<Ledger>,
+    pub(super) control: Option<Control>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "the field `directory`")]
+pub(super) struct Ledger {
+    pub(super) directory: Option<Scalar<Arc<str>>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "fields, `token` at least")]
+pub(super) struct Control {
+    pub(super) listen: Option<Scalar<SocketAddr>>,
+    pub(super) database: Option<Scalar<Arc<str>>>,
+    pub(super) token: Option<Scalar<Secret>>,
+    pub(super) gateway_token: Option<Scalar<Secret>>,
+    pub(super) key_operations_per_hour: Option<Scalar<u64>>,
+    pub(super) usage_retention: Option<Scalar<Span>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -111,6 +130,7 @@ pub(super) struct KeysYaml {
 pub(super) struct KeysHttp {
     pub(super) url: Option<Scalar<Arc<str>>>,
     pub(super) events_url: Option<Scalar<Arc<str>>>,
+    pub(super) usage_url: Option<Scalar<Arc<str>>>,
     pub(super) token: Option<Scalar<Secret>>,
     pub(super) ca: Option<Scalar<Arc<str>>>,
     pub(super) timeout: Option<Scalar<Timeout>>,

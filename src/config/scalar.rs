@@ -14,6 +14,14 @@ pub(super) use self::{
 };
 use super::nearest::suggestion;
 
+/// The length of time that a text says.
+///
+/// # Errors
+/// When it is none.
+pub(super) fn span(text: &str) -> Result<std::time::Duration, String> {
+    Span::from_text(text).map(|Span(time)| time)
+}
+
 /// What one value of a file means.
 pub(super) trait FromScalar: Sized {
     /// Understands the text of a value.

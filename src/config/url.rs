@@ -41,7 +41,9 @@ impl fmt::Display for UrlFault {
         formatter.write_str(match self {
             Self::Form => "no URL with a host; accepted: http:// or https://, a host, a port and a path if need be",
             Self::Scheme => "the scheme of the URL must be http or https",
-            Self::UserInfo => "the URL must hold no user and password; a credential is given as `api_key`",
+            Self::UserInfo => {
+                "the URL must hold no user and password; a credential has a field of its own, `api_key` or `token`"
+            }
             Self::Query => "the URL must hold no query (`?…`)",
             Self::Fragment => "the URL must hold no fragment (`#…`)",
             Self::Port => "the port of the URL must be a number from 1 to 65535",

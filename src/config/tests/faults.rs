@@ -261,7 +261,7 @@ keys: {yaml: {path: keys.yaml}}",
                     "f:2:40: `coh` is not accepted here; accepted: openai, anthropic, ollama, gemini",
                     "f:2:53: this API is already in the list",
                     "f:2:70: at least one model or pattern is needed; without the field, all models are served",
-                    "f:4:10: the URL must hold no user and password; a credential is given as `api_key`",
+                    "f:4:10: the URL must hold no user and password; a credential has a field of its own, `api_key` or `token`",
                     "f:6:19: `true` is not accepted here; accepted: auto, always, never",
                     "f:7:36: at least one API is needed; accepted: openai, anthropic, ollama, gemini",
                     "f:7:56: `authorisation` is not accepted here; did you mean `authorization`? accepted: \

@@ -1,0 +1,69 @@
+//! The control plane: where it listens, where it remembers, and who may do what.
+
+use std::{net::Ipv4Addr, net::SocketAddr, path::Path, time::Duration};
+
+use super::{
+    fault::Place,
+    files, raw,
+    scalar::{Scalar, Span},
+    upstream::Credential,
+};
+use crate::control::store::{Database, usage::RETENTION};
+
+/// The control plane that `serve` runs beside the gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// Port 0 is any free one.
+    pub listen: SocketAddr,
+    /// Where it remembers.
+    pub database: Database,
+    /// The operator's.
+    pub token: Credential,
+    /// That of gateways; `None`: none may ask.
+    pub gateway_token: Option<Credential>,
+    /// Secrets that a user may make or replace in an hour.
+    pub key_operations_per_hour: u32,
+    /// How long records of single requests are kept; their sums stay.
+    pub usage_retention: Duration,
+}
+
+const HOW_TO_MAKE_ONE: &str = "the operator's; `openssl rand -hex 32` makes one, and `${KEYMETER_CONTROL_TOKEN}` reads \
+                               it from the environment";
+
+impl Control {
+    pub(super) fn check(raw: raw::Control, place: &Place<'_>, file: &Path) -> Option<Self> {
+        let token = place.required("token", raw.token, HOW_TO_MAKE_ONE);
+        let database = match &raw.database {
+            None => Some(Database::Sqlite(files::beside(file, "data/keymeter.db"))),
+            Some(Scalar(url)) => database(url, file).or_else(|| {
+                let message =
+                    "`sqlite://` and the path of a file, or `postgres://…` as PostgreSQL's own clients take it";
+                place.field("database").fault(message);
+                None
+            }),
+        };
+        let Scalar(token) = token?;
+        let gateway_token = raw.gateway_token.map(|Scalar(token)| Credential(token));
+        if gateway_token.as_ref().is_some_and(|gateways| gateways.0.hash() == token.hash()) {
+            place.field("gateway_token").fault("the operator's `token` must be another: gateways may do less");
+        }
+        Some(Self {
+            listen: raw.listen.map_or((Ipv4Addr::LOCALHOST, 9091).into(), |Scalar(address)| address),
+            database: database?,
+            token: Credential(token),
+            gateway_token,
+            key_operations_per_hour: raw
+                .key_operations_per_hour
+                .map_or(15, |Scalar(number)| u32::try_from(number).unwrap_or(u32::MAX)),
+            usage_retention: raw.usage_retention.map_or(RETENTION, |Scalar(Span(time))| time),
+        })
+    }
+}
+
+fn database(url: &str, file: &Path) -> Option<Database> {
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return Some(Database::Postgres(url.into()));
+    }
+    let path = url.strip_prefix("sqlite://")?;
+    (!path.is_empty()).then(|| Database::Sqlite(files::beside(file, path)))
+}

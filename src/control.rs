@@ -1,0 +1,155 @@
+//! The control plane: where keys, teams and wallets are made and usage is kept, for those who have no key service of
+//! their own. Gateways speak to it as to any key service (docs/key-source.md), be they in the same process or not.
+
+pub mod api;
+mod caller;
+mod refusal;
+pub mod store;
+
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+use self::store::{Store, StoreFault};
+use crate::{
+    config,
+    key::{KeyHash, Secret},
+    limit::Limits,
+};
+
+/// A control plane that answers.
+pub struct Control {
+    /// Where.
+    pub address: SocketAddr,
+    plane: Arc<Plane>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Control {
+    /// Opens the store and listens. `limits` are those of keys that set none of their own.
+    ///
+    /// # Errors
+    /// When one of the two cannot be done.
+    pub async fn start(settings: &config::Control, limits: Limits) -> Result<Self, ControlFault> {
+        let listener = TcpListener::bind(settings.listen).await;
+        let listener = listener.map_err(|fault| ControlFault::Bind(settings.listen, fault))?;
+        let address = listener.local_addr().map_err(|fault| ControlFault::Bind(settings.listen, fault))?;
+        let plane = Plane::open(settings, limits).await.map_err(ControlFault::Store)?;
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(plane.clone().serve(listener, stopped));
+        Ok(Self { address, plane, stop, task })
+    }
+
+    /// What it remembers.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.plane.store
+    }
+
+    /// Lets running calls finish, and closes the store.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        match self.task.await {
+            Ok(Ok(())) => {}
+            Ok(Err(fault)) => tracing::error!("the control plane ended early: {fault}"),
+            Err(fault) => tracing::error!("the control plane broke off: {fault}"),
+        }
+    }
+}
+
+/// Why there is no control plane.
+#[derive(Debug)]
+pub enum ControlFault {
+    /// Its address cannot be listened on.
+    Bind(SocketAddr, std::io::Error),
+    /// Its store cannot be used.
+    Store(StoreFault),
+}
+
+impl fmt::Display for ControlFault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind(address, fault) if fault.kind() == std::io::ErrorKind::AddrInUse => {
+                let what = "another program does; stop it or choose another port in `control.listen`";
+                write!(formatter, "cannot listen on {address}: {what}")
+            }
+            Self::Bind(address, fault) => write!(formatter, "cannot listen on {address} of `control.listen`: {fault}"),
+            Self::Store(fault) => fault.fmt(formatter),
+        }
+    }
+}
+
+impl std::error::Error for ControlFault {}
+
+/// Everything that a call needs.
+pub struct Plane {
+    store: Store,
+    operator: KeyHash,
+    gateways: Option<KeyHash>,
+    operations_per_hour: u32,
+    /// What keys have that set none of their own: a user gives no key more.
+    limits: Limits,
+    retention: Duration,
+}
+
+impl Plane {
+    /// Opens the store and brings it up to date.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub async fn open(settings: &config::Control, limits: Limits) -> Result<Arc<Self>, StoreFault> {
+        Ok(Arc::new(Self {
+            store: Store::open(&settings.database).await?,
+            operator: settings.token.0.hash(),
+            gateways: settings.gateway_token.as_ref().map(|token| token.0.hash()),
+            operations_per_hour: settings.key_operations_per_hour,
+            limits,
+            retention: settings.usage_retention,
+        }))
+    }
+
+    /// What it remembers.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    fn is_operator(&self, token: &Secret) -> bool {
+        // Hashes are compared in constant time.
+        token.hash() == self.operator
+    }
+
+    fn is_gateway(&self, token: &Secret) -> bool {
+        self.gateways.is_some_and(|gateways| token.hash() == gateways)
+    }
+
+    /// Answers calls until it is told to stop; then those that run may finish.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) -> std::io::Result<()> {
+        let upkeep = tokio::spawn(self.clone().upkeep());
+        let router = api::router(self.clone(), stop.clone());
+        let service = router.into_make_service_with_connect_info::<SocketAddr>();
+        // An error means that whoever could say so is gone.
+        let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
+        let served = axum::serve(listener, service).with_graceful_shutdown(stopped).await;
+        upkeep.abort();
+        self.store.close().await;
+        served
+    }
+
+    /// Forgets records that are older than is configured.
+    async fn upkeep(self: Arc<Self>) {
+        const HOUR: Duration = Duration::from_secs(3600);
+        loop {
+            let end = Timestamp::now().checked_sub(self.retention).unwrap_or(Timestamp::MIN);
+            if let Err(fault) = self.store.forget_records(end).await {
+                tracing::warn!("old usage records stay for now: {fault}");
+            }
+            tokio::time::sleep(HOUR).await;
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The control plane's calls. What is done is decided here, by who asks and what is; the document that describes them
+//! is generated from these very functions.
+
+mod audit;
+mod body;
+mod gateway;
+mod keys;
+mod people;
+mod usage;
+mod wallets;
+
+use std::sync::Arc;
+
+use axum::{Json, Router, routing::get};
+use tokio::sync::watch;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{Http, HttpAuthScheme, SecurityScheme},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{Plane, refusal::Refusal};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "keymeter control plane", description = "Keys, teams, wallets and usage."),
+    modifiers(&Tokens),
+    security(("token" = []))
+)]
+struct Description;
+
+struct Tokens;
+
+impl Modify for Tokens {
+    fn modify(&self, description: &mut utoipa::openapi::OpenApi) {
+        let token = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        description.components.get_or_insert_default().add_security_scheme("token", token);
+    }
+}
+
+/// All calls.
+pub(super) fn router(plane: Arc<Plane>, stop: watch::Receiver<bool>) -> Router {
+    let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(keys::create, keys::list))
+        .routes(routes!(keys::show, keys::update, keys::delete))
+        .routes(routes!(keys::regenerate))
+        .routes(routes!(people::create_user, people::list_users))
+        .routes(routes!(people::delete_user))
+        .routes(routes!(people::create_team))
+        .routes(routes!(people::show_team))
+        .routes(routes!(people::put_member, people::remove_member))
+        .routes(routes!(wallets::show))
+        .routes(routes!(wallets::credit))
+        .routes(routes!(usage::usage))
+        .routes(routes!(audit::audit))
+        .split_for_parts();
+    router
+        .merge(gateway::router(stop))
+        .route("/api/v1/openapi.json", get(|| async { Json(description) }))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .fallback(|| async { Refusal::unknown_path() })
+        .method_not_allowed_fallback(|| async { Refusal::method_not_allowed() })
+        .with_state(plane)
+}
+
+/// Where the next page of a list begins; absent: this is the last.
+fn next_cursor<T>(page: &[T], most: i64, id: impl Fn(&T) -> String) -> Option<String> {
+    let is_full = i64::try_from(page.len()).is_ok_and(|length| length >= most);
+    page.last().filter(|_| is_full).map(id)
+}
+
+/// How many rows a page has: 100, or as asked for, up to 1000.
+fn page_size(asked: Option<i64>) -> Result<i64, Refusal> {
+    match asked.unwrap_or(100) {
+        size @ 1..=1000 => Ok(size),
+        _ => Err(Refusal::invalid("limit", "a page has 1 to 1000 rows")),
+    }
+}

@@ -1,0 +1,77 @@
+//! Bodies of calls: JSON of a bounded length, whose faults are told by the field that they are in.
+
+use std::sync::Arc;
+
+use axum::{
+    body::{Body as HttpBody, to_bytes},
+    extract::{FromRequest, FromRequestParts, Query, Request},
+    http::request::Parts,
+};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+
+use crate::control::{Plane, refusal::Refusal};
+
+/// The body of a call.
+pub(super) struct Body<T>(pub T);
+
+const LONGEST: usize = 64 * 1024;
+
+impl<T: DeserializeOwned> FromRequest<Arc<Plane>> for Body<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, _: &Arc<Plane>) -> Result<Self, Refusal> {
+        let bytes = read(request.into_body(), LONGEST).await?;
+        parse(&bytes).map(Self)
+    }
+}
+
+/// Reads a body of up to `longest` bytes.
+pub(super) async fn read(body: HttpBody, longest: usize) -> Result<bytes::Bytes, Refusal> {
+    let fault = |_| Refusal::unreadable_body(format!("the body broke off, or has more than {longest} bytes"));
+    to_bytes(body, longest).await.map_err(fault)
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    // A call whose fields are all optional may leave out the body.
+    let bytes = if bytes.is_empty() { b"{}" } else { bytes };
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|fault| {
+        let field = fault.path().to_string();
+        let fault = fault.into_inner();
+        match field.as_str() {
+            "." if !fault.is_data() => Refusal::unreadable_body(format!("the body is no JSON: {fault}")),
+            "." => Refusal::invalid(named(&fault.to_string()).unwrap_or_default(), fault.to_string()),
+            _ => Refusal::invalid(field, fault.to_string()),
+        }
+    })?;
+    reader.end().map_err(|fault| Refusal::unreadable_body(format!("there is more than one JSON value: {fault}")))?;
+    Ok(value)
+}
+
+/// The field that a fault of the whole object names: one that is missing, or that there is not.
+fn named(fault: &str) -> Option<String> {
+    fault.split('`').nth(1).map(str::to_owned)
+}
+
+/// What is asked for in the URL.
+pub(super) struct Asked<T>(pub T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Plane>> for Asked<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Plane>) -> Result<Self, Refusal> {
+        match Query::try_from_uri(&parts.uri) {
+            Ok(Query(asked)) => Ok(Self(asked)),
+            Err(fault) => {
+                let fault = fault.to_string();
+                Err(Refusal::invalid(named(&fault).unwrap_or_else(|| "query".to_owned()), fault))
+            }
+        }
+    }
+}
+
+/// Tells what is absent from what is `null`: the one is left as it is, the other taken away.
+#[allow(clippy::option_option, reason = "absent, null and a value are three cases")]
+pub(super) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(reader: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(reader).map(Some)
+}

@@ -1,0 +1,284 @@
+//! What gateways ask: the protocol of a key service (docs/key-source.md), and the usage that they hand in.
+
+use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    body::Body as HttpBody,
+    extract::{Path, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
+    routing::{get, post},
+};
+use futures_util::{Stream, stream};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::body;
+use crate::{
+    control::{
+        Plane,
+        caller::Gateway,
+        refusal::Refusal,
+        store::{
+            Engine,
+            changes::KeyChange,
+            keys::Key,
+            usage,
+            wallets::{self, ALLOWANCE},
+        },
+    },
+    key::KeyHash,
+    ledger::record::{Record, RecordId, decimal},
+    price::Usd,
+    wallet::Word,
+};
+
+/// The life of a gateway's process, by which it is granted allowances.
+const GATEWAY: &str = "x-keymeter-gateway";
+
+/// How long a record may be believed without asking: changes are told at once.
+const MAX_AGE: &str = "max-age=60";
+
+pub(super) fn router(stop: watch::Receiver<bool>) -> Router<Arc<Plane>> {
+    let events = move |plane, gateway, headers| events(plane, gateway, headers, stop.clone());
+    Router::new()
+        .route("/v1/keys/{hash}", get(look_up))
+        .route("/v1/keys/events", get(events))
+        .route("/v1/usage/records", post(take_records))
+}
+
+async fn look_up(
+    State(plane): State<Arc<Plane>>,
+    _: Gateway,
+    Path(hash): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let unknown = || Refusal::not_found("key of the secret with the hash", &hash);
+    let parsed: KeyHash = format!("sha256:{hash}").parse().map_err(|_| unknown())?;
+    let now = Timestamp::now();
+    let Some(key) = plane.store.key_by_hash(&parsed, now).await?.filter(|key| key.deleted_at.is_none()) else {
+        return Err(unknown());
+    };
+    let mut record = record(&key, now);
+    let tag = tag(&record);
+    if headers.get(header::IF_NONE_MATCH).is_some_and(|known| known == tag) {
+        return Ok((StatusCode::NOT_MODIFIED, about(tag)).into_response());
+    }
+    if let Some(wallet) = &key.wallet
+        && let Some(word) = word_for(&plane, wallet, gateway_of(&headers), now).await?
+    {
+        put(&mut record, "wallet", wallet_json(wallet, &word));
+    }
+    Ok((StatusCode::OK, about(tag), Json(record)).into_response())
+}
+
+fn gateway_of(headers: &HeaderMap) -> Option<RecordId> {
+    headers.get(GATEWAY)?.to_str().ok()?.parse().ok()
+}
+
+/// What is said of a wallet: to a gateway that says which it is, with an allowance.
+async fn word_for(
+    plane: &Plane,
+    wallet: &str,
+    gateway: Option<RecordId>,
+    now: Timestamp,
+) -> Result<Option<Word>, Refusal> {
+    let Some(gateway) = gateway else {
+        return Ok(plane.store.balance(wallet).await?.map(|balance| Word { balance, allowance: None }));
+    };
+    let mut tx = plane.store.begin().await?;
+    let word = wallets::grant(&mut tx, wallet, gateway.as_str(), None, now).await?;
+    plane.store.commit(tx).await?;
+    Ok(word)
+}
+
+fn about(tag: HeaderValue) -> [(header::HeaderName, HeaderValue); 2] {
+    [(header::ETAG, tag), (header::CACHE_CONTROL, HeaderValue::from_static(MAX_AGE))]
+}
+
+/// The key as a gateway reads it.
+fn record(key: &Key, now: Timestamp) -> Value {
+    let sha256 = |hash: &str| format!("sha256:{hash}");
+    let retiring = key.retiring.iter().filter(|retiring| retiring.not_after >= now);
+    let retiring: Vec<_> =
+        retiring.map(|retiring| json!({"hash": sha256(&retiring.hash), "not_after": retiring.not_after})).collect();
+    let mut record = json!({"id": key.id, "name": key.name, "hash": key.hash.as_deref().map(sha256),
+        "state": key.state, "limits": key.limits, "retiring": retiring});
+    for (field, value) in [
+        ("owner", json!(key.owner)),
+        ("team", json!(key.team)),
+        ("models", json!(key.models)),
+        ("expires_at", json!(key.expires_at)),
+    ] {
+        if !value.is_null() {
+            put(&mut record, field, value);
+        }
+    }
+    record
+}
+
+/// Of what is in the record but for the wallet, which changes with every request.
+fn tag(record: &Value) -> HeaderValue {
+    let digest = KeyHash::of(record.to_string().as_bytes()).to_hex();
+    HeaderValue::try_from(format!("\"{digest}\"")).unwrap_or(HeaderValue::from_static("\"\""))
+}
+
+/// Adds a field to an object.
+fn put(object: &mut Value, field: &str, value: Value) {
+    if let Some(object) = object.as_object_mut() {
+        object.insert(field.to_owned(), value);
+    }
+}
+
+fn wallet_json(wallet: &str, word: &Word) -> Value {
+    let mut said = json!({"id": wallet, "balance_usd": word.balance.to_string()});
+    if let Some(allowance) = word.allowance {
+        let allowance = json!({
+            "granted_usd": allowance.granted.to_string(),
+            "counted_usd": allowance.counted.to_string(),
+            "expires_in_ms": u64::try_from(ALLOWANCE.as_millis()).unwrap_or(u64::MAX),
+        });
+        put(&mut said, "allowance", allowance);
+    }
+    said
+}
+
+/// Changes of keys, from the one after `Last-Event-ID` on, or from now on.
+async fn events(
+    State(plane): State<Arc<Plane>>,
+    _: Gateway,
+    headers: HeaderMap,
+    stop: watch::Receiver<bool>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Refusal> {
+    let last = headers.get("last-event-id").map(|value| value.to_str().ok().and_then(|text| text.parse().ok()));
+    let changed = plane.store.changed();
+    let seq = match last {
+        // What is no number of ours was never given.
+        Some(seq) => seq.unwrap_or(-1),
+        None => plane.store.last_change().await?,
+    };
+    let stream = Changes { plane, changed, seq, waiting: VecDeque::new(), is_open: false, stop };
+    let stream = stream::unfold(stream, |mut changes| async { changes.next().await.map(|event| (Ok(event), changes)) });
+    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(Duration::from_secs(10))))
+}
+
+/// One gateway's view of the changes.
+struct Changes {
+    plane: Arc<Plane>,
+    changed: watch::Receiver<u64>,
+    /// The last that was told.
+    seq: i64,
+    waiting: VecDeque<KeyChange>,
+    is_open: bool,
+    stop: watch::Receiver<bool>,
+}
+
+/// Changes read at once.
+const BATCH: i64 = 500;
+
+/// Another process on the same database may change keys too.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+impl Changes {
+    /// The next event. The stream ends when the process does, or the database fails: then the gateway comes back.
+    async fn next(&mut self) -> Option<Event> {
+        if !std::mem::replace(&mut self.is_open, true) {
+            // So that the gateway knows at once that it is listened to, and from where to resume.
+            return Some(Event::default().id(self.seq.max(0).to_string()).comment("listening"));
+        }
+        loop {
+            if let Some(change) = self.waiting.pop_front() {
+                self.seq = change.seq;
+                return Some(event(&change));
+            }
+            self.changed.mark_unchanged();
+            match self.plane.store.changes_after(self.seq, BATCH).await {
+                Ok(Some(changes)) if changes.is_empty() => self.wait().await?,
+                Ok(Some(changes)) => self.waiting = changes.into(),
+                Ok(None) => {
+                    self.seq = self.plane.store.last_change().await.ok()?;
+                    return Some(Event::default().id(self.seq.to_string()).event("all").data("{}"));
+                }
+                Err(fault) => {
+                    tracing::error!("a gateway's event stream ends: {fault}");
+                    return None;
+                }
+            }
+        }
+    }
+
+    async fn wait(&mut self) -> Option<()> {
+        let elsewhere = async {
+            match self.plane.store.engine() {
+                Engine::Sqlite => std::future::pending().await,
+                Engine::Postgres => tokio::time::sleep(LOOK_AGAIN).await,
+            }
+        };
+        tokio::select! {
+            changed = self.changed.changed() => changed.ok(),
+            () = elsewhere => Some(()),
+            _ = self.stop.wait_for(|stop| *stop) => None,
+        }
+    }
+}
+
+fn event(change: &KeyChange) -> Event {
+    let mut data = json!({"id": change.key_id});
+    if let Some(hash) = &change.hash {
+        put(&mut data, "hash", json!(hash));
+    }
+    Event::default().id(change.seq.to_string()).event("key").data(data.to_string())
+}
+
+/// A batch of records, and what the gateway wants to be granted.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Batch {
+    gateway: RecordId,
+    #[serde(default)]
+    records: Vec<Value>,
+    #[serde(default)]
+    wallets: Vec<Wish>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wish {
+    id: String,
+    #[serde(with = "decimal")]
+    wanted_usd: Usd,
+}
+
+/// 500 records of the longest names.
+const LONGEST_BATCH: usize = 4 << 20;
+const MOST_RECORDS: usize = 1000;
+
+async fn take_records(State(plane): State<Arc<Plane>>, _: Gateway, body: HttpBody) -> Result<Json<Value>, Refusal> {
+    let body = body::read(body, LONGEST_BATCH).await?;
+    let batch: Batch = serde_json::from_slice(&body).map_err(|fault| Refusal::unreadable("body", fault.to_string()))?;
+    if batch.records.len() > MOST_RECORDS {
+        return Err(Refusal::unreadable("records", format!("more than {MOST_RECORDS} records at once")));
+    }
+    let parsed = batch.records.into_iter().enumerate().map(|(index, record)| {
+        let record = serde_json::from_value::<Record>(record).map_err(|fault| fault.to_string());
+        record.and_then(Record::checked).map_err(|why| Refusal::unreadable(format!("records[{index}]"), why))
+    });
+    let records: Vec<Record> = parsed.collect::<Result<_, _>>()?;
+    let now = Timestamp::now();
+    let mut tx = plane.store.begin().await?;
+    usage::take_in(&mut tx, &records, now).await?;
+    let mut words = Vec::with_capacity(batch.wallets.len());
+    for Wish { id, wanted_usd } in &batch.wallets {
+        if let Some(word) = wallets::grant(&mut tx, id, batch.gateway.as_str(), Some(*wanted_usd), now).await? {
+            words.push(wallet_json(id, &word));
+        }
+    }
+    plane.store.commit(tx).await?;
+    Ok(Json(json!({"accepted": records.len(), "wallets": words})))
+}

@@ -1,0 +1,150 @@
+//! Why a call was not done, in OpenAI's form of an error, so that one reader of errors does for both sides.
+
+use std::{borrow::Cow, time::Duration};
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::store::StoreFault;
+
+/// Why a call was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    status: StatusCode,
+    kind: &'static str,
+    code: &'static str,
+    message: Cow<'static, str>,
+    param: Option<String>,
+    retry_after: Option<Duration>,
+}
+
+/// An error, as OpenAI's API has it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorBody {
+    /// What is wrong.
+    pub error: ErrorDetail,
+}
+
+/// What is wrong.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorDetail {
+    /// In words, and what to do.
+    pub message: String,
+    /// Its kind.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The field that is wrong.
+    pub param: Option<String>,
+    /// For programs.
+    pub code: String,
+}
+
+const INVALID_REQUEST: &str = "invalid_request_error";
+
+impl Refusal {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, kind: INVALID_REQUEST, code, message: message.into(), param: None, retry_after: None }
+    }
+
+    /// No token, or one that there is not.
+    pub fn unauthorized() -> Self {
+        let message = "no valid token: send the operator's or a user's as `Authorization: Bearer …`";
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_token", message)
+    }
+
+    /// The caller's role does not reach that far.
+    pub fn forbidden(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    /// There is no such thing, or the caller must not know.
+    pub fn not_found(what: &str, id: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no {what} `{id}`"))
+    }
+
+    /// Things are such that it cannot be done.
+    pub fn conflict(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", message)
+    }
+
+    /// A field is wrong.
+    pub fn invalid(field: impl Into<String>, message: impl Into<Cow<'static, str>>) -> Self {
+        let refusal = Self::new(StatusCode::BAD_REQUEST, "invalid_value", message);
+        Self { param: Some(field.into()), ..refusal }
+    }
+
+    /// Records are wrong, so none of them was taken.
+    pub fn unreadable(field: impl Into<String>, message: impl Into<Cow<'static, str>>) -> Self {
+        let refusal = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_record", message);
+        Self { param: Some(field.into()), ..refusal }
+    }
+
+    /// The body is no JSON, or too long.
+    pub fn unreadable_body(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_json", message)
+    }
+
+    /// The path has another method.
+    pub fn method_not_allowed() -> Self {
+        let message = "this path is asked with another method; /api/v1/openapi.json says with which";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+    }
+
+    /// There is no such path.
+    pub fn unknown_path() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "unknown_url", "there is no such path; /api/v1/openapi.json lists them")
+    }
+
+    /// The wallet is empty.
+    pub fn no_balance(wallet: &str) -> Self {
+        let message = format!("the balance of `{wallet}` is not above $0: credit it before keys are made for it");
+        let refusal = Self::new(StatusCode::PAYMENT_REQUIRED, "insufficient_quota", message);
+        Self { kind: "insufficient_quota", ..refusal }
+    }
+
+    /// Too many secrets were made by one user.
+    pub fn too_many_operations(most: u32, wait: Duration) -> Self {
+        let message = format!("a user makes or replaces at most {most} secrets an hour; try again after the time said");
+        let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
+        Self { kind: "requests", retry_after: Some(wait), ..refusal }
+    }
+}
+
+impl From<StoreFault> for Refusal {
+    fn from(fault: StoreFault) -> Self {
+        tracing::error!("{fault}");
+        let message = "the control plane's database does not answer; its log says why, try again later";
+        let refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message);
+        Self { kind: "server_error", ..refusal }
+    }
+}
+
+impl From<getrandom::Error> for Refusal {
+    fn from(fault: getrandom::Error) -> Self {
+        tracing::error!("the operating system gives no randomness: {fault}");
+        let refusal =
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_randomness", "no secret can be made at the moment");
+        Self { kind: "server_error", ..refusal }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let Self { status, kind, code, message, param, retry_after } = self;
+        let error = ErrorDetail { message: message.into_owned(), kind: kind.to_owned(), param, code: code.to_owned() };
+        let mut response = (status, Json(ErrorBody { error })).into_response();
+        if let Some(wait) = retry_after {
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

@@ -1,0 +1,243 @@
+//! What the control plane remembers: in SQLite, or in PostgreSQL where several machines share it. Both are spoken to in
+//! the same SQL; what a caller may do is decided elsewhere, and what must always hold of the data, here.
+
+pub mod audit;
+pub mod changes;
+pub mod keys;
+pub mod people;
+pub mod usage;
+pub mod wallets;
+
+use std::{
+    borrow::Cow,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use sqlx::{
+    Any, AnyPool, Row, Transaction,
+    any::{AnyPoolOptions, AnyRow},
+    migrate::{Migration, MigrationType, Migrator},
+};
+use tokio::sync::watch;
+
+/// An open transaction. Dropped, it is taken back.
+pub type Tx = Transaction<'static, Any>;
+
+/// The database.
+#[derive(Clone)]
+pub struct Store {
+    write: AnyPool,
+    read: AnyPool,
+    engine: Engine,
+    /// Moved on when a change of a key is committed.
+    changed: Arc<watch::Sender<u64>>,
+}
+
+/// Which database it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// In a file beside us, with one writer at a time.
+    Sqlite,
+    /// A server.
+    Postgres,
+}
+
+/// Where the data is.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Database {
+    /// In this file.
+    Sqlite(PathBuf),
+    /// On this server: a URL, which may hold a password.
+    Postgres(Arc<str>),
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Sqlite(_) => "Database::Sqlite",
+            Self::Postgres(_) => "Database::Postgres",
+        })
+    }
+}
+
+const READERS: u32 = 8;
+const WRITERS_OF_A_SERVER: u32 = 16;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Store {
+    /// Opens the database, makes it if it is new, and brings its tables up to date.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or is of a later version.
+    pub async fn open(database: &Database) -> Result<Self, StoreFault> {
+        sqlx::any::install_default_drivers();
+        let (engine, url) = match database {
+            Database::Sqlite(path) => (Engine::Sqlite, sqlite_url(path)?),
+            Database::Postgres(url) => (Engine::Postgres, url.to_string()),
+        };
+        let writers = if engine == Engine::Sqlite { 1 } else { WRITERS_OF_A_SERVER };
+        let write = pool(engine, writers).connect(&url).await?;
+        migrator(engine).run(&write).await.map_err(StoreFault::Migration)?;
+        let read = pool(engine, READERS).connect(&url).await?;
+        Ok(Self { write, read, engine, changed: Arc::new(watch::Sender::new(0)) })
+    }
+
+    /// Which database it is.
+    #[must_use]
+    pub fn engine(&self) -> Engine {
+        self.engine
+    }
+
+    /// Begins to change something.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn begin(&self) -> Result<Tx, StoreFault> {
+        Ok(match self.engine {
+            // So that it never has to be taken back because another has written since it began to read.
+            Engine::Sqlite => self.write.begin_with("BEGIN IMMEDIATE").await?,
+            Engine::Postgres => self.write.begin().await?,
+        })
+    }
+
+    /// Keeps what was changed, and tells those who wait for changes of keys.
+    ///
+    /// # Errors
+    /// When the database does not answer: then nobody knows whether it was kept.
+    pub async fn commit(&self, tx: Tx) -> Result<(), StoreFault> {
+        tx.commit().await?;
+        self.changed.send_modify(|times| *times += 1);
+        Ok(())
+    }
+
+    /// For looking only.
+    #[must_use]
+    pub fn reader(&self) -> &AnyPool {
+        &self.read
+    }
+
+    /// Moves on whenever something was kept.
+    #[must_use]
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Waits for what is under way, and closes the database.
+    pub async fn close(&self) {
+        self.read.close().await;
+        self.write.close().await;
+    }
+}
+
+fn pool(engine: Engine, connections: u32) -> AnyPoolOptions {
+    let options = AnyPoolOptions::new().max_connections(connections).acquire_timeout(PATIENCE);
+    options.after_connect(move |connection, _| {
+        Box::pin(async move {
+            if engine == Engine::Sqlite {
+                // What is acknowledged must survive a power failure: each transaction is flushed to the disk.
+                for pragma in ["journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 10000"]
+                {
+                    sqlx::query(&format!("PRAGMA {pragma}")).execute(&mut *connection).await?;
+                }
+            }
+            Ok(())
+        })
+    })
+}
+
+fn sqlite_url(path: &Path) -> Result<String, StoreFault> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(|fault| StoreFault::Folder(folder.to_owned(), fault))?;
+    }
+    let text = path.to_str().ok_or_else(|| StoreFault::Path(path.to_owned()))?;
+    let escaped = text.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    Ok(format!("sqlite://{escaped}?mode=rwc"))
+}
+
+/// The versions of the tables. A new version is a new file; none is ever changed.
+fn migrator(engine: Engine) -> Migrator {
+    let append_only = match engine {
+        Engine::Sqlite => include_str!("store/append_only_sqlite.sql"),
+        Engine::Postgres => include_str!("store/append_only_postgres.sql"),
+    };
+    let versions = [(1, "tables", include_str!("store/schema_1.sql")), (2, "the audit is only added to", append_only)];
+    let migrations = versions.map(|(version, name, sql)| {
+        Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, Cow::Borrowed(sql), false)
+    });
+    Migrator { migrations: Cow::Owned(migrations.to_vec()), ..Migrator::DEFAULT }
+}
+
+/// Takes the next number of a series. Whoever takes it holds up the others until the transaction ends, so that numbers
+/// are kept in their order.
+async fn next_number(tx: &mut Tx, series: &str) -> Result<i64, StoreFault> {
+    let sql = "UPDATE counters SET value = value + 1 WHERE name = $1 RETURNING value";
+    Ok(sqlx::query(sql).bind(series).fetch_one(&mut **tx).await?.try_get(0)?)
+}
+
+/// Microseconds since 1970.
+fn micros(time: Timestamp) -> i64 {
+    time.as_microsecond()
+}
+
+fn timestamp(micros: i64) -> Timestamp {
+    Timestamp::from_microsecond(micros).unwrap_or(Timestamp::MAX)
+}
+
+/// A column that may be empty.
+fn optional<T>(row: &AnyRow, column: &str) -> Result<Option<T>, StoreFault>
+where
+    T: for<'row> sqlx::Decode<'row, Any> + sqlx::Type<Any>,
+{
+    Ok(row.try_get(column)?)
+}
+
+/// Why the store did not do what it was asked.
+#[derive(Debug)]
+pub enum StoreFault {
+    /// The folder of the file cannot be made.
+    Folder(PathBuf, std::io::Error),
+    /// The file's path is not UTF-8.
+    Path(PathBuf),
+    /// The tables could not be brought up to date.
+    Migration(sqlx::migrate::MigrateError),
+    /// The database refuses or does not answer.
+    Database(sqlx::Error),
+    /// It holds what cannot be.
+    Corrupt(String),
+}
+
+impl StoreFault {
+    /// Whether there is another of that name already.
+    #[must_use]
+    pub fn is_duplicate(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Database(fault)) if fault.is_unique_violation())
+    }
+}
+
+impl From<sqlx::Error> for StoreFault {
+    fn from(fault: sqlx::Error) -> Self {
+        Self::Database(fault)
+    }
+}
+
+impl fmt::Display for StoreFault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(folder, fault) => {
+                write!(formatter, "cannot make the folder {} of `control.database`: {fault}", folder.display())
+            }
+            Self::Path(path) => write!(formatter, "the path {} of `control.database` is not UTF-8", path.display()),
+            Self::Migration(fault) => {
+                write!(formatter, "the tables of `control.database` cannot be brought up to date: {fault}")
+            }
+            Self::Database(fault) => write!(formatter, "`control.database` does not do what it is asked: {fault}"),
+            Self::Corrupt(what) => write!(formatter, "`control.database` holds what it cannot: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for StoreFault {}

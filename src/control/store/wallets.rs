@@ -1,0 +1,185 @@
+//! Money. A balance is the sum of its entries and is kept beside them, in the same transaction. What a gateway may spend
+//! is granted out of what nobody else was granted, and comes back when it expires.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sqlx::Row;
+
+use super::{Store, StoreFault, Tx, changes, micros};
+use crate::{
+    price::Usd,
+    wallet::{Allowance, USED_UP, Word},
+};
+
+/// How long an allowance lasts.
+pub const ALLOWANCE: Duration = Duration::from_secs(60);
+
+/// What a gateway is granted that asks for nothing particular: a quarter of what is free, and this much if it is there.
+const FIRST_GRANT: i64 = 1_000_000_000;
+
+/// What became of a credit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credited {
+    /// It is in the balance now.
+    To(Usd),
+    /// It was in the balance before: it was sent again.
+    Before(Usd),
+    /// Another amount was credited under the same idempotency key.
+    Otherwise(Usd),
+    /// There is no such wallet.
+    NoWallet,
+    /// The balance would be more than can be counted.
+    TooMuch,
+}
+
+/// Adds to a wallet, once for each idempotency key.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn credit(
+    tx: &mut Tx,
+    wallet: &str,
+    amount: Usd,
+    idempotency_key: &str,
+    now: Timestamp,
+) -> Result<Credited, StoreFault> {
+    // Held from here on, so that of two at once the second sees the first.
+    let Some(before) = hold(tx, wallet).await? else { return Ok(Credited::NoWallet) };
+    let sql = "SELECT amount_nanos FROM wallet_entries WHERE wallet = $1 AND kind = 'credit' AND reference = $2";
+    if let Some(row) = sqlx::query(sql).bind(wallet).bind(idempotency_key).fetch_optional(&mut **tx).await? {
+        let credited = Usd::from_nanos(row.try_get("amount_nanos")?);
+        return Ok(if credited == amount { Credited::Before(before) } else { Credited::Otherwise(credited) });
+    }
+    if before.checked_add(amount).is_none() {
+        return Ok(Credited::TooMuch);
+    }
+    let after = book(tx, wallet, "credit", idempotency_key, amount, now).await?;
+    Ok(Credited::To(after))
+}
+
+/// Charges a wallet for what was used; one that there is not pays nothing.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn charge(
+    tx: &mut Tx,
+    wallet: &str,
+    amount: Usd,
+    batch: &str,
+    now: Timestamp,
+) -> Result<Option<Usd>, StoreFault> {
+    if hold(tx, wallet).await?.is_none() {
+        return Ok(None);
+    }
+    let negative = Usd::ZERO.checked_sub(amount).unwrap_or(Usd::ZERO);
+    book(tx, wallet, "charge", batch, negative, now).await.map(Some)
+}
+
+async fn book(
+    tx: &mut Tx,
+    wallet: &str,
+    kind: &str,
+    reference: &str,
+    amount: Usd,
+    now: Timestamp,
+) -> Result<Usd, StoreFault> {
+    let sql = "INSERT INTO wallet_entries (wallet, kind, reference, amount_nanos, at) VALUES ($1, $2, $3, $4, $5)";
+    let query = sqlx::query(sql).bind(wallet).bind(kind).bind(reference).bind(amount.nanos()).bind(micros(now));
+    query.execute(&mut **tx).await?;
+    let sql = "UPDATE wallets SET balance_nanos = balance_nanos + $1 WHERE id = $2 RETURNING balance_nanos";
+    let row = sqlx::query(sql).bind(amount.nanos()).bind(wallet).fetch_one(&mut **tx).await?;
+    let after = Usd::from_nanos(row.try_get(0)?);
+    let before = after.checked_sub(amount).unwrap_or(after);
+    if (before <= USED_UP) != (after <= USED_UP) {
+        changes::note_wallet(tx, wallet, now).await?;
+    }
+    Ok(after)
+}
+
+/// The balance, which nobody else changes until the transaction ends.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn hold(tx: &mut Tx, wallet: &str) -> Result<Option<Usd>, StoreFault> {
+    let sql = "UPDATE wallets SET balance_nanos = balance_nanos WHERE id = $1 RETURNING balance_nanos";
+    let row = sqlx::query(sql).bind(wallet).fetch_optional(&mut **tx).await?;
+    row.map(|row| Ok(Usd::from_nanos(row.try_get(0)?))).transpose()
+}
+
+/// Notes that requests of a gateway, for which it was granted an allowance, have been charged.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn count(tx: &mut Tx, wallet: &str, gateway: &str, cost: Usd) -> Result<(), StoreFault> {
+    let sql = "INSERT INTO allowances (wallet, gateway, granted_nanos, counted_nanos, expires_at) \
+               VALUES ($1, $2, 0, $3, 0) ON CONFLICT (wallet, gateway) \
+               DO UPDATE SET counted_nanos = allowances.counted_nanos + $4";
+    let query = sqlx::query(sql).bind(wallet).bind(gateway).bind(cost.nanos()).bind(cost.nanos());
+    query.execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// What a gateway is told of a wallet, with an allowance: `wanted` is what it wants to be granted and not yet counted.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn grant(
+    tx: &mut Tx,
+    wallet: &str,
+    gateway: &str,
+    wanted: Option<Usd>,
+    now: Timestamp,
+) -> Result<Option<Word>, StoreFault> {
+    let Some(balance) = hold(tx, wallet).await? else { return Ok(None) };
+    let now = micros(now);
+    let sql = "SELECT granted_nanos, counted_nanos, expires_at FROM allowances WHERE wallet = $1 AND gateway = $2";
+    let row = sqlx::query(sql).bind(wallet).bind(gateway).fetch_optional(&mut **tx).await?;
+    let (granted, counted, expires): (i64, i64, i64) = match &row {
+        Some(row) => (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?),
+        None => (0, 0, 0),
+    };
+    let own = if expires > now { (granted - counted).max(0) } else { 0 };
+    let free = balance.nanos().saturating_sub(outstanding(tx, wallet, gateway, now).await?).saturating_sub(own).max(0);
+    let first = if own == 0 { free.min(FIRST_GRANT.max(free / 4)) } else { own };
+    let wanted = wanted.map_or(first, |wanted| wanted.nanos().max(first));
+    let granted = counted.saturating_add(own.max(wanted.min(own.saturating_add(free))));
+    let expires = now.saturating_add(i64::try_from(ALLOWANCE.as_micros()).unwrap_or(i64::MAX));
+    let sql = "INSERT INTO allowances (wallet, gateway, granted_nanos, counted_nanos, expires_at) \
+               VALUES ($1, $2, $3, $4, $5) ON CONFLICT (wallet, gateway) \
+               DO UPDATE SET granted_nanos = $6, expires_at = $7";
+    let query = sqlx::query(sql).bind(wallet).bind(gateway).bind(granted).bind(counted).bind(expires);
+    query.bind(granted).bind(expires).execute(&mut **tx).await?;
+    let [granted, counted] = [granted, counted].map(Usd::from_nanos);
+    Ok(Some(Word { balance, allowance: Some(Allowance { granted, counted, lasts: ALLOWANCE }) }))
+}
+
+/// What other gateways were granted and may still spend.
+async fn outstanding(tx: &mut Tx, wallet: &str, gateway: &str, now: i64) -> Result<i64, StoreFault> {
+    let sql = "SELECT CAST(COALESCE(SUM(granted_nanos - counted_nanos), 0) AS BIGINT) FROM allowances \
+               WHERE wallet = $1 AND gateway <> $2 AND expires_at > $3 AND granted_nanos > counted_nanos";
+    Ok(sqlx::query(sql).bind(wallet).bind(gateway).bind(now).fetch_one(&mut **tx).await?.try_get(0)?)
+}
+
+impl Store {
+    /// What is in a wallet.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn balance(&self, wallet: &str) -> Result<Option<Usd>, StoreFault> {
+        let sql = "SELECT balance_nanos FROM wallets WHERE id = $1";
+        let row = sqlx::query(sql).bind(wallet).fetch_optional(self.reader()).await?;
+        row.map(|row| Ok(Usd::from_nanos(row.try_get(0)?))).transpose()
+    }
+
+    /// The wallets whose balance is not the sum of their entries: none, ever.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn unbalanced_wallets(&self) -> Result<Vec<String>, StoreFault> {
+        let sql = "SELECT w.id FROM wallets w LEFT JOIN wallet_entries e ON e.wallet = w.id GROUP BY w.id, \
+                   w.balance_nanos HAVING w.balance_nanos <> CAST(COALESCE(SUM(e.amount_nanos), 0) AS BIGINT)";
+        let rows = sqlx::query(sql).fetch_all(self.reader()).await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    }
+}

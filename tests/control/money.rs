@@ -1,0 +1,128 @@
+//! Wallets and allowances.
+
+use keymeter::price::Usd;
+use serde_json::{Value, json};
+
+use super::over_both;
+use crate::support::control::{GATEWAYS, OPERATOR, Plane};
+
+over_both! {
+    a_credit_counts_once
+    keys_are_made_and_work_only_while_they_can_pay
+    no_two_gateways_are_granted_the_same_dollar
+    what_was_used_is_charged_once
+}
+
+async fn a_credit_counts_once(plane: &Plane) {
+    plane.user("ada").await;
+    let calls: Vec<_> = (0..10).map(|_| plane.credit("ada", "2.50", "first")).collect();
+    futures_util::future::join_all(calls).await;
+    assert_eq!(plane.credit("ada", "0.000000001", "second").await["balance_usd"], "2.500000001");
+    let credit = |usd: &str, key: &str| {
+        let body = json!({"usd": usd, "idempotency_key": key});
+        async move { plane.operate("POST", "/api/v1/wallets/ada/credits", body).await }
+    };
+    credit("3", "first").await.refused(409, "conflict");
+    for usd in ["0", "-1", "1e3", "0.0000000001", "99999999999"] {
+        assert_eq!(credit(usd, "third").await.refused(400, "invalid_value"), "usd", "{usd}");
+    }
+    credit("9223372036", "fourth").await.refused(400, "invalid_value");
+    credit("1", "").await.refused(400, "invalid_value");
+    plane
+        .operate("POST", "/api/v1/wallets/eve/credits", json!({"usd": "1", "idempotency_key": "a"}))
+        .await
+        .refused(404, "not_found");
+    assert_eq!(
+        plane.get(OPERATOR, "/api/v1/wallets/ada").await.with(200),
+        json!({"owner": "ada", "balance_usd": "2.500000001"})
+    );
+    assert_eq!(plane.store().unbalanced_wallets().await.unwrap(), Vec::<String>::new());
+}
+
+async fn keys_are_made_and_work_only_while_they_can_pay(plane: &Plane) {
+    let ada = plane.user("ada").await;
+    let make = json!({"name": "Some key"});
+    plane.call(&ada, "POST", "/api/v1/keys", make.clone()).await.refused(402, "insufficient_quota");
+    plane.credit("ada", "1", "first").await;
+    let (id, secret) = plane.key(&ada, make).await;
+    let (off, off_secret) = plane.key(&ada, json!({"name": "Another"})).await;
+    plane.call(&ada, "PATCH", &format!("/api/v1/keys/{off}"), json!({"enabled": false})).await.with(200);
+    used(plane, &[record("r1", &id, "ada", "0.949999999")]).await;
+    assert_eq!(plane.state(&secret).await, "active", "5 cents and a nano-dollar are left");
+    used(plane, &[record("r2", &id, "ada", "0.000000001")]).await;
+    assert_eq!(plane.state(&secret).await, "no_balance");
+    let (_, late) = plane.key(&ada, json!({"name": "Made with five cents"})).await;
+    assert_eq!(plane.state(&late).await, "no_balance");
+    plane.credit("ada", "0.000000001", "second").await;
+    assert_eq!(plane.state(&secret).await, "active");
+    assert_eq!(plane.state(&off_secret).await, "disabled", "somebody had switched it off");
+    let (_, free) = plane.key(OPERATOR, json!({"name": "Of the operator"})).await;
+    assert!(plane.look_up(&free).await.with(200).get("wallet").is_none());
+}
+
+async fn no_two_gateways_are_granted_the_same_dollar(plane: &Plane) {
+    plane.user("ada").await;
+    plane.credit("ada", "10", "first").await;
+    let (id, secret) = plane.key(OPERATOR, json!({"name": "Some key", "owner": "ada"})).await;
+    let hash = keymeter::key::Secret::new(secret).hash().to_hex();
+    let met = |gateway: &'static str| {
+        let path = format!("/v1/keys/{hash}");
+        async move {
+            let headers = [("x-keymeter-gateway", gateway)];
+            plane.call_with(GATEWAYS, "GET", &path, Value::Null, &headers).await.with(200)["wallet"].clone()
+        }
+    };
+    let first = met("aaaa").await;
+    assert_eq!((&first["id"], &first["balance_usd"]), (&json!("ada"), &json!("10")));
+    assert_eq!(first["allowance"], json!({"granted_usd": "2.5", "counted_usd": "0", "expires_in_ms": 60000}));
+    assert_eq!(met("bbbb").await["allowance"]["granted_usd"], "1.875");
+    assert_eq!(met("aaaa").await["allowance"]["granted_usd"], "2.5", "nothing more is asked for");
+    assert_eq!(wish(plane, "aaaa", "100").await["granted_usd"], "8.125", "all that the other was not granted");
+    assert_eq!(wish(plane, "bbbb", "100").await["granted_usd"], "1.875");
+    let spent = Value::from_iter([("gateway", "aaaa")]);
+    let mut record = record("r1", &id, "ada", "6");
+    record["gateway"] = spent["gateway"].clone();
+    used(plane, &[record]).await;
+    let word = wish(plane, "aaaa", "0").await;
+    assert_eq!((&word["granted_usd"], &word["counted_usd"]), (&json!("8.125"), &json!("6")));
+    assert_eq!(plane.store().balance("ada").await.unwrap().unwrap(), "4".parse::<Usd>().unwrap());
+    let wishes: Vec<_> = ["cccc", "dddd", "eeee"].into_iter().map(|gateway| wish(plane, gateway, "4")).collect();
+    for word in futures_util::future::join_all(wishes).await {
+        assert_eq!(word["granted_usd"], "0", "all is granted");
+    }
+}
+
+async fn what_was_used_is_charged_once(plane: &Plane) {
+    plane.user("ada").await;
+    plane.credit("ada", "10", "first").await;
+    let (id, _) = plane.key(OPERATOR, json!({"name": "Some key", "owner": "ada"})).await;
+    let records: Vec<_> = (0..30).map(|number| record(&format!("r{number}"), &id, "ada", "0.01")).collect();
+    let batches = (0..20).map(|start| records[start..start + 10].to_vec());
+    let calls: Vec<_> = batches.map(|batch| async move { used(plane, &batch).await }).collect();
+    futures_util::future::join_all(calls).await;
+    assert_eq!(
+        plane.get(OPERATOR, "/api/v1/wallets/ada").await.with(200)["balance_usd"],
+        "9.71",
+        "29 of the 30 were sent"
+    );
+    assert_eq!(plane.store().unbalanced_wallets().await.unwrap(), Vec::<String>::new());
+    used(plane, &[record("r99", "key_gone", "nobody", "5")]).await;
+}
+
+pub(super) fn record(id: &str, key: &str, wallet: &str, cost: &str) -> Value {
+    json!({"id": id, "gateway": "0123456789abcdef", "time": "2026-06-01T10:20:30Z", "key_id": key, "key_name": "Some key",
+        "owner": wallet, "wallet": wallet, "model": "m", "input_tokens": 7, "cached_input_tokens": 1,
+        "cache_write_tokens": 2, "output_tokens": 5, "reasoning_tokens": 0, "cost_usd": cost, "status": 200,
+        "usage_source": "upstream"})
+}
+
+pub(super) async fn used(plane: &Plane, records: &[Value]) {
+    let batch = json!({"gateway": "0123456789abcdef", "records": records});
+    let answer = plane.call(GATEWAYS, "POST", "/v1/usage/records", batch).await.with(200);
+    assert_eq!(answer["accepted"], records.len());
+}
+
+async fn wish(plane: &Plane, gateway: &str, usd: &str) -> Value {
+    let batch = json!({"gateway": gateway, "wallets": [{"id": "ada", "wanted_usd": usd}]});
+    plane.call(GATEWAYS, "POST", "/v1/usage/records", batch).await.with(200)["wallets"][0]["allowance"].clone()
+}
