@@ -72,21 +72,28 @@ async fn no_two_gateways_are_granted_the_same_dollar(plane: &Plane) {
             plane.call_with(GATEWAYS, "GET", &path, Value::Null, &headers).await.with(200)["wallet"].clone()
         }
     };
-    let first = met("aaaa").await;
+    let first = met("aaaaaaaaaaaaaaaa").await;
     assert_eq!((&first["id"], &first["balance_usd"]), (&json!("ada"), &json!("10")));
     assert_eq!(first["allowance"], json!({"granted_usd": "2.5", "counted_usd": "0", "expires_in_ms": 60000}));
-    assert_eq!(met("bbbb").await["allowance"]["granted_usd"], "1.875");
-    assert_eq!(met("aaaa").await["allowance"]["granted_usd"], "2.5", "nothing more is asked for");
-    assert_eq!(wish(plane, "aaaa", "100").await["granted_usd"], "8.125", "all that the other was not granted");
-    assert_eq!(wish(plane, "bbbb", "100").await["granted_usd"], "1.875");
-    let spent = Value::from_iter([("gateway", "aaaa")]);
+    assert_eq!(met("bbbbbbbbbbbbbbbb").await["allowance"]["granted_usd"], "1.875");
+    assert_eq!(met("aaaaaaaaaaaaaaaa").await["allowance"]["granted_usd"], "2.5", "nothing more is asked for");
+    assert_eq!(
+        wish(plane, "aaaaaaaaaaaaaaaa", "100").await["granted_usd"],
+        "8.125",
+        "all that the other was not granted"
+    );
+    assert_eq!(wish(plane, "bbbbbbbbbbbbbbbb", "100").await["granted_usd"], "1.875");
+    let spent = Value::from_iter([("gateway", "aaaaaaaaaaaaaaaa")]);
     let mut record = record("r1", &id, "ada", "6");
     record["gateway"] = spent["gateway"].clone();
     used(plane, &[record]).await;
-    let word = wish(plane, "aaaa", "0").await;
+    let word = wish(plane, "aaaaaaaaaaaaaaaa", "0").await;
     assert_eq!((&word["granted_usd"], &word["counted_usd"]), (&json!("8.125"), &json!("6")));
     assert_eq!(plane.store().balance("ada").await.unwrap().unwrap(), "4".parse::<Usd>().unwrap());
-    let wishes: Vec<_> = ["cccc", "dddd", "eeee"].into_iter().map(|gateway| wish(plane, gateway, "4")).collect();
+    let wishes: Vec<_> = ["cccccccccccccccc", "dddddddddddddddd", "eeeeeeeeeeeeeeee"]
+        .into_iter()
+        .map(|gateway| wish(plane, gateway, "4"))
+        .collect();
     for word in futures_util::future::join_all(wishes).await {
         assert_eq!(word["granted_usd"], "0", "all is granted");
     }

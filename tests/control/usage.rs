@@ -102,7 +102,7 @@ async fn sums_are_those_of_the_records_whatever_is_sent_however_often(plane: &Pl
                     record(&id, &format!("key_{key}"), "ada", &format!("0.{:09}", numbers.below(100_000_000))),
                     &json!({"time": format!("2026-06-{:02}T{:02}:{minute:02}:00Z", 1 + hour / 24, hour % 24),
                         "model": format!("m{}", numbers.below(3)), "output_tokens": numbers.below(1000),
-                        "team": if numbers.below(2) == 0 { "research" } else { "" }}),
+                        "team": if numbers.below(2) == 0 { json!("research") } else { Value::Null }}),
                 );
                 sent.push(new.clone());
                 new

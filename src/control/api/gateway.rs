@@ -34,7 +34,7 @@ use crate::{
         },
     },
     key::KeyHash,
-    ledger::record::{Record, RecordId, decimal},
+    ledger::record::{Record, Session, decimal, text},
     price::Usd,
     wallet::Word,
 };
@@ -78,7 +78,7 @@ async fn look_up(
     Ok((StatusCode::OK, about(tag), Json(record)).into_response())
 }
 
-fn gateway_of(headers: &HeaderMap) -> Option<RecordId> {
+fn gateway_of(headers: &HeaderMap) -> Option<Session> {
     headers.get(GATEWAY)?.to_str().ok()?.parse().ok()
 }
 
@@ -86,7 +86,7 @@ fn gateway_of(headers: &HeaderMap) -> Option<RecordId> {
 async fn word_for(
     plane: &Plane,
     wallet: &str,
-    gateway: Option<RecordId>,
+    gateway: Option<Session>,
     now: Timestamp,
 ) -> Result<Option<Word>, Refusal> {
     let Some(gateway) = gateway else {
@@ -240,7 +240,8 @@ fn event(change: &KeyChange) -> Event {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Batch {
-    gateway: RecordId,
+    #[serde(deserialize_with = "text::deserialize")]
+    gateway: Session,
     #[serde(default)]
     records: Vec<Value>,
     #[serde(default)]
@@ -266,8 +267,7 @@ async fn take_records(State(plane): State<Arc<Plane>>, _: Gateway, body: HttpBod
         return Err(Refusal::unreadable("records", format!("more than {MOST_RECORDS} records at once")));
     }
     let parsed = batch.records.into_iter().enumerate().map(|(index, record)| {
-        let record = serde_json::from_value::<Record>(record).map_err(|fault| fault.to_string());
-        record.and_then(Record::checked).map_err(|why| Refusal::unreadable(format!("records[{index}]"), why))
+        Record::read(record).map_err(|fault| Refusal::unreadable(format!("records[{index}]"), fault.to_string()))
     });
     let records: Vec<Record> = parsed.collect::<Result<_, _>>()?;
     let now = Timestamp::now();

@@ -43,12 +43,13 @@ async fn insert(tx: &mut Tx, record: &Record, now: Timestamp) -> Result<bool, St
                received_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) \
                ON CONFLICT (id) DO NOTHING";
     let query = sqlx::query(sql).bind(record.id.as_str()).bind(record.gateway.as_str()).bind(micros(record.time));
-    let query = query.bind(&*record.key_id).bind(&*record.key_name).bind(or_none(record.owner.as_deref()));
+    let query =
+        query.bind(record.key_id.as_str()).bind(record.key_name.as_str()).bind(or_none(record.owner.as_deref()));
     let query = query.bind(or_none(record.team.as_deref())).bind(or_none(record.wallet.as_deref()));
     let query = query.bind(&*record.model).bind(number(record.input_tokens)).bind(number(record.cached_input_tokens));
     let query = query.bind(number(record.cache_write_tokens)).bind(number(record.output_tokens));
     let query = query.bind(number(record.reasoning_tokens)).bind(record.cost_usd.nanos());
-    let query = query.bind(i64::from(record.status)).bind(&*record.usage_source).bind(micros(now));
+    let query = query.bind(i64::from(record.status)).bind(record.usage_source.as_str()).bind(micros(now));
     Ok(query.execute(&mut **tx).await?.rows_affected() == 1)
 }
 
@@ -69,8 +70,8 @@ async fn add_to_hours(tx: &mut Tx, records: &[&Record]) -> Result<(), StoreFault
     for record in records {
         let hour = micros(record.time).div_euclid(HOUR) * HOUR;
         let (owner, team) = (or_none(record.owner.as_deref()), or_none(record.team.as_deref()));
-        let (sums, name) = hours.entry((&record.key_id, hour, &record.model, owner, team)).or_default();
-        *name = &record.key_name;
+        let (sums, name) = hours.entry((record.key_id.as_str(), hour, &record.model, owner, team)).or_default();
+        *name = record.key_name.as_str();
         sums.add(&Sums::of(record));
     }
     let sql = "INSERT INTO usage_hours (key_id, hour, model, owner, team, key_name, requests, input_tokens, \
