@@ -191,7 +191,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("key_cache.unknown_ttl", old.key_cache.unknown_ttl != new.key_cache.unknown_ttl),
         ("key_cache.stale_for", old.key_cache.stale_for != new.key_cache.stale_for),
         ("keys", !old.keys.source.is_reloadable_as(&new.keys.source)),
-        ("ledger.directory", old.ledger != new.ledger),
+        ("ledger.directory", new.keys.source.takes_usage() && old.ledger != new.ledger),
         ("control", old.control != new.control),
         ("metrics.max_key_series", old.metrics.max_key_series != new.metrics.max_key_series),
     ];
@@ -257,6 +257,15 @@ fn check(
     (config, keys)
 }
 
+/// Where records wait to be sent on.
+fn ledger(raw: Option<raw::Ledger>, keys: Option<&Keys>, root: &Place<'_>, path: &Path) -> PathBuf {
+    if raw.is_some() && keys.is_some_and(|keys| !keys.source.takes_usage()) {
+        root.field("ledger").fault("nothing is sent on: records go to `keys.http.usage_url`, which is not given");
+    }
+    let directory = raw.and_then(|raw| raw.directory);
+    files::beside(path, directory.as_ref().map_or("data/spool", |Scalar(directory)| directory))
+}
+
 /// Where requests go. Only a plugin may leave that to the proxy within.
 fn upstreams(
     raw: Option<raw::List<raw::Upstream>>,
@@ -269,16 +278,6 @@ fn upstreams(
     }
     let raw = root.required("upstreams", raw, "the inference servers, each with a `name` and a `url`")?;
     Upstream::check_all(raw, &root.field("upstreams"), path)
-}
-
-/// Where records wait to be sent on.
-fn ledger(raw: Option<raw::Ledger>, keys: Option<&Keys>, root: &Place<'_>, path: &Path) -> PathBuf {
-    let sends = keys.is_some_and(|keys| matches!(&keys.source, Source::Http(http) if http.usage_url.is_some()));
-    if raw.is_some() && keys.is_some() && !sends {
-        root.field("ledger").fault("nothing is sent on: records go to `keys.http.usage_url`, which is not given");
-    }
-    let directory = raw.and_then(|raw| raw.directory);
-    files::beside(path, directory.as_ref().map_or("data/spool", |Scalar(directory)| directory))
 }
 
 /// The time that a text says, such as `10m`.

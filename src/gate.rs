@@ -33,6 +33,7 @@ use crate::{
     body::{Change, Scanned},
     config::OnClientAbort,
     key::{Bar, KeyHash},
+    ledger::Ledger,
     limit::{Demand, LearnedModels, Moment, Plan, Reservation, Strangers, TooLarge, certain_prompt, plan},
     metrics::{Metrics, Unauthorized},
     price::Usd,
@@ -87,6 +88,8 @@ pub struct Gate {
     strangers: Strangers,
     traffic: Arc<Traffic>,
     log: AccessLog,
+    /// `None`: nobody wants to know of single requests.
+    ledger: Option<Arc<Ledger>>,
 }
 
 impl Gate {
@@ -101,7 +104,20 @@ impl Gate {
             strangers: Strangers::default(),
             traffic: Arc::default(),
             log,
+            ledger: None,
         }
+    }
+
+    /// The gate with a ledger, in which each request is recorded.
+    #[must_use]
+    pub fn with_ledger(self, ledger: Arc<Ledger>) -> Self {
+        Self { ledger: Some(ledger), ..self }
+    }
+
+    /// Where requests are recorded, if they are.
+    #[must_use]
+    pub fn ledger(&self) -> Option<&Arc<Ledger>> {
+        self.ledger.as_ref()
     }
 
     /// What holds now. A request takes it once and keeps it to its end.
@@ -238,6 +254,9 @@ impl Gate {
             let rejection = Rejection::ModelNotFound { key: key.record.id.clone(), model };
             return Err(TurnedAway::boxed(visit, rejection));
         };
+        if self.ledger.as_ref().is_some_and(|ledger| !ledger.has_room()) {
+            return Err(TurnedAway::boxed(visit, Rejection::LedgerUnavailable));
+        }
         let admitted = Admitted {
             limits: visit.settings.limits_of(&key.record),
             model: visit.settings.model(requested),

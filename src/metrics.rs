@@ -6,8 +6,9 @@ mod key;
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder, core::Collector,
 };
 
@@ -30,6 +31,9 @@ pub struct Metrics {
     source_duration: HistogramVec,
     events_connected: IntGauge,
     revocation_lag: Histogram,
+    ledger_records: IntCounterVec,
+    ledger_waiting: IntGauge,
+    ledger_age: Gauge,
     reload_successful: IntGauge,
     reload_timestamp: IntGauge,
     keys: Arc<KeySeries>,
@@ -127,6 +131,19 @@ impl Metrics {
                 )
                 .buckets(LAGS.to_vec()),
             )?)?,
+            ledger_records: make.counters(
+                "keymeter_ledger_records_total",
+                "Usage records, by what became of them: spooled, held, lost, sent or refused.",
+                &["outcome"],
+            )?,
+            ledger_waiting: make.registered(IntGauge::new(
+                "keymeter_ledger_spooled_records",
+                "Usage records in the spool that are not acknowledged.",
+            )?)?,
+            ledger_age: make.registered(Gauge::new(
+                "keymeter_ledger_oldest_record_age_seconds",
+                "The age of the oldest of them; 0 if there is none.",
+            )?)?,
             reload_successful: make.registered(IntGauge::new(
                 "keymeter_config_last_reload_successful",
                 "1 if the configuration was last loaded without a fault, else 0.",
@@ -180,6 +197,19 @@ impl Metrics {
     /// How long after its receipt a change was in force.
     pub fn revocation_took(&self, lag: std::time::Duration) {
         self.revocation_lag.observe(lag.as_secs_f64());
+    }
+
+    /// What became of so many usage records.
+    pub fn ledger_record(&self, outcome: LedgerRecord, count: usize) {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        self.ledger_records.with_label_values(&[outcome.as_str()]).inc_by(count);
+    }
+
+    /// So many usage records wait to be sent, since `oldest`.
+    pub fn ledger_waits(&self, count: u64, oldest: Option<Timestamp>, now: Timestamp) {
+        self.ledger_waiting.set(i64::try_from(count).unwrap_or(i64::MAX));
+        let age = oldest.map_or(0.0, |oldest| now.duration_since(oldest).as_secs_f64());
+        self.ledger_age.set(age.max(0.0));
     }
 
     /// Where a response's counts came from.
@@ -288,6 +318,22 @@ words! {
         Unknown = "unknown",
         /// Nothing of use.
         Failed = "failed",
+    }
+}
+
+words! {
+    /// What became of a usage record.
+    LedgerRecord {
+        /// It was written to the spool.
+        Spooled = "spooled",
+        /// It could not be written, and waits in memory.
+        Held = "held",
+        /// It could not be written, and there was no memory for it.
+        Lost = "lost",
+        /// It was acknowledged.
+        Sent = "sent",
+        /// It was refused for good, and set aside.
+        Refused = "refused",
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
     admin::{self, Admin},
     config::{self, Fault, KeyCache, Loaded, Purpose},
     gate::{AccessLog, Gate, Settings},
+    ledger::{Courier, Ledger, LedgerFault, Sender},
     limit::Moment,
     metrics::Metrics,
     proxy::Gated,
@@ -53,6 +54,7 @@ pub struct Plugin {
     resolver: Arc<Resolver>,
     accounts: Arc<Accounts>,
     source: Source,
+    sender: Option<Arc<Sender>>,
 }
 
 /// Where keys come from, as far as that is kept up to date.
@@ -86,6 +88,7 @@ impl Plugin {
         let resolver = |source, terms: &KeyCache| {
             Arc::new(Resolver::new(source, terms, accounts.clone(), metrics.clone(), Arc::default()))
         };
+        let mut ledger = None;
         let (resolver, source) = match &config.keys.source {
             config::Source::Yaml { .. } => {
                 let yaml = Arc::new(YamlSource::new(keys));
@@ -96,17 +99,26 @@ impl Plugin {
             config::Source::Http(service) => {
                 let http = Arc::new(HttpSource::new(service.clone()).map_err(PluginFault::Source)?);
                 let resolver = resolver(http.clone(), &config.key_cache);
+                ledger = self::ledger(&config, service, http.client(), &resolver, &metrics)?;
                 let push = Push::new(http.client().clone(), service.clone(), resolver.clone(), metrics.clone());
                 (resolver, Source::Http(Arc::new(push)))
             }
         };
-        let gate = Arc::new(Gate::new(Settings::of(&config), resolver.clone(), metrics.clone(), log));
+        let gate = Gate::new(Settings::of(&config), resolver.clone(), metrics.clone(), log);
+        let (gate, sender) = match ledger {
+            Some((ledger, courier)) => {
+                let sender = Sender::new(ledger.clone(), courier, &config.ledger);
+                (gate.with_ledger(ledger), Some(Arc::new(sender)))
+            }
+            None => (gate, None),
+        };
+        let gate = Arc::new(gate);
         let yaml = match &source {
             Source::Yaml(yaml) => Some(yaml.clone()),
             Source::Http(_) => None,
         };
         let reloader = Reloader::new(path, files, config, gate.clone(), yaml, resolver.clone(), metrics.clone());
-        Ok(Self { gate, reloader: Arc::new(reloader), metrics, resolver, accounts, source })
+        Ok(Self { gate, reloader: Arc::new(reloader), metrics, resolver, accounts, source, sender })
     }
 
     /// `proxy` behind the gate.
@@ -141,6 +153,7 @@ impl Plugin {
             resolver: self.resolver.clone(),
             accounts: self.accounts.clone(),
             source: self.source.clone(),
+            sender: self.sender.clone(),
         }
     }
 
@@ -157,12 +170,30 @@ impl Plugin {
     }
 }
 
+/// Where requests are recorded, and what carries the records away.
+type Recording = (Arc<Ledger>, Arc<Courier>);
+
+/// Where requests are recorded and what carries the records away, if the service takes them.
+fn ledger(
+    config: &config::Config,
+    service: &config::keys::Http,
+    client: &reqwest::Client,
+    resolver: &Resolver,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<Recording>, PluginFault> {
+    let Some(url) = service.usage_url.clone() else { return Ok(None) };
+    let ledger = Arc::new(Ledger::open(&config.ledger, metrics.clone()).map_err(PluginFault::Ledger)?);
+    let courier = Courier::new(client.clone(), url, service, ledger.session().clone(), resolver.purses().clone());
+    Ok(Some((ledger, Arc::new(courier))))
+}
+
 /// Reloads when a file changes, and closes the accounts of deleted keys, until the server stops.
 pub struct Upkeep {
     reloader: Arc<Reloader>,
     resolver: Arc<Resolver>,
     accounts: Arc<Accounts>,
     source: Source,
+    sender: Option<Arc<Sender>>,
 }
 
 /// How often running requests are looked through for keys that have expired.
@@ -181,6 +212,7 @@ impl BackgroundService for Upkeep {
             () = self.sweep() => {}
             () = self.expire() => {}
             () = self.listen() => {}
+            () = self.send() => {}
             // An error means that whoever could say so is gone.
             _ = stop.wait_for(|stop| *stop) => {}
         }
@@ -211,6 +243,13 @@ impl Upkeep {
         std::future::pending::<()>().await;
     }
 
+    async fn send(&self) {
+        match &self.sender {
+            Some(sender) => sender.run().await,
+            None => std::future::pending().await,
+        }
+    }
+
     async fn sweep(&self) {
         loop {
             tokio::time::sleep(SWEEP).await;
@@ -238,6 +277,8 @@ pub enum PluginFault {
     Configuration(Vec<Fault>),
     /// The key service cannot be asked.
     Source(ClientFault),
+    /// Usage cannot be recorded.
+    Ledger(LedgerFault),
     /// Two metrics share a name.
     Metrics(prometheus::Error),
 }
@@ -250,6 +291,7 @@ impl fmt::Display for PluginFault {
                 formatter.write_str(&lines.join("\n"))
             }
             Self::Source(fault) => fault.fmt(formatter),
+            Self::Ledger(fault) => fault.fmt(formatter),
             Self::Metrics(fault) => write!(formatter, "cannot register the metrics: {fault}"),
         }
     }

@@ -88,6 +88,8 @@ pub enum Rejection {
     SourceUnavailable,
     /// Too many bodies are held at once.
     Overloaded,
+    /// There is no room for the request's record.
+    LedgerUnavailable,
     /// The process is stopping.
     ShuttingDown,
     /// The upstream is unreachable, or broke off.
@@ -141,7 +143,9 @@ impl Rejection {
             Self::LengthRequired { .. } => StatusCode::LENGTH_REQUIRED,
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::SourceUnavailable | Self::Overloaded | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::SourceUnavailable | Self::Overloaded | Self::LedgerUnavailable | Self::ShuttingDown => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Upstream { .. } | Self::UpstreamCredential { .. } => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -170,6 +174,7 @@ impl Rejection {
             Self::MethodNotAllowed { .. } => (INVALID_REQUEST, "method_not_allowed"),
             Self::SourceUnavailable => (SERVER_ERROR, "key_source_unavailable"),
             Self::Overloaded => (SERVER_ERROR, "overloaded"),
+            Self::LedgerUnavailable => (SERVER_ERROR, "ledger_unavailable"),
             Self::ShuttingDown => (SERVER_ERROR, "shutting_down"),
             Self::Upstream { .. } | Self::UpstreamCredential { .. } => (SERVER_ERROR, "upstream_error"),
             Self::UpstreamTimeout { .. } => (SERVER_ERROR, "upstream_timeout"),
@@ -237,6 +242,7 @@ impl Rejection {
             Self::MethodNotAllowed { allowed } => format!("this path is asked with {allowed} only").into(),
             Self::SourceUnavailable => "the API key cannot be checked at the moment; retry shortly".into(),
             Self::Overloaded => "too many large requests are being received at once; retry shortly".into(),
+            Self::LedgerUnavailable => "usage cannot be recorded at the moment; retry shortly".into(),
             Self::ShuttingDown => "the server is shutting down; retry, and another will answer".into(),
             Self::Upstream { upstream } => {
                 format!("the upstream {upstream} is unreachable or broke off; retry shortly").into()
@@ -254,9 +260,11 @@ impl Rejection {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::OverLimit { refusal, .. } => Some(refusal.retry_after),
-            Self::Throttled | Self::Overloaded | Self::ShuttingDown | Self::SourceUnavailable => {
-                Some(Duration::from_secs(1))
-            }
+            Self::Throttled
+            | Self::Overloaded
+            | Self::LedgerUnavailable
+            | Self::ShuttingDown
+            | Self::SourceUnavailable => Some(Duration::from_secs(1)),
             _ => None,
         }
     }

@@ -3,7 +3,7 @@
 //! is never believed after it.
 
 mod changes;
-mod circuit;
+pub(crate) mod circuit;
 pub mod http;
 mod known;
 pub mod push;

@@ -46,6 +46,9 @@ pub struct Server {
 /// Downstream connections of HTTP/2 that are idle for this long are closed.
 const H2_IDLE: Duration = Duration::from_secs(300);
 
+/// The last records get so long to be sent; what is left then the next process sends.
+const LAST_RECORDS: Duration = Duration::from_secs(5);
+
 impl Server {
     /// Starts what `loaded` describes. `path` is the file that it was loaded from. A change of the
     /// files is noticed and loaded.
@@ -75,7 +78,7 @@ impl Server {
         self.plugin.reloader()
     }
 
-    /// Stops accepting requests, and comes back when the running ones have ended, or after `limit`.
+    /// Stops accepting requests, and comes back when the running ones have ended and are recorded, or after `limit`.
     /// The admin address goes on answering meanwhile.
     pub async fn drain(&self, limit: Duration) -> Drained {
         let traffic = self.plugin.gate().traffic();
@@ -88,6 +91,9 @@ impl Server {
                 return Drained::Cut(traffic.present());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        if let Some(ledger) = self.plugin.gate().ledger() {
+            ledger.sent(LAST_RECORDS.min(limit.saturating_sub(Moment::now().saturating_since(start)))).await;
         }
         Drained::Empty
     }

@@ -17,6 +17,7 @@ mod support {
     pub mod gateway;
     pub mod h2_upstream;
     pub mod h2c;
+    pub mod keeper;
     pub mod process;
     pub mod scene;
     pub mod script;
@@ -34,6 +35,7 @@ mod control;
 mod endings;
 mod errors;
 mod http2;
+mod ledger;
 mod metering;
 mod models;
 mod operation;

@@ -17,7 +17,7 @@ use crate::support::{
 };
 
 /// Every metric that is promised for keys from a file, its type and its labels in alphabetical order.
-const PROMISED: [(&str, &str, &[&str]); 24] = [
+const PROMISED: [(&str, &str, &[&str]); 26] = [
     ("keymeter_build_info", "gauge", &["revision", "version"]),
     ("keymeter_client_aborts_total", "counter", &[]),
     ("keymeter_config_last_reload_success_timestamp_seconds", "gauge", &[]),
@@ -30,6 +30,8 @@ const PROMISED: [(&str, &str, &[&str]); 24] = [
     ("keymeter_key_revocation_lag_seconds", "histogram", &[]),
     ("keymeter_key_source_duration_seconds", "histogram", &["outcome"]),
     ("keymeter_key_source_requests_total", "counter", &["outcome"]),
+    ("keymeter_ledger_oldest_record_age_seconds", "gauge", &[]),
+    ("keymeter_ledger_spooled_records", "gauge", &[]),
     ("keymeter_overhead_seconds", "histogram", &["model", "upstream"]),
     ("keymeter_reasoning_tokens_total", "counter", &["key_id", "model"]),
     ("keymeter_rejections_total", "counter", &["key_id", "reason"]),

@@ -72,6 +72,12 @@ pub struct Http {
 }
 
 impl Source {
+    /// Whether it wants to know what was used.
+    #[must_use]
+    pub fn takes_usage(&self) -> bool {
+        matches!(self, Self::Http(service) if service.usage_url.is_some())
+    }
+
     /// Whether a reload can put `other` in the place of this.
     #[must_use]
     pub fn is_reloadable_as(&self, other: &Self) -> bool {

@@ -264,6 +264,24 @@ fn keys_are_loaded_with_the_configuration() {
 }
 
 #[test]
+fn records_wait_beside_the_configuration_unless_it_says_where() {
+    let of = |extra: &str| {
+        let text = format!(
+            "upstreams: [{{name: a, url: 'http://127.0.0.1:1'}}]\n\
+             keys: {{http: {{url: 'http://k/{{hash}}', usage_url: 'http://k/usage'}}}}\n{extra}"
+        );
+        parse(&text, Path::new("/etc/keymeter/keymeter.yaml"), &variable).unwrap()
+    };
+    let (default, other) = (of(""), of("ledger: {directory: /var/spool/keymeter}"));
+    assert!(
+        matches!(&default.keys.source, Source::Http(service) if service.usage_url.as_deref() == Some("http://k/usage"))
+    );
+    assert_eq!(default.ledger, Path::new("/etc/keymeter/data/spool"));
+    assert_eq!(other.ledger, Path::new("/var/spool/keymeter"));
+    assert_eq!(restart_needed(&default, &other), ["ledger.directory"]);
+}
+
+#[test]
 fn a_file_without_keys_is_fine() {
     assert_eq!(loaded(LEAST, "keys: []\n").unwrap().keys, []);
 }

@@ -18,6 +18,7 @@ use crate::{
     account::Holder,
     api::Endpoint,
     body::Change,
+    ledger::{Record, SpoolFault},
     limit::{Learned, Limits, Reservation, Standing},
     price::{TokenCounts, Usd},
     rejection::Rejection,
@@ -54,6 +55,8 @@ pub struct Lease {
     /// `None` once the response has ended.
     held: Option<Held>,
     is_settled: bool,
+    /// Whether its record was handed to the ledger.
+    is_recorded: bool,
     meter: Option<Meter>,
     /// What the response came to, once it has ended.
     reading: Option<Reading>,
@@ -129,6 +132,7 @@ impl Lease {
             adds_usage,
             held: Some(held),
             is_settled: false,
+            is_recorded: false,
             meter: None,
             reading: None,
             status: 0,
@@ -232,14 +236,27 @@ impl Lease {
     /// Whether the response came to the end that its API knows.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.reading.is_some() || self.meter.as_ref().is_some_and(Meter::ended)
+        self.reading.map_or_else(|| self.meter.as_ref().is_some_and(Meter::ended), |reading| reading.complete)
     }
 
-    /// The response has come to its end: what it used counts from here on, and its place is free, before the client sees
-    /// the end and asks for more.
-    pub fn close(&mut self, now: Now) {
-        if self.meter.is_some() {
+    /// The response has come to its end: what it used counts from here on, its place is free, and it is recorded, before
+    /// the client sees the end and asks for more.
+    ///
+    /// # Errors
+    /// When it cannot be recorded: then the client must not see the end.
+    pub fn close(&mut self, now: Now) -> Result<(), SpoolFault> {
+        if self.meter.is_some() || self.gate.ledger().is_some() {
             self.read(&Outcome { complete: true, ..Outcome::default() }, now);
+        }
+        self.record(self.status)
+    }
+
+    /// The client is about to be told, with `status`, that there is no response, or no more of it.
+    pub fn give_up(&mut self, status: u16, now: Now) {
+        if self.gate.ledger().is_some() {
+            self.read(&Outcome::default(), now);
+            // The client is not told of a success. What cannot be written is held.
+            let _ = self.record(status);
         }
     }
 
@@ -268,6 +285,8 @@ impl Lease {
         let aborted = is_aborted(outcome, complete);
         self.learn(&metered, complete);
         let status = outcome.status.unwrap_or(if aborted { CLIENT_CLOSED } else { self.status });
+        // Whoever saw the response's end did so after it was recorded.
+        let _ = self.record(status);
         self.count(&metered, cost, status, aborted);
         self.time(&metered, is_stream && complete, now);
         self.log(&metered, cost, status, aborted, outcome.rejection, now);
@@ -290,6 +309,39 @@ impl Lease {
         }
         let nothing = Reading { complete: false, is_stream: false, metered: Metered::none(), cost: Usd::ZERO };
         *self.reading.insert(read.unwrap_or(nothing))
+    }
+
+    /// Hands what the response came to over to the ledger, once.
+    fn record(&mut self, status: u16) -> Result<(), SpoolFault> {
+        let (Some(ledger), Some(reading), false) = (self.gate.ledger(), &self.reading, self.is_recorded) else {
+            return Ok(());
+        };
+        let (Visit { id, arrived, .. }, key) = (&self.visit, &self.admitted.key.record);
+        // Each request's name is one of a record, too.
+        let Ok(id) = id.as_str().parse() else { return Ok(()) };
+        let Usage { input, cached_input, cache_write, output, reasoning } = reading.metered.usage;
+        let record = Record {
+            id,
+            gateway: ledger.session().clone(),
+            time: arrived.date,
+            key_id: key.id.clone(),
+            key_name: key.name.clone(),
+            owner: key.owner.clone(),
+            team: key.team.clone(),
+            wallet: key.wallet.clone(),
+            model: self.visit.kept_model().unwrap_or_default().into(),
+            input_tokens: input,
+            cached_input_tokens: cached_input,
+            cache_write_tokens: cache_write,
+            output_tokens: output,
+            reasoning_tokens: reasoning,
+            cost_usd: reading.cost,
+            status,
+            usage_source: reading.metered.source,
+        };
+        let appended = ledger.append(record);
+        self.is_recorded = true;
+        appended
     }
 
     fn read_meter(&mut self, outcome: &Outcome<'_>) -> Reading {

@@ -45,6 +45,12 @@ impl Visit {
         Self { id: RequestId::next(), arrived: now, path, api, settings, key: None, model: None, work: Duration::ZERO }
     }
 
+    /// The model as the client named it, as much of it as is kept.
+    #[must_use]
+    pub fn kept_model(&self) -> Option<&str> {
+        self.model.as_deref().map(|model| first_bytes(model, LOGGED))
+    }
+
     /// The visit's line in the access log.
     #[must_use]
     pub fn line(&self, status: u16, reason: Option<&'static str>, now: Now) -> Line<'_> {
@@ -54,7 +60,7 @@ impl Visit {
             request_id: self.id.as_str(),
             key_id: record.map(|record| record.id.as_str()),
             key_name: record.map(|record| record.name.as_str()),
-            model: self.model.as_deref().map(|model| first_bytes(model, LOGGED)),
+            model: self.kept_model(),
             path: first_bytes(&self.path, LOGGED),
             status,
             reason,

@@ -240,7 +240,7 @@ where
         ctx: &mut Self::CTX,
     ) -> Result<Option<Bytes>> {
         let theirs = self.inner.response_trailer_filter(session, trailers, &mut ctx.inner).await?;
-        Ok(response::before_trailers(&mut ctx.stage, theirs))
+        response::before_trailers(&mut ctx.stage, theirs)
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Self::CTX) {

@@ -23,6 +23,9 @@ pub(super) const KEY_REVOKED: ErrorType = ErrorType::Custom("the key was revoked
 /// See [`CREDENTIAL_REFUSED`].
 pub(super) const ADDITION_REFUSED: ErrorType = ErrorType::Custom("the upstream refused stream_options");
 
+/// See [`CREDENTIAL_REFUSED`].
+pub(super) const LEDGER_UNAVAILABLE: ErrorType = ErrorType::Custom("the response could not be recorded");
+
 /// Looks at an upstream's head before anything else does: its 401 and 403 are about our
 /// credential and not for the client, and a refusal of what we added calls for another try.
 pub(super) fn judge_head(stage: &mut Stage, head: &ResponseHeader) -> Result<()> {
@@ -68,11 +71,17 @@ pub(super) fn begin(session: &Session, stage: &mut Stage, head: &mut ResponseHea
             if running.lease.may_shorten() && head.remove_header(&header::CONTENT_LENGTH).is_some() {
                 chunk(session, head)?;
             }
-            Ok(())
+            if has_no_body(head) { close(running) } else { Ok(()) }
         }
         Stage::Visiting(visit, _) => head.insert_header("x-request-id", visit.id.as_str()),
         Stage::New | Stage::Over => Ok(()),
     }
+}
+
+/// Whether a response ends with its head.
+fn has_no_body(head: &ResponseHeader) -> bool {
+    let is_empty = head.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0");
+    is_empty || matches!(head.status.as_u16(), 204 | 304)
 }
 
 /// A stream from which an event may be taken out has no length that can be stated in advance.
@@ -101,7 +110,7 @@ pub(super) fn pass(stage: &mut Stage, body: &mut Option<Bytes>, end_of_stream: b
         if let Some(held) = running.lease.flush() {
             *body = Some(joined(body.take(), held));
         }
-        running.lease.close(Now::read());
+        close(running)?;
     }
     if let Some(forwarded) = body {
         running.tail.saw(forwarded);
@@ -112,16 +121,21 @@ pub(super) fn pass(stage: &mut Stage, body: &mut Option<Bytes>, end_of_stream: b
     Ok(())
 }
 
+/// The response has come to its end.
+fn close(running: &mut Running) -> Result<()> {
+    let closed = running.lease.close(Now::read());
+    closed.map_err(|fault| Error::explain(LEDGER_UNAVAILABLE, fault.to_string()).into_in())
+}
+
 /// What was held back of a response that ends with trailers, and then what the proxy within adds.
-pub(super) fn before_trailers(stage: &mut Stage, theirs: Option<Bytes>) -> Option<Bytes> {
-    let held = match stage {
-        Stage::Running(running) => running.lease.flush(),
-        _ => None,
-    };
-    match (held, theirs) {
+pub(super) fn before_trailers(stage: &mut Stage, theirs: Option<Bytes>) -> Result<Option<Bytes>> {
+    let Stage::Running(running) = stage else { return Ok(theirs) };
+    let held = running.lease.flush();
+    close(running)?;
+    Ok(match (held, theirs) {
         (Some(held), Some(theirs)) => Some(joined(Some(held), theirs)),
         (held, theirs) => held.or(theirs),
-    }
+    })
 }
 
 fn joined(first: Option<Bytes>, second: Bytes) -> Bytes {
@@ -171,6 +185,10 @@ impl Tail {
 pub(super) async fn fail(session: &mut Session, stage: &mut Stage, error: &Error) -> Option<FailToProxy> {
     let rejection = verdict(stage, error)?;
     let status = rejection.status().as_u16();
+    if let Stage::Running(running) = stage {
+        let answered = session.response_written().map(|head| head.status).filter(|status| !status.is_informational());
+        running.lease.give_up(answered.map_or(status, |status| status.as_u16()), Now::read());
+    }
     let can_reuse = match session.response_written() {
         Some(head) if !head.status.is_informational() => {
             write_error_event(session, stage, &rejection).await;
@@ -199,6 +217,7 @@ fn verdict(stage: &Stage, error: &Error) -> Option<Rejection> {
         _ => "upstream".to_owned(),
     };
     match (error.esource(), error.etype()) {
+        (_, kind) if *kind == LEDGER_UNAVAILABLE => Some(Rejection::LedgerUnavailable),
         (ErrorSource::Downstream, _) | (_, ErrorType::HTTPStatus(_)) => None,
         (_, kind) if *kind == CREDENTIAL_REFUSED => Some(Rejection::UpstreamCredential { upstream }),
         (
@@ -217,7 +236,9 @@ fn verdict(stage: &Stage, error: &Error) -> Option<Rejection> {
 async fn write_error_event(session: &mut Session, stage: &Stage, rejection: &Rejection) {
     let Stage::Running(running) = stage else { return };
     let Running { lease, tail, .. } = &**running;
-    if !lease.is_stream() || lease.has_ended() || !tail.is_between_events(lease.admitted().endpoint.api()) {
+    // The end of what could not be recorded was not passed on.
+    let has_ended = lease.has_ended() && *rejection != Rejection::LedgerUnavailable;
+    if !lease.is_stream() || has_ended || !tail.is_between_events(lease.admitted().endpoint.api()) {
         return;
     }
     let event = rejection.event(lease.admitted().endpoint, lease.request_id().as_str());

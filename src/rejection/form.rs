@@ -75,7 +75,7 @@ impl Rejection {
             | Self::LengthRequired { .. }
             | Self::UnsupportedEncoding
             | Self::MethodNotAllowed { .. } => "invalid_request_error",
-            Self::Overloaded | Self::ShuttingDown => "overloaded_error",
+            Self::Overloaded | Self::LedgerUnavailable | Self::ShuttingDown => "overloaded_error",
             Self::UpstreamTimeout { .. } => "timeout_error",
             Self::SourceUnavailable | Self::Upstream { .. } | Self::UpstreamCredential { .. } => "api_error",
         }

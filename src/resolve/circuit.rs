@@ -47,7 +47,7 @@ impl Circuit {
 }
 
 /// The pause after so many failures beyond the first ones: doubled each time up to a bound, and up to a quarter longer.
-pub(super) fn pause(failures: u32, seed: u64) -> Duration {
+pub(crate) fn pause(failures: u32, seed: u64) -> Duration {
     let base = FIRST_PAUSE.saturating_mul(1 << failures.min(8)).min(LONGEST_PAUSE);
     base + base.mul_f64(fraction(seed) / 4.0)
 }

@@ -36,8 +36,7 @@ fn of_fields() {
                 "on_client_abort: wait\nledger: {directory: data}",
                 &[
                     "f:1:18: `wait` is not accepted here; accepted: stop, drain",
-                    "f:2:1: unknown field `ledger`; accepted: server, admin, upstreams, keys, key_cache, limits, \
-                     models, metrics, on_client_abort, drain_limit, on_revoke",
+                    "f:2:9: nothing is sent on: records go to `keys.http.usage_url`, which is not given",
                 ],
             ),
             ("server: {threads: 1, threads: 2}", &["f:1:22: the field `threads` is already given on line 1"]),
@@ -363,6 +362,10 @@ fn of_a_key_service() {
         (
             "http: {url: 'http://a/{hash}', events_url: 'a'}",
             "f:3:46: no URL with a host; accepted: http:// or https://, a host, a port and a path if need be",
+        ),
+        (
+            "http: {url: 'http://a/{hash}', usage_url: 'http:a'}",
+            "f:3:45: no URL with a host; accepted: http:// or https://, a host, a port and a path if need be",
         ),
         (
             "{yaml: {path: keys.yaml}, http: {url: 'http://a/{hash}'}}",

@@ -1,0 +1,214 @@
+//! Carries records to whoever keeps the ledger, and the keeper's words on wallets back.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::{StatusCode, header};
+use reqwest::{Client, Response};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::record::Session;
+use crate::{
+    config::keys::{Http, parse_wallet},
+    key::Secret,
+    limit::Moment,
+    price::Usd,
+    resolve::http::{body, plainly},
+    wallet::Purses,
+};
+
+/// The way to whoever keeps the ledger.
+pub struct Courier {
+    client: Client,
+    url: Arc<str>,
+    token: Option<Secret>,
+    timeout: Duration,
+    session: Session,
+    purses: Arc<Purses>,
+}
+
+/// The keeper writes what it is sent to its disk before it answers.
+const LEAST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Wallets that are asked for at once; further ones take the next turn.
+const MOST_WALLETS: usize = 100;
+
+impl Courier {
+    /// The way to the `usage_url` of `service`.
+    #[must_use]
+    pub fn new(client: Client, usage_url: Arc<str>, service: &Http, session: Session, purses: Arc<Purses>) -> Self {
+        Self {
+            client,
+            url: usage_url,
+            token: service.token.as_ref().map(|token| token.0.clone()),
+            timeout: service.timeout.max(LEAST_TIMEOUT),
+            session,
+            purses,
+        }
+    }
+
+    /// Hands records over, which are JSON, and asks for what wallets are short of. When this comes back, the records are
+    /// where they should be, and the purses have heard.
+    ///
+    /// # Errors
+    /// Why that is not so.
+    pub async fn hand_over(&self, records: &[&[u8]]) -> Result<(), Refusal> {
+        let asked = Moment::now();
+        let wishes: Vec<_> = self.purses.wishes(asked).into_iter().take(MOST_WALLETS).collect();
+        if records.is_empty() && wishes.is_empty() {
+            return Ok(());
+        }
+        self.send(records, &wishes, asked).await
+    }
+
+    /// Asks for a wallet of which a request needs more than is left.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn ask(&self, wallet: &Arc<str>, wanted: Usd) -> Result<(), Refusal> {
+        self.send(&[], &[(wallet.clone(), wanted)], Moment::now()).await
+    }
+
+    async fn send(&self, records: &[&[u8]], wishes: &[(Arc<str>, Usd)], asked: Moment) -> Result<(), Refusal> {
+        let exchange = async {
+            let mut request = self.client.post(&*self.url).header(header::CONTENT_TYPE, "application/json");
+            if let Some(token) = &self.token {
+                request = request.bearer_auth(token.reveal());
+            }
+            let request = request.body(written(&self.session, records, wishes));
+            let response = request.send().await.map_err(|error| Refusal::Failed(plainly(&error)))?;
+            accepted(response, records.len()).await
+        };
+        let timeout = || Err(Refusal::Failed(format!("no answer within {} s", self.timeout.as_secs())));
+        let answer = tokio::time::timeout(self.timeout, exchange).await.unwrap_or_else(|_| timeout())?;
+        self.hear(answer.wallets, asked);
+        Ok(())
+    }
+
+    fn hear(&self, words: Vec<serde_json::Value>, asked: Moment) {
+        for word in words {
+            match parse_wallet(word) {
+                Ok((id, word)) => self.purses.known(&id).into_iter().for_each(|purse| purse.hear(&word, asked)),
+                Err(why) => tracing::warn!("the ledger's keeper said of a wallet what cannot be read: {why}"),
+            }
+        }
+    }
+}
+
+/// What is sent. The records go as they are in the spool.
+fn written(session: &Session, records: &[&[u8]], wishes: &[(Arc<str>, Usd)]) -> Vec<u8> {
+    let wallets: Vec<_> =
+        wishes.iter().map(|(id, wanted)| json!({"id": id, "wanted_usd": wanted.to_string()})).collect();
+    let beginning = format!(r#"{{"gateway":"{session}","records":["#);
+    let end = format!(r#"],"wallets":{}}}"#, serde_json::Value::from(wallets));
+    [beginning.as_bytes(), &records.join(&b','), end.as_bytes()].concat()
+}
+
+/// Why records are not where they should be.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Nothing is known: they are to be sent again.
+    Failed(String),
+    /// They will never be taken.
+    Faulty(Option<Faulty>),
+}
+
+/// A record that is at fault; without it the others may be taken.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Faulty {
+    /// Its place among those that were sent.
+    pub index: usize,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(why) => formatter.write_str(why),
+            Self::Faulty(Some(Faulty { why, .. })) => write!(formatter, "a record is refused: {why}"),
+            Self::Faulty(None) => formatter.write_str("records are refused, and it is not said which"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+#[derive(Deserialize)]
+struct Accepted {
+    accepted: usize,
+    #[serde(default)]
+    wallets: Vec<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct Refused {
+    error: Error,
+}
+
+/// What the keeper says is wrong, in OpenAI's form.
+#[derive(Deserialize)]
+struct Error {
+    /// Such as `records[3]` or `records[3].cost_usd`.
+    param: Option<String>,
+    #[serde(default)]
+    message: String,
+}
+
+async fn accepted(response: Response, count: usize) -> Result<Accepted, Refusal> {
+    let status = response.status();
+    let body = body(response).await.map_err(|failure| Refusal::Failed(failure.why()));
+    match status {
+        StatusCode::OK => {
+            let answer: Accepted = serde_json::from_slice(&body?)
+                .map_err(|error| Refusal::Failed(format!("the answer is not understood: {error}")))?;
+            let all = answer.accepted == count;
+            let why = || Refusal::Failed(format!("{} of {count} records were accepted", answer.accepted));
+            if all { Ok(answer) } else { Err(why()) }
+        }
+        StatusCode::UNPROCESSABLE_ENTITY | StatusCode::PAYLOAD_TOO_LARGE if count > 0 => {
+            Err(Refusal::Faulty(body.ok().and_then(|body| faulty(&body, count))))
+        }
+        status => Err(Refusal::Failed(format!("status {status}; 200 is expected"))),
+    }
+}
+
+/// Which record is at fault, if that is said.
+fn faulty(body: &[u8], count: usize) -> Option<Faulty> {
+    let Refused { error: Error { param, message } } = serde_json::from_slice(body).ok()?;
+    let (index, _) = param.as_deref()?.strip_prefix("records[")?.split_once(']')?;
+    let index = index.parse().ok().filter(|index| *index < count)?;
+    Some(Faulty { index, why: message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_go_as_they_are_and_wallets_beside_them() {
+        let session: Session = "00000000000000ff".parse().unwrap();
+        let wishes = [("team_x".into(), "1.50".parse().unwrap())];
+        let body = written(&session, &[br#"{"id":"a"}"#, br#"{"id":"b"}"#], &wishes);
+        let value: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let wallets = json!([{"id": "team_x", "wanted_usd": "1.5"}]);
+        assert_eq!(
+            value,
+            json!({"gateway": session.as_str(), "records": [{"id": "a"}, {"id": "b"}], "wallets": wallets})
+        );
+        let empty: serde_json::Value = serde_json::from_slice(&written(&session, &[], &[])).unwrap();
+        assert_eq!(empty["records"], json!([]));
+    }
+
+    #[test]
+    fn who_is_at_fault_is_told_within_bounds() {
+        let body = |param: &str| format!(r#"{{"error":{{"message":"no","type":"x","param":{param},"code":"y"}}}}"#);
+        let of = |param: &str| faulty(body(param).as_bytes(), 3);
+        let second = Some(Faulty { index: 1, why: "no".to_owned() });
+        assert_eq!((of(r#""records[1]""#), of(r#""records[1].cost_usd""#)), (second, of(r#""records[1]""#)));
+        for param in ["null", "7", r#""records""#, r#""records[3]""#, r#""records[-1]""#, r#""records[1""#] {
+            assert_eq!(of(param), None, "{param}");
+        }
+        assert_eq!(faulty(b"", 3), None);
+    }
+}
