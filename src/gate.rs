@@ -33,7 +33,7 @@ use crate::{
     body::{Change, Scanned},
     config::OnClientAbort,
     key::{Bar, KeyHash},
-    ledger::Ledger,
+    ledger::{Courier, Ledger},
     limit::{Demand, LearnedModels, Moment, Plan, Reservation, Strangers, TooLarge, certain_prompt, plan},
     metrics::{Metrics, Unauthorized},
     price::Usd,
@@ -90,6 +90,8 @@ pub struct Gate {
     log: AccessLog,
     /// `None`: nobody wants to know of single requests.
     ledger: Option<Arc<Ledger>>,
+    /// Who is asked for more of a wallet.
+    keeper: Option<Arc<Courier>>,
 }
 
 impl Gate {
@@ -105,13 +107,14 @@ impl Gate {
             traffic: Arc::default(),
             log,
             ledger: None,
+            keeper: None,
         }
     }
 
-    /// The gate with a ledger, in which each request is recorded.
+    /// The gate with a ledger, in which each request is recorded, and the way to its keeper.
     #[must_use]
-    pub fn with_ledger(self, ledger: Arc<Ledger>) -> Self {
-        Self { ledger: Some(ledger), ..self }
+    pub fn with_ledger(self, ledger: Arc<Ledger>, keeper: Arc<Courier>) -> Self {
+        Self { ledger: Some(ledger), keeper: Some(keeper), ..self }
     }
 
     /// Where requests are recorded, if they are.
@@ -233,6 +236,32 @@ impl Gate {
         now: Now,
     ) -> Result<Lease, Box<TurnedAway>> {
         self.admit_trusting(visit, endpoint, scanned, Trust::WhileItLasts, now)
+    }
+
+    /// The same, where the keeper of the key's wallet may be asked first.
+    ///
+    /// # Errors
+    /// As those of `admit`.
+    pub async fn admit_asking(
+        self: &Arc<Self>,
+        visit: Visit,
+        endpoint: Endpoint,
+        scanned: &Scanned,
+        now: Now,
+    ) -> Result<Lease, Box<TurnedAway>> {
+        let turned_away = match self.admit(visit, endpoint, scanned, now) {
+            Err(turned_away) if turned_away.ask.is_some() => turned_away,
+            decided => return decided,
+        };
+        let (Some(keeper), Some((purse, wanted))) = (&self.keeper, &turned_away.ask) else { return Err(turned_away) };
+        let trust = match keeper.ask(purse.id(), *wanted).await {
+            Ok(()) => Trust::WhileItLasts,
+            Err(refusal) => {
+                tracing::debug!("no word on a wallet: {refusal}");
+                Trust::ForWantOfBetter
+            }
+        };
+        self.admit_trusting(turned_away.visit, endpoint, scanned, trust, Now::read())
     }
 
     fn admit_trusting(

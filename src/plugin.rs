@@ -97,9 +97,15 @@ impl Plugin {
                 (resolver(yaml.clone(), &terms), Source::Yaml(yaml))
             }
             config::Source::Http(service) => {
-                let http = Arc::new(HttpSource::new(service.clone()).map_err(PluginFault::Source)?);
+                let http = HttpSource::new(service.clone()).map_err(PluginFault::Source)?;
+                let opened = service.usage_url.as_ref().map(|_| Ledger::open(&config.ledger, metrics.clone()));
+                let opened = opened.transpose().map_err(PluginFault::Ledger)?.map(Arc::new);
+                let http = Arc::new(match &opened {
+                    Some(ledger) => http.with_session(ledger.session().clone()),
+                    None => http,
+                });
                 let resolver = resolver(http.clone(), &config.key_cache);
-                ledger = self::ledger(&config, service, http.client(), &resolver, &metrics)?;
+                ledger = opened.and_then(|ledger| with_courier(ledger, service, http.client(), &resolver));
                 let push = Push::new(http.client().clone(), service.clone(), resolver.clone(), metrics.clone());
                 (resolver, Source::Http(Arc::new(push)))
             }
@@ -107,8 +113,8 @@ impl Plugin {
         let gate = Gate::new(Settings::of(&config), resolver.clone(), metrics.clone(), log);
         let (gate, sender) = match ledger {
             Some((ledger, courier)) => {
-                let sender = Sender::new(ledger.clone(), courier, &config.ledger);
-                (gate.with_ledger(ledger), Some(Arc::new(sender)))
+                let sender = Sender::new(ledger.clone(), courier.clone(), &config.ledger);
+                (gate.with_ledger(ledger, courier), Some(Arc::new(sender)))
             }
             None => (gate, None),
         };
@@ -170,21 +176,16 @@ impl Plugin {
     }
 }
 
-/// Where requests are recorded, and what carries the records away.
-type Recording = (Arc<Ledger>, Arc<Courier>);
-
-/// Where requests are recorded and what carries the records away, if the service takes them.
-fn ledger(
-    config: &config::Config,
+/// A ledger, and what carries its records to the service that takes them.
+fn with_courier(
+    ledger: Arc<Ledger>,
     service: &config::keys::Http,
     client: &reqwest::Client,
     resolver: &Resolver,
-    metrics: &Arc<Metrics>,
-) -> Result<Option<Recording>, PluginFault> {
-    let Some(url) = service.usage_url.clone() else { return Ok(None) };
-    let ledger = Arc::new(Ledger::open(&config.ledger, metrics.clone()).map_err(PluginFault::Ledger)?);
-    let courier = Courier::new(client.clone(), url, service, ledger.session().clone(), resolver.purses().clone());
-    Ok(Some((ledger, Arc::new(courier))))
+) -> Option<(Arc<Ledger>, Arc<Courier>)> {
+    let (session, purses) = (ledger.session().clone(), resolver.purses().clone());
+    let courier = Courier::new(client.clone(), service.usage_url.clone()?, service, session, purses);
+    Some((ledger, Arc::new(courier)))
 }
 
 /// Reloads when a file changes, and closes the accounts of deleted keys, until the server stops.

@@ -178,7 +178,7 @@ impl<P> Gated<P> {
                     self.gate.confirm(visit, from, start).await?;
                 }
                 let scanned = scan_request(session.req_header(), endpoint, model, &body.bytes);
-                self.admit(context, endpoint, scanned.map_err(Rejection::InvalidBody)?, body, start)
+                self.admit(context, endpoint, scanned.map_err(Rejection::InvalidBody)?, body, start).await
             }
             Ok(_) => Ok(()),
             Err(unrecognised) => Err(respond::unrecognised(unrecognised, session.req_header())),
@@ -186,7 +186,7 @@ impl<P> Gated<P> {
     }
 
     /// From a body, which was read from `start` on, to a lease.
-    fn admit<C>(
+    async fn admit<C>(
         &self,
         context: &mut Context<C>,
         endpoint: Endpoint,
@@ -197,7 +197,7 @@ impl<P> Gated<P> {
         let Stage::Visiting(visit, _) = std::mem::replace(&mut context.stage, Stage::New) else {
             return Err(Rejection::InvalidKey);
         };
-        match self.gate.admit(visit, endpoint, &scanned, start) {
+        match self.gate.admit_asking(visit, endpoint, &scanned, start).await {
             Ok(mut lease) => {
                 let body = Outgoing::new(scanned, lease.change(), held);
                 lease.worked(Now::read().moment.saturating_since(start.moment));

@@ -1,6 +1,13 @@
 //! Carries records to whoever keeps the ledger, and the keeper's words on wallets back.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use http::{StatusCode, header};
 use reqwest::{Client, Response};
@@ -23,8 +30,12 @@ pub struct Courier {
     url: Arc<str>,
     token: Option<Secret>,
     timeout: Duration,
+    /// How long a request waits for a word.
+    patience: Duration,
     session: Session,
     purses: Arc<Purses>,
+    /// Whether the last exchange failed.
+    is_failing: AtomicBool,
 }
 
 /// The keeper writes what it is sent to its disk before it answers.
@@ -42,8 +53,10 @@ impl Courier {
             url: usage_url,
             token: service.token.as_ref().map(|token| token.0.clone()),
             timeout: service.timeout.max(LEAST_TIMEOUT),
+            patience: service.timeout,
             session,
             purses,
+            is_failing: AtomicBool::new(false),
         }
     }
 
@@ -55,18 +68,25 @@ impl Courier {
     pub async fn hand_over(&self, records: &[&[u8]]) -> Result<(), Refusal> {
         let asked = Moment::now();
         let wishes: Vec<_> = self.purses.wishes(asked).into_iter().take(MOST_WALLETS).collect();
-        if records.is_empty() && wishes.is_empty() {
+        // A keeper that is away is asked whether it is back, for those who would ask it for more.
+        if records.is_empty() && wishes.is_empty() && !self.is_failing.load(Ordering::Acquire) {
             return Ok(());
         }
         self.send(records, &wishes, asked).await
     }
 
-    /// Asks for a wallet of which a request needs more than is left.
+    /// Asks for a wallet of which a request needs more than is left. The request does not wait for a keeper that is
+    /// away, and not longer than for its key.
     ///
     /// # Errors
     /// Why there is no answer.
     pub async fn ask(&self, wallet: &Arc<str>, wanted: Usd) -> Result<(), Refusal> {
-        self.send(&[], &[(wallet.clone(), wanted)], Moment::now()).await
+        if self.is_failing.load(Ordering::Acquire) {
+            return Err(Refusal::Failed("the ledger's keeper does not answer".to_owned()));
+        }
+        let wishes = [(wallet.clone(), wanted)];
+        let asked = tokio::time::timeout(self.patience, self.send(&[], &wishes, Moment::now())).await;
+        asked.unwrap_or_else(|_| Err(Refusal::Failed("the ledger's keeper does not answer in time".to_owned())))
     }
 
     async fn send(&self, records: &[&[u8]], wishes: &[(Arc<str>, Usd)], asked: Moment) -> Result<(), Refusal> {
@@ -80,8 +100,9 @@ impl Courier {
             accepted(response, records.len()).await
         };
         let timeout = || Err(Refusal::Failed(format!("no answer within {} s", self.timeout.as_secs())));
-        let answer = tokio::time::timeout(self.timeout, exchange).await.unwrap_or_else(|_| timeout())?;
-        self.hear(answer.wallets, asked);
+        let answer = tokio::time::timeout(self.timeout, exchange).await.unwrap_or_else(|_| timeout());
+        self.is_failing.store(matches!(answer, Err(Refusal::Failed(_))), Ordering::Release);
+        self.hear(answer?.wallets, asked);
         Ok(())
     }
 

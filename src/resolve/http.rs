@@ -21,6 +21,7 @@ use super::{Answer, EntityTag, Found, KeySource, SourceFault, circuit::Circuit};
 use crate::{
     config::keys::{Http, parse_record},
     key::{KeyHash, KeyRecord},
+    ledger::Session,
     limit::Moment,
     wallet::Word,
 };
@@ -29,6 +30,8 @@ use crate::{
 pub struct HttpSource {
     client: Client,
     service: Http,
+    /// By which the service tells our allowances from others'.
+    session: Option<Session>,
     circuit: Mutex<Circuit>,
     places: Semaphore,
     has_answered: AtomicBool,
@@ -96,10 +99,17 @@ impl HttpSource {
         Ok(Self {
             client: client(&service)?,
             service,
+            session: None,
             circuit: Mutex::default(),
             places: Semaphore::new(AT_ONCE),
             has_answered: AtomicBool::new(false),
         })
+    }
+
+    /// The service, which is told which run of a gateway asks.
+    #[must_use]
+    pub fn with_session(self, session: Session) -> Self {
+        Self { session: Some(session), ..self }
     }
 
     /// The client, for what else is asked of the service.
@@ -114,6 +124,9 @@ impl HttpSource {
         let mut request = self.client.get(self.service.url_of(hash)).header(header::ACCEPT, "application/json");
         if let Some(token) = &self.service.token {
             request = request.bearer_auth(token.0.reveal());
+        }
+        if let Some(session) = &self.session {
+            request = request.header("x-keymeter-gateway", session.as_str());
         }
         if let Some(EntityTag(tag)) = known {
             request = request.header(header::IF_NONE_MATCH, tag);
