@@ -25,6 +25,7 @@ use keymeter::{
     config,
     gate::{AccessLog, Gate, Now, Outcome, Settings, Visit},
     key::{KeyHash, KeyRecord, KeyState, OwnLimits},
+    ledger::{Record, Session, Spool},
     limit::{Counters, Limit, Limits, Moment},
     metrics::Metrics,
     resolve::{Resolver, YamlSource},
@@ -34,7 +35,7 @@ use workload::{ANSWERS, KINDS, STREAMS};
 
 const KEYS: [usize; 3] = [1, 1_000, 100_000];
 
-criterion_group!(benches, admission, windows, body, meter);
+criterion_group!(benches, admission, windows, body, meter, ledger);
 criterion_main!(benches);
 
 /// Identify, admit and settle, without a socket: each request with the next key's secret.
@@ -174,3 +175,32 @@ fn chat(size: usize) -> Bytes {
     let prompt = &prompt[..size];
     format!(r#"{{"model":"llama-3.1-8b","stream":true,"messages":[{{"role":"user","content":"{prompt}"}}]}}"#).into()
 }
+
+/// A record into the spool, which is on the disk of the temporary directory.
+fn ledger(criterion: &mut Criterion) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let session = Session::generate().expect("randomness");
+    let spool = Spool::open(directory.path(), &session).expect("a spool");
+    let mut reader = spool.reader();
+    let record = Record::parse(RECORD.as_bytes()).expect("a record");
+    let mut appended = 0;
+    criterion.bench_function("append a record", |bencher| {
+        bencher.iter(|| {
+            spool.append(&record).expect("room");
+            appended += 1;
+            // As a sender does; it takes a part of the time that is measured.
+            if appended % 5_000 == 0 {
+                while let batch = reader.next(500).expect("records")
+                    && !batch.payloads.is_empty()
+                {
+                    reader.acknowledge(&batch).expect("room");
+                }
+            }
+        });
+    });
+}
+
+const RECORD: &str = r#"{"id":"req_5b1f0c8a2d3e4f60800000000000002a","gateway":"9a3c5e7f01b2d4c6",
+    "time":"2026-07-01T12:00:00.000001Z","key_id":"key_prod","key_name":"Production API","owner":"ada","team":"research",
+    "wallet":"research","model":"llama-3","input_tokens":7,"cached_input_tokens":0,"cache_write_tokens":0,
+    "output_tokens":5,"reasoning_tokens":0,"cost_usd":"0.000034","status":200,"usage_source":"upstream"}"#;

@@ -1,8 +1,6 @@
 //! A disk that is full, or that cannot be written to while a response runs.
 
 use std::{
-    io::Write,
-    path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
@@ -64,6 +62,17 @@ impl Apart {
         }
     }
 
+    /// Has the shell beside the gateway do this, where there is one.
+    async fn within(&self, script: &str) {
+        let path = self.directory.path().join("do");
+        crate::support::gateway::replace(&path, script);
+        let start = Instant::now();
+        while path.exists() {
+            assert!(start.elapsed() < PATIENCE, "nobody does what is to be done");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     async fn running_stream(&self) -> (Client, String) {
         let mut client = Client::connect(self.address).await;
         let head = client.chat_stream(SECRET, &chat("m", "Hello", true)).await;
@@ -75,17 +84,17 @@ impl Apart {
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_full_disk_new_work_is_refused_and_what_runs_is_recorded() {
     let gate = Gate::new();
-    let script = r#"mkdir "$0/disk" && mount -t tmpfs -o size=32m none "$0/disk" && exec "$@""#;
-    // The disk is seen by the gateway's process alone.
+    // The disk is seen by the gateway alone, and by a shell beside it that does what stands in the file `do`.
+    let script = r#"cd "$0" && mkdir disk && mount -t tmpfs -o size=32m none disk || exit 1
+        (while [ -d "$0" ]; do if [ -e do ]; then sh ./do; rm do; fi; sleep 0.02; done) >/dev/null 2>&1 &
+        exec "$@""#;
     let shell = ["unshare", "--map-root-user", "--mount"];
     let gateway = apart(&shell, script, "ledger: {directory: disk/spool}", &gate).await;
     assert_eq!(gateway.ask().await.status, 200);
     let (mut stream, id) = gateway.running_stream().await;
     gateway.keeper.fail(Failure::Status(503));
 
-    let root = PathBuf::from(format!("/proc/{}/root", gateway.process.id()));
-    let disk = root.join(gateway.directory.path().strip_prefix("/").unwrap()).join("disk");
-    fill(&disk.join("ballast"));
+    gateway.within("head -c 64M /dev/zero > disk/ballast").await;
     let refused_after = gateway.answers(503).await;
     assert!(refused_after < Duration::from_secs(1), "{refused_after:?}");
     let answer = gateway.ask().await;
@@ -96,21 +105,14 @@ async fn on_a_full_disk_new_work_is_refused_and_what_runs_is_recorded() {
     gate.open();
     let (body, end) = stream.rest().await;
     assert_eq!((events(&body).last().map(String::as_str), end), (Some("[DONE]"), Arrival::End));
-    assert!(spooled(&disk.join("spool")).iter().any(|record| record.id.as_str() == id));
+    gateway.within("cp -r disk/spool copy").await;
+    assert!(spooled(&gateway.directory.path().join("copy")).iter().any(|record| record.id.as_str() == id));
 
-    fs::remove_file(disk.join("ballast")).unwrap();
+    gateway.within("rm disk/ballast").await;
     let served_after = gateway.answers(200).await;
     assert!(served_after < Duration::from_secs(1), "{served_after:?}");
     gateway.keeper.fail(Failure::None);
     gateway.keeper.record(&id).await;
-}
-
-/// Takes all the room that there is.
-fn fill(path: &Path) {
-    let mut file = fs::File::create(path).unwrap();
-    for size in [1024 * 1024, 4096] {
-        while file.write_all(&vec![1; size]).is_ok() {}
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
