@@ -1,14 +1,17 @@
 //! What is to be sent: this process's own records and, in turn with them, those of processes that are gone.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+};
+
+use jiff::Timestamp;
 
 use super::{
     Ledger,
     record::Record,
     spool::{Batch, Orphan, Reader},
 };
-use jiff::Timestamp;
-use std::sync::atomic::Ordering;
 
 pub(super) struct Backlog {
     ledger: Arc<Ledger>,
@@ -37,13 +40,10 @@ impl Backlog {
     /// Takes over what processes left that are gone. It may read a lot.
     pub(super) async fn adopt(&mut self) {
         let ledger = self.ledger.clone();
-        let adopt = move || -> io::Result<Vec<(Orphan, u64)>> {
-            let orphans = ledger.spool.adopt()?.into_iter();
-            orphans.map(|orphan| orphan.count().map(|count| (orphan, count))).collect()
-        };
-        match tokio::task::spawn_blocking(adopt).await {
+        match tokio::task::spawn_blocking(move || ledger.spool.adopt()).await {
             Ok(Ok(orphans)) => {
-                for (orphan, count) in orphans {
+                for orphan in orphans {
+                    let count = orphan.count();
                     if count > 0 {
                         tracing::info!("{count} records of a gateway that is gone are sent on");
                     }
@@ -71,6 +71,11 @@ impl Backlog {
             }
         }
         Ok(None)
+    }
+
+    /// Whether there may be more of processes that are gone.
+    pub(super) fn has_orphans(&self) -> bool {
+        !self.orphans.is_empty()
     }
 
     /// These records need not be kept.

@@ -59,7 +59,7 @@ impl Sender {
                     self.show(oldest(&batch));
                     self.deliver(&batch).await;
                     let_go(&mut backlog, owner, &batch);
-                    if batch.payloads.len() < MOST {
+                    if batch.payloads.len() < MOST && !backlog.has_orphans() {
                         tokio::time::sleep(WINDOW.saturating_sub(Moment::now().saturating_since(start))).await;
                     }
                 }

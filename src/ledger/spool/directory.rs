@@ -56,28 +56,21 @@ pub struct Orphan {
     claimed: Claimed,
     files: Files,
     end: Position,
+    count: u64,
 }
 
 impl Orphan {
     fn new(claimed: Claimed, root: &Path) -> io::Result<Self> {
         let files = Files::new(claimed.path.clone(), root.to_owned());
         let end = files.end()?;
-        Ok(Self { claimed, files, end })
+        let count = Files::new(claimed.path.clone(), root.to_owned()).count(end)?;
+        Ok(Self { claimed, files, end, count })
     }
 
-    /// Its records that were not acknowledged.
-    ///
-    /// # Errors
-    /// When they cannot be read.
-    pub fn count(&self) -> io::Result<u64> {
-        let mut files = Files::new(self.claimed.path.clone(), PathBuf::new());
-        let mut count = 0;
-        loop {
-            match files.next(self.end, usize::MAX)?.payloads.len() {
-                0 => return Ok(count),
-                more => count += more as u64,
-            }
-        }
+    /// Its records that were not acknowledged when it was taken over.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count
     }
 
     /// The next records, `most` at most, in the order in which they were written; none: there are no more.
@@ -110,9 +103,18 @@ pub(super) fn adopt(root: &Path) -> io::Result<Vec<Orphan>> {
         let path = entry?.path();
         let is_spool =
             path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.parse::<Session>().is_ok());
-        if is_spool && let Some(claimed) = Claimed::take_over(path)? {
-            orphans.push(Orphan::new(claimed, root)?);
+        if !is_spool {
+            continue;
+        }
+        match take_over(path.clone(), root) {
+            Ok(orphan) => orphans.extend(orphan),
+            // It must not keep the others back.
+            Err(error) => tracing::warn!("cannot take over the spool in {}: {error}", path.display()),
         }
     }
     Ok(orphans)
+}
+
+fn take_over(path: PathBuf, root: &Path) -> io::Result<Option<Orphan>> {
+    Claimed::take_over(path)?.map(|claimed| Orphan::new(claimed, root)).transpose()
 }

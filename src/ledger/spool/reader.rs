@@ -68,6 +68,17 @@ impl Files {
         }
     }
 
+    /// The records before `end`.
+    pub(super) fn count(mut self, end: Position) -> io::Result<u64> {
+        let mut count = 0;
+        loop {
+            match self.next(end, usize::MAX)?.payloads.len() {
+                0 => return Ok(count),
+                more => count += more as u64,
+            }
+        }
+    }
+
     /// A place behind all segments, for a spool that nobody writes to any more.
     pub(super) fn end(&self) -> io::Result<Position> {
         let last = numbers(&self.directory)?.into_iter().max().unwrap_or(0);

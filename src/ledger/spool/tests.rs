@@ -105,7 +105,7 @@ fn what_a_killed_process_left_is_adopted_by_one() {
     assert_eq!(orphans.len(), 1);
     assert!(next.adopt().unwrap().is_empty(), "it is somebody's");
     let mut orphan = orphans.remove(0);
-    assert_eq!(orphan.count().unwrap(), 3);
+    assert_eq!(orphan.count(), 3);
     let batch = orphan.next(1).unwrap();
     assert_eq!(ids(&batch), ["b"]);
     orphan.acknowledge(&batch).unwrap();
