@@ -11,7 +11,7 @@ mod settings;
 mod traffic;
 mod visit;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use http::HeaderMap;
@@ -36,11 +36,10 @@ use crate::{
     ledger::{Courier, Ledger},
     limit::{Demand, LearnedModels, Moment, Plan, Reservation, Strangers, TooLarge, certain_prompt, plan},
     metrics::{Metrics, Unauthorized},
-    price::Usd,
     rejection::Rejection,
     resolve::{Key, ResolveFault, Resolver},
     runs::Runs,
-    wallet::{Purse, Short, Trust},
+    wallet::{Cost, Purse, Short, Trust},
 };
 
 /// A request that was not admitted, and why.
@@ -53,8 +52,17 @@ pub struct TurnedAway {
     pub ask: Option<Ask>,
 }
 
-/// A wallet, and what is to be left of it for this process.
-pub type Ask = (Arc<Purse>, Usd);
+/// How long a request waits for what other gateways were granted of its wallet.
+const WAIT_FOR_OTHERS: Duration = Duration::from_secs(2);
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
+/// A wallet whose keeper is to be asked, and what the request may cost.
+pub struct Ask {
+    /// What is known of the wallet.
+    pub purse: Arc<Purse>,
+    /// What is to be left of it.
+    pub cost: Cost,
+}
 
 impl TurnedAway {
     fn boxed(visit: Visit, rejection: Rejection) -> Box<Self> {
@@ -253,15 +261,27 @@ impl Gate {
             Err(turned_away) if turned_away.ask.is_some() => turned_away,
             decided => return decided,
         };
-        let (Some(keeper), Some((purse, wanted))) = (&self.keeper, &turned_away.ask) else { return Err(turned_away) };
-        let trust = match keeper.ask(purse.id(), *wanted).await {
-            Ok(()) => Trust::WhileItLasts,
-            Err(refusal) => {
-                tracing::debug!("no word on a wallet: {refusal}");
-                Trust::ForWantOfBetter
+        let Some(keeper) = &self.keeper else { return Err(turned_away) };
+        let (start, mut turned_away) = (Moment::now(), turned_away);
+        loop {
+            let Some(Ask { purse, cost }) = &turned_away.ask else { return Err(turned_away) };
+            let trust = match keeper.ask(purse.asking(*cost)).await {
+                Ok(()) => Trust::WhileItLasts,
+                Err(refusal) => {
+                    tracing::debug!("no word on a wallet: {refusal}");
+                    Trust::ForWantOfBetter
+                }
+            };
+            let now = Now::read();
+            match self.admit_trusting(turned_away.visit, endpoint, scanned, trust, now) {
+                // Others may give back what they were granted and do not use.
+                Err(again) if again.ask.is_some() && now.moment.saturating_since(start) < WAIT_FOR_OTHERS => {
+                    turned_away = again;
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
+                decided => return decided,
             }
-        };
-        self.admit_trusting(turned_away.visit, endpoint, scanned, trust, Now::read())
+        }
     }
 
     fn admit_trusting(
@@ -341,16 +361,13 @@ impl Gate {
         })?;
         let limits = Reservation::of(Holder(admitted.key.account.clone()), &admitted.limits, tokens, now.moment);
         let limits = limits.map_err(|refusal| refused(Rejection::OverLimit { key: key(), refusal }))?;
-        let most = money::most(settings.strategy, admitted, scanned, &demand, tokens);
         let Some(purse) = &admitted.key.purse else { return Ok((Held { limits, money: None }, set_maximum)) };
-        match purse.reserve(most, trust, now.moment) {
+        let cost = money::of(settings.strategy, admitted, scanned, &demand, tokens);
+        match purse.reserve(cost, trust, now.moment) {
             Ok(hold) => Ok((Held { limits, money: Some(hold) }, set_maximum)),
             Err(short) => {
                 limits.cancel();
-                let ask = match short {
-                    Short::Ask(wanted) => Some((purse.clone(), wanted)),
-                    Short::Empty => None,
-                };
+                let ask = (short != Short::Empty).then(|| Ask { purse: purse.clone(), cost });
                 Err((Rejection::NoBalance(key()), ask))
             }
         }

@@ -348,6 +348,12 @@ impl Resolver {
         if let Some(question) = questions.get(&hash) {
             return question.clone();
         }
+        if known.is_none()
+            && let Some(key) = self.known.get(&hash).filter(|key| self.trust(key, now) == Trust::Fresh)
+        {
+            // It was answered between the look into the cache and this one.
+            return watch::channel(Some(Ok(key))).1;
+        }
         let (told, question) = watch::channel(None);
         questions.insert(hash, question.clone());
         drop(questions);

@@ -47,8 +47,14 @@ struct State {
     settled: i64,
     /// What the running ones may cost.
     reserved: i64,
+    /// What those may cost that wait for a word of the keeper.
+    asking: i64,
+    /// What the keeper was asked for last.
+    wanted: i64,
     /// `settled` as it was when the last word came.
     settled_before: i64,
+    /// When something was reserved or settled last.
+    used: Moment,
 }
 
 /// The last word, in nano-dollars, and when it was asked for.
@@ -60,14 +66,18 @@ struct Heard {
     counted: i64,
     /// `None`: there is no allowance that could run out.
     expires: Option<Moment>,
+    /// Whether it is less than was asked for, or all that there is.
+    is_short: bool,
 }
 
 /// Why nothing was reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Short {
-    /// The keeper is to be asked first, so that so much is left.
-    Ask(Usd),
-    /// The keeper was asked a moment ago, and there is not enough.
+    /// The keeper is to be asked first.
+    Ask,
+    /// It is in the wallet, and granted to others, who may give it back in a moment: the keeper is to be asked again.
+    Wait,
+    /// There is not enough.
     Empty,
 }
 
@@ -80,8 +90,34 @@ pub enum Trust {
     ForWantOfBetter,
 }
 
-/// Within this time it is useless to ask again.
+/// What is reserved for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cost {
+    /// It may cost so much and no more: it is admitted only if that is left.
+    AtMost(Usd),
+    /// It probably costs so much. One that would cost more than there is runs if it runs alone.
+    Probably(Usd),
+}
+
+/// What a keeper is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// Of which wallet.
+    pub wallet: Arc<str>,
+    /// All that shall be granted and not counted yet.
+    pub wanted: Usd,
+    /// All that was ever granted, less what is given back herewith.
+    pub granted: Usd,
+}
+
+/// A keeper that had less than was asked for is not asked again so soon.
 const JUST_HEARD: Duration = Duration::from_secs(1);
+
+/// An allowance that nobody uses for so long goes back, so that others may have it.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// But for this part of the balance, so that the next request need not ask, nor one without the keeper.
+const KEPT: i64 = 8;
 
 impl Purse {
     /// The purse of the wallet `id`, of which nothing is known yet.
@@ -96,6 +132,29 @@ impl Purse {
         &self.id
     }
 
+    /// Says that a request which may cost so much waits for a word of the keeper, as long as this is held.
+    #[must_use]
+    pub fn asking(self: &Arc<Self>, cost: Cost) -> Asking {
+        let (Cost::AtMost(cost) | Cost::Probably(cost)) = cost;
+        let mut state = self.state.lock();
+        state.asking = state.asking.saturating_add(cost.nanos());
+        Asking { purse: self.clone(), cost: cost.nanos() }
+    }
+
+    /// Whether there is a word to a question that was put at `moment` or later.
+    #[must_use]
+    pub fn was_asked_since(&self, moment: Moment) -> bool {
+        self.state.lock().heard.is_some_and(|heard| heard.asked >= moment)
+    }
+
+    /// What the keeper is to be asked for, for those who wait.
+    #[must_use]
+    pub fn question(&self) -> Wish {
+        let mut state = self.state.lock();
+        let granted = state.heard.map_or(0, |heard| heard.granted);
+        state.wish(self.id.clone(), granted)
+    }
+
     /// Takes in what the keeper answered to a question of `asked`.
     pub fn hear(&self, word: &Word, asked: Moment) {
         let mut state = self.state.lock();
@@ -107,6 +166,10 @@ impl Purse {
                 granted: allowance.granted.nanos(),
                 counted: allowance.counted.nanos(),
                 expires: Some(asked + allowance.lasts),
+                is_short: {
+                    let granted = allowance.granted.nanos().saturating_sub(allowance.counted.nanos());
+                    granted < state.wanted || granted >= word.balance.nanos()
+                },
             },
             None => Heard {
                 asked,
@@ -114,6 +177,7 @@ impl Purse {
                 granted: settled.saturating_add(word.balance.nanos()),
                 counted: settled,
                 expires: None,
+                is_short: true,
             },
         };
         // Of two answers that crossed each other the one that knows more of our requests is the later.
@@ -123,21 +187,29 @@ impl Purse {
         }
     }
 
-    /// Reserves what a request may cost, at most.
+    /// Reserves what a request may cost.
     ///
     /// # Errors
     /// When that is not left, or nothing was heard of the wallet lately.
-    pub fn reserve(self: &Arc<Self>, cost: Usd, trust: Trust, now: Moment) -> Result<Hold, Short> {
+    pub fn reserve(self: &Arc<Self>, cost: Cost, trust: Trust, now: Moment) -> Result<Hold, Short> {
         let mut state = self.state.lock();
-        let cost = cost.nanos();
+        let is_last_word = state.was_refused(now) || trust == Trust::ForWantOfBetter;
+        let cost = match cost {
+            Cost::Probably(cost) if is_last_word => {
+                cost.nanos().min(state.left().saturating_add(state.reserved).max(1))
+            }
+            Cost::AtMost(cost) | Cost::Probably(cost) => cost.nanos(),
+        };
         if state.allows(cost, trust, now) {
             state.reserved = state.reserved.saturating_add(cost);
+            state.used = now;
             return Ok(Hold { purse: self.clone(), reserved: cost, cost: 0 });
         }
-        if state.was_just_asked(now) || trust == Trust::ForWantOfBetter {
-            return Err(Short::Empty);
-        }
-        Err(Short::Ask(Usd::from_nanos(state.wanted(cost))))
+        Err(match trust {
+            Trust::WhileItLasts if !is_last_word => Short::Ask,
+            Trust::WhileItLasts if state.is_elsewhere(cost) => Short::Wait,
+            Trust::WhileItLasts | Trust::ForWantOfBetter => Short::Empty,
+        })
     }
 
     /// What could be reserved at most, without asking.
@@ -146,22 +218,40 @@ impl Purse {
         Usd::from_nanos(self.state.lock().left().max(0))
     }
 
-    /// Whether the keeper was asked so lately that it is useless to ask again.
+    /// Whether the keeper had less than it was asked for, a moment ago.
     #[must_use]
-    pub fn was_just_asked(&self, now: Moment) -> bool {
-        self.state.lock().was_just_asked(now)
+    pub fn was_refused(&self, now: Moment) -> bool {
+        self.state.lock().was_refused(now)
     }
 
-    /// What the keeper is to be asked for in advance, if it is time: of an allowance that is used, and soon runs out.
-    /// It is all that shall be granted and not counted yet.
+    /// What the keeper is to be asked for in advance, if it is time: more of an allowance that is used and soon runs out,
+    /// or less of one that is not used. What is given back is so from here on.
     #[must_use]
-    pub fn wish(&self, now: Moment) -> Option<Usd> {
-        let state = self.state.lock();
+    pub fn wish(&self, now: Moment) -> Option<Wish> {
+        let mut state = self.state.lock();
         let heard = state.heard?;
         let expires = heard.expires?;
         let spent = state.settled.saturating_sub(state.settled_before).saturating_add(state.reserved);
         let runs_out = now + SOON >= expires || state.left() < spent;
-        (spent > 0 && runs_out && !state.was_just_asked(now)).then(|| Usd::from_nanos(state.wanted(0)))
+        let kept = (state.balance(&heard) / KEPT).max(0);
+        let is_idle = state.reserved == 0 && state.asking == 0 && now.saturating_since(state.used) >= IDLE;
+        let granted = match () {
+            () if is_idle && now < expires && state.left() > kept => state.settled.saturating_add(kept),
+            () if spent > 0 && runs_out && !state.was_refused(now) => heard.granted,
+            () => return None,
+        };
+        let is_less = granted < heard.granted;
+        state.heard = Some(Heard { granted, ..heard });
+        if is_less {
+            // What is kept is to stay, and nothing more is wanted.
+            state.settled_before = state.settled;
+            state.asking = kept;
+        }
+        let wish = state.wish(self.id.clone(), granted);
+        if is_less {
+            state.asking = 0;
+        }
+        Some(wish)
     }
 }
 
@@ -191,9 +281,8 @@ impl Purses {
 
     /// Of which wallets the keeper is to be asked in advance, and for how much.
     #[must_use]
-    pub fn wishes(&self, now: Moment) -> Vec<(Arc<str>, Usd)> {
-        let purses = self.by_id.read();
-        purses.values().filter_map(|purse| Some((purse.id.clone(), purse.wish(now)?))).collect()
+    pub fn wishes(&self, now: Moment) -> Vec<Wish> {
+        self.by_id.read().values().filter_map(|purse| purse.wish(now)).collect()
     }
 }
 
@@ -208,13 +297,25 @@ impl State {
         lasts && !used_up && self.left() > 0 && cost <= self.left()
     }
 
-    fn was_just_asked(&self, now: Moment) -> bool {
-        self.heard.is_some_and(|heard| now.saturating_since(heard.asked) < JUST_HEARD)
+    fn was_refused(&self, now: Moment) -> bool {
+        self.heard.is_some_and(|heard| heard.is_short && now.saturating_since(heard.asked) < JUST_HEARD)
+    }
+
+    /// Whether the wallet has so much beside what is ours, which others were granted.
+    fn is_elsewhere(&self, cost: i64) -> bool {
+        let Some(heard) = self.heard.filter(|heard| heard.expires.is_some()) else { return false };
+        let balance = self.balance(&heard);
+        balance > USED_UP.nanos() && balance.saturating_sub(self.reserved) >= cost
     }
 
     /// What is in the wallet, as far as we know.
     fn balance(&self, heard: &Heard) -> i64 {
-        heard.balance.saturating_sub(self.settled.saturating_sub(heard.counted).max(0))
+        heard.balance.saturating_sub(self.uncounted(heard))
+    }
+
+    /// What our requests have cost of which the keeper does not know yet.
+    fn uncounted(&self, heard: &Heard) -> i64 {
+        self.settled.saturating_sub(heard.counted).max(0)
     }
 
     fn left(&self) -> i64 {
@@ -222,13 +323,37 @@ impl State {
         granted.saturating_sub(self.settled).saturating_sub(self.reserved)
     }
 
-    /// What is to be granted and not counted, so that `cost` is left and as much as was spent since the last word.
-    fn wanted(&self, cost: i64) -> i64 {
-        let counted = self.heard.map_or(0, |heard| heard.counted);
-        let uncounted = self.settled.saturating_sub(counted).max(0);
+    /// What is to be granted and not counted: what was spent and what runs or waits may cost, and twice what was spent
+    /// since the last word, so that there need not be one for each request.
+    fn wish(&mut self, wallet: Arc<str>, granted: i64) -> Wish {
+        let uncounted = self.heard.map_or(self.settled, |heard| self.uncounted(&heard));
         let lately = self.settled.saturating_sub(self.settled_before).max(0);
-        let ahead = cost.max(0).saturating_add(lately.saturating_mul(2));
-        uncounted.saturating_add(self.reserved).saturating_add(ahead)
+        let pending = self.reserved.saturating_add(self.asking);
+        self.wanted = uncounted.saturating_add(pending).saturating_add(lately.saturating_mul(2));
+        let [wanted, granted] = [self.wanted, granted].map(Usd::from_nanos);
+        Wish { wallet, wanted, granted }
+    }
+}
+
+/// Says that somebody waits for a word of a wallet's keeper.
+#[derive(Debug)]
+pub struct Asking {
+    purse: Arc<Purse>,
+    cost: i64,
+}
+
+impl Asking {
+    /// Of which wallet.
+    #[must_use]
+    pub fn purse(&self) -> &Arc<Purse> {
+        &self.purse
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let mut state = self.purse.state.lock();
+        state.asking = state.asking.saturating_sub(self.cost);
     }
 }
 

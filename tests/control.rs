@@ -1,6 +1,6 @@
 //! The control plane by itself: its calls, over SQLite and over PostgreSQL.
 
-mod gateways;
+pub mod gateways;
 mod keys;
 mod money;
 mod people;

@@ -26,6 +26,7 @@ mod support {
     pub mod wire;
 }
 
+mod accounts;
 mod admission;
 mod apis;
 mod bodies;

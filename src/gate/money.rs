@@ -7,20 +7,23 @@ use crate::{
     body::Scanned,
     limit::{Demand, Limit, Moment, Strategy},
     price::{TokenCounts, Usd},
+    wallet::Cost,
 };
 
 /// What a request may cost that reserves so many `tokens`. In the worst case no part of its prompt comes from a cache,
 /// and each byte of it is a token.
-pub(super) fn most(strategy: Strategy, admitted: &Admitted, scanned: &Scanned, demand: &Demand, tokens: u64) -> Usd {
-    if admitted.key.purse.is_none() || !admitted.endpoint.takes_tokens() {
-        return Usd::ZERO;
+pub(super) fn of(strategy: Strategy, admitted: &Admitted, scanned: &Scanned, demand: &Demand, tokens: u64) -> Cost {
+    if !admitted.endpoint.takes_tokens() {
+        return Cost::AtMost(Usd::ZERO);
     }
     let output = if demand.has_output { tokens.saturating_sub(demand.prompt) } else { 0 };
-    let prompt = match strategy {
-        Strategy::Expected => demand.prompt,
-        Strategy::WorstCase => demand.prompt.max(scanned.prompt_text_bytes.saturating_add(scanned.prompt_tokens_given)),
-    };
-    cost(admitted, prompt, output)
+    match strategy {
+        Strategy::Expected => Cost::Probably(cost(admitted, demand.prompt, output)),
+        Strategy::WorstCase => {
+            let bytes = scanned.prompt_text_bytes.saturating_add(scanned.prompt_tokens_given);
+            Cost::AtMost(cost(admitted, demand.prompt.max(bytes), output))
+        }
+    }
 }
 
 /// The key's token limit, or, where the worst case is reserved and nothing says how long an answer may be, what the
@@ -35,7 +38,7 @@ pub(super) fn affordable(strategy: Strategy, admitted: &Admitted, demand: &Deman
     }
     let of_many = cost(admitted, 0, MANY).nanos().unsigned_abs().max(cost(admitted, MANY, 0).nanos().unsigned_abs());
     let expected = cost(admitted, demand.prompt, demand.expected_output.saturating_mul(demand.choices.max(1)));
-    let left = if purse.was_just_asked(now) { purse.left() } else { purse.left().max(expected) };
+    let left = if purse.was_refused(now) { purse.left() } else { purse.left().max(expected) };
     let left = u128::from(left.nanos().unsigned_abs());
     match (left * u128::from(MANY)).checked_div(of_many.into()) {
         Some(tokens) => {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use http::{StatusCode, header};
+use parking_lot::Mutex;
 use reqwest::{Client, Response};
 use serde::Deserialize;
 use serde_json::json;
@@ -19,9 +20,8 @@ use crate::{
     config::keys::{Http, parse_wallet},
     key::Secret,
     limit::Moment,
-    price::Usd,
     resolve::http::{body, plainly},
-    wallet::Purses,
+    wallet::{Asking, Purse, Purses, Wish},
 };
 
 /// The way to whoever keeps the ledger.
@@ -36,6 +36,9 @@ pub struct Courier {
     purses: Arc<Purses>,
     /// Whether the last exchange failed.
     is_failing: AtomicBool,
+    /// The wallets of requests that wait for a word, and who asks for all of them.
+    waiting: Mutex<Vec<Arc<Purse>>>,
+    turn: tokio::sync::Mutex<()>,
 }
 
 /// The keeper writes what it is sent to its disk before it answers.
@@ -57,6 +60,8 @@ impl Courier {
             session,
             purses,
             is_failing: AtomicBool::new(false),
+            waiting: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
         }
     }
 
@@ -76,20 +81,32 @@ impl Courier {
     }
 
     /// Asks for a wallet of which a request needs more than is left. The request does not wait for a keeper that is
-    /// away, and not longer than for its key.
+    /// away, and not longer than for its key. Those that come while the keeper answers are asked for together.
     ///
     /// # Errors
     /// Why there is no answer.
-    pub async fn ask(&self, wallet: &Arc<str>, wanted: Usd) -> Result<(), Refusal> {
+    pub async fn ask(&self, asking: Asking) -> Result<(), Refusal> {
         if self.is_failing.load(Ordering::Acquire) {
             return Err(Refusal::Failed("the ledger's keeper does not answer".to_owned()));
         }
-        let wishes = [(wallet.clone(), wanted)];
-        let asked = tokio::time::timeout(self.patience, self.send(&[], &wishes, Moment::now())).await;
+        let (purse, start) = (asking.purse(), Moment::now());
+        self.waiting.lock().push(purse.clone());
+        let exchange = async {
+            let _turn = self.turn.lock().await;
+            if purse.was_asked_since(start) {
+                return Ok(());
+            }
+            let (asked, mut purses) = (Moment::now(), std::mem::take(&mut *self.waiting.lock()));
+            purses.sort_by(|one, other| one.id().cmp(other.id()));
+            purses.dedup_by(|one, other| one.id() == other.id());
+            let wishes: Vec<_> = purses.iter().map(|purse| purse.question()).collect();
+            self.send(&[], &wishes, asked).await
+        };
+        let asked = tokio::time::timeout(self.patience, exchange).await;
         asked.unwrap_or_else(|_| Err(Refusal::Failed("the ledger's keeper does not answer in time".to_owned())))
     }
 
-    async fn send(&self, records: &[&[u8]], wishes: &[(Arc<str>, Usd)], asked: Moment) -> Result<(), Refusal> {
+    async fn send(&self, records: &[&[u8]], wishes: &[Wish], asked: Moment) -> Result<(), Refusal> {
         let exchange = async {
             let mut request = self.client.post(&*self.url).header(header::CONTENT_TYPE, "application/json");
             if let Some(token) = &self.token {
@@ -117,9 +134,13 @@ impl Courier {
 }
 
 /// What is sent. The records go as they are in the spool.
-fn written(session: &Session, records: &[&[u8]], wishes: &[(Arc<str>, Usd)]) -> Vec<u8> {
-    let wallets: Vec<_> =
-        wishes.iter().map(|(id, wanted)| json!({"id": id, "wanted_usd": wanted.to_string()})).collect();
+fn written(session: &Session, records: &[&[u8]], wishes: &[Wish]) -> Vec<u8> {
+    let wallets: Vec<_> = wishes
+        .iter()
+        .map(|Wish { wallet, wanted, granted }| {
+            json!({"id": wallet, "wanted_usd": wanted.to_string(), "granted_usd": granted.to_string()})
+        })
+        .collect();
     let beginning = format!(r#"{{"gateway":"{session}","records":["#);
     let end = format!(r#"],"wallets":{}}}"#, serde_json::Value::from(wallets));
     [beginning.as_bytes(), &records.join(&b','), end.as_bytes()].concat()
@@ -209,10 +230,11 @@ mod tests {
     #[test]
     fn records_go_as_they_are_and_wallets_beside_them() {
         let session: Session = "00000000000000ff".parse().unwrap();
-        let wishes = [("team_x".into(), "1.50".parse().unwrap())];
+        let wishes =
+            [Wish { wallet: "team_x".into(), wanted: "1.50".parse().unwrap(), granted: "0.5".parse().unwrap() }];
         let body = written(&session, &[br#"{"id":"a"}"#, br#"{"id":"b"}"#], &wishes);
         let value: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        let wallets = json!([{"id": "team_x", "wanted_usd": "1.5"}]);
+        let wallets = json!([{"id": "team_x", "wanted_usd": "1.5", "granted_usd": "0.5"}]);
         assert_eq!(
             value,
             json!({"gateway": session.as_str(), "records": [{"id": "a"}, {"id": "b"}], "wallets": wallets})

@@ -22,7 +22,7 @@ fn purse(word: &Word) -> Arc<Purse> {
 }
 
 fn reserve(purse: &Arc<Purse>, cost: &str, now: Moment) -> Result<Hold, Short> {
-    purse.reserve(usd(cost), Trust::WhileItLasts, now)
+    purse.reserve(Cost::AtMost(usd(cost)), Trust::WhileItLasts, now)
 }
 
 #[test]
@@ -56,8 +56,8 @@ fn the_request_after_the_one_that_uses_the_wallet_up_is_refused() {
 #[test]
 fn of_a_wallet_of_which_nothing_was_heard_the_keeper_is_asked() {
     let purse = Arc::new(Purse::new("ada".into()));
-    assert_eq!(reserve(&purse, "0.2", at(0)).unwrap_err(), Short::Ask(usd("0.2")));
-    assert_eq!(purse.reserve(usd("0.2"), Trust::ForWantOfBetter, at(0)).unwrap_err(), Short::Empty);
+    assert_eq!(reserve(&purse, "0.2", at(0)).unwrap_err(), Short::Ask);
+    assert_eq!(purse.reserve(Cost::AtMost(usd("0.2")), Trust::ForWantOfBetter, at(0)).unwrap_err(), Short::Empty);
 }
 
 #[test]
@@ -65,26 +65,55 @@ fn an_allowance_that_ran_out_is_asked_for_again_and_spent_if_nobody_answers() {
     let purse = purse(&word("10", "2", "0"));
     reserve(&purse, "0.5", at(0)).unwrap().settle(usd("0.5"));
     assert!(reserve(&purse, "0.5", at(59)).is_ok());
-    assert_eq!(
-        reserve(&purse, "0.5", at(60)).unwrap_err(),
-        Short::Ask(usd("2")),
-        "the spent, the cost, twice the spent"
-    );
-    let last = purse.reserve(usd("1.5"), Trust::ForWantOfBetter, at(3600)).unwrap();
-    assert_eq!(purse.reserve(usd("0.01"), Trust::ForWantOfBetter, at(3600)).unwrap_err(), Short::Empty);
+    assert_eq!(reserve(&purse, "0.5", at(60)).unwrap_err(), Short::Ask);
+    let last = purse.reserve(Cost::AtMost(usd("1.5")), Trust::ForWantOfBetter, at(3600)).unwrap();
+    assert_eq!(purse.reserve(Cost::AtMost(usd("0.01")), Trust::ForWantOfBetter, at(3600)).unwrap_err(), Short::Empty);
     last.settle(usd("1.5"));
+}
+
+fn wished(purse: &Purse, now: Moment) -> Option<(Usd, Usd)> {
+    purse.wish(now).map(|wish| (wish.wanted, wish.granted))
 }
 
 #[test]
 fn an_allowance_that_is_used_is_renewed_before_its_end() {
-    let purse = purse(&word("10", "2", "0"));
-    assert_eq!(purse.wish(at(50)), None, "nobody uses it");
-    reserve(&purse, "0.5", at(1)).unwrap().settle(usd("0.5"));
-    assert_eq!(purse.wish(at(20)), None, "there is enough, and time");
-    assert_eq!(purse.wish(at(40)), Some(usd("1.5")));
+    let purse = purse(&word("10", "1.5", "0"));
+    let hold = reserve(&purse, "0.5", at(1)).unwrap();
+    assert_eq!(wished(&purse, at(20)), None, "there is enough, and time");
+    assert_eq!(wished(&purse, at(40)), Some((usd("0.5"), usd("1.5"))));
+    hold.settle(usd("0.5"));
     purse.hear(&word("9.5", "2.5", "0.5"), at(40));
-    reserve(&purse, "1.9", at(41)).unwrap().settle(usd("1.9"));
-    assert_eq!(purse.wish(at(42)), Some(usd("5.7")), "there is less than was spent since");
+    let hold = reserve(&purse, "1.9", at(41)).unwrap();
+    assert_eq!(wished(&purse, at(42)), Some((usd("1.9"), usd("2.5"))), "there is less than is reserved");
+    hold.settle(usd("1.9"));
+    let _hold = reserve(&purse, "0.05", at(42)).unwrap();
+    assert_eq!(wished(&purse, at(42)), Some((usd("5.75"), usd("2.5"))), "twice what was spent since");
+}
+
+#[test]
+fn an_allowance_that_nobody_uses_goes_back_but_for_an_eighth_of_the_balance() {
+    let purse = purse(&word("8", "4", "0"));
+    reserve(&purse, "0.5", at(1)).unwrap().settle(usd("0.8"));
+    assert_eq!(wished(&purse, Moment::from_nanos(1_400_000_000)), None, "not yet");
+    assert_eq!(wished(&purse, at(2)), Some((usd("1.7"), usd("1.7"))), "0.8 is spent, and an eighth of 7.2 kept");
+    assert_eq!(purse.left(), usd("0.9"));
+    assert_eq!(wished(&purse, at(3)), None, "once");
+    purse.hear(&word("7.2", "1.7", "0.8"), at(3));
+    assert_eq!((purse.left(), wished(&purse, at(30))), (usd("0.9"), None));
+}
+
+#[test]
+fn what_probably_costs_more_than_there_is_runs_alone() {
+    let purse = purse(&word("1", "0.5", "0"));
+    let probably = |cost: &str, now| purse.reserve(Cost::Probably(usd(cost)), Trust::WhileItLasts, now);
+    assert_eq!(probably("3", at(5)).unwrap_err(), Short::Ask, "more may be granted");
+    purse.hear(&word("1", "1", "0"), at(5));
+    let alone = probably("3", at(5)).unwrap();
+    assert_eq!(probably("0.1", at(5)).unwrap_err(), Short::Empty);
+    alone.settle(usd("0.2"));
+    assert_eq!(purse.left(), usd("0.8"));
+    let _small = probably("0.1", at(5)).unwrap();
+    assert_eq!(probably("3", at(5)).unwrap_err(), Short::Empty, "it does not run alone");
 }
 
 #[test]
@@ -103,7 +132,7 @@ fn where_nobody_grants_anything_the_balance_is_there_to_be_spent() {
     assert_eq!(reserve(&purse, "0.02", at(0)).unwrap_err(), Short::Empty);
     purse.hear(&Word { balance: usd("0.01"), allowance: None }, at(9));
     assert_eq!(purse.left(), usd("0.01"), "what was spent is no longer in the balance");
-    assert_eq!(purse.wish(at(100)), None);
+    assert_eq!(wished(&purse, at(100)), None);
 }
 
 const CENT: i64 = 10_000_000;
@@ -142,10 +171,15 @@ proptest! {
             match step {
                 Step::Begin(cost) => {
                     let cost = i64::from(cost) * CENT;
-                    match purse.reserve(Usd::from_nanos(cost), Trust::WhileItLasts, at(clock)) {
+                    match purse.reserve(Cost::AtMost(Usd::from_nanos(cost)), Trust::WhileItLasts, at(clock)) {
                         Ok(hold) => running.push((hold, cost)),
-                        Err(Short::Ask(wanted)) => purse.hear(&keeper.word(wanted.nanos()), at(clock)),
-                        Err(Short::Empty) => {}
+                        Err(Short::Ask) => {
+                            let _asking = purse.asking(Cost::AtMost(Usd::from_nanos(cost)));
+                            let wish = purse.question();
+                            keeper.granted = keeper.granted.min(wish.granted.nanos());
+                            purse.hear(&keeper.word(wish.wanted.nanos()), at(clock));
+                        }
+                        Err(Short::Wait | Short::Empty) => {}
                     }
                 }
                 Step::End { which, cost } if !running.is_empty() => {
@@ -156,9 +190,12 @@ proptest! {
                 }
                 Step::End { .. } => {}
                 Step::Count => keeper.count(std::mem::take(&mut uncounted)),
-                Step::Renew => if let Some(wanted) = purse.wish(at(clock)) {
-                    purse.hear(&keeper.word(wanted.nanos()), at(clock));
-                },
+                Step::Renew => {
+                    if let Some(wish) = purse.wish(at(clock)) {
+                        keeper.granted = keeper.granted.min(wish.granted.nanos());
+                        purse.hear(&keeper.word(wish.wanted.nanos()), at(clock));
+                    }
+                }
                 Step::Credit(amount) => keeper.balance += i64::from(amount) * CENT,
             }
             prop_assert!(keeper.balance - uncounted >= 0, "overdrawn by what is not counted yet");

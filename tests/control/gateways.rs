@@ -23,7 +23,7 @@ over_both! {
 }
 
 /// A gateway that asks this control plane, and listens to it.
-pub(super) async fn gateway(upstream: &ScriptedUpstream, plane: &Plane, extra: &str) -> Gateway {
+pub async fn gateway(upstream: &ScriptedUpstream, plane: &Plane, extra: &str) -> Gateway {
     let trusting = "client_address: {header: x-forwarded-for, trusted: [127.0.0.0/8]}";
     let configuration = config(upstream, extra).replace("{yaml: {path: keys.yaml}}", &plane.as_source());
     let configuration =

@@ -78,25 +78,28 @@ async fn no_two_gateways_are_granted_the_same_dollar(plane: &Plane) {
     assert_eq!(met("bbbbbbbbbbbbbbbb").await["allowance"]["granted_usd"], "1.875");
     assert_eq!(met("aaaaaaaaaaaaaaaa").await["allowance"]["granted_usd"], "2.5", "nothing more is asked for");
     assert_eq!(
-        wish(plane, "aaaaaaaaaaaaaaaa", "100").await["granted_usd"],
+        wish(plane, "aaaaaaaaaaaaaaaa", "100", "2.5").await["granted_usd"],
         "8.125",
         "all that the other was not granted"
     );
-    assert_eq!(wish(plane, "bbbbbbbbbbbbbbbb", "100").await["granted_usd"], "1.875");
+    assert_eq!(wish(plane, "bbbbbbbbbbbbbbbb", "100", "1.875").await["granted_usd"], "1.875");
     let spent = Value::from_iter([("gateway", "aaaaaaaaaaaaaaaa")]);
     let mut record = record("r1", &id, "ada", "6");
     record["gateway"] = spent["gateway"].clone();
     used(plane, &[record]).await;
-    let word = wish(plane, "aaaaaaaaaaaaaaaa", "0").await;
+    let word = wish(plane, "aaaaaaaaaaaaaaaa", "0", "8.125").await;
     assert_eq!((&word["granted_usd"], &word["counted_usd"]), (&json!("8.125"), &json!("6")));
     assert_eq!(plane.store().balance("ada").await.unwrap().unwrap(), "4".parse::<Usd>().unwrap());
     let wishes: Vec<_> = ["cccccccccccccccc", "dddddddddddddddd", "eeeeeeeeeeeeeeee"]
         .into_iter()
-        .map(|gateway| wish(plane, gateway, "4"))
+        .map(|gateway| wish(plane, gateway, "4", "0"))
         .collect();
     for word in futures_util::future::join_all(wishes).await {
         assert_eq!(word["granted_usd"], "0", "all is granted");
     }
+    let less = wish(plane, "aaaaaaaaaaaaaaaa", "1", "7").await;
+    assert_eq!(less["granted_usd"], "7", "more than a dollar is given back");
+    assert_eq!(wish(plane, "cccccccccccccccc", "4", "0").await["granted_usd"], "1.125");
 }
 
 async fn what_was_used_is_charged_once(plane: &Plane) {
@@ -129,7 +132,7 @@ pub(super) async fn used(plane: &Plane, records: &[Value]) {
     assert_eq!(answer["accepted"], records.len());
 }
 
-async fn wish(plane: &Plane, gateway: &str, usd: &str) -> Value {
-    let batch = json!({"gateway": gateway, "wallets": [{"id": "ada", "wanted_usd": usd}]});
+async fn wish(plane: &Plane, gateway: &str, usd: &str, granted: &str) -> Value {
+    let batch = json!({"gateway": gateway, "wallets": [{"id": "ada", "wanted_usd": usd, "granted_usd": granted}]});
     plane.call(GATEWAYS, "POST", "/v1/usage/records", batch).await.with(200)["wallets"][0]["allowance"].clone()
 }

@@ -159,6 +159,11 @@ impl Plane {
         self.operate("POST", "/api/v1/teams", team).await.with(201);
     }
 
+    pub async fn balance(&self, wallet: &str) -> String {
+        let shown = self.get(OPERATOR, &format!("/api/v1/wallets/{wallet}")).await.with(200);
+        shown["balance_usd"].as_str().unwrap().to_owned()
+    }
+
     pub async fn credit(&self, wallet: &str, usd: &str, idempotency_key: &str) -> Value {
         let credit = json!({"usd": usd, "idempotency_key": idempotency_key});
         self.operate("POST", &format!("/api/v1/wallets/{wallet}/credits"), credit).await.with(200)

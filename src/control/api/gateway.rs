@@ -252,8 +252,12 @@ struct Batch {
 #[serde(deny_unknown_fields)]
 struct Wish {
     id: String,
+    /// All that shall be granted and not counted yet.
     #[serde(with = "decimal")]
     wanted_usd: Usd,
+    /// All that was ever granted, as the gateway knows it: less than that is given back.
+    #[serde(with = "decimal")]
+    granted_usd: Usd,
 }
 
 /// 500 records of the longest names.
@@ -274,8 +278,9 @@ async fn take_records(State(plane): State<Arc<Plane>>, _: Gateway, body: HttpBod
     let mut tx = plane.store.begin().await?;
     usage::take_in(&mut tx, &records, now).await?;
     let mut words = Vec::with_capacity(batch.wallets.len());
-    for Wish { id, wanted_usd } in &batch.wallets {
-        if let Some(word) = wallets::grant(&mut tx, id, batch.gateway.as_str(), Some(*wanted_usd), now).await? {
+    for Wish { id, wanted_usd, granted_usd } in &batch.wallets {
+        let wish = Some((*wanted_usd, *granted_usd));
+        if let Some(word) = wallets::grant(&mut tx, id, batch.gateway.as_str(), wish, now).await? {
             words.push(wallet_json(id, &word));
         }
     }

@@ -16,7 +16,7 @@ use crate::{
 pub const ALLOWANCE: Duration = Duration::from_secs(60);
 
 /// What a gateway is granted that asks for nothing particular: a quarter of what is free, and this much if it is there.
-const FIRST_GRANT: i64 = 1_000_000_000;
+const FIRST_GRANT: i64 = 100_000_000;
 
 /// What became of a credit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +120,8 @@ pub async fn count(tx: &mut Tx, wallet: &str, gateway: &str, cost: Usd) -> Resul
     Ok(())
 }
 
-/// What a gateway is told of a wallet, with an allowance: `wanted` is what it wants to be granted and not yet counted.
+/// What a gateway is told of a wallet, with an allowance. `wish` is what it wants to be granted and not yet counted, and
+/// all that it was ever granted, as it knows it: if that is less than was granted, the rest is given back.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -128,7 +129,7 @@ pub async fn grant(
     tx: &mut Tx,
     wallet: &str,
     gateway: &str,
-    wanted: Option<Usd>,
+    wish: Option<(Usd, Usd)>,
     now: Timestamp,
 ) -> Result<Option<Word>, StoreFault> {
     let Some(balance) = hold(tx, wallet).await? else { return Ok(None) };
@@ -139,10 +140,11 @@ pub async fn grant(
         Some(row) => (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?),
         None => (0, 0, 0),
     };
-    let own = if expires > now { (granted - counted).max(0) } else { 0 };
+    let granted = wish.map_or(granted, |(_, known)| granted.min(known.nanos()));
+    let own = if expires > now { granted.saturating_sub(counted).max(0) } else { 0 };
     let free = balance.nanos().saturating_sub(outstanding(tx, wallet, gateway, now).await?).saturating_sub(own).max(0);
-    let first = if own == 0 { free.min(FIRST_GRANT.max(free / 4)) } else { own };
-    let wanted = wanted.map_or(first, |wanted| wanted.nanos().max(first));
+    let first = if own == 0 { FIRST_GRANT.max(free / 4) } else { own };
+    let wanted = wish.map_or(first, |(wanted, _)| wanted.nanos());
     let granted = counted.saturating_add(own.max(wanted.min(own.saturating_add(free))));
     let expires = now.saturating_add(i64::try_from(ALLOWANCE.as_micros()).unwrap_or(i64::MAX));
     let sql = "INSERT INTO allowances (wallet, gateway, granted_nanos, counted_nanos, expires_at) \

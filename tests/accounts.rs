@@ -1,0 +1,217 @@
+//! What every request used is at the control plane, once, and its wallet pays for it, whatever happens in between.
+
+use std::time::{Duration, Instant};
+
+use keymeter::price::Usd;
+use serde_json::{Value, json};
+
+use crate::{
+    control::gateways::gateway,
+    sources::asked,
+    support::{
+        client::Arrival,
+        control::{OPERATOR, Plane},
+        gateway::Gateway,
+        scene::chat,
+        script::{Gate, Script, completion, usage},
+        upstream::ScriptedUpstream,
+    },
+};
+
+/// A dollar for a thousand tokens of output.
+const PRICED: &str = "models: [{name: m, input: \"0\", output: \"1000\"}]\non_revoke: finish";
+const WORST: &str = "models: [{name: m, input: \"0\", output: \"1000\"}]\nlimits: {reservation: worst_case}";
+
+/// A user with money, and a key of theirs.
+async fn funded(plane: &Plane, usd: &str) -> (String, String) {
+    plane.user("ada").await;
+    plane.credit("ada", usd, "first").await;
+    plane.key(OPERATOR, json!({"name": "Some key", "owner": "ada"})).await
+}
+
+/// The usage of all keys, once so many requests have arrived.
+async fn usage_of(plane: &Plane, requests: u64) -> Value {
+    let start = Instant::now();
+    loop {
+        let rows = plane.get(OPERATOR, "/api/v1/usage").await.with(200)["rows"].clone();
+        if rows[0]["requests"].as_u64().unwrap_or(0) >= requests {
+            assert_eq!(rows[0]["requests"], requests);
+            return rows[0].clone();
+        }
+        assert!(start.elapsed() < Duration::from_secs(10), "{rows} of {requests} requests");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_request_is_on_record_and_paid_for() {
+    let plane = Plane::sqlite().await;
+    let upstream = ScriptedUpstream::start(|request| match request.json()["user"].as_str() {
+        Some("fail") => Script::error(500, "server_error", "broken"),
+        Some("stream") => Script::stream_of(request, 3, &usage(7, 3)),
+        Some("cut") => Script::truncated(request, 2),
+        _ => Script::json(200, &completion("m", 5)),
+    })
+    .await;
+    let gateway = gateway(&upstream, &plane, PRICED).await;
+    let (id, secret) = funded(&plane, "10").await;
+    let mut client = gateway.connect().await;
+    for _ in 0..10 {
+        assert_eq!(client.chat(&secret, &chat("m", "Hello", false)).await.status, 200);
+    }
+    for user in ["stream", "cut", "fail"] {
+        let mut body = chat("m", "Hello", user != "fail");
+        body["user"] = user.into();
+        body["stream"] = (user != "fail").into();
+        let mut client = gateway.connect().await;
+        client.chat_stream(&secret, &body).await;
+        client.rest().await;
+    }
+    assert_eq!(client.chat(&secret, &chat("none", "Hello", false)).await.status, 200);
+    assert_eq!(client.chat("sk-nobody", &chat("m", "Hello", false)).await.status, 401);
+    let row = usage_of(&plane, 14).await;
+    let lines: Vec<_> = (0..15).map(|_| gateway.next_line()).collect();
+    let output: u64 = lines.iter().filter_map(|line| line["output_tokens"].as_u64()).sum();
+    assert_eq!((&row["output_tokens"], &row["models"]), (&json!(output), &json!(["m", "none"])));
+    assert_eq!(row["cost_usd"], format!("0.0{}", output - 5).as_str(), "a model without a price costs nothing");
+    let cost: Usd = row["cost_usd"].as_str().unwrap().parse().unwrap();
+    let left = "10".parse::<Usd>().unwrap().checked_sub(cost).unwrap();
+    assert_eq!(plane.balance("ada").await, left.to_string());
+    let rows = plane.get(OPERATOR, "/api/v1/usage?group_by=key").await.with(200);
+    assert_eq!((&rows["rows"][0]["key"], &rows["rows"][0]["key_name"]), (&json!(id), &json!("Some key")));
+    assert!(plane.store().sums_are_right("2020-01-01T00:00:00Z".parse().unwrap()).await.unwrap());
+    gateway.metric_becomes("keymeter_ledger_spooled_records", 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_is_written_before_the_client_sees_the_end() {
+    let plane = Plane::sqlite().await;
+    let upstream = ScriptedUpstream::start(|request| Script::stream_of(request, 3, &usage(7, 3))).await;
+    let gateway = gateway(&upstream, &plane, PRICED).await;
+    let (_, secret) = funded(&plane, "10").await;
+    let spool = gateway.directory.path().join("data/spool");
+    for round in 1..=20 {
+        let mut client = gateway.connect().await;
+        client.chat_stream(&secret, &chat("m", "Hello", true)).await;
+        let mut seen = Vec::new();
+        while let Arrival::Chunk { data, .. } = client.next_chunk().await {
+            seen.extend_from_slice(&data);
+            if String::from_utf8_lossy(&seen).contains("[DONE]") {
+                break;
+            }
+        }
+        let written = walk(&spool).into_iter().map(|text| text.matches("\"status\":200").count()).sum::<usize>();
+        assert_eq!(written, round);
+    }
+}
+
+/// The texts of all files in a folder.
+fn walk(folder: &std::path::Path) -> Vec<String> {
+    let mut texts = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            texts.extend(walk(&path));
+        } else {
+            texts.push(String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned());
+        }
+    }
+    texts
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_requests_at_once_do_not_spend_a_balance_for_ten() {
+    let plane = Plane::sqlite().await;
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream =
+        ScriptedUpstream::start(move |request| Script::stream_of(request, 100, &usage(7, 100)).gated(0, &held)).await;
+    let gateway = gateway(&upstream, &plane, WORST).await;
+    let (_, secret) = funded(&plane, "1.05").await;
+    let mut body = chat("m", "Hello", true);
+    body["max_tokens"] = json!(100);
+    let requests: Vec<_> = (0..200)
+        .map(|_| async {
+            let mut client = gateway.connect().await;
+            client.send("POST", "/v1/chat/completions", &[("x-api-key", &secret)], body.to_string().as_bytes()).await;
+            client
+        })
+        .collect();
+    let clients = futures_util::future::join_all(requests).await;
+    upstream.wait_for_request(10).await;
+    let refused = |text: &str| text.contains("insufficient_quota");
+    gate.open();
+    let answers = clients.into_iter().map(|mut client| async move {
+        let status = client.head().await.status;
+        (status, String::from_utf8_lossy(&client.rest().await.0).into_owned())
+    });
+    let answers = futures_util::future::join_all(answers).await;
+    let served = answers.iter().filter(|(status, _)| *status == 200).count();
+    assert!(answers.iter().all(|(status, text)| *status == 200 || *status == 429 && refused(text)), "{answers:?}");
+    assert_eq!((served, upstream.received().len()), (10, 10));
+    usage_of(&plane, 10).await;
+    assert_eq!(plane.balance("ada").await, "0.05");
+    assert_eq!(asked(&gateway, &secret).await, (429, "insufficient_quota".into()));
+    plane.credit("ada", "1", "second").await;
+    becomes_usable(&gateway, &secret).await;
+}
+
+async fn becomes_usable(gateway: &Gateway, secret: &str) {
+    let start = Instant::now();
+    while asked(gateway, secret).await.0 != 200 {
+        assert!(start.elapsed() < Duration::from_secs(5), "a credit brings the keys back");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wallet_that_is_used_up_on_one_gateway_is_so_on_the_other_within_a_second() {
+    let plane = Plane::sqlite().await;
+    let upstream = ScriptedUpstream::start(|_| Script::json(200, &completion("m", 96))).await;
+    let (one, other) = (gateway(&upstream, &plane, PRICED).await, gateway(&upstream, &plane, PRICED).await);
+    let (_, secret) = funded(&plane, "1").await;
+    assert_eq!(asked(&other, &secret).await.0, 200);
+    let mut served = 1;
+    while asked(&one, &secret).await.0 == 200 {
+        served += 1;
+    }
+    let start = Instant::now();
+    assert_eq!(served, 10, "of 96 tenths of a cent each: the record that crosses the five cents is the last");
+    while asked(&other, &secret).await.0 == 200 {
+        assert!(start.elapsed() < Duration::from_secs(1));
+    }
+    gateway_is_done(&one).await;
+    gateway_is_done(&other).await;
+    let requests = upstream.received().len() as u64;
+    assert!((10..20).contains(&requests), "{requests}");
+    usage_of(&plane, requests).await;
+    assert_eq!(
+        plane.balance("ada").await,
+        Usd::from_nanos(1_000_000_000 - 96_000_000 * i64::try_from(requests).unwrap()).to_string()
+    );
+}
+
+async fn gateway_is_done(gateway: &Gateway) {
+    gateway.metric_becomes("keymeter_ledger_spooled_records", 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_control_plane_a_gateway_spends_its_allowance_and_keeps_its_records() {
+    let plane = Plane::sqlite().await;
+    let upstream = ScriptedUpstream::start(|_| Script::json(200, &completion("m", 100))).await;
+    let gateway = gateway(&upstream, &plane, PRICED).await;
+    let (_, secret) = funded(&plane, "20").await;
+    assert_eq!(asked(&gateway, &secret).await.0, 200);
+    usage_of(&plane, 1).await;
+    let Plane { control, .. } = plane;
+    let store = control.store().clone();
+    drop(store);
+    control.stop().await;
+    // A quarter of $20 was granted, at a tenth of a dollar a request.
+    let mut served = 1;
+    while served < 200 && asked(&gateway, &secret).await.0 == 200 {
+        served += 1;
+    }
+    assert_eq!(served, 50);
+    assert_eq!(asked(&gateway, &secret).await, (429, "insufficient_quota".into()));
+    gateway.metric_becomes("keymeter_ledger_spooled_records", 49.0).await;
+}
