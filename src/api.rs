@@ -30,6 +30,8 @@ pub enum Call {
     },
     /// The models that the key may call.
     Models,
+    /// What the key itself may use and has used.
+    Usage,
     /// One of them.
     Model(String),
 }
@@ -105,6 +107,7 @@ const METHODS: [(&str, Endpoint); 3] = [
 ];
 
 const MODELS: &str = "/v1/models";
+const USAGE: &str = "/v1/usage";
 const GEMINI_MODELS: &str = "/v1beta/models/";
 
 impl Api {
@@ -247,6 +250,9 @@ fn path_model(segment: &str) -> Option<String> {
 }
 
 fn catalogue(path: &str) -> Option<Call> {
+    if path == USAGE {
+        return Some(Call::Usage);
+    }
     match path.strip_prefix(MODELS)? {
         "" => Some(Call::Models),
         rest => rest.strip_prefix('/').filter(|name| !name.is_empty()).map(|name| Call::Model(percent_decoded(name))),

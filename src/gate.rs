@@ -161,6 +161,12 @@ impl Gate {
         &self.traffic
     }
 
+    /// What the key has used in all, and what is in its wallet, from whoever keeps the accounts; `None`: nobody does, or
+    /// they do not answer.
+    pub async fn totals(&self, key: &Key) -> Option<serde_json::Map<String, serde_json::Value>> {
+        self.keeper.as_ref()?.totals(key.hash()).await
+    }
+
     /// Whose request this is.
     ///
     /// # Errors

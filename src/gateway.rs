@@ -40,6 +40,10 @@ impl ProxyHttp for Gateway {
         let pass = pass(session)?;
         match &pass.call {
             Call::Inference { .. } => return Ok(false),
+            Call::Usage => {
+                let usage = pass.usage().await.to_string().into_bytes();
+                respond_json(session, &pass, StatusCode::OK, usage).await?;
+            }
             Call::Models => {
                 let models = self.catalogue.models_for(&pass, &self.dialer).await;
                 respond_json(session, &pass, StatusCode::OK, catalogue::list(&models)).await?;

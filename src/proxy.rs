@@ -9,6 +9,7 @@ pub mod line;
 mod query;
 mod respond;
 mod response;
+mod usage;
 
 use std::sync::Arc;
 
@@ -64,6 +65,7 @@ pub struct Pass {
     pub route: Option<Arc<Route>>,
     /// What held when it arrived.
     pub settings: Arc<Settings>,
+    gate: Arc<Gate>,
 }
 
 impl Pass {
@@ -218,7 +220,7 @@ impl<P> Gated<P> {
     }
 
     /// Lets the proxy within know whom it serves.
-    fn publish<C>(session: &mut Session, context: &Context<C>) {
+    fn publish<C>(&self, session: &mut Session, context: &Context<C>) {
         let head = session.req_header();
         let Ok(call) = recognise(&head.method, head.uri.path()) else { return };
         let pass = match &context.stage {
@@ -230,11 +232,13 @@ impl<P> Gated<P> {
                     call,
                     route: Some(admitted.route.clone()),
                     settings: running.lease.settings().clone(),
+                    gate: self.gate.clone(),
                 }
             }
             Stage::Visiting(visit, None) => {
                 let Some(key) = visit.key.clone() else { return };
-                Pass { id: visit.id.clone(), key, call, route: None, settings: visit.settings.clone() }
+                let (id, settings) = (visit.id.clone(), visit.settings.clone());
+                Pass { id, key, call, route: None, settings, gate: self.gate.clone() }
             }
             _ => return,
         };

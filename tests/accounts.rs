@@ -215,3 +215,35 @@ async fn without_the_control_plane_a_gateway_spends_its_allowance_and_keeps_its_
     assert_eq!(asked(&gateway, &secret).await, (429, "insufficient_quota".into()));
     gateway.metric_becomes("keymeter_ledger_spooled_records", 49.0).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_asks_for_its_own_usage() {
+    let plane = Plane::sqlite().await;
+    let upstream = ScriptedUpstream::start(|_| Script::json(200, &completion("m", 5))).await;
+    let gateway = gateway(&upstream, &plane, PRICED).await;
+    plane.user("ada").await;
+    plane.credit("ada", "10", "first").await;
+    let limits = json!({"requests_per_minute": 60, "concurrent_requests": 3});
+    let key = json!({"name": "Some key", "owner": "ada", "limits": limits});
+    let (id, secret) = plane.key(OPERATOR, key).await;
+    for _ in 0..2 {
+        assert_eq!(asked(&gateway, &secret).await.0, 200);
+    }
+    usage_of(&plane, 2).await;
+    let mut client = gateway.connect().await;
+    let answer = client.request("GET", "/v1/usage", &[("x-api-key", &secret)], b"").await;
+    assert_eq!(answer.header("x-ratelimit-remaining-requests"), Some("58"), "asking takes nothing");
+    let told = answer.json();
+    assert_eq!(told["key"], json!({"id": id, "name": "Some key", "owner": "ada", "team": null}));
+    let requests = &told["limits"]["requests_per_minute"];
+    assert_eq!((&requests["limit"], &requests["used"], &requests["remaining"]), (&json!(60), &json!(2), &json!(58)));
+    assert_eq!(told["limits"]["concurrent_requests"], json!({"limit": 3, "used": 0, "remaining": 3}));
+    assert_eq!(told["limits"]["tokens_per_minute"]["remaining"], Value::Null);
+    assert_eq!((&told["balance_usd"], &told["total"]["cost_usd"]), (&json!("9.99"), &json!("0.01")));
+    assert_eq!((&told["total"]["requests"], &told["total"]["models"]), (&json!(2), &json!(["m"])));
+    assert_eq!(client.request("GET", "/v1/usage", &[("x-api-key", "sk-no")], b"").await.status, 401);
+    assert_eq!(client.request("POST", "/v1/usage", &[("x-api-key", &secret)], b"").await.status, 405);
+    plane.control.stop().await;
+    let answer = gateway.connect().await.request("GET", "/v1/usage", &[("x-api-key", &secret)], b"").await.json();
+    assert_eq!((&answer["limits"]["requests_per_minute"]["used"], answer.get("total")), (&json!(2), None));
+}

@@ -13,6 +13,8 @@ fn every_path_and_nothing_else() {
         assert_eq!(recognise(&Method::POST, &path.to_uppercase()), Err(Unrecognised::Path));
     }
     assert_eq!(recognise(&Method::GET, "/v1/models"), Ok(Call::Models));
+    assert_eq!(recognise(&Method::GET, "/v1/usage"), Ok(Call::Usage));
+    assert_eq!(recognise(&Method::POST, "/v1/usage"), Err(Unrecognised::Method("GET")));
     assert_eq!(recognise(&Method::GET, "/v1/models/org%2Fname"), Ok(Call::Model("org/name".to_owned())));
     assert_eq!(recognise(&Method::GET, "/v1/models/org/name"), Ok(Call::Model("org/name".to_owned())));
     assert_eq!(recognise(&Method::POST, "/v1/models"), Err(Unrecognised::Method("GET")));

@@ -18,7 +18,7 @@ use serde_json::json;
 use super::record::Session;
 use crate::{
     config::keys::{Http, parse_wallet},
-    key::Secret,
+    key::{KeyHash, Secret},
     limit::Moment,
     resolve::http::{body, plainly},
     wallet::{Asking, Purse, Purses, Wish},
@@ -28,6 +28,7 @@ use crate::{
 pub struct Courier {
     client: Client,
     url: Arc<str>,
+    service: Http,
     token: Option<Secret>,
     timeout: Duration,
     /// How long a request waits for a word.
@@ -54,6 +55,7 @@ impl Courier {
         Self {
             client,
             url: usage_url,
+            service: service.clone(),
             token: service.token.as_ref().map(|token| token.0.clone()),
             timeout: service.timeout.max(LEAST_TIMEOUT),
             patience: service.timeout,
@@ -104,6 +106,20 @@ impl Courier {
         };
         let asked = tokio::time::timeout(self.patience, exchange).await;
         asked.unwrap_or_else(|_| Err(Refusal::Failed("the ledger's keeper does not answer in time".to_owned())))
+    }
+
+    /// What is on record of a key in all: what the service says at the key's address and `/usage`.
+    pub async fn totals(&self, hash: &KeyHash) -> Option<serde_json::Map<String, serde_json::Value>> {
+        if self.is_failing.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut request = self.client.get(format!("{}/usage", self.service.url_of(hash))).timeout(self.patience);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token.reveal());
+        }
+        let response = request.send().await.ok().filter(|response| response.status() == StatusCode::OK)?;
+        let body = body(response).await.ok()?;
+        serde_json::from_slice(&body).ok()
     }
 
     async fn send(&self, records: &[&[u8]], wishes: &[Wish], asked: Moment) -> Result<(), Refusal> {

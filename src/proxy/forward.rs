@@ -57,7 +57,7 @@ where
         if let Err(rejection) = self.enter(session, ctx).await {
             return self.refuse(session, ctx, rejection).await;
         }
-        Self::publish(session, ctx);
+        self.publish(session, ctx);
         if self.inner.request_filter(session, &mut ctx.inner).await? {
             return Ok(true);
         }

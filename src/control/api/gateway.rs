@@ -1,6 +1,11 @@
 //! What gateways ask: the protocol of a key service (docs/key-source.md), and the usage that they hand in.
 
-use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    convert::Infallible,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
@@ -29,7 +34,7 @@ use crate::{
             Engine,
             changes::KeyChange,
             keys::Key,
-            usage,
+            usage::{self, UsageFilter},
             wallets::{self, ALLOWANCE},
         },
     },
@@ -49,6 +54,7 @@ pub(super) fn router(stop: watch::Receiver<bool>) -> Router<Arc<Plane>> {
     let events = move |plane, gateway, headers| events(plane, gateway, headers, stop.clone());
     Router::new()
         .route("/v1/keys/{hash}", get(look_up))
+        .route("/v1/keys/{hash}/usage", get(totals))
         .route("/v1/keys/events", get(events))
         .route("/v1/usage/records", post(take_records))
 }
@@ -76,6 +82,21 @@ async fn look_up(
         put(&mut record, "wallet", wallet_json(wallet, &word));
     }
     Ok((StatusCode::OK, about(tag), Json(record)).into_response())
+}
+
+/// What is on record of a key, for its holder to see.
+async fn totals(State(plane): State<Arc<Plane>>, _: Gateway, Path(hash): Path<String>) -> Result<Json<Value>, Refusal> {
+    let unknown = || Refusal::not_found("key of the secret with the hash", &hash);
+    let parsed: KeyHash = format!("sha256:{hash}").parse().map_err(|_| unknown())?;
+    let key = plane.store.key_by_hash(&parsed, Timestamp::now()).await?.ok_or_else(unknown)?;
+    let filter = UsageFilter { key: Some(key.id.clone()), ..UsageFilter::default() };
+    let total = plane.store.usage(&BTreeSet::new(), &filter).await?.into_iter().next().unwrap_or_default();
+    let mut told = json!({"total": total});
+    if let Some(wallet) = &key.wallet {
+        let balance = plane.store.balance(wallet).await?;
+        put(&mut told, "balance_usd", json!(balance.map(|balance| balance.to_string())));
+    }
+    Ok(Json(told))
 }
 
 fn gateway_of(headers: &HeaderMap) -> Option<Session> {
