@@ -4,6 +4,9 @@ mod check;
 mod check_source;
 mod demo;
 pub mod keys;
+mod money;
+mod people;
+pub mod remote;
 mod serve;
 
 use std::{fmt::Display, path::PathBuf, process::ExitCode};
@@ -43,8 +46,18 @@ enum Command {
         #[arg(long, default_value_t = 9090)]
         admin_port: u16,
     },
-    /// Create, list, show, change and delete the keys in a YAML file.
+    /// Create, list, show, change and delete keys, in a YAML file or on a control plane.
     Keys(keys::KeysArgs),
+    /// Make users and let them go, on a control plane.
+    Users(people::UsersArgs),
+    /// Make teams and put people on them, on a control plane.
+    Teams(people::TeamsArgs),
+    /// Show and credit wallets, on a control plane.
+    Wallets(money::WalletsArgs),
+    /// Show what was used, from a control plane.
+    Usage(money::UsageArgs),
+    /// Show who changed what, on a control plane.
+    Audit(money::AuditArgs),
 }
 
 /// Runs the command that the process was called with.
@@ -56,6 +69,11 @@ pub fn run() -> ExitCode {
         Command::Check { config, source: None } => check::run(&config),
         Command::Demo { port, admin_port } => exit_code(demo::run(port, admin_port)),
         Command::Keys(arguments) => keys::main(arguments),
+        Command::Users(arguments) => exit_code(people::users(arguments)),
+        Command::Teams(arguments) => exit_code(people::teams(arguments)),
+        Command::Wallets(arguments) => exit_code(money::wallets(arguments)),
+        Command::Usage(arguments) => exit_code(money::usage(arguments)),
+        Command::Audit(arguments) => exit_code(money::audit(arguments)),
     }
 }
 

@@ -1,5 +1,5 @@
-//! The demo: everything that `serve` runs, in front of an upstream with canned answers, with
-//! one fresh key, and nothing of it on disk.
+//! The demo: everything that `serve` runs, in front of an upstream with canned answers, with a control plane and one
+//! fresh key that was made through it. What it writes is in a folder that goes when it ends.
 
 pub mod upstream;
 
@@ -21,8 +21,9 @@ use tokio::sync::watch;
 use self::upstream::DemoUpstream;
 use crate::{
     config::{self, Loaded},
+    control::{Control, ControlFault},
     gate::AccessLog,
-    key::{KeyRecord, KeyState, OwnLimits, Secret},
+    key::Secret,
     server::{Server, StartFault},
     usage::count_tokens,
 };
@@ -31,8 +32,13 @@ use crate::{
 pub struct Demo {
     /// The gateway.
     pub server: Server,
-    /// The fresh key's secret.
-    pub secret: Secret,
+    /// The fresh key's id and secret.
+    pub key: (String, Secret),
+    /// Where keys are made.
+    pub control: Control,
+    /// The operator's token for that.
+    pub operator: Secret,
+    _folder: Folder,
     _stop_upstream: watch::Sender<bool>,
 }
 
@@ -41,28 +47,43 @@ impl Demo {
     ///
     /// # Errors
     /// When a port is in use.
-    pub fn start(port: u16, admin_port: u16, log: AccessLog) -> Result<Self, DemoFault> {
+    pub async fn start(port: u16, admin_port: u16, log: AccessLog) -> Result<Self, DemoFault> {
         let (upstream, stop_upstream) = start_upstream().map_err(DemoFault::Upstream)?;
-        let secret = Secret::generate().map_err(DemoFault::Randomness)?;
-        let path = PathBuf::from("the demo's built-in configuration");
-        let text = configuration(port, admin_port, upstream);
-        let config = config::parse(&text, &path, &|_| None).map_err(DemoFault::Configuration)?;
-        let loaded = Loaded { config, keys: vec![key(&secret)?], files: Vec::new() };
+        let folder = Folder::new().map_err(DemoFault::Folder)?;
+        let [operator, gateways] = [Secret::generate()?, Secret::generate()?];
+        let path = folder.0.join("the demo's built-in configuration");
+        let tokens = (operator.reveal(), gateways.reveal());
+        // The gateway asks where the control plane has come to listen.
+        let parse = |control: SocketAddr| {
+            let text = configuration((port, admin_port), upstream, control, tokens);
+            config::parse(&text, &path, &|_| None).map_err(DemoFault::Configuration)
+        };
+        let first = parse((Ipv4Addr::LOCALHOST, 1).into())?;
+        let settings = first.control.as_ref().ok_or(DemoFault::Configuration(Vec::new()))?;
+        let control = Control::start(settings, first.limits.limits).await.map_err(DemoFault::Control)?;
+        let key = make_key(&control, &operator).await.map_err(DemoFault::Key)?;
+        let config = parse(control.address)?;
+        let loaded = Loaded { config, keys: Vec::new(), files: Vec::new() };
         let server = Server::start(loaded, path, log).map_err(DemoFault::Start)?;
-        Ok(Self { server, secret, _stop_upstream: stop_upstream })
+        Ok(Self { server, key, control, operator, _folder: folder, _stop_upstream: stop_upstream })
     }
 
     /// What somebody who sees it for the first time wants to know.
     #[must_use]
     pub fn introduction(&self) -> String {
         let gateway = self.server.addresses.first().map(ToString::to_string).unwrap_or_default();
-        let (admin, secret) = (self.server.admin_address, self.secret.reveal());
+        let (admin, (id, secret)) = (self.server.admin_address, &self.key);
+        let secret = secret.reveal();
+        let (control, operator) = (self.control.address, self.operator.reveal());
         format!(
             r#"keymeter demo: a gateway in front of a demo upstream. Nothing is kept; stop it with Ctrl-C.
 
-  API key   {secret}
-  API       http://{gateway}/v1
-  metrics   http://{admin}/metrics
+  API key         {secret}
+  its id          {id}
+  API             http://{gateway}/v1
+  metrics         http://{admin}/metrics
+  control plane   http://{control}/api/v1
+  its token       {operator}
 
 Try it:
 
@@ -70,20 +91,33 @@ Try it:
 
   curl -s http://{admin}/metrics | grep keymeter_tokens_total
 
+  curl -s 'http://{control}/api/v1/usage?group_by=key,model' -H "Authorization: Bearer {operator}"
+
 The key may make 60 requests and use 200000 tokens a minute, 4 at once. One line a request follows.
 "#
         )
     }
 }
 
-fn configuration(port: u16, admin_port: u16, upstream: SocketAddr) -> String {
+fn configuration(
+    (port, admin_port): (u16, u16),
+    upstream: SocketAddr,
+    control: SocketAddr,
+    (operator, gateways): (&str, &str),
+) -> String {
     format!(
         r#"
 server: {{listen: ["127.0.0.1:{port}"], drain_timeout: 5s}}
 admin: {{listen: "127.0.0.1:{admin_port}"}}
 upstreams:
   - {{name: demo, url: "http://{upstream}"}}
-keys: {{yaml: {{path: none}}}}
+keys:
+  http:
+    url: "http://{control}/v1/keys/{{hash}}"
+    events_url: "http://{control}/v1/keys/events"
+    usage_url: "http://{control}/v1/usage/records"
+    token: "{gateways}"
+control: {{listen: "127.0.0.1:0", token: "{operator}", gateway_token: "{gateways}"}}
 limits: {{requests_per_minute: 60, tokens_per_minute: 200000, concurrent_requests: 4}}
 models:
   - {{name: "llama-*", input: "0.20", cached_input: "0.05", output: "0.60"}}
@@ -93,20 +127,36 @@ models:
     )
 }
 
-fn key(secret: &Secret) -> Result<KeyRecord, DemoFault> {
-    Ok(KeyRecord {
-        id: "key_demo".parse().map_err(DemoFault::Key)?,
-        name: "Demo key".parse().map_err(DemoFault::Key)?,
-        hash: secret.hash(),
-        state: KeyState::Active,
-        owner: None,
-        team: None,
-        models: None,
-        limits: OwnLimits::default(),
-        expires_at: None,
-        retiring: Vec::new(),
-        wallet: None,
-    })
+/// Makes the one key, as anybody would.
+async fn make_key(control: &Control, operator: &Secret) -> Result<(String, Secret), String> {
+    let client = reqwest::Client::builder().no_proxy().build().map_err(|fault| fault.to_string())?;
+    let call = client.post(format!("http://{}/api/v1/keys", control.address)).bearer_auth(operator.reveal());
+    let answer = call.json(&serde_json::json!({"name": "Demo key"})).send().await.map_err(|fault| fault.to_string())?;
+    let made: serde_json::Value = answer.json().await.map_err(|fault| fault.to_string())?;
+    let text = |field| made.get(field).and_then(serde_json::Value::as_str);
+    let key = text("id").zip(text("secret")).map(|(id, secret)| (id.to_owned(), Secret::new(secret)));
+    key.ok_or_else(|| made.to_string())
+}
+
+/// A folder that is removed when this is dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> std::io::Result<Self> {
+        let mut name = [0_u8; 8];
+        getrandom::fill(&mut name).map_err(|fault| std::io::Error::other(fault.to_string()))?;
+        let path = std::env::temp_dir().join(format!("keymeter-demo-{:016x}", u64::from_be_bytes(name)));
+        std::fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(fault) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!("the demo's folder stays at {}: {fault}", self.0.display());
+        }
+    }
 }
 
 /// The upstream on a free port, until the sender is dropped.
@@ -132,10 +182,20 @@ pub enum DemoFault {
     Randomness(getrandom::Error),
     /// Its own configuration is faulty, which a test would have shown.
     Configuration(Vec<config::Fault>),
-    /// Its own key is faulty, which a test would have shown.
-    Key(crate::key::KeyFault),
+    /// There is no folder for what it writes.
+    Folder(std::io::Error),
+    /// Its control plane does not start.
+    Control(ControlFault),
+    /// Its key cannot be made.
+    Key(String),
     /// The gateway does not start.
     Start(StartFault),
+}
+
+impl From<getrandom::Error> for DemoFault {
+    fn from(fault: getrandom::Error) -> Self {
+        Self::Randomness(fault)
+    }
 }
 
 impl fmt::Display for DemoFault {
@@ -144,7 +204,9 @@ impl fmt::Display for DemoFault {
             Self::Upstream(fault) => write!(formatter, "the demo's upstream does not start: {fault}"),
             Self::Randomness(fault) => write!(formatter, "no randomness for a key: {fault}"),
             Self::Configuration(faults) => write!(formatter, "the demo's configuration is faulty: {faults:?}"),
-            Self::Key(fault) => write!(formatter, "the demo's key is faulty: {fault}"),
+            Self::Folder(fault) => write!(formatter, "no folder for what the demo writes: {fault}"),
+            Self::Control(fault) => fault.fmt(formatter),
+            Self::Key(fault) => write!(formatter, "the demo's key cannot be made: {fault}"),
             Self::Start(fault) => write!(formatter, "{fault}; `--port 0 --admin-port 0` takes any free ones"),
         }
     }

@@ -131,6 +131,7 @@ fn wrong_arguments_are_explained() {
 struct Demo {
     process: Process,
     key: String,
+    id: String,
     api: String,
     metrics: String,
     curl: String,
@@ -150,8 +151,9 @@ impl Demo {
             line.unwrap_or_else(|| panic!("no {start} in {said:#?}"))
         };
         let last_word = |start| line(start).rsplit(' ').next().unwrap().to_owned();
-        let (key, api, metrics) = (last_word("API key "), last_word("API  "), last_word("metrics "));
-        Self { key, api, metrics, curl: line("curl -N ").to_owned(), process, directory }
+        let (key, id) = (last_word("API key "), last_word("its id "));
+        let (api, metrics) = (last_word("API  "), last_word("metrics "));
+        Self { key, id, api, metrics, curl: line("curl -N ").to_owned(), process, directory }
     }
 
     fn address(&self) -> SocketAddr {
@@ -170,7 +172,8 @@ impl Demo {
     }
 
     async fn tokens(&self) -> [u64; 2] {
-        let of = |kind: &str| format!(r#"keymeter_tokens_total{{key_id="key_demo",model="qwen3-*",type="{kind}"}}"#);
+        let id = &self.id;
+        let of = |kind: &str| format!(r#"keymeter_tokens_total{{key_id="{id}",model="qwen3-*",type="{kind}"}}"#);
         [self.metric(&of("input")).await, self.metric(&of("output")).await]
     }
 
@@ -211,7 +214,7 @@ async fn the_demos_line_to_copy_streams_and_is_counted() {
     let pasted = demo.curl.clone();
     let running = tokio::spawn(async move { paste(&pasted).await });
     // It takes a second or more, all of which it is seen to run.
-    while demo.metric(r#"keymeter_requests_in_flight{key_id="key_demo"}"#).await == 0 {
+    while demo.metric(&format!("keymeter_requests_in_flight{{key_id=\"{}\"}}", demo.id)).await == 0 {
         assert!(!running.is_finished(), "it did not stream");
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
@@ -248,7 +251,7 @@ async fn the_demo_logs_a_line_a_request_and_keeps_nothing() {
     let said = demo.process.stdout.to_the_end().await;
     let lines: Vec<Value> = said.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
     assert_eq!(lines.len(), 2, "{said:#?}");
-    assert_eq!((&lines[0]["key_id"], &lines[0]["output_tokens"]), (&json!("key_demo"), &json!(3)));
+    assert_eq!((&lines[0]["key_id"], &lines[0]["output_tokens"]), (&json!(demo.id), &json!(3)));
     assert_eq!(std::fs::read_dir(&demo.directory).unwrap().count(), 0, "it left something");
     assert!(demo.process.stderr.all().iter().all(|line| !line.contains(&demo.key)));
 }

@@ -13,7 +13,7 @@ pub(super) fn run(port: u16, admin_port: u16) -> Result<(), Box<dyn std::error::
     let log = AccessLog::to(std::io::stdout())?;
     let ended: Result<(), Box<dyn std::error::Error>> = runtime.block_on(async {
         let signals = Signals::new()?;
-        let demo = Demo::start(port, admin_port, log.clone())?;
+        let demo = Demo::start(port, admin_port, log.clone()).await?;
         println!("{}", demo.introduction());
         signals.until_stopped(&demo.server).await;
         Ok(())

@@ -5,12 +5,13 @@ mod change;
 mod fault;
 mod options;
 mod read;
+mod remote;
 mod show;
 
 use std::{
     env,
     io::{self, Read, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -53,11 +54,24 @@ enum Command {
     Hash,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct Source {
     /// The keys file
-    #[arg(long, value_name = "FILE")]
-    file: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "control", conflicts_with = "control")]
+    file: Option<PathBuf>,
+    /// The control plane, such as <http://127.0.0.1:9091>; the token comes from `KEYMETER_CONTROL_TOKEN`
+    #[arg(long, value_name = "URL")]
+    control: Option<String>,
+    /// Certificates by which the control plane is trusted in place of the system's, in PEM form
+    #[arg(long, value_name = "FILE", requires = "control")]
+    ca: Option<PathBuf>,
+}
+
+impl Source {
+    /// The keys file. Without a control plane there is one.
+    fn file(&self) -> &Path {
+        self.file.as_deref().unwrap_or(Path::new(""))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -172,16 +186,35 @@ pub fn main(args: KeysArgs) -> ExitCode {
 /// # Errors
 /// When it cannot do what it is for. The keys file is as it was then, unless the fault says otherwise.
 pub fn run(args: KeysArgs, io: &mut Io<'_>) -> Result<(), KeysFault> {
+    if let Some(source) = args.command.source().cloned()
+        && let Some(url) = &source.control
+    {
+        return remote::run(args.command, url, &source);
+    }
     match args.command {
         Command::Create(create) => change::create(create, io),
-        Command::List(list) => show::list(&list.source.file, list.output, io),
-        Command::Show(show) => show::show(&show.key.source.file, &show.key.id, show.output, io),
+        Command::List(list) => show::list(list.source.file(), list.output, io),
+        Command::Show(show) => show::show(show.key.source.file(), &show.key.id, show.output, io),
         Command::Update(update) => change::update(update, io),
         Command::Enable(key) => change::enable(&key, true, io),
         Command::Disable(key) => change::enable(&key, false, io),
         Command::Regenerate(regenerate) => change::regenerate(&regenerate, io),
         Command::Delete(key) => change::delete(key, io),
         Command::Hash => show::hash(io),
+    }
+}
+
+impl Command {
+    fn source(&self) -> Option<&Source> {
+        match self {
+            Self::Create(create) => Some(&create.source),
+            Self::List(list) => Some(&list.source),
+            Self::Show(show) => Some(&show.key.source),
+            Self::Update(update) => Some(&update.key.source),
+            Self::Enable(key) | Self::Disable(key) | Self::Delete(key) => Some(&key.source),
+            Self::Regenerate(regenerate) => Some(&regenerate.key.source),
+            Self::Hash => None,
+        }
     }
 }
 

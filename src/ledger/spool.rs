@@ -63,7 +63,7 @@ impl Spool {
         let shared = Arc::new(Shared {
             claimed,
             journal,
-            has_room: AtomicBool::new(false),
+            has_room: AtomicBool::new(true),
             spooled: AtomicU64::new(0),
             appended: Notify::new(),
             is_closed: AtomicBool::new(false),

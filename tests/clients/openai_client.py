@@ -32,6 +32,7 @@ class Demo:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         introduction = self.read_introduction()
         self.key = re.search(r"API key +(sk-\w+)", introduction)[1]
+        self.key_id = re.search(r"its id +(key_\w+)", introduction)[1]
         self.url = re.search(r"API +(http://\S+)", introduction)[1]
         self.metrics_url = re.search(r"metrics +(http://\S+)", introduction)[1]
         # What follows is the access log, which nobody reads here: without a reader it would fill its pipe.
@@ -57,10 +58,10 @@ class Demo:
         return 0
 
     def tokens(self, kind, model=LABEL):
-        return self.metric(f'keymeter_tokens_total{{key_id="key_demo",model="{model}",type="{kind}"}}')
+        return self.metric(f'keymeter_tokens_total{{key_id="{self.key_id}",model="{model}",type="{kind}"}}')
 
     def running(self):
-        return self.metric('keymeter_requests_in_flight{key_id="key_demo"}')
+        return self.metric(f'keymeter_requests_in_flight{{key_id="{self.key_id}"}}')
 
     def stop(self):
         self.process.terminate()
@@ -205,7 +206,7 @@ def too_many_at_once(demo):
         client = demo.client(max_retries=0)
         call = lambda: client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=1)
         error = expect(openai.RateLimitError, call, "rate_limit_exceeded")
-    assert error.type == "requests" and "key_demo" in error.message, error.body
+    assert error.type == "requests" and demo.key_id in error.message, error.body
     headers = error.response.headers
     assert (headers["retry-after"], headers["retry-after-ms"]) == ("1", "1000"), headers
     assert "x-should-retry" not in headers

@@ -16,7 +16,7 @@ pub(super) fn create(create: Create, io: &mut Io<'_>) -> Result<(), KeysFault> {
     let secret = Secret::generate()?;
     let settings = [Setting::Name(create.name), Setting::Hash(secret.hash())];
     let settings = settings.into_iter().chain(create.options.settings()).collect();
-    let path = &create.source.file;
+    let path = create.source.file();
     let change = Change::Create { id: id.clone(), settings };
     let file = LockedFile::open(path)?;
     let text = file.read()?.unwrap_or_default();
@@ -36,28 +36,28 @@ pub(super) fn update(update: Update, io: &mut Io<'_>) -> Result<(), KeysFault> {
     }
     let clear = cleared.into_iter().map(|field| Change::Clear { id: id.clone(), field });
     let set = settings.into_iter().map(|setting| Change::Set { id: id.clone(), setting });
-    edit(&source.file, &clear.chain(set).collect::<Vec<_>>(), io)?;
+    edit(source.file(), &clear.chain(set).collect::<Vec<_>>(), io)?;
     Ok(writeln!(io.stderr, "updated {id}")?)
 }
 
 pub(super) fn enable(key: &One, enabled: bool, io: &mut Io<'_>) -> Result<(), KeysFault> {
     let One { id, source } = key;
-    edit(&source.file, &[Change::Set { id: id.clone(), setting: Setting::Enabled(enabled) }], io)?;
+    edit(source.file(), &[Change::Set { id: id.clone(), setting: Setting::Enabled(enabled) }], io)?;
     Ok(writeln!(io.stderr, "{} {id}", if enabled { "enabled" } else { "disabled" })?)
 }
 
 pub(super) fn delete(key: One, io: &mut Io<'_>) -> Result<(), KeysFault> {
     let One { id, source } = key;
-    edit(&source.file, &[Change::Delete { id: id.clone() }], io)?;
+    edit(source.file(), &[Change::Delete { id: id.clone() }], io)?;
     Ok(writeln!(io.stderr, "deleted {id}")?)
 }
 
 pub(super) fn regenerate(regenerate: &Regenerate, io: &mut Io<'_>) -> Result<(), KeysFault> {
     let One { id, source } = &regenerate.key;
-    let (path, secret) = (&source.file, Secret::generate()?);
+    let (path, secret) = (source.file(), Secret::generate()?);
     let (file, text) = existing(path)?;
-    if keyfile::gives_secret(&text, id).map_err(|fault| KeysFault::Edit(path.clone(), fault))? {
-        return Err(KeysFault::GivesSecret(path.clone(), id.clone()));
+    if keyfile::gives_secret(&text, id).map_err(|fault| KeysFault::Edit(path.to_owned(), fault))? {
+        return Err(KeysFault::GivesSecret(path.to_owned(), id.clone()));
     }
     let retire = regenerate.grace.map(|grace| retire(&text, path, id, grace, io)).transpose()?;
     let set = Change::Set { id: id.clone(), setting: Setting::Hash(secret.hash()) };

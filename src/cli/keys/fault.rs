@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    cli::remote::RemoteFault,
     config::Fault,
     key::KeyId,
     keyfile::{EditFault, FileFault},
@@ -41,6 +42,8 @@ pub enum KeysFault {
     Stream(io::Error),
     /// The key has a new secret that could not be printed: nobody has it.
     SecretLost(PathBuf, KeyId, io::Error),
+    /// The control plane did not do it.
+    Remote(RemoteFault),
 }
 
 impl fmt::Display for KeysFault {
@@ -72,6 +75,7 @@ impl fmt::Display for KeysFault {
             ),
             Self::NoRandomness(error) => write!(formatter, "the operating system gives no randomness: {error}"),
             Self::Stream(error) => write!(formatter, "cannot use the standard streams: {error}"),
+            Self::Remote(fault) => fault.fmt(formatter),
             Self::SecretLost(path, id, error) => write!(
                 formatter,
                 "{}: key `{id}` has a new secret, but it could not be printed: {error}; \
@@ -99,6 +103,12 @@ fn edit(formatter: &mut fmt::Formatter<'_>, path: &Path, fault: &EditFault) -> f
 }
 
 impl Error for KeysFault {}
+
+impl From<RemoteFault> for KeysFault {
+    fn from(fault: RemoteFault) -> Self {
+        Self::Remote(fault)
+    }
+}
 
 impl From<FileFault> for KeysFault {
     fn from(fault: FileFault) -> Self {

@@ -4,6 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
+use serde_json::{Map, Value, json};
 
 use crate::{
     glob::Glob,
@@ -38,6 +39,27 @@ pub(super) struct Options {
 }
 
 impl Options {
+    /// What the options say, as a call to a control plane does.
+    pub(super) fn json(self) -> Map<String, Value> {
+        let limit = |limit: Limit| limit.number().map_or(json!("unlimited"), Value::from);
+        let limits = [
+            ("requests_per_minute", self.requests_per_minute),
+            ("tokens_per_minute", self.tokens_per_minute),
+            ("concurrent_requests", self.concurrent_requests),
+        ];
+        let limits: Map<_, _> =
+            limits.into_iter().filter_map(|(name, value)| Some((name.to_owned(), limit(value?)))).collect();
+        let models: Vec<_> = self.models.iter().map(Glob::as_str).collect();
+        let fields = [
+            ("owner", self.owner.map(Value::from)),
+            ("team", self.team.map(Value::from)),
+            ("models", (!models.is_empty()).then(|| json!(models))),
+            ("limits", (!limits.is_empty()).then(|| limits.into())),
+            ("expires_at", self.expires_at.map(|time| json!(time.to_string()))),
+        ];
+        fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    }
+
     /// What the options say, in the order of the file.
     pub(super) fn settings(self) -> Vec<Setting> {
         let models = (!self.models.is_empty()).then_some(self.models);

@@ -45,7 +45,9 @@ impl Claimed {
     }
 
     pub(super) fn remove(&self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
+        if let Err(error) = fs::remove_dir_all(&self.path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
             tracing::warn!("cannot remove the empty spool in {}: {error}", self.path.display());
         }
     }

@@ -1,0 +1,138 @@
+//! The same commands on the keys of a control plane.
+
+use reqwest::Method;
+use serde_json::{Map, Value, json};
+
+use super::{Clearable, Command, KeysFault, Output, Source};
+use crate::{
+    cli::remote::{self, Remote, RemoteFault, print_one, print_rows, print_secret, segment},
+    key::KeyId,
+};
+
+const COLUMNS: [(&str, &str); 10] = [
+    ("ID", "id"),
+    ("NAME", "name"),
+    ("SECRET", "masked"),
+    ("STATE", "state"),
+    ("OWNER", "owner"),
+    ("TEAM", "team"),
+    ("MODELS", "models"),
+    ("REQUESTS/MIN", "limits.requests_per_minute"),
+    ("TOKENS/MIN", "limits.tokens_per_minute"),
+    ("EXPIRES", "expires_at"),
+];
+
+/// Runs a command on the control plane at `url`.
+pub(super) fn run(command: Command, url: &str, source: &Source) -> Result<(), KeysFault> {
+    let remote = Remote::new(url, source.ca.as_ref())?;
+    match command {
+        Command::Create(create) => {
+            if create.id.is_some() {
+                return Err(RemoteFault::Unfit("a control plane gives ids by itself: leave --id out").into());
+            }
+            let mut body = create.options.json();
+            body.insert("name".to_owned(), create.name.as_str().into());
+            let made = remote.call(Method::POST, "/api/v1/keys", Some(&body.into()))?;
+            let id = made.get("id").and_then(Value::as_str).unwrap_or_default();
+            print_secret(&made, "secret", &format!("created {id}"))?;
+        }
+        Command::List(list) => print_rows(&remote.list("/api/v1/keys")?, &COLUMNS, output(list.output))?,
+        Command::Show(show) => {
+            let key = remote.call(Method::GET, &path(&show.key.id), None)?;
+            print_one(&key, output(show.output))?;
+        }
+        Command::Update(update) => {
+            let id = update.key.id;
+            let mut options = update.options.json();
+            if let Some(name) = update.name {
+                options.insert("name".to_owned(), name.as_str().into());
+            }
+            let changes = changes(&remote, &id, options, &update.clear)?;
+            remote.call(Method::PATCH, &path(&id), Some(&changes.into()))?;
+            eprintln!("updated {id}");
+        }
+        Command::Enable(key) => enable(&remote, &key.id, true)?,
+        Command::Disable(key) => enable(&remote, &key.id, false)?,
+        Command::Regenerate(regenerate) => {
+            let id = regenerate.key.id;
+            let grace = regenerate.grace.map(|grace| json!({"grace": format!("{}s", grace.0.as_secs())}));
+            let made = remote.call(Method::POST, &format!("{}/regenerate", path(&id)), grace.as_ref())?;
+            print_secret(&made, "secret", &format!("regenerated {id}"))?;
+        }
+        Command::Delete(key) => {
+            remote.call(Method::DELETE, &path(&key.id), None)?;
+            eprintln!("deleted {}", key.id);
+        }
+        // It needs neither a file nor a control plane, and does not come here.
+        Command::Hash => {}
+    }
+    Ok(())
+}
+
+fn path(id: &KeyId) -> String {
+    format!("/api/v1/keys/{}", segment(id.as_str()))
+}
+
+fn output(output: Output) -> remote::Output {
+    match output {
+        Output::Text => remote::Output::Text,
+        Output::Json => remote::Output::Json,
+    }
+}
+
+fn enable(remote: &Remote, id: &KeyId, enabled: bool) -> Result<(), RemoteFault> {
+    remote.call(Method::PATCH, &path(id), Some(&json!({"enabled": enabled})))?;
+    eprintln!("{} {id}", if enabled { "enabled" } else { "disabled" });
+    Ok(())
+}
+
+/// What is to be changed. A key's limits are changed all together, so those that are not named stay as they are.
+fn changes(
+    remote: &Remote,
+    id: &KeyId,
+    mut changes: Map<String, Value>,
+    cleared: &[Clearable],
+) -> Result<Map<String, Value>, KeysFault> {
+    if changes.is_empty() && cleared.is_empty() {
+        return Err(KeysFault::NothingToChange(id.clone()));
+    }
+    if changes.contains_key("owner") || changes.contains_key("team") {
+        return Err(RemoteFault::Unfit("whose a key is, does not change: make another for them").into());
+    }
+    let mut limits = None;
+    for field in cleared {
+        match field {
+            Clearable::Owner | Clearable::Team => {
+                return Err(RemoteFault::Unfit("whose a key is, does not change: make another for them").into());
+            }
+            Clearable::Models => drop(changes.insert("models".to_owned(), Value::Null)),
+            Clearable::ExpiresAt => drop(changes.insert("expires_at".to_owned(), Value::Null)),
+            Clearable::Limits => limits = Some(Map::new()),
+            Clearable::RequestsPerMinute | Clearable::TokensPerMinute | Clearable::ConcurrentRequests => {
+                limits = Some(limits.map_or_else(|| own_limits(remote, id), Ok)?);
+                let name = match field {
+                    Clearable::RequestsPerMinute => "requests_per_minute",
+                    Clearable::TokensPerMinute => "tokens_per_minute",
+                    _ => "concurrent_requests",
+                };
+                if let Some(limits) = &mut limits {
+                    limits.remove(name);
+                }
+            }
+        }
+    }
+    if let Some(Value::Object(named)) = changes.remove("limits") {
+        let mut all = limits.map_or_else(|| own_limits(remote, id), Ok)?;
+        all.extend(named);
+        limits = Some(all);
+    }
+    if let Some(limits) = limits {
+        changes.insert("limits".to_owned(), limits.into());
+    }
+    Ok(changes)
+}
+
+fn own_limits(remote: &Remote, id: &KeyId) -> Result<Map<String, Value>, RemoteFault> {
+    let key = remote.call(Method::GET, &path(id), None)?;
+    Ok(key.get("limits").and_then(Value::as_object).cloned().unwrap_or_default())
+}

@@ -1,0 +1,174 @@
+//! `keymeter wallets`, `keymeter usage` and `keymeter audit`: what there is to spend, what was spent, and who did what.
+
+use clap::{Args, Subcommand, ValueEnum};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::remote::{Output, Remote, RemoteArgs, RemoteFault, print, print_one, print_rows, segment};
+
+/// Show and credit wallets.
+#[derive(Debug, Args)]
+pub(super) struct WalletsArgs {
+    #[command(flatten)]
+    remote: RemoteArgs,
+    #[command(subcommand)]
+    command: Wallets,
+}
+
+#[derive(Debug, Subcommand)]
+enum Wallets {
+    /// Show what is in a wallet
+    Show {
+        /// The user or team whose it is
+        owner: String,
+        /// How to print
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Add to a wallet
+    Credit {
+        /// The user or team whose it is
+        owner: String,
+        /// US dollars, such as 12.50
+        usd: String,
+        /// By which the credit counts once, however often it is sent
+        #[arg(long, value_name = "KEY")]
+        idempotency_key: String,
+    },
+}
+
+/// Show what was used.
+#[derive(Debug, Args)]
+pub(super) struct UsageArgs {
+    #[command(flatten)]
+    remote: RemoteArgs,
+    /// By what usage is told apart; may be repeated [default: key]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    by: Vec<Group>,
+    /// From this time on, to the hour (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    from: Option<String>,
+    /// Before this time, to the hour (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    to: Option<String>,
+    /// Of this key only
+    #[arg(long)]
+    key: Option<String>,
+    /// Of this team only
+    #[arg(long)]
+    team: Option<String>,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    output: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Group {
+    Key,
+    Team,
+    Model,
+    Day,
+    Hour,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+    /// For tables
+    Csv,
+    /// For programs, a row a line
+    Jsonl,
+}
+
+/// Show who changed what, the latest first.
+#[derive(Debug, Args)]
+pub(super) struct AuditArgs {
+    #[command(flatten)]
+    remote: RemoteArgs,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+pub(super) fn wallets(WalletsArgs { remote, command }: WalletsArgs) -> Result<(), RemoteFault> {
+    let remote = Remote::new(&remote.control, remote.ca.as_ref())?;
+    let path = |owner: &str| format!("/api/v1/wallets/{}", segment(owner));
+    match command {
+        Wallets::Show { owner, output } => print_one(&remote.call(Method::GET, &path(&owner), None)?, output),
+        Wallets::Credit { owner, usd, idempotency_key } => {
+            let credit = json!({"usd": usd, "idempotency_key": idempotency_key});
+            let wallet = remote.call(Method::POST, &format!("{}/credits", path(&owner)), Some(&credit))?;
+            let balance = wallet.get("balance_usd").and_then(Value::as_str).unwrap_or_default();
+            eprintln!("{owner} has ${balance}");
+            Ok(())
+        }
+    }
+}
+
+pub(super) fn usage(arguments: UsageArgs) -> Result<(), RemoteFault> {
+    let remote = Remote::new(&arguments.remote.control, arguments.remote.ca.as_ref())?;
+    let groups = if arguments.by.is_empty() { vec![Group::Key] } else { arguments.by };
+    let names: Vec<_> = groups.iter().map(|group| group.name()).collect();
+    let mut path = format!("/api/v1/usage?group_by={}", names.join(","));
+    let filters = [("from", arguments.from), ("to", arguments.to), ("key", arguments.key), ("team", arguments.team)];
+    for (name, value) in filters {
+        if let Some(value) = value {
+            path = format!("{path}&{name}={}", segment(&value));
+        }
+    }
+    let output = match arguments.output {
+        Format::Csv => return print(&remote.text(Method::GET, &format!("{path}&format=csv"), None)?),
+        Format::Jsonl => return print(&remote.text(Method::GET, &format!("{path}&format=jsonl"), None)?),
+        Format::Json => Output::Json,
+        Format::Text => Output::Text,
+    };
+    let answer = remote.call(Method::GET, &path, None)?;
+    let rows = answer.get("rows").and_then(Value::as_array).cloned().unwrap_or_default();
+    let own = groups.iter().flat_map(|group| group.columns().iter().copied());
+    let columns: Vec<_> = own.chain(SUMS).collect();
+    print_rows(&rows, &columns, output)
+}
+
+pub(super) fn audit(AuditArgs { remote, output }: AuditArgs) -> Result<(), RemoteFault> {
+    let remote = Remote::new(&remote.control, remote.ca.as_ref())?;
+    print_rows(&remote.list("/api/v1/audit")?, &AUDIT, output)
+}
+
+const SUMS: [(&str, &str); 7] = [
+    ("REQUESTS", "requests"),
+    ("INPUT", "input_tokens"),
+    ("CACHED", "cached_input_tokens"),
+    ("OUTPUT", "output_tokens"),
+    ("COST $", "cost_usd"),
+    ("LAST USED", "last_used_at"),
+    ("MODELS", "models"),
+];
+
+const AUDIT: [(&str, &str); 6] =
+    [("TIME", "at"), ("WHO", "actor"), ("FROM", "address"), ("DID", "action"), ("TO", "target"), ("DETAIL", "detail")];
+
+impl Group {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Team => "team",
+            Self::Model => "model",
+            Self::Day => "day",
+            Self::Hour => "hour",
+        }
+    }
+
+    fn columns(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Key => &[("KEY", "key"), ("NAME", "key_name")],
+            Self::Team => &[("TEAM", "team")],
+            Self::Model => &[("MODEL", "model")],
+            Self::Day => &[("DAY", "day")],
+            Self::Hour => &[("HOUR", "hour")],
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! `keymeter users` and `keymeter teams`: who there is, on a control plane.
+
+use clap::{Args, Subcommand, ValueEnum};
+use reqwest::Method;
+use serde_json::json;
+
+use super::remote::{Output, Remote, RemoteArgs, RemoteFault, print_one, print_rows, print_secret, segment};
+
+/// Make users and let them go.
+#[derive(Debug, Args)]
+pub(super) struct UsersArgs {
+    #[command(flatten)]
+    remote: RemoteArgs,
+    #[command(subcommand)]
+    command: Users,
+}
+
+#[derive(Debug, Subcommand)]
+enum Users {
+    /// Make a user; their token is printed this once
+    Create {
+        /// 1 to 64 characters of a-z, 0-9 and _
+        id: String,
+        /// What people call them: 3 to 50 characters
+        #[arg(long)]
+        name: String,
+    },
+    /// List all users
+    List {
+        /// How to print
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Let a user go, with their own keys
+    Delete {
+        /// Whom
+        id: String,
+    },
+}
+
+/// Make teams, and put people on them.
+#[derive(Debug, Args)]
+pub(super) struct TeamsArgs {
+    #[command(flatten)]
+    remote: RemoteArgs,
+    #[command(subcommand)]
+    command: Teams,
+}
+
+#[derive(Debug, Subcommand)]
+enum Teams {
+    /// Make a team
+    Create {
+        /// 1 to 64 characters of a-z, 0-9 and _
+        id: String,
+        /// What people call it: 3 to 50 characters
+        #[arg(long)]
+        name: String,
+        /// A user who is on no team
+        #[arg(long)]
+        owner: String,
+    },
+    /// Show a team and who is on it
+    Show {
+        /// Which
+        id: String,
+        /// How to print
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Bring a user into a team, or give a member another role; to make another its owner is to hand it over
+    Add {
+        /// Which team
+        id: String,
+        /// Whom
+        user: String,
+        /// As what
+        #[arg(long, value_enum, default_value_t)]
+        role: Role,
+    },
+    /// Take a user off a team
+    Remove {
+        /// Which team
+        id: String,
+        /// Whom
+        user: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Role {
+    #[default]
+    Member,
+    Admin,
+    Owner,
+}
+
+impl Role {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Member => "member",
+            Self::Admin => "admin",
+            Self::Owner => "owner",
+        }
+    }
+}
+
+const USERS: [(&str, &str); 5] =
+    [("ID", "id"), ("NAME", "name"), ("TEAM", "team"), ("ROLE", "role"), ("SINCE", "created_at")];
+
+pub(super) fn users(UsersArgs { remote, command }: UsersArgs) -> Result<(), RemoteFault> {
+    let remote = Remote::new(&remote.control, remote.ca.as_ref())?;
+    match command {
+        Users::Create { id, name } => {
+            let made = remote.call(Method::POST, "/api/v1/users", Some(&json!({"id": id, "name": name})))?;
+            print_secret(&made, "token", &format!("created {id}"))
+        }
+        Users::List { output } => print_rows(&remote.list("/api/v1/users")?, &USERS, output),
+        Users::Delete { id } => {
+            remote.call(Method::DELETE, &format!("/api/v1/users/{}", segment(&id)), None)?;
+            eprintln!("deleted {id}");
+            Ok(())
+        }
+    }
+}
+
+pub(super) fn teams(TeamsArgs { remote, command }: TeamsArgs) -> Result<(), RemoteFault> {
+    let remote = Remote::new(&remote.control, remote.ca.as_ref())?;
+    let member = |id: &str, user: &str| format!("/api/v1/teams/{}/members/{}", segment(id), segment(user));
+    match command {
+        Teams::Create { id, name, owner } => {
+            let team = json!({"id": id, "name": name, "owner": owner});
+            remote.call(Method::POST, "/api/v1/teams", Some(&team))?;
+            eprintln!("created {id}");
+        }
+        Teams::Show { id, output } => {
+            let team = remote.call(Method::GET, &format!("/api/v1/teams/{}", segment(&id)), None)?;
+            print_one(&team, output)?;
+        }
+        Teams::Add { id, user, role } => {
+            remote.call(Method::PUT, &member(&id, &user), Some(&json!({"role": role.as_str()})))?;
+            eprintln!("{user} is {} of {id}", role.as_str());
+        }
+        Teams::Remove { id, user } => {
+            remote.call(Method::DELETE, &member(&id, &user), None)?;
+            eprintln!("{user} is no longer on {id}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,291 @@
+//! Calls to a control plane, and how their answers are printed. The token comes from the environment, never from the
+//! command line, where every user of the machine could read it.
+
+use std::{
+    fmt,
+    io::{self, Write},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::{Args, ValueEnum};
+use reqwest::{Client, Method};
+use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::{config::UpstreamUrl, key::Secret};
+
+/// Where the control plane is.
+#[derive(Clone, Debug, Args)]
+pub struct RemoteArgs {
+    /// The control plane, such as <http://127.0.0.1:9091>; the token comes from `KEYMETER_CONTROL_TOKEN`
+    #[arg(long, value_name = "URL")]
+    pub control: String,
+    /// Certificates that are trusted in place of the system's, in PEM form
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+}
+
+/// How an answer is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
+
+/// The variable that holds the token.
+const TOKEN: &str = "KEYMETER_CONTROL_TOKEN";
+
+/// A control plane that can be called.
+pub struct Remote {
+    base: String,
+    token: Secret,
+    client: Client,
+    runtime: Runtime,
+}
+
+impl Remote {
+    /// The control plane at a URL.
+    ///
+    /// # Errors
+    /// When there is no token, or the URL or the certificates cannot be used.
+    pub fn new(url: &str, ca: Option<&PathBuf>) -> Result<Self, RemoteFault> {
+        url.parse::<UpstreamUrl>().map_err(|fault| RemoteFault::Url(fault.to_string()))?;
+        let token = std::env::var(TOKEN).ok().filter(|token| !token.is_empty()).ok_or(RemoteFault::NoToken)?;
+        let mut builder = Client::builder()
+            .user_agent(concat!("keymeter/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .timeout(Duration::from_secs(60));
+        if let Some(path) = ca {
+            let fault = |why: String| RemoteFault::Certificates(path.clone(), why);
+            let text = std::fs::read(path).map_err(|error| fault(error.to_string()))?;
+            let trusted = reqwest::Certificate::from_pem_bundle(&text).map_err(|error| fault(error.to_string()))?;
+            builder = builder.tls_built_in_root_certs(false);
+            builder = trusted.into_iter().fold(builder, reqwest::ClientBuilder::add_root_certificate);
+        }
+        let client = builder.build().map_err(|error| RemoteFault::Unreachable(url.to_owned(), error.to_string()))?;
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(RemoteFault::Stream)?;
+        Ok(Self { base: url.trim_end_matches('/').to_owned(), token: Secret::new(token), client, runtime })
+    }
+
+    /// Calls, and gives the answer's JSON; `null` where there is none.
+    ///
+    /// # Errors
+    /// When the control plane cannot be reached, or refuses.
+    pub fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, RemoteFault> {
+        let text = self.text(method, path, body)?;
+        if text.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_str(&text).map_err(|fault| RemoteFault::Unreachable(self.base.clone(), fault.to_string()))
+    }
+
+    /// Calls, and gives the answer as it is.
+    ///
+    /// # Errors
+    /// When the control plane cannot be reached, or refuses.
+    pub fn text(&self, method: Method, path: &str, body: Option<&Value>) -> Result<String, RemoteFault> {
+        let unreachable =
+            |fault: reqwest::Error| RemoteFault::Unreachable(self.base.clone(), crate::resolve::http::plainly(&fault));
+        let mut request = self.client.request(method, format!("{}{path}", self.base)).bearer_auth(self.token.reveal());
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        self.runtime.block_on(async {
+            let response = request.send().await.map_err(unreachable)?;
+            let status = response.status();
+            let text = response.text().await.map_err(unreachable)?;
+            if status.is_success() { Ok(text) } else { Err(refused(status.as_u16(), &text)) }
+        })
+    }
+
+    /// All pages of a list.
+    ///
+    /// # Errors
+    /// When the control plane cannot be reached, or refuses.
+    pub fn list(&self, path: &str) -> Result<Vec<Value>, RemoteFault> {
+        let (mut rows, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let joint = if path.contains('?') { '&' } else { '?' };
+            let page = self.call(Method::GET, &format!("{path}{joint}limit=1000{cursor}"), None)?;
+            rows.extend(page.get("data").and_then(Value::as_array).cloned().unwrap_or_default());
+            match page.get("next_cursor").and_then(Value::as_str) {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return Ok(rows),
+            }
+        }
+    }
+}
+
+/// A part of a path, so that no id leads elsewhere.
+#[must_use]
+pub fn segment(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
+    text.bytes().fold(String::new(), |mut out, byte| {
+        if is_plain(byte) {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a `String` does not fail.
+            let _ = fmt::Write::write_fmt(&mut out, format_args!("%{byte:02X}"));
+        }
+        out
+    })
+}
+
+fn refused(status: u16, text: &str) -> RemoteFault {
+    let body: Value = serde_json::from_str(text).unwrap_or_default();
+    let part = |name| body.get("error").and_then(|error| error.get(name)).and_then(Value::as_str).map(str::to_owned);
+    let message = part("message").unwrap_or_else(|| "it did not say why".to_owned());
+    RemoteFault::Refused { status, message, param: part("param") }
+}
+
+/// Prints rows under the names of their columns, or all of it as JSON.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn print_rows(rows: &[Value], columns: &[(&str, &str)], output: Output) -> Result<(), RemoteFault> {
+    if output == Output::Json {
+        return print(&format!("{:#}\n", Value::from(rows.to_vec())));
+    }
+    let head = columns.iter().map(|(title, _)| (*title).to_owned()).collect();
+    let cells = rows.iter().map(|row| columns.iter().map(|(_, path)| cell(row, path)).collect());
+    let lines: Vec<Vec<String>> = std::iter::once(head).chain(cells).collect();
+    let mut widths = vec![0; columns.len()];
+    for line in &lines {
+        widths.iter_mut().zip(line).for_each(|(width, cell)| *width = cell.chars().count().max(*width));
+    }
+    let line = |line: &Vec<String>| {
+        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    print(&lines.iter().map(line).collect::<String>())
+}
+
+/// Prints one thing, a line a field, or as JSON.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn print_one(thing: &Value, output: Output) -> Result<(), RemoteFault> {
+    let fields = thing.as_object().filter(|_| output == Output::Text);
+    let text = fields.map(|fields| {
+        let lines: Vec<_> = fields.keys().map(|name| format!("{name:22} {}\n", cell(thing, name))).collect();
+        lines.concat()
+    });
+    print(&text.unwrap_or_else(|| format!("{thing:#}\n")))
+}
+
+/// Writes to standard output.
+///
+/// # Errors
+/// When that cannot be done.
+pub fn print(text: &str) -> Result<(), RemoteFault> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(RemoteFault::Stream)
+}
+
+/// Prints a secret alone on standard output, and what was done on standard error.
+///
+/// # Errors
+/// When it cannot be printed: then nobody has it.
+pub fn print_secret(answer: &Value, field: &str, done: &str) -> Result<(), RemoteFault> {
+    let secret = answer.get(field).and_then(Value::as_str).unwrap_or_default();
+    print(&format!("{secret}\n"))?;
+    eprintln!("{done}; this secret is shown once");
+    Ok(())
+}
+
+/// What stands at a path of names in a row, for people. What steers a terminal is not shown to it.
+fn cell(row: &Value, path: &str) -> String {
+    let value = path.split('.').try_fold(row, |value, name| value.get(name)).unwrap_or(&Value::Null);
+    let text = match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) if text.is_empty() => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(list) if list.is_empty() => "-".to_owned(),
+        Value::Array(list) => {
+            let texts: Vec<_> =
+                list.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned)).collect();
+            texts.join(",")
+        }
+        Value::Object(fields) if fields.is_empty() => "-".to_owned(),
+        other => other.to_string(),
+    };
+    text.replace(char::is_control, "\u{fffd}")
+}
+
+/// Why a call did not come about.
+#[derive(Debug)]
+pub enum RemoteFault {
+    /// The environment has none.
+    NoToken,
+    /// It is no URL.
+    Url(String),
+    /// They cannot be used.
+    Certificates(PathBuf, String),
+    /// There is nobody, or nobody who answers in JSON.
+    Unreachable(String, String),
+    /// It does not do it.
+    Refused {
+        /// The answer's.
+        status: u16,
+        /// In words.
+        message: String,
+        /// The field that is wrong.
+        param: Option<String>,
+    },
+    /// The command says something that a control plane does not know.
+    Unfit(&'static str),
+    /// The standard streams cannot be used.
+    Stream(io::Error),
+}
+
+impl fmt::Display for RemoteFault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoToken => write!(formatter, "no token: set {TOKEN} to the operator's or a user's"),
+            Self::Url(why) => write!(formatter, "--control: {why}"),
+            Self::Certificates(path, why) => {
+                write!(formatter, "cannot use the certificates in {}: {why}", path.display())
+            }
+            Self::Unreachable(url, why) => write!(formatter, "the control plane at {url} does not answer: {why}"),
+            Self::Refused { status, message, param: Some(field) } => write!(formatter, "{field}: {message} ({status})"),
+            Self::Refused { status, message, param: None } => write!(formatter, "{message} ({status})"),
+            Self::Unfit(why) => formatter.write_str(why),
+            Self::Stream(fault) => write!(formatter, "cannot use the standard streams: {fault}"),
+        }
+    }
+}
+
+impl std::error::Error for RemoteFault {}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn cells_are_told_plainly() {
+        let row = json!({"id": "a", "none": null, "list": ["b", "c"], "limits": {"tokens": 5}, "odd": "a\u{1b}[2J"});
+        for (path, expected) in [
+            ("id", "a"),
+            ("none", "-"),
+            ("gone", "-"),
+            ("list", "b,c"),
+            ("limits.tokens", "5"),
+            ("odd", "a\u{fffd}[2J"),
+        ] {
+            assert_eq!(cell(&row, path), expected);
+        }
+    }
+
+    #[test]
+    fn an_id_leads_nowhere_else() {
+        assert_eq!(segment("key_a-1"), "key_a-1");
+        assert_eq!(segment("../users?x"), "..%2Fusers%3Fx");
+    }
+}
