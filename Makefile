@@ -35,6 +35,7 @@ test: cmake nextest promtool postgresql clients ## set up, then run every test
 	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python tests/clients/anthropic_client.py
 	cargo build --locked --bins --example key_source
 	$(VENV)/bin/python tests/clients/revocation.py
+	$(VENV)/bin/python tests/clients/control_plane.py
 
 .PHONY: real-servers
 real-servers: cmake $(SERVERS)/ready ## check counts against inference servers that run here (the first time minutes of set-up)

@@ -9,7 +9,11 @@ pub mod store;
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{broadcast, watch},
+    task::JoinHandle,
+};
 
 use self::store::{Store, StoreFault};
 use crate::{
@@ -83,6 +87,9 @@ impl fmt::Display for ControlFault {
 
 impl std::error::Error for ControlFault {}
 
+/// Recalls that a slow listener may be behind. One that is lost is made again when the gateway asks again.
+const RECALLS: usize = 1024;
+
 /// Everything that a call needs.
 pub struct Plane {
     store: Store,
@@ -92,6 +99,8 @@ pub struct Plane {
     /// What keys have that set none of their own: a user gives no key more.
     limits: Limits,
     retention: Duration,
+    /// Wallets of which one gateway needs what others were granted and do not use.
+    recalls: broadcast::Sender<String>,
 }
 
 impl Plane {
@@ -107,6 +116,7 @@ impl Plane {
             operations_per_hour: settings.key_operations_per_hour,
             limits,
             retention: settings.usage_retention,
+            recalls: broadcast::Sender::new(RECALLS),
         }))
     }
 

@@ -55,6 +55,8 @@ struct State {
     settled_before: i64,
     /// When something was reserved or settled last.
     used: Moment,
+    /// Whether others need what we do not.
+    is_recalled: bool,
 }
 
 /// The last word, in nano-dollars, and when it was asked for.
@@ -139,6 +141,13 @@ impl Purse {
         let mut state = self.state.lock();
         state.asking = state.asking.saturating_add(cost.nanos());
         Asking { purse: self.clone(), cost: cost.nanos() }
+    }
+
+    /// Others need what is granted to us and not in use: it goes back with the next wish.
+    pub fn recall(&self) {
+        let mut state = self.state.lock();
+        // Whoever asks for more has nothing to spare.
+        state.is_recalled = state.asking == 0;
     }
 
     /// Whether there is a word to a question that was put at `moment` or later.
@@ -235,7 +244,10 @@ impl Purse {
         let runs_out = now + SOON >= expires || state.left() < spent;
         let kept = (state.balance(&heard) / KEPT).max(0);
         let is_idle = state.reserved == 0 && state.asking == 0 && now.saturating_since(state.used) >= IDLE;
+        let is_recalled = std::mem::take(&mut state.is_recalled) && now < expires && state.left() > 0;
+        let kept = if is_recalled { 0 } else { kept };
         let granted = match () {
+            () if is_recalled => state.settled.saturating_add(state.reserved),
             () if is_idle && now < expires && state.left() > kept => state.settled.saturating_add(kept),
             () if spent > 0 && runs_out && !state.was_refused(now) => heard.granted,
             () => return None,

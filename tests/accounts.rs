@@ -247,3 +247,20 @@ async fn a_key_asks_for_its_own_usage() {
     let answer = gateway.connect().await.request("GET", "/v1/usage", &[("x-api-key", &secret)], b"").await.json();
     assert_eq!((&answer["limits"]["requests_per_minute"]["used"], answer.get("total")), (&json!(2), None));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_wallet_has_can_be_spent_to_the_end_though_another_gateway_has_an_allowance() {
+    let plane = Plane::sqlite().await;
+    let upstream = ScriptedUpstream::start(|_| Script::json(200, &completion("m", 450))).await;
+    let (one, other) = (gateway(&upstream, &plane, PRICED).await, gateway(&upstream, &plane, PRICED).await);
+    let (_, secret) = funded(&plane, "5").await;
+    // The other keeps an eighth of what was there then, which is soon more than there is.
+    assert_eq!(asked(&other, &secret).await.0, 200);
+    gateway_is_done(&other).await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    while asked(&one, &secret).await.0 == 200 {}
+    gateway_is_done(&one).await;
+    gateway_is_done(&other).await;
+    let left: Usd = plane.balance("ada").await.parse().unwrap();
+    assert!(left <= "0.05".parse().unwrap(), "refused with ${left} in the wallet");
+}

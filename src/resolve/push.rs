@@ -108,10 +108,13 @@ impl Push {
                 Ok(events) => events,
                 Err(fault) => return fault.to_string(),
             };
-            events
-                .into_iter()
-                .filter_map(|event| change(&event))
-                .for_each(|change| self.resolver.changed(change, received));
+            for event in events {
+                if let Some(change) = change(&event) {
+                    self.resolver.changed(change, received);
+                } else if let Some(wallet) = recalled(&event) {
+                    self.resolver.purses().known(&wallet).into_iter().for_each(|purse| purse.recall());
+                }
+            }
         }
     }
 
@@ -165,6 +168,18 @@ fn change(event: &Event) -> Option<Change> {
     }
 }
 
+/// The wallet of which others need what is granted to us and not in use.
+fn recalled(event: &Event) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Body {
+        id: String,
+    }
+    if event.kind != "wallet" {
+        return None;
+    }
+    serde_json::from_str(&event.data).map(|Body { id }| id).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,5 +201,8 @@ mod tests {
             assert_eq!(event("key", unreadable), Some(Change::All), "{unreadable}: rather too much than too little");
         }
         assert_eq!(event("message", "hello"), None);
+        let wallet = |kind: &str, data: &str| recalled(&Event { kind: kind.to_owned(), data: data.to_owned() });
+        assert_eq!(wallet("wallet", r#"{"id":"ada"}"#), Some("ada".to_owned()));
+        assert_eq!((wallet("key", r#"{"id":"ada"}"#), wallet("wallet", "ada")), (None, None));
     }
 }

@@ -103,6 +103,20 @@ fn an_allowance_that_nobody_uses_goes_back_but_for_an_eighth_of_the_balance() {
 }
 
 #[test]
+fn what_others_need_goes_back_at_once_but_for_what_runs() {
+    let purse = purse(&word("8", "4", "0"));
+    let _hold = reserve(&purse, "1.5", at(1)).unwrap();
+    purse.recall();
+    assert_eq!(wished(&purse, at(1)), Some((usd("1.5"), usd("1.5"))));
+    assert_eq!(purse.left(), Usd::ZERO);
+    let asking = purse.asking(Cost::AtMost(usd("1")));
+    purse.hear(&word("8", "2.5", "0"), at(2));
+    purse.recall();
+    assert_eq!(wished(&purse, at(2)), None, "whoever asks needs it");
+    drop(asking);
+}
+
+#[test]
 fn what_probably_costs_more_than_there_is_runs_alone() {
     let purse = purse(&word("1", "0.5", "0"));
     let probably = |cost: &str, now| purse.reserve(Cost::Probably(usd(cost)), Trust::WhileItLasts, now);

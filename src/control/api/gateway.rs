@@ -22,7 +22,7 @@ use futures_util::{Stream, stream};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use super::body;
 use crate::{
@@ -184,7 +184,8 @@ async fn events(
         Some(seq) => seq.unwrap_or(-1),
         None => plane.store.last_change().await?,
     };
-    let stream = Changes { plane, changed, seq, waiting: VecDeque::new(), is_open: false, stop };
+    let recalls = plane.recalls.subscribe();
+    let stream = Changes { plane, changed, recalls, seq, waiting: VecDeque::new(), is_open: false, stop };
     let stream = stream::unfold(stream, |mut changes| async { changes.next().await.map(|event| (Ok(event), changes)) });
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(Duration::from_secs(10))))
 }
@@ -193,6 +194,7 @@ async fn events(
 struct Changes {
     plane: Arc<Plane>,
     changed: watch::Receiver<u64>,
+    recalls: broadcast::Receiver<String>,
     /// The last that was told.
     seq: i64,
     waiting: VecDeque<KeyChange>,
@@ -220,7 +222,11 @@ impl Changes {
             }
             self.changed.mark_unchanged();
             match self.plane.store.changes_after(self.seq, BATCH).await {
-                Ok(Some(changes)) if changes.is_empty() => self.wait().await?,
+                Ok(Some(changes)) if changes.is_empty() => {
+                    if let Some(wallet) = self.wait().await? {
+                        return Some(Event::default().event("wallet").data(json!({"id": wallet}).to_string()));
+                    }
+                }
                 Ok(Some(changes)) => self.waiting = changes.into(),
                 Ok(None) => {
                     self.seq = self.plane.store.last_change().await.ok()?;
@@ -234,7 +240,9 @@ impl Changes {
         }
     }
 
-    async fn wait(&mut self) -> Option<()> {
+    /// Waits until there may be changes, or a wallet is recalled.
+    #[allow(clippy::option_option, reason = "the outer one ends the stream")]
+    async fn wait(&mut self) -> Option<Option<String>> {
         let elsewhere = async {
             match self.plane.store.engine() {
                 Engine::Sqlite => std::future::pending().await,
@@ -242,8 +250,10 @@ impl Changes {
             }
         };
         tokio::select! {
-            changed = self.changed.changed() => changed.ok(),
-            () = elsewhere => Some(()),
+            changed = self.changed.changed() => changed.ok().map(|()| None),
+            // One that is behind looks again.
+            recalled = self.recalls.recv() => Some(recalled.ok()),
+            () = elsewhere => Some(None),
             _ = self.stop.wait_for(|stop| *stop) => None,
         }
     }
@@ -281,6 +291,12 @@ struct Wish {
     granted_usd: Usd,
 }
 
+/// Whether a gateway is granted less than it wants, and others hold some.
+fn is_elsewhere(word: &Word, wanted: Usd) -> bool {
+    let own = word.allowance.and_then(|allowance| allowance.granted.checked_sub(allowance.counted)).unwrap_or(wanted);
+    own < wanted && own < word.balance
+}
+
 /// 500 records of the longest names.
 const LONGEST_BATCH: usize = 4 << 20;
 const MOST_RECORDS: usize = 1000;
@@ -298,13 +314,20 @@ async fn take_records(State(plane): State<Arc<Plane>>, _: Gateway, body: HttpBod
     let now = Timestamp::now();
     let mut tx = plane.store.begin().await?;
     usage::take_in(&mut tx, &records, now).await?;
-    let mut words = Vec::with_capacity(batch.wallets.len());
+    let (mut words, mut recalled) = (Vec::with_capacity(batch.wallets.len()), Vec::new());
     for Wish { id, wanted_usd, granted_usd } in &batch.wallets {
         let wish = Some((*wanted_usd, *granted_usd));
         if let Some(word) = wallets::grant(&mut tx, id, batch.gateway.as_str(), wish, now).await? {
+            if is_elsewhere(&word, *wanted_usd) {
+                recalled.push(id.clone());
+            }
             words.push(wallet_json(id, &word));
         }
     }
     plane.store.commit(tx).await?;
+    for wallet in recalled {
+        // Without a listener there is nobody who holds anything.
+        let _ = plane.recalls.send(wallet);
+    }
     Ok(Json(json!({"accepted": records.len(), "wallets": words})))
 }
