@@ -16,7 +16,8 @@
 //!
 //! | room | what is in it |
 //! |---|---|
-//! | [`cli`] | the commands: `serve`, `check`, `demo`, `keys` |
+//! | [`cli`] | the commands: `serve`, `check`, `demo`, `keys`, and those on a control plane |
+//! | [`control`] | the control plane: keys, people, wallets and usage, over a database |
 //! | [`demo`] | everything that `serve` runs, in front of an upstream with canned answers |
 //! | [`server`] | binds sockets, runs the gateway, drains |
 //! | [`plugin`] | gate, keys and metrics as one piece, with the services that any Pingora server runs beside it |

@@ -40,6 +40,40 @@ fn check_finds_nothing_wrong_with_the_examples() {
 }
 
 #[test]
+fn check_takes_the_example_with_a_control_plane_if_its_tokens_are_set() {
+    let example = repository("conf/keymeter-control.yaml");
+    let check = |operator: &str, gateways: &str| {
+        let mut command = keymeter(&["check", "--config", example.to_str().unwrap()]);
+        let output = command.env("KEYMETER_CONTROL_TOKEN", operator).env("KEYS_TOKEN", gateways).output().unwrap();
+        (output.status.code(), text(&output.stdout))
+    };
+    assert_eq!(check("operator", "gateways"), (Some(0), "ok\n".to_owned()));
+    assert!(check("same", "same").1.contains("must be another: gateways may do less"));
+    let loaded = keymeter::config::load(&example, &|name| Some(name.to_owned())).unwrap();
+    let control = loaded.config.control.unwrap();
+    assert_eq!(control.usage_retention, keymeter::control::store::usage::RETENTION, "what is written is the default");
+    assert_eq!(control.key_operations_per_hour, 15);
+}
+
+#[test]
+fn a_control_plane_without_a_token_is_refused_with_how_to_make_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keymeter.yaml");
+    let base = "upstreams: [{name: a, url: 'http://127.0.0.1:1'}]\nkeys: {yaml: {path: keys.yaml}}\n";
+    std::fs::write(directory.path().join("keys.yaml"), "keys: []").unwrap();
+    for (section, expected) in [
+        ("control: {}", "missing field `token` in control: the operator's; `openssl rand -hex 32` makes one"),
+        ("control: {token: a, database: 'mysql://a'}", "`sqlite://` and the path of a file, or `postgres://…`"),
+        ("control: {token: a, tokens: b}", "unknown field `tokens` in control; did you mean `token`?"),
+    ] {
+        std::fs::write(&path, format!("{base}{section}")).unwrap();
+        let output = run(&["check", "--config", path.to_str().unwrap()]);
+        let said = text(&output.stdout);
+        assert!(output.status.code() == Some(1) && said.contains(expected), "{said}");
+    }
+}
+
+#[test]
 fn check_takes_the_example_with_a_key_service_if_its_token_is_set() {
     let of_service = repository("conf/keymeter-http.yaml");
     let mut command = keymeter(&["check", "--config", of_service.to_str().unwrap()]);
@@ -63,7 +97,7 @@ fn every_example_is_used_and_loads() {
     let mut names: Vec<_> =
         std::fs::read_dir(repository("conf")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["keymeter-http.yaml", "keymeter.yaml", "keys.yaml", "prometheus.yml"]);
+    assert_eq!(names, ["keymeter-control.yaml", "keymeter-http.yaml", "keymeter.yaml", "keys.yaml", "prometheus.yml"]);
     let loaded = keymeter::config::load(&repository("conf/keymeter.yaml"), &|_| None).unwrap();
     assert!(loaded.files[1].ends_with("conf/keys.yaml"), "{:?}", loaded.files);
     assert_eq!(loaded.keys, []);

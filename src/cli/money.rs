@@ -4,13 +4,11 @@ use clap::{Args, Subcommand, ValueEnum};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::remote::{Output, Remote, RemoteArgs, RemoteFault, print, print_one, print_rows, segment};
+use super::remote::{Output, RemoteArgs, RemoteFault, print, print_one, print_rows, segment};
 
 /// Show and credit wallets.
 #[derive(Debug, Args)]
 pub(super) struct WalletsArgs {
-    #[command(flatten)]
-    remote: RemoteArgs,
     #[command(subcommand)]
     command: Wallets,
 }
@@ -19,6 +17,8 @@ pub(super) struct WalletsArgs {
 enum Wallets {
     /// Show what is in a wallet
     Show {
+        #[command(flatten)]
+        remote: RemoteArgs,
         /// The user or team whose it is
         owner: String,
         /// How to print
@@ -27,6 +27,8 @@ enum Wallets {
     },
     /// Add to a wallet
     Credit {
+        #[command(flatten)]
+        remote: RemoteArgs,
         /// The user or team whose it is
         owner: String,
         /// US dollars, such as 12.50
@@ -94,14 +96,15 @@ pub(super) struct AuditArgs {
     output: Output,
 }
 
-pub(super) fn wallets(WalletsArgs { remote, command }: WalletsArgs) -> Result<(), RemoteFault> {
-    let remote = Remote::new(&remote.control, remote.ca.as_ref())?;
+pub(super) fn wallets(WalletsArgs { command }: WalletsArgs) -> Result<(), RemoteFault> {
     let path = |owner: &str| format!("/api/v1/wallets/{}", segment(owner));
     match command {
-        Wallets::Show { owner, output } => print_one(&remote.call(Method::GET, &path(&owner), None)?, output),
-        Wallets::Credit { owner, usd, idempotency_key } => {
+        Wallets::Show { remote, owner, output } => {
+            print_one(&remote.open()?.call(Method::GET, &path(&owner), None)?, output)
+        }
+        Wallets::Credit { remote, owner, usd, idempotency_key } => {
             let credit = json!({"usd": usd, "idempotency_key": idempotency_key});
-            let wallet = remote.call(Method::POST, &format!("{}/credits", path(&owner)), Some(&credit))?;
+            let wallet = remote.open()?.call(Method::POST, &format!("{}/credits", path(&owner)), Some(&credit))?;
             let balance = wallet.get("balance_usd").and_then(Value::as_str).unwrap_or_default();
             eprintln!("{owner} has ${balance}");
             Ok(())
@@ -110,7 +113,7 @@ pub(super) fn wallets(WalletsArgs { remote, command }: WalletsArgs) -> Result<()
 }
 
 pub(super) fn usage(arguments: UsageArgs) -> Result<(), RemoteFault> {
-    let remote = Remote::new(&arguments.remote.control, arguments.remote.ca.as_ref())?;
+    let remote = arguments.remote.open()?;
     let groups = if arguments.by.is_empty() { vec![Group::Key] } else { arguments.by };
     let names: Vec<_> = groups.iter().map(|group| group.name()).collect();
     let mut path = format!("/api/v1/usage?group_by={}", names.join(","));
@@ -134,8 +137,7 @@ pub(super) fn usage(arguments: UsageArgs) -> Result<(), RemoteFault> {
 }
 
 pub(super) fn audit(AuditArgs { remote, output }: AuditArgs) -> Result<(), RemoteFault> {
-    let remote = Remote::new(&remote.control, remote.ca.as_ref())?;
-    print_rows(&remote.list("/api/v1/audit")?, &AUDIT, output)
+    print_rows(&remote.open()?.list("/api/v1/audit")?, &AUDIT, output)
 }
 
 const SUMS: [(&str, &str); 7] = [

@@ -4,13 +4,11 @@ use clap::{Args, Subcommand, ValueEnum};
 use reqwest::Method;
 use serde_json::json;
 
-use super::remote::{Output, Remote, RemoteArgs, RemoteFault, print_one, print_rows, print_secret, segment};
+use super::remote::{Output, RemoteArgs, RemoteFault, print_one, print_rows, print_secret, segment};
 
 /// Make users and let them go.
 #[derive(Debug, Args)]
 pub(super) struct UsersArgs {
-    #[command(flatten)]
-    remote: RemoteArgs,
     #[command(subcommand)]
     command: Users,
 }
@@ -19,6 +17,8 @@ pub(super) struct UsersArgs {
 enum Users {
     /// Make a user; their token is printed this once
     Create {
+        #[command(flatten)]
+        remote: RemoteArgs,
         /// 1 to 64 characters of a-z, 0-9 and _
         id: String,
         /// What people call them: 3 to 50 characters
@@ -27,12 +27,16 @@ enum Users {
     },
     /// List all users
     List {
+        #[command(flatten)]
+        remote: RemoteArgs,
         /// How to print
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
     /// Let a user go, with their own keys
     Delete {
+        #[command(flatten)]
+        remote: RemoteArgs,
         /// Whom
         id: String,
     },
@@ -41,8 +45,6 @@ enum Users {
 /// Make teams, and put people on them.
 #[derive(Debug, Args)]
 pub(super) struct TeamsArgs {
-    #[command(flatten)]
-    remote: RemoteArgs,
     #[command(subcommand)]
     command: Teams,
 }
@@ -51,6 +53,8 @@ pub(super) struct TeamsArgs {
 enum Teams {
     /// Make a team
     Create {
+        #[command(flatten)]
+        remote: RemoteArgs,
         /// 1 to 64 characters of a-z, 0-9 and _
         id: String,
         /// What people call it: 3 to 50 characters
@@ -62,6 +66,8 @@ enum Teams {
     },
     /// Show a team and who is on it
     Show {
+        #[command(flatten)]
+        remote: RemoteArgs,
         /// Which
         id: String,
         /// How to print
@@ -70,6 +76,8 @@ enum Teams {
     },
     /// Bring a user into a team, or give a member another role; to make another its owner is to hand it over
     Add {
+        #[command(flatten)]
+        remote: RemoteArgs,
         /// Which team
         id: String,
         /// Whom
@@ -80,6 +88,8 @@ enum Teams {
     },
     /// Take a user off a team
     Remove {
+        #[command(flatten)]
+        remote: RemoteArgs,
         /// Which team
         id: String,
         /// Whom
@@ -108,41 +118,39 @@ impl Role {
 const USERS: [(&str, &str); 5] =
     [("ID", "id"), ("NAME", "name"), ("TEAM", "team"), ("ROLE", "role"), ("SINCE", "created_at")];
 
-pub(super) fn users(UsersArgs { remote, command }: UsersArgs) -> Result<(), RemoteFault> {
-    let remote = Remote::new(&remote.control, remote.ca.as_ref())?;
+pub(super) fn users(UsersArgs { command }: UsersArgs) -> Result<(), RemoteFault> {
     match command {
-        Users::Create { id, name } => {
-            let made = remote.call(Method::POST, "/api/v1/users", Some(&json!({"id": id, "name": name})))?;
+        Users::Create { remote, id, name } => {
+            let made = remote.open()?.call(Method::POST, "/api/v1/users", Some(&json!({"id": id, "name": name})))?;
             print_secret(&made, "token", &format!("created {id}"))
         }
-        Users::List { output } => print_rows(&remote.list("/api/v1/users")?, &USERS, output),
-        Users::Delete { id } => {
-            remote.call(Method::DELETE, &format!("/api/v1/users/{}", segment(&id)), None)?;
+        Users::List { remote, output } => print_rows(&remote.open()?.list("/api/v1/users")?, &USERS, output),
+        Users::Delete { remote, id } => {
+            remote.open()?.call(Method::DELETE, &format!("/api/v1/users/{}", segment(&id)), None)?;
             eprintln!("deleted {id}");
             Ok(())
         }
     }
 }
 
-pub(super) fn teams(TeamsArgs { remote, command }: TeamsArgs) -> Result<(), RemoteFault> {
-    let remote = Remote::new(&remote.control, remote.ca.as_ref())?;
+pub(super) fn teams(TeamsArgs { command }: TeamsArgs) -> Result<(), RemoteFault> {
     let member = |id: &str, user: &str| format!("/api/v1/teams/{}/members/{}", segment(id), segment(user));
     match command {
-        Teams::Create { id, name, owner } => {
+        Teams::Create { remote, id, name, owner } => {
             let team = json!({"id": id, "name": name, "owner": owner});
-            remote.call(Method::POST, "/api/v1/teams", Some(&team))?;
+            remote.open()?.call(Method::POST, "/api/v1/teams", Some(&team))?;
             eprintln!("created {id}");
         }
-        Teams::Show { id, output } => {
-            let team = remote.call(Method::GET, &format!("/api/v1/teams/{}", segment(&id)), None)?;
+        Teams::Show { remote, id, output } => {
+            let team = remote.open()?.call(Method::GET, &format!("/api/v1/teams/{}", segment(&id)), None)?;
             print_one(&team, output)?;
         }
-        Teams::Add { id, user, role } => {
-            remote.call(Method::PUT, &member(&id, &user), Some(&json!({"role": role.as_str()})))?;
+        Teams::Add { remote, id, user, role } => {
+            remote.open()?.call(Method::PUT, &member(&id, &user), Some(&json!({"role": role.as_str()})))?;
             eprintln!("{user} is {} of {id}", role.as_str());
         }
-        Teams::Remove { id, user } => {
-            remote.call(Method::DELETE, &member(&id, &user), None)?;
+        Teams::Remove { remote, id, user } => {
+            remote.open()?.call(Method::DELETE, &member(&id, &user), None)?;
             eprintln!("{user} is no longer on {id}");
         }
     }

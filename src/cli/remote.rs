@@ -26,6 +26,16 @@ pub struct RemoteArgs {
     pub ca: Option<PathBuf>,
 }
 
+impl RemoteArgs {
+    /// The control plane, ready to be called.
+    ///
+    /// # Errors
+    /// When there is no token, or the URL or the certificates cannot be used.
+    pub fn open(&self) -> Result<Remote, RemoteFault> {
+        Remote::new(&self.control, self.ca.as_ref())
+    }
+}
+
 /// How an answer is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {

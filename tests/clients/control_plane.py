@@ -157,9 +157,7 @@ class Commands:
         self.said = []
 
     def __call__(self, *words, token=OPERATOR):
-        command = [KEYMETER, words[0], "--control", self.url, *words[1:]]
-        if words[0] == "keys":
-            command = [KEYMETER, *words[:2], "--control", self.url, *words[2:]]
+        command = [KEYMETER, *words, "--control", self.url]
         environment = {**os.environ, "KEYMETER_CONTROL_TOKEN": token}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
         self.said.append(done.stderr)
