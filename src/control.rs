@@ -87,6 +87,9 @@ impl fmt::Display for ControlFault {
 
 impl std::error::Error for ControlFault {}
 
+/// A gateway that has not asked for so long is gone.
+const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// Recalls that a slow listener may be behind. One that is lost is made again when the gateway asks again.
 const RECALLS: usize = 1024;
 
@@ -158,6 +161,10 @@ impl Plane {
             let end = Timestamp::now().checked_sub(self.retention).unwrap_or(Timestamp::MIN);
             if let Err(fault) = self.store.forget_records(end).await {
                 tracing::warn!("old usage records stay for now: {fault}");
+            }
+            let end = Timestamp::now().checked_sub(FORGOTTEN).unwrap_or(Timestamp::MIN);
+            if let Err(fault) = self.store.forget_allowances(end).await {
+                tracing::warn!("the allowances of gateways that are gone stay for now: {fault}");
             }
             tokio::time::sleep(HOUR).await;
         }

@@ -189,6 +189,13 @@ impl Purse {
                 is_short: true,
             },
         };
+        if let Some(before) = state.heard.filter(|before| before.asked <= asked) {
+            // A keeper that knows of less than before has lost some of it, as one does that is restored from a backup:
+            // what it once counted is not held against what it grants now.
+            let lost = before.counted.saturating_sub(heard.counted).max(0);
+            state.settled = state.settled.saturating_sub(lost);
+        }
+        let settled = state.settled;
         // Of two answers that crossed each other the one that knows more of our requests is the later.
         if state.heard.is_none_or(|before| before.asked <= asked || before.counted < heard.counted) {
             state.heard = Some(heard);

@@ -140,6 +140,16 @@ fn an_answer_that_was_overtaken_changes_nothing() {
 }
 
 #[test]
+fn a_keeper_that_was_restored_from_a_backup_grants_anew() {
+    let purse = purse(&word("10", "2", "0"));
+    reserve(&purse, "1.5", at(0)).unwrap().settle(usd("1.5"));
+    purse.hear(&word("8.5", "3", "1.5"), at(2));
+    assert_eq!(purse.left(), usd("1.5"));
+    purse.hear(&word("10", "2", "0"), at(4));
+    assert_eq!(purse.left(), usd("2"), "what it has forgotten is not held against us");
+}
+
+#[test]
 fn where_nobody_grants_anything_the_balance_is_there_to_be_spent() {
     let purse = purse(&Word { balance: usd("0.03"), allowance: None });
     reserve(&purse, "0.02", at(0)).unwrap().settle(usd("0.02"));

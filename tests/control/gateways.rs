@@ -9,8 +9,9 @@ use crate::{
     sources::{answering, asked},
     support::{
         client::Arrival,
-        control::{OPERATOR, Plane},
+        control::{GATEWAYS, OPERATOR, Plane},
         gateway::{Gateway, config},
+        process::keymeter,
         scene::{chat, says, stream},
         script::{Gate, Script, Step},
         upstream::ScriptedUpstream,
@@ -20,6 +21,7 @@ use crate::{
 over_both! {
     what_is_changed_is_so_on_every_gateway_at_once
     a_running_stream_ends_with_its_key
+    it_keeps_to_the_protocol_of_key_services
 }
 
 /// A gateway that asks this control plane, and listens to it.
@@ -97,4 +99,14 @@ async fn a_running_stream_ends_with_its_key(plane: &Plane) {
     let rest = String::from_utf8_lossy(&rest).into_owned();
     assert!(rest.contains("api_key_disabled"), "{rest}");
     gate.open();
+}
+
+async fn it_keeps_to_the_protocol_of_key_services(plane: &Plane) {
+    let (_, secret) = plane.key(OPERATOR, json!({"name": "Some key"})).await;
+    let (url, events) = (plane.url("/v1/keys/{hash}"), plane.url("/v1/keys/events"));
+    let mut command = keymeter(&["check", "--source", &url, "--events", &events]);
+    command.env("KEYMETER_SOURCE_TOKEN", GATEWAYS).env("KEYMETER_SOURCE_SECRET", secret);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && !said.contains("FAIL") && !said.contains("warn"), "{said}");
 }

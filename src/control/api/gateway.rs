@@ -35,7 +35,7 @@ use crate::{
             changes::KeyChange,
             keys::Key,
             usage::{self, UsageFilter},
-            wallets::{self, ALLOWANCE},
+            wallets,
         },
     },
     key::KeyHash,
@@ -113,6 +113,9 @@ async fn word_for(
     let Some(gateway) = gateway else {
         return Ok(plane.store.balance(wallet).await?.map(|balance| Word { balance, allowance: None }));
     };
+    if let Some(word) = plane.store.word(wallet, gateway.as_str(), now).await? {
+        return Ok(Some(word));
+    }
     let mut tx = plane.store.begin().await?;
     let word = wallets::grant(&mut tx, wallet, gateway.as_str(), None, now).await?;
     plane.store.commit(tx).await?;
@@ -163,7 +166,7 @@ fn wallet_json(wallet: &str, word: &Word) -> Value {
         let allowance = json!({
             "granted_usd": allowance.granted.to_string(),
             "counted_usd": allowance.counted.to_string(),
-            "expires_in_ms": u64::try_from(ALLOWANCE.as_millis()).unwrap_or(u64::MAX),
+            "expires_in_ms": u64::try_from(allowance.lasts.as_millis()).unwrap_or(u64::MAX),
         });
         put(&mut said, "allowance", allowance);
     }
@@ -313,6 +316,12 @@ async fn take_records(State(plane): State<Arc<Plane>>, _: Gateway, body: HttpBod
     let records: Vec<Record> = parsed.collect::<Result<_, _>>()?;
     let now = Timestamp::now();
     let mut tx = plane.store.begin().await?;
+    // In one order, so that two gateways do not wait for each other.
+    let charged = records.iter().filter_map(|record| record.wallet.as_deref());
+    let wanted = batch.wallets.iter().map(|wish| wish.id.as_str());
+    for wallet in charged.chain(wanted).collect::<BTreeSet<_>>() {
+        wallets::hold(&mut tx, wallet).await?;
+    }
     usage::take_in(&mut tx, &records, now).await?;
     let (mut words, mut recalled) = (Vec::with_capacity(batch.wallets.len()), Vec::new());
     for Wish { id, wanted_usd, granted_usd } in &batch.wallets {

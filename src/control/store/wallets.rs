@@ -164,6 +164,38 @@ async fn outstanding(tx: &mut Tx, wallet: &str, gateway: &str, now: i64) -> Resu
 }
 
 impl Store {
+    /// What a gateway is told of a wallet of which it has an allowance that lasts for a while yet: nothing is granted, and
+    /// so nothing is written.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn word(&self, wallet: &str, gateway: &str, now: Timestamp) -> Result<Option<Word>, StoreFault> {
+        let sql = "SELECT w.balance_nanos, a.granted_nanos, a.counted_nanos, a.expires_at FROM wallets w \
+                   JOIN allowances a ON a.wallet = w.id AND a.gateway = $1 WHERE w.id = $2";
+        let row = sqlx::query(sql).bind(gateway).bind(wallet).fetch_optional(self.reader()).await?;
+        let Some(row) = row else { return Ok(None) };
+        let expires: i64 = row.try_get(3)?;
+        let left = u64::try_from(expires.saturating_sub(micros(now))).map_or(Duration::ZERO, Duration::from_micros);
+        if left < ALLOWANCE / 2 {
+            return Ok(None);
+        }
+        let [balance, granted, counted] = [row.try_get(0)?, row.try_get(1)?, row.try_get(2)?].map(Usd::from_nanos);
+        Ok(Some(Word { balance, allowance: Some(Allowance { granted, counted, lasts: left }) }))
+    }
+
+    /// Forgets the allowances of gateways that have not been heard of since `end`.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn forget_allowances(&self, end: Timestamp) -> Result<u64, StoreFault> {
+        let mut tx = self.begin().await?;
+        // A row that was only counted for has never been granted anything, and no time.
+        let sql = "DELETE FROM allowances WHERE expires_at < $1 AND expires_at > 0";
+        let gone = sqlx::query(sql).bind(micros(end)).execute(&mut *tx).await?.rows_affected();
+        self.commit(tx).await?;
+        Ok(gone)
+    }
+
     /// What is in a wallet.
     ///
     /// # Errors
