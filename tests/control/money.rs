@@ -11,6 +11,7 @@ over_both! {
     keys_are_made_and_work_only_while_they_can_pay
     no_two_gateways_are_granted_the_same_dollar
     what_was_used_is_charged_once
+    a_balance_is_overspent_by_what_was_granted_to_those_who_were_cut_off
 }
 
 async fn a_credit_counts_once(plane: &Plane) {
@@ -135,4 +136,34 @@ pub(super) async fn used(plane: &Plane, records: &[Value]) {
 async fn wish(plane: &Plane, gateway: &str, usd: &str, granted: &str) -> Value {
     let batch = json!({"gateway": gateway, "wallets": [{"id": "ada", "wanted_usd": usd, "granted_usd": granted}]});
     plane.call(GATEWAYS, "POST", "/v1/usage/records", batch).await.with(200)["wallets"][0]["allowance"].clone()
+}
+
+/// The bound on what several gateways spend too much: one that was cut off spends what it was granted, though that ran out
+/// and was granted to another.
+async fn a_balance_is_overspent_by_what_was_granted_to_those_who_were_cut_off(plane: &Plane) {
+    use keymeter::control::store::wallets::{ALLOWANCE, grant};
+    plane.user("ada").await;
+    plane.credit("ada", "10", "first").await;
+    let (id, _) = plane.key(OPERATOR, json!({"name": "Some key", "owner": "ada"})).await;
+    let now = jiff::Timestamp::now();
+    let granted = |gateway: &'static str, wanted: Option<&'static str>, now| async move {
+        let mut tx = plane.store().begin().await.unwrap();
+        let wish = wanted.map(|usd| (usd.parse().unwrap(), Usd::ZERO));
+        let word = grant(&mut tx, "ada", gateway, wish, now).await.unwrap().unwrap();
+        plane.store().commit(tx).await.unwrap();
+        word.allowance.unwrap().granted.to_string()
+    };
+    assert_eq!(granted("aaaaaaaaaaaaaaaa", Some("4"), now).await, "4");
+    assert_eq!(granted("bbbbbbbbbbbbbbbb", Some("100"), now).await, "6", "as long as it lasts");
+    let later = now + ALLOWANCE + std::time::Duration::from_secs(1);
+    assert_eq!(granted("bbbbbbbbbbbbbbbb", Some("100"), later).await, "10", "what ran out is there again");
+    let spent = |record: &str, gateway: &str, cost: &str| {
+        let mut record = super::money::record(record, &id, "ada", cost);
+        record["gateway"] = gateway.into();
+        record
+    };
+    used(plane, &[spent("r1", "bbbbbbbbbbbbbbbb", "10"), spent("r2", "aaaaaaaaaaaaaaaa", "4")]).await;
+    assert_eq!(plane.balance("ada").await, "-4", "what the one that was cut off had been granted");
+    assert_eq!(granted("cccccccccccccccc", Some("1"), later).await, "0");
+    assert_eq!(plane.store().unbalanced_wallets().await.unwrap(), Vec::<String>::new());
 }

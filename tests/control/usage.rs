@@ -153,3 +153,49 @@ async fn a_user_sees_the_usage_of_their_own_and_their_teams_keys(plane: &Plane) 
     assert_eq!(cost(eve).await, "2");
     assert_eq!(cost(OPERATOR.to_owned()).await, "7");
 }
+
+/// As many records as a busy year has, made in the database itself.
+const MANY: &str = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < COUNT) \
+    INSERT INTO usage_records SELECT 'r' || i, 'g', HOUR0 + (i / 1000 % 720) * 3600000000, 'key_' || (i % 1000), 'Key', '', \
+    'team_' || (i % 50), '', 'model_' || (i / 720000 % 3), 7, 1, 0, 5, 0, 1000, 200, 'upstream', 0 FROM n";
+const SUMMED: &str = "INSERT INTO usage_TABLE SELECT at - at % SPAN AS since, key_id, owner, team, model, 'Key', \
+    COUNT(*), SUM(input_tokens), SUM(cached_input_tokens), SUM(cache_write_tokens), SUM(output_tokens), \
+    SUM(reasoning_tokens), SUM(cost_nanos), MAX(at) FROM usage_records GROUP BY since, key_id, owner, team, model";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_is_told_in_no_time_whatever_there_is() {
+    let plane = Plane::sqlite().await;
+    let records: u64 = if std::env::var("KEYMETER_SOAK").is_ok() { 10_000_000 } else { 20_000 };
+    let first = "2026-06-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap().as_microsecond();
+    let mut tx = plane.store().begin().await.unwrap();
+    let many = MANY.replace("COUNT", &records.to_string()).replace("HOUR0", &first.to_string());
+    sqlx::query(&many).execute(&mut *tx).await.unwrap();
+    for (table, span) in [("hours", "3600000000"), ("days", "86400000000")] {
+        let summed = SUMMED.replace("TABLE", table).replace("SPAN", span);
+        sqlx::query(&summed).execute(&mut *tx).await.unwrap();
+    }
+    plane.store().commit(tx).await.unwrap();
+    for query in [
+        "group_by=key",
+        "group_by=model,day",
+        "group_by=hour&key=key_7",
+        "group_by=key&team=team_3",
+        "group_by=key&from=2026-06-10T00:00:00Z&to=2026-06-11T00:00:00Z",
+        "",
+    ] {
+        let start = std::time::Instant::now();
+        let told = plane.get(OPERATOR, &format!("/api/v1/usage?{query}")).await.with(200);
+        println!(
+            "of {records} records, {query:?}: {} rows in {:?}",
+            told["rows"].as_array().unwrap().len(),
+            start.elapsed()
+        );
+        assert!(start.elapsed() < std::time::Duration::from_secs(30));
+    }
+    let start = std::time::Instant::now();
+    used(&plane, &(0..500).map(|number| record(&format!("new{number}"), "key_7", "nobody", "0.1")).collect::<Vec<_>>())
+        .await;
+    println!("500 more are taken in {:?}", start.elapsed());
+    let all = plane.get(OPERATOR, "/api/v1/usage").await.with(200)["rows"][0]["requests"].clone();
+    assert_eq!(all, records + 500);
+}

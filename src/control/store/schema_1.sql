@@ -133,7 +133,7 @@ CREATE TABLE usage_records (
 CREATE INDEX usage_records_by_time ON usage_records (at);
 
 CREATE TABLE usage_hours (              -- the sums of the records of an hour
-    hour BIGINT NOT NULL,               -- its beginning
+    since BIGINT NOT NULL,              -- its beginning
     key_id TEXT NOT NULL,
     owner TEXT NOT NULL,
     team TEXT NOT NULL,
@@ -147,7 +147,27 @@ CREATE TABLE usage_hours (              -- the sums of the records of an hour
     reasoning_tokens BIGINT NOT NULL,
     cost_nanos BIGINT NOT NULL,
     last_used_at BIGINT NOT NULL,
-    PRIMARY KEY (key_id, hour, model, owner, team)
+    PRIMARY KEY (key_id, since, model, owner, team)
 );
-CREATE INDEX usage_hours_by_hour ON usage_hours (hour);
-CREATE INDEX usage_hours_of_team ON usage_hours (team, hour);
+CREATE INDEX usage_hours_by_hour ON usage_hours (since);
+CREATE INDEX usage_hours_of_team ON usage_hours (team, since);
+
+CREATE TABLE usage_days (              -- and those of a day, for whoever asks for long times
+    since BIGINT NOT NULL,              -- its beginning
+    key_id TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    team TEXT NOT NULL,
+    model TEXT NOT NULL,
+    key_name TEXT NOT NULL,
+    requests BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL,
+    cached_input_tokens BIGINT NOT NULL,
+    cache_write_tokens BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL,
+    reasoning_tokens BIGINT NOT NULL,
+    cost_nanos BIGINT NOT NULL,
+    last_used_at BIGINT NOT NULL,
+    PRIMARY KEY (key_id, since, model, owner, team)
+);
+CREATE INDEX usage_days_by_hour ON usage_days (since);
+CREATE INDEX usage_days_of_team ON usage_days (team, since);

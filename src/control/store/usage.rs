@@ -1,4 +1,4 @@
-//! What was used: a record a request, counted once, and the sums of each hour, which are written in the same transaction
+//! What was used: a record a request, counted once, and the sums of each hour and each day, which are written in the same transaction
 //! and so are always those of the records.
 
 use std::{
@@ -21,6 +21,10 @@ use crate::{
 const HOUR: i64 = 3_600_000_000;
 const DAY: i64 = 24 * HOUR;
 
+/// The tables of sums, and the span of time that each is of.
+const HOURS: (&str, i64) = ("usage_hours", HOUR);
+const DAYS: (&str, i64) = ("usage_days", DAY);
+
 /// Takes records in: those that were not there yet are added to the sums and charged.
 ///
 /// # Errors
@@ -32,7 +36,9 @@ pub async fn take_in(tx: &mut Tx, records: &[Record], now: Timestamp) -> Result<
             new.push(record);
         }
     }
-    add_to_hours(tx, &new).await?;
+    for sums in [HOURS, DAYS] {
+        add_to(sums, tx, &new).await?;
+    }
     charge(tx, &new, now).await?;
     Ok(new.len())
 }
@@ -64,31 +70,33 @@ fn number(tokens: u64) -> i64 {
 /// What sums are kept by.
 type Place<'record> = (&'record str, i64, &'record str, &'record str, &'record str);
 
-async fn add_to_hours(tx: &mut Tx, records: &[&Record]) -> Result<(), StoreFault> {
+async fn add_to((table, span): (&str, i64), tx: &mut Tx, records: &[&Record]) -> Result<(), StoreFault> {
     // In one order everywhere, so that two transactions do not wait for each other.
-    let mut hours: BTreeMap<Place<'_>, (Sums, &str)> = BTreeMap::new();
+    let mut places: BTreeMap<Place<'_>, (Sums, &str)> = BTreeMap::new();
     for record in records {
-        let hour = micros(record.time).div_euclid(HOUR) * HOUR;
+        let since = micros(record.time).div_euclid(span) * span;
         let (owner, team) = (or_none(record.owner.as_deref()), or_none(record.team.as_deref()));
-        let (sums, name) = hours.entry((record.key_id.as_str(), hour, &record.model, owner, team)).or_default();
+        let (sums, name) = places.entry((record.key_id.as_str(), since, &record.model, owner, team)).or_default();
         *name = record.key_name.as_str();
         sums.add(&Sums::of(record));
     }
-    let sql = "INSERT INTO usage_hours (key_id, hour, model, owner, team, key_name, requests, input_tokens, \
+    let sql = format!(
+        "INSERT INTO {table} (key_id, since, model, owner, team, key_name, requests, input_tokens, \
                cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_nanos, last_used_at) \
                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
-               ON CONFLICT (key_id, hour, model, owner, team) DO UPDATE SET key_name = excluded.key_name, \
-               requests = usage_hours.requests + excluded.requests, \
-               input_tokens = usage_hours.input_tokens + excluded.input_tokens, \
-               cached_input_tokens = usage_hours.cached_input_tokens + excluded.cached_input_tokens, \
-               cache_write_tokens = usage_hours.cache_write_tokens + excluded.cache_write_tokens, \
-               output_tokens = usage_hours.output_tokens + excluded.output_tokens, \
-               reasoning_tokens = usage_hours.reasoning_tokens + excluded.reasoning_tokens, \
-               cost_nanos = usage_hours.cost_nanos + excluded.cost_nanos, \
-               last_used_at = CASE WHEN usage_hours.last_used_at > excluded.last_used_at \
-               THEN usage_hours.last_used_at ELSE excluded.last_used_at END";
-    for ((key_id, hour, model, owner, team), (sums, name)) in hours {
-        let query = sqlx::query(sql).bind(key_id).bind(hour).bind(model).bind(owner).bind(team).bind(name);
+               ON CONFLICT (key_id, since, model, owner, team) DO UPDATE SET key_name = excluded.key_name, \
+               requests = {table}.requests + excluded.requests, \
+               input_tokens = {table}.input_tokens + excluded.input_tokens, \
+               cached_input_tokens = {table}.cached_input_tokens + excluded.cached_input_tokens, \
+               cache_write_tokens = {table}.cache_write_tokens + excluded.cache_write_tokens, \
+               output_tokens = {table}.output_tokens + excluded.output_tokens, \
+               reasoning_tokens = {table}.reasoning_tokens + excluded.reasoning_tokens, \
+               cost_nanos = {table}.cost_nanos + excluded.cost_nanos, \
+               last_used_at = CASE WHEN {table}.last_used_at > excluded.last_used_at \
+               THEN {table}.last_used_at ELSE excluded.last_used_at END"
+    );
+    for ((key_id, since, model, owner, team), (sums, name)) in places {
+        let query = sqlx::query(&sql).bind(key_id).bind(since).bind(model).bind(owner).bind(team).bind(name);
         let query = query.bind(sums.requests).bind(sums.input).bind(sums.cached_input).bind(sums.cache_write);
         let query = query.bind(sums.output).bind(sums.reasoning).bind(sums.cost_nanos).bind(sums.last_used_at);
         query.execute(&mut **tx).await?;
@@ -180,8 +188,8 @@ impl Group {
             Self::Key => "key_id".to_owned(),
             Self::Team => "team".to_owned(),
             Self::Model => "model".to_owned(),
-            Self::Day => format!("hour - hour % {DAY}"),
-            Self::Hour => "hour".to_owned(),
+            Self::Day => format!("since - since % {DAY}"),
+            Self::Hour => "since".to_owned(),
         }
     }
 }
@@ -248,11 +256,14 @@ pub struct UsageRow {
 }
 
 impl Store {
-    /// What was used, from the sums of hours.
+    /// What was used, from the sums of days where whole days are asked for, else from those of hours.
     ///
     /// # Errors
     /// When the database does not answer.
     pub async fn usage(&self, groups: &BTreeSet<Group>, filter: &UsageFilter) -> Result<Vec<UsageRow>, StoreFault> {
+        let is_whole = |time: Option<Timestamp>| time.is_none_or(|time| micros(time) % DAY == 0);
+        let needs_hours = groups.contains(&Group::Hour) || !is_whole(filter.from) || !is_whole(filter.to);
+        let (table, _) = if needs_hours { HOURS } else { DAYS };
         let columns: Vec<_> = groups.iter().map(|group| group.column()).collect();
         let listed = |part: &dyn Fn(usize, &str) -> String| {
             let parts: Vec<_> = columns.iter().enumerate().map(|(index, column)| part(index, column)).collect();
@@ -268,8 +279,8 @@ impl Store {
              CAST(SUM(input_tokens) AS BIGINT) AS input, CAST(SUM(cached_input_tokens) AS BIGINT) AS cached_input, \
              CAST(SUM(cache_write_tokens) AS BIGINT) AS cache_write, CAST(SUM(output_tokens) AS BIGINT) AS output, \
              CAST(SUM(reasoning_tokens) AS BIGINT) AS reasoning, CAST(SUM(cost_nanos) AS BIGINT) AS cost, \
-             MAX(last_used_at) AS last_used_at FROM usage_hours \
-             WHERE hour >= $1 AND hour < $2 AND ($3 = '' OR key_id = $4) AND ($5 = '' OR team = $6) \
+             MAX(last_used_at) AS last_used_at FROM {table} \
+             WHERE since >= $1 AND since < $2 AND ($3 = '' OR key_id = $4) AND ($5 = '' OR team = $6) \
              AND ($7 = 1 OR (owner = $8 AND team = '') OR (team <> '' AND team = $9)) \
              GROUP BY {by}model{name_group} ORDER BY {order}model"
         );
@@ -297,12 +308,21 @@ impl Store {
         Ok(gone)
     }
 
-    /// Whether the sums of hours are those of the records that are kept from `since` on.
+    /// Whether the sums are those of the records that are kept from `since` on, to the day.
     ///
     /// # Errors
     /// When the database does not answer.
     pub async fn sums_are_right(&self, since: Timestamp) -> Result<bool, StoreFault> {
-        let since = micros(since).div_euclid(HOUR) * HOUR;
+        let since = micros(since).div_euclid(DAY) * DAY;
+        for sums in [HOURS, DAYS] {
+            if !self.are_right(sums, since).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn are_right(&self, (table, span): (&str, i64), since: i64) -> Result<bool, StoreFault> {
         let columns = "CAST(COALESCE(SUM(input_tokens), 0) AS BIGINT), \
                        CAST(COALESCE(SUM(cached_input_tokens), 0) AS BIGINT), \
                        CAST(COALESCE(SUM(cache_write_tokens), 0) AS BIGINT), \
@@ -316,20 +336,20 @@ impl Store {
         };
         let sql = format!(
             "SELECT place, CAST(COUNT(*) AS BIGINT), {columns} FROM (SELECT key_id || ' ' || \
-             CAST(at - at % {HOUR} AS TEXT) || ' ' || model || ' ' || owner || ' ' || team AS place, \
+             CAST(at - at % {span} AS TEXT) || ' ' || model || ' ' || owner || ' ' || team AS place, \
              input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_nanos, \
              at AS last FROM usage_records WHERE at >= $1) AS r GROUP BY place ORDER BY place"
         );
         let records = sqlx::query(&sql).bind(since).fetch_all(self.reader()).await?;
         let sql = format!(
             "SELECT place, CAST(SUM(requests) AS BIGINT), {columns} FROM (SELECT key_id || ' ' || \
-             CAST(hour AS TEXT) || ' ' || model || ' ' || owner || ' ' || team AS place, requests, \
+             CAST(since AS TEXT) || ' ' || model || ' ' || owner || ' ' || team AS place, requests, \
              input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_nanos, \
-             last_used_at AS last FROM usage_hours WHERE hour >= $1) AS h GROUP BY place ORDER BY place"
+             last_used_at AS last FROM {table} WHERE since >= $1) AS h GROUP BY place ORDER BY place"
         );
-        let hours = sqlx::query(&sql).bind(since).fetch_all(self.reader()).await?;
+        let sums = sqlx::query(&sql).bind(since).fetch_all(self.reader()).await?;
         let all = |rows: &[AnyRow]| rows.iter().map(of).collect::<Result<Vec<_>, _>>().map(|rows| rows.concat());
-        Ok(all(&records)? == all(&hours)?)
+        Ok(all(&records)? == all(&sums)?)
     }
 
     /// When the last request of a key ended.
@@ -337,7 +357,7 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn last_used(&self, key: &str) -> Result<Option<Timestamp>, StoreFault> {
-        let sql = "SELECT MAX(last_used_at) FROM usage_hours WHERE key_id = $1";
+        let sql = "SELECT MAX(last_used_at) FROM usage_days WHERE key_id = $1";
         let row = sqlx::query(sql).bind(key).fetch_one(self.reader()).await?;
         Ok(row.try_get::<Option<i64>, _>(0)?.map(timestamp))
     }
