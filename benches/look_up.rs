@@ -73,7 +73,7 @@ fn record(number: usize) -> KeyRecord {
         models: None,
         limits: OwnLimits::default(),
         expires_at: None,
-        retiring: Vec::new(),
+        retiring: Box::default(),
         wallet: None,
     }
 }

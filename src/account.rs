@@ -169,7 +169,7 @@ mod tests {
             models: None,
             limits: OwnLimits::default(),
             expires_at: None,
-            retiring: Vec::new(),
+            retiring: Box::default(),
             wallet: None,
         }
     }

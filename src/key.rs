@@ -344,13 +344,13 @@ pub struct KeyRecord {
     /// The team that uses it.
     pub team: Option<Arc<str>>,
     /// The models that it may call; `None`: all.
-    pub models: Option<Vec<Glob>>,
+    pub models: Option<Box<[Glob]>>,
     /// Its own limits.
     pub limits: OwnLimits,
     /// When it stops working.
     pub expires_at: Option<Timestamp>,
     /// Secrets that it had before and that still work.
-    pub retiring: Vec<Retiring>,
+    pub retiring: Box<[Retiring]>,
     /// The wallet that its requests are charged to, if they are charged.
     pub wallet: Option<Arc<str>>,
 }

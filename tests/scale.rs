@@ -47,7 +47,7 @@ impl Numbered {
             models: None,
             limits: OwnLimits { requests_per_minute: Some("600".parse().unwrap()), ..OwnLimits::default() },
             expires_at: None,
-            retiring: Vec::new(),
+            retiring: Box::default(),
             wallet: None,
         }
     }

@@ -393,7 +393,7 @@ fn record(raw: RawKey, place: &Place<'_>, checksum_required: bool, taken: &mut T
         models: models.map(|globs| globs.into_iter().map(|(_, Scalar(glob))| glob).collect()),
         limits: own_limits(raw.limits.unwrap_or_default()),
         expires_at: raw.expires_at.map(|Scalar(time)| time),
-        retiring,
+        retiring: retiring.into(),
         wallet: None,
     })
 }

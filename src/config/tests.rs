@@ -251,7 +251,7 @@ fn keys_are_loaded_with_the_configuration() {
     );
     assert_eq!(first.state, KeyState::Disabled);
     assert_eq!((first.owner.as_deref(), first.team.as_deref()), (Some("ada"), Some("research")));
-    assert_eq!(first.models, Some(vec![Glob::new("*")]));
+    assert_eq!(first.models, Some([Glob::new("*")].into()));
     assert_eq!(first.limits.requests_per_minute, Some("600".parse().unwrap()));
     assert_eq!((first.limits.tokens_per_minute, first.limits.concurrent_requests), (Some(Limit::Unlimited), None));
     assert_eq!(first.expires_at, Some("2027-01-01T00:00:00Z".parse().unwrap()));

@@ -103,7 +103,7 @@ async fn a_panic_in_between_leaves_nothing_taken() {
 
 #[tokio::test]
 async fn what_is_refused_takes_nothing() {
-    let house = House::of(KeyRecord { models: Some(vec![Glob::new("m")]), ..limited("key_a", 3, 1500, 2) });
+    let house = House::of(KeyRecord { models: Some([Glob::new("m")].into()), ..limited("key_a", 3, 1500, 2) });
     let first = house.lease(CHAT).await;
     let before = first.standing(now());
     for (body, expected) in
@@ -149,7 +149,7 @@ async fn every_state_of_a_key_has_its_answer() {
 #[tokio::test]
 async fn a_retiring_secret_works_until_its_time() {
     let retiring = Retiring { hash: Secret::new("sk-old").hash(), not_after: at(HOUR).date };
-    let house = House::of(KeyRecord { retiring: vec![retiring], ..record("key_a") });
+    let house = House::of(KeyRecord { retiring: [retiring].into(), ..record("key_a") });
     for (secret, when, expected) in [
         ("sk-old", now(), "admitted"),
         ("sk-old", at(HOUR), "admitted"),

@@ -84,7 +84,7 @@ fn key() -> KeyRecord {
         models: None,
         limits: OwnLimits::default(),
         expires_at: None,
-        retiring: Vec::new(),
+        retiring: Box::default(),
         wallet: None,
     }
 }

@@ -17,7 +17,7 @@ fn record(id: &str, secret: &str) -> KeyRecord {
         models: None,
         limits: OwnLimits::default(),
         expires_at: None,
-        retiring: Vec::new(),
+        retiring: Box::default(),
         wallet: None,
     }
 }
@@ -178,7 +178,7 @@ async fn many_misses_at_once_are_one_question() {
 async fn a_retiring_secret_works_until_its_end() {
     let end: Timestamp = "2027-01-01T00:00:00Z".parse().unwrap();
     let mut rotated = record("key_a", "new");
-    rotated.retiring = vec![Retiring { hash: KeyHash::of(b"old"), not_after: end }];
+    rotated.retiring = [Retiring { hash: KeyHash::of(b"old"), not_after: end }].into();
     let resolver = resolver(Arc::new(YamlSource::new(vec![rotated])));
     let key = resolver.find("old").await.unwrap();
     assert_eq!((key.bar(end), key.bar(end + jiff::SignedDuration::from_nanos(1))), (None, Some(Bar::Unknown)));

@@ -127,7 +127,7 @@ pub fn record(id: &str) -> KeyRecord {
         models: None,
         limits: OwnLimits::default(),
         expires_at: None,
-        retiring: Vec::new(),
+        retiring: Box::default(),
         wallet: None,
     }
 }
