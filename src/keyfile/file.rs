@@ -99,18 +99,23 @@ fn take_after(file: &File, old: &fs::Metadata) -> io::Result<()> {
 
 /// Where the file is, or will be, that `path` leads to.
 fn target(path: &Path) -> io::Result<PathBuf> {
-    match path.canonicalize() {
-        Err(error) if error.kind() == ErrorKind::NotFound && path.symlink_metadata().is_err() => {
+    target_of(path, path.canonicalize())
+}
+
+/// The same, where a first look has `found` this.
+fn target_of(path: &Path, found: io::Result<PathBuf>) -> io::Result<PathBuf> {
+    let found = match (found, path.symlink_metadata()) {
+        (Err(error), Err(_)) if error.kind() == ErrorKind::NotFound => {
             let name = path.file_name().ok_or(error)?;
             let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            Ok(directory.canonicalize()?.join(name))
+            return Ok(directory.canonicalize()?.join(name));
         }
-        found => {
-            let found = found?;
-            let is_file = found.metadata()?.is_file();
-            is_file.then_some(found).ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "it is no regular file"))
-        }
-    }
+        // Somebody made it between the two looks.
+        (Err(error), Ok(about)) if error.kind() == ErrorKind::NotFound && !about.is_symlink() => path.canonicalize()?,
+        (found, _) => found?,
+    };
+    let is_file = found.metadata()?.is_file();
+    is_file.then_some(found).ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "it is no regular file"))
 }
 
 /// What could not be done with a file, and why.
@@ -192,6 +197,17 @@ mod tests {
             let fault = LockedFile::open(path).unwrap_err().to_string();
             assert!(fault.starts_with("cannot find ") && fault.contains(path.to_str().unwrap()), "{fault}");
         }
+    }
+
+    #[test]
+    fn a_file_that_was_made_a_moment_ago_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys.yaml");
+        fs::write(&path, "").unwrap();
+        let not_found = || Err(ErrorKind::NotFound.into());
+        assert_eq!(target_of(&path, not_found()).unwrap(), path.canonicalize().unwrap());
+        symlink("nowhere", directory.path().join("link")).unwrap();
+        assert!(target_of(&directory.path().join("link"), not_found()).is_err());
     }
 
     #[test]
