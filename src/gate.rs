@@ -11,7 +11,7 @@ mod settings;
 mod traffic;
 mod visit;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use http::HeaderMap;
@@ -22,6 +22,7 @@ pub use self::{
     access_log::{AccessLog, Line},
     credential::CREDENTIAL_HEADERS,
     lease::{Admitted, Client, Held, Lease, Outcome},
+    money::Ask,
     prompt::Prompt,
     settings::{Model, Route, Settings},
     traffic::{BodyRoom, Presence, Traffic},
@@ -39,7 +40,7 @@ use crate::{
     rejection::Rejection,
     resolve::{Key, ResolveFault, Resolver},
     runs::Runs,
-    wallet::{Cost, Purse, Short, Trust},
+    wallet::{Short, Trust},
 };
 
 /// A request that was not admitted, and why.
@@ -50,18 +51,6 @@ pub struct TurnedAway {
     pub rejection: Rejection,
     /// The wallet that may pay for it once its keeper is asked, and how much is to be asked for.
     pub ask: Option<Ask>,
-}
-
-/// How long a request waits for what other gateways were granted of its wallet.
-const WAIT_FOR_OTHERS: Duration = Duration::from_secs(2);
-const ASK_AGAIN: Duration = Duration::from_millis(200);
-
-/// A wallet whose keeper is to be asked, and what the request may cost.
-pub struct Ask {
-    /// What is known of the wallet.
-    pub purse: Arc<Purse>,
-    /// What is to be left of it.
-    pub cost: Cost,
 }
 
 impl TurnedAway {
@@ -267,27 +256,8 @@ impl Gate {
             Err(turned_away) if turned_away.ask.is_some() => turned_away,
             decided => return decided,
         };
-        let Some(keeper) = &self.keeper else { return Err(turned_away) };
-        let (start, mut turned_away) = (Moment::now(), turned_away);
-        loop {
-            let Some(Ask { purse, cost }) = &turned_away.ask else { return Err(turned_away) };
-            let trust = match keeper.ask(purse.asking(*cost)).await {
-                Ok(()) => Trust::WhileItLasts,
-                Err(refusal) => {
-                    tracing::debug!("no word on a wallet: {refusal}");
-                    Trust::ForWantOfBetter
-                }
-            };
-            let now = Now::read();
-            match self.admit_trusting(turned_away.visit, endpoint, scanned, trust, now) {
-                // Others may give back what they were granted and do not use.
-                Err(again) if again.ask.is_some() && now.moment.saturating_since(start) < WAIT_FOR_OTHERS => {
-                    turned_away = again;
-                    tokio::time::sleep(ASK_AGAIN).await;
-                }
-                decided => return decided,
-            }
-        }
+        money::asked(self, turned_away, |visit, trust, now| self.admit_trusting(visit, endpoint, scanned, trust, now))
+            .await
     }
 
     fn admit_trusting(

@@ -316,8 +316,9 @@ struct RawWallet {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "the fields `granted_usd`, `counted_usd` and `expires_in_ms`")]
+#[serde(deny_unknown_fields, expecting = "the fields `version`, `granted_usd`, `counted_usd` and `expires_in_ms`")]
 struct RawAllowance {
+    version: Scalar<u64>,
     granted_usd: Scalar<Usd>,
     counted_usd: Scalar<Usd>,
     expires_in_ms: Scalar<u64>,
@@ -329,7 +330,8 @@ struct RawAllowance {
 /// What is wrong with it.
 pub fn parse_wallet(value: serde_json::Value) -> Result<(Arc<str>, Word), String> {
     let RawWallet { id: Scalar(Party(id)), balance_usd: Scalar(balance), allowance } = read_field(value)?;
-    let allowance = allowance.map(|RawAllowance { granted_usd, counted_usd, expires_in_ms }| Allowance {
+    let allowance = allowance.map(|RawAllowance { version, granted_usd, counted_usd, expires_in_ms }| Allowance {
+        version: version.0,
         granted: granted_usd.0,
         counted: counted_usd.0,
         lasts: Duration::from_millis(expires_in_ms.0),

@@ -1,14 +1,56 @@
-//! What a request may cost before anybody knows what it will: for a reservation from its key's wallet.
+//! What a request may cost before anybody knows what it will, for a reservation from its key's wallet; and what is done
+//! where the wallet is short.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use super::Admitted;
+use super::{Admitted, Gate, Lease, Now, TurnedAway, Visit};
 use crate::{
     body::Scanned,
     limit::{Demand, Limit, Moment, Strategy},
     price::{TokenCounts, Usd},
-    wallet::Cost,
+    wallet::{Cost, Purse, Trust},
 };
+
+/// How long a request waits for what other gateways were granted of its wallet.
+const WAIT_FOR_OTHERS: Duration = Duration::from_secs(2);
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
+/// A wallet whose keeper is to be asked, and what the request may cost.
+pub struct Ask {
+    /// What is known of the wallet.
+    pub purse: Arc<Purse>,
+    /// What is to be left of it.
+    pub cost: Cost,
+}
+
+/// Asks the wallet's keeper, and admits the request again, until it is decided.
+pub(super) async fn asked(
+    gate: &Gate,
+    mut turned_away: Box<TurnedAway>,
+    admit: impl Fn(Visit, Trust, Now) -> Result<Lease, Box<TurnedAway>>,
+) -> Result<Lease, Box<TurnedAway>> {
+    let Some(keeper) = &gate.keeper else { return Err(turned_away) };
+    let start = Moment::now();
+    loop {
+        let Some(Ask { purse, cost }) = &turned_away.ask else { return Err(turned_away) };
+        let trust = match keeper.ask(purse.asking(*cost)).await {
+            Ok(()) => Trust::WhileItLasts,
+            Err(refusal) => {
+                tracing::debug!("no word on a wallet: {refusal}");
+                Trust::ForWantOfBetter
+            }
+        };
+        let now = Now::read();
+        match admit(turned_away.visit, trust, now) {
+            // Others may give back what they were granted and do not use.
+            Err(again) if again.ask.is_some() && now.moment.saturating_since(start) < WAIT_FOR_OTHERS => {
+                turned_away = again;
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+            decided => return decided,
+        }
+    }
+}
 
 /// What a request may cost that reserves so many `tokens`. In the worst case no part of its prompt comes from a cache,
 /// and each byte of it is a token.

@@ -135,14 +135,19 @@ impl Courier {
         let timeout = || Err(Refusal::Failed(format!("no answer within {} s", self.timeout.as_secs())));
         let answer = tokio::time::timeout(self.timeout, exchange).await.unwrap_or_else(|_| timeout());
         self.is_failing.store(matches!(answer, Err(Refusal::Failed(_))), Ordering::Release);
-        self.hear(answer?.wallets, asked);
+        self.hear(answer?.wallets, wishes, asked);
         Ok(())
     }
 
-    fn hear(&self, words: Vec<serde_json::Value>, asked: Moment) {
+    fn hear(&self, words: Vec<serde_json::Value>, wishes: &[Wish], asked: Moment) {
         for word in words {
             match parse_wallet(word) {
-                Ok((id, word)) => self.purses.known(&id).into_iter().for_each(|purse| purse.hear(&word, asked)),
+                Ok((id, word)) => {
+                    let wish = wishes.iter().find(|wish| wish.wallet == id);
+                    if let Some((purse, wish)) = self.purses.known(&id).zip(wish) {
+                        purse.hear_answer(&word, asked, wish);
+                    }
+                }
                 Err(why) => tracing::warn!("the ledger's keeper said of a wallet what cannot be read: {why}"),
             }
         }
@@ -153,8 +158,9 @@ impl Courier {
 fn written(session: &Session, records: &[&[u8]], wishes: &[Wish]) -> Vec<u8> {
     let wallets: Vec<_> = wishes
         .iter()
-        .map(|Wish { wallet, wanted, granted }| {
-            json!({"id": wallet, "wanted_usd": wanted.to_string(), "granted_usd": granted.to_string()})
+        .map(|Wish { wallet, version, wanted, granted }| {
+            let (wanted, granted) = (wanted.to_string(), granted.to_string());
+            json!({"id": wallet, "version": version, "wanted_usd": wanted, "granted_usd": granted})
         })
         .collect();
     let beginning = format!(r#"{{"gateway":"{session}","records":["#);
@@ -246,11 +252,15 @@ mod tests {
     #[test]
     fn records_go_as_they_are_and_wallets_beside_them() {
         let session: Session = "00000000000000ff".parse().unwrap();
-        let wishes =
-            [Wish { wallet: "team_x".into(), wanted: "1.50".parse().unwrap(), granted: "0.5".parse().unwrap() }];
+        let wishes = [Wish {
+            wallet: "team_x".into(),
+            version: 7,
+            wanted: "1.50".parse().unwrap(),
+            granted: "0.5".parse().unwrap(),
+        }];
         let body = written(&session, &[br#"{"id":"a"}"#, br#"{"id":"b"}"#], &wishes);
         let value: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        let wallets = json!([{"id": "team_x", "wanted_usd": "1.5", "granted_usd": "0.5"}]);
+        let wallets = json!([{"id": "team_x", "version": 7, "wanted_usd": "1.5", "granted_usd": "0.5"}]);
         assert_eq!(
             value,
             json!({"gateway": session.as_str(), "records": [{"id": "a"}, {"id": "b"}], "wallets": wallets})

@@ -73,34 +73,35 @@ async fn no_two_gateways_are_granted_the_same_dollar(plane: &Plane) {
             plane.call_with(GATEWAYS, "GET", &path, Value::Null, &headers).await.with(200)["wallet"].clone()
         }
     };
-    let first = met("aaaaaaaaaaaaaaaa").await;
+    let (one, other) = ("aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb");
+    let first = met(one).await;
     assert_eq!((&first["id"], &first["balance_usd"]), (&json!("ada"), &json!("10")));
-    assert_eq!(first["allowance"], json!({"granted_usd": "2.5", "counted_usd": "0", "expires_in_ms": 60000}));
-    assert_eq!(met("bbbbbbbbbbbbbbbb").await["allowance"]["granted_usd"], "1.875");
-    assert_eq!(met("aaaaaaaaaaaaaaaa").await["allowance"]["granted_usd"], "2.5", "nothing more is asked for");
-    assert_eq!(
-        wish(plane, "aaaaaaaaaaaaaaaa", "100", "2.5").await["granted_usd"],
-        "8.125",
-        "all that the other was not granted"
-    );
-    assert_eq!(wish(plane, "bbbbbbbbbbbbbbbb", "100", "1.875").await["granted_usd"], "1.875");
-    let spent = Value::from_iter([("gateway", "aaaaaaaaaaaaaaaa")]);
+    let allowance = &first["allowance"];
+    assert_eq!((&allowance["granted_usd"], &allowance["counted_usd"]), (&json!("2.5"), &json!("0")));
+    assert!((59_000..=60_000).contains(&allowance["expires_in_ms"].as_u64().unwrap()), "{allowance}");
+    let of_other = met(other).await["allowance"].clone();
+    assert_eq!(of_other["granted_usd"], "1.875");
+    assert_eq!(met(one).await["allowance"]["version"], allowance["version"], "nothing more is asked for");
+    let more = wish(plane, one, "100", "2.5", allowance).await;
+    assert_eq!(more["granted_usd"], "8.125", "all that the other was not granted");
+    assert_eq!(wish(plane, other, "100", "1.875", &of_other).await["granted_usd"], "1.875");
     let mut record = record("r1", &id, "ada", "6");
-    record["gateway"] = spent["gateway"].clone();
+    record["gateway"] = one.into();
     used(plane, &[record]).await;
-    let word = wish(plane, "aaaaaaaaaaaaaaaa", "0", "8.125").await;
+    let word = wish(plane, one, "0", "8.125", &more).await;
     assert_eq!((&word["granted_usd"], &word["counted_usd"]), (&json!("8.125"), &json!("6")));
-    assert_eq!(plane.store().balance("ada").await.unwrap().unwrap(), "4".parse::<Usd>().unwrap());
-    let wishes: Vec<_> = ["cccccccccccccccc", "dddddddddddddddd", "eeeeeeeeeeeeeeee"]
-        .into_iter()
-        .map(|gateway| wish(plane, gateway, "4", "0"))
-        .collect();
+    assert_eq!(plane.balance("ada").await, "4");
+    let others = ["cccccccccccccccc", "dddddddddddddddd", "eeeeeeeeeeeeeeee"];
+    let wishes: Vec<_> = others.into_iter().map(|gateway| wish(plane, gateway, "4", "0", &Value::Null)).collect();
     for word in futures_util::future::join_all(wishes).await {
         assert_eq!(word["granted_usd"], "0", "all is granted");
     }
-    let less = wish(plane, "aaaaaaaaaaaaaaaa", "1", "7").await;
+    let late = wish(plane, one, "0", "7", &more).await;
+    assert_eq!(late["granted_usd"], "8.125", "what was granted since may be in use");
+    let less = wish(plane, one, "1", "7", &late).await;
     assert_eq!(less["granted_usd"], "7", "more than a dollar is given back");
-    assert_eq!(wish(plane, "cccccccccccccccc", "4", "0").await["granted_usd"], "1.125");
+    let last = wish(plane, "ffffffffffffffff", "4", "0", &Value::Null).await;
+    assert_eq!(last["granted_usd"], "1.125");
 }
 
 async fn what_was_used_is_charged_once(plane: &Plane) {
@@ -133,30 +134,32 @@ pub(super) async fn used(plane: &Plane, records: &[Value]) {
     assert_eq!(answer["accepted"], records.len());
 }
 
-async fn wish(plane: &Plane, gateway: &str, usd: &str, granted: &str) -> Value {
-    let batch = json!({"gateway": gateway, "wallets": [{"id": "ada", "wanted_usd": usd, "granted_usd": granted}]});
+/// A wish for so much, by a gateway that was told `last` and has given back what is beyond `granted`.
+async fn wish(plane: &Plane, gateway: &str, usd: &str, granted: &str, last: &Value) -> Value {
+    let version = last["version"].as_u64().unwrap_or(0);
+    let batch = json!({"gateway": gateway, "wallets": [{"id": "ada", "version": version, "wanted_usd": usd, "granted_usd": granted}]});
     plane.call(GATEWAYS, "POST", "/v1/usage/records", batch).await.with(200)["wallets"][0]["allowance"].clone()
 }
 
 /// The bound on what several gateways spend too much: one that was cut off spends what it was granted, though that ran out
 /// and was granted to another.
 async fn a_balance_is_overspent_by_what_was_granted_to_those_who_were_cut_off(plane: &Plane) {
-    use keymeter::control::store::wallets::{ALLOWANCE, grant};
+    use keymeter::{control::store::wallets::grant, wallet::Wish};
     plane.user("ada").await;
     plane.credit("ada", "10", "first").await;
     let (id, _) = plane.key(OPERATOR, json!({"name": "Some key", "owner": "ada"})).await;
     let now = jiff::Timestamp::now();
-    let granted = |gateway: &'static str, wanted: Option<&'static str>, now| async move {
+    let granted = |gateway: &'static str, wanted: &'static str, now| async move {
         let mut tx = plane.store().begin().await.unwrap();
-        let wish = wanted.map(|usd| (usd.parse().unwrap(), Usd::ZERO));
-        let word = grant(&mut tx, "ada", gateway, wish, now).await.unwrap().unwrap();
+        let wish = Wish { wallet: "ada".into(), version: 0, wanted: wanted.parse().unwrap(), granted: Usd::ZERO };
+        let word = grant(&mut tx, "ada", gateway, Some(&wish), now).await.unwrap().unwrap();
         plane.store().commit(tx).await.unwrap();
         word.allowance.unwrap().granted.to_string()
     };
-    assert_eq!(granted("aaaaaaaaaaaaaaaa", Some("4"), now).await, "4");
-    assert_eq!(granted("bbbbbbbbbbbbbbbb", Some("100"), now).await, "6", "as long as it lasts");
-    let later = now + ALLOWANCE + std::time::Duration::from_secs(1);
-    assert_eq!(granted("bbbbbbbbbbbbbbbb", Some("100"), later).await, "10", "what ran out is there again");
+    assert_eq!(granted("aaaaaaaaaaaaaaaa", "4", now).await, "4");
+    assert_eq!(granted("bbbbbbbbbbbbbbbb", "100", now).await, "6", "as long as it lasts");
+    let later = now + std::time::Duration::from_secs(61);
+    assert_eq!(granted("bbbbbbbbbbbbbbbb", "100", later).await, "10", "what ran out is there again");
     let spent = |record: &str, gateway: &str, cost: &str| {
         let mut record = super::money::record(record, &id, "ada", cost);
         record["gateway"] = gateway.into();
@@ -164,6 +167,6 @@ async fn a_balance_is_overspent_by_what_was_granted_to_those_who_were_cut_off(pl
     };
     used(plane, &[spent("r1", "bbbbbbbbbbbbbbbb", "10"), spent("r2", "aaaaaaaaaaaaaaaa", "4")]).await;
     assert_eq!(plane.balance("ada").await, "-4", "what the one that was cut off had been granted");
-    assert_eq!(granted("cccccccccccccccc", Some("1"), later).await, "0");
+    assert_eq!(granted("cccccccccccccccc", "1", later).await, "0");
     assert_eq!(plane.store().unbalanced_wallets().await.unwrap(), Vec::<String>::new());
 }

@@ -97,20 +97,17 @@ fn of_a_services_record() {
     assert_eq!((record.id.as_str(), record.state), ("key_a", KeyState::Archived));
     assert!(record.may_call("m1") && !record.may_call("x"));
     assert_eq!(with(r#","enabled":false,"state":"active""#).unwrap().0.state, KeyState::Disabled, "the stricter one");
-    let granted_by = r#","wallet":{"id":"ada","balance_usd":"9","allowance":{"granted_usd":"2","counted_usd":"0.5","expires_in_ms":60000}}"#;
+    let granted_by = r#","wallet":{"id":"ada","balance_usd":"9","allowance":{"version":5,"granted_usd":"2","counted_usd":"0.5","expires_in_ms":60000}}"#;
     let (granted, counted, lasts) = ("2".parse().unwrap(), "0.5".parse().unwrap(), Duration::from_secs(60));
     let allowance = with(granted_by).unwrap().1.unwrap().allowance;
-    assert_eq!(allowance, Some(Allowance { granted, counted, lasts }));
+    assert_eq!(allowance, Some(Allowance { version: 5, granted, counted, lasts }));
     for (more, expected) in [
         (r#","secret":"sk-a""#, "it holds the secret itself: a source has its `hash` only"),
         (r#","state":"gone""#, "state: `gone` is not accepted here; accepted: active, disabled, archived, no_balance"),
         (r#","limits":{"requests_per_minute":0}"#, "limits.requests_per_minute: a limit of 0"),
         (r#","nmae":"b""#, "unknown field `nmae`, expected one of `id`, `name`, `hash`, `enabled`, `state`"),
         (r#","wallet":{"balance_usd":"1"}"#, "wallet: missing field `id`"),
-        (
-            r#","wallet":{"id":"ada","balance_usd":"1","allowance":{}}"#,
-            "wallet: allowance: missing field `granted_usd`",
-        ),
+        (r#","wallet":{"id":"ada","balance_usd":"1","allowance":{}}"#, "wallet: allowance: missing field `version`"),
         (r#","wallet":{"id":"ada","balance_usd":1.5}"#, "wallet: balance_usd: money is never a floating-point number"),
         (r#","wallet":{"id":"ada","euros":"1"}"#, "wallet: euros: unknown field `euros`"),
         (r#","expires_at":"soon""#, "expires_at: `soon` is no RFC 3339 time"),

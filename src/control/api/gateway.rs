@@ -41,7 +41,7 @@ use crate::{
     key::KeyHash,
     ledger::record::{Record, Session, decimal, text},
     price::Usd,
-    wallet::Word,
+    wallet::{Wish, Word},
 };
 
 /// The life of a gateway's process, by which it is granted allowances.
@@ -164,6 +164,7 @@ fn wallet_json(wallet: &str, word: &Word) -> Value {
     let mut said = json!({"id": wallet, "balance_usd": word.balance.to_string()});
     if let Some(allowance) = word.allowance {
         let allowance = json!({
+            "version": allowance.version,
             "granted_usd": allowance.granted.to_string(),
             "counted_usd": allowance.counted.to_string(),
             "expires_in_ms": u64::try_from(allowance.lasts.as_millis()).unwrap_or(u64::MAX),
@@ -279,13 +280,15 @@ struct Batch {
     #[serde(default)]
     records: Vec<Value>,
     #[serde(default)]
-    wallets: Vec<Wish>,
+    wallets: Vec<Asked>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wish {
+struct Asked {
     id: String,
+    /// The last grant that the gateway knows; 0: none.
+    version: u64,
     /// All that shall be granted and not counted yet.
     #[serde(with = "decimal")]
     wanted_usd: Usd,
@@ -324,13 +327,13 @@ async fn take_records(State(plane): State<Arc<Plane>>, _: Gateway, body: HttpBod
     }
     usage::take_in(&mut tx, &records, now).await?;
     let (mut words, mut recalled) = (Vec::with_capacity(batch.wallets.len()), Vec::new());
-    for Wish { id, wanted_usd, granted_usd } in &batch.wallets {
-        let wish = Some((*wanted_usd, *granted_usd));
-        if let Some(word) = wallets::grant(&mut tx, id, batch.gateway.as_str(), wish, now).await? {
-            if is_elsewhere(&word, *wanted_usd) {
-                recalled.push(id.clone());
+    for Asked { id, version, wanted_usd: wanted, granted_usd: granted } in batch.wallets {
+        let wish = Wish { wallet: id.into(), version, wanted, granted };
+        if let Some(word) = wallets::grant(&mut tx, &wish.wallet, batch.gateway.as_str(), Some(&wish), now).await? {
+            words.push(wallet_json(&wish.wallet, &word));
+            if is_elsewhere(&word, wanted) {
+                recalled.push(wish.wallet.to_string());
             }
-            words.push(wallet_json(id, &word));
         }
     }
     plane.store.commit(tx).await?;

@@ -18,6 +18,7 @@ CREATE TABLE wallet_entries (
 CREATE TABLE allowances (
     wallet TEXT NOT NULL REFERENCES wallets (id),
     gateway TEXT NOT NULL,
+    version BIGINT NOT NULL,            -- which grant it is
     granted_nanos BIGINT NOT NULL,
     counted_nanos BIGINT NOT NULL,
     expires_at BIGINT NOT NULL,

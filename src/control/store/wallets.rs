@@ -1,22 +1,14 @@
 //! Money. A balance is the sum of its entries and is kept beside them, in the same transaction. What a gateway may spend
 //! is granted out of what nobody else was granted, and comes back when it expires.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
-use sqlx::Row;
+use sqlx::{Row, any::AnyRow};
 
-use super::{Store, StoreFault, Tx, changes, micros};
+use super::{Store, StoreFault, Tx, changes, micros, timestamp};
 use crate::{
     price::Usd,
-    wallet::{Allowance, USED_UP, Word},
+    wallet::{Grant, USED_UP, Wish, Word},
 };
-
-/// How long an allowance lasts.
-pub const ALLOWANCE: Duration = Duration::from_secs(60);
-
-/// What a gateway is granted that asks for nothing particular: a quarter of what is free, and this much if it is there.
-const FIRST_GRANT: i64 = 100_000_000;
 
 /// What became of a credit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,16 +104,15 @@ pub async fn hold(tx: &mut Tx, wallet: &str) -> Result<Option<Usd>, StoreFault> 
 /// # Errors
 /// When the database does not answer.
 pub async fn count(tx: &mut Tx, wallet: &str, gateway: &str, cost: Usd) -> Result<(), StoreFault> {
-    let sql = "INSERT INTO allowances (wallet, gateway, granted_nanos, counted_nanos, expires_at) \
-               VALUES ($1, $2, 0, $3, 0) ON CONFLICT (wallet, gateway) \
+    let sql = "INSERT INTO allowances (wallet, gateway, version, granted_nanos, counted_nanos, expires_at) \
+               VALUES ($1, $2, 0, 0, $3, 0) ON CONFLICT (wallet, gateway) \
                DO UPDATE SET counted_nanos = allowances.counted_nanos + $4";
     let query = sqlx::query(sql).bind(wallet).bind(gateway).bind(cost.nanos()).bind(cost.nanos());
     query.execute(&mut **tx).await?;
     Ok(())
 }
 
-/// What a gateway is told of a wallet, with an allowance. `wish` is what it wants to be granted and not yet counted, and
-/// all that it was ever granted, as it knows it: if that is less than was granted, the rest is given back.
+/// What a gateway is told of a wallet, with the next grant of it.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -129,38 +120,42 @@ pub async fn grant(
     tx: &mut Tx,
     wallet: &str,
     gateway: &str,
-    wish: Option<(Usd, Usd)>,
+    wish: Option<&Wish>,
     now: Timestamp,
 ) -> Result<Option<Word>, StoreFault> {
     let Some(balance) = hold(tx, wallet).await? else { return Ok(None) };
-    let now = micros(now);
-    let sql = "SELECT granted_nanos, counted_nanos, expires_at FROM allowances WHERE wallet = $1 AND gateway = $2";
-    let row = sqlx::query(sql).bind(wallet).bind(gateway).fetch_optional(&mut **tx).await?;
-    let (granted, counted, expires): (i64, i64, i64) = match &row {
-        Some(row) => (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?),
-        None => (0, 0, 0),
-    };
-    let granted = wish.map_or(granted, |(_, known)| granted.min(known.nanos()));
-    let own = if expires > now { granted.saturating_sub(counted).max(0) } else { 0 };
-    let free = balance.nanos().saturating_sub(outstanding(tx, wallet, gateway, now).await?).saturating_sub(own).max(0);
-    let first = if own == 0 { FIRST_GRANT.max(free / 4) } else { own };
-    let wanted = wish.map_or(first, |(wanted, _)| wanted.nanos());
-    let granted = counted.saturating_add(own.max(wanted.min(own.saturating_add(free))));
-    let expires = now.saturating_add(i64::try_from(ALLOWANCE.as_micros()).unwrap_or(i64::MAX));
-    let sql = "INSERT INTO allowances (wallet, gateway, granted_nanos, counted_nanos, expires_at) \
-               VALUES ($1, $2, $3, $4, $5) ON CONFLICT (wallet, gateway) \
-               DO UPDATE SET granted_nanos = $6, expires_at = $7";
-    let query = sqlx::query(sql).bind(wallet).bind(gateway).bind(granted).bind(counted).bind(expires);
-    query.bind(granted).bind(expires).execute(&mut **tx).await?;
-    let [granted, counted] = [granted, counted].map(Usd::from_nanos);
-    Ok(Some(Word { balance, allowance: Some(Allowance { granted, counted, lasts: ALLOWANCE }) }))
+    let sql = format!("{SELECT} WHERE wallet = $1 AND gateway = $2");
+    let row = sqlx::query(&sql).bind(wallet).bind(gateway).fetch_optional(&mut **tx).await?;
+    let last = row.as_ref().map_or_else(|| Ok(Grant::none()), grant_of)?;
+    let others = outstanding(tx, wallet, gateway, micros(now)).await?;
+    let next = last.next(balance, others, wish, now);
+    let sql = "INSERT INTO allowances (wallet, gateway, version, granted_nanos, counted_nanos, expires_at) \
+               VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (wallet, gateway) \
+               DO UPDATE SET version = excluded.version, granted_nanos = excluded.granted_nanos, \
+               expires_at = excluded.expires_at";
+    let query = sqlx::query(sql).bind(wallet).bind(gateway).bind(i64::try_from(next.version).unwrap_or(i64::MAX));
+    let query = query.bind(next.granted.nanos()).bind(next.counted.nanos()).bind(micros(next.expires));
+    query.execute(&mut **tx).await?;
+    Ok(Some(Word { balance, allowance: Some(next.allowance(now)) }))
+}
+
+const SELECT: &str = "SELECT version, granted_nanos, counted_nanos, expires_at FROM allowances";
+
+fn grant_of(row: &AnyRow) -> Result<Grant, StoreFault> {
+    Ok(Grant {
+        version: u64::try_from(row.try_get::<i64, _>("version")?).unwrap_or(0),
+        granted: Usd::from_nanos(row.try_get("granted_nanos")?),
+        counted: Usd::from_nanos(row.try_get("counted_nanos")?),
+        expires: timestamp(row.try_get("expires_at")?),
+    })
 }
 
 /// What other gateways were granted and may still spend.
-async fn outstanding(tx: &mut Tx, wallet: &str, gateway: &str, now: i64) -> Result<i64, StoreFault> {
+async fn outstanding(tx: &mut Tx, wallet: &str, gateway: &str, now: i64) -> Result<Usd, StoreFault> {
     let sql = "SELECT CAST(COALESCE(SUM(granted_nanos - counted_nanos), 0) AS BIGINT) FROM allowances \
                WHERE wallet = $1 AND gateway <> $2 AND expires_at > $3 AND granted_nanos > counted_nanos";
-    Ok(sqlx::query(sql).bind(wallet).bind(gateway).bind(now).fetch_one(&mut **tx).await?.try_get(0)?)
+    let row = sqlx::query(sql).bind(wallet).bind(gateway).bind(now).fetch_one(&mut **tx).await?;
+    Ok(Usd::from_nanos(row.try_get(0)?))
 }
 
 impl Store {
@@ -170,17 +165,14 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn word(&self, wallet: &str, gateway: &str, now: Timestamp) -> Result<Option<Word>, StoreFault> {
-        let sql = "SELECT w.balance_nanos, a.granted_nanos, a.counted_nanos, a.expires_at FROM wallets w \
-                   JOIN allowances a ON a.wallet = w.id AND a.gateway = $1 WHERE w.id = $2";
-        let row = sqlx::query(sql).bind(gateway).bind(wallet).fetch_optional(self.reader()).await?;
+        // In one look, so that the balance is the one by which so much was counted.
+        let sql = "SELECT version, granted_nanos, counted_nanos, expires_at, balance_nanos FROM allowances \
+                   JOIN wallets ON id = wallet WHERE wallet = $1 AND gateway = $2";
+        let row = sqlx::query(sql).bind(wallet).bind(gateway).fetch_optional(self.reader()).await?;
         let Some(row) = row else { return Ok(None) };
-        let expires: i64 = row.try_get(3)?;
-        let left = u64::try_from(expires.saturating_sub(micros(now))).map_or(Duration::ZERO, Duration::from_micros);
-        if left < ALLOWANCE / 2 {
-            return Ok(None);
-        }
-        let [balance, granted, counted] = [row.try_get(0)?, row.try_get(1)?, row.try_get(2)?].map(Usd::from_nanos);
-        Ok(Some(Word { balance, allowance: Some(Allowance { granted, counted, lasts: left }) }))
+        let grant = grant_of(&row)?;
+        let balance = Usd::from_nanos(row.try_get("balance_nanos")?);
+        Ok(grant.lasts_a_while(now).then(|| Word { balance, allowance: Some(grant.allowance(now)) }))
     }
 
     /// Forgets the allowances of gateways that have not been heard of since `end`.

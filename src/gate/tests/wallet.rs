@@ -1,7 +1,7 @@
 //! What a wallet pays for, and what it does not.
 
 use super::*;
-use crate::wallet::{Allowance, Word};
+use crate::wallet::{Allowance, Cost, Word};
 
 const PRICED: &str = r#"
 limits: {requests_per_minute: unlimited, tokens_per_minute: unlimited, concurrent_requests: unlimited, reservation: worst_case}
@@ -17,7 +17,7 @@ fn house() -> House {
 
 fn hear(house: &House, balance: &str, granted: &str, counted: &str) {
     let [balance, granted, counted] = [balance, granted, counted].map(|text| text.parse().unwrap());
-    let allowance = Some(Allowance { granted, counted, lasts: Duration::from_secs(60) });
+    let allowance = Some(Allowance { version: 1, granted, counted, lasts: Duration::from_secs(60) });
     house.resolver.purses().of(&"ada".into()).hear(&Word { balance, allowance }, now().moment);
 }
 
