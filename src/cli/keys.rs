@@ -15,11 +15,12 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
 pub use self::fault::KeysFault;
 use self::options::{Clearable, Grace, Options, parse_name};
+use super::remote::Output;
 use crate::{
     config::Environment,
     key::{KeyId, KeyName},
@@ -135,15 +136,6 @@ struct One {
     id: KeyId,
     #[command(flatten)]
     source: Source,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// For people
-    #[default]
-    Text,
-    /// For programs
-    Json,
 }
 
 /// What a command reads, writes and knows of the world.

@@ -1,10 +1,11 @@
 //! `keymeter users` and `keymeter teams`: who there is, on a control plane.
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::json;
 
 use super::remote::{Output, RemoteArgs, RemoteFault, print_one, print_rows, print_secret, segment};
+use crate::control::store::people::Role;
 
 /// Make users and let them go.
 #[derive(Debug, Args)]
@@ -82,8 +83,8 @@ enum Teams {
         id: String,
         /// Whom
         user: String,
-        /// As what
-        #[arg(long, value_enum, default_value_t)]
+        /// As what: member, admin or owner
+        #[arg(long, default_value_t = Role::Member)]
         role: Role,
     },
     /// Take a user off a team
@@ -95,24 +96,6 @@ enum Teams {
         /// Whom
         user: String,
     },
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Role {
-    #[default]
-    Member,
-    Admin,
-    Owner,
-}
-
-impl Role {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Member => "member",
-            Self::Admin => "admin",
-            Self::Owner => "owner",
-        }
-    }
 }
 
 const USERS: [(&str, &str); 5] =
@@ -146,8 +129,8 @@ pub(super) fn teams(TeamsArgs { command }: TeamsArgs) -> Result<(), RemoteFault>
             print_one(&team, output)?;
         }
         Teams::Add { remote, id, user, role } => {
-            remote.open()?.call(Method::PUT, &member(&id, &user), Some(&json!({"role": role.as_str()})))?;
-            eprintln!("{user} is {} of {id}", role.as_str());
+            remote.open()?.call(Method::PUT, &member(&id, &user), Some(&json!({"role": role})))?;
+            eprintln!("{user} is {role} of {id}");
         }
         Teams::Remove { remote, id, user } => {
             remote.open()?.call(Method::DELETE, &member(&id, &user), None)?;

@@ -3,9 +3,9 @@
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::{Clearable, Command, KeysFault, Output, Source};
+use super::{Clearable, Command, KeysFault, Source};
 use crate::{
-    cli::remote::{self, Remote, RemoteFault, print_one, print_rows, print_secret, segment},
+    cli::remote::{Remote, RemoteFault, print_one, print_rows, print_secret, segment},
     key::KeyId,
 };
 
@@ -36,10 +36,10 @@ pub(super) fn run(command: Command, url: &str, source: &Source) -> Result<(), Ke
             let id = made.get("id").and_then(Value::as_str).unwrap_or_default();
             print_secret(&made, "secret", &format!("created {id}"))?;
         }
-        Command::List(list) => print_rows(&remote.list("/api/v1/keys")?, &COLUMNS, output(list.output))?,
+        Command::List(list) => print_rows(&remote.list("/api/v1/keys")?, &COLUMNS, list.output)?,
         Command::Show(show) => {
             let key = remote.call(Method::GET, &path(&show.key.id), None)?;
-            print_one(&key, output(show.output))?;
+            print_one(&key, show.output)?;
         }
         Command::Update(update) => {
             let id = update.key.id;
@@ -71,13 +71,6 @@ pub(super) fn run(command: Command, url: &str, source: &Source) -> Result<(), Ke
 
 fn path(id: &KeyId) -> String {
     format!("/api/v1/keys/{}", segment(id.as_str()))
-}
-
-fn output(output: Output) -> remote::Output {
-    match output {
-        Output::Text => remote::Output::Text,
-        Output::Json => remote::Output::Json,
-    }
 }
 
 fn enable(remote: &Remote, id: &KeyId, enabled: bool) -> Result<(), RemoteFault> {

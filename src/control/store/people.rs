@@ -1,5 +1,7 @@
 //! Users, teams and who is on them. A user is on one team at most, which the table itself sees to; a team has one owner.
 
+use std::{fmt, str::FromStr};
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::{Row, any::AnyRow};
@@ -67,15 +69,25 @@ impl Role {
             Self::Owner => "owner",
         }
     }
+}
 
-    fn of(text: &str) -> Result<Self, StoreFault> {
-        match text {
-            "member" => Ok(Self::Member),
-            "admin" => Ok(Self::Admin),
-            "owner" => Ok(Self::Owner),
-            other => Err(StoreFault::Corrupt(format!("the role `{other}`"))),
-        }
+impl fmt::Display for Role {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
     }
+}
+
+impl FromStr for Role {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = [Self::Member, Self::Admin, Self::Owner].into_iter().find(|role| role.as_str() == text);
+        known.ok_or_else(|| format!("the role `{text}` is none; accepted: member, admin, owner"))
+    }
+}
+
+fn role(text: &str) -> Result<Role, StoreFault> {
+    text.parse().map_err(StoreFault::Corrupt)
 }
 
 const SELECT_USER: &str = "SELECT u.id, u.name, u.created_at, m.team_id, m.role FROM users u \
@@ -226,7 +238,7 @@ impl Store {
         let sql = "SELECT user_id, role FROM members WHERE team_id = $1 ORDER BY user_id";
         let members = sqlx::query(sql).bind(id).fetch_all(self.reader()).await?;
         let member = |row: &AnyRow| {
-            Ok(Member { user: row.try_get("user_id")?, role: Role::of(&row.try_get::<String, _>("role")?)? })
+            Ok(Member { user: row.try_get("user_id")?, role: role(&row.try_get::<String, _>("role")?)? })
         };
         Ok(Some(Team {
             id: row.try_get("id")?,
@@ -238,12 +250,12 @@ impl Store {
 }
 
 fn user_of(row: &AnyRow) -> Result<User, StoreFault> {
-    let role: Option<String> = row.try_get("role")?;
+    let stated: Option<String> = row.try_get("role")?;
     Ok(User {
         id: row.try_get("id")?,
         name: row.try_get("name")?,
         team: row.try_get("team_id")?,
-        role: role.as_deref().map(Role::of).transpose()?,
+        role: stated.as_deref().map(role).transpose()?,
         created_at: timestamp(row.try_get("created_at")?),
     })
 }
