@@ -3,6 +3,11 @@
 
 mod exchanges;
 
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
 use keymeter::usage::count_tokens;
 use serde_json::Value;
 
@@ -209,6 +214,24 @@ async fn every_ending_is_settled_once(on_abort: OnAbort) {
     }
 }
 
+/// Waits until the reset of a client that left has come to the server's side, from where on no write to it succeeds. Under
+/// load that takes a moment, in which the response's end would still be taken for delivered.
+async fn reset_arrives(server: SocketAddr, client: SocketAddr) {
+    let ends = [server, client].map(|end| format!("{:04X}", end.port()));
+    let is_there = || {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        table.lines().any(|line| {
+            let addresses = line.split_whitespace().skip(1).take(2);
+            addresses.filter_map(|address| address.rsplit(':').next()).eq(&ends)
+        })
+    };
+    let start = Instant::now();
+    while is_there() {
+        assert!(start.elapsed() < Duration::from_secs(10), "the connection is still there");
+        tokio::task::yield_now().await;
+    }
+}
+
 async fn is_settled_once(exchange: &Exchange, ending: Ending, on_abort: OnAbort) {
     let name = format!("{} {:?} {on_abort:?}", exchange.path, ending);
     println!("{name}");
@@ -219,8 +242,10 @@ async fn is_settled_once(exchange: &Exchange, ending: Ending, on_abort: OnAbort)
     ask(&mut client, exchange).await;
     if let Some(bytes) = exchange.read_before_leaving(ending) {
         read(&mut client, bytes, &upstream).await;
+        let left = client.address();
         client.abort();
         if on_abort == OnAbort::Drain {
+            reset_arrives(gateway.address(), left).await;
             gate.open();
         }
     } else {
