@@ -28,7 +28,7 @@ run: cmake ## build, and run a gateway with a demo upstream and a fresh key
 	cargo run --release --locked -- demo
 
 .PHONY: test
-test: cmake nextest promtool postgresql clients ## set up, then run every test
+test: cmake nextest promtool postgresql redis clients ## set up, then run every test
 	cargo nextest run --locked --lib --bins --tests --examples
 	cargo test --locked --doc
 	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python tests/clients/openai_client.py
@@ -43,7 +43,7 @@ real-servers: cmake $(SERVERS)/ready ## check counts against inference servers t
 	PATH="$(CURDIR)/target/debug:$$PATH" $(SERVERS)/bin/python -B tests/servers/real_servers.py
 
 .PHONY: soak
-soak: cmake nextest postgresql ## run the tests at their full figures
+soak: cmake nextest postgresql redis ## run the tests at their full figures
 	KEYMETER_SOAK=1000 PROPTEST_CASES=20000 cargo nextest run --locked --release --lib --bins --tests --no-fail-fast
 
 .PHONY: bench
@@ -115,6 +115,15 @@ install-postgresql:
 		{ [ -e /etc/postgresql-common/createcluster.conf ] || \
 		echo 'create_main_cluster = false' | $(SUDO) tee /etc/postgresql-common/createcluster.conf >/dev/null; }; fi
 	$(call install,postgresql,the control plane is tested over it)
+
+# The same holds of it. Debian's package starts a server where there is an init system: it disturbs nobody.
+.PHONY: redis
+redis:
+	@if ! command -v redis-server >/dev/null; then $(MAKE) --no-print-directory install-redis; fi
+
+.PHONY: install-redis
+install-redis:
+	$(call install,redis-server,limits over several gateways are tested with it)
 
 .PHONY: c++
 c++:

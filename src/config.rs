@@ -13,6 +13,7 @@ mod raw;
 mod read;
 mod scalar;
 mod server;
+mod shared;
 mod upstream;
 mod url;
 
@@ -32,6 +33,7 @@ pub use self::{
     keys::{Keys, Source},
     model::Model,
     server::{Admin, ClientAddress, Server, Tls},
+    shared::{Node, Servers, Shared, SharedUrl, WhenUnreachable},
     upstream::{ApiKeyHeader, Credential, InjectUsage, Upstream},
     url::{UpstreamUrl, UrlFault},
 };
@@ -106,6 +108,8 @@ pub struct Defaults {
     pub limits: Limits,
     /// What a request reserves as its output.
     pub reservation: Strategy,
+    /// The server that they are kept on, where several gateways share them.
+    pub shared: Option<Shared>,
 }
 
 /// What is shown of keys.
@@ -193,6 +197,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("keys", !old.keys.source.is_reloadable_as(&new.keys.source)),
         ("ledger.directory", new.keys.source.takes_usage() && old.ledger != new.ledger),
         ("control", old.control != new.control),
+        ("limits.shared", old.limits.shared != new.limits.shared),
         ("metrics.max_key_series", old.metrics.max_key_series != new.metrics.max_key_series),
     ];
     fields.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
@@ -231,30 +236,30 @@ fn check(
     let keys = root.required("keys", raw.keys, "where keys come from, such as `yaml: {path: keys.yaml}`");
     let keys = keys.and_then(|raw| Keys::check(raw, &root.field("keys"), path));
     let models = Model::check_all(raw.models.unwrap_or_default(), &root.field("models"));
-    let rest = (KeyCache::of(raw.key_cache.unwrap_or_default()), Defaults::of(raw.limits.unwrap_or_default()));
+    let key_cache = KeyCache::of(raw.key_cache.unwrap_or_default());
+    let limits = Defaults::check(raw.limits.unwrap_or_default(), &root.field("limits"), path);
     let metrics = Metrics::of(raw.metrics.unwrap_or_default());
     let ledger = ledger(raw.ledger, keys.as_ref(), root, path);
     let control = raw.control.map(|raw| Control::check(raw, &root.field("control"), path));
     let control = server::transposed(control);
-    let config = server.zip(upstreams).zip(keys.clone()).zip(control).map(|(((server, upstreams), keys), control)| {
-        let (key_cache, limits) = rest;
-        Config {
+    let together = || {
+        Some(Config {
             purpose,
-            server,
+            server: server?,
             admin,
-            upstreams,
-            keys,
+            upstreams: upstreams?,
+            keys: keys.clone()?,
             key_cache,
-            limits,
+            limits: limits?,
             models,
             metrics,
             on_client_abort,
             on_revoke,
             ledger,
-            control,
-        }
-    });
-    (config, keys)
+            control: control?,
+        })
+    };
+    (together(), keys)
 }
 
 /// Where records wait to be sent on.
@@ -325,14 +330,16 @@ impl KeyCache {
 }
 
 impl Defaults {
-    fn of(raw: raw::Limits) -> Self {
+    fn check(raw: raw::Limits, place: &Place<'_>, file: &Path) -> Option<Self> {
+        let shared = raw.shared.map(|raw| Shared::check(raw, &place.field("shared"), file));
         let or_unlimited = |written: Option<Scalar<Limit>>| written.map_or(Limit::Unlimited, |Scalar(limit)| limit);
         let limits = Limits {
             requests_per_minute: or_unlimited(raw.requests_per_minute),
             tokens_per_minute: or_unlimited(raw.tokens_per_minute),
             concurrent_requests: or_unlimited(raw.concurrent_requests),
         };
-        Self { limits, reservation: raw.reservation.map_or(Strategy::Expected, |Scalar(strategy)| strategy) }
+        let reservation = raw.reservation.map_or(Strategy::Expected, |Scalar(strategy)| strategy);
+        Some(Self { limits, reservation, shared: server::transposed(shared)? })
     }
 }
 

@@ -6,6 +6,7 @@ mod access_log;
 mod credential;
 mod lease;
 mod money;
+mod planned;
 mod prompt;
 mod settings;
 mod traffic;
@@ -17,29 +18,32 @@ use arc_swap::ArcSwap;
 use http::HeaderMap;
 use jiff::Timestamp;
 
-use self::credential::{CredentialFault, credential};
 pub use self::{
     access_log::{AccessLog, Line},
     credential::CREDENTIAL_HEADERS,
-    lease::{Admitted, Client, Held, Lease, Outcome},
+    lease::{Admitted, Client, Held, HeldLimits, Lease, Outcome},
     money::Ask,
     prompt::Prompt,
     settings::{Model, Route, Settings},
     traffic::{BodyRoom, Presence, Traffic},
     visit::{RequestId, Visit},
 };
+use self::{
+    credential::{CredentialFault, credential},
+    planned::Planned,
+};
 use crate::{
-    account::Holder,
     api::Endpoint,
     body::{Change, Scanned},
     config::OnClientAbort,
     key::{Bar, KeyHash},
     ledger::{Courier, Ledger},
-    limit::{Demand, LearnedModels, Moment, Plan, Reservation, Strangers, TooLarge, certain_prompt, plan},
+    limit::{LearnedModels, Limits, Moment, Plan, Standing, Strangers},
     metrics::{Metrics, Unauthorized},
     rejection::Rejection,
     resolve::{Key, ResolveFault, Resolver},
     runs::Runs,
+    shared::SharedLimits,
     wallet::{Short, Trust},
 };
 
@@ -89,6 +93,8 @@ pub struct Gate {
     ledger: Option<Arc<Ledger>>,
     /// Who is asked for more of a wallet.
     keeper: Option<Arc<Courier>>,
+    /// Limits over several gateways; `None`: this one is alone.
+    shared: Option<Arc<SharedLimits>>,
 }
 
 impl Gate {
@@ -105,6 +111,7 @@ impl Gate {
             log,
             ledger: None,
             keeper: None,
+            shared: None,
         }
     }
 
@@ -112,6 +119,12 @@ impl Gate {
     #[must_use]
     pub fn with_ledger(self, ledger: Arc<Ledger>, keeper: Arc<Courier>) -> Self {
         Self { ledger: Some(ledger), keeper: Some(keeper), ..self }
+    }
+
+    /// The gate, which holds keys to limits that it shares with other gateways.
+    #[must_use]
+    pub fn with_shared_limits(self, shared: Arc<SharedLimits>) -> Self {
+        Self { shared: Some(shared), ..self }
     }
 
     /// Where requests are recorded, if they are.
@@ -226,7 +239,8 @@ impl Gate {
         Rejection::InvalidKey
     }
 
-    /// Takes a request, a running slot and tokens from the key's limits, or nothing at all.
+    /// Takes a request, a running slot and tokens from the key's limits, or nothing at all. Other gateways and the
+    /// keeper of a wallet are not asked.
     ///
     /// # Errors
     /// When the key may not call the model, or one of its limits is reached. The visit is given
@@ -238,10 +252,12 @@ impl Gate {
         scanned: &Scanned,
         now: Now,
     ) -> Result<Lease, Box<TurnedAway>> {
-        self.admit_trusting(visit, endpoint, scanned, Trust::WhileItLasts, now)
+        let mut plan = self.planned(visit, endpoint, scanned, now)?;
+        let limits = plan.reserve_here(now);
+        self.leased(plan, limits, scanned, Trust::WhileItLasts, now)
     }
 
-    /// The same, where the keeper of the key's wallet may be asked first.
+    /// The same, where those who share the key's limits are asked, and the keeper of its wallet may be.
     ///
     /// # Errors
     /// As those of `admit`.
@@ -252,22 +268,36 @@ impl Gate {
         scanned: &Scanned,
         now: Now,
     ) -> Result<Lease, Box<TurnedAway>> {
-        let turned_away = match self.admit(visit, endpoint, scanned, now) {
-            Err(turned_away) if turned_away.ask.is_some() => turned_away,
-            decided => return decided,
-        };
-        money::asked(self, turned_away, |visit, trust, now| self.admit_trusting(visit, endpoint, scanned, trust, now))
-            .await
+        match self.admit_trusting(visit, endpoint, scanned, Trust::WhileItLasts, now).await {
+            Err(turned_away) if turned_away.ask.is_some() => money::asked(self, turned_away, endpoint, scanned).await,
+            decided => decided,
+        }
     }
 
-    fn admit_trusting(
+    async fn admit_trusting(
         self: &Arc<Self>,
-        mut visit: Visit,
+        visit: Visit,
         endpoint: Endpoint,
         scanned: &Scanned,
         trust: Trust,
         now: Now,
     ) -> Result<Lease, Box<TurnedAway>> {
+        let mut plan = self.planned(visit, endpoint, scanned, now)?;
+        let limits = match &self.shared {
+            Some(shared) if !plan.admitted.limits.are_unlimited() => plan.reserve_shared(shared, now).await,
+            _ => plan.reserve_here(now),
+        };
+        self.leased(plan, limits, scanned, trust, now)
+    }
+
+    /// What the request is to reserve, if its key may make it at all.
+    fn planned(
+        &self,
+        mut visit: Visit,
+        endpoint: Endpoint,
+        scanned: &Scanned,
+        now: Now,
+    ) -> Result<Planned, Box<TurnedAway>> {
         visit.model.clone_from(&scanned.model);
         let Some(key) = visit.key.clone() else {
             return Err(TurnedAway::boxed(visit, Rejection::InvalidKey));
@@ -290,9 +320,34 @@ impl Gate {
             endpoint,
             key,
         };
-        let prompt = Prompt::of(scanned, endpoint, &admitted.learned);
-        match Self::reserved(&visit.settings, &admitted, scanned, prompt.estimate(), trust, now) {
-            Ok((held, maximum)) => {
+        Planned::of(visit, admitted, scanned, now)
+    }
+
+    /// The lease of a request whose limits are reserved, once its wallet's money is, too.
+    fn leased(
+        self: &Arc<Self>,
+        plan: Planned,
+        limits: Result<HeldLimits, Rejection>,
+        scanned: &Scanned,
+        trust: Trust,
+        now: Now,
+    ) -> Result<Lease, Box<TurnedAway>> {
+        let held = limits.map_err(|rejection| (rejection, None)).and_then(|limits| {
+            let strategy = plan.visit.settings.strategy;
+            let Some(purse) = &plan.admitted.key.purse else { return Ok(Held { limits, money: None }) };
+            let cost = money::of(strategy, &plan.admitted, scanned, &plan.demand, plan.plan.tokens);
+            match purse.reserve(cost, trust, now.moment) {
+                Ok(hold) => Ok(Held { limits, money: Some(hold) }),
+                Err(short) => {
+                    limits.cancel();
+                    let ask = (short != Short::Empty).then(|| Ask { purse: purse.clone(), cost });
+                    Err((Rejection::NoBalance(plan.admitted.key.record.id.clone()), ask))
+                }
+            }
+        });
+        let Planned { visit, admitted, prompt, plan: Plan { set_maximum: maximum, .. }, .. } = plan;
+        match held {
+            Ok(held) => {
                 let wish = Change { include_usage: asks_for_usage(&admitted, scanned), maximum };
                 let lease = Lease::new(self.clone(), visit, admitted, held, prompt, wish, now);
                 let key = &lease.admitted().key;
@@ -306,47 +361,24 @@ impl Gate {
         }
     }
 
-    /// What the request holds of its key's limits and wallet, and the maximum that its output is to be held to.
-    fn reserved(
-        settings: &Settings,
-        admitted: &Admitted,
-        scanned: &Scanned,
-        prompt: u64,
-        trust: Trust,
-        now: Now,
-    ) -> Result<(Held, Option<u64>), (Rejection, Option<Ask>)> {
-        let demand = Demand {
-            prompt,
-            certain_prompt: certain_prompt(scanned.prompt_text_bytes).saturating_add(scanned.prompt_tokens_given),
-            stated_maximum: scanned.maximum,
-            choices: scanned.choices,
-            max_output_tokens: admitted.model.max_output_tokens,
-            expected_output: admitted.learned.expected_output(),
-            has_output: admitted.endpoint.has_output(),
+    /// What is used and left of a key's limits, by those who count it.
+    #[must_use]
+    pub fn standing(&self, key: &Key, limits: &Limits, now: Now) -> Standing {
+        let elsewhere = self.sharing(limits).and_then(|shared| shared.standing(&key.record.id, limits, now.moment));
+        elsewhere.unwrap_or_else(|| key.account.counters.standing(limits, now.moment))
+    }
+
+    /// The same, asked of those who count it.
+    pub async fn asked_standing(&self, key: &Key, limits: &Limits, now: Now) -> Standing {
+        let elsewhere = match self.sharing(limits) {
+            Some(shared) => shared.asked_standing(&key.record.id, limits, now.moment).await,
+            None => None,
         };
-        let key = || admitted.key.record.id.clone();
-        let limit = money::affordable(settings.strategy, admitted, &demand, now.moment);
-        let refused = |rejection| (rejection, None);
-        let planned = if admitted.endpoint.takes_tokens() {
-            plan(settings.strategy, limit, &demand)
-        } else {
-            Ok(Plan { tokens: 0, set_maximum: None })
-        };
-        let Plan { tokens, set_maximum } = planned.map_err(|TooLarge { certain_prompt: least, limit }| {
-            refused(Rejection::PromptTooLarge { key: key(), least, limit })
-        })?;
-        let limits = Reservation::of(Holder(admitted.key.account.clone()), &admitted.limits, tokens, now.moment);
-        let limits = limits.map_err(|refusal| refused(Rejection::OverLimit { key: key(), refusal }))?;
-        let Some(purse) = &admitted.key.purse else { return Ok((Held { limits, money: None }, set_maximum)) };
-        let cost = money::of(settings.strategy, admitted, scanned, &demand, tokens);
-        match purse.reserve(cost, trust, now.moment) {
-            Ok(hold) => Ok((Held { limits, money: Some(hold) }, set_maximum)),
-            Err(short) => {
-                limits.cancel();
-                let ask = (short != Short::Empty).then(|| Ask { purse: purse.clone(), cost });
-                Err((Rejection::NoBalance(key()), ask))
-            }
-        }
+        elsewhere.unwrap_or_else(|| key.account.counters.standing(limits, now.moment))
+    }
+
+    fn sharing(&self, limits: &Limits) -> Option<&Arc<SharedLimits>> {
+        self.shared.as_ref().filter(|_| !limits.are_unlimited())
     }
 
     /// Logs and counts a request that was not admitted, with the status that was answered.

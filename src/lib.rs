@@ -28,6 +28,7 @@
 //! | [`ledger`] | one record a request: on disk before the response's end, sent on until it is acknowledged |
 //! | [`rejection`] | every way to be refused: status, type, code and what the sender is told |
 //! | [`resolve`], [`account`], [`runs`] | from a secret's hash to its key, through a cache, from a file or a service; what a key has used, and what it runs |
+//! | [`shared`] | one limit over several gateways: counted on a server, by scripts; and what holds without it |
 //! | [`metrics`] | every metric's name and help |
 //! | [`usage`] | what a response used: incremental scanners, and an estimate where nothing is stated |
 //! | [`api`], [`body`] | paths; a request's JSON, scanned without a tree and changed by splicing |
@@ -80,6 +81,7 @@ pub mod reload;
 pub mod resolve;
 pub mod runs;
 pub mod server;
+pub mod shared;
 pub mod upstream;
 pub mod usage;
 pub mod wallet;

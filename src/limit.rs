@@ -11,6 +11,7 @@ mod tests;
 
 use std::{error::Error, fmt, num::NonZeroU64, str::FromStr};
 
+pub(crate) use counters::{CONCURRENCY_WAIT, MOST_TOKENS};
 pub use counters::{Counters, Level, Over, Refusal, Reservation, Standing};
 pub use learned::{Learned, LearnedModels, certain_prompt};
 pub use strangers::Strangers;
@@ -108,6 +109,37 @@ pub struct Limits {
     pub tokens_per_minute: Limit,
     /// Requests running at once.
     pub concurrent_requests: Limit,
+}
+
+impl Limits {
+    /// None.
+    pub const UNLIMITED: Self = Self {
+        requests_per_minute: Limit::Unlimited,
+        tokens_per_minute: Limit::Unlimited,
+        concurrent_requests: Limit::Unlimited,
+    };
+
+    /// Whether nothing is limited.
+    #[must_use]
+    pub fn are_unlimited(&self) -> bool {
+        let Self { requests_per_minute, tokens_per_minute, concurrent_requests } = self;
+        [requests_per_minute, tokens_per_minute, concurrent_requests].into_iter().all(|limit| limit.number().is_none())
+    }
+
+    /// What one of so many gateways may use by itself: together no more than the limits, but for limits that are
+    /// below their number, of which each has one.
+    #[must_use]
+    pub fn share(&self, gateways: u64) -> Self {
+        let share = |limit: Limit| match limit.number() {
+            Some(number) => Limit::at((number / gateways.max(1)).max(1)).unwrap_or(limit),
+            None => limit,
+        };
+        Self {
+            requests_per_minute: share(self.requests_per_minute),
+            tokens_per_minute: share(self.tokens_per_minute),
+            concurrent_requests: share(self.concurrent_requests),
+        }
+    }
 }
 
 /// How much output a request reserves.

@@ -2,7 +2,11 @@
 //! that no label's value can come from a client: values are key ids, configured names and
 //! the words of our own enums.
 
+#[macro_use]
+mod words;
+
 mod key;
+mod shared;
 
 use std::sync::Arc;
 
@@ -12,7 +16,10 @@ use prometheus::{
     TextEncoder, core::Collector,
 };
 
-pub use self::key::{KeyMetrics, KeySeries, ModelMetrics};
+pub use self::{
+    key::{KeyMetrics, KeySeries, ModelMetrics},
+    shared::{SharedAnswer, SharedSeries},
+};
 use crate::usage::Source;
 
 /// The process's metrics.
@@ -167,6 +174,14 @@ impl Metrics {
         Ok(text)
     }
 
+    /// The series of limits that several gateways share. They are there where there are such.
+    ///
+    /// # Errors
+    /// When there are some already.
+    pub fn shared(&self) -> Result<SharedSeries, prometheus::Error> {
+        SharedSeries::new(&Maker { registry: &self.registry })
+    }
+
     /// The series of single keys.
     #[must_use]
     pub fn keys(&self) -> &Arc<KeySeries> {
@@ -259,26 +274,6 @@ pub struct Timings {
     pub time_per_output_token: Histogram,
     /// Our own work.
     pub overhead: Histogram,
-}
-
-/// A label whose values are the words of an enum.
-macro_rules! words {
-    ($(#[$about:meta])* $name:ident { $($(#[$variant_about:meta])* $variant:ident = $word:literal,)+ }) => {
-        $(#[$about])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $($(#[$variant_about])* $variant,)+ }
-
-        impl $name {
-            /// All of them, in the order in which they are numbered.
-            pub const ALL: [Self; [$($word),+].len()] = [$(Self::$variant),+];
-
-            /// The word that stands in metrics and logs.
-            #[must_use]
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word,)+ }
-            }
-        }
-    };
 }
 
 words! {

@@ -25,6 +25,7 @@ use crate::{
     proxy::Gated,
     reload::{Reloader, Watcher},
     resolve::{HttpSource, Resolver, YamlSource, http::ClientFault, push::Push},
+    shared::SharedLimits,
     usage::warm_up,
 };
 
@@ -55,6 +56,7 @@ pub struct Plugin {
     accounts: Arc<Accounts>,
     source: Source,
     sender: Option<Arc<Sender>>,
+    shared: Option<Arc<SharedLimits>>,
 }
 
 /// Where keys come from, as far as that is kept up to date.
@@ -118,13 +120,17 @@ impl Plugin {
             }
             None => (gate, None),
         };
-        let gate = Arc::new(gate);
+        let shared = config.limits.shared.as_ref().map(|terms| shared_limits(terms, &metrics)).transpose()?;
+        let gate = Arc::new(match &shared {
+            Some(shared) => gate.with_shared_limits(shared.clone()),
+            None => gate,
+        });
         let yaml = match &source {
             Source::Yaml(yaml) => Some(yaml.clone()),
             Source::Http(_) => None,
         };
         let reloader = Reloader::new(path, files, config, gate.clone(), yaml, resolver.clone(), metrics.clone());
-        Ok(Self { gate, reloader: Arc::new(reloader), metrics, resolver, accounts, source, sender })
+        Ok(Self { gate, reloader: Arc::new(reloader), metrics, resolver, accounts, source, sender, shared })
     }
 
     /// `proxy` behind the gate.
@@ -160,6 +166,7 @@ impl Plugin {
             accounts: self.accounts.clone(),
             source: self.source.clone(),
             sender: self.sender.clone(),
+            shared: self.shared.clone(),
         }
     }
 
@@ -188,6 +195,12 @@ fn with_courier(
     Some((ledger, Arc::new(courier)))
 }
 
+/// Limits that are kept as `terms` say.
+fn shared_limits(terms: &config::Shared, metrics: &Metrics) -> Result<Arc<SharedLimits>, PluginFault> {
+    let series = metrics.shared().map_err(PluginFault::Metrics)?;
+    SharedLimits::new(terms.clone(), series).map(Arc::new).map_err(PluginFault::Random)
+}
+
 /// Reloads when a file changes, and closes the accounts of deleted keys, until the server stops.
 pub struct Upkeep {
     reloader: Arc<Reloader>,
@@ -195,6 +208,7 @@ pub struct Upkeep {
     accounts: Arc<Accounts>,
     source: Source,
     sender: Option<Arc<Sender>>,
+    shared: Option<Arc<SharedLimits>>,
 }
 
 /// How often running requests are looked through for keys that have expired.
@@ -214,6 +228,7 @@ impl BackgroundService for Upkeep {
             () = self.expire() => {}
             () = self.listen() => {}
             () = self.send() => {}
+            () = self.share() => {}
             // An error means that whoever could say so is gone.
             _ = stop.wait_for(|stop| *stop) => {}
         }
@@ -251,6 +266,13 @@ impl Upkeep {
         }
     }
 
+    async fn share(&self) {
+        match &self.shared {
+            Some(shared) => shared.keep().await,
+            None => std::future::pending().await,
+        }
+    }
+
     async fn sweep(&self) {
         loop {
             tokio::time::sleep(SWEEP).await;
@@ -280,6 +302,8 @@ pub enum PluginFault {
     Source(ClientFault),
     /// Usage cannot be recorded.
     Ledger(LedgerFault),
+    /// The operating system gives no randomness.
+    Random(getrandom::Error),
     /// Two metrics share a name.
     Metrics(prometheus::Error),
 }
@@ -293,6 +317,7 @@ impl fmt::Display for PluginFault {
             }
             Self::Source(fault) => fault.fmt(formatter),
             Self::Ledger(fault) => fault.fmt(formatter),
+            Self::Random(error) => write!(formatter, "cannot name this run of the gateway: {error}"),
             Self::Metrics(fault) => write!(formatter, "cannot register the metrics: {fault}"),
         }
     }

@@ -247,7 +247,7 @@ impl<P> Gated<P> {
 
     /// Answers a request that is not let in.
     async fn refuse<C>(&self, session: &mut Session, context: &mut Context<C>, rejection: Rejection) -> Result<bool> {
-        let reply = respond::Reply::to(&context.stage, &rejection, Now::read());
+        let reply = respond::Reply::to(&self.gate, &context.stage, &rejection, Now::read());
         if let Stage::Visiting(_, reason) = &mut context.stage {
             *reason = Some(rejection);
         }

@@ -90,6 +90,8 @@ pub enum Rejection {
     Overloaded,
     /// There is no room for the request's record.
     LedgerUnavailable,
+    /// Those who count with us cannot be asked.
+    LimitsUnavailable,
     /// The process is stopping.
     ShuttingDown,
     /// The upstream is unreachable, or broke off.
@@ -143,9 +145,11 @@ impl Rejection {
             Self::LengthRequired { .. } => StatusCode::LENGTH_REQUIRED,
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::SourceUnavailable | Self::Overloaded | Self::LedgerUnavailable | Self::ShuttingDown => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::SourceUnavailable
+            | Self::Overloaded
+            | Self::LedgerUnavailable
+            | Self::LimitsUnavailable
+            | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream { .. } | Self::UpstreamCredential { .. } => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -175,6 +179,7 @@ impl Rejection {
             Self::SourceUnavailable => (SERVER_ERROR, "key_source_unavailable"),
             Self::Overloaded => (SERVER_ERROR, "overloaded"),
             Self::LedgerUnavailable => (SERVER_ERROR, "ledger_unavailable"),
+            Self::LimitsUnavailable => (SERVER_ERROR, "limits_unavailable"),
             Self::ShuttingDown => (SERVER_ERROR, "shutting_down"),
             Self::Upstream { .. } | Self::UpstreamCredential { .. } => (SERVER_ERROR, "upstream_error"),
             Self::UpstreamTimeout { .. } => (SERVER_ERROR, "upstream_timeout"),
@@ -243,6 +248,7 @@ impl Rejection {
             Self::SourceUnavailable => "the API key cannot be checked at the moment; retry shortly".into(),
             Self::Overloaded => "too many large requests are being received at once; retry shortly".into(),
             Self::LedgerUnavailable => "usage cannot be recorded at the moment; retry shortly".into(),
+            Self::LimitsUnavailable => "the API key's limits cannot be checked at the moment; retry shortly".into(),
             Self::ShuttingDown => "the server is shutting down; retry, and another will answer".into(),
             Self::Upstream { upstream } => {
                 format!("the upstream {upstream} is unreachable or broke off; retry shortly").into()
@@ -263,6 +269,7 @@ impl Rejection {
             Self::Throttled
             | Self::Overloaded
             | Self::LedgerUnavailable
+            | Self::LimitsUnavailable
             | Self::ShuttingDown
             | Self::SourceUnavailable => Some(Duration::from_secs(1)),
             _ => None,

@@ -11,6 +11,7 @@ use super::{
     endings::{ClientAbort, OnRevoke},
     keys::SecretChecksum,
     scalar::{Scalar, Size, Span, Timeout, UpstreamName},
+    shared::{Percent, SharedUrl, WhenUnreachable},
     upstream::{ApiKeyHeader, InjectUsage},
     url::UpstreamUrl,
 };
@@ -145,13 +146,27 @@ pub(super) struct KeyCache {
     pub(super) stale_for: Option<Scalar<Span>>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "fields, such as `requests_per_minute`")]
 pub(super) struct Limits {
     pub(super) requests_per_minute: Option<Scalar<Limit>>,
     pub(super) tokens_per_minute: Option<Scalar<Limit>>,
     pub(super) concurrent_requests: Option<Scalar<Limit>>,
     pub(super) reservation: Option<Scalar<Strategy>>,
+    pub(super) shared: Option<Shared>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "fields, `url` at least")]
+pub(super) struct Shared {
+    pub(super) url: Option<Scalar<SharedUrl>>,
+    pub(super) username: Option<Scalar<Arc<str>>>,
+    pub(super) password: Option<Scalar<Secret>>,
+    pub(super) sentinel_password: Option<Scalar<Secret>>,
+    pub(super) ca: Option<Scalar<Arc<str>>>,
+    pub(super) timeout: Option<Scalar<Timeout>>,
+    pub(super) when_unreachable: Option<Scalar<WhenUnreachable>>,
+    pub(super) lease: Option<Scalar<Percent>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -103,7 +103,7 @@ fn everything_that_is_optional_has_its_default() {
         tokens_per_minute: Limit::Unlimited,
         concurrent_requests: Limit::Unlimited,
     };
-    assert_eq!(config.limits, Defaults { limits: unlimited, reservation: Strategy::Expected });
+    assert_eq!(config.limits, Defaults { limits: unlimited, reservation: Strategy::Expected, shared: None });
     assert_eq!(config.models, []);
     assert_eq!(config.metrics, Metrics { max_key_series: 100_000 });
     assert!(!config.keys.secret_checksum_required);

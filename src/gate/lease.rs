@@ -19,11 +19,12 @@ use crate::{
     api::Endpoint,
     body::Change,
     ledger::{Record, SpoolFault},
-    limit::{Learned, Limits, Reservation, Standing},
+    limit::{Learned, Limits, Moment, Reservation, Standing},
     price::{TokenCounts, Usd},
     rejection::Rejection,
     resolve::Key,
     runs::{Run, Running},
+    shared::Ticket,
     usage::{Ending, Form, Meter, Metered, Source, Usage},
     wallet::Hold,
 };
@@ -69,9 +70,46 @@ pub struct Lease {
 /// What an admitted request has reserved.
 pub struct Held {
     /// Of its key's limits.
-    pub limits: Reservation<Holder>,
+    pub limits: HeldLimits,
     /// Of its key's wallet, if it has one.
     pub money: Option<Hold>,
+}
+
+/// What an admitted request has reserved of its key's limits.
+pub struct HeldLimits {
+    here: Reservation<Holder>,
+    /// Where several gateways count together.
+    shared: Option<Ticket>,
+}
+
+impl HeldLimits {
+    /// What this gateway alone counts.
+    #[must_use]
+    pub fn here(here: Reservation<Holder>) -> Self {
+        Self { here, shared: None }
+    }
+
+    /// What several gateways count together.
+    #[must_use]
+    pub fn with(here: Reservation<Holder>, shared: Ticket) -> Self {
+        Self { here, shared: Some(shared) }
+    }
+
+    /// Ends the request, which used `used` tokens in all.
+    pub fn settle(self, used: u64, now: Moment) {
+        self.here.settle(used, now);
+        if let Some(ticket) = self.shared {
+            ticket.settle(used);
+        }
+    }
+
+    /// Takes the admission back, for a request that is refused after all.
+    pub fn cancel(self) {
+        self.here.cancel();
+        if let Some(ticket) = self.shared {
+            ticket.cancel();
+        }
+    }
 }
 
 /// How a request ended, as far as its carrier can tell.
@@ -168,7 +206,7 @@ impl Lease {
     /// What is left of the key's limits.
     #[must_use]
     pub fn standing(&self, now: Now) -> Standing {
-        self.admitted.key.account.counters.standing(&self.admitted.limits, now.moment)
+        self.gate.standing(&self.admitted.key, &self.admitted.limits, now)
     }
 
     /// What is to be looked at for the end of the key, if that ends the request.

@@ -3,8 +3,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Admitted, Gate, Lease, Now, TurnedAway, Visit};
+use super::{Admitted, Gate, Lease, Now, TurnedAway};
 use crate::{
+    api::Endpoint,
     body::Scanned,
     limit::{Demand, Limit, Moment, Strategy},
     price::{TokenCounts, Usd},
@@ -25,9 +26,10 @@ pub struct Ask {
 
 /// Asks the wallet's keeper, and admits the request again, until it is decided.
 pub(super) async fn asked(
-    gate: &Gate,
+    gate: &Arc<Gate>,
     mut turned_away: Box<TurnedAway>,
-    admit: impl Fn(Visit, Trust, Now) -> Result<Lease, Box<TurnedAway>>,
+    endpoint: Endpoint,
+    scanned: &Scanned,
 ) -> Result<Lease, Box<TurnedAway>> {
     let Some(keeper) = &gate.keeper else { return Err(turned_away) };
     let start = Moment::now();
@@ -41,7 +43,7 @@ pub(super) async fn asked(
             }
         };
         let now = Now::read();
-        match admit(turned_away.visit, trust, now) {
+        match gate.admit_trusting(turned_away.visit, endpoint, scanned, trust, now).await {
             // Others may give back what they were granted and do not use.
             Err(again) if again.ask.is_some() && now.moment.saturating_since(start) < WAIT_FOR_OTHERS => {
                 turned_away = again;

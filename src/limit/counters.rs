@@ -21,10 +21,10 @@ pub struct Counters {
 
 /// More than any request takes. It keeps a made-up number from filling the sums, which would
 /// saturate only at 16 million such requests a minute.
-const MOST_TOKENS: u64 = 1 << 40;
+pub(crate) const MOST_TOKENS: u64 = 1 << 40;
 
 /// When to come back after a refusal over concurrency: nobody knows when a request ends.
-const CONCURRENCY_WAIT: Duration = Duration::from_secs(1);
+pub(crate) const CONCURRENCY_WAIT: Duration = Duration::from_secs(1);
 
 impl Counters {
     /// Admits a request, as [`Reservation::of`] does.
@@ -264,4 +264,4 @@ impl Level {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

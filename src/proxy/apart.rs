@@ -117,7 +117,13 @@ pub(super) struct Over {
 ///
 /// # Errors
 /// When the client left, or the response broke off.
-pub(super) async fn forward<C>(session: &mut Session, context: &mut Context<C>, limit: Duration, spare: C) -> Result<()>
+pub(super) async fn forward<C>(
+    gate: &Gate,
+    session: &mut Session,
+    context: &mut Context<C>,
+    limit: Duration,
+    spare: C,
+) -> Result<()>
 where
     C: Send + Sync + 'static,
 {
@@ -152,7 +158,7 @@ where
             // The exchange may have been further than the client.
             running.tail = tail;
         }
-        response::fail(session, &mut context.stage, &error).await;
+        response::fail(gate, session, &mut context.stage, &error).await;
     }
     Err(error)
 }

@@ -62,7 +62,7 @@ where
             return Ok(true);
         }
         let Some(limit) = apart::limit(session, ctx) else { return Ok(false) };
-        apart::forward(session, ctx, limit, self.inner.new_ctx()).await?;
+        apart::forward(&self.gate, session, ctx, limit, self.inner.new_ctx()).await?;
         Ok(true)
     }
 
@@ -316,7 +316,7 @@ where
             // Whatever there was to say, the exchange has said.
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
-        let ours = response::fail(session, &mut ctx.stage, error).await;
+        let ours = response::fail(&self.gate, session, &mut ctx.stage, error).await;
         // The inner proxy is told of every failure. Where we have answered already, Pingora's
         // own answer, which is the default of this phase, writes nothing.
         let theirs = self.inner.fail_to_proxy(session, error, &mut ctx.inner).await;

@@ -13,8 +13,8 @@ use pingora::{
 use super::{Pass, Stage};
 use crate::{
     api::{Api, Unrecognised},
-    gate::{Now, RequestId},
-    limit::{Level, Limits, Standing},
+    gate::{Gate, Now, RequestId},
+    limit::{Level, Standing},
     rejection::Rejection,
     resolve::Key,
 };
@@ -28,11 +28,11 @@ pub(super) struct Reply {
 
 impl Reply {
     /// What the sender of a request is told in place of a response.
-    pub fn to(stage: &Stage, rejection: &Rejection, now: Now) -> Self {
+    pub fn to(gate: &Gate, stage: &Stage, rejection: &Rejection, now: Now) -> Self {
         let (api, id, standing) = match stage {
             Stage::Visiting(visit, _) => {
-                let limits = |key: &Arc<Key>| visit.settings.limits_of(&key.record);
-                (visit.api, Some(&visit.id), visit.key.as_ref().map(|key| standing(key, &limits(key), now)))
+                let standing = |key: &Arc<Key>| gate.standing(key, &visit.settings.limits_of(&key.record), now);
+                (visit.api, Some(&visit.id), visit.key.as_ref().map(standing))
             }
             Stage::Running(running) => {
                 let lease = &running.lease;
@@ -56,10 +56,6 @@ impl Reply {
 pub(super) fn id_headers(api: Api, id: &str) -> impl Iterator<Item = (&'static str, String)> + use<> {
     let anthropic = (api == Api::Anthropic).then(|| ("request-id", id.to_owned()));
     std::iter::once(("x-request-id", id.to_owned())).chain(anthropic)
-}
-
-fn standing(key: &Arc<Key>, limits: &Limits, now: Now) -> Standing {
-    key.account.counters.standing(limits, now.moment)
 }
 
 /// Why a path or method is not served.
@@ -217,7 +213,7 @@ pub async fn respond_json(session: &mut Session, pass: &Pass, status: StatusCode
     let limits = pass.settings.limits_of(&pass.key.record);
     let now = Now::read();
     let mut headers: Vec<_> = id_headers(Api::OpenAi, pass.id.as_str()).collect();
-    headers.extend(rate_headers(&standing(&pass.key, &limits, now), Api::OpenAi, now));
+    headers.extend(rate_headers(&pass.gate.standing(&pass.key, &limits, now), Api::OpenAi, now));
     before_body(session, Reply { status, headers, body }).await
 }
 

@@ -14,7 +14,11 @@ use super::{
     Running, Stage,
     respond::{self, Reply, id_headers, rate_headers},
 };
-use crate::{api::Api, gate::Now, rejection::Rejection};
+use crate::{
+    api::Api,
+    gate::{Gate, Now},
+    rejection::Rejection,
+};
 
 /// Why we ourselves end an exchange with an upstream.
 pub(super) const CREDENTIAL_REFUSED: ErrorType = ErrorType::Custom("the upstream refused our credential");
@@ -182,7 +186,7 @@ impl Tail {
 /// Answers for a request that failed: in the API's form if nothing was answered yet, by an error
 /// event in a stream that stands between two events, and else by closing the connection.
 /// `None`: it is the inner proxy's own failure, and its own to answer.
-pub(super) async fn fail(session: &mut Session, stage: &mut Stage, error: &Error) -> Option<FailToProxy> {
+pub(super) async fn fail(gate: &Gate, session: &mut Session, stage: &mut Stage, error: &Error) -> Option<FailToProxy> {
     let rejection = verdict(stage, error)?;
     let status = rejection.status().as_u16();
     if let Stage::Running(running) = stage {
@@ -197,7 +201,7 @@ pub(super) async fn fail(session: &mut Session, stage: &mut Stage, error: &Error
         _ => {
             // Pingora closes the connection after a failure, whatever it is told: the client has to know.
             session.set_keepalive(None);
-            let reply = Reply::to(stage, &rejection, Now::read());
+            let reply = Reply::to(gate, stage, &rejection, Now::read());
             respond::write(session, reply).await.is_ok() && session.is_body_done()
         }
     };

@@ -10,7 +10,7 @@ impl Pass {
     /// What the key may use, has used, and has left.
     pub async fn usage(&self) -> Value {
         let (record, limits) = (&self.key.record, self.settings.limits_of(&self.key.record));
-        let standing = self.key.account.counters.standing(&limits, Now::read().moment);
+        let standing = self.gate.asked_standing(&self.key, &limits, Now::read()).await;
         let mut told = json!({
             "object": "usage",
             "key": {"id": record.id.as_str(), "name": record.name.as_str(), "owner": record.owner, "team": record.team},

@@ -75,7 +75,9 @@ impl Rejection {
             | Self::LengthRequired { .. }
             | Self::UnsupportedEncoding
             | Self::MethodNotAllowed { .. } => "invalid_request_error",
-            Self::Overloaded | Self::LedgerUnavailable | Self::ShuttingDown => "overloaded_error",
+            Self::Overloaded | Self::LedgerUnavailable | Self::LimitsUnavailable | Self::ShuttingDown => {
+                "overloaded_error"
+            }
             Self::UpstreamTimeout { .. } => "timeout_error",
             Self::SourceUnavailable | Self::Upstream { .. } | Self::UpstreamCredential { .. } => "api_error",
         }

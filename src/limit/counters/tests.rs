@@ -1,6 +1,6 @@
 //! The counters, case by case.
 
-mod list;
+pub(crate) mod list;
 mod races;
 
 use std::thread;
@@ -222,6 +222,6 @@ fn no_key_is_refused_for_anothers_traffic() {
 }
 
 /// How often to repeat what depends on chance: `KEYMETER_SOAK` times, where that is more than usual.
-fn repetitions() -> u64 {
+pub(crate) fn repetitions() -> u64 {
     std::env::var("KEYMETER_SOAK").ok().and_then(|number| number.parse().ok()).map_or(50, |number: u64| number.max(50))
 }

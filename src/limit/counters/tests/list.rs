@@ -1,4 +1,5 @@
-//! The counters against a plain list of all that ever happened, for any sequence of events.
+//! Counters against a plain list of all that ever happened, for any sequence of events: those of one process here, and
+//! those that gateways share where they are.
 
 use proptest::prelude::*;
 
@@ -6,9 +7,55 @@ use super::*;
 
 const SLACK: Duration = Duration::from_millis(100);
 
+/// What is compared with the list.
+pub(crate) trait Subject {
+    /// What an admitted request holds.
+    type Held;
+
+    /// How exactly it knows the time.
+    const TICK: Duration;
+
+    fn reserve(&mut self, limits: &Limits, tokens: u64, now: Moment) -> Result<Self::Held, Refusal>;
+    fn tokens(held: &Self::Held) -> u64;
+    fn settle(&mut self, held: Self::Held, used: u64, now: Moment);
+    fn cancel(&mut self, held: Self::Held, now: Moment);
+    fn drop(&mut self, held: Self::Held, now: Moment);
+    fn standing(&mut self, limits: &Limits, now: Moment) -> Standing;
+}
+
+impl Subject for Arc<Counters> {
+    type Held = Reservation;
+
+    const TICK: Duration = Duration::from_nanos(1);
+
+    fn reserve(&mut self, limits: &Limits, tokens: u64, now: Moment) -> Result<Reservation, Refusal> {
+        Counters::reserve(self, limits, tokens, now)
+    }
+
+    fn tokens(held: &Reservation) -> u64 {
+        held.tokens()
+    }
+
+    fn settle(&mut self, held: Reservation, used: u64, now: Moment) {
+        held.settle(used, now);
+    }
+
+    fn cancel(&mut self, held: Reservation, _: Moment) {
+        held.cancel();
+    }
+
+    fn drop(&mut self, held: Reservation, _: Moment) {
+        drop(held);
+    }
+
+    fn standing(&mut self, limits: &Limits, now: Moment) -> Standing {
+        Counters::standing(self, limits, now)
+    }
+}
+
 /// What happens to a key.
 #[derive(Clone, Debug)]
-enum Step {
+pub(crate) enum Step {
     Reserve {
         tokens: u64,
     },
@@ -42,12 +89,12 @@ fn any_limit(most: u64) -> impl Strategy<Value = Limit> {
     prop_oneof![1 => Just(Limit::Unlimited), 4 => (1..=most).prop_map(limit)]
 }
 
-fn any_limits() -> impl Strategy<Value = Limits> {
+pub(crate) fn any_limits() -> impl Strategy<Value = Limits> {
     (any_limit(8), any_limit(100), any_limit(5))
         .prop_map(|(requests, tokens, concurrent)| limits(requests, tokens, concurrent))
 }
 
-fn any_step() -> impl Strategy<Value = Step> {
+pub(crate) fn any_step() -> impl Strategy<Value = Step> {
     let which = any::<prop::sample::Index>;
     let nanos = prop_oneof![
         0..1_000_000_u64,
@@ -78,19 +125,31 @@ struct Entry {
 }
 
 /// The counters beside a list of all that ever happened.
-struct Check {
-    counters: Arc<Counters>,
+pub(crate) struct Check<S: Subject> {
+    counters: S,
     limits: Limits,
     now: Moment,
     latest: Moment,
     history: Vec<Entry>,
-    running: Vec<(Reservation, usize)>,
+    running: Vec<(S::Held, usize)>,
 }
 
-impl Check {
-    fn new(limits: Limits) -> Self {
-        let (now, latest) = (Moment::default(), Moment::default());
-        Self { counters: Arc::default(), limits, now, latest, history: Vec::new(), running: Vec::new() }
+impl<S: Subject> Check<S> {
+    pub(crate) fn new(counters: S, limits: Limits) -> Self {
+        let now = Moment::default();
+        Self { counters, limits, now, latest: now, history: Vec::new(), running: Vec::new() }
+    }
+
+    /// Takes all `steps`, and then looks back.
+    pub(crate) fn run(mut self, steps: &[Step]) -> S {
+        let reloads = steps.iter().any(|step| matches!(step, Step::Reload { .. }));
+        for step in steps {
+            self.step(step);
+        }
+        if !reloads {
+            self.check_all_spans();
+        }
+        self.check_nothing_leaks()
     }
 
     fn see(&mut self) -> Moment {
@@ -124,7 +183,7 @@ impl Check {
         match self.counters.reserve(&self.limits, tokens, self.now) {
             Ok(reservation) => {
                 assert_eq!(self.over(cut, SPAN), [], "admitted over a limit");
-                assert_eq!(reservation.tokens(), cut);
+                assert_eq!(S::tokens(&reservation), cut);
                 self.running.push((reservation, self.history.len()));
                 self.history.push(Entry { at, requests: 1, tokens: cut, overuse: false });
                 Ok(())
@@ -143,25 +202,25 @@ impl Check {
         if refusal.over == Over::Concurrency {
             return;
         }
-        self.now = self.latest + refusal.retry_after.saturating_sub(Duration::from_nanos(1));
+        self.now = self.latest + refusal.retry_after.saturating_sub(S::TICK);
         assert!(self.reserve(tokens).is_err(), "it was told to wait longer than it has to");
-        self.now = self.now + Duration::from_nanos(1);
+        self.now = self.now + S::TICK;
         self.reserve(tokens).expect("it has waited for as long as it was told");
     }
 
-    fn take(&mut self, which: prop::sample::Index) -> Option<(Reservation, usize)> {
+    fn take(&mut self, which: prop::sample::Index) -> Option<(S::Held, usize)> {
         (!self.running.is_empty()).then(|| self.running.swap_remove(which.index(self.running.len())))
     }
 
-    fn settle(&mut self, (reservation, index): (Reservation, usize), used: u64) {
-        let (at, reserved) = (self.see(), reservation.tokens());
-        reservation.settle(used, self.now);
+    fn settle(&mut self, (reservation, index): (S::Held, usize), used: u64) {
+        let (at, reserved) = (self.see(), S::tokens(&reservation));
+        self.counters.settle(reservation, used, self.now);
         self.history[index].tokens = reserved.min(used);
         self.history.push(Entry { at, requests: 0, tokens: used.saturating_sub(reserved), overuse: true });
     }
 
-    fn cancel(&mut self, (reservation, index): (Reservation, usize)) {
-        reservation.cancel();
+    fn cancel(&mut self, (reservation, index): (S::Held, usize)) {
+        self.counters.cancel(reservation, self.now);
         (self.history[index].requests, self.history[index].tokens) = (0, 0);
     }
 
@@ -170,11 +229,15 @@ impl Check {
             Step::Reserve { tokens } => drop(self.reserve(tokens)),
             Step::Insist { tokens } => self.insist(tokens),
             Step::Settle { which, used } => self.take(which).into_iter().for_each(|taken| self.settle(taken, used)),
-            Step::Drop { which } => drop(self.take(which)),
+            Step::Drop { which } => {
+                if let Some((held, _)) = self.take(which) {
+                    self.counters.drop(held, self.now);
+                }
+            }
             Step::Cancel { which } => self.take(which).into_iter().for_each(|taken| self.cancel(taken)),
-            Step::Wait { nanos } => self.now = self.now + Duration::from_nanos(nanos),
+            Step::Wait { nanos } => self.now = self.now + ticks::<S>(nanos),
             Step::Lag { nanos } => {
-                let earlier = self.now.saturating_since(Moment::default() + Duration::from_nanos(nanos));
+                let earlier = self.now.saturating_since(Moment::default() + ticks::<S>(nanos));
                 self.now = Moment::default() + earlier;
             }
             Step::Reload { limits } => self.limits = limits,
@@ -208,17 +271,24 @@ impl Check {
     }
 
     /// When everything has ended and 60.1 s have passed, nothing is left.
-    fn check_nothing_leaks(mut self) {
+    fn check_nothing_leaks(mut self) -> S {
         if let Some(last) = self.running.pop() {
             self.settle(last, 60);
         }
-        self.running.clear();
+        for (held, _) in std::mem::take(&mut self.running) {
+            self.counters.drop(held, self.now);
+        }
         self.see();
-        let later = self.latest + SPAN + SLACK;
-        assert!(self.counters.is_idle(later));
-        assert_eq!(used(&self.counters, later), (0, 0, 0));
-        assert_eq!(Arc::strong_count(&self.counters), 1);
+        let standing = self.counters.standing(&UNLIMITED, self.latest + SPAN + SLACK);
+        assert_eq!((standing.requests.used, standing.tokens.used, standing.running), (0, 0, 0));
+        self.counters
     }
+}
+
+/// A time, as exactly as the subject knows it.
+fn ticks<S: Subject>(nanos: u64) -> Duration {
+    let tick = u64::try_from(S::TICK.as_nanos()).unwrap();
+    Duration::from_nanos(nanos / tick * tick)
 }
 
 proptest! {
@@ -229,14 +299,7 @@ proptest! {
         limits in any_limits(),
         steps in prop::collection::vec(any_step(), 1..120),
     ) {
-        let mut check = Check::new(limits);
-        let reloads = steps.iter().any(|step| matches!(step, Step::Reload { .. }));
-        for step in steps {
-            check.step(&step);
-        }
-        if !reloads {
-            check.check_all_spans();
-        }
-        check.check_nothing_leaks();
+        let counters = Check::new(Arc::<Counters>::default(), limits).run(&steps);
+        assert_eq!(Arc::strong_count(&counters), 1);
     }
 }

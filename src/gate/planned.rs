@@ -1,0 +1,86 @@
+//! A request between its body and its lease: what it is to reserve, and of whom.
+
+use std::sync::Arc;
+
+use super::{Admitted, HeldLimits, Now, Prompt, TurnedAway, Visit, money};
+use crate::{
+    account::Holder,
+    body::Scanned,
+    limit::{Demand, Limits, Plan, Refusal, Reservation, TooLarge, certain_prompt, plan},
+    rejection::Rejection,
+    shared::{Declined, SharedLimits},
+};
+
+/// What is known of a request that may be admitted.
+pub(super) struct Planned {
+    pub visit: Visit,
+    pub admitted: Admitted,
+    pub prompt: Prompt,
+    pub demand: Demand,
+    pub plan: Plan,
+}
+
+impl Planned {
+    /// What a request is to reserve.
+    pub fn of(visit: Visit, admitted: Admitted, scanned: &Scanned, now: Now) -> Result<Self, Box<TurnedAway>> {
+        let prompt = Prompt::of(scanned, admitted.endpoint, &admitted.learned);
+        let demand = Demand {
+            prompt: prompt.estimate(),
+            certain_prompt: certain_prompt(scanned.prompt_text_bytes).saturating_add(scanned.prompt_tokens_given),
+            stated_maximum: scanned.maximum,
+            choices: scanned.choices,
+            max_output_tokens: admitted.model.max_output_tokens,
+            expected_output: admitted.learned.expected_output(),
+            has_output: admitted.endpoint.has_output(),
+        };
+        let strategy = visit.settings.strategy;
+        let limit = money::affordable(strategy, &admitted, &demand, now.moment);
+        let planned = if admitted.endpoint.takes_tokens() {
+            plan(strategy, limit, &demand)
+        } else {
+            Ok(Plan { tokens: 0, set_maximum: None })
+        };
+        match planned {
+            Ok(plan) => Ok(Self { visit, admitted, prompt, demand, plan }),
+            Err(TooLarge { certain_prompt: least, limit }) => {
+                let key = admitted.key.record.id.clone();
+                Err(TurnedAway::boxed(visit, Rejection::PromptTooLarge { key, least, limit }))
+            }
+        }
+    }
+
+    /// Reserves what this gateway counts by itself.
+    pub fn reserve_here(&mut self, now: Now) -> Result<HeldLimits, Rejection> {
+        let limits = self.admitted.limits;
+        self.reserve(&limits, now).map(HeldLimits::here)
+    }
+
+    /// Reserves it where all gateways do; or a share of it here, while that is not to be had.
+    pub async fn reserve_shared(&mut self, shared: &Arc<SharedLimits>, now: Now) -> Result<HeldLimits, Rejection> {
+        let (key, limits) = (self.admitted.key.record.id.clone(), self.admitted.limits);
+        match shared.reserve(&key, &limits, self.plan.tokens, now.moment).await {
+            Ok(ticket) => {
+                // It is counted here, too: should the others be out of reach, this is what is known.
+                let here = self.reserve(&Limits::UNLIMITED, now)?;
+                Ok(HeldLimits::with(here, ticket))
+            }
+            Err(Declined::Refused(refusal)) => Err(self.over(refusal)),
+            Err(Declined::Unreachable(Some(share))) => {
+                // What holds is what is shown.
+                self.admitted.limits = share;
+                let here = self.reserve(&share, now)?;
+                Ok(HeldLimits::with(here, shared.admitted_here(&key, &limits)))
+            }
+            Err(Declined::Unreachable(None)) => Err(Rejection::LimitsUnavailable),
+        }
+    }
+
+    fn reserve(&self, limits: &Limits, now: Now) -> Result<Reservation<Holder>, Rejection> {
+        let holder = Holder(self.admitted.key.account.clone());
+        Reservation::of(holder, limits, self.plan.tokens, now.moment).map_err(|refusal| self.over(refusal))
+    }
+
+    fn over(&self, refusal: Refusal) -> Rejection {
+        Rejection::OverLimit { key: self.admitted.key.record.id.clone(), refusal }
+    }
+}

@@ -1,0 +1,117 @@
+//! Whether the server is of use at the moment. While it is not, nobody waits for it but the one who looks after it.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+/// Whether the server is asked, and by how many.
+#[derive(Default)]
+pub(super) struct Mode {
+    is_reachable: AtomicBool,
+    /// Whether it is known at all.
+    is_known: AtomicBool,
+    becomes_known: Notify,
+    /// In a row, each of which a request has waited for.
+    slow_answers: AtomicU32,
+    gateways: AtomicU64,
+    lost: Notify,
+}
+
+/// Slow answers in a row that are taken for chance.
+const CHANCE: u32 = 3;
+/// Good answers in a row for which a server that was lost is trusted again, and the time between them.
+pub(super) const TRIALS: u32 = 3;
+pub(super) const BETWEEN_TRIALS: Duration = Duration::from_millis(50);
+
+impl Mode {
+    pub(super) fn is_reachable(&self) -> bool {
+        self.is_reachable.load(Ordering::Acquire)
+    }
+
+    /// Waits until it was found out whether the server is of use.
+    pub(super) async fn known(&self) {
+        let becomes_known = self.becomes_known.notified();
+        if !self.is_known.load(Ordering::Acquire) {
+            becomes_known.await;
+        }
+    }
+
+    pub(super) fn is_known(&self) -> bool {
+        self.is_known.load(Ordering::Acquire)
+    }
+
+    /// It was found out.
+    pub(super) fn know(&self) {
+        self.is_known.store(true, Ordering::Release);
+        self.becomes_known.notify_waiters();
+    }
+
+    /// How many gateways were seen last, this one included.
+    pub(super) fn gateways(&self) -> u64 {
+        self.gateways.load(Ordering::Relaxed).max(1)
+    }
+
+    pub(super) fn saw(&self, gateways: u64) {
+        self.gateways.store(gateways, Ordering::Relaxed);
+    }
+
+    /// An answer came in time.
+    pub(super) fn answered(&self) {
+        if self.slow_answers.load(Ordering::Relaxed) > 0 {
+            self.slow_answers.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// None did. Says whether the server is given up with this one.
+    pub(super) fn was_slow(&self) -> bool {
+        self.slow_answers.fetch_add(1, Ordering::Relaxed) + 1 >= CHANCE && self.give_up()
+    }
+
+    /// The server is of no use. Says whether it was until now.
+    pub(super) fn give_up(&self) -> bool {
+        let was_reachable = self.is_reachable.swap(false, Ordering::AcqRel);
+        self.lost.notify_one();
+        was_reachable
+    }
+
+    /// It is again.
+    pub(super) fn restore(&self) {
+        self.slow_answers.store(0, Ordering::Relaxed);
+        self.is_reachable.store(true, Ordering::Release);
+        self.know();
+    }
+
+    /// Waits until the server is given up.
+    pub(super) async fn lost(&self) {
+        self.lost.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_answer_is_chance_and_three_in_a_row_are_not() {
+        let mode = Mode::default();
+        mode.restore();
+        assert!(!mode.was_slow() && !mode.was_slow());
+        mode.answered();
+        assert!(!mode.was_slow() && !mode.was_slow() && mode.is_reachable());
+        assert!(mode.was_slow() && !mode.is_reachable());
+        assert!(!mode.was_slow() && !mode.give_up(), "it is given up once");
+        mode.restore();
+        assert!(!mode.was_slow() && mode.is_reachable());
+    }
+
+    #[test]
+    fn there_is_one_gateway_at_least() {
+        let mode = Mode::default();
+        assert_eq!(mode.gateways(), 1);
+        mode.saw(4);
+        assert_eq!(mode.gateways(), 4);
+    }
+}

@@ -1,0 +1,123 @@
+//! The programs that run on the server: each does its part of the counting in one step, whatever other gateways do
+//! meanwhile. They are sent once; a server that forgot them is sent them again.
+
+use std::sync::Arc;
+
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, ToRedisArgs, aio::ConnectionLike, cmd};
+
+/// All of them.
+pub(super) struct Scripts {
+    pub admit: Script,
+    pub settle: Script,
+    pub renew: Script,
+    pub retake: Script,
+    pub standing: Script,
+    pub gateways: Script,
+}
+
+/// Where a script reads the time.
+#[derive(Clone)]
+pub(super) enum Clock {
+    /// The server's own clock.
+    Server,
+    /// The last argument, in microseconds.
+    #[cfg(test)]
+    Set(Arc<std::sync::atomic::AtomicU64>),
+}
+
+const SERVER_CLOCK: &str = "local function clock()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000000 + tonumber(time[2])
+end
+";
+
+#[cfg(test)]
+const SET_CLOCK: &str = "local function clock() return tonumber(ARGV[#ARGV]) end\n";
+
+const WINDOW: &str = include_str!("window.lua");
+const SETTLE: &str = include_str!("settle.lua");
+
+impl Scripts {
+    pub(super) fn new(clock: &Clock) -> Self {
+        let script = |parts: &[&str]| Script::new(clock, parts);
+        Self {
+            admit: script(&[WINDOW, SETTLE, include_str!("admit.lua")]),
+            settle: script(&[WINDOW, SETTLE, include_str!("settle_keys.lua")]),
+            renew: script(&[include_str!("renew.lua")]),
+            retake: script(&[include_str!("retake.lua")]),
+            standing: script(&[WINDOW, include_str!("standing.lua")]),
+            gateways: script(&[include_str!("gateways.lua")]),
+        }
+    }
+}
+
+/// One of them.
+pub(super) struct Script {
+    script: redis::Script,
+    #[cfg(test)]
+    clock: Clock,
+}
+
+impl Script {
+    fn new(clock: &Clock, parts: &[&str]) -> Self {
+        let prelude = match clock {
+            Clock::Server => SERVER_CLOCK,
+            #[cfg(test)]
+            Clock::Set(_) => SET_CLOCK,
+        };
+        Self {
+            script: redis::Script::new(&[&[prelude], parts].concat().join("\n")),
+            #[cfg(test)]
+            clock: clock.clone(),
+        }
+    }
+
+    /// A call that touches `keys`.
+    pub(super) fn on<'script, Key: AsRef<str>>(&'script self, keys: &[Key]) -> Call<'script> {
+        let mut command = cmd("EVALSHA");
+        command.arg(self.script.get_hash()).arg(keys.len());
+        for key in keys {
+            command.arg(key.as_ref());
+        }
+        Call { script: self, command }
+    }
+}
+
+/// A call of a script, with the arguments that were given to it.
+pub(super) struct Call<'script> {
+    script: &'script Script,
+    command: Cmd,
+}
+
+impl Call<'_> {
+    /// Adds an argument.
+    pub(super) fn arg(&mut self, argument: impl ToRedisArgs) -> &mut Self {
+        self.command.arg(argument);
+        self
+    }
+
+    /// Adds the names of requests.
+    pub(super) fn args<'names>(&mut self, names: impl IntoIterator<Item = &'names Arc<str>>) {
+        for name in names {
+            self.command.arg(&**name);
+        }
+    }
+
+    /// Runs it, and sends the script first if the server does not have it.
+    pub(super) async fn run<T: FromRedisValue>(
+        #[cfg_attr(not(test), allow(unused_mut, reason = "tests add the time"))] mut self,
+        connection: &mut (impl ConnectionLike + Send),
+    ) -> RedisResult<T> {
+        #[cfg(test)]
+        if let Clock::Set(time) = &self.script.clock {
+            self.command.arg(time.load(std::sync::atomic::Ordering::SeqCst));
+        }
+        match self.command.query_async(connection).await {
+            Err(fault) if fault.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                self.script.script.load_async(connection).await?;
+                self.command.query_async(connection).await
+            }
+            answer => answer,
+        }
+    }
+}
