@@ -18,7 +18,9 @@ mod support {
     pub mod h2_upstream;
     pub mod h2c;
     pub mod keeper;
+    pub mod line;
     pub mod process;
+    pub mod redis;
     pub mod scene;
     pub mod script;
     pub mod service;
@@ -44,4 +46,5 @@ mod plugin;
 mod reloading;
 mod scale;
 mod scrape;
+mod shared;
 mod sources;

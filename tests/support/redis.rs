@@ -38,6 +38,22 @@ impl Redis {
         panic!("Redis does not start: `make test` installs redis-server");
     }
 
+    /// Not a server but a sentinel, with these lines in its file.
+    pub fn sentinel(lines: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sentinel.conf");
+        for _ in 0..5 {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            std::fs::write(&file, format!("port {port}\nbind 127.0.0.1\n{lines}")).unwrap();
+            let mut command = Command::new("redis-server");
+            command.arg(&file).arg("--sentinel").current_dir(folder.path());
+            if let Some(server) = up(command, port) {
+                return Self { port, server, folder, options: Vec::new() };
+            }
+        }
+        panic!("the sentinel does not start");
+    }
+
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
@@ -75,8 +91,13 @@ impl Drop for Redis {
 fn spawn(port: u16, folder: &TempDir, options: &[String]) -> Option<Child> {
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"]);
-    command.arg(folder.path()).args(options).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut server = command.spawn().ok()?;
+    command.arg(folder.path()).args(options);
+    up(command, port)
+}
+
+/// The server that `command` starts, once it answers.
+fn up(mut command: Command, port: u16) -> Option<Child> {
+    let mut server = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
     let start = Instant::now();
     while start.elapsed() < PATIENCE && server.try_wait().unwrap().is_none() {
         match ask(port, &["PING"]) {

@@ -1,0 +1,89 @@
+//! A line between two programs that a test can cut, slow down, or leave hanging half open.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, tcp},
+    sync::watch,
+    task::AbortHandle,
+};
+
+/// What becomes of bytes on the line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// They arrive.
+    None,
+    /// They arrive later, in both directions.
+    Delay(Duration),
+    /// Connections break, and new ones are closed at once.
+    Cut,
+    /// Connections stand, and nothing arrives any more; nor is it made up for later.
+    Silent,
+}
+
+/// An address that leads to another.
+pub struct Line {
+    pub address: SocketAddr,
+    fault: Arc<watch::Sender<Fault>>,
+    accepting: AbortHandle,
+}
+
+impl Line {
+    pub async fn to(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let fault = Arc::new(watch::Sender::new(Fault::None));
+        let accepting = tokio::spawn(accept(listener, target, fault.clone())).abort_handle();
+        Self { address, fault, accepting }
+    }
+
+    pub fn set(&self, fault: Fault) {
+        self.fault.send_replace(fault);
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, target: SocketAddr, fault: Arc<watch::Sender<Fault>>) {
+    while let Ok((near, _)) = listener.accept().await {
+        let mut faults = fault.subscribe();
+        tokio::spawn(async move {
+            if *faults.borrow() == Fault::Cut {
+                return;
+            }
+            let Ok(far) = TcpStream::connect(target).await else { return };
+            near.set_nodelay(true).unwrap();
+            far.set_nodelay(true).unwrap();
+            let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+            tokio::select! {
+                () = carry(near_in, far_out, faults.clone()) => {}
+                () = carry(far_in, near_out, faults.clone()) => {}
+                _ = faults.wait_for(|fault| *fault == Fault::Cut) => {}
+            }
+        });
+    }
+}
+
+/// One direction. Its end is the line's.
+async fn carry(mut from: tcp::OwnedReadHalf, mut to: tcp::OwnedWriteHalf, faults: watch::Receiver<Fault>) {
+    let mut buffer = vec![0; 64 * 1024];
+    let mut is_lost = false;
+    loop {
+        let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
+        let fault = *faults.borrow();
+        match fault {
+            Fault::None | Fault::Cut => {}
+            Fault::Delay(time) => tokio::time::sleep(time).await,
+            // What comes after a gap would be no answer to anything.
+            Fault::Silent => is_lost = true,
+        }
+        if !is_lost && to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}
