@@ -9,13 +9,9 @@ pub mod store;
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use tokio::{
-    net::TcpListener,
-    sync::{broadcast, watch},
-    task::JoinHandle,
-};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-use self::store::{Store, StoreFault};
+use self::store::{Database, Store, StoreFault};
 use crate::{
     config,
     key::{KeyHash, Secret},
@@ -90,9 +86,6 @@ impl std::error::Error for ControlFault {}
 /// A gateway that has not asked for so long is gone.
 const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Recalls that a slow listener may be behind. One that is lost is made again when the gateway asks again.
-const RECALLS: usize = 1024;
-
 /// Everything that a call needs.
 pub struct Plane {
     store: Store,
@@ -102,8 +95,7 @@ pub struct Plane {
     /// What keys have that set none of their own: a user gives no key more.
     limits: Limits,
     retention: Duration,
-    /// Wallets of which one gateway needs what others were granted and do not use.
-    recalls: broadcast::Sender<String>,
+    database: Database,
 }
 
 impl Plane {
@@ -119,7 +111,7 @@ impl Plane {
             operations_per_hour: settings.key_operations_per_hour,
             limits,
             retention: settings.usage_retention,
-            recalls: broadcast::Sender::new(RECALLS),
+            database: settings.database.clone(),
         }))
     }
 
@@ -143,7 +135,9 @@ impl Plane {
     /// # Errors
     /// When the listener fails.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) -> std::io::Result<()> {
-        let upkeep = tokio::spawn(self.clone().upkeep());
+        let plane = self.clone();
+        let upkeep =
+            tokio::spawn(async move { tokio::join!(plane.clone().upkeep(), plane.store.listen(&plane.database)) });
         let router = api::router(self.clone(), stop.clone());
         let service = router.into_make_service_with_connect_info::<SocketAddr>();
         // An error means that whoever could say so is gone.

@@ -1,6 +1,7 @@
 //! The control plane by itself: its calls, over SQLite and over PostgreSQL.
 
 pub mod gateways;
+mod instances;
 mod keys;
 mod money;
 mod people;

@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod changes;
 pub mod keys;
+mod news;
 pub mod people;
 pub mod usage;
 pub mod wallets;
@@ -22,7 +23,8 @@ use sqlx::{
     any::{AnyPoolOptions, AnyRow},
     migrate::{Migration, MigrationType, Migrator},
 };
-use tokio::sync::watch;
+
+use self::news::News;
 
 /// An open transaction. Dropped, it is taken back.
 pub type Tx = Transaction<'static, Any>;
@@ -33,8 +35,7 @@ pub struct Store {
     write: AnyPool,
     read: AnyPool,
     engine: Engine,
-    /// Moved on when a change of a key is committed.
-    changed: Arc<watch::Sender<u64>>,
+    news: News,
 }
 
 /// Which database it is.
@@ -83,7 +84,7 @@ impl Store {
         let write = pool(engine, writers).connect(&url).await?;
         migrator(engine).run(&write).await.map_err(StoreFault::Migration)?;
         let read = pool(engine, READERS).connect(&url).await?;
-        Ok(Self { write, read, engine, changed: Arc::new(watch::Sender::new(0)) })
+        Ok(Self { write, read, engine, news: News::new() })
     }
 
     /// Which database it is.
@@ -110,7 +111,7 @@ impl Store {
     /// When the database does not answer: then nobody knows whether it was kept.
     pub async fn commit(&self, tx: Tx) -> Result<(), StoreFault> {
         tx.commit().await?;
-        self.changed.send_modify(|times| *times += 1);
+        self.news.tell_changed();
         Ok(())
     }
 
@@ -118,12 +119,6 @@ impl Store {
     #[must_use]
     pub fn reader(&self) -> &AnyPool {
         &self.read
-    }
-
-    /// Moves on whenever something was kept.
-    #[must_use]
-    pub fn changed(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
     }
 
     /// Waits for what is under way, and closes the database.

@@ -68,7 +68,7 @@ async fn what_is_changed_is_so_on_every_gateway_at_once(plane: &Plane) {
 }
 
 /// How long after the answer to a call it is so on all gateways.
-async fn becomes(gateways: &[Gateway], secret: &str, expected: &(u16, Value), lags: &mut Vec<Duration>) {
+pub(super) async fn becomes(gateways: &[Gateway], secret: &str, expected: &(u16, Value), lags: &mut Vec<Duration>) {
     let start = Instant::now();
     for gateway in gateways {
         loop {

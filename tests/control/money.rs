@@ -135,7 +135,7 @@ pub(super) async fn used(plane: &Plane, records: &[Value]) {
 }
 
 /// A wish for so much, by a gateway that was told `last` and has given back what is beyond `granted`.
-async fn wish(plane: &Plane, gateway: &str, usd: &str, granted: &str, last: &Value) -> Value {
+pub(super) async fn wish(plane: &Plane, gateway: &str, usd: &str, granted: &str, last: &Value) -> Value {
     let version = last["version"].as_u64().unwrap_or(0);
     let batch = json!({"gateway": gateway, "wallets": [{"id": "ada", "version": version, "wanted_usd": usd, "granted_usd": granted}]});
     plane.call(GATEWAYS, "POST", "/v1/usage/records", batch).await.with(200)["wallets"][0]["allowance"].clone()

@@ -37,7 +37,8 @@ const LIMITS: Limits = Limits {
 pub struct Plane {
     pub control: Control,
     client: Client,
-    _database: Arc<dyn Send + Sync>,
+    database: Database,
+    keeps: Arc<dyn Send + Sync>,
 }
 
 /// The answer to a call.
@@ -89,10 +90,15 @@ impl Plane {
     }
 
     async fn over(database: Database, limits: Limits, operations: u32, keeps: Arc<dyn Send + Sync>) -> Self {
-        let settings = settings(database, operations);
+        let settings = settings(database.clone(), operations);
         let control = Control::start(&settings, limits).await.unwrap_or_else(|fault| panic!("{fault}"));
         let client = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-        Self { control, client, _database: keeps }
+        Self { control, client, database, keeps }
+    }
+
+    /// Another instance over the same database.
+    pub async fn beside(&self) -> Self {
+        Self::over(self.database.clone(), LIMITS, 15, self.keeps.clone()).await
     }
 
     pub fn store(&self) -> &Store {

@@ -31,7 +31,6 @@ use crate::{
         caller::Gateway,
         refusal::Refusal,
         store::{
-            Engine,
             changes::KeyChange,
             keys::Key,
             usage::{self, UsageFilter},
@@ -188,7 +187,7 @@ async fn events(
         Some(seq) => seq.unwrap_or(-1),
         None => plane.store.last_change().await?,
     };
-    let recalls = plane.recalls.subscribe();
+    let recalls = plane.store.recalls();
     let stream = Changes { plane, changed, recalls, seq, waiting: VecDeque::new(), is_open: false, stop };
     let stream = stream::unfold(stream, |mut changes| async { changes.next().await.map(|event| (Ok(event), changes)) });
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(Duration::from_secs(10))))
@@ -208,9 +207,6 @@ struct Changes {
 
 /// Changes read at once.
 const BATCH: i64 = 500;
-
-/// Another process on the same database may change keys too.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 impl Changes {
     /// The next event. The stream ends when the process does, or the database fails: then the gateway comes back.
@@ -247,17 +243,17 @@ impl Changes {
     /// Waits until there may be changes, or a wallet is recalled.
     #[allow(clippy::option_option, reason = "the outer one ends the stream")]
     async fn wait(&mut self) -> Option<Option<String>> {
-        let elsewhere = async {
-            match self.plane.store.engine() {
-                Engine::Sqlite => std::future::pending().await,
-                Engine::Postgres => tokio::time::sleep(LOOK_AGAIN).await,
+        let patience = async {
+            match self.plane.store.longest_wait() {
+                Some(time) => tokio::time::sleep(time).await,
+                None => std::future::pending().await,
             }
         };
         tokio::select! {
             changed = self.changed.changed() => changed.ok().map(|()| None),
             // One that is behind looks again.
             recalled = self.recalls.recv() => Some(recalled.ok()),
-            () = elsewhere => Some(None),
+            () = patience => Some(None),
             _ = self.stop.wait_for(|stop| *stop) => None,
         }
     }
@@ -338,8 +334,7 @@ async fn take_records(State(plane): State<Arc<Plane>>, _: Gateway, body: HttpBod
     }
     plane.store.commit(tx).await?;
     for wallet in recalled {
-        // Without a listener there is nobody who holds anything.
-        let _ = plane.recalls.send(wallet);
+        plane.store.recall(&wallet).await;
     }
     Ok(Json(json!({"accepted": records.len(), "wallets": words})))
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sqlx::Row;
 
-use super::{Store, StoreFault, Tx, micros, next_number, optional};
+use super::{Store, StoreFault, Tx, micros, news, next_number, optional};
 
 /// A changed key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub async fn note(tx: &mut Tx, key_id: &str, hash: Option<&str>, now: Timestamp)
     if seq % 1000 == 0 {
         sqlx::query("DELETE FROM changes WHERE seq <= $1").bind(seq - KEPT).execute(&mut **tx).await?;
     }
-    Ok(())
+    news::tell_all(tx).await
 }
 
 /// Notes that all keys of a wallet change.
