@@ -1,7 +1,7 @@
 //! The ledger, seen from outside: each request is recorded once, on disk before its client sees the end, and sent on
 //! whatever happens to the keeper, the disk or the process.
 
-mod crash;
+pub mod crash;
 mod disk;
 
 use std::{

@@ -2,6 +2,7 @@
 
 mod faults;
 mod limits;
+mod processes;
 mod servers;
 
 use std::time::{Duration, Instant};

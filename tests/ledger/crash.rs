@@ -12,15 +12,13 @@ use std::{
 };
 
 use keymeter::price::Usd;
-use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    task::JoinHandle,
-};
+use tokio::{sync::watch, task::JoinHandle};
 
 use super::*;
-use crate::support::process::{Process, Signal};
+use crate::support::{
+    line::Line,
+    process::{Process, Signal},
+};
 
 /// How often something is killed: a few times, or as often as the soak wants.
 fn kills(normally: usize, at_soak: usize) -> usize {
@@ -28,10 +26,10 @@ fn kills(normally: usize, at_soak: usize) -> usize {
 }
 
 /// What the upstream itself says that it did, by the request's id.
-type Stated = Arc<Mutex<HashMap<String, (u64, u64)>>>;
+pub type Stated = Arc<Mutex<HashMap<String, (u64, u64)>>>;
 
 /// Answers with streams and whole responses of several lengths, and keeps what it states.
-async fn upstream(stated: &Stated) -> ScriptedUpstream {
+pub async fn upstream(stated: &Stated) -> ScriptedUpstream {
     let (stated, count) = (stated.clone(), AtomicU64::new(0));
     ScriptedUpstream::start(move |request| {
         let number = count.fetch_add(1, Ordering::Relaxed);
@@ -47,18 +45,18 @@ async fn upstream(stated: &Stated) -> ScriptedUpstream {
     .await
 }
 
-fn cost((prompt, completion): (u64, u64)) -> i64 {
+pub fn cost((prompt, completion): (u64, u64)) -> i64 {
     i64::try_from(prompt * 2000 + completion * 4000).unwrap()
 }
 
 /// Clients that ask as long as they are let, and note which responses they saw the end of.
-struct Crowd {
+pub struct Crowd {
     goes_on: Arc<AtomicBool>,
     clients: Vec<JoinHandle<Vec<String>>>,
 }
 
 impl Crowd {
-    fn of(size: usize, gateway: &watch::Receiver<SocketAddr>, secret: &str) -> Self {
+    pub fn of(size: usize, gateway: &watch::Receiver<SocketAddr>, secret: &str) -> Self {
         let goes_on = Arc::new(AtomicBool::new(true));
         let client = |number| ask_on(number, gateway.clone(), secret.to_owned(), goes_on.clone());
         let clients = (0..size).map(|number| tokio::spawn(client(number))).collect();
@@ -66,7 +64,7 @@ impl Crowd {
     }
 
     /// The ids of the responses whose end was seen.
-    async fn leave(self) -> Vec<String> {
+    pub async fn leave(self) -> Vec<String> {
         self.goes_on.store(false, Ordering::Relaxed);
         let mut seen = Vec::new();
         for client in self.clients {
@@ -174,32 +172,14 @@ async fn gateways_are_killed_and_each_response_that_was_seen_is_recorded_once() 
     assert!(slowest < Duration::from_secs(2), "{slowest:?}");
 }
 
-/// An address that stays, before a control plane whose address changes with each start.
-async fn door(behind: watch::Receiver<SocketAddr>) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut outer, _)) = listener.accept().await {
-            let to = *behind.borrow();
-            tokio::spawn(async move {
-                if let Ok(mut inner) = TcpStream::connect(to).await {
-                    // It ends with whichever side ends first.
-                    let _ = copy_bidirectional(&mut outer, &mut inner).await;
-                }
-            });
-        }
-    });
-    address
-}
-
 /// A control plane in a process of its own.
-struct Plane {
-    process: Process,
-    address: SocketAddr,
+pub struct Plane {
+    pub process: Process,
+    pub address: SocketAddr,
 }
 
 impl Plane {
-    async fn start(path: &Path) -> Self {
+    pub async fn start(path: &Path) -> Self {
         let process = Process::serve(path);
         let line = process.stderr.line("the control plane is on").await;
         let address = line.rsplit(' ').next().unwrap().parse().unwrap();
@@ -207,7 +187,7 @@ impl Plane {
         Self { process, address }
     }
 
-    async fn call(&self, method: &str, path: &str, body: &Value) -> Value {
+    pub async fn call(&self, method: &str, path: &str, body: &Value) -> Value {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let request = client.request(method.parse().unwrap(), format!("http://{}{path}", self.address));
         let request = request.bearer_auth("operator");
@@ -234,8 +214,8 @@ async fn the_control_plane_is_killed_and_its_sums_are_the_upstreams() {
     let key = plane.call("POST", "/api/v1/keys", &json!({"name": "Some key", "owner": "ada"})).await;
     let secret = key["secret"].as_str().unwrap().to_owned();
 
-    let (tell, told) = watch::channel(plane.address);
-    let door = door(told).await;
+    let line = Line::to(plane.address).await;
+    let door = line.address;
     let http = format!(
         "http: {{url: \"http://{door}/v1/keys/{{hash}}\", events_url: \"http://{door}/v1/keys/events\", \
          usage_url: \"http://{door}/v1/usage/records\", token: gateways}}"
@@ -254,7 +234,7 @@ async fn the_control_plane_is_killed_and_its_sums_are_the_upstreams() {
         let start = Instant::now();
         plane = Plane::start(&path).await;
         slowest = slowest.max(start.elapsed());
-        tell.send_replace(plane.address);
+        line.leads_to(&[plane.address]);
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
     let seen = crowd.leave().await;

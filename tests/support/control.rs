@@ -204,43 +204,63 @@ fn settings(database: Database, operations: u32) -> Settings {
 /// A PostgreSQL server of Debian's package on a free port, in a temporary folder.
 pub struct Postgres {
     pub url: String,
+    port: u16,
     server: Child,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Postgres {
     pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let data = folder.path().join("data");
         // It does not run as root: then the folder is given to the user that Debian makes for it.
-        let is_root = rustix_is_root();
-        if is_root {
+        if rustix_is_root() {
             run(Command::new("chown").arg("postgres").arg(folder.path()));
         }
-        let program = |name: &str| {
-            let path = binaries().join(name);
-            if !is_root {
-                return Command::new(path);
-            }
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(path);
-            command
-        };
         let options = ["-A", "trust", "-U", "keymeter", "--no-sync", "-E", "UTF8", "--locale=C"];
-        run(program("initdb").arg("-D").arg(&data).args(options));
+        run(program("initdb").arg("-D").arg(folder.path().join("data")).args(options));
         // The port may be taken before the server has it: then another is tried.
         for _ in 0..5 {
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let mut command = program("postgres");
-            command.arg("-D").arg(&data).args(["-p", &port.to_string(), "-h", "127.0.0.1", "-k", "", "-F"]);
-            let mut server = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-            if is_up(&mut server, port) {
+            if let Some(server) = serve(port, &folder) {
                 let url = format!("postgres://keymeter@127.0.0.1:{port}/postgres");
-                return Self { url, server, _folder: folder };
+                return Self { url, port, server, folder };
             }
         }
         panic!("PostgreSQL does not start");
     }
+
+    /// Kills it, and starts it again where it was.
+    pub fn crash(&mut self) {
+        self.server.kill().unwrap();
+        self.server.wait().unwrap();
+        let start = std::time::Instant::now();
+        // What it had started has to end first.
+        self.server = loop {
+            if let Some(server) = serve(self.port, &self.folder) {
+                break server;
+            }
+            assert!(start.elapsed() < PATIENCE, "PostgreSQL does not come back");
+        };
+    }
+}
+
+fn serve(port: u16, folder: &TempDir) -> Option<Child> {
+    let mut command = program("postgres");
+    command.arg("-D").arg(folder.path().join("data"));
+    command.args(["-p", &port.to_string(), "-h", "127.0.0.1", "-k", "", "-F"]);
+    let mut server = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    is_up(&mut server, port).then_some(server)
+}
+
+/// One of its programs, as the user that it may run as.
+fn program(name: &str) -> Command {
+    let path = binaries().join(name);
+    if !rustix_is_root() {
+        return Command::new(path);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(path);
+    command
 }
 
 impl Drop for Postgres {

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, tcp},
@@ -22,20 +23,33 @@ pub enum Fault {
     Silent,
 }
 
-/// An address that leads to another.
+/// An address that leads to another, or to the first of several that takes the connection.
 pub struct Line {
     pub address: SocketAddr,
     fault: Arc<watch::Sender<Fault>>,
+    targets: Targets,
     accepting: AbortHandle,
 }
 
+type Targets = Arc<Mutex<Vec<SocketAddr>>>;
+
 impl Line {
     pub async fn to(target: SocketAddr) -> Self {
+        Self::to_any(&[target]).await
+    }
+
+    pub async fn to_any(targets: &[SocketAddr]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let fault = Arc::new(watch::Sender::new(Fault::None));
-        let accepting = tokio::spawn(accept(listener, target, fault.clone())).abort_handle();
-        Self { address, fault, accepting }
+        let targets = Arc::new(Mutex::new(targets.to_vec()));
+        let accepting = tokio::spawn(accept(listener, targets.clone(), fault.clone())).abort_handle();
+        Self { address, fault, targets, accepting }
+    }
+
+    /// From the next connection on, it leads there.
+    pub fn leads_to(&self, targets: &[SocketAddr]) {
+        *self.targets.lock() = targets.to_vec();
     }
 
     pub fn set(&self, fault: Fault) {
@@ -49,14 +63,15 @@ impl Drop for Line {
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, fault: Arc<watch::Sender<Fault>>) {
+async fn accept(listener: TcpListener, targets: Targets, fault: Arc<watch::Sender<Fault>>) {
     while let Ok((near, _)) = listener.accept().await {
         let mut faults = fault.subscribe();
+        let targets = targets.lock().clone();
         tokio::spawn(async move {
             if *faults.borrow() == Fault::Cut {
                 return;
             }
-            let Ok(far) = TcpStream::connect(target).await else { return };
+            let Some(far) = first(&targets).await else { return };
             near.set_nodelay(true).unwrap();
             far.set_nodelay(true).unwrap();
             let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
@@ -67,6 +82,15 @@ async fn accept(listener: TcpListener, target: SocketAddr, fault: Arc<watch::Sen
             }
         });
     }
+}
+
+async fn first(targets: &[SocketAddr]) -> Option<TcpStream> {
+    for target in targets {
+        if let Ok(stream) = TcpStream::connect(target).await {
+            return Some(stream);
+        }
+    }
+    None
 }
 
 /// One direction. Its end is the line's.
