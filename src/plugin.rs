@@ -18,7 +18,7 @@ use crate::{
     account::Accounts,
     admin::{self, Admin},
     config::{self, Fault, KeyCache, Loaded, Purpose},
-    gate::{AccessLog, Gate, Settings},
+    gate::{AccessLog, Gate, Settings, Traffic},
     ledger::{Courier, Ledger, LedgerFault, Sender},
     limit::Moment,
     metrics::Metrics,
@@ -167,6 +167,7 @@ impl Plugin {
             source: self.source.clone(),
             sender: self.sender.clone(),
             shared: self.shared.clone(),
+            traffic: self.gate.traffic().clone(),
         }
     }
 
@@ -174,6 +175,13 @@ impl Plugin {
     #[must_use]
     pub fn gate(&self) -> &Arc<Gate> {
         &self.gate
+    }
+
+    /// Hands in what has ended where limits are shared, for a process that is about to end.
+    pub async fn finish(&self) {
+        if let Some(shared) = &self.shared {
+            shared.finish(LAST_SETTLEMENTS).await;
+        }
     }
 
     /// What loads the configuration anew, for those who want to do so at a signal of their own.
@@ -209,7 +217,11 @@ pub struct Upkeep {
     source: Source,
     sender: Option<Arc<Sender>>,
     shared: Option<Arc<SharedLimits>>,
+    traffic: Arc<Traffic>,
 }
+
+/// How long the last settlements may take to be handed in.
+const LAST_SETTLEMENTS: Duration = Duration::from_secs(1);
 
 /// How often running requests are looked through for keys that have expired.
 const EXPIRE: Duration = Duration::from_millis(250);
@@ -229,8 +241,11 @@ impl BackgroundService for Upkeep {
             () = self.listen() => {}
             () = self.send() => {}
             () = self.share() => {}
-            // An error means that whoever could say so is gone.
-            _ = stop.wait_for(|stop| *stop) => {}
+            () = async {
+                // An error means that whoever could say so is gone.
+                let _ = stop.wait_for(|stop| *stop).await;
+                self.emptied().await;
+            } => {}
         }
     }
 }
@@ -263,6 +278,16 @@ impl Upkeep {
         match &self.sender {
             Some(sender) => sender.run().await,
             None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until the requests that run have ended, and what they used is handed in.
+    async fn emptied(&self) {
+        while self.traffic.present() > 0 {
+            tokio::time::sleep(EXPIRE).await;
+        }
+        if let Some(shared) = &self.shared {
+            shared.finish(LAST_SETTLEMENTS).await;
         }
     }
 

@@ -199,7 +199,9 @@ impl<P> Gated<P> {
         let Stage::Visiting(visit, _) = std::mem::replace(&mut context.stage, Stage::New) else {
             return Err(Rejection::InvalidKey);
         };
-        match self.gate.admit_asking(visit, endpoint, &scanned, start).await {
+        // The key may have been asked about since.
+        let now = Now::read();
+        match self.gate.admit_asking(visit, endpoint, &scanned, now).await {
             Ok(mut lease) => {
                 let body = Outgoing::new(scanned, lease.change(), held);
                 lease.worked(Now::read().moment.saturating_since(start.moment));

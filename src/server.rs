@@ -92,6 +92,7 @@ impl Server {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        self.plugin.finish().await;
         if let Some(ledger) = self.plugin.gate().ledger() {
             ledger.sent(LAST_RECORDS.min(limit.saturating_sub(Moment::now().saturating_since(start)))).await;
         }

@@ -101,12 +101,13 @@ impl SharedLimits {
         key: &KeyId,
         limits: &Limits,
         tokens: u64,
-        now: Moment,
+        mut now: Moment,
     ) -> Result<Ticket, Declined> {
         let tokens = limits.tokens_per_minute.cut(tokens.min(MOST_TOKENS));
         if !self.mode.is_known() {
             // The process has just started. Whatever comes of it, it is not waited for again.
             let _ = tokio::time::timeout(self.terms.timeout, self.mode.known()).await;
+            now = now.max(Moment::now());
         }
         if !self.is_trusted(now) {
             self.series.answer(SharedAnswer::Skipped);

@@ -6,7 +6,7 @@ use super::{Admitted, HeldLimits, Now, Prompt, TurnedAway, Visit, money};
 use crate::{
     account::Holder,
     body::Scanned,
-    limit::{Demand, Limits, Plan, Refusal, Reservation, TooLarge, certain_prompt, plan},
+    limit::{Demand, Limit, Limits, Plan, Refusal, Reservation, TooLarge, certain_prompt, plan},
     rejection::Rejection,
     shared::{Declined, SharedLimits},
 };
@@ -66,12 +66,23 @@ impl Planned {
             }
             Err(Declined::Refused(refusal)) => Err(self.over(refusal)),
             Err(Declined::Unreachable(Some(share))) => {
-                // What holds is what is shown.
+                // What holds is what is shown, and what the request's own maximum is held to.
                 self.admitted.limits = share;
+                self.plan_for(share.tokens_per_minute);
                 let here = self.reserve(&share, now)?;
                 Ok(HeldLimits::with(here, shared.admitted_here(&key, &limits)))
             }
             Err(Declined::Unreachable(None)) => Err(Rejection::LimitsUnavailable),
+        }
+    }
+
+    /// Plans again for a part of the limit. A prompt that is larger than that is not refused for good.
+    fn plan_for(&mut self, limit: Limit) {
+        let demand = Demand { certain_prompt: 0, ..self.demand };
+        if let (Limit::At(_), true) = (limit, self.admitted.endpoint.takes_tokens())
+            && let Ok(plan) = plan(self.visit.settings.strategy, limit, &demand)
+        {
+            self.plan = plan;
         }
     }
 

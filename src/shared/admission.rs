@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     Declined, SharedLimits, Ticket,
-    due::{Ending, Settlement},
+    due::{Batch, Ending, Settlement},
     keys_of,
     link::{Connection, LinkFault},
     seen::Counted,
@@ -28,24 +28,31 @@ impl SharedLimits {
         tokens: u64,
         now: Moment,
     ) -> Result<Ticket, Declined> {
+        let generation = self.link.generation();
         let Some(mut connection) = self.link.current() else { return Err(self.unreachable(limits)) };
-        if let Some(rest) = self.seen.asks(key, now) {
+        let takes_stock = self.terms.lease > 0;
+        if let Some(rest) = takes_stock.then(|| self.seen.asks(key, now)).flatten() {
             // What is left of a stock was too little. It comes back with the question, and is no reason to refuse it.
             self.due.push(key, rest.into_settlement());
         }
-        let wish = self.seen.is_busy(key, now).then(|| Wish::of(self.terms.lease, limits, tokens)).flatten();
+        let is_busy = takes_stock && self.seen.is_busy(key, now);
+        let wish = is_busy.then(|| Wish::of(self.terms.lease, limits, tokens)).flatten();
         let stock = wish.map(|wish| (self.new_name(), wish));
-        let mut attempt = Attempt { shared: self, key, name: self.new_name(), tokens, stock, is_open: true };
+        let along = self.due.of(key, TAKEN_ALONG, self.link.keeps_order());
+        let mut attempt = Attempt { shared: self, key, name: self.new_name(), tokens, stock, along, is_open: true };
         let asked = attempt.run(limits, &mut connection);
         match tokio::time::timeout(self.terms.timeout, asked).await {
             Ok(Ok(answer)) => {
                 self.mode.answered();
                 self.seen.saw(key, answer.counted, now);
-                attempt.is_open = false;
+                attempt.was_answered();
                 answer.decide(&attempt, limits, now)
             }
             Ok(Err(fault)) => {
-                self.lose(&fault);
+                // What an old connection ends with says nothing of the one that took its place.
+                if self.link.generation() == generation {
+                    self.lose(&fault);
+                }
                 Err(self.unreachable(limits))
             }
             Err(_) => {
@@ -65,12 +72,13 @@ struct Attempt<'shared> {
     name: Arc<str>,
     tokens: u64,
     stock: Option<(Arc<str>, Wish)>,
+    /// What ended before.
+    along: Option<Batch>,
     is_open: bool,
 }
 
 impl Attempt<'_> {
     async fn run(&self, limits: &Limits, connection: &mut Connection) -> Result<Answer, LinkFault> {
-        let along = self.shared.due.of(self.key, TAKEN_ALONG);
         let mut call = self.shared.scripts.admit.on(&keys_of(self.key));
         call.arg(&*self.name).arg(self.tokens).arg(number(limits.requests_per_minute));
         call.arg(number(limits.tokens_per_minute)).arg(number(limits.concurrent_requests));
@@ -83,16 +91,19 @@ impl Attempt<'_> {
             }
         }
         call.arg(u64::try_from(LIFE.as_micros()).unwrap_or(u64::MAX));
-        let settlements = along.as_ref().map(|along| &along.settlements[..]).unwrap_or_default();
+        let settlements = self.along.as_ref().map(|along| &along.settlements[..]).unwrap_or_default();
         call.arg(settlements.len());
         for settlement in settlements {
             settlement.write(&mut call);
         }
-        let said: Vec<u64> = call.run(connection).await?;
-        if let Some(along) = &along {
-            self.shared.due.done(along);
-        }
+        let sent = || self.along.iter().for_each(|along| self.shared.due.sent(along));
+        let said: Vec<u64> = call.run_once_sent(connection, sent).await?;
         Answer::read(&said).ok_or(LinkFault::Unreadable)
+    }
+
+    fn was_answered(&mut self) {
+        self.is_open = false;
+        self.along.iter().for_each(|along| self.shared.due.done(along));
     }
 }
 
@@ -102,6 +113,7 @@ impl Drop for Attempt<'_> {
         if !self.is_open {
             return;
         }
+        self.along.iter().for_each(|along| self.shared.due.lost(along));
         let settlement = |name: &Arc<str>, ending| Settlement { name: name.clone(), slot: 0, tokens: 0, ending };
         self.shared.due.push(self.key, settlement(&self.name, Ending::Cancelled));
         if let Some((name, wish)) = &self.stock {

@@ -1,19 +1,19 @@
 -- Admits one request of a key, or refuses it and takes nothing. KEYS: the three of the key.
 -- ARGV: the request's name, its tokens; the limits of requests, tokens and running requests (-1: none); what to take
--- in advance, if all of that is free: the stock's name, requests, tokens, places, for how long; settlements before it.
+-- in advance, if all of that is free: the stock's name ('0': nothing), requests, tokens, places, for how long;
+-- settlements before it.
 -- Returns the verdict (0 admitted; 1 requests, 2 tokens, 3 too many at once), its slot, how long to wait, the stock's
 -- slot (0: none), and the standing.
 
-local name, tokens = ARGV[1], tonumber(ARGV[2])
+local name, tokens, stock_name = ARGV[1], tonumber(ARGV[2]), ARGV[6]
 local most_requests, most_tokens, most_running = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local key = open(KEYS[1], KEYS[2], KEYS[3])
-roll(key)
+local key = open(KEYS[1], KEYS[2], KEYS[3], name)
 settle_all(key, 11)
-free_silent(key)
+local running = count_running(key)
 
-local function answer(verdict, slot, wait, stock)
-  local reply = standing(key)
-  for place, value in ipairs({tostring(verdict), slot, text(wait), stock}) do
+local function answer(verdict, slot, wait, stock_slot, requests_reset, tokens_reset)
+  local reply = standing(key, requests_reset, tokens_reset, running)
+  for place, value in ipairs({tostring(verdict), slot, text(wait), stock_slot}) do
     table.insert(reply, place, value)
   end
   return reply
@@ -25,56 +25,71 @@ end
 
 -- The longest wait is told, and of equal waits that for requests; none while too many run.
 local function refusal()
-  if most_running >= 0 and call('ZCARD', key.running) >= most_running then
-    return answer(3, '0', 0, '0')
-  end
   local verdict, wait = 0, 0
-  if exceeds(most_tokens, key.tokens, tokens) then
-    verdict, wait = 2, wait_for(key, 0, key.tokens + tokens - most_tokens)
-  end
-  if exceeds(most_requests, key.requests, 1) then
-    local for_requests = wait_for(key, key.requests + 1 - most_requests, 0)
-    if verdict == 0 or for_requests >= wait then
+  if most_running >= 0 and running >= most_running then
+    verdict = 3
+  else
+    local too_many, too_much = exceeds(most_requests, key.requests, 1), exceeds(most_tokens, key.tokens, tokens)
+    if not too_many and not too_much then
+      return
+    end
+    save(key)
+    if too_much then
+      verdict, wait = 2, wait_for(key, 0, key.tokens + tokens - most_tokens)
+    end
+    local for_requests = too_many and wait_for(key, key.requests + 1 - most_requests, 0)
+    if for_requests and (not too_much or for_requests >= wait) then
       verdict, wait = 1, for_requests
     end
   end
-  return verdict ~= 0 and answer(verdict, '0', wait, '0') or nil
+  save(key)
+  return answer(verdict, '0', wait, '0', resets(key))
 end
 
-local function run(request, slot, its_tokens)
-  call('ZADD', key.running, text(key.now), request)
-  call('HSET', key.windows, request, slot .. ' ' .. text(its_tokens))
-end
-
--- What is taken in advance counts from when it is used at the latest, so that none of it leaves early.
-local function stock()
-  local stock_name, requests, stock_tokens, places = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
-  local running = call('ZCARD', key.running)
+-- What is taken in advance counts from when it is used at the latest, so that none of it leaves early. Its name is put
+-- among those that run, uncounted, so that it can be given back once.
+local function take_stock()
+  local requests, stock_tokens, places = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
   if stock_name == '0' or exceeds(most_requests, key.requests, requests) or
     exceeds(most_tokens, key.tokens, stock_tokens) or exceeds(most_running, running, places) then
     return '0'
   end
   local slot = add(key, 's', key.now + tonumber(ARGV[10]), requests, stock_tokens)
-  call('HSET', key.windows, stock_name, slot .. ' ' .. text(requests) .. ' ' .. text(stock_tokens))
+  set(key, stock_name, slot .. ' ' .. text(requests) .. ' ' .. text(stock_tokens))
+  put_running(key, {stock_name}, true)
+  local names = {}
   for place = 1, places do
-    call('ZADD', key.running, text(key.now), stock_name .. '.' .. place)
+    names[place] = stock_name .. '.' .. place
   end
+  put_running(key, names)
+  running = running + places
   return slot
 end
 
-local before = call('HGET', key.windows, name)
+local before = field(key, name)
+if before == GONE then
+  -- Its gateway has given it up already.
+  return answer(3, '0', 0, '0', 0, 0)
+end
 if before then
   -- It was asked before, and the answer was lost on the way.
-  return answer(0, string.match(before, '^(%d+)'), 0, '0')
+  local stock = stock_name ~= '0' and field(key, stock_name)
+  save(key)
+  return answer(0, string.match(before, '^(%d+)'), 0, stock and string.match(stock, '^(%d+)') or '0', resets(key))
 end
 local refused = refusal()
 if refused then
-  save(key)
   return refused
 end
 local slot = add(key, 'c', key.now, 1, tokens)
-run(name, slot, tokens)
-local advance = stock()
+put_running(key, {name})
+set(key, name, slot .. ' ' .. text(tokens))
+running = running + 1
+local stock_slot = take_stock()
 save(key)
-call('PEXPIRE', key.running, KEEP_RUNNING)
-return answer(0, slot, 0, advance)
+local latest = tonumber(field(key, 's') or 0)
+if latest <= key.now and tokens > 0 then
+  -- Nothing came later than this.
+  return answer(0, slot, 0, '0', SPAN, SPAN)
+end
+return answer(0, slot, 0, stock_slot, resets(key))

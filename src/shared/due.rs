@@ -59,6 +59,10 @@ impl Settlement {
         };
         call.arg(&**name).arg(word).arg(*slot).arg(third).arg(fourth).arg(fifth);
     }
+
+    fn is_of_request(&self) -> bool {
+        !matches!(self.ending, Ending::Stock { .. })
+    }
 }
 
 /// Those of all keys.
@@ -72,11 +76,13 @@ pub(super) struct Due {
 struct Entry {
     number: u64,
     settlement: Settlement,
-    /// Whether it was sent, so that it may have been heard.
+    /// Whether it was ever sent, so that it may have been heard.
     is_sent: bool,
+    /// Whether it is on its way, over a connection on which nothing that is sent later is heard before it.
+    is_under_way: bool,
 }
 
-/// Settlements of one key on their way.
+/// Settlements of one key that are said together.
 pub(super) struct Batch {
     pub key: KeyId,
     pub settlements: Vec<Settlement>,
@@ -85,9 +91,15 @@ pub(super) struct Batch {
 
 impl Due {
     pub(super) fn push(&self, key: &KeyId, settlement: Settlement) {
+        let mut by_key = self.by_key.lock();
+        // Under the lock, so that the numbers of a key ascend.
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let entry = Entry { number, settlement, is_sent: false };
-        self.by_key.lock().entry(key.clone()).or_default().push(entry);
+        let entry = Entry { number, settlement, is_sent: false, is_under_way: false };
+        match by_key.get_mut(key) {
+            Some(entries) => entries.push(entry),
+            None => drop(by_key.insert(key.clone(), vec![entry])),
+        }
+        drop(by_key);
         self.arrived.notify_one();
     }
 
@@ -96,32 +108,56 @@ impl Due {
         self.arrived.notified().await;
     }
 
-    /// Of one key the first `most`, those on their way included: an admission takes them along, so that it finds what
-    /// ended here before it.
-    pub(super) fn of(&self, key: &KeyId, most: usize) -> Option<Batch> {
-        let mut by_key = self.by_key.lock();
-        by_key.get_mut(key).map(|entries| Batch::of(key, entries.iter_mut().take(most)))
+    /// Whether all was acknowledged.
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_key.lock().is_empty()
     }
 
-    /// `most` of all, a batch for each key.
-    pub(super) fn all(&self, mut most: usize) -> Vec<Batch> {
-        let mut batches = Vec::new();
-        for (key, entries) in self.by_key.lock().iter_mut() {
-            let batch = Batch::of(key, entries.iter_mut().take(most));
-            most -= batch.numbers.len();
-            batches.push(batch);
-            if most == 0 {
+    /// Of one key the first `most`: an admission takes them along, so that it finds what ended here before it. What is
+    /// under way is heard before it anyway, where both go the same way.
+    pub(super) fn of(&self, key: &KeyId, most: usize, goes_the_same_way: bool) -> Option<Batch> {
+        let by_key = self.by_key.lock();
+        let entries = by_key.get(key)?.iter().filter(|entry| !(entry.is_under_way && goes_the_same_way));
+        Batch::of(key, entries.take(most))
+    }
+
+    /// What is not under way: some `most` of it, a batch for each key, of `most_of_key` at most.
+    pub(super) fn all(&self, most: usize, most_of_key: usize) -> Vec<Batch> {
+        let (mut batches, mut count) = (Vec::new(), 0);
+        for (key, entries) in self.by_key.lock().iter() {
+            let batch = Batch::of(key, entries.iter().filter(|entry| !entry.is_under_way).take(most_of_key));
+            count += batch.as_ref().map_or(0, |batch| batch.numbers.len());
+            batches.extend(batch);
+            if count >= most {
                 break;
             }
         }
         batches
     }
 
+    /// They were sent.
+    pub(super) fn sent(&self, batch: &Batch) {
+        self.mark(batch, |entry| (entry.is_sent, entry.is_under_way) = (true, true));
+    }
+
+    /// Nobody knows whether they were heard.
+    pub(super) fn lost(&self, batch: &Batch) {
+        self.mark(batch, |entry| entry.is_under_way = false);
+        self.arrived.notify_one();
+    }
+
+    /// Nobody knows of any whether it was heard.
+    pub(super) fn all_lost(&self) {
+        for entry in self.by_key.lock().values_mut().flatten() {
+            entry.is_under_way = false;
+        }
+    }
+
     /// They were acknowledged.
     pub(super) fn done(&self, batch: &Batch) {
         let mut by_key = self.by_key.lock();
         let Some(entries) = by_key.get_mut(&batch.key) else { return };
-        entries.retain(|entry| !batch.numbers.contains(&entry.number));
+        entries.retain(|entry| !batch.has(entry));
         if entries.is_empty() {
             by_key.remove(&batch.key);
         }
@@ -144,23 +180,22 @@ impl Due {
         });
         unsent.collect()
     }
-}
 
-impl Settlement {
-    fn is_of_request(&self) -> bool {
-        !matches!(self.ending, Ending::Stock { .. })
+    fn mark(&self, batch: &Batch, change: impl Fn(&mut Entry)) {
+        if let Some(entries) = self.by_key.lock().get_mut(&batch.key) {
+            entries.iter_mut().filter(|entry| batch.has(entry)).for_each(change);
+        }
     }
 }
 
 impl Batch {
-    fn of<'entries>(key: &KeyId, entries: impl Iterator<Item = &'entries mut Entry>) -> Self {
-        let mut batch = Self { key: key.clone(), settlements: Vec::new(), numbers: Vec::new() };
-        for entry in entries {
-            entry.is_sent = true;
-            batch.numbers.push(entry.number);
-            batch.settlements.push(entry.settlement.clone());
-        }
-        batch
+    fn of<'entries>(key: &KeyId, entries: impl Iterator<Item = &'entries Entry>) -> Option<Self> {
+        let (numbers, settlements): (Vec<_>, _) = entries.map(|entry| (entry.number, entry.settlement.clone())).unzip();
+        (!numbers.is_empty()).then(|| Self { key: key.clone(), settlements, numbers })
+    }
+
+    fn has(&self, entry: &Entry) -> bool {
+        self.numbers.binary_search(&entry.number).is_ok()
     }
 }
 
@@ -179,17 +214,22 @@ mod tests {
         for (key, name) in [(&keys[0], "1"), (&keys[0], "2"), (&keys[1], "3")] {
             due.push(key, settlement(name));
         }
-        assert_eq!(due.unsent().len(), 3);
-        let first = due.of(&keys[0], 1).unwrap();
-        assert_eq!((first.settlements.len(), due.unsent().len()), (1, 2));
-        assert_eq!(
-            due.all(100).iter().map(|batch| batch.settlements.len()).sum::<usize>(),
-            3,
-            "also what is on its way"
-        );
+        let waiting = || due.all(100, 100).iter().map(|batch| batch.settlements.len()).sum::<usize>();
+        assert_eq!((due.unsent().len(), waiting()), (3, 3));
+        let first = due.of(&keys[0], 1, true).unwrap();
+        due.sent(&first);
+        assert_eq!((first.settlements.len(), due.unsent().len(), waiting()), (1, 2, 2));
+        assert_eq!(due.of(&keys[0], 9, true).unwrap().settlements.len(), 1, "the other is heard before");
+        assert_eq!(due.of(&keys[0], 9, false).unwrap().settlements.len(), 2, "or is not");
+        due.lost(&first);
+        assert_eq!((due.unsent().len(), waiting()), (2, 3));
         due.done(&first);
-        assert_eq!(due.all(2).iter().map(|batch| batch.settlements.len()).sum::<usize>(), 2);
-        due.all(100).iter().for_each(|batch| due.done(batch));
-        assert!(due.all(100).is_empty() && due.of(&keys[0], 9).is_none() && due.unsent().is_empty());
+        assert_eq!(due.all(1, 1).len(), 1);
+        due.all(100, 100).iter().for_each(|batch| due.sent(batch));
+        assert_eq!((due.unsent().len(), waiting()), (0, 0));
+        due.all_lost();
+        assert_eq!((due.unsent().len(), waiting()), (0, 2));
+        due.all(100, 100).iter().for_each(|batch| due.done(batch));
+        assert!(due.is_empty() && due.of(&keys[0], 9, false).is_none());
     }
 }

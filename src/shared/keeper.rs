@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashSet,
+    convert::Infallible,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -18,16 +19,22 @@ use super::{
     mode::{BETWEEN_TRIALS, TRIALS},
     places::Statement,
     running_of,
+    stock::Stock,
 };
 use crate::{
     key::KeyId,
     limit::{Limit, Moment},
 };
 
-/// How often the server hears which places go on. Those of a gateway that is silent for 10 s are free.
-const RENEW: Duration = Duration::from_secs(2);
 /// How often stocks are looked through for those whose time is over.
-const SWEEP: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(100);
+/// After so many ticks the server hears which places go on. Those of a gateway that is silent for 10 s are free.
+const RENEW: u32 = 20;
+/// After so many, keys that are not used any more are forgotten.
+const FORGET: u32 = 100;
+
+/// How long what has ended is collected before it is handed in.
+const LINGER: Duration = Duration::from_millis(1);
 /// How long a server that was lost is left alone.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
@@ -43,8 +50,7 @@ const GATEWAYS: &str = "keymeter:{gateways}";
 impl SharedLimits {
     /// Keeps the limits shared, for as long as the process runs.
     pub async fn keep(&self) {
-        let mut pause = PAUSES.0;
-        let mut is_first = true;
+        let (mut pause, mut is_first) = (PAUSES.0, true);
         loop {
             match self.restored(is_first).await {
                 Ok(()) => {
@@ -52,15 +58,29 @@ impl SharedLimits {
                     let why = self.kept().await;
                     self.lose(&why);
                 }
-                Err(fault) if std::mem::take(&mut is_first) => self.say_lost(&fault),
+                Err(fault) if is_first => self.say_lost(&fault),
                 Err(fault) => tracing::debug!("the server of the shared limits: {fault}"),
             }
             is_first = false;
             self.mode.know();
             self.link.cut();
+            self.due.all_lost();
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSES.1);
         }
+    }
+
+    /// Gives back what was taken in advance, and waits until all that has ended is handed in, `limit` at most: for a
+    /// process that is about to end.
+    pub async fn finish(&self, limit: Duration) {
+        self.give_back_stocks(|_| true, Moment::now());
+        let handed_in = async {
+            while self.mode.is_reachable() && !self.due.is_empty() {
+                tokio::time::sleep(LINGER).await;
+            }
+        };
+        // What is not handed in by then leaves the minute by itself.
+        let _ = tokio::time::timeout(limit, handed_in).await;
     }
 
     /// Brings the server up to date, and trusts it if it answers in time.
@@ -74,9 +94,8 @@ impl SharedLimits {
                 tokio::time::sleep(BETWEEN_TRIALS).await;
             }
             let asked = self.count_gateways(&mut connection);
-            tokio::time::timeout(self.terms.timeout, asked)
-                .await
-                .map_err(|_| LinkFault::Slow(self.terms.timeout))??;
+            let answer = tokio::time::timeout(self.terms.timeout, asked).await;
+            answer.map_err(|_| LinkFault::Slow(self.terms.timeout))??;
         }
         // While it was being tried, more may have ended.
         self.renew(&mut connection, Moment::now()).await?;
@@ -89,33 +108,46 @@ impl SharedLimits {
 
     /// Keeps everything up to date until the server is of no use, and says why.
     async fn kept(&self) -> LinkFault {
-        let Some(mut connection) = self.link.current() else { return LinkFault::Cut };
-        let mut renew = tokio::time::interval_at(tokio::time::Instant::now() + RENEW, RENEW);
-        let mut sweep = tokio::time::interval(SWEEP);
+        let Some(connection) = self.link.current() else { return LinkFault::Cut };
+        // Apart, so that however much has ended, places are renewed in time.
+        let ended = tokio::select! {
+            () = self.mode.lost() => return LinkFault::Cut,
+            renewed = self.renew_on(connection.clone()) => renewed,
+            handed_in = self.hand_in_on(connection) => handed_in,
+        };
+        match ended {
+            Err(fault) => fault,
+        }
+    }
+
+    async fn renew_on(&self, mut connection: Connection) -> Result<Infallible, LinkFault> {
+        let mut ticks: u32 = 0;
         loop {
-            let done = tokio::select! {
-                () = self.mode.lost() => {
-                    if !self.mode.is_reachable() {
-                        return LinkFault::Cut;
-                    }
-                    Ok(())
-                }
-                _ = renew.tick() => self.renew(&mut connection, Moment::now()).await,
-                _ = sweep.tick() => {
-                    self.sweep(Moment::now());
-                    Ok(())
-                }
-                () = self.due.arrived() => self.hand_in(&mut connection).await,
-            };
-            if let Err(fault) = done {
-                return fault;
+            tokio::time::sleep(TICK).await;
+            ticks = ticks.wrapping_add(1);
+            let now = Moment::now();
+            self.give_back_stocks(|stock| stock.is_over(now), now);
+            if ticks.is_multiple_of(RENEW) {
+                self.renew(&mut connection, now).await?;
+            }
+            if ticks.is_multiple_of(FORGET) {
+                self.seen.forget(now);
             }
         }
     }
 
-    /// Gives back what was taken in advance and not used in time.
-    pub(super) fn sweep(&self, now: Moment) {
-        for (key, stock) in self.seen.sweep(now) {
+    async fn hand_in_on(&self, mut connection: Connection) -> Result<Infallible, LinkFault> {
+        loop {
+            self.due.arrived().await;
+            // More may end meanwhile, or be taken along by an admission.
+            tokio::time::sleep(LINGER).await;
+            self.hand_in(&mut connection).await?;
+        }
+    }
+
+    /// Gives back what was taken in advance and not used.
+    pub(super) fn give_back_stocks(&self, is_over: impl Fn(&Stock) -> bool, now: Moment) {
+        for (key, stock) in self.seen.stocks_over(is_over, now) {
             self.due.push(&key, stock.into_settlement());
         }
     }
@@ -149,8 +181,12 @@ impl SharedLimits {
             freed.extend(try_join_all(calls).await?.into_iter().flatten());
         }
         if !freed.is_empty() {
-            for piece in &pieces {
-                self.retake(piece, &freed, connection).await?;
+            for pieces in pieces.chunks(AT_ONCE) {
+                let mut calls = Vec::with_capacity(pieces.len());
+                for piece in pieces {
+                    calls.push(self.retake(piece, &freed, connection.clone()));
+                }
+                try_join_all(calls).await?;
             }
         }
         self.heard.store(now.as_nanos(), Ordering::Relaxed);
@@ -173,7 +209,7 @@ impl SharedLimits {
         &self,
         piece: &Piece<'_>,
         freed: &HashSet<String>,
-        connection: &mut Connection,
+        mut connection: Connection,
     ) -> Result<(), LinkFault> {
         let runs = |name: &str| self.places.has(piece.key, name) || self.due.is_unsent(piece.key, name);
         let names: Vec<_> = piece.names.iter().filter(|name| freed.contains(&***name) && runs(name)).collect();
@@ -183,7 +219,7 @@ impl SharedLimits {
         let mut call = self.scripts.retake.on(&[running_of(piece.key)]);
         call.arg(number(piece.limit)).arg(names.len());
         call.args(names.iter().copied());
-        self.series.excess(call.run(connection).await?);
+        self.series.excess(call.run(&mut connection).await?);
         for name in names.into_iter().filter(|name| !runs(name)) {
             // It ended meanwhile, and that may have been said before its place was taken again.
             let settlement = Settlement { name: name.clone(), slot: 0, tokens: 0, ending: Ending::Dropped };
@@ -192,13 +228,10 @@ impl SharedLimits {
         Ok(())
     }
 
-    /// Hands in all that has ended.
+    /// Hands in what has ended.
     pub(super) async fn hand_in(&self, connection: &mut Connection) -> Result<(), LinkFault> {
         loop {
-            let batches = self.due.all(SETTLEMENTS * AT_ONCE);
-            if batches.is_empty() {
-                return Ok(());
-            }
+            let batches = self.due.all(SETTLEMENTS * AT_ONCE, SETTLEMENTS);
             let groups = self.grouped(&batches, |batch| batch.settlements.len(), SETTLEMENTS);
             for groups in groups.chunks(AT_ONCE) {
                 let mut calls = Vec::with_capacity(groups.len());
@@ -206,6 +239,9 @@ impl SharedLimits {
                     calls.push(self.hand_in_group(group, connection.clone()));
                 }
                 try_join_all(calls).await?;
+            }
+            if batches.is_empty() {
+                return Ok(());
             }
         }
     }
@@ -219,7 +255,8 @@ impl SharedLimits {
                 settlement.write(&mut call);
             }
         }
-        call.run::<()>(&mut connection).await?;
+        let sent = || group.iter().for_each(|batch| self.due.sent(batch));
+        call.run_once_sent::<()>(&mut connection, sent).await?;
         for batch in group {
             self.due.done(batch);
         }

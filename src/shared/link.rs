@@ -1,6 +1,11 @@
 //! The way to the server: one connection for all requests, or one for each server of a cluster.
 
-use std::{fmt, fs, path::PathBuf, time::Duration};
+use std::{
+    fmt, fs,
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use parking_lot::RwLock;
 use redis::{
@@ -19,14 +24,24 @@ use crate::config::{Node, Servers, Shared};
 pub(super) struct Link {
     terms: Shared,
     connection: RwLock<Option<Connection>>,
+    /// How many connections were let go of.
+    cuts: AtomicU64,
 }
 
-/// How long a connection may take to be made, and an answer that nobody waits for.
+/// How long an answer may take that no request waits for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a connection to one server may take. Those behind a sentinel or in a cluster are several, of which some may
+/// be away: so all of it may take longer.
+const CONNECTING: Duration = Duration::from_millis(500);
+const CONNECTING_TO_ALL: Duration = Duration::from_secs(5);
+
+/// So much may wait to be written before whoever sends more has to wait.
+const QUEUE: usize = 16_384;
 
 impl Link {
     pub(super) fn new(terms: Shared) -> Self {
-        Self { terms, connection: RwLock::default() }
+        Self { terms, connection: RwLock::default(), cuts: AtomicU64::new(0) }
     }
 
     /// The connection, if there is one.
@@ -37,6 +52,12 @@ impl Link {
     /// Lets go of the connection: the next is made anew, and asks anew which server it is to be.
     pub(super) fn cut(&self) {
         *self.connection.write() = None;
+        self.cuts.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// What tells the connection that is used now from those before it.
+    pub(super) fn generation(&self) -> u64 {
+        self.cuts.load(Ordering::Acquire)
     }
 
     /// The connection, made if there is none.
@@ -44,10 +65,15 @@ impl Link {
         if let Some(connection) = self.current() {
             return Ok(connection);
         }
-        let made = tokio::time::timeout(PATIENCE, self.connect()).await;
-        let connection = made.map_err(|_| LinkFault::Slow(PATIENCE))??;
+        let made = tokio::time::timeout(CONNECTING_TO_ALL, self.connect()).await;
+        let connection = made.map_err(|_| LinkFault::Slow(CONNECTING_TO_ALL))??;
         *self.connection.write() = Some(connection.clone());
         Ok(connection)
+    }
+
+    /// Whether what is sent first is heard first.
+    pub(super) fn keeps_order(&self) -> bool {
+        !matches!(self.terms.url.servers, Servers::Cluster(_))
     }
 
     /// Whether one script may touch several keys: those of a cluster are on different servers.
@@ -58,8 +84,9 @@ impl Link {
     async fn connect(&self) -> Result<Connection, LinkFault> {
         let certificates = self.certificates()?;
         let config = redis::AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(PATIENCE));
+            .set_connection_timeout(Some(CONNECTING))
+            .set_response_timeout(Some(PATIENCE))
+            .set_pipeline_buffer_size(QUEUE);
         Ok(match &self.terms.url.servers {
             Servers::One(node) => {
                 let server = self.info(node)?;
@@ -98,7 +125,7 @@ impl Link {
                 let nodes = nodes.iter().map(|node| self.info(node)).collect::<Result<Vec<_>, _>>()?;
                 let mut builder = ClusterClientBuilder::new(nodes)
                     .tcp_settings(tcp())
-                    .connection_timeout(PATIENCE)
+                    .connection_timeout(CONNECTING)
                     .response_timeout(PATIENCE)
                     // A key that moved is followed. All that is sent may be sent twice.
                     .retries(3)

@@ -86,7 +86,10 @@ impl Mode {
 
     /// Waits until the server is given up.
     pub(super) async fn lost(&self) {
-        self.lost.notified().await;
+        while self.is_reachable() {
+            // It may have been said of the time before it was found again.
+            self.lost.notified().await;
+        }
     }
 }
 

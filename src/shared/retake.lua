@@ -1,13 +1,20 @@
 -- Takes places again that were freed while their gateway was silent, over the limit if need be. KEYS: the running
 -- requests of a key. ARGV: the key's limit (-1: none), how many run, and their names. Returns how many are over it.
 
-local now, limit, count, taken = clock(), tonumber(ARGV[1]), tonumber(ARGV[2]), 0
-for index = 3, count + 2 do
-  taken = taken + redis.call('ZADD', KEYS[1], string.format('%.0f', now), ARGV[index])
+local SILENCE, SPAN = 10000000, 60000000
+local call = redis.call
+local now, limit, count, taken = clock(), tonumber(ARGV[1]), tonumber(ARGV[2]), {}
+local latest = tonumber(call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]) or 0
+if latest > now and latest <= now + SPAN then
+  now = latest
 end
-redis.call('PEXPIRE', KEYS[1], '11000')
+for index = 3, count + 2 do
+  taken[#taken + 1], taken[#taken + 2] = string.format('%.0f', now), ARGV[index]
+end
+call('ZADD', KEYS[1], unpack(taken))
+call('PEXPIRE', KEYS[1], '70000')
 if limit < 0 then
   return 0
 end
-local running = redis.call('ZCOUNT', KEYS[1], string.format('(%.0f', now - 10000000), '+inf')
-return math.max(math.min(taken, running - limit), 0)
+local running = call('ZCOUNT', KEYS[1], string.format('(%.0f', now - SILENCE), '+inf')
+return math.max(math.min(count, running - limit), 0)

@@ -1,7 +1,7 @@
 //! The programs that run on the server: each does its part of the counting in one step, whatever other gateways do
 //! meanwhile. They are sent once; a server that forgot them is sent them again.
 
-use std::sync::Arc;
+use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, ToRedisArgs, aio::ConnectionLike, cmd};
 
@@ -104,7 +104,27 @@ impl Call<'_> {
     }
 
     /// Runs it, and sends the script first if the server does not have it.
-    pub(super) async fn run<T: FromRedisValue>(
+    pub(super) async fn run<T: FromRedisValue>(self, connection: &mut (impl ConnectionLike + Send)) -> RedisResult<T> {
+        self.run_once_sent(connection, || ()).await
+    }
+
+    /// The same. `sent` is called when it has its place among all that is sent over this connection.
+    pub(super) async fn run_once_sent<T: FromRedisValue>(
+        self,
+        connection: &mut (impl ConnectionLike + Send),
+        sent: impl FnOnce(),
+    ) -> RedisResult<T> {
+        let mut answer = pin!(self.answer(connection));
+        // The connection queues what it is given the first time that it is asked about it.
+        let first = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await;
+        sent();
+        match first {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => answer.await,
+        }
+    }
+
+    async fn answer<T: FromRedisValue>(
         #[cfg_attr(not(test), allow(unused_mut, reason = "tests add the time"))] mut self,
         connection: &mut (impl ConnectionLike + Send),
     ) -> RedisResult<T> {

@@ -1,8 +1,12 @@
 //! What the server last said of each key, and what this gateway took of it in advance.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    time::Duration,
+};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::stock::{Part, Stock};
 use crate::{
@@ -46,13 +50,22 @@ impl Counted {
 /// What is known of the keys that were used in the last minute.
 #[derive(Default)]
 pub(super) struct Seen {
-    by_key: Mutex<HashMap<KeyId, OfKey>>,
+    /// By a key's hash, so that requests of different keys seldom wait for each other.
+    parts: [Mutex<HashMap<KeyId, Sighting>>; PARTS],
+    hasher: RandomState,
+    /// Of keys that are busy, what was taken in advance.
+    stocks: Mutex<HashMap<KeyId, Busy>>,
+}
+
+const PARTS: usize = 32;
+
+struct Sighting {
+    counted: Counted,
+    at: Moment,
 }
 
 #[derive(Default)]
-struct OfKey {
-    counted: Counted,
-    at: Moment,
+struct Busy {
     /// When the server was asked last, and before that.
     asked: [Option<Moment>; 2],
     stock: Option<Stock>,
@@ -64,64 +77,72 @@ const BUSY: Duration = Duration::from_secs(1);
 impl Seen {
     /// The server said this of a key.
     pub(super) fn saw(&self, key: &KeyId, counted: Counted, now: Moment) {
-        self.with(key, |of_key| (of_key.counted, of_key.at) = (counted, now));
+        let (mut part, sighting) = (self.part(key), Sighting { counted, at: now });
+        match part.get_mut(key) {
+            Some(known) => *known = sighting,
+            None => drop(part.insert(key.clone(), sighting)),
+        }
     }
 
     /// What holds of a key, as far as is known.
     pub(super) fn standing(&self, key: &KeyId, limits: &Limits, now: Moment) -> Standing {
-        let by_key = self.by_key.lock();
-        let Some(of_key) = by_key.get(key) else { return Counted::default().standing(limits, Duration::ZERO) };
-        let mut counted = of_key.counted;
-        if let Some(stock) = &of_key.stock {
+        let known = self.part(key).get(key).map(|sighting| (sighting.counted, sighting.at));
+        let (mut counted, at) = known.unwrap_or((Counted::default(), now));
+        if let Some(stock) = self.stocks.lock().get(key).and_then(|busy| busy.stock.as_ref()) {
             let (requests, tokens) = stock.left();
             counted.requests = counted.requests.saturating_sub(requests);
             counted.tokens = counted.tokens.saturating_sub(tokens);
         }
-        counted.standing(limits, now.saturating_since(of_key.at))
+        counted.standing(limits, now.saturating_since(at))
     }
 
     /// A request's part of what was taken in advance, if there is enough of it.
     pub(super) fn take_part(&self, key: &KeyId, tokens: u64, now: Moment) -> Option<Part> {
-        self.by_key.lock().get_mut(key)?.stock.as_mut()?.take(tokens, now)
+        self.stocks.lock().get_mut(key)?.stock.as_mut()?.take(tokens, now)
     }
 
     /// The server is about to be asked for a key. What is left of its stock is to be given back.
     pub(super) fn asks(&self, key: &KeyId, now: Moment) -> Option<Stock> {
-        self.with(key, |of_key| {
-            of_key.asked = [Some(now), of_key.asked[0]];
-            of_key.stock.take()
-        })
+        let mut stocks = self.stocks.lock();
+        let busy = stocks.entry(key.clone()).or_default();
+        busy.asked = [Some(now), busy.asked[0]];
+        busy.stock.take()
     }
 
     /// Whether the server is asked for a key often enough that a stock spares something.
     pub(super) fn is_busy(&self, key: &KeyId, now: Moment) -> bool {
-        let before = self.by_key.lock().get(key).and_then(|of_key| of_key.asked[1]);
+        let before = self.stocks.lock().get(key).and_then(|busy| busy.asked[1]);
         before.is_some_and(|before| now.saturating_since(before) < BUSY)
     }
 
     /// Keeps what was taken in advance. Returns one that another request took at the same time.
     #[must_use]
     pub(super) fn keep(&self, key: &KeyId, stock: Stock) -> Option<Stock> {
-        self.with(key, |of_key| of_key.stock.replace(stock))
+        self.stocks.lock().entry(key.clone()).or_default().stock.replace(stock)
     }
 
-    /// The stocks that may not be used any more; and forgets keys of which nothing counts.
-    pub(super) fn sweep(&self, now: Moment) -> Vec<(KeyId, Stock)> {
+    /// The stocks that may not be used any more. Keys that are busy no longer are forgotten.
+    pub(super) fn stocks_over(&self, is_over: impl Fn(&Stock) -> bool, now: Moment) -> Vec<(KeyId, Stock)> {
         let mut over = Vec::new();
-        self.by_key.lock().retain(|key, of_key| {
-            if of_key.stock.as_ref().is_some_and(|stock| stock.is_over(now)) {
-                over.extend(of_key.stock.take().map(|stock| (key.clone(), stock)));
+        self.stocks.lock().retain(|key, busy| {
+            if busy.stock.as_ref().is_some_and(&is_over) {
+                over.extend(busy.stock.take().map(|stock| (key.clone(), stock)));
             }
-            of_key.stock.is_some() || now.saturating_since(of_key.at) < SPAN
+            busy.stock.is_some() || busy.asked[0].is_some_and(|asked| now.saturating_since(asked) < BUSY)
         });
         over
     }
 
-    fn with<T>(&self, key: &KeyId, change: impl FnOnce(&mut OfKey) -> T) -> T {
-        let mut by_key = self.by_key.lock();
-        match by_key.get_mut(key) {
-            Some(of_key) => change(of_key),
-            None => change(by_key.entry(key.clone()).or_default()),
+    /// Forgets keys of which nothing counts any more.
+    pub(super) fn forget(&self, now: Moment) {
+        for part in &self.parts {
+            part.lock().retain(|_, sighting| now.saturating_since(sighting.at) < SPAN);
         }
+    }
+
+    fn part(&self, key: &KeyId) -> MutexGuard<'_, HashMap<KeyId, Sighting>> {
+        let index = self.hasher.hash_one(key) % PARTS as u64;
+        #[allow(clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "it is below the number of parts")]
+        self.parts[index as usize].lock()
     }
 }

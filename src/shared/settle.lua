@@ -1,16 +1,27 @@
 -- What became of requests of one key. Each is settled once, however often that is said: the one who takes its name
 -- from those that run is the first to say so.
 
+local GONE = 'gone'
+
 local function settle(key, name, ending, slot, tokens, used)
-  if call('ZREM', key.running, name) == 0 then
+  local is_first = call('ZREM', key.running, name) == 1
+  if slot == '0' then
+    -- The gateway did not hear what became of it: only the server knows.
+    local known = field(key, name)
+    if ending == 'cancel' and (known == GONE or not is_first) then
+      -- It may still be on its way, over a connection that broke: then it comes too late.
+      put_running(key, {name}, true)
+      set(key, name, GONE)
+      return
+    end
+    if known then
+      slot, tokens = string.match(known, '^(%d+) (%d+)$')
+    end
+  end
+  if not is_first then
     return
   end
-  local known = call('HGET', key.windows, name)
-  call('HDEL', key.windows, name)
-  if slot == '0' and known then
-    -- The gateway did not hear what became of it: only the server knows.
-    slot, tokens = string.match(known, '^(%d+) (%d+)$')
-  end
+  set(key, name, false)
   tokens, used = tonumber(tokens) or 0, tonumber(used) or 0
   if ending == 'cancel' and slot ~= '0' then
     give_back(key, slot, 1, tokens)
@@ -23,14 +34,13 @@ end
 
 -- Gives back what a gateway took in advance and did not use: requests, tokens and places.
 local function settle_stock(key, name, slot, requests, tokens, places)
-  local known = call('HGET', key.windows, name)
-  if not known then
+  if call('ZREM', key.running, name) == 0 then
     return
   end
-  call('HDEL', key.windows, name)
   if slot == '0' then
-    slot, requests, tokens = string.match(known, '^(%d+) (%d+) (%d+)$')
+    slot, requests, tokens = string.match(field(key, name) or '0 0 0', '^(%d+) (%d+) (%d+)$')
   end
+  set(key, name, false)
   give_back(key, slot, tonumber(requests), tonumber(tokens))
   for place in string.gmatch(places, '%S+') do
     call('ZREM', key.running, place)
@@ -48,9 +58,6 @@ local function settle_all(key, from)
     else
       settle(key, name, ending, ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
     end
-  end
-  if count > 0 then
-    save(key)
   end
   return from + 1 + count * 6
 end

@@ -2,7 +2,7 @@
 local at = 1
 for first = 1, #KEYS, 3 do
   local key = open(KEYS[first], KEYS[first + 1], KEYS[first + 2])
-  roll(key)
   at = settle_all(key, at)
+  save(key)
 end
 return redis.status_reply('OK')

@@ -11,7 +11,7 @@ struct Scene {
     redis: Redis,
     lines: Vec<Line>,
     gateways: Vec<Gateway>,
-    _upstream: ScriptedUpstream,
+    upstream: ScriptedUpstream,
 }
 
 impl Scene {
@@ -26,7 +26,7 @@ impl Scene {
             gateways.push(Gateway::start(&configuration(&upstreams, "", &shared), &keys));
             lines.push(line);
         }
-        let scene = Self { redis, lines, gateways, _upstream: upstream };
+        let scene = Self { redis, lines, gateways, upstream };
         for gateway in &scene.gateways {
             gateway.metric_becomes("keymeter_shared_limits_gateways", GATEWAYS as f64).await;
         }
@@ -270,4 +270,57 @@ async fn a_gateway_that_stood_still_takes_its_places_again() {
     gate.open();
     assert_eq!(running.response().await.status, 200);
     drop(theirs);
+}
+
+/// Much that ends, over a long way: places are renewed all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_gateway_far_from_the_server_keeps_to_it() {
+    let scene = Scene::new(", timeout: 1s").await;
+    scene.lines(Fault::Delay(Duration::from_millis(3)));
+    let upstreams = format!("{{name: scripted, url: \"{}\"}}", scene.upstream.url());
+    let shared = format!("limits: {{shared: {{url: \"redis://{}\", timeout: 1s}}}}", scene.lines[0].address);
+    let gateway =
+        Gateway::start(&configuration(&upstreams, "", &shared), &keys(1, "limits: {concurrent_requests: 900}"));
+    gateway.metric_becomes("keymeter_shared_limits_reachable", 1.0).await;
+    let end = Instant::now() + Duration::from_secs(if times(0, 1) == 0 { 10 } else { 60 });
+    let mut tasks = Vec::new();
+    for _ in 0..32 {
+        let mut client = gateway.connect().await;
+        tasks.push(tokio::spawn(async move {
+            let mut count = 0;
+            while Instant::now() < end {
+                assert_eq!(ask(&mut client, 0).await.status, 200);
+                count += 1;
+            }
+            count
+        }));
+    }
+    let mut count = 0;
+    for task in tasks {
+        count += task.await.unwrap();
+    }
+    assert!(count > 1000, "{count}");
+    assert_eq!(
+        gateway.metric("keymeter_shared_limits_changes_total{to=\"local\"}").await,
+        0.0,
+        "after {count} requests"
+    );
+    assert_eq!(gateway.metric("keymeter_shared_limits_excess_total").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_stops_hands_everything_in() {
+    let (redis, upstream) = (Redis::start(), upstream().await);
+    let keys = keys(1, "limits: {requests_per_minute: 1000, concurrent_requests: 100}");
+    let gateway = gateways(1, &upstream, &format!("url: \"{}\", lease: 10%", redis.url()), &keys).await.remove(0);
+    let mut client = gateway.connect().await;
+    for _ in 0..10 {
+        assert_eq!(ask(&mut client, 0).await.status, 200);
+    }
+    drop(client);
+    gateway.server.drain(PATIENCE).await;
+    let counted = redis.ask(&["HGET", "keymeter:{key_0}:windows", "r"]);
+    assert_eq!(counted, "10", "what was taken in advance is given back");
+    let now = redis.ask(&["ZCOUNT", "keymeter:{key_0}:running", "-inf", "+inf"]);
+    assert_eq!(now, ":0");
 }

@@ -2,11 +2,13 @@
 //! that one gateway needs what others were granted of a wallet. Alone, over SQLite, an instance tells itself.
 
 use std::{
+    convert::Infallible,
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sqlx::postgres::PgListener;
@@ -31,6 +33,10 @@ const RECALLS: usize = 1024;
 const CHANNEL: &str = "keymeter";
 const CHANGED: &str = "changed";
 const RECALLED: &str = "recalled ";
+const IS_ALIVE: &str = "alive";
+
+/// How often an instance makes sure that it still hears.
+const ALIVE: Duration = Duration::from_secs(1);
 
 /// How long until a connection is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -58,7 +64,35 @@ impl News {
     fn hear(&self, said: &str) {
         match said.strip_prefix(RECALLED) {
             Some(wallet) => self.tell_recalled(wallet),
+            None if said == IS_ALIVE => {}
             None => self.tell_changed(),
+        }
+    }
+}
+
+/// Why an instance does not hear the others.
+#[derive(Debug)]
+enum DeafFault {
+    /// The database does not answer.
+    Database(sqlx::Error),
+    /// The connection was lost.
+    Lost,
+    /// What it said itself did not come back.
+    Silent,
+}
+
+impl From<sqlx::Error> for DeafFault {
+    fn from(fault: sqlx::Error) -> Self {
+        Self::Database(fault)
+    }
+}
+
+impl fmt::Display for DeafFault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Database(fault) => fault.fmt(formatter),
+            Self::Lost => formatter.write_str("the connection was lost"),
+            Self::Silent => formatter.write_str("nothing is heard (a pooler must be in session mode for LISTEN)"),
         }
     }
 }
@@ -117,24 +151,45 @@ impl Store {
         loop {
             let Err(fault) = self.listen_on(url).await;
             if self.news.is_listening.swap(false, Ordering::AcqRel) {
+                // Whoever waits for news has to look from now on.
+                self.news.tell_changed();
                 tracing::warn!("other instances of the control plane are not heard for now: {fault}");
             }
             tokio::time::sleep(PAUSE).await;
         }
     }
 
-    async fn listen_on(&self, url: &str) -> Result<std::convert::Infallible, sqlx::Error> {
+    async fn listen_on(&self, url: &str) -> Result<Infallible, DeafFault> {
         let mut listener = PgListener::connect(url).await?;
+        // A connection that is lost is found out here, and not made again behind our back.
+        listener.eager_reconnect(false);
         listener.listen(CHANNEL).await?;
-        self.news.is_listening.store(true, Ordering::Release);
-        // What was told before is not told again.
-        self.news.tell_changed();
+        let (mut asked, mut heard) = (Instant::now(), Instant::now());
+        self.say_alive().await?;
         loop {
-            match listener.try_recv().await? {
-                Some(told) => self.news.hear(told.payload()),
-                // The connection was lost, and with it what was told meanwhile.
-                None => self.news.tell_changed(),
+            match tokio::time::timeout(ALIVE, listener.try_recv()).await {
+                Ok(told) => {
+                    self.news.hear(told?.ok_or(DeafFault::Lost)?.payload());
+                    heard = Instant::now();
+                    if !self.news.is_listening.swap(true, Ordering::AcqRel) {
+                        // What was told before is not told again.
+                        self.news.tell_changed();
+                    }
+                }
+                Err(_) if heard < asked => return Err(DeafFault::Silent),
+                Err(_) => {}
+            }
+            if asked.elapsed() >= ALIVE {
+                asked = Instant::now();
+                self.say_alive().await?;
             }
         }
+    }
+
+    /// Says something that this instance has to hear itself: connections break without a word, and some poolers take a
+    /// `LISTEN` and forget it.
+    async fn say_alive(&self) -> Result<(), sqlx::Error> {
+        let sql = "SELECT 1 FROM pg_notify($1, $2)";
+        sqlx::query(sql).bind(CHANNEL).bind(IS_ALIVE).execute(self.reader()).await.map(|_| ())
     }
 }
