@@ -9,7 +9,8 @@ local name, tokens, stock_name = ARGV[1], tonumber(ARGV[2]), ARGV[6]
 local most_requests, most_tokens, most_running = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local key = open(KEYS[1], KEYS[2], KEYS[3], name)
 settle_all(key, 11)
-local running = count_running(key)
+-- Nobody wants to know how many run where that is not limited.
+local running = most_running >= 0 and count_running(key) or 0
 
 local function answer(verdict, slot, wait, stock_slot, requests_reset, tokens_reset)
   local reply = standing(key, requests_reset, tokens_reset, running)
@@ -56,12 +57,12 @@ local function take_stock()
   end
   local slot = add(key, 's', key.now + tonumber(ARGV[10]), requests, stock_tokens)
   set(key, stock_name, slot .. ' ' .. text(requests) .. ' ' .. text(stock_tokens))
-  put_running(key, {stock_name}, true)
+  put_running(key, {stock_name}, false, true)
   local names = {}
   for place = 1, places do
     names[place] = stock_name .. '.' .. place
   end
-  put_running(key, names)
+  put_running(key, names, false)
   running = running + places
   return slot
 end
@@ -82,7 +83,7 @@ if refused then
   return refused
 end
 local slot = add(key, 'c', key.now, 1, tokens)
-put_running(key, {name})
+put_running(key, {name}, running == 0)
 set(key, name, slot .. ' ' .. text(tokens))
 running = running + 1
 local stock_slot = take_stock()

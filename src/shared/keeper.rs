@@ -86,6 +86,9 @@ impl SharedLimits {
     /// Brings the server up to date, and trusts it if it answers in time.
     async fn restored(&self, is_first: bool) -> Result<(), LinkFault> {
         let mut connection = self.link.connected().await?;
+        if is_first {
+            warn_of_evictions(&mut connection).await;
+        }
         self.renew(&mut connection, Moment::now()).await?;
         self.hand_in(&mut connection).await?;
         let trials = if is_first { 1 } else { TRIALS };
@@ -278,6 +281,21 @@ impl SharedLimits {
             rest = others;
         }
         groups
+    }
+}
+
+/// A server that makes room by itself forgets what keys used. Some users may not ask for that: then nothing is said.
+async fn warn_of_evictions(connection: &mut Connection) {
+    let Ok(said) = redis::cmd("INFO").arg("memory").query_async::<String>(connection).await else { return };
+    let value = |name: &str| said.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
+    if let (Some(memory), Some(policy)) = (value("maxmemory"), value("maxmemory_policy"))
+        && memory != "0"
+        && policy != "noeviction"
+    {
+        tracing::warn!(
+            "the server of the shared limits forgets keys when it is full (maxmemory-policy {policy}), and with them what \
+             they used: set it to noeviction"
+        );
     }
 }
 

@@ -12,7 +12,7 @@ for _, running in ipairs(KEYS) do
     now = latest
   end
   local scores = call('ZMSCORE', running, unpack(ARGV, at + 1, at + count))
-  local kept, stamp = {}, string.format('%.0f', now)
+  local kept, stamp = {}, string.format('%d', now)
   for index = 1, count do
     local name, score = ARGV[at + index], tonumber(scores[index] or 0)
     if score > now - SILENCE and score <= now then

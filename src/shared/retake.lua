@@ -9,12 +9,12 @@ if latest > now and latest <= now + SPAN then
   now = latest
 end
 for index = 3, count + 2 do
-  taken[#taken + 1], taken[#taken + 2] = string.format('%.0f', now), ARGV[index]
+  taken[#taken + 1], taken[#taken + 2] = string.format('%d', now), ARGV[index]
 end
 call('ZADD', KEYS[1], unpack(taken))
 call('PEXPIRE', KEYS[1], '70000')
 if limit < 0 then
   return 0
 end
-local running = call('ZCOUNT', KEYS[1], string.format('(%.0f', now - SILENCE), '+inf')
+local running = call('ZCOUNT', KEYS[1], string.format('(%d', now - SILENCE), '+inf')
 return math.max(math.min(count, running - limit), 0)

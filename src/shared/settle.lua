@@ -10,7 +10,7 @@ local function settle(key, name, ending, slot, tokens, used)
     local known = field(key, name)
     if ending == 'cancel' and (known == GONE or not is_first) then
       -- It may still be on its way, over a connection that broke: then it comes too late.
-      put_running(key, {name}, true)
+      put_running(key, {name}, true, true)
       set(key, name, GONE)
       return
     end

@@ -14,7 +14,7 @@ local call = redis.call
 
 -- Lua's own way to write a number keeps 14 digits only.
 local function text(number)
-  return string.format('%.0f', number)
+  return string.format('%d', number)
 end
 
 -- A field of the hash. What is read and written is kept until `save`, which does all of it at once.
@@ -55,6 +55,7 @@ local function roll(key)
   end
   if #gone > 0 then
     call('ZREM', key.slots, unpack(gone))
+    key.has_slots = call('EXISTS', key.slots) == 1
   end
 end
 
@@ -80,6 +81,7 @@ local function open(windows, slots, running, ...)
     call('DEL', windows)
     key.fields, key.requests, key.tokens = {}, 0, 0
   end
+  key.has_slots = oldest
   if oldest and tonumber(oldest) + SPAN <= key.now then
     roll(key)
   end
@@ -140,13 +142,15 @@ local function add(key, growing, at, requests, tokens)
     last, had_requests, had_tokens = slot_parts(packed)
   else
     call('ZADD', key.slots, first, first)
-    -- It may be the only one, and a set of its own then.
-    key.is_fresh = true
+    if not key.has_slots then
+      -- The set is new, and has no time to live yet.
+      key.is_fresh, key.has_slots = true, true
+    end
   end
   key.requests, key.tokens = key.requests + requests, key.tokens + tokens
   set(key, growing, first)
   local sums = {math.max(at, last), had_requests + requests, had_tokens + tokens}
-  set(key, first, string.format('%.0f %.0f %.0f', unpack(sums)))
+  set(key, first, string.format('%d %d %d', unpack(sums)))
   return first
 end
 
@@ -159,7 +163,7 @@ local function give_back(key, slot, requests, tokens)
   local last, has_requests, has_tokens = slot_parts(packed)
   requests, tokens = math.min(requests, has_requests), math.min(tokens, has_tokens)
   key.requests, key.tokens = math.max(key.requests - requests, 0), math.max(key.tokens - tokens, 0)
-  set(key, slot, string.format('%.0f %.0f %.0f', last, has_requests - requests, has_tokens - tokens))
+  set(key, slot, string.format('%d %d %d', last, has_requests - requests, has_tokens - tokens))
 end
 
 -- How many requests run, as far as their gateways were heard of lately.
@@ -167,14 +171,15 @@ local function count_running(key)
   return call('ZCOUNT', key.running, '(' .. text(key.now - SILENCE), '+inf')
 end
 
--- Puts names among those that run; as many that do not count with `is_uncounted`.
-local function put_running(key, names, is_uncounted)
+-- Puts names among those that run; as such that do not count with `is_uncounted`. Where none may have run before, the
+-- set may be new, and have no time to live yet.
+local function put_running(key, names, may_be_new, is_uncounted)
   local scored, score = {}, text(is_uncounted and key.now - SILENCE or key.now)
   for _, name in ipairs(names) do
     scored[#scored + 1], scored[#scored + 2] = score, name
   end
   call('ZADD', key.running, unpack(scored))
-  key.is_fresh = true
+  key.is_fresh = key.is_fresh or may_be_new
 end
 
 -- Each slot's end, requests and tokens, oldest first, to `visit`, until that returns true. All must be saved.

@@ -127,3 +127,22 @@ async fn a_primary_that_fails_over() {
     assert!((4..=5).contains(&admitted), "{admitted} of 4 that were left");
     drop(replica);
 }
+
+#[tokio::test]
+async fn a_server_that_forgets_when_it_is_full_is_warned_of() {
+    use crate::support::process::Process;
+    let upstream = upstream().await;
+    for (policy, warns) in [("allkeys-lru", true), ("noeviction", false)] {
+        let redis = Redis::with(&["--maxmemory", "100mb", "--maxmemory-policy", policy]);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keymeter.yaml");
+        let upstreams = format!("{{name: scripted, url: \"{}\"}}", upstream.url());
+        let text = configuration(&upstreams, "", &format!("limits: {{shared: {{url: \"{}\"}}}}", redis.url()));
+        std::fs::write(&path, text).unwrap();
+        std::fs::write(directory.path().join("keys.yaml"), "keys: []").unwrap();
+        let process = Process::serve(&path);
+        process.stderr.line("limits are shared").await;
+        let warned = process.stderr.all().iter().any(|line| line.contains("set it to noeviction"));
+        assert_eq!(warned, warns, "{policy}: {:?}", process.stderr.all());
+    }
+}
