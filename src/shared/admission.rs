@@ -171,7 +171,7 @@ impl Answer {
     }
 
     fn refusal(&self, over: Over, limits: &Limits) -> Refusal {
-        let Counted { requests, requests_reset, tokens, tokens_reset, running } = self.counted;
+        let Counted { requests, requests_reset, tokens, tokens_reset, running, .. } = self.counted;
         let (limit, used, retry_after, reset) = match over {
             Over::Requests => (limits.requests_per_minute, requests, self.wait, requests_reset),
             Over::Tokens => (limits.tokens_per_minute, tokens, self.wait, tokens_reset),

@@ -96,7 +96,7 @@ impl SharedLimits {
             if trial > 0 {
                 tokio::time::sleep(BETWEEN_TRIALS).await;
             }
-            let asked = self.count_gateways(&mut connection);
+            let asked = self.count_gateways(&mut connection, Moment::now());
             let answer = tokio::time::timeout(self.terms.timeout, asked).await;
             answer.map_err(|_| LinkFault::Slow(self.terms.timeout))??;
         }
@@ -155,18 +155,18 @@ impl SharedLimits {
         }
     }
 
-    async fn count_gateways(&self, connection: &mut Connection) -> Result<(), LinkFault> {
+    async fn count_gateways(&self, connection: &mut Connection, now: Moment) -> Result<(), LinkFault> {
         let mut call = self.scripts.gateways.on(&[GATEWAYS]);
         call.arg(&*self.gateway);
         let gateways = call.run(connection).await?;
-        self.mode.saw(gateways);
-        self.series.gateways(gateways);
+        self.mode.saw(gateways, now);
+        self.series.gateways(self.mode.gateways());
         Ok(())
     }
 
     /// Says which places go on, and takes those again that were freed meanwhile.
     pub(super) async fn renew(&self, connection: &mut Connection, now: Moment) -> Result<(), LinkFault> {
-        self.count_gateways(connection).await?;
+        self.count_gateways(connection, now).await?;
         let mut statements = self.places.state();
         statements.extend(self.due.unsent().into_iter().map(|(key, name)| Statement {
             key,

@@ -1,11 +1,14 @@
 //! Whether the server is of use at the moment. While it is not, nobody waits for it but the one who looks after it.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
+
+use crate::limit::Moment;
 
 /// Whether the server is asked, and by how many.
 #[derive(Default)]
@@ -16,9 +19,19 @@ pub(super) struct Mode {
     becomes_known: Notify,
     /// In a row, each of which a request has waited for.
     slow_answers: AtomicU32,
-    gateways: AtomicU64,
+    gateways: Mutex<Gateways>,
     lost: Notify,
 }
+
+#[derive(Default)]
+struct Gateways {
+    number: u64,
+    /// Since when fewer were seen.
+    fewer_since: Option<Moment>,
+}
+
+/// For so long a server that forgot may not have heard of all of them again.
+const FORGETFUL: Duration = Duration::from_secs(10);
 
 /// Slow answers in a row that are taken for chance.
 const CHANCE: u32 = 3;
@@ -51,11 +64,18 @@ impl Mode {
 
     /// How many gateways were seen last, this one included.
     pub(super) fn gateways(&self) -> u64 {
-        self.gateways.load(Ordering::Relaxed).max(1)
+        self.gateways.lock().number.max(1)
     }
 
-    pub(super) fn saw(&self, gateways: u64) {
-        self.gateways.store(gateways, Ordering::Relaxed);
+    /// So many were seen. That they are fewer than before is believed after some time.
+    pub(super) fn saw(&self, number: u64, now: Moment) {
+        let mut gateways = self.gateways.lock();
+        let fewer_since = (number < gateways.number).then(|| gateways.fewer_since.unwrap_or(now));
+        if fewer_since.is_none_or(|since| now.saturating_since(since) >= FORGETFUL) {
+            *gateways = Gateways { number, fewer_since: None };
+        } else {
+            gateways.fewer_since = fewer_since;
+        }
     }
 
     /// An answer came in time.
@@ -114,7 +134,22 @@ mod tests {
     fn there_is_one_gateway_at_least() {
         let mode = Mode::default();
         assert_eq!(mode.gateways(), 1);
-        mode.saw(4);
+        mode.saw(4, at(0));
         assert_eq!(mode.gateways(), 4);
+    }
+
+    #[test]
+    fn that_there_are_fewer_gateways_is_believed_after_a_while() {
+        let mode = Mode::default();
+        for (seconds, seen, believed) in
+            [(0, 4, 4), (2, 1, 4), (4, 3, 4), (6, 4, 4), (8, 2, 4), (17, 2, 4), (18, 2, 2), (19, 3, 3)]
+        {
+            mode.saw(seen, at(seconds));
+            assert_eq!(mode.gateways(), believed, "after {seconds} s");
+        }
+    }
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_nanos(seconds * 1_000_000_000)
     }
 }

@@ -17,6 +17,8 @@ use crate::{
 /// What counts of a key, and what runs.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counted {
+    /// The server's time, in microseconds.
+    time: u64,
     pub requests: u64,
     pub requests_reset: Duration,
     pub tokens: u64,
@@ -27,10 +29,17 @@ pub(super) struct Counted {
 impl Counted {
     /// As the scripts state it: the server's time is first.
     pub(super) fn read(said: &[u64]) -> Option<Self> {
-        let [_, requests, requests_reset, tokens, tokens_reset, running] = *said else { return None };
+        let [time, requests, requests_reset, tokens, tokens_reset, running] = *said else { return None };
         let (requests_reset, tokens_reset) =
             (Duration::from_micros(requests_reset), Duration::from_micros(tokens_reset));
-        Some(Self { requests, requests_reset, tokens, tokens_reset, running })
+        Some(Self { time, requests, requests_reset, tokens, tokens_reset, running })
+    }
+
+    /// Whether this was said after `other`: answers overtake each other. Of one moment, more is later. A server's clock
+    /// that was set back by a minute begins anew.
+    fn is_after(&self, other: &Self) -> bool {
+        let span = u64::try_from(SPAN.as_micros()).unwrap_or(u64::MAX);
+        (self.time, self.requests) >= (other.time, other.requests) || self.time.saturating_add(span) < other.time
     }
 
     /// What that was `age` ago is now, if nothing was heard since.
@@ -79,7 +88,8 @@ impl Seen {
     pub(super) fn saw(&self, key: &KeyId, counted: Counted, now: Moment) {
         let (mut part, sighting) = (self.part(key), Sighting { counted, at: now });
         match part.get_mut(key) {
-            Some(known) => *known = sighting,
+            Some(known) if counted.is_after(&known.counted) => *known = sighting,
+            Some(_) => {}
             None => drop(part.insert(key.clone(), sighting)),
         }
     }
@@ -144,5 +154,25 @@ impl Seen {
         let index = self.hasher.hash_one(key) % PARTS as u64;
         #[allow(clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "it is below the number of parts")]
         self.parts[index as usize].lock()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_was_overtaken_is_not_believed() {
+        let (seen, key, now) = (Seen::default(), "key_a".parse().unwrap(), Moment::default());
+        let limits = Limits { requests_per_minute: Limit::at(10).unwrap(), ..Limits::UNLIMITED };
+        for (time, requests, believed) in [(500, 6, 6), (700, 10, 10), (600, 8, 10), (700, 9, 10), (900, 3, 3)] {
+            let said = [time, requests, 60_000_000, 0, 0, 0];
+            seen.saw(&key, Counted::read(&said).unwrap(), now);
+            assert_eq!(seen.standing(&key, &limits, now).requests.used, believed, "{time}");
+        }
+        let set_back = [500, 1, 60_000_000, 0, 0, 0];
+        seen.saw(&key, Counted { time: 70_000_000_000, ..Counted::read(&set_back).unwrap() }, now);
+        seen.saw(&key, Counted::read(&set_back).unwrap(), now);
+        assert_eq!(seen.standing(&key, &limits, now).requests.used, 1);
     }
 }
