@@ -156,6 +156,7 @@ impl Shared {
     /// Writes what was held, makes room, and puts on the disk what was written.
     fn look_after(&self) {
         self.write_held();
+        // A disk may take its time: requests are to find the next segment meanwhile.
         self.make_spare();
         let dirty = self.journal.lock().take_dirty();
         for file in dirty {
@@ -164,7 +165,9 @@ impl Shared {
                 self.journal.lock().sync_again(file);
             }
         }
-        let has_room = self.journal.lock().has_room() && segment::has_space_for_one(&self.claimed.path);
+        // They may have used it up, which says nothing of the disk.
+        let has_spare = self.make_spare();
+        let has_room = has_spare && self.journal.lock().is_written() && segment::has_space_for_one(&self.claimed.path);
         self.turn(has_room);
     }
 
@@ -177,13 +180,16 @@ impl Shared {
         }
     }
 
-    /// Makes the next segments, without holding requests up.
-    fn make_spare(&self) {
+    /// Makes the next segments, without holding requests up. Says whether there is room for one.
+    fn make_spare(&self) -> bool {
         loop {
-            let Some(number) = self.journal.lock().lacks_spare() else { return };
+            let Some(number) = self.journal.lock().lacks_spare() else { return true };
             match segment::Segment::create(&self.claimed.path, number) {
                 Ok(spare) => self.journal.lock().put_spare(spare),
-                Err(error) => return tracing::debug!("the ledger's spool has no spare segment: {error}"),
+                Err(error) => {
+                    tracing::debug!("the ledger's spool has no spare segment: {error}");
+                    return false;
+                }
             }
         }
     }

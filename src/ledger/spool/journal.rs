@@ -96,9 +96,9 @@ impl Journal {
         }
     }
 
-    /// Whether all is written, and there is a whole segment for what comes.
-    pub(super) fn has_room(&self) -> bool {
-        self.current.is_some() && self.spare.is_some() && self.held.is_empty()
+    /// Whether nothing is held that could not be written.
+    pub(super) fn is_written(&self) -> bool {
+        self.held.is_empty()
     }
 
     /// The files that hold what is not on the disk itself.

@@ -305,3 +305,15 @@ fn fill(path: &Path) {
         while file.write_all(&vec![1; size]).is_ok() {}
     }
 }
+
+#[test]
+fn many_records_a_second_are_no_full_disk() {
+    let root = tempfile::tempdir().unwrap();
+    let spool = Spool::open(root.path(), &session()).unwrap();
+    let record = example("req_many");
+    // Whoever appends is now and then a segment ahead of whoever puts segments on the disk.
+    for number in 0..120_000 {
+        spool.append(&record).unwrap();
+        assert!(spool.has_room(), "after {number} records");
+    }
+}
