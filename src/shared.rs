@@ -104,10 +104,13 @@ impl SharedLimits {
         mut now: Moment,
     ) -> Result<Ticket, Declined> {
         let tokens = limits.tokens_per_minute.cut(tokens.min(MOST_TOKENS));
+        let mut patience = self.terms.timeout;
         if !self.mode.is_known() {
             // The process has just started. Whatever comes of it, it is not waited for again.
-            let _ = tokio::time::timeout(self.terms.timeout, self.mode.known()).await;
+            let start = Moment::now();
+            let _ = tokio::time::timeout(patience, self.mode.known()).await;
             now = now.max(Moment::now());
+            patience = patience.saturating_sub(now.saturating_since(start));
         }
         if !self.is_trusted(now) {
             self.series.answer(SharedAnswer::Skipped);
@@ -118,7 +121,7 @@ impl SharedLimits {
             return Ok(self.ticket(key, limits, part.name, part.slot, tokens));
         }
         let start = Moment::now();
-        let answer = self.ask(key, limits, tokens, now).await;
+        let answer = self.ask(key, limits, tokens, patience, now).await;
         self.series.took(Moment::now().saturating_since(start));
         self.series.answer(match &answer {
             Ok(_) => SharedAnswer::Admitted,

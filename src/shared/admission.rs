@@ -1,7 +1,7 @@
 //! One admission: what is asked, and what the answer means. Whatever becomes of the question, a request that goes on
 //! without its answer takes nothing.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     Declined, SharedLimits, Ticket,
@@ -26,6 +26,7 @@ impl SharedLimits {
         key: &KeyId,
         limits: &Limits,
         tokens: u64,
+        patience: Duration,
         now: Moment,
     ) -> Result<Ticket, Declined> {
         let generation = self.link.generation();
@@ -41,7 +42,7 @@ impl SharedLimits {
         let along = self.due.of(key, TAKEN_ALONG, self.link.keeps_order());
         let mut attempt = Attempt { shared: self, key, name: self.new_name(), tokens, stock, along, is_open: true };
         let asked = attempt.run(limits, &mut connection);
-        match tokio::time::timeout(self.terms.timeout, asked).await {
+        match tokio::time::timeout(patience, asked).await {
             Ok(Ok(answer)) => {
                 self.mode.answered();
                 self.seen.saw(key, answer.counted, now);
@@ -128,7 +129,7 @@ struct Answer {
     /// Where the request is counted, and where the stock.
     slot: u64,
     stock_slot: u64,
-    wait: std::time::Duration,
+    wait: Duration,
     counted: Counted,
 }
 
@@ -149,7 +150,7 @@ impl Answer {
             _ => return None,
         };
         let (slot, stock_slot) = (*slot, *stock_slot);
-        let wait = std::time::Duration::from_micros(*wait);
+        let wait = Duration::from_micros(*wait);
         Some(Self { verdict, slot, stock_slot, wait, counted: Counted::read(counted)? })
     }
 
