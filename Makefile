@@ -53,6 +53,23 @@ bench: cmake valgrind ## measure admission, metering and limits, in time and in 
 # The recordings stay in target/: nothing of them is part of the project.
 RECORDINGS := target/recordings
 
+# Two builds: keymeter's own profile, and Pingora as it comes, with the system's allocator and no further settings.
+.PHONY: bench-proxy
+bench-proxy: cmake valgrind nginx ## compare with bare Pingora and nginx: CPU, instructions, memory, latency (about 15 minutes)
+	cargo build --locked --release --bins --bench proxy
+	cargo build --locked --profile bare --no-default-features --bench proxy
+	@alike=$$(ls -t target/release/deps/proxy-* | grep -v '\.d$$' | head -1); \
+	bare=$$(ls -t target/bare/deps/proxy-* | grep -v '\.d$$' | head -1); \
+	$$alike measure target/release/keymeter $$bare $(CASES)
+
+.PHONY: nginx
+nginx:
+	@if ! command -v nginx >/dev/null; then $(MAKE) --no-print-directory install-nginx; fi
+
+.PHONY: install-nginx
+install-nginx:
+	$(call install,nginx-light,it is compared with)
+
 .PHONY: estimates
 estimates: cmake $(RECORDINGS)/exchanges.ndjson ## measure how far estimates are off, on recordings of real exchanges
 	cargo run --quiet --locked --example estimates -- $(RECORDINGS)/exchanges.ndjson

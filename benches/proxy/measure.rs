@@ -1,0 +1,323 @@
+//! The cases, the rounds and the tables.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    load::{Client, Question, ask},
+    target::{Kind, Programs, Target},
+    upstream::{self, Answers, EVENTS},
+};
+
+/// How often each target is measured in each case.
+const ROUNDS: usize = 7;
+const STREAMS: usize = 200;
+
+/// Measures everything, or the cases that are named.
+pub(super) fn all(keymeter: &str, bare: &str, only: &[&str]) {
+    // Whoever asks and answers stays away from the targets' core.
+    let pinned = std::process::Command::new("taskset").args(["-pc", "0", &std::process::id().to_string()]).output();
+    assert!(pinned.unwrap().status.success(), "taskset is missing");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let programs = Programs { keymeter: keymeter.into(), bare: bare.into() };
+    runtime.block_on(async {
+        let answers = Answers::new();
+        let bench = Bench { programs, upstream: upstream::start(answers.clone()).await, answers };
+        let wants = |name: &str| only.is_empty() || only.contains(&name);
+        if wants("requests") {
+            bench.requests().await;
+        }
+        if wants("streams") {
+            bench.streams().await;
+        }
+        if wants("refusals") {
+            bench.refusals().await;
+        }
+        if wants("keys") {
+            bench.keys(&[1, 100_000]).await;
+        }
+        if only.contains(&"million") {
+            bench.keys(&[1, 1_000_000]).await;
+        }
+        if wants("latency") {
+            bench.latency().await;
+        }
+        if wants("memory") {
+            bench.memory().await;
+        }
+        if wants("instructions") {
+            bench.instructions().await;
+        }
+    });
+}
+
+struct Bench {
+    programs: Programs,
+    upstream: SocketAddr,
+    answers: Arc<Answers>,
+}
+
+/// One way to load a target.
+#[derive(Clone, Copy)]
+enum Load {
+    /// So many requests over so many connections.
+    Requests { connections: usize, count: usize },
+    /// So many streams at once, so often.
+    Streams { times: usize },
+}
+
+impl Bench {
+    fn start(&self, kind: Kind) -> Target {
+        Target::start(kind, &self.programs, self.upstream, &[])
+    }
+
+    fn question(&self, model: &str, size: usize, keys: usize) -> Question {
+        let stream = model != "m";
+        let filler = "word ".repeat(size / 5);
+        let body = format!(
+            "{{\"model\":\"{model}\",\"stream\":{stream},\"max_tokens\":200,\"messages\":[{{\"role\":\"user\",\
+             \"content\":\"{filler}\"}}]}}"
+        );
+        let expected = if stream { &self.answers.stream } else { &self.answers.body };
+        Question { body: Arc::new(body.into_bytes()), keys, status: 200, expected: Some(Arc::new(expected.clone())) }
+    }
+
+    async fn requests(&self) {
+        let kinds = [Kind::Bare, Kind::Alike, Kind::Nginx, Kind::Keymeter, Kind::Bare];
+        let chat = self.question("m", 900, 1000);
+        let large = self.question("m", 200_000, 1000);
+        println!("\n### CPU a request, µs\n");
+        self.compare("1 KiB, 64 connections", &kinds, &chat, Load::Requests { connections: 64, count: 10_000 }).await;
+        self.compare("1 KiB, 1 connection", &kinds, &chat, Load::Requests { connections: 1, count: 4_000 }).await;
+        self.compare("200 KB prompt, 16 connections", &kinds, &large, Load::Requests { connections: 16, count: 1_000 })
+            .await;
+    }
+
+    async fn streams(&self) {
+        let kinds = [Kind::Bare, Kind::Alike, Kind::Nginx, Kind::Keymeter, Kind::Bare];
+        println!("\n### CPU an event of a stream, µs\n");
+        let paced = self.question("paced", 900, 1000);
+        self.compare("200 streams, 100 events 10 ms apart", &kinds, &paced, Load::Streams { times: 1 }).await;
+        let flat = self.question("flat", 900, 1000);
+        self.compare("200 streams, 16 events a write", &kinds, &flat, Load::Streams { times: 4 }).await;
+    }
+
+    /// Each target in turn, round after round.
+    async fn compare(&self, title: &str, kinds: &[Kind], question: &Question, load: Load) {
+        let targets: Vec<_> = kinds.iter().map(|kind| self.start(*kind)).collect();
+        let mut figures = vec![Vec::with_capacity(ROUNDS); targets.len()];
+        for target in &targets {
+            run(target, question, load).await;
+        }
+        for _ in 0..ROUNDS {
+            for (target, figures) in targets.iter().zip(&mut figures) {
+                figures.push(run(target, question, load).await);
+            }
+        }
+        println!("| {title} | median | least – most | to bare Pingora |\n|---|---|---|---|");
+        let first = median(&figures[0]);
+        for (index, (target, figures)) in targets.iter().zip(&figures).enumerate() {
+            let again = if index > 0 && target.kind == Kind::Bare { " (itself again)" } else { "" };
+            let (least, most) = (minimum(figures), maximum(figures));
+            let ratio = median(figures) / first;
+            println!(
+                "| {}{again} | {:.1} | {least:.1} – {most:.1} | {ratio:.2} |",
+                target.kind.name(),
+                median(figures)
+            );
+        }
+        println!();
+    }
+
+    async fn refusals(&self) {
+        println!("\n### A refusal, CPU in µs\n");
+        let mut target = self.start(Kind::Keymeter);
+        let load = Load::Requests { connections: 64, count: 10_000 };
+        let chat = self.question("m", 900, 1000);
+        let mut few = Question { keys: upstream::FEW, status: 429, expected: None, ..chat.clone() };
+        let nobody = Question { keys: 0, status: 401, expected: None, ..chat.clone() };
+        run(&target, &chat, load).await;
+        // The one request that it may make.
+        ask(target.address, &Question { status: 200, ..few.clone() }, 1, 1).await;
+        let mut rows = vec![("a request that is passed on", Vec::new()), ("429, over its limit", Vec::new())];
+        for _ in 0..ROUNDS {
+            rows[0].1.push(run(&target, &chat, load).await);
+            rows[1].1.push(run(&target, &few, load).await);
+        }
+        // Bad keys from one address are throttled after 20 a second: then they cost no look-up.
+        few = nobody;
+        let start = (target.cpu(), Instant::now());
+        ask_any(target.address, &few, 64, 10_000).await;
+        let throttled = (target.cpu() - start.0).as_secs_f64() * 1e6 / 10_000.0;
+        println!("| | median | least – most | to a request |\n|---|---|---|---|");
+        let first = median(&rows[0].1);
+        for (name, figures) in &rows {
+            let (middle, least, most) = (median(figures), minimum(figures), maximum(figures));
+            println!("| {name} | {middle:.1} | {least:.1} – {most:.1} | {:.2} |", middle / first);
+        }
+        println!("| 401 and 429, a flood of bad keys | {throttled:.1} | | {:.2} |\n", throttled / first);
+        target.stop();
+    }
+
+    async fn keys(&self, numbers: &[usize]) {
+        println!("\n### CPU a request by the number of keys, each in turn, µs\n");
+        println!("| keys | median | least – most | to one key | MiB |\n|---|---|---|---|---|");
+        let mut first = 0.0;
+        for number in numbers {
+            let target = self.start(Kind::Keymeter);
+            let question = self.question("m", 900, *number);
+            // Every key is looked up once.
+            ask(target.address, &question, 64, *number).await;
+            let load = Load::Requests { connections: 64, count: 10_000.max(number / 7) };
+            let mut figures = Vec::new();
+            for _ in 0..ROUNDS {
+                figures.push(run(&target, &question, load).await);
+            }
+            if first == 0.0 {
+                first = median(&figures);
+            }
+            let (middle, least, most) = (median(&figures), minimum(&figures), maximum(&figures));
+            let memory = target.memory() / 1024;
+            println!("| {number} | {middle:.1} | {least:.1} – {most:.1} | {:.2} | {memory} |", middle / first);
+        }
+    }
+
+    async fn latency(&self) {
+        println!("\n### Time a request on 2 connections, µs\n");
+        println!("| | median | 99 % | to bare Pingora |\n|---|---|---|---|");
+        let question = self.question("m", 900, 1000);
+        let kinds = [Kind::Bare, Kind::Alike, Kind::Nginx, Kind::Keymeter];
+        let targets: Vec<_> = kinds.iter().map(|kind| self.start(*kind)).collect();
+        let mut times = vec![Vec::new(); targets.len()];
+        for round in 0..=ROUNDS {
+            for (target, times) in targets.iter().zip(&mut times) {
+                let taken = ask(target.address, &question, 2, 2_000).await;
+                if round > 0 {
+                    times.extend(taken);
+                }
+            }
+        }
+        let mut first = 0.0;
+        for (target, times) in targets.iter().zip(&mut times) {
+            times.sort_unstable();
+            let at = |percent: usize| times[times.len() * percent / 100].as_secs_f64() * 1e6;
+            if first == 0.0 {
+                first = at(50);
+            }
+            println!("| {} | {:.0} | {:.0} | {:.2} |", target.kind.name(), at(50), at(99), at(50) / first);
+        }
+    }
+
+    async fn memory(&self) {
+        println!("\n### Memory, MiB\n");
+        println!("| | idle | 200 streams | 1,000 streams | KiB a stream |\n|---|---|---|---|---|");
+        for kind in [Kind::Bare, Kind::Alike, Kind::Nginx, Kind::Keymeter] {
+            let target = self.start(kind);
+            let question = self.question("paced", 900, 1000);
+            // The code of a request is loaded.
+            run(&target, &self.question("m", 900, 1000), Load::Requests { connections: 2, count: 100 }).await;
+            let idle = target.memory();
+            let mut sizes = Vec::new();
+            for count in [200, 1000] {
+                let mut clients = Vec::new();
+                for number in 0..count {
+                    let mut client = Client::connect(target.address).await;
+                    client.send(&question, number).await;
+                    clients.push(client);
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                sizes.push(target.memory());
+                for client in &mut clients {
+                    client.answer(&question).await;
+                }
+            }
+            let of_one = (sizes[1] - sizes[0]) as f64 / 800.0;
+            let mib = |size: u64| size / 1024;
+            println!("| {} | {} | {} | {} | {of_one:.0} |", kind.name(), mib(idle), mib(sizes[0]), mib(sizes[1]));
+        }
+    }
+
+    /// Instructions in user space, by Callgrind: of many requests less those of few.
+    async fn instructions(&self) {
+        println!("\n### Instructions\n");
+        println!("| | a request | to built alike | an event | to built alike |\n|---|---|---|---|---|");
+        let (chat, flat) = (self.question("m", 900, 100), self.question("flat", 900, 100));
+        let mut first = None;
+        for kind in [Kind::Alike, Kind::Bare, Kind::Nginx, Kind::Keymeter] {
+            let of_request = self.counted(kind, &chat, 1_000).await;
+            let of_stream = self.counted(kind, &flat, 100).await;
+            let of_event = (of_stream - of_request) / EVENTS as f64;
+            let (request, event) = *first.get_or_insert((of_request, of_event));
+            println!(
+                "| {} | {of_request:.0} | {:.3} | {of_event:.0} | {:.3} |",
+                kind.name(),
+                of_request / request,
+                of_event / event
+            );
+        }
+    }
+
+    async fn counted(&self, kind: Kind, question: &Question, count: usize) -> f64 {
+        let few = count / 5;
+        let mut counts = Vec::new();
+        for number in [few, few + count] {
+            let wrapper = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"];
+            let mut target = Target::start(kind, &self.programs, self.upstream, &wrapper);
+            ask(target.address, question, 4, number).await;
+            target.stop();
+            let said = target.said();
+            let line = said.lines().find_map(|line| line.split("Collected : ").nth(1));
+            counts.push(line.unwrap_or_else(|| panic!("{said}")).trim().parse::<f64>().unwrap());
+        }
+        (counts[1] - counts[0]) / count as f64
+    }
+}
+
+/// Microseconds of processor time for one request, or for one event.
+async fn run(target: &Target, question: &Question, load: Load) -> f64 {
+    let mut question = question.clone();
+    if !target.kind.knows_keys() {
+        question.keys = question.keys.clamp(1, 1000);
+    }
+    let before = target.cpu();
+    let units = match load {
+        Load::Requests { connections, count } => {
+            ask(target.address, &question, connections, count).await;
+            count
+        }
+        Load::Streams { times } => {
+            ask(target.address, &question, STREAMS, STREAMS * times).await;
+            STREAMS * times * EVENTS
+        }
+    };
+    // What is written after the last byte belongs to it.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    (target.cpu() - before).as_secs_f64() * 1e6 / units as f64
+}
+
+/// The same, whatever the answers are.
+async fn ask_any(address: SocketAddr, question: &Question, connections: usize, count: usize) {
+    let question = Question { status: 0, ..question.clone() };
+    ask(address, &question, connections, count).await;
+}
+
+fn sorted(figures: &[f64]) -> Vec<f64> {
+    let mut sorted = figures.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    sorted
+}
+
+fn median(figures: &[f64]) -> f64 {
+    sorted(figures)[figures.len() / 2]
+}
+
+fn minimum(figures: &[f64]) -> f64 {
+    sorted(figures)[0]
+}
+
+fn maximum(figures: &[f64]) -> f64 {
+    sorted(figures)[figures.len() - 1]
+}

@@ -1,0 +1,190 @@
+//! The programs that are compared: each a process on a core of its own.
+
+use std::{
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// Which program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Pingora as it comes.
+    Bare,
+    /// Pingora, built and configured as keymeter is.
+    Alike,
+    Nginx,
+    Keymeter,
+}
+
+impl Kind {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "bare Pingora",
+            Self::Alike => "bare Pingora, built alike",
+            Self::Nginx => "nginx, key map and limit_req",
+            Self::Keymeter => "keymeter, everything on",
+        }
+    }
+
+    /// Whether it knows keys, and refuses what has none.
+    pub(super) fn knows_keys(self) -> bool {
+        self == Self::Keymeter
+    }
+}
+
+/// Where the programs are.
+pub(super) struct Programs {
+    pub keymeter: PathBuf,
+    /// This program, built as Pingora comes.
+    pub bare: PathBuf,
+}
+
+/// A running one.
+pub(super) struct Target {
+    pub kind: Kind,
+    pub address: SocketAddr,
+    child: Child,
+    folder: TempDir,
+}
+
+/// The core that targets run on; everything else runs on core 0.
+const CORE: &str = "1";
+
+impl Target {
+    /// Starts it, under `wrapper` if there is one.
+    pub(super) fn start(kind: Kind, programs: &Programs, upstream: SocketAddr, wrapper: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut words: Vec<String> = ["taskset", "-c", CORE].map(str::to_owned).to_vec();
+        words.extend(wrapper.iter().map(|word| (*word).to_owned()));
+        words.extend(command(kind, programs, address, upstream, folder.path()));
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).env_remove("RUST_LOG").stdout(Stdio::null());
+        let log = std::fs::File::create(folder.path().join("stderr")).unwrap();
+        let child = command.stderr(log).spawn().unwrap();
+        let target = Self { kind, address, child, folder };
+        target.wait();
+        target
+    }
+
+    fn wait(&self) {
+        let start = Instant::now();
+        while TcpStream::connect(self.address).is_err() {
+            assert!(start.elapsed() < Duration::from_secs(60), "{} does not start: {}", self.kind.name(), self.said());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What it printed for people.
+    pub(super) fn said(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("stderr")).unwrap()
+    }
+
+    /// Processor time so far, user and system, of all its threads.
+    pub(super) fn cpu(&self) -> Duration {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let nanos = tasks.filter_map(|task| {
+            let text = std::fs::read_to_string(task.unwrap().path().join("schedstat")).ok()?;
+            text.split_whitespace().next()?.parse::<u64>().ok()
+        });
+        Duration::from_nanos(nanos.sum())
+    }
+
+    /// Memory in use, in KiB.
+    pub(super) fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// Ends it in good order.
+    pub(super) fn stop(&mut self) {
+        let signal = if self.kind == Kind::Bare { "INT" } else { "TERM" };
+        let id = self.child.id().to_string();
+        Command::new("kill").args(["-s", signal, &id]).status().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command(kind: Kind, programs: &Programs, address: SocketAddr, upstream: SocketAddr, folder: &Path) -> Vec<String> {
+    let (path, text) = (|program: &Path| program.to_str().unwrap().to_owned(), folder.display());
+    match kind {
+        Kind::Bare => vec![path(&programs.bare), "bare".into(), address.to_string(), upstream.to_string()],
+        Kind::Alike => {
+            let this = std::env::current_exe().unwrap();
+            vec![path(&this), "alike".into(), address.to_string(), upstream.to_string()]
+        }
+        Kind::Nginx => {
+            let config = folder.join("nginx.conf");
+            std::fs::write(&config, nginx(address, upstream, folder)).unwrap();
+            vec!["nginx".into(), "-e".into(), format!("{text}/error.log"), "-c".into(), path(&config)]
+        }
+        Kind::Keymeter => {
+            let config = folder.join("keymeter.yaml");
+            std::fs::write(&config, keymeter(address, upstream)).unwrap();
+            vec![path(&programs.keymeter), "serve".into(), "--config".into(), path(&config)]
+        }
+    }
+}
+
+/// Everything on: keys from a service, a ledger, an access log, limits, metrics, one thread.
+fn keymeter(address: SocketAddr, upstream: SocketAddr) -> String {
+    format!(
+        "server: {{listen: [\"{address}\"], threads: 1}}
+admin: {{listen: \"127.0.0.1:0\"}}
+upstreams: [{{name: bench, url: \"http://{upstream}\"}}]
+keys: {{http: {{url: \"http://{upstream}/v1/keys/{{hash}}\", usage_url: \"http://{upstream}/v1/usage\", token: bench}}}}
+key_cache: {{capacity: 1000000, ttl: 24h}}
+models: [{{name: \"*\", input: \"0.20\", output: \"0.60\"}}]
+"
+    )
+}
+
+fn nginx(address: SocketAddr, upstream: SocketAddr, folder: &Path) -> String {
+    let folder = folder.display();
+    format!(
+        "daemon off;
+master_process off;
+worker_processes 1;
+pid {folder}/pid;
+events {{ worker_connections 4096; }}
+http {{
+  access_log {folder}/access.log;
+  client_body_temp_path {folder}/body;
+  proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+  client_max_body_size 32m;
+  client_body_buffer_size 512k;
+  keepalive_requests 1000000;
+  map $http_authorization $key {{ default \"\"; ~^Bearer\\ (?<secret>sk-bench-.*)$ $secret; }}
+  limit_req_zone $key zone=keys:64m rate=1000000r/s;
+  upstream bench {{ server {upstream}; keepalive 256; keepalive_requests 1000000; }}
+  server {{
+    listen {address};
+    location / {{
+      if ($key = \"\") {{ return 401; }}
+      limit_req zone=keys burst=1000000 nodelay;
+      proxy_pass http://bench;
+      proxy_http_version 1.1;
+      proxy_set_header Connection \"\";
+      proxy_set_header Authorization \"\";
+      proxy_buffering off;
+    }}
+  }}
+}}
+"
+    )
+}
