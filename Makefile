@@ -55,12 +55,20 @@ RECORDINGS := target/recordings
 
 # Two builds: keymeter's own profile, and Pingora as it comes, with the system's allocator and no further settings.
 .PHONY: bench-proxy
-bench-proxy: cmake valgrind nginx ## compare with bare Pingora and nginx: CPU, instructions, memory, latency (about 15 minutes)
+bench-proxy: cmake valgrind strace nginx ## compare with bare Pingora and nginx: CPU, instructions, memory, latency (about 15 minutes)
 	cargo build --locked --release --bins --bench proxy
 	cargo build --locked --profile bare --no-default-features --bench proxy
 	@alike=$$(ls -t target/release/deps/proxy-* | grep -v '\.d$$' | head -1); \
 	bare=$$(ls -t target/bare/deps/proxy-* | grep -v '\.d$$' | head -1); \
 	$$alike measure target/release/keymeter $$bare $(CASES)
+
+.PHONY: strace
+strace:
+	@if ! command -v strace >/dev/null; then $(MAKE) --no-print-directory install-strace; fi
+
+.PHONY: install-strace
+install-strace:
+	$(call install,strace,it counts calls of the system)
 
 .PHONY: nginx
 nginx:

@@ -1,6 +1,7 @@
 //! The cases, the rounds and the tables.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -50,6 +51,9 @@ pub(super) fn all(keymeter: &str, bare: &str, only: &[&str]) {
         }
         if wants("instructions") {
             bench.instructions().await;
+        }
+        if wants("syscalls") {
+            bench.syscalls().await;
         }
     });
 }
@@ -260,6 +264,28 @@ impl Bench {
         }
     }
 
+    /// Calls of the system for a request, by `strace`.
+    async fn syscalls(&self) {
+        println!("\n### Calls of the system a request, 1 KiB over 4 connections\n");
+        let chat = self.question("m", 900, 100);
+        for kind in [Kind::Alike, Kind::Nginx, Kind::Keymeter] {
+            let mut counts = [BTreeMap::new(), BTreeMap::new()];
+            for (counts, number) in counts.iter_mut().zip([500, 2_500]) {
+                let mut target = Target::start(kind, &self.programs, self.upstream, &["strace", "-f", "-c"]);
+                ask(target.address, &chat, 4, number).await;
+                target.stop();
+                *counts = called(&target.said());
+            }
+            let [few, many] = counts;
+            let of_one = |name: &String| (many[name] - few.get(name).unwrap_or(&0.0)) / 2_000.0;
+            let calls: Vec<_> =
+                many.keys().map(|name| (name, of_one(name))).filter(|(_, number)| *number > 0.02).collect();
+            let total: f64 = calls.iter().map(|(_, number)| number).sum();
+            let each: Vec<_> = calls.iter().map(|(name, number)| format!("{name} {number:.2}")).collect();
+            println!("- {}: {total:.1} ({})", kind.name(), each.join(", "));
+        }
+    }
+
     async fn counted(&self, kind: Kind, question: &Question, count: usize) -> f64 {
         let few = count / 5;
         let mut counts = Vec::new();
@@ -274,6 +300,17 @@ impl Bench {
         }
         (counts[1] - counts[0]) / count as f64
     }
+}
+
+/// How often each call was made, by the table that `strace` prints at the end.
+fn called(said: &str) -> BTreeMap<String, f64> {
+    let row = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        words.first()?.parse::<f64>().ok()?;
+        let (calls, name) = (words.get(3)?.parse().ok()?, words.last()?);
+        (*name != "total").then(|| ((*name).to_owned(), calls))
+    };
+    said.lines().filter_map(row).collect()
 }
 
 /// Microseconds of processor time for one request, or for one event.
