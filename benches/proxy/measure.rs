@@ -55,6 +55,9 @@ pub(super) fn all(keymeter: &str, bare: &str, only: &[&str]) {
         if wants("syscalls") {
             bench.syscalls().await;
         }
+        if only.contains(&"profile") {
+            bench.profile().await;
+        }
     });
 }
 
@@ -283,6 +286,19 @@ impl Bench {
             let total: f64 = calls.iter().map(|(_, number)| number).sum();
             let each: Vec<_> = calls.iter().map(|(name, number)| format!("{name} {number:.2}")).collect();
             println!("- {}: {total:.1} ({})", kind.name(), each.join(", "));
+        }
+    }
+
+    /// Leaves Callgrind's profiles of 3,000 requests in target/, for `callgrind_annotate --inclusive=yes`.
+    async fn profile(&self) {
+        let chat = self.question("m", 900, 100);
+        for (kind, name) in [(Kind::Alike, "alike"), (Kind::Keymeter, "keymeter")] {
+            let file = format!("--callgrind-out-file=target/callgrind.{name}");
+            let mut target =
+                Target::start(kind, &self.programs, self.upstream, &["valgrind", "--tool=callgrind", &file]);
+            ask(target.address, &chat, 4, 3_000).await;
+            target.stop();
+            println!("target/callgrind.{name}");
         }
     }
 

@@ -47,6 +47,9 @@ const LONG_ENOUGH: u64 = 64;
 /// So many prompts are counted to learn from, and one in so many after them.
 const COUNTED: u64 = 64;
 const COUNTED_LATER: u64 = 16;
+/// From here on a model is known, and only a change is to be noticed.
+const KNOWN: u64 = 1024;
+const COUNTED_OF_KNOWN: u64 = 256;
 
 impl Learned {
     /// The 95th percentile of the last 256 outputs, in tokens; 1024 before there are 20.
@@ -77,7 +80,8 @@ impl Learned {
     #[must_use]
     pub fn wants_count(&self) -> bool {
         let prompts = self.prompts.fetch_add(1, Ordering::Relaxed);
-        prompts < COUNTED || prompts.is_multiple_of(COUNTED_LATER)
+        let every = if prompts < KNOWN { COUNTED_LATER } else { COUNTED_OF_KNOWN };
+        prompts < COUNTED || prompts.is_multiple_of(every)
     }
 
     /// Learns from a prompt of text alone: the tokens that `o200k_base` finds in it, and those that
@@ -341,6 +345,7 @@ mod tests {
         let learned = Learned::default();
         let counted = (0..1024).filter(|_| learned.wants_count()).count();
         assert_eq!(counted, 64 + 60);
+        assert_eq!((0..2560).filter(|_| learned.wants_count()).count(), 10, "of a model that is known");
     }
 
     #[test]

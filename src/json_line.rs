@@ -1,0 +1,189 @@
+//! Writes one JSON object on one line, for what is written of every request: the access log and the ledger. Names of
+//! fields are ours and need no escaping, and most texts none; a general writer looks at each of their bytes.
+
+use std::{fmt, io::Write as _};
+
+/// An object that is being written.
+pub struct JsonLine {
+    bytes: Vec<u8>,
+}
+
+/// Room for most lines, so that they are not moved as they grow.
+const ROOM: usize = 640;
+
+impl JsonLine {
+    /// An object without fields yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut bytes = Vec::with_capacity(ROOM);
+        bytes.push(b'{');
+        Self { bytes }
+    }
+
+    /// A field with a text.
+    pub fn text(&mut self, name: &'static str, text: &str) {
+        self.name(name);
+        self.bytes.push(b'"');
+        self.escaped(text);
+        self.bytes.push(b'"');
+    }
+
+    /// A field with what a value writes of itself: plain ASCII without quotes, such as a number or a time.
+    pub fn plain(&mut self, name: &'static str, value: impl fmt::Display) {
+        self.name(name);
+        // Memory takes all that is written.
+        let _ = write!(self.bytes, "\"{value}\"");
+    }
+
+    /// A field with a text, or `null`.
+    pub fn optional(&mut self, name: &'static str, text: Option<&str>) {
+        match text {
+            Some(text) => self.text(name, text),
+            None => self.null(name),
+        }
+    }
+
+    /// A field with `null`.
+    pub fn null(&mut self, name: &'static str) {
+        self.name(name);
+        self.bytes.extend_from_slice(b"null");
+    }
+
+    /// A field with a whole number.
+    pub fn number(&mut self, name: &'static str, number: u64) {
+        self.name(name);
+        self.digits(number);
+    }
+
+    /// A field with milliseconds and their thousandths, from microseconds.
+    pub fn millis(&mut self, name: &'static str, micros: u64) {
+        self.name(name);
+        self.digits(micros / 1000);
+        let fraction = [micros / 100 % 10, micros / 10 % 10, micros % 10];
+        let [_, second, third] = fraction;
+        let places = if third > 0 {
+            3
+        } else if second > 0 {
+            2
+        } else {
+            1
+        };
+        self.bytes.push(b'.');
+        // Each is a single digit.
+        self.bytes.extend(fraction.iter().take(places).map(|digit| b'0' + (digit % 10) as u8));
+    }
+
+    /// A field that is true or not.
+    pub fn truth(&mut self, name: &'static str, is_true: bool) {
+        self.name(name);
+        self.bytes.extend_from_slice(if is_true { b"true" } else { b"false" });
+    }
+
+    /// The whole object.
+    #[must_use]
+    pub fn end(mut self) -> Vec<u8> {
+        self.bytes.push(b'}');
+        self.bytes
+    }
+
+    fn name(&mut self, name: &'static str) {
+        if self.bytes.len() > 1 {
+            self.bytes.push(b',');
+        }
+        self.bytes.push(b'"');
+        self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.extend_from_slice(b"\":");
+    }
+
+    /// Decimal digits, from the last to the first.
+    fn digits(&mut self, mut number: u64) {
+        const MOST: usize = 20;
+        let (mut digits, mut at) = ([0_u8; MOST], MOST);
+        loop {
+            at -= 1;
+            if let Some(digit) = digits.get_mut(at) {
+                *digit = b'0' + (number % 10) as u8;
+            }
+            number /= 10;
+            if number == 0 {
+                break;
+            }
+        }
+        self.bytes.extend_from_slice(digits.get(at..).unwrap_or_default());
+    }
+
+    /// Text as it stands within quotes (RFC 8259, section 7).
+    fn escaped(&mut self, text: &str) {
+        if text.bytes().all(is_plain) {
+            self.bytes.extend_from_slice(text.as_bytes());
+            return;
+        }
+        for byte in text.bytes() {
+            match byte {
+                b'"' => self.bytes.extend_from_slice(b"\\\""),
+                b'\\' => self.bytes.extend_from_slice(b"\\\\"),
+                b'\n' => self.bytes.extend_from_slice(b"\\n"),
+                b'\r' => self.bytes.extend_from_slice(b"\\r"),
+                b'\t' => self.bytes.extend_from_slice(b"\\t"),
+                0x08 => self.bytes.extend_from_slice(b"\\b"),
+                0x0c => self.bytes.extend_from_slice(b"\\f"),
+                0x00..=0x1f => {
+                    let _ = write!(self.bytes, "\\u{byte:04x}");
+                }
+                _ => self.bytes.push(byte),
+            }
+        }
+    }
+}
+
+impl Default for JsonLine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte >= 0x20 && byte != b'"' && byte != b'\\'
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_object_is_what_was_written(text in any::<String>(), number: u64, micros in 0_u64..1 << 50, truth: bool) {
+            let mut line = JsonLine::new();
+            line.text("text", &text);
+            line.number("number", number);
+            line.millis("millis", micros);
+            line.truth("truth", truth);
+            line.optional("some", Some(&text));
+            line.optional("none", None);
+            line.plain("plain", 1.5);
+            let written = line.end();
+            prop_assert!(!written.contains(&b'\n') && !written.contains(&0));
+            let millis = format!("{}.{:03}", micros / 1000, micros % 1000).parse::<f64>().unwrap();
+            let expected = json!({"text": text, "number": number, "millis": millis, "truth": truth, "some": text,
+                "none": null, "plain": "1.5"});
+            prop_assert_eq!(serde_json::from_slice::<Value>(&written).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn an_object_without_fields_is_one() {
+        assert_eq!(JsonLine::default().end(), b"{}");
+    }
+
+    #[test]
+    fn texts_are_escaped_as_serde_json_does() {
+        for text in ["plain", "\"\\\u{8}\u{c}\n\r\t\u{1}\u{1f}\u{7f}é漢🦀", ""] {
+            let mut line = JsonLine::new();
+            line.text("a", text);
+            assert_eq!(line.end(), serde_json::to_vec(&json!({"a": text})).unwrap());
+        }
+    }
+}
