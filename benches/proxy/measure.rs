@@ -254,8 +254,8 @@ impl Bench {
         let (chat, flat) = (self.question("m", 900, 100), self.question("flat", 900, 100));
         let mut first = None;
         for kind in [Kind::Alike, Kind::Bare, Kind::Nginx, Kind::Keymeter] {
-            let of_request = self.counted(kind, &chat, 1_000).await;
-            let of_stream = self.counted(kind, &flat, 100).await;
+            let of_request = self.counted(kind, &chat, 1_000, 1_200).await;
+            let of_stream = self.counted(kind, &flat, 200, 100).await;
             let of_event = (of_stream - of_request) / EVENTS as f64;
             let (request, event) = *first.get_or_insert((of_request, of_event));
             println!(
@@ -289,21 +289,25 @@ impl Bench {
         }
     }
 
-    /// Leaves Callgrind's profiles of 3,000 requests in target/, for `callgrind_annotate --inclusive=yes`.
+    /// Leaves Callgrind's profiles of 3,000 requests, and of 300 streams, in target/, for `callgrind_annotate
+    /// --inclusive=yes`.
     async fn profile(&self) {
-        let chat = self.question("m", 900, 100);
-        for (kind, name) in [(Kind::Alike, "alike"), (Kind::Keymeter, "keymeter")] {
-            let file = format!("--callgrind-out-file=target/callgrind.{name}");
-            let mut target =
-                Target::start(kind, &self.programs, self.upstream, &["valgrind", "--tool=callgrind", &file]);
-            ask(target.address, &chat, 4, 3_000).await;
-            target.stop();
-            println!("target/callgrind.{name}");
+        let (chat, flat) = (self.question("m", 900, 100), self.question("flat", 900, 100));
+        for (what, question, count) in [("requests", chat, 3_000), ("streams", flat, 300)] {
+            for (kind, name) in [(Kind::Alike, "alike"), (Kind::Keymeter, "keymeter")] {
+                let file = format!("target/callgrind.{name}.{what}");
+                let option = format!("--callgrind-out-file={file}");
+                let wrapper = ["valgrind", "--tool=callgrind", &option];
+                let mut target = Target::start(kind, &self.programs, self.upstream, &wrapper);
+                ask(target.address, &question, 4, count).await;
+                target.stop();
+                println!("{file}");
+            }
         }
     }
 
-    async fn counted(&self, kind: Kind, question: &Question, count: usize) -> f64 {
-        let few = count / 5;
+    /// Of `count` requests, after `few`, in which everything was loaded and the model became known.
+    async fn counted(&self, kind: Kind, question: &Question, count: usize, few: usize) -> f64 {
         let mut counts = Vec::new();
         for number in [few, few + count] {
             let wrapper = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"];
