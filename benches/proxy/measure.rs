@@ -158,7 +158,7 @@ impl Bench {
         few = nobody;
         let start = (target.cpu(), Instant::now());
         ask_any(target.address, &few, 64, 10_000).await;
-        let throttled = (target.cpu() - start.0).as_secs_f64() * 1e6 / 10_000.0;
+        let throttled = target.cpu().saturating_sub(start.0).as_secs_f64() * 1e6 / 10_000.0;
         println!("| | median | least – most | to a request |\n|---|---|---|---|");
         let first = median(&rows[0].1);
         for (name, figures) in &rows {
@@ -352,7 +352,7 @@ async fn run(target: &Target, question: &Question, load: Load) -> f64 {
     };
     // What is written after the last byte belongs to it.
     tokio::time::sleep(Duration::from_millis(20)).await;
-    (target.cpu() - before).as_secs_f64() * 1e6 / units as f64
+    target.cpu().saturating_sub(before).as_secs_f64() * 1e6 / units as f64
 }
 
 /// The same, whatever the answers are.
