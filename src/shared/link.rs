@@ -85,7 +85,7 @@ impl Link {
         let certificates = self.certificates()?;
         let config = redis::AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECTING))
-            .set_response_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(self.patience()))
             .set_pipeline_buffer_size(QUEUE);
         Ok(match &self.terms.url.servers {
             Servers::One(node) => {
@@ -126,7 +126,7 @@ impl Link {
                 let mut builder = ClusterClientBuilder::new(nodes)
                     .tcp_settings(tcp())
                     .connection_timeout(CONNECTING)
-                    .response_timeout(PATIENCE)
+                    .response_timeout(self.patience())
                     // A key that moved is followed. All that is sent may be sent twice.
                     .retries(3)
                     .min_retry_wait(1)
@@ -137,6 +137,11 @@ impl Link {
                 Connection::Cluster(builder.build()?.get_async_connection().await?)
             }
         })
+    }
+
+    /// No request is to be given up here before its own time is over.
+    fn patience(&self) -> Duration {
+        PATIENCE.max(self.terms.timeout)
     }
 
     fn info(&self, node: &Node) -> Result<ConnectionInfo, RedisError> {

@@ -324,3 +324,13 @@ async fn a_gateway_that_stops_hands_everything_in() {
     let now = redis.ask(&["ZCOUNT", "keymeter:{key_0}:running", "-inf", "+inf"]);
     assert_eq!(now, ":0");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_patient_is_answered_however_slow_the_server_is() {
+    let scene = Scene::new(", timeout: 4s").await;
+    scene.lines(Fault::Delay(Duration::from_millis(600)));
+    let mut client = scene.gateways[0].connect().await;
+    let answer = ask(&mut client, 0).await;
+    assert_eq!((answer.status, answer.header("x-ratelimit-remaining-requests")), (200, Some("11")));
+    assert_eq!(changes(&scene).await, [0.0; 3]);
+}
