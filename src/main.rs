@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// A fifth of a request's instructions are the allocator's: see docs/performance.md.
+/// Less of the processor's time with many keys, and more memory: see docs/performance.md.
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -1,5 +1,5 @@
 //! Looks after the server: connects, says which places go on, hands in what has ended, and finds out when a server
-//! that was lost is of use again. One task does all of that, in this order.
+//! that was lost is of use again. Places are renewed apart from what is handed in, so that neither waits for the other.
 
 use std::{
     collections::HashSet,

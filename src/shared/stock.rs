@@ -94,15 +94,7 @@ impl Stock {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn limits(requests: u64, tokens: u64, places: u64) -> Limits {
-        let limit = |number| Limit::at(number).unwrap_or(Limit::Unlimited);
-        Limits {
-            requests_per_minute: limit(requests),
-            tokens_per_minute: limit(tokens),
-            concurrent_requests: limit(places),
-        }
-    }
+    use crate::shared::tests::limits;
 
     #[test]
     fn a_part_of_each_limit_is_taken_and_of_none_too_much() {

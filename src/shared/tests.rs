@@ -39,7 +39,8 @@ fn key(number: u64) -> KeyId {
     format!("key_{number}").parse().unwrap()
 }
 
-fn limits(requests: u64, tokens: u64, places: u64) -> Limits {
+/// A limit of 0 stands for none.
+pub(super) fn limits(requests: u64, tokens: u64, places: u64) -> Limits {
     let limit = |number| Limit::at(number).unwrap_or(Limit::Unlimited);
     Limits {
         requests_per_minute: limit(requests),
