@@ -384,7 +384,7 @@ async fn what_is_taken_in_advance_overruns_nothing() {
             assert!(requests <= 100 && tokens <= 10_000, "{requests} requests, {tokens} tokens");
         }
         // It refuses no more than what the other gateway holds, and for no longer than a second.
-        assert!(admitted.len() >= 190, "{} were admitted in 125 s", admitted.len());
+        assert!(admitted.len() >= 270, "{} of the 300 that may be were admitted in 125 s", admitted.len());
     }
 }
 
