@@ -187,7 +187,8 @@ impl Gate {
             Err(CredentialFault::Malformed) => return Err(self.stranger(from, Unauthorized::Malformed)),
         };
         let hash = secret.hash();
-        if !self.resolver.is_known(&hash) {
+        let known = self.resolver.known(&hash);
+        if known.is_none() {
             if self.strangers.is_throttled(from) {
                 self.metrics.unauthorized(Unauthorized::Throttled);
                 return Err(Rejection::Throttled);
@@ -196,7 +197,7 @@ impl Gate {
                 return Err(self.stranger(from, Unauthorized::Malformed));
             }
         }
-        let (key, bar) = self.key(hash, from, now).await?;
+        let (key, bar) = self.key(hash, known, from, now).await?;
         let id = key.record.id.clone();
         visit.key = Some(key);
         bar.map_or(Ok(()), |bar| Err(Rejection::of_bar(bar, id)))
@@ -212,14 +213,20 @@ impl Gate {
         if self.resolver.vouches_for(key) {
             return key.bar(now.date).map_or(Ok(()), |bar| Err(Rejection::of_bar(bar, id)));
         }
-        let (key, bar) = self.key(hash, from, now).await?;
+        let (key, bar) = self.key(hash, self.resolver.known(&hash), from, now).await?;
         visit.key = Some(key);
         bar.map_or(Ok(()), |bar| Err(Rejection::of_bar(bar, id)))
     }
 
     /// The key that a secret with `hash` belongs to, and why that may not be used, if it may not.
-    async fn key(&self, hash: KeyHash, from: IpAddr, now: Now) -> Result<(Arc<Key>, Option<Bar>), Rejection> {
-        match self.resolver.resolve(hash, now.moment).await {
+    async fn key(
+        &self,
+        hash: KeyHash,
+        known: Option<Arc<Key>>,
+        from: IpAddr,
+        now: Now,
+    ) -> Result<(Arc<Key>, Option<Bar>), Rejection> {
+        match self.resolver.resolve_known(hash, known, now.moment).await {
             Ok(key) => match key.bar(now.date) {
                 Some(Bar::Unknown) => Err(self.stranger(from, Unauthorized::Unknown)),
                 bar => Ok((key, bar)),

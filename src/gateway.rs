@@ -37,9 +37,12 @@ impl ProxyHttp for Gateway {
 
     /// Answers what needs no upstream.
     async fn request_filter(&self, session: &mut Session, (): &mut ()) -> Result<bool> {
-        let pass = pass(session)?;
+        if matches!(pass(session)?.call, Call::Inference { .. }) {
+            return Ok(false);
+        }
+        let pass = pass(session)?.clone();
         match &pass.call {
-            Call::Inference { .. } => return Ok(false),
+            Call::Inference { .. } => {}
             Call::Usage => {
                 let usage = pass.usage().await.to_string().into_bytes();
                 respond_json(session, &pass, StatusCode::OK, usage).await?;
@@ -62,8 +65,8 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, session: &mut Session, (): &mut ()) -> Result<Box<HttpPeer>> {
-        let pass = pass(session)?;
-        match pass.upstream() {
+        let upstream = pass(session)?.upstream().cloned();
+        match &upstream {
             Some(upstream) => self.dialer.peer(upstream).await,
             None => Error::e_explain(ErrorType::InternalError, "a request without an upstream"),
         }
@@ -117,8 +120,7 @@ impl ProxyHttp for Gateway {
 }
 
 /// The request's pass. The gate gives one to every request that it lets in.
-fn pass(session: &Session) -> Result<Pass> {
+fn pass(session: &Session) -> Result<&Pass> {
     Pass::of(session.req_header())
-        .cloned()
         .ok_or_else(|| Error::explain(ErrorType::InternalError, "the gateway serves only what the gate lets in"))
 }

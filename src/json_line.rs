@@ -3,6 +3,8 @@
 
 use std::{fmt, io::Write as _};
 
+use crate::digits::Digits;
+
 /// An object that is being written.
 pub struct JsonLine {
     bytes: Vec<u8>,
@@ -95,26 +97,16 @@ impl JsonLine {
         self.bytes.extend_from_slice(b"\":");
     }
 
-    /// Decimal digits, from the last to the first.
-    fn digits(&mut self, mut number: u64) {
-        const MOST: usize = 20;
-        let (mut digits, mut at) = ([0_u8; MOST], MOST);
-        loop {
-            at -= 1;
-            if let Some(digit) = digits.get_mut(at) {
-                *digit = b'0' + (number % 10) as u8;
-            }
-            number /= 10;
-            if number == 0 {
-                break;
-            }
-        }
-        self.bytes.extend_from_slice(digits.get(at..).unwrap_or_default());
+    fn digits(&mut self, number: u64) {
+        let mut digits = Digits::<20>::new();
+        digits.number(number);
+        self.bytes.extend_from_slice(digits.as_bytes());
     }
 
     /// Text as it stands within quotes (RFC 8259, section 7).
     fn escaped(&mut self, text: &str) {
-        if text.bytes().all(is_plain) {
+        // Without a way out at the first that is not, so that the compiler can use vectors.
+        if text.bytes().fold(true, |all, byte| all & is_plain(byte)) {
             self.bytes.extend_from_slice(text.as_bytes());
             return;
         }
@@ -143,7 +135,7 @@ impl Default for JsonLine {
 }
 
 fn is_plain(byte: u8) -> bool {
-    byte >= 0x20 && byte != b'"' && byte != b'\\'
+    (byte >= 0x20) & (byte != b'"') & (byte != b'\\')
 }
 
 #[cfg(test)]

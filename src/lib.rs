@@ -33,7 +33,7 @@
 //! | [`usage`] | what a response used: incremental scanners, and an estimate where nothing is stated |
 //! | [`api`], [`body`] | paths; a request's JSON, scanned without a tree and changed by splicing |
 //! | [`keyfile`], [`config`], [`yaml`] | edits of keys files; what is written and what is meant; where it stands |
-//! | [`json_line`] | the line that is written of each request, in a log or a ledger |
+//! | [`json_line`], [`head`], [`digits`] | the line that is written of each request, in a log or a ledger; changes to a message's headers; numbers in both |
 //! | [`price`], [`wallet`] | money in integers; what a wallet lets this process spend |
 //! | [`key`], [`limit`], [`glob`] | secrets, hashes, records; exact windows and reservations; patterns |
 //!
@@ -66,9 +66,11 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod demo;
+pub mod digits;
 pub mod gate;
 pub mod gateway;
 pub mod glob;
+pub mod head;
 pub mod json_line;
 pub mod key;
 pub mod keyfile;

@@ -3,6 +3,8 @@
 
 use std::{error::Error, fmt, iter::Sum, str::FromStr, time::Duration};
 
+use crate::digits::Digits;
+
 /// An amount of US dollars, to the nano-dollar; it may be negative. The largest is some 9.2
 /// billion dollars.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,12 +84,31 @@ fn digits(text: &str) -> Result<&str, UsdFault> {
     plain.then_some(text).ok_or(UsdFault::Form)
 }
 
+impl Usd {
+    /// The amount without its sign: at most 10 digits, the point and 9 decimals.
+    fn digits(self) -> Digits<20> {
+        let (whole, mut rest) = (self.0.unsigned_abs() / NANOS, self.0.unsigned_abs() % NANOS);
+        let mut digits = Digits::new();
+        let mut is_written = false;
+        for _ in 0..DECIMALS {
+            is_written |= rest % 10 != 0;
+            if is_written {
+                digits.digit(rest);
+            }
+            rest /= 10;
+        }
+        if is_written {
+            digits.put(b'.');
+        }
+        digits.number(whole);
+        digits
+    }
+}
+
 impl fmt::Display for Usd {
     /// Writes as many decimals as there are, and no more: `0`, `3`, `0.0000123`, `-1.5`.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (whole, nanos) = (self.0.unsigned_abs() / NANOS, self.0.unsigned_abs() % NANOS);
-        let number = format!("{whole}.{nanos:0DECIMALS$}");
-        formatter.pad_integral(self.0 >= 0, "", number.trim_end_matches('0').trim_end_matches('.'))
+        formatter.pad_integral(self.0 >= 0, "", self.digits().as_str())
     }
 }
 

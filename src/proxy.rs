@@ -32,6 +32,7 @@ use crate::{
     body::Scanned,
     config::Upstream,
     gate::{CREDENTIAL_HEADERS, Client, Gate, Lease, Now, Outcome, Presence, RequestId, Route, Settings, Visit},
+    head::{change_request, header_value},
     key::KeyRecord,
     rejection::Rejection,
     resolve::Key,
@@ -261,20 +262,23 @@ impl<P> Gated<P> {
 /// Takes the client's credential and what concerns its connection with us out of a request,
 /// and describes the body as it goes upstream.
 fn prepare_upstream_request(request: &mut RequestHeader, stage: &Stage) -> Result<()> {
-    for name in CREDENTIAL_HEADERS {
-        request.remove_header(name);
-    }
-    request.remove_header(&header::ACCEPT_ENCODING);
-    request.remove_header(&header::EXPECT);
-    match stage {
-        Stage::Running(running) => {
-            request.remove_header(&header::TRANSFER_ENCODING);
-            request.insert_header(header::CONTENT_LENGTH, running.upstream_body().len())?;
-            request.insert_header("x-request-id", running.lease.request_id().as_uuid())
+    let (id, length) = match stage {
+        Stage::Running(running) => (Some(running.lease.request_id()), Some(running.upstream_body().len())),
+        Stage::Visiting(visit, _) => (Some(&visit.id), None),
+        Stage::New | Stage::Over => (None, None),
+    };
+    change_request(request, |headers| {
+        for name in CREDENTIAL_HEADERS.iter().chain([&header::ACCEPT_ENCODING, &header::EXPECT]) {
+            headers.remove(name);
         }
-        Stage::Visiting(visit, _) => request.insert_header("x-request-id", visit.id.as_uuid()),
-        Stage::New | Stage::Over => Ok(()),
-    }
+        if let Some(length) = length {
+            headers.remove(header::TRANSFER_ENCODING);
+            headers.insert(header::CONTENT_LENGTH, length.into());
+        }
+        if let Some(id) = id {
+            headers.insert(respond::X_REQUEST_ID, header_value(id.as_uuid()));
+        }
+    })
 }
 
 /// The address at the other end of the connection.

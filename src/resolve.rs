@@ -162,7 +162,15 @@ impl Resolver {
     /// # Errors
     /// When there is no such key, or the source cannot answer.
     pub async fn resolve(self: &Arc<Self>, hash: KeyHash, now: Moment) -> Resolved {
-        let Some(key) = self.known.get(&hash) else {
+        self.resolve_known(hash, self.known(&hash), now).await
+    }
+
+    /// The same, where it was looked up already that the key is `known`.
+    ///
+    /// # Errors
+    /// As those of `resolve`.
+    pub async fn resolve_known(self: &Arc<Self>, hash: KeyHash, known: Option<Arc<Key>>, now: Moment) -> Resolved {
+        let Some(key) = known else {
             if self.is_known_to_be_unknown(&hash) {
                 self.metrics.looked_up(Lookup::Unknown);
                 return Err(ResolveFault::Unknown);
@@ -191,10 +199,10 @@ impl Resolver {
         tokio::spawn(self.clone().recheck(vec![*key.hash()], None));
     }
 
-    /// Whether the secret with `hash` was found lately, so that its sender is no stranger.
+    /// What was found lately for the secret with `hash`: its sender is no stranger. It is not to be used as it is.
     #[must_use]
-    pub fn is_known(&self, hash: &KeyHash) -> bool {
-        self.known.contains_key(hash)
+    pub fn known(&self, hash: &KeyHash) -> Option<Arc<Key>> {
+        self.known.get(hash)
     }
 
     /// The wallets of the keys that were met.

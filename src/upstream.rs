@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Uri, header};
+use http::{HeaderName, HeaderValue, Uri, header};
 use parking_lot::Mutex;
 use pingora::{
     ErrorType,
@@ -22,7 +22,7 @@ use pingora::{
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
-use crate::{config::Upstream, limit::Moment};
+use crate::{config::Upstream, head::change_request, limit::Moment};
 
 /// Connections are dropped before an upstream's own keep-alive ends them: a request that meets a
 /// closing connection cannot be sent again. Uvicorn's is 5 s.
@@ -129,23 +129,27 @@ pub fn address_request(request: &mut RequestHeader, upstream: &Upstream) -> Resu
     };
     let uri = path_and_query.parse::<Uri>();
     request.set_uri(uri.map_err(|fault| Error::because(ErrorType::InvalidHTTPHeader, "upstream path", fault))?);
-    request.insert_header(header::HOST, &*upstream.url.authority)?;
-    add_credential(request, upstream)
+    let host = HeaderValue::try_from(&*upstream.url.authority);
+    let host = host.map_err(|fault| Error::because(ErrorType::InvalidHTTPHeader, "the upstream's host", fault))?;
+    let credential = credential(upstream)?;
+    change_request(request, |headers| {
+        headers.insert(header::HOST, host);
+        if let Some((name, value)) = credential {
+            headers.insert(name, value);
+        }
+    })
 }
 
-/// Adds our own credential for `upstream`, if it wants one.
-///
-/// # Errors
-/// When the credential cannot stand in a header.
-pub fn add_credential(request: &mut RequestHeader, upstream: &Upstream) -> Result<()> {
-    let Some(credential) = &upstream.api_key else { return Ok(()) };
+/// Our own credential for `upstream`, if it wants one.
+fn credential(upstream: &Upstream) -> Result<Option<(HeaderName, HeaderValue)>> {
+    let Some(credential) = &upstream.api_key else { return Ok(None) };
     let name = upstream.api_key_header.name();
     let secret = credential.0.reveal();
     let value = if name == header::AUTHORIZATION { format!("Bearer {secret}") } else { secret.to_owned() };
     let value = HeaderValue::try_from(value);
     let mut value = value.map_err(|_| Error::explain(ErrorType::InvalidHTTPHeader, "the upstream's api_key"))?;
     value.set_sensitive(true);
-    request.insert_header(name, value)
+    Ok(Some((name, value)))
 }
 
 /// The upstream's path before the client's. Where one ends and the other begins with `/v1`, it

@@ -93,6 +93,14 @@ struct Spelling {
 impl Spelling {
     fn of(text: Text<'_>, offset: usize) -> Result<Option<Self>, BodyFault> {
         let mut spelling = Self { letters: [0; LONGEST], length: 0, is_ascii: true };
+        let plain = text.raw.as_bytes();
+        if plain.is_ascii() && !plain.contains(&b'\\') {
+            // As nearly all are.
+            let Some(letters) = spelling.letters.get_mut(..plain.len()) else { return Ok(None) };
+            letters.copy_from_slice(plain);
+            spelling.length = plain.len();
+            return Ok(Some(spelling));
+        }
         for character in text.characters() {
             let character = character.map_err(|_| BodyFault::LoneSurrogate { offset })?;
             let Some(letter) = to_ascii(character) else { return Ok(None) };

@@ -1,12 +1,17 @@
 //! Where a client puts its secret. A request that names two different ones is refused, because
 //! whatever we chose, somebody else may have meant the other.
 
-use http::{HeaderMap, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
 
 use crate::key::Secret;
 
 /// The headers that carry a credential, all of which are taken out before a request goes upstream.
-pub const CREDENTIAL_HEADERS: [&str; 4] = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
+pub static CREDENTIAL_HEADERS: [HeaderName; 4] = [
+    AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+];
 
 /// The longest secret that is looked at, in bytes: longer ones are no key.
 const LONGEST: usize = 512;
@@ -29,10 +34,10 @@ pub fn credential(headers: &HeaderMap, in_query: Option<&str>) -> Result<Secret,
         return Err(CredentialFault::Malformed);
     }
     let mut found = in_query;
-    for name in CREDENTIAL_HEADERS {
+    for name in &CREDENTIAL_HEADERS {
         for value in headers.get_all(name) {
             let text = value.to_str().map_err(|_| CredentialFault::Malformed)?;
-            let secret = if name == AUTHORIZATION.as_str() { bearer(text) } else { Some(text.trim()) };
+            let secret = if *name == AUTHORIZATION { bearer(text) } else { Some(text.trim()) };
             let secret = secret.filter(|secret| plausible(secret)).ok_or(CredentialFault::Malformed)?;
             if found.is_some_and(|earlier| earlier != secret) {
                 return Err(CredentialFault::Malformed);

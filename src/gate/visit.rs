@@ -98,7 +98,12 @@ impl RequestId {
     /// Of version 4 (RFC 9562, section 5.4), the one that is commonly checked for.
     fn of(process: u64, request: u64) -> Self {
         let (process, request) = (process & !0xF000 | 0x4000, request & (u64::MAX >> 2) | 1 << 63);
-        Self(format!("req_{process:016x}{request:016x}"))
+        let mut text = String::with_capacity("req_".len() + 32);
+        text.push_str("req_");
+        for byte in process.to_be_bytes().into_iter().chain(request.to_be_bytes()) {
+            text.extend([byte >> 4, byte & 0xF].map(|digit| char::from_digit(digit.into(), 16).unwrap_or_default()));
+        }
+        Self(text)
     }
 
     /// The id as text.
@@ -110,14 +115,8 @@ impl RequestId {
     /// The id without `req_`, as a UUID is written. Upstreams get this: llama-cpp-python refuses all that is none.
     #[must_use]
     pub fn as_uuid(&self) -> String {
-        let mut uuid = String::with_capacity(36);
-        for (at, digit) in self.0.chars().skip("req_".len()).enumerate() {
-            if matches!(at, 8 | 12 | 16 | 20) {
-                uuid.push('-');
-            }
-            uuid.push(digit);
-        }
-        uuid
+        // It has 36 bytes of ASCII.
+        [4..12, 12..16, 16..20, 20..24, 24..36].map(|group| self.0.get(group).unwrap_or_default()).join("-")
     }
 }
 

@@ -17,6 +17,8 @@ use pingora::{
 };
 use tokio::sync::mpsc;
 
+use crate::head::change_request;
+
 use super::{Context, Gated, Stage, apart, apart::Apart, finish, over, prepare_upstream_request, response};
 
 #[async_trait]
@@ -54,6 +56,7 @@ where
         if ctx.is_exchange() {
             return Ok(false);
         }
+        change_request(session.req_header_mut(), |_| {})?;
         if let Err(rejection) = self.enter(session, ctx).await {
             return self.refuse(session, ctx, rejection).await;
         }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use jiff::Timestamp;
 use pingora::{
     http::{RequestHeader, ResponseHeader},
@@ -13,16 +13,25 @@ use pingora::{
 use super::{Pass, Stage};
 use crate::{
     api::{Api, Unrecognised},
+    digits::Digits,
     gate::{Gate, Now, RequestId},
+    head::header_value,
     limit::{Level, Standing},
     rejection::Rejection,
     resolve::Key,
 };
 
+/// What a request is called, as most look for it.
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The same, on Anthropic's paths.
+const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
 /// A refusal, ready to be written.
 pub(super) struct Reply {
     pub status: StatusCode,
-    pub headers: Vec<(&'static str, String)>,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     pub body: Vec<u8>,
 }
 
@@ -43,19 +52,20 @@ impl Reply {
         let id = id.map(RequestId::as_str).unwrap_or_default();
         let mut headers = Vec::with_capacity(12);
         headers.extend(id_headers(api, id));
-        headers.extend(standing.map(|standing| rate_headers(&standing, api, now)).unwrap_or_default());
+        headers.extend(standing.into_iter().flat_map(|standing| rate_headers(&standing, api, now)));
         headers.extend(retry_headers(rejection));
         if let Rejection::MethodNotAllowed { allowed } = rejection {
-            headers.push(("allow", (*allowed).to_owned()));
+            headers.push((header::ALLOW, HeaderValue::from_static(allowed)));
         }
         Self { status: rejection.status(), headers, body: rejection.body(api, id) }
     }
 }
 
 /// The name of the request, under the names that clients look for.
-pub(super) fn id_headers(api: Api, id: &str) -> impl Iterator<Item = (&'static str, String)> + use<> {
-    let anthropic = (api == Api::Anthropic).then(|| ("request-id", id.to_owned()));
-    std::iter::once(("x-request-id", id.to_owned())).chain(anthropic)
+pub(super) fn id_headers(api: Api, id: &str) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<> {
+    let id = header_value(id.to_owned());
+    let anthropic = (api == Api::Anthropic).then(|| (REQUEST_ID, id.clone()));
+    std::iter::once((X_REQUEST_ID, id)).chain(anthropic)
 }
 
 /// Why a path or method is not served.
@@ -69,36 +79,55 @@ pub(super) fn unrecognised(why: Unrecognised, head: &RequestHeader) -> Rejection
 }
 
 /// What is left of what is limited: `x-ratelimit-*`, and `anthropic-ratelimit-*` on Anthropic's paths.
-pub(super) fn rate_headers(standing: &Standing, api: Api, now: Now) -> Vec<(&'static str, String)> {
-    let (requests, tokens) = match api {
-        Api::Anthropic => (
-            [
-                "anthropic-ratelimit-requests-limit",
-                "anthropic-ratelimit-requests-remaining",
-                "anthropic-ratelimit-requests-reset",
-            ],
-            [
-                "anthropic-ratelimit-tokens-limit",
-                "anthropic-ratelimit-tokens-remaining",
-                "anthropic-ratelimit-tokens-reset",
-            ],
-        ),
-        Api::OpenAi | Api::Ollama | Api::Gemini => (
-            ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
-            ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
-        ),
+pub(super) fn rate_headers(
+    standing: &Standing,
+    api: Api,
+    now: Now,
+) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<> {
+    let [requests, tokens] = match api {
+        Api::Anthropic => &ANTHROPIC_RATES,
+        Api::OpenAi | Api::Ollama | Api::Gemini => &OPENAI_RATES,
     };
-    let reset = |level: &Level| match api {
-        Api::Anthropic => instant(level.reset, now),
+    let reset = move |level: &Level| match api {
+        Api::Anthropic => header_value(instant(level.reset, now)),
         Api::OpenAi | Api::Ollama | Api::Gemini => compact(level.reset),
     };
-    let of = |level: &Level, [limit, remaining, reset_at]: [&'static str; 3]| {
+    let of = |level: &Level, [limit, remaining, reset_at]: &'static [HeaderName; 3]| {
         let number = level.limit.number()?;
         let left = level.remaining().unwrap_or(0);
-        Some([(limit, number.to_string()), (remaining, left.to_string()), (reset_at, reset(level))])
+        Some([(limit.clone(), written(number)), (remaining.clone(), written(left)), (reset_at.clone(), reset(level))])
     };
-    of(&standing.requests, requests).into_iter().chain(of(&standing.tokens, tokens)).flatten().collect()
+    of(&standing.requests, requests).into_iter().chain(of(&standing.tokens, tokens)).flatten()
 }
+
+/// Limit, remaining and reset, of requests and then of tokens.
+type RateNames = [[HeaderName; 3]; 2];
+
+static OPENAI_RATES: RateNames = [
+    [
+        HeaderName::from_static("x-ratelimit-limit-requests"),
+        HeaderName::from_static("x-ratelimit-remaining-requests"),
+        HeaderName::from_static("x-ratelimit-reset-requests"),
+    ],
+    [
+        HeaderName::from_static("x-ratelimit-limit-tokens"),
+        HeaderName::from_static("x-ratelimit-remaining-tokens"),
+        HeaderName::from_static("x-ratelimit-reset-tokens"),
+    ],
+];
+
+static ANTHROPIC_RATES: RateNames = [
+    [
+        HeaderName::from_static("anthropic-ratelimit-requests-limit"),
+        HeaderName::from_static("anthropic-ratelimit-requests-remaining"),
+        HeaderName::from_static("anthropic-ratelimit-requests-reset"),
+    ],
+    [
+        HeaderName::from_static("anthropic-ratelimit-tokens-limit"),
+        HeaderName::from_static("anthropic-ratelimit-tokens-remaining"),
+        HeaderName::from_static("anthropic-ratelimit-tokens-reset"),
+    ],
+];
 
 /// When a duration from now is over (RFC 3339), rounded up to the second as Anthropic writes it.
 fn instant(duration: Duration, now: Now) -> String {
@@ -108,21 +137,41 @@ fn instant(duration: Duration, now: Now) -> String {
 }
 
 /// A duration as OpenAI writes it: `120ms`, `1s`, `6m0s`. Rounded up, so that waiting suffices.
-fn compact(duration: Duration) -> String {
+fn compact(duration: Duration) -> HeaderValue {
     let millis = u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    let mut digits = Digits::<24>::new();
+    digits.put(b's');
     if millis < 1000 {
-        return format!("{millis}ms");
+        digits.put(b'm');
+        digits.number(millis);
+        return digits_value(&digits);
     }
     let seconds = millis.div_ceil(1000);
-    if seconds < 60 { format!("{seconds}s") } else { format!("{}m{}s", seconds / 60, seconds % 60) }
+    digits.number(seconds % 60);
+    if seconds >= 60 {
+        digits.put(b'm');
+        digits.number(seconds / 60);
+    }
+    digits_value(&digits)
 }
 
-fn retry_headers(rejection: &Rejection) -> impl Iterator<Item = (&'static str, String)> + use<> {
+fn written(number: u64) -> HeaderValue {
+    let mut digits = Digits::<20>::new();
+    digits.number(number);
+    digits_value(&digits)
+}
+
+fn digits_value<const MOST: usize>(digits: &Digits<MOST>) -> HeaderValue {
+    // Digits and letters can stand in a header.
+    HeaderValue::from_bytes(digits.as_bytes()).unwrap_or(const { HeaderValue::from_static("") })
+}
+
+fn retry_headers(rejection: &Rejection) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<> {
     let wait = rejection.retry_after().map(|wait| {
-        let millis = wait.as_nanos().div_ceil(1_000_000);
-        [("retry-after", millis.div_ceil(1000).to_string()), ("retry-after-ms", millis.to_string())]
+        let millis = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        [(header::RETRY_AFTER, millis.div_ceil(1000).into()), (RETRY_AFTER_MS, millis.into())]
     });
-    let never = rejection.forbids_retry().then(|| ("x-should-retry", "false".to_owned()));
+    let never = rejection.forbids_retry().then(|| (X_SHOULD_RETRY, HeaderValue::from_static("false")));
     wait.into_iter().flatten().chain(never)
 }
 
@@ -195,12 +244,13 @@ async fn is_read_to_its_end(session: &mut Session) -> bool {
 
 /// Writes a whole answer of ours.
 pub(super) async fn write(session: &mut Session, reply: Reply) -> Result<()> {
-    let mut head = ResponseHeader::build(reply.status, Some(reply.headers.len() + 2))?;
-    head.insert_header(header::CONTENT_TYPE, "application/json")?;
-    head.insert_header(header::CONTENT_LENGTH, reply.body.len())?;
-    for (name, value) in reply.headers {
-        head.insert_header(name, value)?;
-    }
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    parts.status = reply.status;
+    parts.headers.reserve(reply.headers.len() + 4);
+    parts.headers.insert(header::CONTENT_TYPE, const { HeaderValue::from_static("application/json") });
+    parts.headers.insert(header::CONTENT_LENGTH, reply.body.len().into());
+    parts.headers.extend(reply.headers);
+    let head = ResponseHeader::from(parts);
     session.write_response_header(Box::new(head), false).await?;
     session.write_response_body(Some(reply.body.into()), true).await
 }

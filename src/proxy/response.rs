@@ -2,7 +2,7 @@
 //! when it breaks off.
 
 use bytes::{Bytes, BytesMut};
-use http::{Version, header};
+use http::{HeaderMap, HeaderValue, Version, header};
 use pingora::{
     ErrorSource, ErrorType,
     http::ResponseHeader,
@@ -17,6 +17,7 @@ use super::{
 use crate::{
     api::Api,
     gate::{Gate, Now},
+    head::{change_response, header_value},
     rejection::Rejection,
 };
 
@@ -46,6 +47,9 @@ pub(super) fn judge_head(stage: &mut Stage, head: &ResponseHeader) -> Result<()>
     Ok(())
 }
 
+/// Headers of ours in an answer, and as many as an upstream's may have had room for before.
+const OURS: usize = 8;
+
 /// Whether a header of an upstream speaks of its limits, which are not the key's.
 fn is_of_limits(name: &str) -> bool {
     name.starts_with("x-ratelimit-") || name.starts_with("anthropic-ratelimit-")
@@ -63,21 +67,28 @@ pub(super) fn begin(session: &Session, stage: &mut Stage, head: &mut ResponseHea
             let text = |name| head.headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
             let is_encoded = text(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
             running.lease.answered(head.status.as_u16(), text(header::CONTENT_TYPE).unwrap_or_default(), is_encoded);
-            let named: Vec<_> = head.headers.keys().filter(|name| is_of_limits(name.as_str())).cloned().collect();
-            for name in named {
-                head.remove_header(&name);
-            }
             let (api, now) = (running.lease.admitted().endpoint.api(), Now::read());
             let ours = rate_headers(&running.lease.standing(now), api, now);
-            for (name, value) in ours.into_iter().chain(id_headers(api, running.lease.request_id().as_str())) {
-                head.insert_header(name, value)?;
-            }
-            if running.lease.may_shorten() && head.remove_header(&header::CONTENT_LENGTH).is_some() {
-                chunk(session, head)?;
-            }
+            let ours = ours.chain(id_headers(api, running.lease.request_id().as_str()));
+            change_response(head, |headers| {
+                let named: Vec<_> = headers.keys().filter(|name| is_of_limits(name.as_str())).cloned().collect();
+                for name in named {
+                    headers.remove(name);
+                }
+                // So that they grow once. No head has so many headers that there is no room.
+                let _ = headers.try_reserve(OURS);
+                for (name, value) in ours {
+                    headers.insert(name, value);
+                }
+                if running.lease.may_shorten() && headers.remove(header::CONTENT_LENGTH).is_some() {
+                    chunk(session, headers);
+                }
+            })?;
             if has_no_body(head) { close(running) } else { Ok(()) }
         }
-        Stage::Visiting(visit, _) => head.insert_header("x-request-id", visit.id.as_str()),
+        Stage::Visiting(visit, _) => change_response(head, |headers| {
+            headers.insert(respond::X_REQUEST_ID, header_value(visit.id.as_str().to_owned()));
+        }),
         Stage::New | Stage::Over => Ok(()),
     }
 }
@@ -89,11 +100,10 @@ fn has_no_body(head: &ResponseHeader) -> bool {
 }
 
 /// A stream from which an event may be taken out has no length that can be stated in advance.
-fn chunk(session: &Session, head: &mut ResponseHeader) -> Result<()> {
+fn chunk(session: &Session, headers: &mut HeaderMap) {
     if session.req_header().version == Version::HTTP_11 {
-        head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+        headers.insert(header::TRANSFER_ENCODING, const { HeaderValue::from_static("chunked") });
     }
-    Ok(())
 }
 
 /// Whether a request runs whose key is revoked, and whose response has not come to its end.
