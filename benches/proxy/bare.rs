@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use pingora::{
     apps::HttpServerOptions,
-    listeners::TcpSocketOptions,
+    listeners::{L4BufferSettings, ListenerConfig},
     prelude::{HttpPeer, Result, Server},
     proxy::{ProxyHttp, Session, http_proxy, http_proxy_service},
     server::configuration::ServerConf,
@@ -35,7 +35,7 @@ pub(super) fn like_keymeter(listen: &str, upstream: &str) {
         let mut proxy = http_proxy(&conf, Bare { upstream: upstream.parse().unwrap(), is_alike: true });
         proxy.server_options = Some(options);
         let mut service = Listening::new("bare".to_owned(), proxy);
-        service.add_tcp_with_settings(listen, TcpSocketOptions::default());
+        service.add_listener(ListenerConfig::tcp(listen).l4_buffer(L4BufferSettings::default().read(0)));
         let (_stop, stopped) = watch::channel(false);
         tokio::spawn(async move { service.start_service(None, stopped, 1).await });
         std::future::pending::<()>().await;
