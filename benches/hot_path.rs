@@ -13,25 +13,20 @@
 
 mod workload;
 
-use std::{hint::black_box, net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
+use std::{hint::black_box, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use http::{HeaderMap, header::AUTHORIZATION};
+use http::HeaderMap;
 use keymeter::{
-    account::Accounts,
-    api::Endpoint,
     body::{Change, Shape, scan},
-    config,
-    gate::{AccessLog, Gate, Now, Outcome, Settings, Visit},
-    key::{KeyHash, KeyRecord, KeyState, OwnLimits},
     ledger::{Record, Session, Spool},
     limit::{Counters, Limit, Limits, Moment},
-    metrics::Metrics,
-    resolve::{Resolver, YamlSource},
 };
 
-use workload::{ANSWERS, KINDS, STREAMS};
+use workload::{
+    ANSWERS, KINDS, STREAMS,
+    requests::{RECORD, chat, exchange, gate, head},
+};
 
 const KEYS: [usize; 3] = [1, 1_000, 100_000];
 
@@ -50,13 +45,7 @@ fn admission(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::from_parameter(count), |bencher| {
             bencher.iter(|| {
                 next = (next + 1) % count;
-                let now = Now::read();
-                let mut visit = Visit::new("/v1/chat/completions", gate.settings(), now);
-                let from = Ipv4Addr::LOCALHOST.into();
-                runtime.block_on(gate.identify(&mut visit, &heads[next], None, from, now)).expect("a known key");
-                let admitted = gate.admit(visit, Endpoint::ChatCompletions, &body, now);
-                let Ok(lease) = admitted else { panic!("refused") };
-                lease.settle(&Outcome { status: Some(200), complete: true, ..Outcome::default() }, now);
+                runtime.block_on(exchange(&gate, &heads[next], &body));
             });
         });
     }
@@ -134,48 +123,6 @@ fn meter(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn gate(keys: usize) -> Arc<Gate> {
-    let text = r#"{upstreams: [{name: a, url: "http://127.0.0.1:1"}], keys: {yaml: {path: none}},
-        limits: {requests_per_minute: 1000000000, tokens_per_minute: 1000000000000, concurrent_requests: 100}}"#;
-    let config = config::parse(text, Path::new("bench"), &|_| None).expect("a good configuration");
-    let metrics = Arc::new(Metrics::new(100_000).expect("metrics"));
-    let accounts = Arc::new(Accounts::new(metrics.clone()));
-    let source = Arc::new(YamlSource::new((0..keys).map(record).collect()));
-    let resolver = Arc::new(Resolver::new(source, &config.key_cache, accounts, metrics.clone(), Arc::default()));
-    Arc::new(Gate::new(Settings::of(&config), resolver, metrics, AccessLog::none()))
-}
-
-fn record(number: usize) -> KeyRecord {
-    KeyRecord {
-        id: format!("key_{number}").parse().expect("an id"),
-        name: "a key".parse().expect("a name"),
-        hash: KeyHash::of(secret(number).as_bytes()),
-        state: KeyState::Active,
-        owner: None,
-        team: None,
-        models: None,
-        limits: OwnLimits::default(),
-        expires_at: None,
-        retiring: Box::default(),
-        wallet: None,
-    }
-}
-
-fn secret(number: usize) -> String {
-    format!("sk-{number:048}")
-}
-
-fn head(number: usize) -> HeaderMap {
-    let value = format!("Bearer {}", secret(number)).parse().expect("a header");
-    [(AUTHORIZATION, value)].into_iter().collect()
-}
-
-fn chat(size: usize) -> Bytes {
-    let prompt = "how much of a question is needed for an answer? ".repeat(size / 48 + 1);
-    let prompt = &prompt[..size];
-    format!(r#"{{"model":"llama-3.1-8b","stream":true,"messages":[{{"role":"user","content":"{prompt}"}}]}}"#).into()
-}
-
 /// A record into the spool, which is on the disk of the temporary directory.
 fn ledger(criterion: &mut Criterion) {
     let directory = tempfile::tempdir().expect("a directory");
@@ -199,8 +146,3 @@ fn ledger(criterion: &mut Criterion) {
         });
     });
 }
-
-const RECORD: &str = r#"{"id":"req_5b1f0c8a2d3e4f60800000000000002a","gateway":"9a3c5e7f01b2d4c6",
-    "time":"2026-07-01T12:00:00.000001Z","key_id":"key_prod","key_name":"Production API","owner":"ada","team":"research",
-    "wallet":"research","model":"llama-3","input_tokens":7,"cached_input_tokens":0,"cache_write_tokens":0,
-    "output_tokens":5,"reasoning_tokens":0,"cost_usd":"0.000034","status":200,"usage_source":"upstream"}"#;

@@ -1,5 +1,6 @@
-//! What the meter costs in instructions, which do not vary with the machine's load: for each API an event of its stream,
-//! and an answer in one piece.
+//! What the hot path costs in instructions, which do not vary with the machine's load: a request from its head to its end,
+//! and what it consists of; for each API an event of its stream, and an answer in one piece. Twice the same change by less
+//! than 0.1 %, so that a change of 1 % is seen.
 //!
 //! `cargo bench --bench instructions`, or `make bench`. It runs itself under Valgrind, each case with some repetitions
 //! and with twice as many: the difference is theirs alone, whatever the process does beside them.
@@ -8,9 +9,19 @@
 
 mod workload;
 
-use std::{env, process::Command};
+use std::{env, hint::black_box, process::Command, sync::Arc, time::Duration};
 
-use workload::{ANSWERS, Answer, KINDS, Kind, STREAMS, Stream};
+use keymeter::{
+    body::{Change, Shape, scan},
+    gate::Now,
+    ledger::Record,
+    limit::{Counters, Limit, Limits, Moment},
+};
+
+use workload::{
+    ANSWERS, Answer, KINDS, Kind, STREAMS, Stream,
+    requests::{RECORD, chat, exchange, gate, head, identified},
+};
 
 /// How often a case is repeated, or how many events a stream has: their text stays below what the meter keeps.
 const REPETITIONS: usize = 1000;
@@ -30,7 +41,8 @@ const RUN: &str = "run-under-valgrind";
 
 /// Runs one case in this process.
 fn run(case: &str, repetitions: usize) {
-    let (_, work) = streams().chain(answers()).find(|(name, _)| name == case).expect("the name of a case");
+    let (_, work) =
+        streams().chain(answers()).chain(requests()).find(|(name, _)| name == case).expect("the name of a case");
     work(repetitions);
 }
 
@@ -61,7 +73,64 @@ fn of_answer(answer: &'static Answer, kib: usize) -> Case {
     (format!("{} of {kib} KiB", answer.name), Box::new(work))
 }
 
+/// What the gate does of a request, without a socket.
+fn requests() -> impl Iterator<Item = Case> {
+    let cases: [(&str, fn(usize)); 6] = [
+        ("scan a body of 1 KiB", |count| {
+            let body = chat(KIB);
+            repeat(count, || scan(&body, Shape::Chat).expect("a good body").prompt_text_bytes);
+        }),
+        ("splice include_usage into it", |count| {
+            let scanned = scan(&chat(KIB), Shape::Chat).expect("a good body");
+            let change = Change { include_usage: true, maximum: None };
+            repeat(count, || scanned.splice(&change));
+        }),
+        ("identify", |count| {
+            let (gate, head) = (gate(1), head(0));
+            let runtime = runtime();
+            repeat(count, || runtime.block_on(identified(&gate, &head, Now::read())).path.len());
+        }),
+        ("identify, admit and settle", |count| {
+            let (gate, head, body) = (gate(1), head(0), scan(&chat(KIB), Shape::Chat).expect("a good body"));
+            let runtime = runtime();
+            repeat(count, || runtime.block_on(exchange(&gate, &head, &body)));
+        }),
+        ("reserve and settle", |count| {
+            let limits = Limits {
+                requests_per_minute: Limit::at(1_000_000).expect("not zero"),
+                tokens_per_minute: Limit::at(1_000_000_000).expect("not zero"),
+                concurrent_requests: Limit::at(1000).expect("not zero"),
+            };
+            let (counters, mut now) = (Arc::new(Counters::default()), Moment::from_nanos(0));
+            repeat(count, || {
+                now = now + Duration::from_millis(20);
+                counters.reserve(&limits, 100, now).expect("room").settle(50, now);
+            });
+        }),
+        ("write a record", |count| {
+            let record = Record::parse(RECORD.as_bytes()).expect("a record");
+            repeat(count, || record.to_json());
+        }),
+    ];
+    cases.into_iter().map(|(name, work)| (name.to_owned(), Box::new(work) as Box<dyn FnOnce(usize)>))
+}
+
+fn repeat<T>(count: usize, mut work: impl FnMut() -> T) {
+    for _ in 0..count {
+        black_box(work());
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
+}
+
 fn report() {
+    println!("instructions of a request:");
+    for (case, _) in requests() {
+        println!("{case:32}{:>12}", instructions(&case));
+    }
+    println!();
     println!("instructions an event of a stream:");
     println!("{:24}{}", "", KINDS.map(|(name, _)| format!("{name:>20}")).concat());
     for stream in &STREAMS {

@@ -1,5 +1,7 @@
-//! What the meter is measured with: of each API the events of a stream and the answer in one piece, as servers write
+//! What is measured. Here that is what the meter gets: of each API the events of a stream and the answer in one piece, as servers write
 //! them.
+
+pub mod requests;
 
 use bytes::Bytes;
 use keymeter::{
