@@ -73,9 +73,11 @@ fn of_answer(answer: &'static Answer, kib: usize) -> Case {
     (format!("{} of {kib} KiB", answer.name), Box::new(work))
 }
 
+type Work = fn(usize);
+
 /// What the gate does of a request, without a socket.
 fn requests() -> impl Iterator<Item = Case> {
-    let cases: [(&str, fn(usize)); 6] = [
+    let cases: [(&str, Work); 6] = [
         ("scan a body of 1 KiB", |count| {
             let body = chat(KIB);
             repeat(count, || scan(&body, Shape::Chat).expect("a good body").prompt_text_bytes);

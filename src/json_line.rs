@@ -134,6 +134,7 @@ impl Default for JsonLine {
     }
 }
 
+#[allow(clippy::needless_bitwise_bool, reason = "three branches for each byte would cost what this is to save")]
 fn is_plain(byte: u8) -> bool {
     (byte >= 0x20) & (byte != b'"') & (byte != b'\\')
 }
