@@ -120,6 +120,13 @@ check: cmake deny ## formatting, lints, documentation, dependencies
 		echo "the advisory database is out of reach: known vulnerabilities were not looked up"; \
 	else cat target/advisories.log >&2; exit 1; fi
 
+.PHONY: docs
+docs: cmake ## write what the program says of its configuration: conf/*.schema.json, docs/configuration.md
+	cargo build --locked
+	target/debug/keymeter schema >conf/keymeter.schema.json
+	target/debug/keymeter schema --keys >conf/keys.schema.json
+	target/debug/keymeter schema --reference >docs/configuration.md
+
 .PHONY: cmake
 cmake:
 	@if ! command -v cmake >/dev/null; then $(MAKE) --no-print-directory install-cmake; fi

@@ -3,6 +3,7 @@
 mod check;
 mod check_source;
 mod demo;
+mod describe;
 pub mod keys;
 mod money;
 mod people;
@@ -11,7 +12,8 @@ mod serve;
 
 use std::{fmt::Display, path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 
 /// Meters and limits API keys in front of inference servers.
 #[derive(Parser)]
@@ -58,6 +60,19 @@ enum Command {
     Usage(money::UsageArgs),
     /// Show who changed what, on a control plane.
     Audit(money::AuditArgs),
+    /// Print the JSON Schema of the configuration file, for editors.
+    Schema(describe::SchemaArgs),
+    /// Print what a shell needs to complete keymeter's commands and options.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the manual page, or write one for each command into a directory.
+    Man {
+        /// The directory.
+        #[arg(long, value_name = "DIRECTORY")]
+        directory: Option<PathBuf>,
+    },
 }
 
 /// Runs the command that the process was called with.
@@ -74,6 +89,9 @@ pub fn run() -> ExitCode {
         Command::Wallets(arguments) => exit_code(money::wallets(arguments)),
         Command::Usage(arguments) => exit_code(money::usage(arguments)),
         Command::Audit(arguments) => exit_code(money::audit(arguments)),
+        Command::Schema(arguments) => exit_code(describe::schema(&arguments)),
+        Command::Completions { shell } => exit_code(describe::completions(Arguments::command(), shell)),
+        Command::Man { directory } => exit_code(describe::manual(Arguments::command(), directory.as_deref())),
     }
 }
 

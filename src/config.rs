@@ -12,6 +12,7 @@ mod nearest;
 mod raw;
 mod read;
 mod scalar;
+pub mod schema;
 mod server;
 mod shared;
 mod upstream;

@@ -97,12 +97,22 @@ fn every_example_is_used_and_loads() {
     let mut names: Vec<_> =
         std::fs::read_dir(repository("conf")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["keymeter-control.yaml", "keymeter-http.yaml", "keymeter.yaml", "keys.yaml", "prometheus.yml"]);
+    let expected = [
+        "grafana",
+        "keymeter-control.yaml",
+        "keymeter-http.yaml",
+        "keymeter.schema.json",
+        "keymeter.yaml",
+        "keys.schema.json",
+        "keys.yaml",
+        "prometheus",
+    ];
+    assert_eq!(names, expected);
     let loaded = keymeter::config::load(&repository("conf/keymeter.yaml"), &|_| None).unwrap();
     assert!(loaded.files[1].ends_with("conf/keys.yaml"), "{:?}", loaded.files);
     assert_eq!(loaded.keys, []);
 
-    let scraped = &load("prometheus.yml").unwrap()["scrape_configs"][0]["static_configs"][0]["targets"][0];
+    let scraped = &load("prometheus/prometheus.yml").unwrap()["scrape_configs"][0]["static_configs"][0]["targets"][0];
     assert_eq!(scraped.as_str(), Some(loaded.config.admin.listen.to_string().as_str()));
     let help = text(&run(&["demo", "--help"]).stdout);
     let port = help.lines().skip_while(|line| !line.contains("--admin-port")).find(|line| line.contains("[default:"));
@@ -110,9 +120,59 @@ fn every_example_is_used_and_loads() {
     assert_eq!(scraped.as_str(), Some(format!("127.0.0.1:{port}").as_str()), "the demo is not what is scraped");
 }
 
+/// What editors and readers are given is written by the program itself: `make docs` writes it anew.
+#[test]
+fn schemas_and_the_reference_are_as_the_program_writes_them() {
+    for (file, arguments) in [
+        ("conf/keymeter.schema.json", &["schema"][..]),
+        ("conf/keys.schema.json", &["schema", "--keys"]),
+        ("docs/configuration.md", &["schema", "--reference"]),
+    ] {
+        let output = run(arguments);
+        assert!(output.status.success(), "{file}: {}", text(&output.stderr));
+        let kept = std::fs::read_to_string(repository(file)).unwrap();
+        assert!(kept == text(&output.stdout), "{file} is of another version: run `make docs`");
+    }
+}
+
+#[test]
+fn an_example_names_its_schema_on_its_first_line() {
+    for (file, schema) in [
+        ("keymeter.yaml", "keymeter.schema.json"),
+        ("keymeter-control.yaml", "keymeter.schema.json"),
+        ("keymeter-http.yaml", "keymeter.schema.json"),
+        ("keys.yaml", "keys.schema.json"),
+    ] {
+        let written = std::fs::read_to_string(repository("conf").join(file)).unwrap();
+        assert_eq!(
+            written.lines().next(),
+            Some(format!("# yaml-language-server: $schema={schema}").as_str()),
+            "{file}"
+        );
+    }
+}
+
+#[test]
+fn shells_and_manuals_know_every_command() {
+    let help = text(&run(&["--help"]).stdout);
+    let listed = help.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
+    let commands: Vec<_> =
+        listed.map_while(|line| line.split_whitespace().next()).filter(|name| *name != "help").collect();
+    assert!(commands.len() > 10, "{help}");
+    let directory = tempfile::tempdir().unwrap();
+    assert!(run(&["man", "--directory", directory.path().to_str().unwrap()]).status.success());
+    let completions = ["bash", "zsh", "fish"].map(|shell| text(&run(&["completions", shell]).stdout));
+    for command in commands {
+        assert!(directory.path().join(format!("keymeter-{command}.1")).exists(), "{command} has no manual page");
+        assert!(completions.iter().all(|script| script.contains(command)), "{command} is not completed");
+    }
+    assert!(text(&run(&["man"]).stdout).contains(".TH keymeter 1"));
+}
+
 #[test]
 fn promtool_takes_the_scrape_configuration() {
-    let verdict = Command::new("promtool").arg("check").arg("config").arg(repository("conf/prometheus.yml")).output();
+    let verdict =
+        Command::new("promtool").arg("check").arg("config").arg(repository("conf/prometheus/prometheus.yml")).output();
     if verdict.as_ref().is_err_and(|fault| fault.kind() == std::io::ErrorKind::NotFound) {
         eprintln!("SKIPPED: promtool is not installed (Debian: apt-get install prometheus)");
         return;

@@ -8,6 +8,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_yaml::Value;
 
@@ -201,34 +202,68 @@ struct RawFile {
     keys: Option<Vec<Value>>,
 }
 
-#[derive(Debug, Deserialize)]
+/// The same, for editors: there each key is looked at in its own place.
+#[derive(JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(super) struct WrittenFile {
+    /// The keys.
+    keys: Vec<RawKey>,
+}
+
+/// A key.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "the fields of a key, `id`, `name` and `hash` at least")]
+#[schemars(extend("oneOf" = [{"required": ["hash"]}, {"required": ["secret"]}]))]
 struct RawKey {
+    /// Its stable, public name, in metrics and logs: 1 to 64 characters of a-z, 0-9 and `_`.
+    #[schemars(required)]
     id: Option<Scalar<KeyId>>,
+    /// What people call it: 3 to 50 characters.
+    #[schemars(required)]
     name: Option<Scalar<KeyName>>,
+    /// The SHA-256 of its secret; `keymeter keys hash` computes it.
     hash: Option<Scalar<KeyHash>>,
+    /// The secret itself, in place of its hash: from a variable.
     secret: Option<Scalar<Secret>>,
+    /// Whether it may be used.
+    #[schemars(extend("default" = true))]
     enabled: Option<Scalar<bool>>,
+    /// Whose it is: a user or a team.
     owner: Option<Scalar<Party>>,
+    /// The team that uses it.
     team: Option<Scalar<Party>>,
+    /// The models that it may call: names, or patterns with `*`; without the field, all.
     models: Option<List<Scalar<Glob>>>,
+    /// What it may use; what is left out is as the configuration's `limits` say.
     limits: Option<RawLimits>,
+    /// When it stops working, RFC 3339.
     expires_at: Option<Scalar<Timestamp>>,
+    /// Former secrets that still work for a while.
     retiring: Option<List<RawRetiring>>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+/// What a key may use.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "fields, such as `requests_per_minute`")]
 struct RawLimits {
+    /// Requests that are admitted in any 60 seconds.
     requests_per_minute: Option<Scalar<Limit>>,
+    /// Tokens that are reserved in any 60 seconds.
     tokens_per_minute: Option<Scalar<Limit>>,
+    /// Requests that run at once.
     concurrent_requests: Option<Scalar<Limit>>,
 }
 
-#[derive(Debug, Deserialize)]
+/// A former secret.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "the fields `hash` and `not_after`")]
 struct RawRetiring {
+    /// Its SHA-256.
+    #[schemars(required)]
     hash: Option<Scalar<KeyHash>>,
+    /// Until when it works, RFC 3339.
+    #[schemars(required)]
     not_after: Option<Scalar<Timestamp>>,
 }
 

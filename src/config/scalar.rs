@@ -4,9 +4,11 @@
 mod units;
 mod values;
 
-use std::{fmt, marker::PhantomData};
+use std::{borrow::Cow, fmt, marker::PhantomData};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, de};
+use serde_json::json;
 
 pub(super) use self::{
     units::{Size, Span, Timeout},
@@ -37,6 +39,11 @@ pub(super) trait FromScalar: Sized {
         Self::from_text(text)
     }
 
+    /// What is accepted, as a JSON Schema.
+    fn schema() -> serde_json::Value {
+        json!({"type": "string"})
+    }
+
     /// What is said of a number with a point or an exponent that is not in quotes.
     const OF_FLOAT: &str = "a number with a point must be written in quotes, or it may lose digits";
 }
@@ -48,6 +55,27 @@ pub(super) struct Scalar<T>(pub(super) T);
 impl<'de, T: FromScalar> Deserialize<'de> for Scalar<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(ScalarVisitor(PhantomData)).map(Self)
+    }
+}
+
+/// A variable may stand in the place of any value, so that text with one is accepted wherever a value is.
+impl<T: FromScalar> JsonSchema for Scalar<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Scalar".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let value = T::schema();
+        let either = if value == json!({"type": "string"}) {
+            value
+        } else {
+            json!({"anyOf": [value, {"type": "string", "pattern": r"\$\{"}]})
+        };
+        either.try_into().unwrap_or_default()
     }
 }
 
@@ -98,6 +126,12 @@ impl<T: Choice> FromScalar for T {
 
     fn from_bool(value: bool) -> Result<Self, String> {
         Self::from_text(if value { "true" } else { "false" })
+    }
+
+    fn schema() -> serde_json::Value {
+        let names: Vec<&str> = T::CHOICES.iter().map(|(name, _)| *name).collect();
+        // Written without quotes these are no text.
+        if names == ["true", "false"] { json!({"type": "boolean"}) } else { json!({"enum": names}) }
     }
 }
 

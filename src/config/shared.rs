@@ -88,6 +88,10 @@ impl FromScalar for Percent {
             .map(Self)
             .ok_or_else(|| "a part is written as 0% to 50%, such as 5%".to_owned())
     }
+
+    fn schema() -> serde_json::Value {
+        serde_json::json!({"type": "string", "pattern": "^[0-9]+%$"})
+    }
 }
 
 /// Where the server is.

@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use serde_json::json;
+
 use super::FromScalar;
 
 /// A size in memory, such as `32MiB`, in bytes.
@@ -27,6 +29,10 @@ impl FromScalar for Size {
             "a size is a whole number of at least 1 and a unit, such as 32MiB; units: B, KB, KiB, MB, MiB, GB, GiB"
                 .to_owned()
         })
+    }
+
+    fn schema() -> serde_json::Value {
+        json!({"type": "string", "pattern": "^[0-9]+(B|KB|KiB|MB|MiB|GB|GiB)$"})
     }
 }
 
@@ -58,6 +64,10 @@ impl FromScalar for Span {
             "a duration is a whole number and a unit, such as 60s, at most 8760h; units: ms, s, m, h".to_owned()
         })
     }
+
+    fn schema() -> serde_json::Value {
+        json!({"type": "string", "pattern": "^[0-9]+(ms|s|m|h)$"})
+    }
 }
 
 impl fmt::Display for Span {
@@ -83,6 +93,10 @@ impl FromScalar for Timeout {
     fn from_text(text: &str) -> Result<Self, String> {
         let Span(span) = Span::from_text(text)?;
         if span.is_zero() { Err("must be longer than 0".to_owned()) } else { Ok(Self(span)) }
+    }
+
+    fn schema() -> serde_json::Value {
+        Span::schema()
     }
 }
 

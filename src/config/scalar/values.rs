@@ -11,6 +11,7 @@ use std::{
 use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 use jiff::Timestamp;
+use serde_json::json;
 
 use super::{super::url::UpstreamUrl, Choice, FromScalar};
 use crate::{
@@ -90,6 +91,10 @@ impl FromScalar for UpstreamName {
             Err("an upstream's name is 1 to 64 characters of a-z, A-Z, 0-9, `.`, `_` and `-`".to_owned())
         }
     }
+
+    fn schema() -> serde_json::Value {
+        json!({"type": "string", "pattern": "^[a-zA-Z0-9._-]{1,64}$"})
+    }
 }
 
 impl FromScalar for SocketAddr {
@@ -123,6 +128,10 @@ impl FromScalar for Timestamp {
     fn from_text(text: &str) -> Result<Self, String> {
         text.parse().map_err(|_| format!("`{text}` is no RFC 3339 time, such as 2027-01-01T00:00:00Z"))
     }
+
+    fn schema() -> serde_json::Value {
+        json!({"type": "string", "format": "date-time"})
+    }
 }
 
 impl FromScalar for Rate {
@@ -131,6 +140,10 @@ impl FromScalar for Rate {
     }
 
     const OF_FLOAT: &str = "money is never a floating-point number: write it in quotes, such as \"0.20\"";
+
+    fn schema() -> serde_json::Value {
+        json!({"anyOf": [{"type": "string", "pattern": r"^[0-9]+(\.[0-9]{1,9})?$"}, {"type": "integer", "minimum": 0}]})
+    }
 }
 
 impl FromScalar for Usd {
@@ -147,6 +160,10 @@ impl FromScalar for u64 {
     }
 
     const OF_FLOAT: &str = "must be a whole number, 0 or more";
+
+    fn schema() -> serde_json::Value {
+        json!({"type": "integer", "minimum": 0})
+    }
 }
 
 impl FromScalar for usize {
@@ -155,6 +172,10 @@ impl FromScalar for usize {
     }
 
     const OF_FLOAT: &str = "must be a whole number, 0 or more";
+
+    fn schema() -> serde_json::Value {
+        json!({"type": "integer", "minimum": 0})
+    }
 }
 
 impl FromScalar for NonZeroU64 {
@@ -163,6 +184,10 @@ impl FromScalar for NonZeroU64 {
     }
 
     const OF_FLOAT: &str = "must be a whole number, 1 or more";
+
+    fn schema() -> serde_json::Value {
+        json!({"type": "integer", "minimum": 1})
+    }
 }
 
 impl FromScalar for Limit {
@@ -171,11 +196,19 @@ impl FromScalar for Limit {
     }
 
     const OF_FLOAT: &str = "a limit is a whole number of at least 1, or `unlimited`";
+
+    fn schema() -> serde_json::Value {
+        json!({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "unlimited"}]})
+    }
 }
 
 impl FromScalar for KeyHash {
     fn from_text(text: &str) -> Result<Self, String> {
         by_its_own_parser(text)
+    }
+
+    fn schema() -> serde_json::Value {
+        json!({"type": "string", "pattern": "^sha256:[0-9a-fA-F]{64}$"})
     }
 }
 
@@ -183,11 +216,19 @@ impl FromScalar for KeyId {
     fn from_text(text: &str) -> Result<Self, String> {
         by_its_own_parser(text)
     }
+
+    fn schema() -> serde_json::Value {
+        json!({"type": "string", "pattern": "^[a-z0-9_]{1,64}$"})
+    }
 }
 
 impl FromScalar for KeyName {
     fn from_text(text: &str) -> Result<Self, String> {
         by_its_own_parser(text)
+    }
+
+    fn schema() -> serde_json::Value {
+        json!({"type": "string", "minLength": 3, "maxLength": 50})
     }
 }
 
