@@ -36,6 +36,7 @@ test: cmake nextest promtool postgresql redis clients ## set up, then run every 
 	cargo build --locked --bins --example key_source
 	$(VENV)/bin/python tests/clients/revocation.py
 	$(VENV)/bin/python tests/clients/control_plane.py
+	python3 -B tests/operators/dashboard.py
 
 .PHONY: real-servers
 real-servers: cmake $(SERVERS)/ready ## check counts against inference servers that run here (the first time minutes of set-up)
@@ -179,7 +180,7 @@ promtool:
 
 .PHONY: install-promtool
 install-promtool:
-	$(call install,prometheus,promtool checks our metrics)
+	$(call install,prometheus,promtool checks our metrics and Prometheus scrapes them)
 
 .PHONY: nextest
 nextest:
