@@ -9,6 +9,7 @@ mod money;
 mod people;
 pub mod remote;
 mod serve;
+mod service_manager;
 
 use std::{fmt::Display, path::PathBuf, process::ExitCode};
 

@@ -127,7 +127,7 @@ pub struct Loaded {
     pub config: Config,
     /// What the keys file holds; ids and secrets are each there once.
     pub keys: Vec<KeyRecord>,
-    /// The files that it was read from: the configuration first.
+    /// The files that it was read from: the configuration first, then that of the keys, then certificate and key.
     pub files: Vec<PathBuf>,
 }
 
@@ -158,7 +158,8 @@ pub fn load_for(purpose: Purpose, path: &Path, environment: &Environment<'_>) ->
                 Source::Yaml { path } => Some(path.clone()),
                 Source::Http(_) => None,
             };
-            let files = std::iter::once(path.to_owned()).chain(of_keys).collect();
+            let of_tls = config.server.tls.iter().flat_map(|tls| [tls.cert.clone(), tls.key.clone()]);
+            let files = std::iter::once(path.to_owned()).chain(of_keys).chain(of_tls).collect();
             Ok(Loaded { config, keys, files })
         }
         _ => Err(faults),
@@ -188,7 +189,7 @@ pub fn environment(name: &str) -> Option<String> {
 pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     let fields = [
         ("server.listen", old.server.listen != new.server.listen),
-        ("server.tls", old.server.tls != new.server.tls),
+        ("server.tls", old.server.tls.is_some() != new.server.tls.is_some()),
         ("server.threads", old.server.threads != new.server.threads),
         ("admin.listen", old.admin.listen != new.admin.listen),
         ("key_cache.capacity", old.key_cache.capacity != new.key_cache.capacity),

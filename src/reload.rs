@@ -3,7 +3,10 @@
 
 mod watch;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -16,6 +19,7 @@ use crate::{
     limit::Moment,
     metrics::Metrics,
     resolve::{Change, Resolver, YamlSource},
+    tls::{Certificate, Pair},
 };
 
 /// Loads the configuration and the keys anew, one reload at a time.
@@ -27,6 +31,8 @@ pub struct Reloader {
     source: Option<Arc<YamlSource>>,
     resolver: Arc<Resolver>,
     metrics: Arc<Metrics>,
+    /// What clients are shown, where they speak TLS.
+    certificate: OnceLock<Arc<Certificate>>,
 }
 
 struct State {
@@ -62,7 +68,13 @@ impl Reloader {
         metrics.reloaded(true, Timestamp::now().as_second());
         let contents = contents(&files);
         let state = Mutex::new(State { started: config.clone(), config, files, contents });
-        Self { path, state, gate, source, resolver, metrics }
+        Self { path, state, gate, source, resolver, metrics, certificate: OnceLock::new() }
+    }
+
+    /// From now on a reload renews `certificate`.
+    pub fn shows(&self, certificate: Arc<Certificate>) {
+        // There is one for all listeners of a process.
+        let _ = self.certificate.set(certificate);
     }
 
     /// The configuration that holds.
@@ -97,13 +109,26 @@ impl Reloader {
         // Before they are read: what changes while they are is read again.
         state.contents = contents(&state.files);
         let loaded = config::load_for(state.config.purpose, &self.path, &config::environment);
-        let result = loaded.map(|loaded| self.swap(state, loaded, received));
+        let ready = loaded.and_then(|loaded| Ok((self.renewed(&loaded.config)?, loaded)));
+        let result = ready.map(|(pair, loaded)| {
+            if let (Some(certificate), Some(pair)) = (self.certificate.get(), pair) {
+                certificate.replace(pair);
+            }
+            self.swap(state, loaded, received)
+        });
         self.metrics.reloaded(result.is_ok(), Timestamp::now().as_second());
         match &result {
             Ok(done) => report(done),
             Err(faults) => faults.iter().for_each(|fault| tracing::error!("not reloaded: {fault}")),
         }
         result
+    }
+
+    /// The certificate as it is now, where one is shown.
+    fn renewed(&self, config: &Config) -> Result<Option<Pair>, Vec<Fault>> {
+        let (Some(_), Some(tls)) = (self.certificate.get(), &config.server.tls) else { return Ok(None) };
+        let fault = |why| vec![Fault::of_file(&tls.cert, format!("cannot use the certificate of `server.tls`: {why}"))];
+        Pair::read(tls).map(Some).map_err(fault)
     }
 
     /// Settings first, then keys: a key is never held to limits that came after it.

@@ -22,7 +22,7 @@ use pingora::{
 use tokio::sync::watch;
 
 use crate::{
-    config::{self, Loaded, Tls},
+    config::{self, Loaded},
     gate::AccessLog,
     gateway::Gateway,
     limit::Moment,
@@ -30,6 +30,7 @@ use crate::{
     proxy::{Gated, line::Watched},
     reload::Reloader,
     resolve::http::client,
+    tls::{Certificate, Pair},
 };
 
 /// A running gateway with its admin address.
@@ -62,7 +63,11 @@ impl Server {
         let (stop_gateway, gateway_stopped) = watch::channel(false);
         let (stop_rest, rest_stopped) = watch::channel(false);
 
-        let mut gateway = gateway_service(plugin.gated(Gateway::default()), &config)?;
+        let certificate = certificate(&config)?;
+        if let Some(certificate) = &certificate {
+            plugin.reloader().shows(certificate.clone());
+        }
+        let mut gateway = gateway_service(plugin.gated(Gateway::default()), &config, certificate.as_ref())?;
         let (addresses, admin_address, fds) = (sockets.gateway, sockets.admin, sockets.fds);
         let (mut admin, upkeep) = (plugin.admin(&admin_address.to_string()), plugin.upkeep());
         let (fds_of_admin, admin_stopped) = (fds.clone(), rest_stopped.clone());
@@ -116,7 +121,11 @@ pub enum Drained {
     Cut(usize),
 }
 
-fn gateway_service(gateway: Gated<Gateway>, config: &config::Config) -> Result<impl Service + use<>, StartFault> {
+fn gateway_service(
+    gateway: Gated<Gateway>,
+    config: &config::Config,
+    certificate: Option<&Arc<Certificate>>,
+) -> Result<impl Service + use<>, StartFault> {
     let conf = Arc::new(ServerConf::default());
     let mut options = HttpServerOptions::default();
     options.h2c = true;
@@ -126,10 +135,10 @@ fn gateway_service(gateway: Gated<Gateway>, config: &config::Config) -> Result<i
     let mut service = Listening::new("gateway".to_owned(), Watched::new(proxy));
     for (index, _) in config.server.listen.iter().enumerate() {
         let listener = ListenerConfig::tcp(Sockets::name(index));
-        service.add_listener(match &config.server.tls {
+        service.add_listener(match certificate {
             // Heads and bodies are read in large pieces already: a buffer of 64 KiB beneath costs a copy of each.
             None => listener.l4_buffer(L4BufferSettings::default().read(0)),
-            Some(tls) => listener.tls(tls_settings(tls)?),
+            Some(certificate) => listener.tls(tls_settings(certificate.clone())?),
         });
     }
     Ok(service)
@@ -144,23 +153,20 @@ pub fn rehearse(config: &config::Config) -> Result<(), StartFault> {
     if let config::Source::Http(service) = &config.keys.source {
         client(service).map_err(|fault| StartFault::Plugin(PluginFault::Source(fault)))?;
     }
-    config.server.tls.as_ref().map_or(Ok(()), |tls| tls_settings(tls).map(drop))
+    certificate(config).map(drop)
 }
 
-/// Pingora stops the thread over a certificate that it cannot use: so it is tried beforehand.
-fn try_certificate(cert: &str, key: &str) -> Result<(), String> {
-    pingora::tls::install_default_crypto_provider();
-    let files = pingora::tls::load_certs_and_key_files(cert, key).map_err(|fault| fault.to_string())?;
-    let (certificates, key) = files.ok_or("the files hold no certificate, or no key")?;
-    let builder = pingora::tls::ServerConfig::builder().with_no_client_auth();
-    builder.with_single_cert(certificates, key).map(drop).map_err(|fault| fault.to_string())
+/// What clients are shown, where they speak TLS.
+fn certificate(config: &config::Config) -> Result<Option<Arc<Certificate>>, StartFault> {
+    let Some(tls) = &config.server.tls else { return Ok(None) };
+    Pair::read(tls).map(|pair| Some(Certificate::of(pair))).map_err(StartFault::Tls)
 }
 
-fn tls_settings(tls: &Tls) -> Result<TlsSettings, StartFault> {
-    let paths = (tls.cert.to_str(), tls.key.to_str());
-    let (Some(cert), Some(key)) = paths else { return Err(StartFault::Tls("its path is not UTF-8".to_owned())) };
-    try_certificate(cert, key).map_err(StartFault::Tls)?;
-    let mut settings = TlsSettings::intermediate(cert, key).map_err(|fault| StartFault::Tls(fault.to_string()))?;
+/// TLS 1.2 and 1.3, and HTTP/2 for those who offer it.
+fn tls_settings(certificate: Arc<Certificate>) -> Result<TlsSettings, StartFault> {
+    // The paths would be read only if nothing else said what to show.
+    let mut settings = TlsSettings::intermediate("", "").map_err(|fault| StartFault::Tls(fault.to_string()))?;
+    settings.set_cert_resolver(certificate);
     settings.enable_h2();
     Ok(settings)
 }

@@ -98,6 +98,7 @@ fn every_example_is_used_and_loads() {
         std::fs::read_dir(repository("conf")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     let expected = [
+        "deploy",
         "grafana",
         "keymeter-control.yaml",
         "keymeter-http.yaml",

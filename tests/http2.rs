@@ -225,6 +225,39 @@ async fn a_client_that_resets_its_stream_in_mid_body_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_new_certificate_is_shown_without_a_restart_and_a_bad_one_never() {
+    let gate = Gate::new();
+    gate.open();
+    let upstream = streaming(1, &gate).await;
+    let directory = tempfile::tempdir().unwrap();
+    let (cert, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
+    let make = || rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let [first, second] = [make(), make()];
+    std::fs::write(&cert, first.cert.pem()).unwrap();
+    std::fs::write(&key, first.key_pair.serialize_pem()).unwrap();
+    let tls = format!("tls: {{cert: {}, key: {}}}", cert.display(), key.display());
+    let gateway = with_server(&upstream, &tls);
+    let url = format!("https://{}/v1/models", gateway.address());
+    let trusts = async |made: &rcgen::CertifiedKey| {
+        let trusted = Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
+        let client = reqwest::Client::builder().no_proxy().tls_built_in_root_certs(false).add_root_certificate(trusted);
+        client.build().unwrap().get(&url).bearer_auth("sk-nobody").send().await.is_ok()
+    };
+    assert!(trusts(&first).await && !trusts(&second).await);
+
+    // Half of a renewal: the certificate is there, its key is not yet.
+    std::fs::write(&cert, second.cert.pem()).unwrap();
+    let faults = gateway.server.reloader().reload().unwrap_err();
+    assert!(faults[0].to_string().contains("cannot use the certificate of `server.tls`"), "{}", faults[0]);
+    assert!(trusts(&first).await, "what was shown is shown on");
+
+    std::fs::write(&key, second.key_pair.serialize_pem()).unwrap();
+    assert_eq!(gateway.server.reloader().reload().unwrap().restart_needed, Vec::<&str>::new());
+    assert!(trusts(&second).await && !trusts(&first).await);
+    assert!(gateway.server.reloader().files().contains(&cert), "a change of it is noticed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn over_tls_the_client_chooses_between_http_1_1_and_http_2() {
     let gate = Gate::new();
     gate.open();

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use crate::support::{
-    client::{Arrival, Client, events},
+    client::{Arrival, Client, events, within},
     gateway::{SECRET, config, one_key, replace},
     process::{Process, Signal, answer_becomes, ask, keymeter},
     script::{Gate, Script, completion, usage},
@@ -50,6 +50,36 @@ async fn upstream(gate: &Gate) -> ScriptedUpstream {
         _ => Script::json(200, &completion("m", 5)),
     })
     .await
+}
+
+/// What systemd reads of a `Type=notify-reload` service.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_manager_is_told_of_the_start_each_reload_and_the_stop() {
+    let upstream = upstream(&Gate::new()).await;
+    let files = Files::new(&config(&upstream, ""), &one_key(""));
+    let name = files.directory.path().join("notify");
+    let manager = tokio::net::UnixDatagram::bind(&name).unwrap();
+    let told = async || {
+        let mut words = vec![0; 512];
+        let length = within("word of the service", manager.recv(&mut words)).await.unwrap();
+        String::from_utf8(words[..length].to_vec()).unwrap()
+    };
+    let mut command = keymeter(&["serve", "--config", files.path.to_str().unwrap()]);
+    command.env("NOTIFY_SOCKET", &name);
+    let mut process = Process::start(command);
+    assert_eq!(told().await.trim(), "READY=1");
+    process.addresses().await;
+    for configuration in [config(&upstream, ""), "no: configuration".to_owned()] {
+        replace(&files.path, &configuration);
+        process.signal(Signal::HUP);
+        let reloading = told().await;
+        let moment = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC="));
+        assert!(reloading.starts_with("RELOADING=1\n") && moment.unwrap().parse::<u64>().is_ok(), "{reloading}");
+        assert_eq!(told().await.trim(), "READY=1", "it goes on, whatever the file says");
+    }
+    process.signal(Signal::TERM);
+    assert_eq!(told().await.trim(), "STOPPING=1");
+    assert!(process.ended().await.0.success());
 }
 
 /// A stream that has begun and does not end before the gate is opened.

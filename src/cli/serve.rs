@@ -9,6 +9,7 @@ use tokio::{
 use tracing::Metadata;
 use tracing_subscriber::{EnvFilter, filter::filter_fn, prelude::*};
 
+use super::service_manager;
 use crate::{
     config::{self, Config, Fault, Source},
     control::{Control, ControlFault},
@@ -34,6 +35,7 @@ pub(super) fn run(path: PathBuf) -> Result<(), ServeFault> {
         let addresses: Vec<_> = server.addresses.iter().map(ToString::to_string).collect();
         let (addresses, admin) = (addresses.join(" and "), server.admin_address);
         tracing::info!("listening on {addresses} ({keys}), admin address {admin}");
+        service_manager::ready();
         signals.until_stopped(&server).await;
         if let Some(control) = control {
             control.stop().await;
@@ -121,10 +123,15 @@ impl Signals {
     pub async fn until_stopped(mut self, server: &Server) {
         loop {
             tokio::select! {
-                Some(()) = self.hang_up.recv() => reload(server.reloader().clone()).await,
+                Some(()) = self.hang_up.recv() => {
+                    service_manager::reloading();
+                    reload(server.reloader().clone()).await;
+                    service_manager::ready();
+                }
                 () = stop_signal(&mut self.terminate, &mut self.interrupt) => break,
             }
         }
+        service_manager::stopping();
         let limit = server.reloader().config().server.drain_timeout;
         tracing::info!("stopping: running requests may take {}s more; signal again to stop at once", limit.as_secs());
         tokio::select! {

@@ -25,7 +25,8 @@ pub struct Fault {
 
 impl Fault {
     /// A fault of a file as a whole.
-    pub(super) fn of_file(file: &Path, message: String) -> Self {
+    #[must_use]
+    pub fn of_file(file: &Path, message: String) -> Self {
         Self { file: file.to_owned(), line: 1, column: 1, message }
     }
 
