@@ -3,6 +3,7 @@
 
 pub mod api;
 mod caller;
+mod page;
 mod refusal;
 pub mod store;
 
@@ -119,11 +120,6 @@ impl Plane {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
-    }
-
-    fn is_operator(&self, token: &Secret) -> bool {
-        // Hashes are compared in constant time.
-        token.hash() == self.operator
     }
 
     fn is_gateway(&self, token: &Secret) -> bool {

@@ -2,12 +2,12 @@
 //! is generated from these very functions.
 
 mod audit;
-mod body;
+pub(super) mod body;
 mod gateway;
-mod keys;
-mod people;
-mod usage;
-mod wallets;
+pub(super) mod keys;
+pub(super) mod people;
+pub(super) mod usage;
+pub(super) mod wallets;
 
 use std::sync::Arc;
 
