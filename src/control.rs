@@ -97,6 +97,7 @@ pub struct Plane {
     limits: Limits,
     retention: Duration,
     database: Database,
+    sessions: page::Sessions,
 }
 
 impl Plane {
@@ -105,9 +106,12 @@ impl Plane {
     /// # Errors
     /// When that cannot be done.
     pub async fn open(settings: &config::Control, limits: Limits) -> Result<Arc<Self>, StoreFault> {
+        let store = Store::open(&settings.database).await?;
+        let operator = settings.token.0.hash();
         Ok(Arc::new(Self {
-            store: Store::open(&settings.database).await?,
-            operator: settings.token.0.hash(),
+            sessions: page::Sessions::open(&store, &operator).await?,
+            store,
+            operator,
             gateways: settings.gateway_token.as_ref().map(|token| token.0.hash()),
             operations_per_hour: settings.key_operations_per_hour,
             limits,

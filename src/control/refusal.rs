@@ -66,6 +66,12 @@ impl Refusal {
         self.param.as_deref()
     }
 
+    /// The same, said of a field where it was said of none.
+    #[must_use]
+    pub fn at(self, field: &str) -> Self {
+        Self { param: Some(self.param.unwrap_or_else(|| field.to_owned())), ..self }
+    }
+
     /// In how many seconds it may be tried again.
     pub fn retry_after(&self) -> Option<u64> {
         self.retry_after.map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0))

@@ -72,6 +72,8 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Plane>> for Asked<T> {
 
 /// Tells what is absent from what is `null`: the one is left as it is, the other taken away.
 #[allow(clippy::option_option, reason = "absent, null and a value are three cases")]
-pub(in crate::control) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(reader: D) -> Result<Option<Option<T>>, D::Error> {
+pub(in crate::control) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    reader: D,
+) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(reader).map(Some)
 }

@@ -72,22 +72,22 @@ pub(in crate::control) struct MadeKey {
 pub(in crate::control) struct UpdateKey {
     /// 3 to 50 characters.
     #[serde(default)]
-    name: Option<String>,
+    pub(in crate::control) name: Option<String>,
     /// Whether it may be used.
     #[serde(default)]
     pub(in crate::control) enabled: Option<bool>,
     /// `null`: all.
     #[serde(default, deserialize_with = "given")]
     #[allow(clippy::option_option, reason = "absent, null and a value are three cases")]
-    models: Option<Option<Vec<String>>>,
+    pub(in crate::control) models: Option<Option<Vec<String>>>,
     /// In place of those that it has.
     #[serde(default)]
-    limits: Option<KeyLimits>,
+    pub(in crate::control) limits: Option<KeyLimits>,
     /// `null`: never.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>, format = DateTime)]
     #[allow(clippy::option_option, reason = "absent, null and a value are three cases")]
-    expires_at: Option<Option<Timestamp>>,
+    pub(in crate::control) expires_at: Option<Option<Timestamp>>,
 }
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -102,11 +102,11 @@ pub(in crate::control) struct RegenerateKey {
 #[serde(deny_unknown_fields)]
 pub(in crate::control) struct ListKeys {
     /// Keys of this team only.
-    team: Option<String>,
+    pub(in crate::control) team: Option<String>,
     /// Personal keys of this user only: the operator's to ask.
-    owner: Option<String>,
+    pub(in crate::control) owner: Option<String>,
     /// Deleted keys too.
-    deleted: Option<bool>,
+    pub(in crate::control) deleted: Option<bool>,
     /// Where the page begins, as the page before said.
     pub(in crate::control) cursor: Option<String>,
     /// Rows on a page.
@@ -289,7 +289,9 @@ pub(in crate::control) async fn replace(
         return Err(Refusal::conflict(format!("the key {id} is archived while its owner is on a team")));
     }
     if seen.is_some_and(|seen| seen != key.masked) {
-        return Err(Refusal::conflict("the secret was replaced meanwhile; look at the key before you replace it again"));
+        return Err(Refusal::conflict(
+            "the secret was replaced meanwhile; look at the key before you replace it again",
+        ));
     }
     count_operation(plane, &mut tx, caller, now).await?;
     let secret = Secret::generate()?;
