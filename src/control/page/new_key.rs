@@ -149,7 +149,7 @@ fn limits(form: &Form<'_>) -> Markup {
     ];
     html! {
         fieldset {
-            legend { "Limits" }
+            legend { "Limits" span.optional { " (optional)" } }
             p.hint { "Each a number, or " code { "unlimited" } ". Left empty: as the operator has set it for all keys." }
             div.row { @for (name, label) in most { (form.line(Field { name, label, ..Field::default() })) } }
         }

@@ -143,6 +143,7 @@ fn is_self(signed: &Signed, user: &str) -> bool {
 fn page(signed: &Signed, team: &Team, done: Option<&str>, form: &Form<'_>) -> Response {
     let leads = people::leading(&signed.caller, &team.id).ok();
     let main = html! {
+        @if signed.caller.user().is_none() { p.crumb { a href="/teams" { "Teams" } } }
         div.head { h1 { (team.name) } code { (team.id) } }
         p { a href=(format!("/wallets/{}", team.id)) { "The team's wallet" } }
         (layout::notice(done))
