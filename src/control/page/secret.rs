@@ -28,8 +28,8 @@ pub fn shown(title: &str, key: &Key, secret: &str, signed: &Signed) -> Response 
         div.narrow {
             h1 { (title) }
             p { "This is the secret of " strong { (key.name) } ". Copy it now: it is shown this once and not kept." }
-            div.secret {
-                code id="secret" tabindex="0" aria-label="The secret" data-secret { (secret) }
+            div.secret role="group" aria-label="The secret" {
+                code id="secret" data-secret { (secret) }
                 button type="button" data-copy="secret" hidden { "Copy" }
             }
             p.copied id="copied" role="status" aria-live="polite" {}

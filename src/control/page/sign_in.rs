@@ -1,6 +1,6 @@
 //! Signing in with a token, and out.
 
-use std::{sync::Arc, time::Instant};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use axum::{
     extract::{Request, State},
@@ -56,7 +56,7 @@ async fn signed_in(plane: &Arc<Plane>, parts: &Parts, request: Request) -> Resul
         Refusal::forbidden("this page was open for too long, or your browser keeps no cookies; try again")
     })?;
     let fields = Fields::read(request, plane, &session).await?;
-    let (address, attempts) = (caller::address(parts), &plane.sessions.attempts);
+    let (address, attempts) = (address(parts), &plane.sessions.attempts);
     if let Some(wait) = attempts.wait(&address, Instant::now()) {
         return Err(Refusal::too_many_attempts(wait));
     }
@@ -73,6 +73,15 @@ async fn signed_in(plane: &Arc<Plane>, parts: &Parts, request: Request) -> Resul
         Who::User(_) => Holder::User(token),
     };
     Ok(Sessions::begin(holder, Timestamp::now())?)
+}
+
+/// Where wrong tokens are counted: whom a proxy before us speaks for, so that one who guesses holds up nobody else. Who
+/// makes it up is counted less, and could as well send their guesses as calls.
+fn address(parts: &Parts) -> String {
+    let stated = parts.headers.get_all("x-forwarded-for").iter().next_back().and_then(|value| value.to_str().ok());
+    let last =
+        stated.and_then(|addresses| addresses.rsplit(',').next()).and_then(|last| last.trim().parse::<IpAddr>().ok());
+    last.map_or_else(|| caller::address(parts), |address| address.to_string())
 }
 
 /// `POST /sign-out`.

@@ -26,6 +26,8 @@ for (const form of document.forms) {
   form.addEventListener("submit", (event) => {
     if (form.dataset.sent) event.preventDefault();
     form.dataset.sent = "yes";
+    // Who stops the browser meanwhile may try again.
+    setTimeout(() => delete form.dataset.sent, 5000);
   });
 }
 
