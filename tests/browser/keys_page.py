@@ -247,9 +247,12 @@ class Browser:
                 self.picture(f"{self.screen}-{name}-{scheme}")
         unnamed = self.script(UNNAMED)
         self.check(f"{name} can be heard {unnamed or ''}", not unnamed)
-        self.check(f"{name} fits", self.script("return document.documentElement.scrollWidth <= innerWidth"))
+        self.check(f"{name} fits", self.script("return document.documentElement.scrollWidth <= document.documentElement.clientWidth"))
 
     def picture(self, name):
+        # What scrolls by itself is painted when it is near the screen.
+        self.script("scrollTo(0, document.body.scrollHeight)")
+        self.do("POST", "execute/async", {"script": "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))", "args": []})
         parameters = {"cmd": "Page.captureScreenshot", "params": {"captureBeyondViewport": True}}
         shown = self.do("POST", "goog/cdp/execute", parameters)["data"]
         (self.pictures / f"{name}.png").write_bytes(base64.b64decode(shown))
@@ -380,6 +383,7 @@ def team(browser, plane, tokens):
     browser.fill("#field-user", "bob")
     browser.press("form.row button")
     browser.check("a member is brought in", {"user": "bob", "role": "member"} in plane.call("GET", "/teams/research")["members"])
+    browser.looks_well("team-led")
     browser.press(".brand")
     browser.press("a[href='/keys/new']")
     browser.fill("#field-name", "Team’s own key")

@@ -168,6 +168,8 @@ async fn a_key_is_made_once_and_its_secret_shown_once(plane: &Plane) {
     browser.fill_in(&path, &format!("{path}/delete"), &[]).await.leads_to("/?done=deleted");
     plane.look_up(&secret).await.refused(404, "not_found");
     browser.get("/").await.lacks("Production API");
+    plane.key(OPERATOR, json!({"name": "Some key", "expires_at": "2020-01-01T00:00:00Z"})).await;
+    browser.get("/").await.says("expired").lacks("state active");
     browser.get(&path).await.with(200).says("deleted").lacks("Switch");
     browser.get(&format!("{path}/delete")).await.with(404);
 }

@@ -89,7 +89,8 @@ pub fn figure(chart: &Chart) -> Markup {
     html! {
         figure {
             p.top aria-hidden="true" { (words(most)) }
-            svg role="img" aria-label=(told) viewBox=(format!("0 0 {} {HEIGHT}", DAYS * WIDTH)) preserveAspectRatio="none" {
+            svg role="img" aria-label=(told)
+                viewBox=(format!("0 0 {} {HEIGHT}", DAYS * WIDTH)) preserveAspectRatio="none" {
                 @for (index, day_of) in chart.days.iter().enumerate() {
                     @let tall = scaled(height(day_of), height(most));
                     rect class="day" x=(index * WIDTH + 1) width=(WIDTH - 2) y=(HEIGHT - tall) height=(tall) {

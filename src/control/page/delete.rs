@@ -23,8 +23,11 @@ pub async fn ask(State(plane): State<Arc<Plane>>, Path(id): Path<String>, signed
         div.narrow {
             p.crumb { a href="/" { "Keys" } " / " a href=(path) { (key.name) } }
             h1 { "Delete “" (key.name) "”?" }
-            p { "Its secret " code { (key.masked) } " stops working at once, running requests included as the gateways' "
-                "configuration says. A deleted key does not come back; what it used stays on record." }
+            p {
+                "Its secret " code { (key.masked) } " stops working at once; what becomes of requests that are running, "
+                "the gateways' " code { "on_revoke" } " says. A deleted key does not come back. What it used stays on "
+                "record."
+            }
             form method="post" action=(format!("{path}/delete")) {
                 (layout::form_token(&signed))
                 div.actions {

@@ -77,7 +77,9 @@ fn table(page: &KeyPage, lately: impl Fn(&str) -> Lately) -> Markup {
             caption.hidden { "Keys, with what they cost this month" }
             thead role="rowgroup" {
                 tr role="row" {
-                    @for head in ["Name", "Secret", "Of", "State", "Last used"] { th scope="col" role="columnheader" { (head) } }
+                    @for head in ["Name", "Secret", "Of", "State", "Last used"] {
+                        th scope="col" role="columnheader" { (head) }
+                    }
                     th.number scope="col" role="columnheader" { "This month" }
                 }
             }
@@ -110,10 +112,15 @@ pub fn holder(key: &Key) -> Markup {
     }
 }
 
-/// A key's state, in a word and a colour.
+/// A key's state, in a word and a colour. Gateways see for themselves that a key has expired.
 pub fn state(key: &Key) -> Markup {
-    let words = if key.state == "no_balance" { "no balance" } else { &key.state };
-    html! { span class=(format!("state {}", key.state)) { (words) } }
+    let is_over = key.state == "active" && key.expires_at.is_some_and(|end| end <= Timestamp::now());
+    let (class, words) = match key.state.as_str() {
+        _ if is_over => ("expired", "expired"),
+        "no_balance" => ("no_balance", "no balance"),
+        state => (state, state),
+    };
+    html! { span class=(format!("state {class}")) { (words) } }
 }
 
 /// When a key was used last.

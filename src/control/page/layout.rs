@@ -64,12 +64,7 @@ pub fn trouble(refusal: &Refusal) -> Response {
         div.alert role="alert" { p { (sentence(refusal.message())) } }
         p { a href="/" { "To the keys" } }
     };
-    let mut response = document("That was not done", &html! {}, &main);
-    *response.status_mut() = refusal.status();
-    if let Some(seconds) = refusal.retry_after() {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    response
+    refused(document("That was not done", &html! {}, &main), Some(refusal))
 }
 
 /// Gives a page the status and the headers of what is wrong on it.

@@ -1,4 +1,5 @@
-//! Making a key. A form makes one key, however often it is sent; its secret is on the page that answers, and on no other.
+//! Making a key. A form makes one key, however often it is sent; its secret is on the page that answers it, and on no
+//! other.
 
 use std::sync::Arc;
 
@@ -106,7 +107,9 @@ fn page(signed: &Signed, form: &Form<'_>) -> Response {
                 }))
                 (whose(signed, form))
                 (form.lines(Field {
-                    name: "models", label: "Models", ..hinted("One on a line, names or patterns such as llama-3*. None: all models.")
+                    name: "models",
+                    label: "Models",
+                    ..hinted("One on a line, names or patterns such as llama-3*. None: all models.")
                 }))
                 (limits(form))
                 (form.line(Field {
@@ -150,7 +153,9 @@ fn limits(form: &Form<'_>) -> Markup {
     html! {
         fieldset {
             legend { "Limits" span.optional { " (optional)" } }
-            p.hint { "Each a number, or " code { "unlimited" } ". Left empty: as the operator has set it for all keys." }
+            p.hint {
+                "Each a number, or " code { "unlimited" } ". Left empty: as the operator has set it for all keys."
+            }
             div.row { @for (name, label) in most { (form.line(Field { name, label, ..Field::default() })) } }
         }
     }

@@ -80,7 +80,9 @@ fn page(signed: &Signed, key: &Key, form: &Form<'_>) -> Response {
             p.crumb { a href="/" { "Keys" } " / " a href=(path) { (key.name) } }
             h1 { "Replace the secret" }
             (form.alert())
-            p { strong { (key.name) } " has the secret " code { (key.masked) } ". It gets another, which is shown once." }
+            p {
+                strong { (key.name) } " has the secret " code { (key.masked) } ". It gets another, which is shown once."
+            }
             form method="post" action=(format!("{path}/secret")) {
                 (layout::form_token(signed))
                 input type="hidden" name="seen" value=(form.fields.text("seen"));

@@ -1,5 +1,6 @@
-//! Who is signed in, as a cookie proves that only we can have made. Nothing is kept of a session, so every instance over
-//! one database knows it, and a restart ends none. Whose it is, is looked up at each request: it ends with their token.
+//! Who is signed in, as a cookie proves that only we can have made. Nothing is kept of a session, so every instance
+//! over one database knows it, and a restart ends none. Whose it is, is looked up at each request: it ends with their
+//! token.
 
 mod attempts;
 
@@ -47,8 +48,8 @@ pub enum Holder {
 }
 
 impl Sessions {
-    /// Signs with what the database keeps for it and with the operator's token: another token ends all sessions, and what
-    /// only one of the two is known to makes none.
+    /// Signs with what the database keeps for it and with the operator's token: another token ends all sessions, and who
+    /// knows only one of the two makes none.
     ///
     /// # Errors
     /// When the database does not answer.

@@ -104,7 +104,7 @@ fn form(plane: &Plane, headers: &HeaderMap, fault: Option<&Refusal>) -> Result<R
                 (form.line(Field {
                     name: "token",
                     label: "Token",
-                    hint: "Your personal access token, which you were given when you were made a user, or the operator's.",
+                    hint: "Your personal access token, which you got when you were made a user, or the operator's.",
                     kind: Some("password"),
                     is_required: true,
                     ..Field::default()

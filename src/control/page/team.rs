@@ -147,15 +147,16 @@ fn page(signed: &Signed, team: &Team, done: Option<&str>, form: &Form<'_>) -> Re
         div.head { h1 { (team.name) } code { (team.id) } }
         p { a href=(format!("/wallets/{}", team.id)) { "The team's wallet" } }
         (layout::notice(done))
-        h2 id="members" { "Members" }
-        div.scroll role="region" aria-labelledby="members" tabindex="0" {
-            table {
-                caption.hidden { "Members of the team" }
-                thead { tr {
-                    th scope="col" { "User" } th scope="col" { "Role" } th scope="col" { span.hidden { "Actions" } }
-                } }
-                tbody { @for member in &team.members { (row(signed, team, member, leads)) } }
-            }
+        h2 { "Members" }
+        // On a narrow screen its rows are cards, as those of keys are.
+        table.cards role="table" {
+            caption.hidden { "Members of the team" }
+            thead role="rowgroup" { tr role="row" {
+                th scope="col" role="columnheader" { "User" }
+                th scope="col" role="columnheader" { "Role" }
+                th scope="col" role="columnheader" { span.hidden { "Actions" } }
+            } }
+            tbody role="rowgroup" { @for member in &team.members { (row(signed, team, member, leads)) } }
         }
         @if let Some(own) = leads { (bring_in(signed, team, own, form)) }
     };
@@ -166,13 +167,13 @@ fn page(signed: &Signed, team: &Team, done: Option<&str>, form: &Form<'_>) -> Re
 fn row(signed: &Signed, team: &Team, member: &Member, leads: Option<Role>) -> Markup {
     let remove = format!("/teams/{}/members/{}/remove", team.id, member.user);
     html! {
-        tr {
-            th scope="row" { (member.user) }
-            td { @match leads {
+        tr role="row" {
+            th scope="row" role="rowheader" { (member.user) }
+            td role="cell" data-head="Role" { @match leads {
                 Some(own) if member.role != Role::Owner => { (role_form(signed, team, member, own)) }
                 _ => { (member.role.to_string()) }
             } }
-            td { @match (member.role, leads) {
+            td role="cell" { @match (member.role, leads) {
                 (Role::Owner, _) => {}
                 _ if is_self(signed, &member.user) => { a href=(remove) { "Leave" } }
                 (_, Some(_)) => { a href=(remove) { "Remove" span.hidden { " " (member.user) } } }

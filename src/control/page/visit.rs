@@ -81,8 +81,8 @@ fn must_be_from_here(headers: &HeaderMap) -> Result<(), Refusal> {
 
 fn stranger() -> Refusal {
     Refusal::forbidden(
-        "this form is not of your session: it came from another site, or you have signed in or out since; load the page \
-         again and repeat",
+        "this form is not of your session: it came from another site, or you have signed in or out since; load the \
+         page again and repeat",
     )
 }
 

@@ -57,7 +57,11 @@ pub async fn list(
     };
     let main = html! {
         h1 { "Wallets" }
-        @if balances.is_empty() { p.empty { "There are no wallets: each user and each team has one." } } @else { (table(&balances)) }
+        @if balances.is_empty() {
+            p.empty { "There are no wallets: each user and each team has one." }
+        } @else {
+            (table(&balances))
+        }
         (pager("/wallets", begin.cursor.is_some(), next.as_deref()))
     };
     Ok(layout::page("Wallets", &signed, &main))
