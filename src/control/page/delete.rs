@@ -24,8 +24,8 @@ pub async fn ask(State(plane): State<Arc<Plane>>, Path(id): Path<String>, signed
             p.crumb { a href="/" { "Keys" } " / " a href=(path) { (key.name) } }
             h1 { "Delete “" (key.name) "”?" }
             p {
-                "Its secret " code { (key.masked) } " stops working at once; what becomes of requests that are running, "
-                "the gateways' " code { "on_revoke" } " says. A deleted key does not come back. What it used stays on "
+                "Its secret " code { (key.masked) } " stops working at once; what becomes of running requests, the "
+                "gateways' " code { "on_revoke" } " says. A deleted key does not come back. What it used stays on "
                 "record."
             }
             form method="post" action=(format!("{path}/delete")) {

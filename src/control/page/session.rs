@@ -48,8 +48,8 @@ pub enum Holder {
 }
 
 impl Sessions {
-    /// Signs with what the database keeps for it and with the operator's token: another token ends all sessions, and who
-    /// knows only one of the two makes none.
+    /// Signs with what the database keeps for it and with the operator's token: another token ends all sessions, and
+    /// who knows only one of the two makes none.
     ///
     /// # Errors
     /// When the database does not answer.
