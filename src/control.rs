@@ -3,6 +3,7 @@
 
 pub mod api;
 mod caller;
+mod page;
 mod refusal;
 pub mod store;
 
@@ -96,6 +97,7 @@ pub struct Plane {
     limits: Limits,
     retention: Duration,
     database: Database,
+    sessions: page::Sessions,
 }
 
 impl Plane {
@@ -104,9 +106,12 @@ impl Plane {
     /// # Errors
     /// When that cannot be done.
     pub async fn open(settings: &config::Control, limits: Limits) -> Result<Arc<Self>, StoreFault> {
+        let store = Store::open(&settings.database).await?;
+        let operator = settings.token.0.hash();
         Ok(Arc::new(Self {
-            store: Store::open(&settings.database).await?,
-            operator: settings.token.0.hash(),
+            sessions: page::Sessions::open(&store, &operator).await?,
+            store,
+            operator,
             gateways: settings.gateway_token.as_ref().map(|token| token.0.hash()),
             operations_per_hour: settings.key_operations_per_hour,
             limits,
@@ -119,11 +124,6 @@ impl Plane {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
-    }
-
-    fn is_operator(&self, token: &Secret) -> bool {
-        // Hashes are compared in constant time.
-        token.hash() == self.operator
     }
 
     fn is_gateway(&self, token: &Secret) -> bool {

@@ -4,6 +4,7 @@ pub mod gateways;
 mod instances;
 mod keys;
 mod money;
+mod page;
 mod people;
 mod usage;
 
@@ -78,7 +79,7 @@ async fn every_call_is_described() {
             "post /api/v1/wallets/{owner}/credits",
         ]
     );
-    for (path, method) in [("/api/v1/nothing", "GET"), ("/", "GET")] {
+    for (path, method) in [("/api/v1/nothing", "GET"), ("/nothing", "GET")] {
         plane.call(OPERATOR, method, path, Value::Null).await.refused(404, "unknown_url");
     }
     plane.call(OPERATOR, "DELETE", "/api/v1/keys", Value::Null).await.refused(405, "method_not_allowed");

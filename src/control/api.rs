@@ -2,12 +2,12 @@
 //! is generated from these very functions.
 
 mod audit;
-mod body;
+pub(super) mod body;
 mod gateway;
-mod keys;
-mod people;
-mod usage;
-mod wallets;
+pub(super) mod keys;
+pub(super) mod people;
+pub(super) mod usage;
+pub(super) mod wallets;
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Plane, refusal::Refusal};
+use super::{Plane, page, refusal::Refusal};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -56,6 +56,7 @@ pub(super) fn router(plane: Arc<Plane>, stop: watch::Receiver<bool>) -> Router {
         .split_for_parts();
     router
         .merge(gateway::router(stop))
+        .merge(page::router())
         .route("/api/v1/openapi.json", get(|| async { Json(description) }))
         .route("/healthz", get(|| async { "ok\n" }))
         .fallback(|| async { Refusal::unknown_path() })
@@ -64,7 +65,7 @@ pub(super) fn router(plane: Arc<Plane>, stop: watch::Receiver<bool>) -> Router {
 }
 
 /// Where the next page of a list begins; absent: this is the last.
-fn next_cursor<T>(page: &[T], most: i64, id: impl Fn(&T) -> String) -> Option<String> {
+pub(super) fn next_cursor<T>(page: &[T], most: i64, id: impl Fn(&T) -> String) -> Option<String> {
     let is_full = i64::try_from(page.len()).is_ok_and(|length| length >= most);
     page.last().filter(|_| is_full).map(id)
 }

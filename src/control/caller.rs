@@ -37,6 +37,23 @@ pub enum Who {
 }
 
 impl Caller {
+    /// Whose token has this hash.
+    ///
+    /// # Errors
+    /// When it is nobody's, or the database does not answer.
+    pub async fn proven(plane: &Plane, token: &KeyHash, parts: &Parts) -> Result<Self, Refusal> {
+        if *token == plane.operator {
+            return Ok(Self::operator(parts));
+        }
+        let user = plane.store.user_by_token(token).await?.ok_or_else(Refusal::unauthorized)?;
+        Ok(Self { who: Who::User(user), address: address(parts) })
+    }
+
+    /// The operator, whom something else than their token has proven.
+    pub fn operator(parts: &Parts) -> Self {
+        Self { who: Who::Operator, address: address(parts) }
+    }
+
     /// For the audit.
     pub fn actor(&self) -> Actor {
         let name = match &self.who {
@@ -108,13 +125,7 @@ impl FromRequestParts<Arc<Plane>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, Refusal> {
         let token = bearer(&parts.headers).ok_or_else(Refusal::unauthorized)?;
-        let address = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-        let address = address.map(|ConnectInfo(address)| address.ip().to_string()).unwrap_or_default();
-        if plane.is_operator(&token) {
-            return Ok(Self { who: Who::Operator, address });
-        }
-        let user = plane.store.user_by_token(&token.hash()).await?.ok_or_else(Refusal::unauthorized)?;
-        Ok(Self { who: Who::User(user), address })
+        Self::proven(plane, &token.hash(), parts).await
     }
 }
 
@@ -130,6 +141,12 @@ impl FromRequestParts<Arc<Plane>> for Gateway {
             _ => Err(Refusal::unauthorized()),
         }
     }
+}
+
+/// The address that a call came from.
+pub fn address(parts: &Parts) -> String {
+    let address = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+    address.map(|ConnectInfo(address)| address.ip().to_string()).unwrap_or_default()
 }
 
 fn bearer(headers: &HeaderMap) -> Option<Secret> {

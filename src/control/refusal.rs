@@ -51,6 +51,32 @@ impl Refusal {
         Self { status, kind: INVALID_REQUEST, code, message: message.into(), param: None, retry_after: None }
     }
 
+    /// Its status of HTTP.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What is wrong, in words.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The field that is wrong.
+    pub fn field(&self) -> Option<&str> {
+        self.param.as_deref()
+    }
+
+    /// The same, said of a field where it was said of none.
+    #[must_use]
+    pub fn at(self, field: &str) -> Self {
+        Self { param: Some(self.param.unwrap_or_else(|| field.to_owned())), ..self }
+    }
+
+    /// In how many seconds it may be tried again.
+    pub fn retry_after(&self) -> Option<u64> {
+        self.retry_after.map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
+    }
+
     /// No token, or one that there is not.
     pub fn unauthorized() -> Self {
         let message = "no valid token: send the operator's or a user's as `Authorization: Bearer …`";
@@ -100,6 +126,13 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "unknown_url", "there is no such path; /api/v1/openapi.json lists them")
     }
 
+    /// Too many wrong tokens came from one address.
+    pub fn too_many_attempts(wait: Duration) -> Self {
+        let message = "too many wrong tokens came from your address; try again in a minute";
+        let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
+        Self { kind: "requests", retry_after: Some(wait), ..refusal }
+    }
+
     /// The wallet is empty.
     pub fn no_balance(wallet: &str) -> Self {
         let message = format!("the balance of `{wallet}` is not above $0: credit it before keys are made for it");
@@ -135,11 +168,11 @@ impl From<getrandom::Error> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let Self { status, kind, code, message, param, retry_after } = self;
+        let retry_after = self.retry_after();
+        let Self { status, kind, code, message, param, .. } = self;
         let error = ErrorDetail { message: message.into_owned(), kind: kind.to_owned(), param, code: code.to_owned() };
         let mut response = (status, Json(ErrorBody { error })).into_response();
-        if let Some(wait) = retry_after {
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        if let Some(seconds) = retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if status == StatusCode::UNAUTHORIZED {

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod changes;
 pub mod keys;
 mod news;
+pub mod page;
 pub mod people;
 pub mod usage;
 pub mod wallets;
@@ -159,7 +160,11 @@ fn migrator(engine: Engine) -> Migrator {
         Engine::Sqlite => include_str!("store/append_only_sqlite.sql"),
         Engine::Postgres => include_str!("store/append_only_postgres.sql"),
     };
-    let versions = [(1, "tables", include_str!("store/schema_1.sql")), (2, "the audit is only added to", append_only)];
+    let versions = [
+        (1, "tables", include_str!("store/schema_1.sql")),
+        (2, "the audit is only added to", append_only),
+        (3, "sessions of the page", include_str!("store/schema_3.sql")),
+    ];
     let migrations = versions.map(|(version, name, sql)| {
         Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, Cow::Borrowed(sql), false)
     });
@@ -203,6 +208,8 @@ pub enum StoreFault {
     Database(sqlx::Error),
     /// It holds what cannot be.
     Corrupt(String),
+    /// A secret that it is to keep cannot be made.
+    Randomness(getrandom::Error),
 }
 
 impl StoreFault {
@@ -231,6 +238,7 @@ impl fmt::Display for StoreFault {
             }
             Self::Database(fault) => write!(formatter, "`control.database` does not do what it is asked: {fault}"),
             Self::Corrupt(what) => write!(formatter, "`control.database` holds what it cannot: {what}"),
+            Self::Randomness(fault) => write!(formatter, "the operating system gives no randomness: {fault}"),
         }
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use crate::control::{Plane, refusal::Refusal};
 
 /// The body of a call.
-pub(super) struct Body<T>(pub T);
+pub(in crate::control) struct Body<T>(pub T);
 
 const LONGEST: usize = 64 * 1024;
 
@@ -26,7 +26,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Plane>> for Body<T> {
 }
 
 /// Reads a body of up to `longest` bytes.
-pub(super) async fn read(body: HttpBody, longest: usize) -> Result<bytes::Bytes, Refusal> {
+pub(in crate::control) async fn read(body: HttpBody, longest: usize) -> Result<bytes::Bytes, Refusal> {
     let fault = |_| Refusal::unreadable_body(format!("the body broke off, or has more than {longest} bytes"));
     to_bytes(body, longest).await.map_err(fault)
 }
@@ -54,7 +54,7 @@ fn named(fault: &str) -> Option<String> {
 }
 
 /// What is asked for in the URL.
-pub(super) struct Asked<T>(pub T);
+pub(in crate::control) struct Asked<T>(pub T);
 
 impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Plane>> for Asked<T> {
     type Rejection = Refusal;
@@ -72,6 +72,8 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Plane>> for Asked<T> {
 
 /// Tells what is absent from what is `null`: the one is left as it is, the other taken away.
 #[allow(clippy::option_option, reason = "absent, null and a value are three cases")]
-pub(super) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(reader: D) -> Result<Option<Option<T>>, D::Error> {
+pub(in crate::control) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    reader: D,
+) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(reader).map(Some)
 }

@@ -36,87 +36,87 @@ use crate::{
 
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct CreateKey {
+pub(in crate::control) struct CreateKey {
     /// 3 to 50 characters.
-    name: String,
+    pub(in crate::control) name: String,
     /// The team whose it is to be.
     #[serde(default)]
-    team: Option<String>,
+    pub(in crate::control) team: Option<String>,
     /// The user whose it is to be: the operator's to give.
     #[serde(default)]
-    owner: Option<String>,
+    pub(in crate::control) owner: Option<String>,
     /// The models that it may call, names and globs; absent: all.
     #[serde(default)]
-    models: Option<Vec<String>>,
+    pub(in crate::control) models: Option<Vec<String>>,
     /// Its own limits.
     #[serde(default)]
-    limits: KeyLimits,
+    pub(in crate::control) limits: KeyLimits,
     /// When it stops working.
     #[serde(default)]
     #[schema(value_type = Option<String>, format = DateTime)]
-    expires_at: Option<Timestamp>,
+    pub(in crate::control) expires_at: Option<Timestamp>,
 }
 
 /// A key with its secret, which is shown this once.
 #[derive(Serialize, ToSchema)]
-pub(super) struct MadeKey {
+pub(in crate::control) struct MadeKey {
     #[serde(flatten)]
-    key: Key,
+    pub(in crate::control) key: Key,
     /// Absent where the same call was done before: it is not kept.
     #[serde(skip_serializing_if = "Option::is_none")]
-    secret: Option<String>,
-}
-
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct UpdateKey {
-    /// 3 to 50 characters.
-    #[serde(default)]
-    name: Option<String>,
-    /// Whether it may be used.
-    #[serde(default)]
-    enabled: Option<bool>,
-    /// `null`: all.
-    #[serde(default, deserialize_with = "given")]
-    #[allow(clippy::option_option, reason = "absent, null and a value are three cases")]
-    models: Option<Option<Vec<String>>>,
-    /// In place of those that it has.
-    #[serde(default)]
-    limits: Option<KeyLimits>,
-    /// `null`: never.
-    #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Option<String>, format = DateTime)]
-    #[allow(clippy::option_option, reason = "absent, null and a value are three cases")]
-    expires_at: Option<Option<Timestamp>>,
+    pub(in crate::control) secret: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RegenerateKey {
-    /// How long the old secret goes on working, such as `10m`; absent: not at all.
+pub(in crate::control) struct UpdateKey {
+    /// 3 to 50 characters.
     #[serde(default)]
-    grace: Option<String>,
+    pub(in crate::control) name: Option<String>,
+    /// Whether it may be used.
+    #[serde(default)]
+    pub(in crate::control) enabled: Option<bool>,
+    /// `null`: all.
+    #[serde(default, deserialize_with = "given")]
+    #[allow(clippy::option_option, reason = "absent, null and a value are three cases")]
+    pub(in crate::control) models: Option<Option<Vec<String>>>,
+    /// In place of those that it has.
+    #[serde(default)]
+    pub(in crate::control) limits: Option<KeyLimits>,
+    /// `null`: never.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    #[allow(clippy::option_option, reason = "absent, null and a value are three cases")]
+    pub(in crate::control) expires_at: Option<Option<Timestamp>>,
 }
 
-#[derive(Deserialize, IntoParams)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ListKeys {
+pub(in crate::control) struct RegenerateKey {
+    /// How long the old secret goes on working, such as `10m`; absent: not at all.
+    #[serde(default)]
+    pub(in crate::control) grace: Option<String>,
+}
+
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(in crate::control) struct ListKeys {
     /// Keys of this team only.
-    team: Option<String>,
+    pub(in crate::control) team: Option<String>,
     /// Personal keys of this user only: the operator's to ask.
-    owner: Option<String>,
+    pub(in crate::control) owner: Option<String>,
     /// Deleted keys too.
-    deleted: Option<bool>,
+    pub(in crate::control) deleted: Option<bool>,
     /// Where the page begins, as the page before said.
-    cursor: Option<String>,
+    pub(in crate::control) cursor: Option<String>,
     /// Rows on a page.
-    limit: Option<i64>,
+    pub(in crate::control) limit: Option<i64>,
 }
 
 #[derive(Serialize, ToSchema)]
-pub(super) struct KeyPage {
-    data: Vec<Key>,
-    next_cursor: Option<String>,
+pub(in crate::control) struct KeyPage {
+    pub(in crate::control) data: Vec<Key>,
+    pub(in crate::control) next_cursor: Option<String>,
 }
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -126,15 +126,26 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
     params(("Idempotency-Key" = Option<String>, Header, description = "Makes one key however often the call is sent; \
         only the first answer bears the secret")),
     responses((status = 201, body = MadeKey), (status = 200, body = MadeKey), (status = "4XX", body = ErrorBody)))]
-pub(super) async fn create(
+pub(in crate::control) async fn create(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     headers: HeaderMap,
     Body(asked): Body<CreateKey>,
 ) -> Result<(StatusCode, Json<MadeKey>), Refusal> {
-    let idempotency_key = idempotency_key(&headers)?;
+    let made = make(&plane, &caller, idempotency_key(&headers)?, asked).await?;
+    let status = if made.secret.is_some() { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(made)))
+}
+
+/// Makes a key, once for each idempotency key.
+pub(in crate::control) async fn make(
+    plane: &Plane,
+    caller: &Caller,
+    idempotency_key: Option<String>,
+    asked: CreateKey,
+) -> Result<MadeKey, Refusal> {
     let digest = KeyHash::of(json!(asked).to_string().as_bytes()).to_hex();
-    let new = checked(&plane, &caller, asked)?;
+    let new = checked(plane, caller, asked)?;
     let (now, actor) = (Timestamp::now(), caller.actor());
     let mut tx = plane.store.begin().await?;
     if let Some(idempotency_key) = &idempotency_key
@@ -144,10 +155,10 @@ pub(super) async fn create(
             return Err(Refusal::conflict("another key was made under this Idempotency-Key; take a new one"));
         }
         let key = keys::find(&mut tx, &id).await?.ok_or_else(|| Refusal::not_found("key", &id))?;
-        return Ok((StatusCode::OK, Json(MadeKey { key, secret: None })));
+        return Ok(MadeKey { key, secret: None });
     }
-    may_create(&mut tx, &caller, &new).await?;
-    count_operation(&plane, &mut tx, &caller, now).await?;
+    may_create(&mut tx, caller, &new).await?;
+    count_operation(plane, &mut tx, caller, now).await?;
     let (id, secret) = (KeyId::generate()?, Secret::generate()?);
     keys::create(&mut tx, &id, &secret, &new, now).await?;
     if let Some(idempotency_key) = &idempotency_key {
@@ -160,14 +171,14 @@ pub(super) async fn create(
     note(&mut tx, &actor, "key.create", id.as_str(), &detail, now).await?;
     let key = keys::find(&mut tx, id.as_str()).await?.ok_or_else(|| Refusal::not_found("key", id.as_str()))?;
     plane.store.commit(tx).await?;
-    Ok((StatusCode::CREATED, Json(MadeKey { key, secret: Some(secret.reveal().to_owned()) })))
+    Ok(MadeKey { key, secret: Some(secret.reveal().to_owned()) })
 }
 
 /// Lists keys: the operator's all, a user's own, and those of their team.
 #[utoipa::path(get, path = "/api/v1/keys", params(ListKeys), responses(
     (status = 200, body = KeyPage), (status = "4XX", body = ErrorBody)
 ))]
-pub(super) async fn list(
+pub(in crate::control) async fn list(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Asked(asked): Asked<ListKeys>,
@@ -197,7 +208,7 @@ pub(super) async fn list(
 #[utoipa::path(get, path = "/api/v1/keys/{id}", params(("id" = String, Path)), responses(
     (status = 200, body = Key), (status = "4XX", body = ErrorBody)
 ))]
-pub(super) async fn show(
+pub(in crate::control) async fn show(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Path(id): Path<String>,
@@ -210,7 +221,7 @@ pub(super) async fn show(
 #[utoipa::path(patch, path = "/api/v1/keys/{id}", params(("id" = String, Path)), request_body = UpdateKey, responses(
     (status = 200, body = Key), (status = "4XX", body = ErrorBody)
 ))]
-pub(super) async fn update(
+pub(in crate::control) async fn update(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Path(id): Path<String>,
@@ -250,36 +261,52 @@ pub(super) async fn update(
 /// Gives a key another secret, which is in this answer and in no other. Its id and its history stay.
 #[utoipa::path(post, path = "/api/v1/keys/{id}/regenerate", params(("id" = String, Path)),
     request_body = RegenerateKey, responses((status = 200, body = MadeKey), (status = "4XX", body = ErrorBody)))]
-pub(super) async fn regenerate(
+pub(in crate::control) async fn regenerate(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Path(id): Path<String>,
     Body(asked): Body<RegenerateKey>,
 ) -> Result<Json<MadeKey>, Refusal> {
+    replace(&plane, &caller, &id, None, asked).await.map(Json)
+}
+
+/// Gives a key another secret in place of the one that the caller has `seen`, masked; of any, where they saw none.
+pub(in crate::control) async fn replace(
+    plane: &Plane,
+    caller: &Caller,
+    id: &str,
+    seen: Option<&str>,
+    asked: RegenerateKey,
+) -> Result<MadeKey, Refusal> {
     let now = Timestamp::now();
     let grace = asked.grace.as_deref().map(|text| duration(text).map_err(|why| Refusal::invalid("grace", why)));
     let retires = grace.transpose()?.filter(|grace| !grace.is_zero());
     let retires = retires.map(|grace| now.checked_add(grace));
     let retires = retires.transpose().map_err(|_| Refusal::invalid("grace", "such a time never comes"))?;
     let mut tx = plane.store.begin().await?;
-    let key = managed(&mut tx, &caller, &id).await?;
+    let key = managed(&mut tx, caller, id).await?;
     if key.state == "archived" && caller.user().is_some() {
         return Err(Refusal::conflict(format!("the key {id} is archived while its owner is on a team")));
     }
-    count_operation(&plane, &mut tx, &caller, now).await?;
+    if seen.is_some_and(|seen| seen != key.masked) {
+        return Err(Refusal::conflict(
+            "the secret was replaced meanwhile; look at the key before you replace it again",
+        ));
+    }
+    count_operation(plane, &mut tx, caller, now).await?;
     let secret = Secret::generate()?;
     keys::regenerate(&mut tx, &key, &secret, retires, now).await?;
-    note(&mut tx, &caller.actor(), "key.regenerate", &id, &json!({"retires_at": retires}), now).await?;
-    let key = keys::find(&mut tx, &id).await?.ok_or_else(|| Refusal::not_found("key", &id))?;
+    note(&mut tx, &caller.actor(), "key.regenerate", id, &json!({"retires_at": retires}), now).await?;
+    let key = keys::find(&mut tx, id).await?.ok_or_else(|| Refusal::not_found("key", id))?;
     plane.store.commit(tx).await?;
-    Ok(Json(MadeKey { key, secret: Some(secret.reveal().to_owned()) }))
+    Ok(MadeKey { key, secret: Some(secret.reveal().to_owned()) })
 }
 
 /// Deletes a key. What it used stays on record.
 #[utoipa::path(delete, path = "/api/v1/keys/{id}", params(("id" = String, Path)), responses(
     (status = 204), (status = "4XX", body = ErrorBody)
 ))]
-pub(super) async fn delete(
+pub(in crate::control) async fn delete(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Path(id): Path<String>,

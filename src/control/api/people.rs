@@ -33,7 +33,7 @@ use crate::{
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct CreateUser {
+pub(in crate::control) struct CreateUser {
     /// Their stable name: 1 to 64 of a-z, 0-9 and _, not that of a team.
     id: String,
     /// What people call them: 3 to 50 characters.
@@ -42,7 +42,7 @@ pub(super) struct CreateUser {
 
 /// A user with their token, which is shown this once.
 #[derive(Serialize, ToSchema)]
-pub(super) struct MadeUser {
+pub(in crate::control) struct MadeUser {
     #[serde(flatten)]
     user: User,
     token: String,
@@ -50,7 +50,7 @@ pub(super) struct MadeUser {
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ListUsers {
+pub(in crate::control) struct ListUsers {
     /// Where the page begins, as the page before said.
     cursor: Option<String>,
     /// Rows on a page.
@@ -58,14 +58,14 @@ pub(super) struct ListUsers {
 }
 
 #[derive(Serialize, ToSchema)]
-pub(super) struct UserPage {
+pub(in crate::control) struct UserPage {
     data: Vec<User>,
     next_cursor: Option<String>,
 }
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct CreateTeam {
+pub(in crate::control) struct CreateTeam {
     /// Its stable name: 1 to 64 of a-z, 0-9 and _, not that of a user.
     id: String,
     /// What people call it: 3 to 50 characters.
@@ -76,15 +76,15 @@ pub(super) struct CreateTeam {
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct PutMember {
-    role: Role,
+pub(in crate::control) struct PutMember {
+    pub(in crate::control) role: Role,
 }
 
 /// Makes a user. Their token is in this answer and in no other.
 #[utoipa::path(post, path = "/api/v1/users", request_body = CreateUser, responses(
     (status = 201, body = MadeUser), (status = "4XX", body = ErrorBody)
 ))]
-pub(super) async fn create_user(
+pub(in crate::control) async fn create_user(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Body(asked): Body<CreateUser>,
@@ -105,7 +105,7 @@ pub(super) async fn create_user(
 #[utoipa::path(get, path = "/api/v1/users", params(ListUsers), responses(
     (status = 200, body = UserPage), (status = "4XX", body = ErrorBody)
 ))]
-pub(super) async fn list_users(
+pub(in crate::control) async fn list_users(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Asked(asked): Asked<ListUsers>,
@@ -121,7 +121,7 @@ pub(super) async fn list_users(
 #[utoipa::path(delete, path = "/api/v1/users/{id}", params(("id" = String, Path)), responses(
     (status = 204), (status = "4XX", body = ErrorBody)
 ))]
-pub(super) async fn delete_user(
+pub(in crate::control) async fn delete_user(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Path(id): Path<String>,
@@ -149,7 +149,7 @@ pub(super) async fn delete_user(
 #[utoipa::path(post, path = "/api/v1/teams", request_body = CreateTeam, responses(
     (status = 201, body = Team), (status = "4XX", body = ErrorBody)
 ))]
-pub(super) async fn create_team(
+pub(in crate::control) async fn create_team(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Body(asked): Body<CreateTeam>,
@@ -171,7 +171,7 @@ pub(super) async fn create_team(
 #[utoipa::path(get, path = "/api/v1/teams/{id}", params(("id" = String, Path)), responses(
     (status = 200, body = Team), (status = "4XX", body = ErrorBody)
 ))]
-pub(super) async fn show_team(
+pub(in crate::control) async fn show_team(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Path(id): Path<String>,
@@ -185,7 +185,7 @@ pub(super) async fn show_team(
 #[utoipa::path(put, path = "/api/v1/teams/{id}/members/{user}", request_body = PutMember,
     params(("id" = String, Path), ("user" = String, Path)),
     responses((status = 200, body = Team), (status = "4XX", body = ErrorBody)))]
-pub(super) async fn put_member(
+pub(in crate::control) async fn put_member(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Path((id, user)): Path<(String, String)>,
@@ -228,7 +228,7 @@ pub(super) async fn put_member(
 #[utoipa::path(delete, path = "/api/v1/teams/{id}/members/{user}",
     params(("id" = String, Path), ("user" = String, Path)),
     responses((status = 204), (status = "4XX", body = ErrorBody)))]
-pub(super) async fn remove_member(
+pub(in crate::control) async fn remove_member(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Path((id, user)): Path<(String, String)>,
@@ -249,7 +249,7 @@ pub(super) async fn remove_member(
 }
 
 /// The caller's role on a team whose members they may manage.
-fn leading(caller: &Caller, team: &str) -> Result<Role, Refusal> {
+pub(in crate::control) fn leading(caller: &Caller, team: &str) -> Result<Role, Refusal> {
     match caller.role_on(team) {
         Some(role @ (Role::Owner | Role::Admin)) => Ok(role),
         Some(Role::Member) => {

@@ -15,14 +15,14 @@ use utoipa::{IntoParams, ToSchema};
 use super::body::Asked;
 use crate::control::{
     Plane,
-    caller::{Caller, Who},
+    caller::Caller,
     refusal::{ErrorBody, Refusal},
     store::usage::{Group, UsageFilter, UsageRow},
 };
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-pub(super) struct UsageQuery {
+pub(in crate::control) struct UsageQuery {
     /// By what usage is told apart: `key`, `team`, `model`, `day`, `hour`, or several of them with commas between.
     group_by: Option<String>,
     /// From this time on, to the hour.
@@ -40,7 +40,7 @@ pub(super) struct UsageQuery {
 }
 
 #[derive(Serialize, ToSchema)]
-pub(super) struct UsageRows {
+pub(in crate::control) struct UsageRows {
     rows: Vec<UsageRow>,
 }
 
@@ -48,18 +48,14 @@ pub(super) struct UsageRows {
 #[utoipa::path(get, path = "/api/v1/usage", params(UsageQuery), responses(
     (status = 200, body = UsageRows), (status = "4XX", body = ErrorBody)
 ))]
-pub(super) async fn usage(
+pub(in crate::control) async fn usage(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Asked(asked): Asked<UsageQuery>,
 ) -> Result<Response, Refusal> {
     let groups = groups(asked.group_by.as_deref().unwrap_or(""))?;
-    let visible_to = match &caller.who {
-        Who::Operator => None,
-        Who::User(user) => Some((user.id.clone(), user.team.clone())),
-    };
     let UsageQuery { from, to, key, team, format, .. } = asked;
-    let filter = UsageFilter { from, to, key, team, visible_to };
+    let filter = UsageFilter { from, to, key, team, visible_to: visible_to(&caller) };
     let rows = plane.store.usage(&groups, &filter).await?;
     match format.as_deref() {
         None | Some("json") => Ok(Json(UsageRows { rows }).into_response()),
@@ -67,6 +63,11 @@ pub(super) async fn usage(
         Some("jsonl") => Ok(of_type("application/jsonl", lines(&rows))),
         Some(_) => Err(Refusal::invalid("format", "`json`, `csv` or `jsonl`")),
     }
+}
+
+/// Whose usage the caller may see; `None`: everybody's.
+pub(in crate::control) fn visible_to(caller: &Caller) -> Option<(String, Option<String>)> {
+    caller.user().map(|user| (user.id.clone(), user.team.clone()))
 }
 
 fn of_type(content_type: &'static str, text: String) -> Response {

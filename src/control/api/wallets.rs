@@ -27,31 +27,31 @@ use crate::{
 };
 
 #[derive(Serialize, ToSchema)]
-pub(super) struct Wallet {
+pub(in crate::control) struct Wallet {
     /// The user or team whose it is.
-    owner: String,
+    pub(in crate::control) owner: String,
     /// US dollars, as a decimal number.
     #[serde(with = "decimal")]
     #[schema(value_type = String, example = "12.5")]
-    balance_usd: Usd,
+    pub(in crate::control) balance_usd: Usd,
 }
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Credit {
+pub(in crate::control) struct Credit {
     /// US dollars, above 0, as a decimal number.
     #[serde(with = "decimal")]
     #[schema(value_type = String, example = "12.50")]
-    usd: Usd,
+    pub(in crate::control) usd: Usd,
     /// By which the credit counts once, however often it is sent: 1 to 128 characters.
-    idempotency_key: String,
+    pub(in crate::control) idempotency_key: String,
 }
 
 /// What is in a wallet.
 #[utoipa::path(get, path = "/api/v1/wallets/{owner}", params(("owner" = String, Path)), responses(
     (status = 200, body = Wallet), (status = "4XX", body = ErrorBody)
 ))]
-pub(super) async fn show(
+pub(in crate::control) async fn show(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Path(owner): Path<String>,
@@ -68,7 +68,7 @@ pub(super) async fn show(
 /// Adds to a wallet, once for each idempotency key.
 #[utoipa::path(post, path = "/api/v1/wallets/{owner}/credits", params(("owner" = String, Path)), request_body = Credit,
     responses((status = 200, body = Wallet), (status = "4XX", body = ErrorBody)))]
-pub(super) async fn credit(
+pub(in crate::control) async fn credit(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Path(owner): Path<String>,
