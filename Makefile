@@ -28,7 +28,7 @@ run: cmake ## build, and run a gateway with a demo upstream and a fresh key
 	cargo run --release --locked -- demo
 
 .PHONY: test
-test: cmake nextest promtool postgresql redis clients ## set up, then run every test
+test: cmake nextest promtool postgresql redis chromium clients ## set up, then run every test
 	cargo nextest run --locked --lib --bins --tests --examples
 	cargo test --locked --doc
 	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python tests/clients/openai_client.py
@@ -37,6 +37,7 @@ test: cmake nextest promtool postgresql redis clients ## set up, then run every 
 	$(VENV)/bin/python tests/clients/revocation.py
 	$(VENV)/bin/python tests/clients/control_plane.py
 	python3 -B tests/operators/dashboard.py
+	python3 -B tests/browser/keys_page.py target/screenshots
 
 .PHONY: real-servers
 real-servers: cmake $(SERVERS)/ready ## check counts against inference servers that run here (the first time minutes of set-up)
@@ -173,6 +174,15 @@ valgrind:
 .PHONY: install-valgrind
 install-valgrind:
 	$(call install,valgrind,it counts instructions)
+
+.PHONY: chromium
+chromium:
+	@if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then \
+		$(MAKE) --no-print-directory install-chromium; fi
+
+.PHONY: install-chromium
+install-chromium:
+	$(call install,chromium chromium-driver,the page for keys is driven in it)
 
 .PHONY: promtool
 promtool:

@@ -67,6 +67,7 @@ impl Metrics {
         let registry = Registry::new();
         let make = Maker { registry: &registry };
         make.build_info()?;
+        make.process()?;
         Ok(Self {
             unauthorized: make.counters(
                 "keymeter_unauthorized_total",
@@ -381,6 +382,13 @@ impl Maker<'_> {
         labels: &[&str],
     ) -> Result<HistogramVec, prometheus::Error> {
         self.registered(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?)
+    }
+
+    /// Processor time, memory, descriptors and threads, under the names that all clients of Prometheus use.
+    fn process(&self) -> Result<(), prometheus::Error> {
+        #[cfg(target_os = "linux")]
+        self.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(())
     }
 
     fn build_info(&self) -> Result<(), prometheus::Error> {

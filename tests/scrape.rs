@@ -17,7 +17,7 @@ use crate::support::{
 };
 
 /// Every metric that is promised for keys from a file, its type and its labels in alphabetical order.
-const PROMISED: [(&str, &str, &[&str]); 26] = [
+const PROMISED: [(&str, &str, &[&str]); 33] = [
     ("keymeter_build_info", "gauge", &["revision", "version"]),
     ("keymeter_client_aborts_total", "counter", &[]),
     ("keymeter_config_last_reload_success_timestamp_seconds", "gauge", &[]),
@@ -44,6 +44,13 @@ const PROMISED: [(&str, &str, &[&str]); 26] = [
     ("keymeter_unauthorized_total", "counter", &["reason"]),
     ("keymeter_unpriced_responses_total", "counter", &["model"]),
     ("keymeter_usage_total", "counter", &["source"]),
+    ("process_cpu_seconds_total", "counter", &[]),
+    ("process_max_fds", "gauge", &[]),
+    ("process_open_fds", "gauge", &[]),
+    ("process_resident_memory_bytes", "gauge", &[]),
+    ("process_start_time_seconds", "gauge", &[]),
+    ("process_threads", "gauge", &[]),
+    ("process_virtual_memory_bytes", "gauge", &[]),
 ];
 
 /// The values that labels have after all sorts of traffic: all of these and no others.

@@ -32,7 +32,10 @@ LOAD_SECONDS = 20
 # Panels that are empty where one key, model and upstream are chosen, and why.
 EMPTY_WHEN_CHOSEN = {"Responses without a price": "the chosen model has a price"}
 # Metrics that the dashboard does without, and why.
-NOT_SHOWN = {}
+NOT_SHOWN = {
+    "process_start_time_seconds": "for when it started",
+    "process_virtual_memory_bytes": "says little of what is used",
+}
 # Alerts that must wait or fire after what happens here, and those that may. Any other is a false alarm.
 EXPECTED = {"KeymeterReloadFailed", "KeymeterSharedLimitsUnreachable", "KeymeterKeyOutOfBalance", "KeymeterKeyOverLimit",
             "KeymeterKeySeriesFull", "KeymeterUnpricedModel"}
@@ -178,7 +181,7 @@ def check_layout(check):
 
 def named(text):
     """The gateway's metrics that an expression names; recorded ones have a colon in their names."""
-    return set(re.findall(r"(?<![\w:])keymeter_\w+(?![\w:])", text))
+    return set(re.findall(r"(?<![\w:])(?:keymeter|process)_\w+(?![\w:])", text))
 
 
 def check_names(prometheus, check, world):
