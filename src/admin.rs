@@ -10,6 +10,7 @@ use subtle::ConstantTimeEq;
 
 use crate::{
     gate::Traffic,
+    levels,
     limit::Moment,
     metrics::Metrics,
     reload::Reloader,
@@ -47,9 +48,10 @@ pub struct Admin {
 
 type Answer = Response<Vec<u8>>;
 
-const NO_PATH: &str = "there are /metrics, /-/healthy, /-/ready, POST /-/reload and POST /-/keys/invalidate\n";
+const NO_PATH: &str =
+    "there are /metrics, /-/healthy, /-/ready, /-/log, POST /-/reload, POST /-/keys/invalidate and POST /-/log\n";
 
-/// The largest body of an invalidation: an id and a hash.
+/// The largest body: an id and a hash, or levels.
 const LARGEST_BODY: usize = 4096;
 
 #[async_trait]
@@ -63,11 +65,14 @@ impl ServeHttp for Admin {
             (&Method::GET | &Method::HEAD, "/-/ready") => self.ready(),
             (&Method::POST, "/-/reload") if self.is_authorized(session) => self.reload().await,
             (&Method::POST, "/-/keys/invalidate") if self.is_authorized(session) => self.invalidate(session).await,
-            (&Method::POST, "/-/reload" | "/-/keys/invalidate") => {
+            (&Method::GET | &Method::HEAD, "/-/log") => text(StatusCode::OK, &format!("{}\n", levels::current())),
+            (&Method::POST, "/-/log") if self.is_authorized(session) => log(session).await,
+            (&Method::POST, "/-/reload" | "/-/keys/invalidate" | "/-/log") => {
                 text(StatusCode::UNAUTHORIZED, "send `Authorization: Bearer` with the token of `admin.token`\n")
             }
             (_, "/metrics" | "/-/healthy" | "/-/ready") => not_allowed("GET"),
             (_, "/-/reload" | "/-/keys/invalidate") => not_allowed("POST"),
+            (_, "/-/log") => not_allowed("GET, POST"),
             _ => text(StatusCode::NOT_FOUND, NO_PATH),
         }
     }
@@ -134,6 +139,22 @@ impl Admin {
         let Some(token) = self.reloader.config().admin.token else { return true };
         let stated = session.get_header_bytes(header::AUTHORIZATION).strip_prefix(b"Bearer ").unwrap_or_default();
         stated.ct_eq(token.0.reveal().as_bytes()).into()
+    }
+}
+
+/// Changes what is logged for people, to what the body says.
+async fn log(session: &mut ServerSession) -> Answer {
+    let Some(body) = body(session).await else {
+        return text(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body has more than {LARGEST_BODY} bytes\n"));
+    };
+    match levels::change(&String::from_utf8_lossy(&body)) {
+        Ok(()) => {
+            tracing::warn!("what is logged was changed to {}", levels::current());
+            answer(StatusCode::NO_CONTENT, "text/plain; charset=utf-8", Vec::new())
+        }
+        Err(fault) => {
+            text(StatusCode::BAD_REQUEST, &format!("{fault}; send what RUST_LOG may be, such as info,keymeter=debug\n"))
+        }
     }
 }
 

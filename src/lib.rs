@@ -33,7 +33,7 @@
 //! | [`usage`] | what a response used: incremental scanners, and an estimate where nothing is stated |
 //! | [`api`], [`body`] | paths; a request's JSON, scanned without a tree and changed by splicing |
 //! | [`keyfile`], [`config`], [`yaml`] | edits of keys files; what is written and what is meant; where it stands |
-//! | [`tls`] | the certificate that clients are shown |
+//! | [`tls`], [`levels`] | the certificate that clients are shown; which lines are logged |
 //! | [`json_line`], [`head`], [`digits`] | the line that is written of each request, in a log or a ledger; changes to a message's headers; numbers in both |
 //! | [`price`], [`wallet`] | money in integers; what a wallet lets this process spend |
 //! | [`key`], [`limit`], [`glob`] | secrets, hashes, records; exact windows and reservations; patterns |
@@ -76,6 +76,7 @@ pub mod json_line;
 pub mod key;
 pub mod keyfile;
 pub mod ledger;
+pub mod levels;
 pub mod limit;
 pub mod metrics;
 pub mod plugin;

@@ -52,6 +52,41 @@ async fn upstream(gate: &Gate) -> ScriptedUpstream {
     .await
 }
 
+/// Asks for other levels, and gives the status and what was said.
+async fn set_levels(admin: SocketAddr, levels: &str) -> (u16, String) {
+    let answer = Client::connect(admin).await.request("POST", "/-/log", &[], levels.as_bytes()).await;
+    (answer.status, answer.text())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_logged_is_changed_while_the_process_runs_and_no_level_shows_a_secret() {
+    let upstream = upstream(&Gate::new()).await;
+    let files = Files::new(&config(&upstream, ""), &one_key(""));
+    let process = Process::serve(&files.path);
+    let (gateway, admin) = process.addresses().await;
+    let levels = async || ask(admin, "GET", "/-/log").await.text();
+    assert!(levels().await.contains("info") && levels().await.contains("pingora=warn"));
+
+    assert_eq!(set_levels(admin, "error").await.0, 204);
+    assert_eq!(levels().await, "error\n");
+    assert_eq!(ask(admin, "POST", "/-/reload").await.status, 200);
+    let (status, said) = set_levels(admin, "a=b=c").await;
+    assert!(status == 400 && said.contains("RUST_LOG"), "{status} {said}");
+    assert_eq!(levels().await, "error\n", "a faulty one changes nothing");
+
+    assert_eq!(set_levels(admin, "trace").await.0, 204);
+    process.stderr.line("what is logged was changed to trace").await;
+    for secret in [SECRET, "sk-nobody-has-this-one"] {
+        Client::connect(gateway).await.chat(secret, &chat()).await;
+    }
+    process.signal(Signal::HUP);
+    process.stderr.line("reloaded; keys: 1").await;
+    let lines = process.stderr.all();
+    let reloads = lines.iter().filter(|line| line.contains("reloaded; keys: 1")).count();
+    assert_eq!(reloads, 1, "the one under `error` was not logged: {lines:#?}");
+    assert!(!lines.iter().any(|line| line.contains(SECRET) || line.contains("sk-nobody")), "{lines:#?}");
+}
+
 /// What systemd reads of a `Type=notify-reload` service.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_manager_is_told_of_the_start_each_reload_and_the_stop() {

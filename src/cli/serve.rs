@@ -6,14 +6,14 @@ use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
 };
-use tracing::Metadata;
-use tracing_subscriber::{EnvFilter, filter::filter_fn, prelude::*};
+use tracing_subscriber::{filter::filter_fn, prelude::*};
 
 use super::service_manager;
 use crate::{
     config::{self, Config, Fault, Source},
     control::{Control, ControlFault},
     gate::AccessLog,
+    levels,
     reload::Reloader,
     server::{Drained, Server, StartFault},
 };
@@ -61,26 +61,18 @@ pub(super) fn stop(runtime: Runtime, log: &AccessLog) {
     log.flush(LIMIT);
 }
 
-/// Log lines for people, on standard error. `RUST_LOG` chooses the levels.
+/// Log lines for people, on standard error. `RUST_LOG` chooses the levels, and the admin address.
 pub(super) fn start_logging() {
-    let chosen = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,pingora=warn,pingora_core=warn,pingora_proxy=warn"));
+    let chosen = levels::from_environment();
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
-    let subscriber = tracing_subscriber::registry().with(chosen).with(filter_fn(is_discreet)).with(lines);
+    let subscriber = tracing_subscriber::registry().with(chosen).with(filter_fn(levels::is_discreet)).with(lines);
     if subscriber.try_init().is_err() {
         eprintln!("a log was set up before; log lines go there");
     }
-    // From `debug` on, Pingora logs the heads of requests, credentials included.
-    log::set_max_level(log::max_level().min(log::LevelFilter::Info));
-}
-
-/// Whether a log line cannot hold a secret. The head of a request that the admin address could not read,
-/// Pingora prints as an error.
-fn is_discreet(line: &Metadata<'_>) -> bool {
-    !line.target().starts_with("pingora_core::apps::http_app")
+    levels::forbid_heads();
 }
 
 /// A core dump would hold the secrets of running requests.

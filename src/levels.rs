@@ -1,0 +1,56 @@
+//! Which lines are logged for people. `RUST_LOG` says so at the start, and the admin address while the process runs: whoever
+//! looks for a fault need not end what is running to see it.
+
+use std::sync::OnceLock;
+
+use tracing::{Level, Metadata};
+use tracing_subscriber::{EnvFilter, Registry, reload};
+
+/// What there is without `RUST_LOG`.
+const USUAL: &str = "info,pingora=warn,pingora_core=warn,pingora_proxy=warn";
+
+/// The process has one log, and it is set up once.
+static LEVELS: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// The filter of the process' log, as `RUST_LOG` says or else as usual. From now on it can be changed.
+#[must_use]
+pub fn from_environment() -> reload::Layer<EnvFilter, Registry> {
+    let chosen = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(USUAL));
+    let (layer, handle) = reload::Layer::new(chosen);
+    // A second log of a process has no handle; there is none.
+    let _ = LEVELS.set(handle);
+    layer
+}
+
+/// What is logged now, as `RUST_LOG` is written.
+#[must_use]
+pub fn current() -> String {
+    let written = LEVELS.get().and_then(|levels| levels.with_current(ToString::to_string).ok());
+    written.unwrap_or_else(|| "somebody else's log".to_owned())
+}
+
+/// From now on what `levels` says is logged, such as `debug` or `info,keymeter::resolve=trace`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn change(levels: &str) -> Result<(), String> {
+    let filter = EnvFilter::builder().parse(levels.trim()).map_err(|fault| fault.to_string())?;
+    let log = LEVELS.get().ok_or("the log is not keymeter's own: its levels are set where it is")?;
+    let changed = log.reload(filter).map_err(|fault| fault.to_string());
+    forbid_heads();
+    changed
+}
+
+/// From `debug` on, libraries that log by way of `log` print the heads of requests, credentials included, as Pingora does: no
+/// level that is chosen lets that pass. A change of the levels raises this one, too.
+pub fn forbid_heads() {
+    log::set_max_level(log::LevelFilter::Info);
+}
+
+/// Whether a log line cannot hold a secret, whatever the levels are. The head of a request that the admin address could not
+/// read, Pingora prints as an error.
+#[must_use]
+pub fn is_discreet(line: &Metadata<'_>) -> bool {
+    let (target, level) = (line.target(), *line.level());
+    !target.starts_with("pingora_core::apps::http_app") && (level <= Level::INFO || !target.starts_with("pingora"))
+}
