@@ -43,6 +43,7 @@ impl Ledger {
     pub fn open(directory: &Path, metrics: Arc<Metrics>) -> Result<Self, LedgerFault> {
         let session = Session::generate().map_err(LedgerFault::Random)?;
         let spool = Spool::open(directory, &session).map_err(LedgerFault::Spool)?;
+        metrics.ledger_opened();
         Ok(Self { session, spool, metrics, adopted: AtomicU64::new(0) })
     }
 

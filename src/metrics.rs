@@ -51,9 +51,12 @@ const DURATIONS: [f64; 16] =
     [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 600.0];
 /// Seconds between two tokens.
 const TOKEN_TIMES: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0];
-/// Seconds of our own work.
-const OVERHEADS: [f64; 12] =
-    [0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25];
+/// Seconds of our own work, and of waiting for whom we ask before the upstream is.
+const OVERHEADS: [f64; 14] =
+    [0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
+/// Seconds that a key source takes: from a file's to more than a service is given.
+const SOURCE_TIMES: [f64; 14] =
+    [0.000_01, 0.000_1, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
 
 /// Seconds until a change of a key is in force.
 const LAGS: [f64; 11] = [0.000_01, 0.000_1, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
@@ -63,21 +66,24 @@ impl Metrics {
     ///
     /// # Errors
     /// When two metrics share a name, which is an error in this file.
+    #[allow(clippy::too_many_lines, reason = "it is a list of metrics, and says one thing of each")]
     pub fn new(max_key_series: usize) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let make = Maker { registry: &registry };
         make.build_info()?;
         make.process()?;
         Ok(Self {
-            unauthorized: make.counters(
+            unauthorized: make.counters_of(
                 "keymeter_unauthorized_total",
                 "Requests without a known key, by reason.",
-                &["reason"],
+                "reason",
+                &Unauthorized::ALL.map(Unauthorized::as_str),
             )?,
-            usage: make.counters(
+            usage: make.counters_of(
                 "keymeter_usage_total",
                 "Responses, by where their token counts came from: upstream, estimated or none.",
-                &["source"],
+                "source",
+                &[Source::Upstream, Source::Estimated, Source::None].map(Source::as_str),
             )?,
             client_aborts: make.registered(IntCounter::new(
                 "keymeter_client_aborts_total",
@@ -112,20 +118,22 @@ impl Metrics {
                 &OVERHEADS,
                 &["upstream", "model"],
             )?,
-            lookups: make.counters(
+            lookups: make.counters_of(
                 "keymeter_key_cache_lookups_total",
                 "Look-ups of keys in the cache, by result: hit, miss, stale or unknown.",
-                &["result"],
+                "result",
+                &Lookup::ALL.map(Lookup::as_str),
             )?,
-            source_requests: make.counters(
+            source_requests: make.counters_of(
                 "keymeter_key_source_requests_total",
                 "Questions put to the key source, by outcome: found, unknown or failed.",
-                &["outcome"],
+                "outcome",
+                &Outcome::ALL.map(Outcome::as_str),
             )?,
             source_duration: make.histograms(
                 "keymeter_key_source_duration_seconds",
                 "How long the key source took to answer, by outcome.",
-                &OVERHEADS,
+                &SOURCE_TIMES,
                 &["outcome"],
             )?,
             events_connected: make.registered(IntGauge::new(
@@ -213,6 +221,13 @@ impl Metrics {
     /// How long after its receipt a change was in force.
     pub fn revocation_took(&self, lag: std::time::Duration) {
         self.revocation_lag.observe(lag.as_secs_f64());
+    }
+
+    /// There is a ledger: its records are counted from 0 on.
+    pub fn ledger_opened(&self) {
+        for outcome in LedgerRecord::ALL {
+            self.ledger_record(outcome, 0);
+        }
     }
 
     /// What became of so many usage records.
@@ -368,6 +383,22 @@ impl Maker<'_> {
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
         self.registered(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    /// Counters for all that a label can be. They begin at 0, so that the first event is an increase.
+    fn counters_of(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        words: &[&str],
+    ) -> Result<IntCounterVec, prometheus::Error> {
+        let counters = self.counters(name, help, &[label])?;
+        for word in words {
+            // Made by being asked for.
+            drop(counters.with_label_values(&[word]));
+        }
+        Ok(counters)
     }
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {

@@ -69,8 +69,8 @@ const VALUES: [(&str, &str, &[&str]); 13] = [
     ("keymeter_usage_total", "source", &["estimated", "none", "upstream"]),
     ("keymeter_key_info", "name", &["Busy key", "Expired key", "Key \"off\" \\ 1", "One request", "Test key"]),
     ("keymeter_key_info", "team", &["", "research"]),
-    ("keymeter_key_cache_lookups_total", "result", &["hit", "miss", "unknown"]),
-    ("keymeter_key_source_requests_total", "outcome", &["found", "unknown"]),
+    ("keymeter_key_cache_lookups_total", "result", &["hit", "miss", "stale", "unknown"]),
+    ("keymeter_key_source_requests_total", "outcome", &["failed", "found", "unknown"]),
     ("keymeter_request_duration_seconds", "upstream", &["scripted"]),
 ];
 

@@ -260,7 +260,7 @@ fn keys_are_loaded_with_the_configuration() {
     assert_eq!((second.state, &second.models), (KeyState::Active, &None));
     assert_eq!((second.limits, second.expires_at, second.retiring.len()), (OwnLimits::default(), None, 0));
     let names: Vec<_> = loaded.files.iter().filter_map(|path| path.file_name()?.to_str()).collect();
-    assert_eq!(names, ["keymeter.yaml", "keys.yaml"]);
+    assert_eq!(names, ["keymeter.yaml", "keys.yaml", "cert.pem", "key.pem"]);
 }
 
 #[test]
