@@ -83,7 +83,8 @@ impl Demo {
   API             http://{gateway}/v1
   metrics         http://{admin}/metrics
   control plane   http://{control}/api/v1
-  its token       {operator}
+  page for keys   http://{control}/
+  their token     {operator}
 
 Try it:
 
