@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::{glob::Glob, limit::Limit};
+use crate::{glob::Glob, hex, limit::Limit};
 
 /// The `sk-…` string that proves possession of a key. It is wiped from memory when dropped,
 /// and prints masked.
@@ -135,12 +135,7 @@ impl KeyHash {
     /// The 64 hexadecimal digits, without a prefix.
     #[must_use]
     pub fn to_hex(self) -> String {
-        use fmt::Write;
-        self.0.iter().fold(String::with_capacity(64), |mut hex, byte| {
-            // Writing to a `String` cannot fail.
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        hex::written(&self.0)
     }
 }
 
@@ -172,16 +167,8 @@ impl FromStr for KeyHash {
     type Err = KeyFault;
 
     fn from_str(text: &str) -> Result<Self, KeyFault> {
-        let hex = text.strip_prefix("sha256:").ok_or(KeyFault::Hash)?;
-        let mut bytes = [0_u8; 32];
-        if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(KeyFault::Hash);
-        }
-        for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-            let pair = std::str::from_utf8(pair).map_err(|_| KeyFault::Hash)?;
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| KeyFault::Hash)?;
-        }
-        Ok(Self(bytes))
+        let bytes = text.strip_prefix("sha256:").and_then(hex::read).ok_or(KeyFault::Hash)?;
+        bytes.try_into().map(Self).map_err(|_| KeyFault::Hash)
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{Line, Now, Settings};
-use crate::{api::Api, resolve::Key};
+use crate::{api::Api, hex, resolve::Key};
 
 /// A request that has arrived.
 pub struct Visit {
@@ -98,12 +98,8 @@ impl RequestId {
     /// Of version 4 (RFC 9562, section 5.4), the one that is commonly checked for.
     fn of(process: u64, request: u64) -> Self {
         let (process, request) = (process & !0xF000 | 0x4000, request & (u64::MAX >> 2) | 1 << 63);
-        let mut text = String::with_capacity("req_".len() + 32);
-        text.push_str("req_");
-        for byte in process.to_be_bytes().into_iter().chain(request.to_be_bytes()) {
-            text.extend([byte >> 4, byte & 0xF].map(|digit| char::from_digit(digit.into(), 16).unwrap_or_default()));
-        }
-        Self(text)
+        let number = u128::from(process) << 64 | u128::from(request);
+        Self(["req_", &hex::written(&number.to_be_bytes())].concat())
     }
 
     /// The id as text.

@@ -12,6 +12,7 @@ use sha2::Sha256;
 use self::attempts::Attempts;
 use crate::{
     control::store::{Store, StoreFault},
+    hex,
     key::KeyHash,
 };
 
@@ -99,11 +100,11 @@ impl Sessions {
 
     fn signed(&self, what: &str, text: &str) -> String {
         let bytes: [u8; 32] = self.mac_of(what, text).finalize().into_bytes().into();
-        hex(&bytes)
+        hex::written(&bytes)
     }
 
     fn is_signed(&self, what: &str, text: &str, signature: &str) -> bool {
-        unhex(signature).is_some_and(|signature| self.mac_of(what, text).verify_slice(&signature).is_ok())
+        hex::read(signature).is_some_and(|signature| self.mac_of(what, text).verify_slice(&signature).is_ok())
     }
 
     fn mac_of(&self, what: &str, text: &str) -> Hmac<Sha256> {
@@ -144,7 +145,7 @@ impl Session {
 pub fn nonce() -> Result<String, getrandom::Error> {
     let mut bytes = [0_u8; 16];
     getrandom::fill(&mut bytes)?;
-    Ok(hex(&bytes))
+    Ok(hex::written(&bytes))
 }
 
 /// The `set-cookie` that ends a session.
@@ -173,17 +174,6 @@ fn set_cookie(is_secure: bool, value: &str, seconds: i64) -> Option<HeaderValue>
 #[allow(clippy::expect_used, reason = "HMAC takes a key of any length")]
 fn keyed(key: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("HMAC takes a key of any length")
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let digit = |digit| char::from_digit(u32::from(digit), 16).unwrap_or('0');
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.bytes().map(|digit| char::from(digit).to_digit(16)).collect::<Option<Vec<_>>>()?;
-    let (pairs, []) = digits.as_chunks::<2>() else { return None };
-    pairs.iter().map(|[high, low]| u8::try_from(high * 16 + low).ok()).collect()
 }
 
 #[cfg(test)]
