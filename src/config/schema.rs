@@ -147,20 +147,14 @@ fn simple(value: &Value) -> String {
     if let Some(only) = value.get("const") {
         return code(only);
     }
-    let pattern = value.get("pattern").and_then(Value::as_str).unwrap_or_default();
-    let kind = value.get("type").and_then(Value::as_str).unwrap_or_default();
-    match (kind, pattern) {
-        ("string", pattern) if pattern.contains("MiB") => "a size, such as `32MiB`".to_owned(),
-        ("string", pattern) if pattern.contains("ms|s") => "a length of time, such as `60s`".to_owned(),
-        ("string", pattern) if pattern.contains('%') => "a percentage, such as `10%`".to_owned(),
-        ("string", pattern) if pattern.contains("sha256") => "`sha256:` and 64 hexadecimal digits".to_owned(),
-        ("string", pattern) if pattern.contains("{1,9}") => "US dollars in quotes, such as `\"0.20\"`".to_owned(),
-        ("string", _) if value.get("format").is_some() => "a time, such as `2027-01-01T00:00:00Z`".to_owned(),
-        ("string", _) => "text".to_owned(),
-        ("integer", _) if value.get("minimum").and_then(Value::as_u64) == Some(1) => "a number from 1".to_owned(),
-        ("integer", _) => "a number from 0".to_owned(),
-        ("boolean", _) => "`true`, `false`".to_owned(),
-        (other, _) => other.to_owned(),
+    let text = |name| value.get(name).and_then(Value::as_str);
+    match (text("title"), value.pointer("/examples/0").and_then(Value::as_str), text("type")) {
+        (Some(title), Some(example), _) => format!("{title}, such as `{example}`"),
+        (Some(title), None, _) => title.to_owned(),
+        (None, _, Some("string")) => "text".to_owned(),
+        (None, _, Some("integer")) => format!("a number from {}", value.get("minimum").unwrap_or(&Value::Null)),
+        (None, _, Some("boolean")) => "`true`, `false`".to_owned(),
+        (None, _, kind) => kind.unwrap_or_default().to_owned(),
     }
 }
 
@@ -243,33 +237,24 @@ mod tests {
     #[test]
     fn the_same_holds_of_what_is_there_only_with_something_required() {
         let schema = of_configuration();
-        let with = |section: &str, definition_of: &str, required: Value| {
-            let mut least: Value = serde_json::from_str(LEAST).unwrap();
-            let mut stated = least.clone();
-            let mut all = defaults(definition(&schema, definition_of), &schema["$defs"]);
-            assert!(!all.is_empty(), "{section}");
-            all.extend(required.as_object().unwrap().clone());
-            *least.pointer_mut(section).unwrap() = required;
-            *stated.pointer_mut(section).unwrap() = all.into();
-            (least, stated)
-        };
-        let mut base: Value = serde_json::from_str(LEAST).unwrap();
-        base["limits"] = json!({"shared": null});
-        let shared = json!({"url": "redis://127.0.0.1:6379"});
-        let mut all = defaults(definition(&schema, "Shared"), &schema["$defs"]);
-        all.extend(shared.as_object().unwrap().clone());
-        let (mut least, mut stated) = (base.clone(), base);
-        least["limits"]["shared"] = shared;
-        stated["limits"]["shared"] = all.into();
-        assert_eq!(parsed(&least), parsed(&stated));
-        let http = json!({"url": "http://127.0.0.1:1/{hash}"});
-        let (least, stated) = with("/keys/yaml", "KeysHttp", http);
-        let renamed = |mut value: Value| {
-            let inner = value["keys"]["yaml"].take();
-            value["keys"] = json!({"http": inner});
-            value
-        };
-        assert_eq!(parsed(&renamed(least)), parsed(&renamed(stated)));
+        let service = json!({"url": "http://127.0.0.1:1/{hash}"});
+        let (plane, shared) = (json!({"token": "secret"}), json!({"url": "redis://127.0.0.1:6379"}));
+        for (name, least, around) in [
+            ("KeysHttp", service, (|of| ("keys", json!({"http": of}))) as fn(Value) -> (&'static str, Value)),
+            ("Control", plane, |of| ("control", of)),
+            ("Shared", shared, |of| ("limits", json!({"shared": of}))),
+        ] {
+            let mut stated = defaults(definition(&schema, name), &schema["$defs"]);
+            assert!(!stated.is_empty(), "{name} has no defaults");
+            stated.extend(least.as_object().unwrap().clone());
+            let [least, stated] = [least, stated.into()].map(|section| {
+                let mut whole: Value = serde_json::from_str(LEAST).unwrap();
+                let (field, section) = around(section);
+                whole[field] = section;
+                parsed(&whole)
+            });
+            assert_eq!(least, stated, "{name}");
+        }
     }
 
     #[test]

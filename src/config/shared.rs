@@ -90,7 +90,7 @@ impl FromScalar for Percent {
     }
 
     fn schema() -> serde_json::Value {
-        serde_json::json!({"type": "string", "pattern": "^[0-9]+%$"})
+        serde_json::json!({"title": "a percentage", "type": "string", "pattern": "^[0-9]+%$", "examples": ["10%"]})
     }
 }
 

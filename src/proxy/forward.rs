@@ -56,6 +56,7 @@ where
         if ctx.is_exchange() {
             return Ok(false);
         }
+        // How the names were spelled is let go of at once: what copies or changes the head after this costs less.
         change_request(session.req_header_mut(), |_| {})?;
         if let Err(rejection) = self.enter(session, ctx).await {
             return self.refuse(session, ctx, rejection).await;

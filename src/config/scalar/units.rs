@@ -32,7 +32,7 @@ impl FromScalar for Size {
     }
 
     fn schema() -> serde_json::Value {
-        json!({"type": "string", "pattern": "^[0-9]+(B|KB|KiB|MB|MiB|GB|GiB)$"})
+        json!({"title": "a size", "type": "string", "pattern": "^[0-9]+(B|KB|KiB|MB|MiB|GB|GiB)$", "examples": ["32MiB"]})
     }
 }
 
@@ -66,7 +66,7 @@ impl FromScalar for Span {
     }
 
     fn schema() -> serde_json::Value {
-        json!({"type": "string", "pattern": "^[0-9]+(ms|s|m|h)$"})
+        json!({"title": "a length of time", "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$", "examples": ["60s"]})
     }
 }
 

@@ -130,7 +130,7 @@ impl FromScalar for Timestamp {
     }
 
     fn schema() -> serde_json::Value {
-        json!({"type": "string", "format": "date-time"})
+        json!({"title": "a time", "type": "string", "format": "date-time", "examples": ["2027-01-01T00:00:00Z"]})
     }
 }
 
@@ -142,7 +142,13 @@ impl FromScalar for Rate {
     const OF_FLOAT: &str = "money is never a floating-point number: write it in quotes, such as \"0.20\"";
 
     fn schema() -> serde_json::Value {
-        json!({"anyOf": [{"type": "string", "pattern": r"^[0-9]+(\.[0-9]{1,9})?$"}, {"type": "integer", "minimum": 0}]})
+        let decimal = json!({
+            "title": "US dollars in quotes",
+            "type": "string",
+            "pattern": r"^[0-9]+(\.[0-9]{1,9})?$",
+            "examples": ["0.20"],
+        });
+        json!({"anyOf": [decimal, {"type": "integer", "minimum": 0}]})
     }
 }
 
@@ -208,7 +214,7 @@ impl FromScalar for KeyHash {
     }
 
     fn schema() -> serde_json::Value {
-        json!({"type": "string", "pattern": "^sha256:[0-9a-fA-F]{64}$"})
+        json!({"title": "`sha256:` and 64 hexadecimal digits", "type": "string", "pattern": "^sha256:[0-9a-fA-F]{64}$"})
     }
 }
 
