@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{Line, Now, Settings};
-use crate::{api::Api, hex, resolve::Key};
+use crate::{api::Api, hex, metrics::ErrorCode, resolve::Key};
 
 /// A request that has arrived.
 pub struct Visit {
@@ -53,7 +53,7 @@ impl Visit {
 
     /// The visit's line in the access log.
     #[must_use]
-    pub fn line(&self, status: u16, reason: Option<&'static str>, now: Now) -> Line<'_> {
+    pub fn line(&self, status: u16, reason: Option<ErrorCode>, now: Now) -> Line<'_> {
         let record = self.key.as_ref().map(|key| &key.record);
         Line {
             time: format!("{:.6}", self.arrived.date),
@@ -63,7 +63,7 @@ impl Visit {
             model: self.kept_model(),
             path: first_bytes(&self.path, LOGGED),
             status,
-            reason,
+            reason: reason.map(ErrorCode::as_str),
             duration_ms: millis(now.moment.saturating_since(self.arrived.moment)),
             usage_source: "none",
             cost_usd: "0".to_owned(),
