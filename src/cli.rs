@@ -4,9 +4,11 @@ mod check;
 mod check_source;
 mod demo;
 mod describe;
+mod house;
 pub mod keys;
 mod money;
 mod people;
+mod program;
 pub mod remote;
 mod serve;
 mod service_manager;
@@ -31,6 +33,9 @@ enum Command {
         /// The configuration file.
         #[arg(long, value_name = "FILE", default_value = "conf/keymeter.yaml")]
         config: PathBuf,
+        /// Take over the sockets of the process that runs, which then ends when whoever is connected to it has been served.
+        #[arg(long)]
+        upgrade: bool,
     },
     /// Load everything that `serve` would, and say what is wrong with it; or examine a key service.
     Check {
@@ -80,7 +85,7 @@ enum Command {
 #[must_use]
 pub fn run() -> ExitCode {
     match Arguments::parse().command {
-        Command::Serve { config } => exit_code(serve::run(config)),
+        Command::Serve { config, upgrade } => exit_code(serve::run(config, upgrade)),
         Command::Check { source: Some(service), .. } => exit_code(check_source::run(&service)),
         Command::Check { config, source: None } => check::run(&config),
         Command::Demo { port, admin_port } => exit_code(demo::run(port, admin_port)),

@@ -190,6 +190,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     let fields = [
         ("server.listen", old.server.listen != new.server.listen),
         ("server.tls", old.server.tls.is_some() != new.server.tls.is_some()),
+        ("server.upgrade_socket", old.server.upgrade_socket != new.server.upgrade_socket),
         ("server.threads", old.server.threads != new.server.threads),
         ("admin.listen", old.admin.listen != new.admin.listen),
         ("key_cache.capacity", old.key_cache.capacity != new.key_cache.capacity),

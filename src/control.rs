@@ -15,6 +15,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use self::store::{Database, Store, StoreFault};
 use crate::{
     config,
+    handover::Sockets,
     key::{KeyHash, Secret},
     limit::Limits,
 };
@@ -24,23 +25,35 @@ pub struct Control {
     /// Where.
     pub address: SocketAddr,
     plane: Arc<Plane>,
+    /// Another handle of the socket, for whoever comes after.
+    kept: std::net::TcpListener,
+    /// As it was started, at the address that it really has.
+    terms: (config::Control, Limits),
     stop: watch::Sender<bool>,
     task: JoinHandle<std::io::Result<()>>,
 }
 
 impl Control {
-    /// Opens the store and listens. `limits` are those of keys that set none of their own.
+    /// Opens the store and listens, on one of `sockets` if its address is among them. `limits` are those of keys that set
+    /// none of their own.
     ///
     /// # Errors
     /// When one of the two cannot be done.
-    pub async fn start(settings: &config::Control, limits: Limits) -> Result<Self, ControlFault> {
-        let listener = TcpListener::bind(settings.listen).await;
-        let listener = listener.map_err(|fault| ControlFault::Bind(settings.listen, fault))?;
-        let address = listener.local_addr().map_err(|fault| ControlFault::Bind(settings.listen, fault))?;
+    pub async fn start(
+        settings: &config::Control,
+        limits: Limits,
+        sockets: &mut Sockets,
+    ) -> Result<Self, ControlFault> {
+        let fault = |fault| ControlFault::Bind(settings.listen, fault);
+        let socket = sockets.listen(settings.listen).map_err(fault)?;
+        let kept = socket.try_clone().map_err(fault)?;
+        let listener = TcpListener::from_std(socket).map_err(fault)?;
+        let address = listener.local_addr().map_err(fault)?;
         let plane = Plane::open(settings, limits).await.map_err(ControlFault::Store)?;
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(plane.clone().serve(listener, stopped));
-        Ok(Self { address, plane, stop, task })
+        let terms = (config::Control { listen: address, ..settings.clone() }, limits);
+        Ok(Self { address, plane, kept, terms, stop, task })
     }
 
     /// What it remembers.
@@ -49,8 +62,28 @@ impl Control {
         &self.plane.store
     }
 
+    /// Its socket, for another process.
+    ///
+    /// # Errors
+    /// When the system has no handle left.
+    pub fn sockets(&self) -> std::io::Result<Sockets> {
+        let mut sockets = Sockets::none();
+        sockets.keep(&self.kept)?;
+        Ok(sockets)
+    }
+
+    /// What it was started with, and its socket, with which it can be started again once it has stopped.
+    ///
+    /// # Errors
+    /// When the system has no handle left.
+    pub fn terms(&self) -> std::io::Result<(config::Control, Limits, Sockets)> {
+        let (settings, limits) = self.terms.clone();
+        Ok((settings, limits, self.sockets()?))
+    }
+
     /// Lets running calls finish, and closes the store.
     pub async fn stop(self) {
+        drop(self.kept);
         self.stop.send_replace(true);
         match self.task.await {
             Ok(Ok(())) => {}

@@ -23,6 +23,7 @@ use crate::{
     config::{self, Loaded},
     control::{Control, ControlFault},
     gate::AccessLog,
+    handover::Sockets,
     key::Secret,
     server::{Server, StartFault},
     usage::count_tokens,
@@ -60,11 +61,12 @@ impl Demo {
         };
         let first = parse((Ipv4Addr::LOCALHOST, 1).into())?;
         let settings = first.control.as_ref().ok_or(DemoFault::Configuration(Vec::new()))?;
-        let control = Control::start(settings, first.limits.limits).await.map_err(DemoFault::Control)?;
+        let control =
+            Control::start(settings, first.limits.limits, &mut Sockets::none()).await.map_err(DemoFault::Control)?;
         let key = make_key(&control, &operator).await.map_err(DemoFault::Key)?;
         let config = parse(control.address)?;
         let loaded = Loaded { config, keys: Vec::new(), files: Vec::new() };
-        let server = Server::start(loaded, path, log).map_err(DemoFault::Start)?;
+        let server = Server::start(loaded, path, log, &mut Sockets::none()).map_err(DemoFault::Start)?;
         Ok(Self { server, key, control, operator, _folder: folder, _stop_upstream: stop_upstream })
     }
 

@@ -33,7 +33,7 @@
 //! | [`usage`] | what a response used: incremental scanners, and an estimate where nothing is stated |
 //! | [`api`], [`body`] | paths; a request's JSON, scanned without a tree and changed by splicing |
 //! | [`keyfile`], [`config`], [`yaml`] | edits of keys files; what is written and what is meant; where it stands |
-//! | [`tls`], [`levels`] | the certificate that clients are shown; which lines are logged |
+//! | [`tls`], [`levels`], [`handover`] | the certificate that clients are shown; which lines are logged; sockets from one process to the next |
 //! | [`json_line`], [`head`], [`digits`], [`hex`] | the line that is written of each request, in a log or a ledger; changes to a message's headers; numbers and bytes in both |
 //! | [`price`], [`wallet`] | money in integers; what a wallet lets this process spend |
 //! | [`key`], [`limit`], [`glob`] | secrets, hashes, records; exact windows and reservations; patterns |
@@ -71,6 +71,7 @@ pub mod digits;
 pub mod gate;
 pub mod gateway;
 pub mod glob;
+pub mod handover;
 pub mod head;
 pub mod hex;
 pub mod json_line;

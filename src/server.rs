@@ -2,14 +2,7 @@
 //! that are bound before anything is served, so that a port in use is an error in words.
 //! Everything runs on the runtime that calls `start`; a process or a test may run several.
 
-use std::{
-    fmt,
-    net::{SocketAddr, TcpListener},
-    os::fd::IntoRawFd,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, io, net::SocketAddr, os::fd::IntoRawFd, path::PathBuf, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use pingora::{
@@ -25,9 +18,13 @@ use crate::{
     config::{self, Loaded},
     gate::AccessLog,
     gateway::Gateway,
+    handover::Sockets,
     limit::Moment,
     plugin::{Plugin, PluginFault},
-    proxy::{Gated, line::Watched},
+    proxy::{
+        Gated,
+        line::{Connections, Watched},
+    },
     reload::Reloader,
     resolve::http::client,
     tls::{Certificate, Pair},
@@ -40,7 +37,11 @@ pub struct Server {
     /// Where operators connect.
     pub admin_address: SocketAddr,
     plugin: Plugin,
+    connections: Arc<Connections>,
+    /// Further handles of the sockets, where they may pass to another process.
+    kept: Mutex<Sockets>,
     stop_gateway: watch::Sender<bool>,
+    stop_admin: watch::Sender<bool>,
     stop_rest: watch::Sender<bool>,
 }
 
@@ -51,30 +52,34 @@ const H2_IDLE: Duration = Duration::from_secs(300);
 const LAST_RECORDS: Duration = Duration::from_secs(5);
 
 impl Server {
-    /// Starts what `loaded` describes. `path` is the file that it was loaded from. A change of the
-    /// files is noticed and loaded.
+    /// Starts what `loaded` describes, on those of `sockets` that it asks for. `path` is the file that it was loaded from.
+    /// A change of the files is noticed and loaded.
     ///
     /// # Errors
     /// When an address cannot be bound or a certificate cannot be used.
-    pub fn start(loaded: Loaded, path: PathBuf, log: AccessLog) -> Result<Self, StartFault> {
+    pub fn start(loaded: Loaded, path: PathBuf, log: AccessLog, sockets: &mut Sockets) -> Result<Self, StartFault> {
         let plugin = Plugin::new(loaded, path, log).map_err(StartFault::Plugin)?;
         let config = plugin.reloader().config();
-        let sockets = Sockets::bind(&config)?;
+        let bound = Bound::of(&config, sockets)?;
+        let connections = Arc::new(Connections::default());
         let (stop_gateway, gateway_stopped) = watch::channel(false);
+        let (stop_admin, admin_stopped) = watch::channel(false);
         let (stop_rest, rest_stopped) = watch::channel(false);
 
         let certificate = certificate(&config)?;
         if let Some(certificate) = &certificate {
             plugin.reloader().shows(certificate.clone());
         }
-        let mut gateway = gateway_service(plugin.gated(Gateway::default()), &config, certificate.as_ref())?;
-        let (addresses, admin_address, fds) = (sockets.gateway, sockets.admin, sockets.fds);
+        let proxy = plugin.gated(Gateway::default());
+        let mut gateway = gateway_service(proxy, connections.clone(), &config, certificate.as_ref())?;
+        let Bound { gateway: addresses, admin: admin_address, fds, kept } = bound;
         let (mut admin, upkeep) = (plugin.admin(&admin_address.to_string()), plugin.upkeep());
-        let (fds_of_admin, admin_stopped) = (fds.clone(), rest_stopped.clone());
+        let fds_of_admin = fds.clone();
         tokio::spawn(async move { gateway.start_service(Some(fds), gateway_stopped, 1).await });
         tokio::spawn(async move { admin.start_service(Some(fds_of_admin), admin_stopped, 1).await });
         tokio::spawn(async move { upkeep.start(rest_stopped).await });
-        Ok(Self { addresses, admin_address, plugin, stop_gateway, stop_rest })
+        let kept = Mutex::new(kept);
+        Ok(Self { addresses, admin_address, plugin, connections, kept, stop_gateway, stop_admin, stop_rest })
     }
 
     /// What loads the configuration anew.
@@ -86,14 +91,40 @@ impl Server {
     /// Stops accepting requests, and comes back when the running ones have ended and are recorded, or after `limit`.
     /// The admin address goes on answering meanwhile.
     pub async fn drain(&self, limit: Duration) -> Drained {
-        let traffic = self.plugin.gate().traffic();
-        traffic.drain();
+        self.plugin.gate().traffic().drain();
+        self.stop_listening();
+        self.emptied(limit, |server| server.plugin.gate().traffic().present()).await
+    }
+
+    /// Leaves the sockets to another process that listens on them too, and comes back when whoever is connected here has
+    /// been served, or after `limit`. What is asked on a connection that is open is answered, and the connection closed.
+    pub async fn retire(&self, limit: Duration) -> Drained {
+        self.connections.linger();
+        self.stop_listening();
+        let _ = self.stop_admin.send(true);
+        // Not every connection of HTTP/2 ends with its last request.
+        self.emptied(limit, |server| server.plugin.gate().traffic().present().max(server.connections.open())).await
+    }
+
+    /// The sockets, for another process; none, where the configuration foresees no other.
+    ///
+    /// # Errors
+    /// When the system has no handles left.
+    pub fn sockets(&self) -> io::Result<Sockets> {
+        self.kept.lock().duplicate()
+    }
+
+    fn stop_listening(&self) {
+        *self.kept.lock() = Sockets::none();
         // Nobody listens any more where the service has ended by itself: then it has stopped.
         let _ = self.stop_gateway.send(true);
+    }
+
+    async fn emptied(&self, limit: Duration, left: impl Fn(&Self) -> usize) -> Drained {
         let start = Moment::now();
-        while traffic.present() > 0 {
+        while left(self) > 0 {
             if Moment::now().saturating_since(start) >= limit {
-                return Drained::Cut(traffic.present());
+                return Drained::Cut(self.plugin.gate().traffic().present());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -108,6 +139,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.stop_gateway.send(true);
+        let _ = self.stop_admin.send(true);
         let _ = self.stop_rest.send(true);
     }
 }
@@ -123,6 +155,7 @@ pub enum Drained {
 
 fn gateway_service(
     gateway: Gated<Gateway>,
+    connections: Arc<Connections>,
     config: &config::Config,
     certificate: Option<&Arc<Certificate>>,
 ) -> Result<impl Service + use<>, StartFault> {
@@ -132,9 +165,9 @@ fn gateway_service(
     options.h2_idle_timeout = Some(H2_IDLE);
     let mut proxy = http_proxy(&conf, gateway);
     proxy.server_options = Some(options);
-    let mut service = Listening::new("gateway".to_owned(), Watched::new(proxy));
+    let mut service = Listening::new("gateway".to_owned(), Watched::new(proxy, connections));
     for (index, _) in config.server.listen.iter().enumerate() {
-        let listener = ListenerConfig::tcp(Sockets::name(index));
+        let listener = ListenerConfig::tcp(Bound::name(index));
         service.add_listener(match certificate {
             // Heads and bodies are read in large pieces already: a buffer of 64 KiB beneath costs a copy of each.
             None => listener.l4_buffer(L4BufferSettings::default().read(0)),
@@ -172,24 +205,35 @@ fn tls_settings(certificate: Arc<Certificate>) -> Result<TlsSettings, StartFault
 }
 
 /// Bound sockets, under the names by which the services find them.
-struct Sockets {
+struct Bound {
     gateway: Vec<SocketAddr>,
     admin: SocketAddr,
     fds: ListenFds,
+    kept: Sockets,
 }
 
-impl Sockets {
-    fn bind(config: &config::Config) -> Result<Self, StartFault> {
-        let mut fds = Fds::new();
+impl Bound {
+    fn of(config: &config::Config, sockets: &mut Sockets) -> Result<Self, StartFault> {
+        let (mut fds, mut kept) = (Fds::new(), Sockets::none());
+        let mut bind = |address: SocketAddr| {
+            let mut attempt = || {
+                let socket = sockets.listen(address)?;
+                if config.server.upgrade_socket.is_some() {
+                    kept.keep(&socket)?;
+                }
+                Ok((socket.local_addr()?, socket.into_raw_fd()))
+            };
+            attempt().map_err(|fault| StartFault::Bind(address, fault))
+        };
         let mut gateway = Vec::new();
         for (index, address) in config.server.listen.iter().enumerate() {
-            let (socket, bound) = bind(*address)?;
-            fds.add(Self::name(index), socket.into_raw_fd());
+            let (bound, fd) = bind(*address)?;
+            fds.add(Self::name(index), fd);
             gateway.push(bound);
         }
-        let (socket, admin) = bind(config.admin.listen)?;
-        fds.add(admin.to_string(), socket.into_raw_fd());
-        Ok(Self { gateway, admin, fds: Arc::new(Mutex::new(fds)) })
+        let (admin, fd) = bind(config.admin.listen)?;
+        fds.add(admin.to_string(), fd);
+        Ok(Self { gateway, admin, fds: Arc::new(Mutex::new(fds)), kept })
     }
 
     /// The gateway's sockets go by their place in the configuration: two of them may ask for any
@@ -199,21 +243,11 @@ impl Sockets {
     }
 }
 
-fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartFault> {
-    let attempt = || {
-        let socket = TcpListener::bind(address)?;
-        socket.set_nonblocking(true)?;
-        let bound = socket.local_addr()?;
-        Ok((socket, bound))
-    };
-    attempt().map_err(|fault| StartFault::Bind(address, fault))
-}
-
 /// Why nothing was started.
 #[derive(Debug)]
 pub enum StartFault {
     /// An address cannot be listened on.
-    Bind(SocketAddr, std::io::Error),
+    Bind(SocketAddr, io::Error),
     /// The certificate or its key cannot be used.
     Tls(String),
     /// There is no gate.
@@ -223,7 +257,7 @@ pub enum StartFault {
 impl fmt::Display for StartFault {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Bind(address, fault) if fault.kind() == std::io::ErrorKind::AddrInUse => {
+            Self::Bind(address, fault) if fault.kind() == io::ErrorKind::AddrInUse => {
                 write!(formatter, "cannot listen on {address}: another program does; stop it or choose another port")
             }
             Self::Bind(address, fault) => write!(formatter, "cannot listen on {address}: {fault}"),

@@ -37,6 +37,7 @@ mod connections;
 mod control;
 mod endings;
 mod errors;
+mod handover;
 mod http2;
 mod ledger;
 mod metering;

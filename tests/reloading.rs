@@ -237,6 +237,7 @@ async fn what_needs_a_restart_is_named_and_what_does_not_is_not() {
         (changed("{listen: [\"127.0.0.1:0\"]}", "{listen: [\"127.0.0.1:0\", \"127.0.0.1:0\"]}"), vec!["server.listen"]),
         (changed("server: {", "server: {threads: 3, "), vec!["server.threads"]),
         (changed("admin: {listen: \"127.0.0.1:0\"}", "admin: {listen: \"127.0.0.2:0\"}"), vec!["admin.listen"]),
+        (changed("server: {", "server: {upgrade_socket: upgrade.sock, "), vec!["server.upgrade_socket"]),
         (with("key_cache: {capacity: 5}"), vec!["key_cache.capacity"]),
         (with("key_cache: {ttl: 61s}"), vec!["key_cache.ttl"]),
         (with("key_cache: {unknown_ttl: 6s}"), vec!["key_cache.unknown_ttl"]),

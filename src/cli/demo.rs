@@ -1,7 +1,10 @@
 //! `keymeter demo`: something to try, without any set-up.
 
 use crate::{
-    cli::serve::{Signals, forbid_core_dumps, runtime, start_logging, stop},
+    cli::{
+        house::{House, Signals},
+        serve::{forbid_core_dumps, runtime, start_logging, stop},
+    },
     demo::Demo,
     gate::AccessLog,
 };
@@ -15,7 +18,8 @@ pub(super) fn run(port: u16, admin_port: u16) -> Result<(), Box<dyn std::error::
         let signals = Signals::new()?;
         let demo = Demo::start(port, admin_port, log.clone()).await?;
         println!("{}", demo.introduction());
-        signals.until_stopped(&demo.server).await;
+        let mut house = House { server: demo.server, control: None, offer: None };
+        signals.until_stopped(&mut house).await;
         Ok(())
     });
     stop(runtime, &log);

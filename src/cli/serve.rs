@@ -1,24 +1,24 @@
 //! `keymeter serve`: runs the gateway until it is told to stop.
 
-use std::{fmt, io::IsTerminal, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, io::IsTerminal, num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use tokio::{
-    runtime::{Builder, Runtime},
-    signal::unix::{Signal, SignalKind, signal},
-};
+use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::{filter::filter_fn, prelude::*};
 
-use super::service_manager;
+use super::{
+    house::{House, Signals},
+    service_manager,
+};
 use crate::{
     config::{self, Config, Fault, Source},
     control::{Control, ControlFault},
     gate::AccessLog,
+    handover::{HandoverFault, Heir, Offer, Sockets},
     levels,
-    reload::Reloader,
-    server::{Drained, Server, StartFault},
+    server::{Server, StartFault, rehearse},
 };
 
-pub(super) fn run(path: PathBuf) -> Result<(), ServeFault> {
+pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeFault> {
     start_logging();
     forbid_core_dumps();
     let loaded = config::load(&path, &config::environment).map_err(ServeFault::Configuration)?;
@@ -30,14 +30,22 @@ pub(super) fn run(path: PathBuf) -> Result<(), ServeFault> {
     let log = AccessLog::to(std::io::stdout())?;
     let ended = runtime.block_on(async {
         let signals = Signals::new()?;
-        let control = start_control(&loaded.config).await?;
-        let server = Server::start(loaded, path, log.clone())?;
+        let (mut heir, mut sockets) = inherited(&loaded.config, upgrade)?;
+        if let Some(heir) = &mut heir {
+            heir.ask_to_give_way()?;
+        }
+        let control = start_control(&loaded.config, &mut sockets).await?;
+        let settings = loaded.config.server.clone();
+        let server = Server::start(loaded, path, log.clone(), &mut sockets)?;
+        // Nobody asks for these any more.
+        drop(sockets);
         let addresses: Vec<_> = server.addresses.iter().map(ToString::to_string).collect();
         let (addresses, admin) = (addresses.join(" and "), server.admin_address);
         tracing::info!("listening on {addresses} ({keys}), admin address {admin}");
-        service_manager::ready();
-        signals.until_stopped(&server).await;
-        if let Some(control) = control {
+        service_manager::ready(upgrade);
+        let mut house = House { server, control, offer: offer(&settings, heir)? };
+        signals.until_stopped(&mut house).await;
+        if let Some(control) = house.control {
             control.stop().await;
         }
         Ok(())
@@ -46,10 +54,32 @@ pub(super) fn run(path: PathBuf) -> Result<(), ServeFault> {
     ended
 }
 
+/// What another process left to this one, if it is to take over from one.
+fn inherited(config: &Config, upgrade: bool) -> Result<(Option<Heir>, Sockets), ServeFault> {
+    if !upgrade {
+        return Ok((None, Sockets::none()));
+    }
+    // What would fail later fails before the process that runs is asked for anything.
+    rehearse(config)?;
+    let path = config.server.upgrade_socket.as_ref().ok_or(HandoverFault::Unconfigured)?;
+    let (heir, sockets) = Heir::of(path)?;
+    Ok((Some(heir), sockets))
+}
+
+/// Tells the process before that this one is up, and waits for one to come after it.
+fn offer(settings: &config::Server, heir: Option<Heir>) -> Result<Option<Offer>, ServeFault> {
+    if let Some(heir) = heir
+        && let Err(fault) = heir.is_up()
+    {
+        tracing::warn!("{fault}");
+    }
+    Ok(settings.upgrade_socket.as_deref().map(Offer::at).transpose()?)
+}
+
 /// The control plane, where the configuration has one.
-async fn start_control(config: &Config) -> Result<Option<Control>, ServeFault> {
+async fn start_control(config: &Config, sockets: &mut Sockets) -> Result<Option<Control>, ServeFault> {
     let Some(settings) = &config.control else { return Ok(None) };
-    let control = Control::start(settings, config.limits.limits).await.map_err(ServeFault::Control)?;
+    let control = Control::start(settings, config.limits.limits, sockets).await.map_err(ServeFault::Control)?;
     tracing::info!("the control plane is on {}", control.address);
     Ok(Some(control))
 }
@@ -95,71 +125,25 @@ pub(super) fn runtime(threads: Option<NonZeroUsize>) -> std::io::Result<Runtime>
     builder.thread_name("keymeter").enable_all().build()
 }
 
-/// The signals that concern us.
-pub(super) struct Signals {
-    hang_up: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    pub fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            hang_up: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    /// Reloads on SIGHUP; on SIGTERM or SIGINT lets running requests finish, and on a second one does not.
-    pub async fn until_stopped(mut self, server: &Server) {
-        loop {
-            tokio::select! {
-                Some(()) = self.hang_up.recv() => {
-                    service_manager::reloading();
-                    reload(server.reloader().clone()).await;
-                    service_manager::ready();
-                }
-                () = stop_signal(&mut self.terminate, &mut self.interrupt) => break,
-            }
-        }
-        service_manager::stopping();
-        let limit = server.reloader().config().server.drain_timeout;
-        tracing::info!("stopping: running requests may take {}s more; signal again to stop at once", limit.as_secs());
-        tokio::select! {
-            drained = server.drain(limit) => match drained {
-                Drained::Empty => tracing::info!("stopped"),
-                Drained::Cut(running) => tracing::warn!("stopped; requests cut off: {running}"),
-            },
-            () = stop_signal(&mut self.terminate, &mut self.interrupt) => tracing::warn!("stopped at once"),
-        }
-    }
-}
-
-async fn stop_signal(terminate: &mut Signal, interrupt: &mut Signal) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-}
-
-async fn reload(reloader: Arc<Reloader>) {
-    // The reloader has said what it did, or what was wrong.
-    let _ = tokio::task::spawn_blocking(move || reloader.reload().is_ok()).await;
-}
-
 /// Why the gateway does not run.
 #[derive(Debug)]
 pub(super) enum ServeFault {
     Configuration(Vec<Fault>),
     Start(StartFault),
     Control(ControlFault),
+    Handover(HandoverFault),
     System(std::io::Error),
 }
 
 impl From<StartFault> for ServeFault {
     fn from(fault: StartFault) -> Self {
         Self::Start(fault)
+    }
+}
+
+impl From<HandoverFault> for ServeFault {
+    fn from(fault: HandoverFault) -> Self {
+        Self::Handover(fault)
     }
 }
 
@@ -178,6 +162,7 @@ impl fmt::Display for ServeFault {
             }
             Self::Start(fault) => fault.fmt(formatter),
             Self::Control(fault) => fault.fmt(formatter),
+            Self::Handover(fault) => fault.fmt(formatter),
             Self::System(fault) => write!(formatter, "the operating system refuses: {fault}"),
         }
     }

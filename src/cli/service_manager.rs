@@ -3,9 +3,10 @@
 
 use sd_notify::NotifyState;
 
-/// Requests are served.
-pub(super) fn ready() {
-    tell(&[NotifyState::Ready]);
+/// Requests are served; by a process that the manager did not start, if it took over from one.
+pub(super) fn ready(took_over: bool) {
+    let state = [NotifyState::MainPid(std::process::id()), NotifyState::Ready];
+    tell(state.get(usize::from(!took_over)..).unwrap_or_default());
 }
 
 /// The configuration is loaded anew; `ready` follows.

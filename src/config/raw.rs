@@ -120,6 +120,8 @@ pub(super) struct Server {
     /// How long running responses may take after SIGTERM.
     #[schemars(extend("default" = "10m"))]
     pub(super) drain_timeout: Option<Scalar<Span>>,
+    /// A Unix socket at which a new process takes over this one's sockets (`serve --upgrade`); without it, none can.
+    pub(super) upgrade_socket: Option<Scalar<Arc<str>>>,
     /// Where the client's address stands when a load balancer is in front; without it, the peer's address counts.
     pub(super) client_address: Option<ClientAddress>,
 }

@@ -34,6 +34,8 @@ pub struct Server {
     pub body_timeout: Duration,
     /// For running responses to finish when the process is told to stop.
     pub drain_timeout: Duration,
+    /// Where a new process finds this one to take over its sockets; `None`: none can.
+    pub upgrade_socket: Option<PathBuf>,
     /// Whom to believe about the client's address; `None`: nobody, the peer's counts.
     pub client_address: Option<ClientAddress>,
 }
@@ -76,6 +78,7 @@ impl Server {
         let bodies = bodies(raw.max_request_body, raw.max_buffered_bodies, place);
         let client_address = raw.client_address.map(|raw| ClientAddress::check(raw, &place.field("client_address")));
         let (max_request_body, max_buffered_bodies) = bodies?;
+        let upgrade_socket = raw.upgrade_socket.map(|Scalar(path)| files::beside(file, &path));
         Some(Self {
             listen: listen?,
             tls: transposed(tls)?,
@@ -84,6 +87,7 @@ impl Server {
             max_buffered_bodies,
             body_timeout: raw.body_timeout.map_or(MINUTE, |Scalar(Timeout(timeout))| timeout),
             drain_timeout: raw.drain_timeout.map_or(10 * MINUTE, |Scalar(Span(timeout))| timeout),
+            upgrade_socket,
             client_address: transposed(client_address)?,
         })
     }

@@ -76,6 +76,7 @@ fn everything_that_is_optional_has_its_default() {
             max_buffered_bodies: 1024 * 1024 * 1024,
             body_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(600),
+            upgrade_socket: None,
             client_address: None,
         }
     );
@@ -126,6 +127,7 @@ server:
   max_buffered_bodies: 2GB
   body_timeout: 30s
   drain_timeout: 1h
+  upgrade_socket: upgrade.sock
   client_address: {header: X-Forwarded-For, trusted: ["10.0.0.0/8", "::1"]}
 admin:
   listen: "0.0.0.0:9090"
@@ -169,6 +171,7 @@ fn every_field_of_the_edges_is_read() {
     assert_eq!((config.server.max_request_body, config.server.max_buffered_bodies), (16 << 20, 2_000_000_000));
     assert_eq!(config.server.body_timeout, Duration::from_secs(30));
     assert_eq!(config.server.drain_timeout, Duration::from_secs(3600));
+    assert!(config.server.upgrade_socket.is_some_and(|path| path.ends_with("upgrade.sock")));
     let client = config.server.client_address.unwrap();
     assert_eq!((client.header.as_str(), client.trusted.len()), ("x-forwarded-for", 2));
     assert_eq!(config.admin.listen, "0.0.0.0:9090".parse().unwrap());
@@ -296,6 +299,7 @@ fn what_a_restart_is_needed_for_is_named() {
     let expected = [
         "server.listen",
         "server.tls",
+        "server.upgrade_socket",
         "server.threads",
         "admin.listen",
         "key_cache.capacity",

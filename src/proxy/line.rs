@@ -5,7 +5,10 @@
 use std::{
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -50,26 +53,67 @@ impl Line {
     }
 }
 
+/// The connections of clients that are open.
+#[derive(Default)]
+pub struct Connections {
+    open: AtomicUsize,
+    may_linger: AtomicBool,
+}
+
+impl Connections {
+    /// How many there are.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// Those that are idle when the server stops stay open for one more request: whoever sent it meanwhile is answered.
+    pub fn linger(&self) {
+        self.may_linger.store(true, Ordering::Release);
+    }
+
+    fn enter(self: &Arc<Self>) -> Open {
+        self.open.fetch_add(1, Ordering::AcqRel);
+        Open(self.clone())
+    }
+}
+
+/// A connection is open as long as this lives.
+struct Open(Arc<Connections>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// A server of connections through which the end of a key reaches what runs on them.
-pub struct Watched<A>(Arc<A>);
+pub struct Watched<A> {
+    server: Arc<A>,
+    connections: Arc<Connections>,
+}
 
 impl<A> Watched<A> {
-    /// The same `server`.
-    pub fn new(server: A) -> Self {
-        Self(Arc::new(server))
+    /// The same `server`, whose connections are counted in `connections`.
+    pub fn new(server: A, connections: Arc<Connections>) -> Self {
+        Self { server: Arc::new(server), connections }
     }
 }
 
 #[async_trait]
 impl<A: ServerApp + Send + Sync + 'static> ServerApp for Watched<A> {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let _open = self.connections.enter();
         let line = Arc::new(Line::default());
         let stream = Box::new(Wire { stream, line: line.clone() });
-        LINE.scope(line, self.0.process_new(stream, shutdown)).await
+        LINE.scope(line, self.server.process_new(stream, shutdown)).await
     }
 
+    /// Pingora closes idle connections here.
     async fn cleanup(&self) {
-        self.0.cleanup().await;
+        if !self.connections.may_linger.load(Ordering::Acquire) {
+            self.server.cleanup().await;
+        }
     }
 }
 

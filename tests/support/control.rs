@@ -14,6 +14,7 @@ use keymeter::{
         Control,
         store::{Database, Store},
     },
+    handover::Sockets,
     key::Secret,
     limit::{Limit, Limits},
 };
@@ -91,7 +92,8 @@ impl Plane {
 
     async fn over(database: Database, limits: Limits, operations: u32, keeps: Arc<dyn Send + Sync>) -> Self {
         let settings = settings(database.clone(), operations);
-        let control = Control::start(&settings, limits).await.unwrap_or_else(|fault| panic!("{fault}"));
+        let control = Control::start(&settings, limits, &mut Sockets::none()).await;
+        let control = control.unwrap_or_else(|fault| panic!("{fault}"));
         let client = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
         Self { control, client, database, keeps }
     }

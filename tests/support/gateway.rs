@@ -6,7 +6,7 @@ use std::{
     sync::mpsc::{Receiver, channel},
 };
 
-use keymeter::{config, gate::AccessLog, key::Secret, server::Server};
+use keymeter::{config, gate::AccessLog, handover::Sockets, key::Secret, server::Server};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -53,7 +53,7 @@ impl Gateway {
         std::fs::write(directory.path().join("keys.yaml"), keys).unwrap();
         let loaded = config::load(&path, &config::environment).unwrap_or_else(|faults| panic!("{faults:?}"));
         let (sender, log) = channel();
-        let server = Server::start(loaded, path, AccessLog::to(Lines(sender)).unwrap()).unwrap();
+        let server = Server::start(loaded, path, AccessLog::to(Lines(sender)).unwrap(), &mut Sockets::none()).unwrap();
         Self { server, directory, log }
     }
 

@@ -57,6 +57,12 @@ impl Process {
         Self { child, stdout, stderr }
     }
 
+    /// Starts a command of ours, which finds these in its environment too.
+    pub fn start_with(mut command: Command, environment: &[(&str, &str)]) -> Self {
+        command.envs(environment.iter().copied());
+        Self::start(command)
+    }
+
     /// Starts `keymeter serve` with the configuration at `path`.
     pub fn serve(path: &Path) -> Self {
         Self::start(keymeter(&["serve", "--config", path.to_str().expect("the path is UTF-8")]))

@@ -26,7 +26,7 @@ fn of_fields() {
             (
                 "server: {lissten: []}",
                 &["f:1:10: unknown field `lissten` in server; did you mean `listen`? accepted: listen, tls, threads, \
-                   max_request_body, max_buffered_bodies, body_timeout, drain_timeout, client_address"],
+                   max_request_body, max_buffered_bodies, body_timeout, drain_timeout, upgrade_socket, client_address"],
             ),
             (
                 "server:\n  tls:\n    cert: cert.pem\n    key: key.pem\n    kee: 1",
@@ -52,7 +52,7 @@ fn of_fields() {
                 "server: {server: 1, tls: {tls: 2, cert: cert.pem, key: key.pem}}",
                 &[
                     "f:1:10: unknown field `server` in server; accepted: listen, tls, threads, max_request_body, \
-                     max_buffered_bodies, body_timeout, drain_timeout, client_address",
+                     max_buffered_bodies, body_timeout, drain_timeout, upgrade_socket, client_address",
                     "f:1:27: unknown field `tls` in server.tls; accepted: cert, key",
                 ],
             ),

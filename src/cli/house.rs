@@ -1,0 +1,157 @@
+//! What `serve` runs, from its start until it is told to stop or another process takes over.
+
+use std::sync::Arc;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{program::Program, service_manager};
+use crate::{
+    control::Control,
+    handover::{HandoverFault, Offer, Successor},
+    reload::Reloader,
+    server::{Drained, Server},
+};
+
+/// What runs.
+pub(super) struct House {
+    pub server: Server,
+    pub control: Option<Control>,
+    /// Where another process may take over.
+    pub offer: Option<Offer>,
+}
+
+impl House {
+    /// Comes back with a process that asks for the sockets, and has got them.
+    async fn heir(&self) -> Successor {
+        let sockets = || {
+            let mut sockets = self.server.sockets()?;
+            if let Some(control) = &self.control {
+                sockets.append(control.sockets()?);
+            }
+            Ok(sockets)
+        };
+        match &self.offer {
+            Some(offer) => offer.heir(sockets).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Lets `successor` take over. If it does not come up, everything goes on as before.
+    async fn hand_over(&mut self, mut successor: Successor) -> Result<(), HandoverFault> {
+        tracing::info!("another process is about to take over");
+        successor.asks_to_give_way().await?;
+        // There is one control plane over a database of one machine.
+        let Some(control) = self.control.take() else { return successor.takes_over().await };
+        let (settings, limits, mut sockets) = control.terms().map_err(HandoverFault::Link)?;
+        control.stop().await;
+        let taken = successor.takes_over().await;
+        if taken.is_err() {
+            match Control::start(&settings, limits, &mut sockets).await {
+                Ok(control) => self.control = Some(control),
+                Err(fault) => tracing::error!("the control plane does not start again: {fault}"),
+            }
+        }
+        taken
+    }
+
+    /// Lets what runs end.
+    async fn stop(&self) -> Drained {
+        let limit = self.server.reloader().config().server.drain_timeout;
+        let seconds = limit.as_secs();
+        tracing::info!("stopping: running requests may take {seconds}s more; signal again to stop at once");
+        self.server.drain(limit).await
+    }
+
+    /// Serves whoever is still connected to this process and not to the one that took over.
+    async fn retire(&self) -> Drained {
+        let limit = self.server.reloader().config().server.drain_timeout;
+        let seconds = limit.as_secs();
+        tracing::info!("another process has taken over; whoever is connected to this one may take {seconds}s more");
+        self.server.retire(limit).await
+    }
+}
+
+/// The signals that concern us.
+pub(super) struct Signals {
+    hang_up: Signal,
+    upgrade: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    program: Program,
+}
+
+impl Signals {
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            hang_up: signal(SignalKind::hangup())?,
+            upgrade: signal(SignalKind::user_defined2())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            program: Program::of_this_process()?,
+        })
+    }
+
+    /// Reloads on SIGHUP; on SIGUSR2 starts the program anew, to take over; on SIGTERM or SIGINT lets running requests
+    /// finish, and on a second one does not. When another process has taken over, whoever is connected is served.
+    pub async fn until_stopped(mut self, house: &mut House) {
+        let has_handed_over = self.until_told(house).await;
+        if has_handed_over {
+            tokio::select! {
+                drained = house.retire() => return report(drained),
+                () = self.stop_signal() => {}
+            }
+        } else {
+            // The manager's word is with the process that took over.
+            service_manager::stopping();
+        }
+        tokio::select! {
+            drained = house.stop() => report(drained),
+            () = self.stop_signal() => tracing::warn!("stopped at once"),
+        }
+    }
+
+    /// Comes back when the process is to stop, and says whether that is because another has taken over.
+    async fn until_told(&mut self, house: &mut House) -> bool {
+        loop {
+            tokio::select! {
+                Some(()) = self.hang_up.recv() => {
+                    service_manager::reloading();
+                    reload(house.server.reloader().clone()).await;
+                    service_manager::ready(false);
+                }
+                Some(()) = self.upgrade.recv() => self.program.start_anew(house.offer.is_some()),
+                successor = house.heir() => tokio::select! {
+                    taken = house.hand_over(successor) => match taken {
+                        Ok(()) => return true,
+                        Err(fault) => tracing::error!("no other process took over: {fault}; this one goes on"),
+                    },
+                    () = stop_signal(&mut self.terminate, &mut self.interrupt) => return false,
+                },
+                () = stop_signal(&mut self.terminate, &mut self.interrupt) => return false,
+            }
+        }
+    }
+
+    async fn stop_signal(&mut self) {
+        stop_signal(&mut self.terminate, &mut self.interrupt).await;
+    }
+}
+
+fn report(drained: Drained) {
+    match drained {
+        Drained::Empty => tracing::info!("stopped"),
+        Drained::Cut(running) => tracing::warn!("stopped; requests cut off: {running}"),
+    }
+}
+
+async fn stop_signal(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+async fn reload(reloader: Arc<Reloader>) {
+    // The reloader has said what it did, or what was wrong.
+    let _ = tokio::task::spawn_blocking(move || reloader.reload().is_ok()).await;
+}
