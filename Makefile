@@ -39,6 +39,27 @@ test: cmake nextest promtool postgresql redis chromium clients ## set up, then r
 	python3 -B tests/operators/dashboard.py
 	python3 -B tests/browser/keys_page.py target/screenshots
 
+# Grafana's component library, and what bundles it, stay in target/picture.
+PICTURE := target/picture
+
+.PHONY: picture
+picture: cmake promtool redis chromium $(PICTURE)/ready ## draw the dashboard with Grafana's components, for docs/pictures (about 15 minutes)
+	cargo build --locked --bins
+	python3 -B tests/operators/picture/picture.py record
+	python3 -B tests/operators/picture/picture.py draw
+	cp $(PICTURE)/overview.png docs/pictures/dashboard.png
+
+$(PICTURE)/ready: tests/operators/picture/package.json tests/operators/picture/package-lock.json
+	@if ! command -v npm >/dev/null; then $(MAKE) --no-print-directory install-npm; fi
+	mkdir -p $(PICTURE)
+	cp $^ $(PICTURE)
+	cd $(PICTURE) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
+
+.PHONY: install-npm
+install-npm:
+	$(call install,npm,it fetches the components of Grafana)
+
 .PHONY: real-servers
 real-servers: cmake $(SERVERS)/ready ## check counts against inference servers that run here (the first time minutes of set-up)
 	cargo build --locked

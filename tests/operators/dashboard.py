@@ -44,13 +44,13 @@ POSSIBLE = {"KeymeterUpstreamErrors", "KeymeterKeyNearLimit", "KeymeterUnavailab
 
 
 class Prometheus:
-    """A Prometheus that runs conf/prometheus, but every second, and for one gateway."""
+    """A Prometheus that runs conf/prometheus, but more often, and for the gateways of a test."""
 
-    def __init__(self, processes, directory, admin):
-        (directory / "prometheus").mkdir()
+    def __init__(self, processes, directory, targets, interval="1s"):
+        (directory / "prometheus").mkdir(exist_ok=True)
         for file in PROMETHEUS.glob("*.yml"):
-            text = re.sub(r"(interval): \w+", r"\1: 1s", file.read_text())
-            (directory / "prometheus" / file.name).write_text(text.replace("127.0.0.1:9090", f"127.0.0.1:{admin}"))
+            text = re.sub(r"(interval): \w+", rf"\1: {interval}", file.read_text())
+            (directory / "prometheus" / file.name).write_text(text.replace('- targets: ["127.0.0.1:9090"]', targets))
         path = directory / "prometheus" / "prometheus.yml"
         port = scene.free_port()
         self.url = f"http://127.0.0.1:{port}"
@@ -234,7 +234,7 @@ def run(processes, directory, check):
     check_files(check)
     check_layout(check)
     world = scene.World(processes, directory)
-    prometheus = Prometheus(processes, directory, world.admin)
+    prometheus = Prometheus(processes, directory, f'- targets: ["127.0.0.1:{world.admin}"]')
     start = time.time()
     print(f"     {world.load(LOAD_SECONDS)} requests in {LOAD_SECONDS} s")
     span = start, time.time()

@@ -88,7 +88,7 @@ class Inference(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text)
 
-    def stream(self, model, words):
+    def stream(self, model, words, pause=0.01):
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
@@ -96,7 +96,7 @@ class Inference(http.server.BaseHTTPRequestHandler):
         common = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": model}
         for _ in range(words):
             self.event(json.dumps({**common, "choices": [{"index": 0, "delta": {"content": "word "}, "finish_reason": None}]}))
-            time.sleep(0.01)
+            time.sleep(pause)
         self.event(json.dumps({**common, "choices": [], "usage": self.USAGE}))
         self.event("[DONE]")
         self.wfile.write(b"0\r\n\r\n")
@@ -120,14 +120,16 @@ class Key:
 class World:
     """The running gateway, and what may be asked of it."""
 
+    inference = Inference
+
     def __init__(self, processes, directory):
-        upstream = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Inference)
+        upstream = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self.inference)
         threading.Thread(target=upstream.serve_forever, daemon=True).start()
         self.redis, redis = start_redis(processes, directory)
         control = free_port()
         self.control = f"http://127.0.0.1:{control}/api/v1"
         self.config = directory / "keymeter.yaml"
-        self.config.write_text(configuration(upstream.server_address[1], control, redis))
+        self.config.write_text(self.configuration(upstream.server_address[1], control, redis))
         self.start(processes, directory)
         self.instance = f"127.0.0.1:{self.admin}"
         until("the key source's events", lambda: "keymeter_key_events_connected 1" in self.metrics())
@@ -143,6 +145,10 @@ class World:
         if process.poll() is not None:
             sys.exit(f"the gateway did not start: {said.read_text()}")
         self.port, self.admin = map(int, pattern.search(said.read_text()).groups())
+
+    @staticmethod
+    def configuration(upstream, control, redis):
+        return configuration(upstream, control, redis)
 
     def metrics(self):
         return urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=PATIENCE).read().decode()
