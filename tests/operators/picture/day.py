@@ -39,12 +39,13 @@ KEYS = {
     "Ticket triage": ("support", (QWEN,), 1.5, 0, 0, {}),
     "Mobile app": ("mobile", (GPT,), 4, 1, 0.03, {}),
     "Mobile beta": ("mobile", (GPT, QWEN), 0.8, 1, 0.05, {"concurrent_requests": 2}),
-    "Notebooks": ("research", (QWEN, LLAMA, OWN), 0.7, 0.5, 0, {}),
+    "Notebooks": ("research", (QWEN, LLAMA, OWN), 0.7, 0.5, 0, {"tokens_per_minute": 40000}),
     "Evaluation": ("research", (LLAMA, QWEN), 2, 0, 0, {"requests_per_minute": 90}),
     "Old importer": ("research", (LLAMA,), 0.6, 0, 0, {}),
+    "Nightly report": (None, (QWEN,), 0.4, 0, 0, {}),
     "Trial of Acme": ("trial", (GPT, LLAMA), 0.8, 0.5, 0, {}),
 }
-CREDITS = {"search": "500", "support": "500", "mobile": "500", "research": "500", "trial": "0.3"}
+CREDITS = {"search": "500", "support": "500", "mobile": "500", "research": "500", "trial": "0.1"}
 
 
 def about(mean):
@@ -163,12 +164,13 @@ models:
         time.sleep(max(0, self.begin + part * self.seconds - time.time()))
 
     def busy(self, name):
-        """How much of its most a key is used now: there is a morning, an afternoon, and a noon between them."""
+        """How much of its most a key is used now: a morning, less at noon, and an afternoon that is not over at the end."""
         now = self.passed()
         if name == "Evaluation":
             return 1.5 if 0.15 < now < 0.25 or 0.6 < now < 0.75 else 0.05
         shift = 0.1 * (list(KEYS).index(name) % 3 - 1)
-        humps = math.exp(-(((now - 0.33 - shift / 2) / 0.14) ** 2)) + 0.85 * math.exp(-(((now - 0.72 - shift) / 0.15) ** 2))
+        morning, afternoon = ((now - 0.35 - shift / 2) / 0.15) ** 2, ((now - 0.85 - shift) / 0.19) ** 2
+        humps = math.exp(-morning) + 0.9 * math.exp(-afternoon)
         return 0.12 + 0.88 * humps
 
     def use(self, name, workers):

@@ -14,7 +14,7 @@ const [COLUMNS, CELL, GAP, PADDING] = [24, 30, 8, 16];
 interface Dashboard {
   title: string;
   panels: Panel[];
-  templating: { list: Array<{ name: string; label: string; type: string; allValue?: string; current: { value?: string | string[] } }> };
+  templating: { list: Array<{ name: string; label: string; type: string; allValue?: string; current: { text?: string | string[]; value?: string | string[] } }> };
 }
 
 interface Answers {
@@ -28,7 +28,8 @@ const place = ({ x, y, w, h }: Panel['gridPos']) => {
 };
 
 async function main() {
-  const [dashboard, recording]: [Dashboard, Recording] = await Promise.all(['dashboard.json', 'recording.json'].map(load));
+  const dashboard: Dashboard = await load('dashboard.json');
+  const recording: Recording = await load('recording.json');
   stopClock(recording.to * 1000);
   await Promise.all(['400 14px Inter', '500 14px Inter'].map((font) => document.fonts.load(font)));
   const chosen = Object.fromEntries(dashboard.templating.list.filter(({ type }) => type === 'query').map((one) => [one.name, value(one)]));
@@ -81,10 +82,10 @@ function Page({ dashboard, recording, answers }: { dashboard: Dashboard; recordi
       <PortalContainer />
       <header>
         <strong>{dashboard.title}</strong>
-        {dashboard.templating.list.map(({ name, label, type }) => (
+        {dashboard.templating.list.map(({ name, label, current }) => (
           <span key={name} className="variable">
             <label>{label}</label>
-            <span>{type === 'datasource' ? 'Prometheus' : 'All'}<Icon name="angle-down" /></span>
+            <span>{[current.text ?? 'Prometheus'].flat().join(' + ')}<Icon name="angle-down" /></span>
           </span>
         ))}
         <ToolbarButton icon="clock-nine" isOpen={false} variant="canvas">{`Last ${Math.round((recording.to - recording.from) / 60)} minutes`}</ToolbarButton>

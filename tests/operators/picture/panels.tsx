@@ -154,7 +154,7 @@ function Rows(props: Props) {
   const [fieldConfig, [data]] = useConfigured(props);
   return (
     <TableNG
-      data={data} width={width} height={height} timeRange={range} initialSortBy={panel.options.sortBy} fieldConfig={fieldConfig}
+      data={data} width={width} height={height} timeRange={range} sortBy={panel.options.sortBy} fieldConfig={fieldConfig}
       cellHeight={panel.options.cellHeight} noHeader={!panel.options.showHeader} structureRev={1} getActions={() => []}
     />
   );

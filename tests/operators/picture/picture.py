@@ -12,6 +12,7 @@ import base64
 import functools
 import http.server
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -75,7 +76,7 @@ def bundle():
     PAGE.mkdir(exist_ok=True)
     options = ["--bundle", f"--outfile={PAGE}/page.js", "--format=esm", "--jsx=automatic", "--minify", "--log-level=warning",
                "--loader:.svg=dataurl", "--loader:.ttf=empty", '--define:process.env.NODE_ENV="production"']
-    environment = {"NODE_PATH": str(MODULES), "PATH": keys_page.os.environ["PATH"]}
+    environment = {**os.environ, "NODE_PATH": str(MODULES)}
     subprocess.run([MODULES / ".bin/esbuild", HERE / "page.tsx", *options], env=environment, check=True)
 
 
