@@ -1,7 +1,7 @@
 """A working day in a quarter of an hour: what the dashboard is pictured with.
 
 Two gateways that share limits, two upstreams, four teams and a trial, whose keys are used more before and after noon than at
-it. Once an upstream fails for a while, once Redis stops to answer, a burst goes over its limit, a key is disabled and a
+it. Once an upstream fails for a while, once Redis stops answering, a burst goes over its limit, a key is disabled and a
 balance is used up.
 """
 

@@ -110,8 +110,10 @@ def photograph(driver, page):
         browser.do("POST", "goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": metrics})
         # Icons are fetched, and what is measured is drawn a second time.
         time.sleep(3)
-        for complaint in browser.do("POST", "se/log", {"type": "browser"}):
-            print(complaint["level"], complaint["message"][:400], file=sys.stderr)
+        empty = browser.script("return [...document.querySelectorAll('.nothing')].map((e) => e.closest('section').innerText)")
+        complaints = [entry["message"][:400] for entry in browser.do("POST", "se/log", {"type": "browser"})]
+        for line in complaints + empty:
+            print(" ".join(line.split()), file=sys.stderr)
         tops = browser.script("return [...document.querySelectorAll('[data-row]')].map((e) => [e.dataset.row, e.getBoundingClientRect().top])")
         tops.append((None, height))
         save(browser, "whole", 0, height)
@@ -119,6 +121,8 @@ def photograph(driver, page):
             save(browser, re.sub(r"\W+", "-", name.lower()), 0 if name == tops[0][0] else top, end)
     finally:
         browser.close()
+    if complaints:
+        sys.exit("the page is not as it should be")
 
 
 def save(browser, name, top, end):
