@@ -44,6 +44,7 @@ use crate::{
     resolve::{Key, ResolveFault, Resolver},
     runs::Runs,
     shared::SharedLimits,
+    traces::{Ended, Traces},
     wallet::{Short, Trust},
 };
 
@@ -95,6 +96,8 @@ pub struct Gate {
     keeper: Option<Arc<Courier>>,
     /// Limits over several gateways; `None`: this one is alone.
     shared: Option<Arc<SharedLimits>>,
+    /// What traces requests; `None`: nothing does.
+    traces: Option<Arc<Traces>>,
 }
 
 impl Gate {
@@ -112,6 +115,7 @@ impl Gate {
             ledger: None,
             keeper: None,
             shared: None,
+            traces: None,
         }
     }
 
@@ -125,6 +129,18 @@ impl Gate {
     #[must_use]
     pub fn with_shared_limits(self, shared: Arc<SharedLimits>) -> Self {
         Self { shared: Some(shared), ..self }
+    }
+
+    /// The gate, whose requests are traced.
+    #[must_use]
+    pub fn with_traces(self, traces: Arc<Traces>) -> Self {
+        Self { traces: Some(traces), ..self }
+    }
+
+    /// What traces requests, if anything does.
+    #[must_use]
+    pub fn traces(&self) -> Option<&Arc<Traces>> {
+        self.traces.as_ref()
     }
 
     /// Where requests are recorded, if they are.
@@ -305,7 +321,7 @@ impl Gate {
         scanned: &Scanned,
         now: Now,
     ) -> Result<Planned, Box<TurnedAway>> {
-        visit.model.clone_from(&scanned.model);
+        visit.asks(endpoint, scanned);
         let Some(key) = visit.key.clone() else {
             return Err(TurnedAway::boxed(visit, Rejection::InvalidKey));
         };
@@ -389,7 +405,7 @@ impl Gate {
     }
 
     /// Logs and counts a request that was not admitted, with the status that was answered.
-    pub fn turned_away(&self, visit: &Visit, status: u16, rejection: Option<&Rejection>, now: Now) {
+    pub fn turned_away(&self, visit: &mut Visit, status: u16, rejection: Option<&Rejection>, now: Now) {
         if let Some(key) = &visit.key {
             let metrics = &key.account.metrics;
             let model =
@@ -399,7 +415,9 @@ impl Gate {
                 metrics.refused(reason);
             }
         }
-        self.log.write(&visit.line(status, rejection.map(|rejection| rejection.kind().1), now));
+        let reason = rejection.map(|rejection| rejection.kind().1);
+        self.log.write(&visit.line(status, reason, now));
+        visit.ended(&Ended { status, reason, ..Ended::default() }, now);
     }
 }
 

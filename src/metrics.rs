@@ -7,6 +7,7 @@ mod words;
 
 mod key;
 mod shared;
+mod traces;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use prometheus::{
 pub use self::{
     key::{KeyMetrics, KeySeries, ModelMetrics},
     shared::{SharedAnswer, SharedSeries},
+    traces::TraceSeries,
 };
 use crate::usage::Source;
 
@@ -189,6 +191,14 @@ impl Metrics {
     /// When there are some already.
     pub fn shared(&self) -> Result<SharedSeries, prometheus::Error> {
         SharedSeries::new(&Maker { registry: &self.registry })
+    }
+
+    /// The series of traces. They are there where requests are traced.
+    ///
+    /// # Errors
+    /// When there are some already.
+    pub fn traces(&self) -> Result<TraceSeries, prometheus::Error> {
+        TraceSeries::new(&Maker { registry: &self.registry })
     }
 
     /// The series of single keys.

@@ -26,6 +26,7 @@ use crate::{
     reload::{Reloader, Watcher},
     resolve::{HttpSource, Resolver, YamlSource, http::ClientFault, push::Push},
     shared::SharedLimits,
+    traces::{LAST_SPANS, Traces, TracesFault},
     usage::warm_up,
 };
 
@@ -121,8 +122,12 @@ impl Plugin {
             None => (gate, None),
         };
         let shared = config.limits.shared.as_ref().map(|terms| shared_limits(terms, &metrics)).transpose()?;
-        let gate = Arc::new(match &shared {
+        let gate = match &shared {
             Some(shared) => gate.with_shared_limits(shared.clone()),
+            None => gate,
+        };
+        let gate = Arc::new(match &config.tracing {
+            Some(terms) => gate.with_traces(Arc::new(traces(terms, &metrics)?)),
             None => gate,
         });
         let yaml = match &source {
@@ -167,6 +172,7 @@ impl Plugin {
             source: self.source.clone(),
             sender: self.sender.clone(),
             shared: self.shared.clone(),
+            traces: self.gate.traces().cloned(),
             traffic: self.gate.traffic().clone(),
         }
     }
@@ -177,11 +183,9 @@ impl Plugin {
         &self.gate
     }
 
-    /// Hands in what has ended where limits are shared, for a process that is about to end.
+    /// Hands in what has ended where limits are shared, and sends the last spans, for a process that is about to end.
     pub async fn finish(&self) {
-        if let Some(shared) = &self.shared {
-            shared.finish(LAST_SETTLEMENTS).await;
-        }
+        finish(self.shared.as_deref(), self.gate.traces()).await;
     }
 
     /// What loads the configuration anew, for those who want to do so at a signal of their own.
@@ -209,6 +213,28 @@ fn shared_limits(terms: &config::Shared, metrics: &Metrics) -> Result<Arc<Shared
     SharedLimits::new(terms.clone(), series).map(Arc::new).map_err(PluginFault::Random)
 }
 
+/// Traces that are sent as `terms` say.
+fn traces(terms: &config::Tracing, metrics: &Metrics) -> Result<Traces, PluginFault> {
+    let series = metrics.traces().map_err(PluginFault::Metrics)?;
+    Traces::start(terms, series).map_err(PluginFault::Traces)
+}
+
+/// What is to be done when no more requests run.
+async fn finish(shared: Option<&SharedLimits>, traces: Option<&Arc<Traces>>) {
+    let settled = async {
+        if let Some(shared) = shared {
+            shared.finish(LAST_SETTLEMENTS).await;
+        }
+    };
+    let sent = async {
+        if let Some(traces) = traces.cloned() {
+            // It waits. Where it fails, there is nothing more to be sent.
+            let _ = tokio::task::spawn_blocking(move || traces.flush(LAST_SPANS)).await;
+        }
+    };
+    tokio::join!(settled, sent);
+}
+
 /// Reloads when a file changes, and closes the accounts of deleted keys, until the server stops.
 pub struct Upkeep {
     reloader: Arc<Reloader>,
@@ -217,6 +243,7 @@ pub struct Upkeep {
     source: Source,
     sender: Option<Arc<Sender>>,
     shared: Option<Arc<SharedLimits>>,
+    traces: Option<Arc<Traces>>,
     traffic: Arc<Traffic>,
 }
 
@@ -281,14 +308,12 @@ impl Upkeep {
         }
     }
 
-    /// Waits until the requests that run have ended, and what they used is handed in.
+    /// Waits until the requests that run have ended, and what they used is handed in and their spans are sent.
     async fn emptied(&self) {
         while self.traffic.present() > 0 {
             tokio::time::sleep(EXPIRE).await;
         }
-        if let Some(shared) = &self.shared {
-            shared.finish(LAST_SETTLEMENTS).await;
-        }
+        finish(self.shared.as_deref(), self.traces.as_ref()).await;
     }
 
     async fn share(&self) {
@@ -329,6 +354,8 @@ pub enum PluginFault {
     Ledger(LedgerFault),
     /// The operating system gives no randomness.
     Random(getrandom::Error),
+    /// Requests cannot be traced.
+    Traces(TracesFault),
     /// Two metrics share a name.
     Metrics(prometheus::Error),
 }
@@ -343,6 +370,7 @@ impl fmt::Display for PluginFault {
             Self::Source(fault) => fault.fmt(formatter),
             Self::Ledger(fault) => fault.fmt(formatter),
             Self::Random(error) => write!(formatter, "cannot name this run of the gateway: {error}"),
+            Self::Traces(fault) => fault.fmt(formatter),
             Self::Metrics(fault) => write!(formatter, "cannot register the metrics: {fault}"),
         }
     }

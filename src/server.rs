@@ -31,6 +31,7 @@ use crate::{
     reload::Reloader,
     resolve::http::client,
     tls::{Certificate, Pair},
+    traces::Traces,
 };
 
 /// A running gateway with its admin address.
@@ -81,6 +82,12 @@ impl Server {
     #[must_use]
     pub fn reloader(&self) -> &Arc<Reloader> {
         self.plugin.reloader()
+    }
+
+    /// What traces requests, if anything does.
+    #[must_use]
+    pub fn traces(&self) -> Option<&Arc<Traces>> {
+        self.plugin.gate().traces()
     }
 
     /// Stops accepting requests, and comes back when the running ones have ended and are recorded, or after `limit`.

@@ -16,6 +16,7 @@ use crate::{
     levels,
     reload::Reloader,
     server::{Drained, Server, StartFault},
+    traces::LAST_SPANS,
 };
 
 pub(super) fn run(path: PathBuf) -> Result<(), ServeFault> {
@@ -28,10 +29,12 @@ pub(super) fn run(path: PathBuf) -> Result<(), ServeFault> {
     };
     let runtime = runtime(loaded.config.server.threads)?;
     let log = AccessLog::to(std::io::stdout())?;
+    let mut traces = None;
     let ended = runtime.block_on(async {
         let signals = Signals::new()?;
         let control = start_control(&loaded.config).await?;
         let server = Server::start(loaded, path, log.clone())?;
+        traces = server.traces().cloned();
         let addresses: Vec<_> = server.addresses.iter().map(ToString::to_string).collect();
         let (addresses, admin) = (addresses.join(" and "), server.admin_address);
         tracing::info!("listening on {addresses} ({keys}), admin address {admin}");
@@ -43,6 +46,10 @@ pub(super) fn run(path: PathBuf) -> Result<(), ServeFault> {
         Ok(())
     });
     stop(runtime, &log);
+    if let Some(traces) = traces {
+        // Those of requests that were cut off, too.
+        traces.flush(LAST_SPANS);
+    }
     ended
 }
 
