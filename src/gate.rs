@@ -416,8 +416,8 @@ impl Gate {
             }
         }
         let reason = rejection.map(|rejection| rejection.kind().1);
-        self.log.write(&visit.line(status, reason, now));
         visit.ended(&Ended { status, reason, ..Ended::default() }, now);
+        self.log.write(&visit.line(status, reason, now));
     }
 }
 

@@ -183,9 +183,11 @@ impl Plugin {
         &self.gate
     }
 
-    /// Hands in what has ended where limits are shared, and sends the last spans, for a process that is about to end.
+    /// Hands in what has ended where limits are shared, for a process that is about to end.
     pub async fn finish(&self) {
-        finish(self.shared.as_deref(), self.gate.traces()).await;
+        if let Some(shared) = &self.shared {
+            shared.finish(LAST_SETTLEMENTS).await;
+        }
     }
 
     /// What loads the configuration anew, for those who want to do so at a signal of their own.
@@ -217,22 +219,6 @@ fn shared_limits(terms: &config::Shared, metrics: &Metrics) -> Result<Arc<Shared
 fn traces(terms: &config::Tracing, metrics: &Metrics) -> Result<Traces, PluginFault> {
     let series = metrics.traces().map_err(PluginFault::Metrics)?;
     Traces::start(terms, series).map_err(PluginFault::Traces)
-}
-
-/// What is to be done when no more requests run.
-async fn finish(shared: Option<&SharedLimits>, traces: Option<&Arc<Traces>>) {
-    let settled = async {
-        if let Some(shared) = shared {
-            shared.finish(LAST_SETTLEMENTS).await;
-        }
-    };
-    let sent = async {
-        if let Some(traces) = traces.cloned() {
-            // It waits. Where it fails, there is nothing more to be sent.
-            let _ = tokio::task::spawn_blocking(move || traces.flush(LAST_SPANS)).await;
-        }
-    };
-    tokio::join!(settled, sent);
 }
 
 /// Reloads when a file changes, and closes the accounts of deleted keys, until the server stops.
@@ -313,7 +299,13 @@ impl Upkeep {
         while self.traffic.present() > 0 {
             tokio::time::sleep(EXPIRE).await;
         }
-        finish(self.shared.as_deref(), self.traces.as_ref()).await;
+        if let Some(shared) = &self.shared {
+            shared.finish(LAST_SETTLEMENTS).await;
+        }
+        if let Some(traces) = self.traces.clone() {
+            // It waits. Should it fail, there is nothing more to be sent.
+            let _ = tokio::task::spawn_blocking(move || traces.flush(LAST_SPANS)).await;
+        }
     }
 
     async fn share(&self) {
@@ -390,6 +382,17 @@ mod tests {
         config::keys,
         gate::{Now, Visit},
     };
+
+    /// As it is before somebody's Pingora server runs.
+    #[test]
+    fn traces_need_no_runtime_of_whoever_loads_the_plugin() {
+        let text = "{tracing: {otlp: 'http://127.0.0.1:1'}, keys: {yaml: {path: none}}, upstreams: [{name: a, url: 'http://h:1'}]}";
+        let path = Path::new("keymeter.yaml");
+        let config = config::parse(text, path, &|_| None).unwrap();
+        let plugin =
+            Plugin::new(Loaded { config, keys: Vec::new(), files: Vec::new() }, path.to_owned(), AccessLog::none());
+        assert!(plugin.unwrap().gate().traces().is_some());
+    }
 
     #[tokio::test]
     async fn a_deleted_keys_series_go_though_nothing_stirs_the_cache_any_more() {

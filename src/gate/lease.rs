@@ -347,8 +347,8 @@ impl Lease {
         let _ = self.record(status);
         self.count(&metered, cost, status, aborted);
         self.time(&metered, is_stream && complete, now);
-        self.log(&metered, cost, status, aborted, outcome.rejection, now);
         self.end_trace(&metered, cost, status, outcome, now);
+        self.log(&metered, cost, status, aborted, outcome.rejection, now);
     }
 
     /// What the response came to. The first time it is looked at, its tokens are settled and its place is given back.

@@ -15,7 +15,16 @@ use opentelemetry_proto::tonic::{
     common::v1::{AnyValue, KeyValue, any_value},
     trace::v1::Span,
 };
-use tokio::{net::TcpListener, sync::watch, task::AbortHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::AbortHandle,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{ServerConfig, crypto, pki_types::PrivateKeyDer},
+};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Response, Status,
     transport::{Server, server::TcpIncoming},
@@ -72,6 +81,29 @@ impl Collector {
         Self { address, taken, serving: tokio::spawn(server).abort_handle() }
     }
 
+    /// On a free port, with TLS and the certificate that is given with it, in PEM form.
+    pub async fn start_with_tls() -> (Self, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+        let address = listener.local_addr().expect("a listener has an address");
+        let (acceptor, certificate) = acceptor();
+        let (sender, taken) = watch::channel(Taken::default());
+        let (streams, incoming) = mpsc::channel(1);
+        let service = TraceServiceServer::new(Taking(Arc::new(sender)));
+        let server = Server::builder().add_service(service).serve_with_incoming(ReceiverStream::new(incoming));
+        let serving = tokio::spawn(async move {
+            let accepting = async {
+                while let Ok((stream, _)) = listener.accept().await {
+                    // Who does not trust the certificate goes away.
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        let _ = streams.send(Ok::<_, std::io::Error>(stream)).await;
+                    }
+                }
+            };
+            tokio::join!(accepting, server).1
+        });
+        (Self { address, taken, serving: serving.abort_handle() }, certificate)
+    }
+
     /// The section of a configuration that has traces sent here.
     pub fn section(&self, more: &str) -> String {
         format!("tracing: {{otlp: \"http://{}\"{more}}}", self.address)
@@ -114,6 +146,17 @@ impl Seen {
     pub fn took(&self) -> Duration {
         self.ended.duration_since(self.began).expect("it ended after it began")
     }
+}
+
+fn acceptor() -> (TlsAcceptor, String) {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    let provider = Arc::new(crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let key = PrivateKeyDer::try_from(made.key_pair.serialize_der()).expect("the key is one");
+    let config = config.expect("the versions are known").with_no_client_auth();
+    let mut config = config.with_single_cert(vec![made.cert.der().clone()], key).expect("they belong together");
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    (Arc::new(config).into(), made.cert.pem())
 }
 
 struct Taking(Arc<watch::Sender<Taken>>);

@@ -1,4 +1,4 @@
-//! A collector that is away, hangs or comes back, and the end of the process.
+//! What a whole process shows: a collector that is away, hangs or comes back, its certificate, the environment and the end.
 
 use std::{
     path::PathBuf,
@@ -17,10 +17,11 @@ use crate::support::{
     upstream::ScriptedUpstream,
 };
 
+/// A configuration with traces that go to a URL.
 fn written(upstream: &ScriptedUpstream, collector: &str) -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("keymeter.yaml");
-    std::fs::write(&path, config(upstream, &format!("tracing: {{otlp: \"http://{collector}\"}}"))).unwrap();
+    std::fs::write(&path, config(upstream, &format!("tracing: {{otlp: \"{collector}\"}}"))).unwrap();
     std::fs::write(directory.path().join("keys.yaml"), one_key("")).unwrap();
     (directory, path)
 }
@@ -48,7 +49,7 @@ async fn a_collector_that_is_away_is_told_of_once_and_found_again() {
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = port.local_addr().unwrap();
     drop(port);
-    let (_directory, path) = written(&upstream, &address.to_string());
+    let (_directory, path) = written(&upstream, &format!("http://{address}"));
     let process = Process::serve(&path);
     for round in 1..=2 {
         ask_once(&process).await;
@@ -70,7 +71,7 @@ async fn a_collector_that_hangs_holds_up_no_request_and_no_stop() {
     let upstream = completing().await;
     // It accepts connections and never says a word.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (_directory, path) = written(&upstream, &silent.local_addr().unwrap().to_string());
+    let (_directory, path) = written(&upstream, &format!("http://{}", silent.local_addr().unwrap()));
     let mut process = Process::serve(&path);
     ask_once(&process).await;
     let _connection = silent.accept().await.unwrap();
@@ -86,7 +87,7 @@ async fn a_collector_that_hangs_holds_up_no_request_and_no_stop() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_queued_is_sent_before_the_process_ends() {
     let (collector, upstream) = (Collector::start().await, completing().await);
-    let (_directory, path) = written(&upstream, &collector.address.to_string());
+    let (_directory, path) = written(&upstream, &format!("http://{}", collector.address));
     let mut command = keymeter(&["serve", "--config", path.to_str().unwrap()]);
     command
         .env("RUST_LOG", "trace")
@@ -110,4 +111,23 @@ async fn what_is_queued_is_sent_before_the_process_ends() {
         let line = lines.iter().find(|line| line.contains(secret));
         assert_eq!(line, None, "nobody else");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tls_the_collector_is_known_by_the_systems_certificates() {
+    let upstream = completing().await;
+    let (collector, certificate) = Collector::start_with_tls().await;
+    let (directory, path) = written(&upstream, &format!("https://127.0.0.1:{}", collector.address.port()));
+    let file = directory.path().join("system.pem");
+    std::fs::write(&file, certificate).unwrap();
+    let serve = || keymeter(&["serve", "--config", path.to_str().unwrap()]);
+    let stranger = Process::start(serve());
+    ask_once(&stranger).await;
+    let warning = stranger.stderr.line("traces do not get to").await;
+    assert!(warning.contains("certificate"), "{warning}");
+    let mut command = serve();
+    command.env("SSL_CERT_FILE", &file);
+    let process = Process::start(command);
+    ask_once(&process).await;
+    collector.spans(2).await;
 }
