@@ -8,12 +8,14 @@ use std::{
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-use super::{ask, completing};
+use super::{CHAT, ask, completing};
 use crate::support::{
     client::Client,
     collector::Collector,
     gateway::{SECRET, config, one_key},
     process::{Process, Signal, answer_becomes, keymeter},
+    scene::configuration,
+    script::Script,
     upstream::ScriptedUpstream,
 };
 
@@ -130,4 +132,24 @@ async fn over_tls_the_collector_is_known_by_the_systems_certificates() {
     let process = Process::start(command);
     ask_once(&process).await;
     collector.spans(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_the_end_of_the_process_cuts_off_is_traced() {
+    let (collector, upstream) = (Collector::start().await, ScriptedUpstream::start(|_| Script::hang()).await);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keymeter.yaml");
+    let upstreams = format!("{{name: scripted, url: \"{}\"}}", upstream.url());
+    let text = configuration(&upstreams, ", drain_timeout: 0s", &collector.section(""));
+    std::fs::write(&path, text).unwrap();
+    std::fs::write(directory.path().join("keys.yaml"), one_key("")).unwrap();
+    let mut process = Process::serve(&path);
+    let mut client = Client::connect(process.addresses().await.0).await;
+    let body = ask().to_string();
+    client.send("POST", CHAT, &[("authorization", &format!("Bearer {SECRET}"))], body.as_bytes()).await;
+    upstream.wait_for_request(1).await;
+    process.signal(Signal::TERM);
+    assert!(process.ended().await.0.success());
+    let (server, client) = collector.request().await;
+    assert_eq!((&client.parent, server.is_error, server.get("keymeter.key.id")), (&server.id, true, Some("key_test")));
 }
