@@ -7,7 +7,7 @@ mod names;
 mod parent;
 mod request;
 
-use std::{fmt, time::Duration};
+use std::{error::Error as _, fmt, time::Duration};
 
 use http::{HeaderMap, Method};
 use jiff::Timestamp;
@@ -20,7 +20,11 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 
 pub use self::request::{Ended, ExchangeEnded, RequestTrace, Spent};
-use self::{export::collector, parent::parent, request::began};
+use self::{
+    export::{collector, endpoint},
+    parent::parent,
+    request::began,
+};
 use crate::{
     api::{Api, Call},
     config::{Sample, Tracing},
@@ -73,6 +77,14 @@ impl Traces {
             collector(&terms.otlp, series)?
         };
         Ok(Self::of(processor, terms.sample, Some(runtime)))
+    }
+
+    /// Whether `start` could use what `terms` say.
+    ///
+    /// # Errors
+    /// When the system's certificates, by which the collector is to be known, cannot be used.
+    pub fn rehearse(terms: &Tracing) -> Result<(), TracesFault> {
+        endpoint(&terms.otlp).map(drop)
     }
 
     /// Traces that `processor` is given, and what it needs to live.
@@ -141,7 +153,7 @@ fn instance() -> String {
 pub enum TracesFault {
     /// The operating system gives no thread.
     System(std::io::Error),
-    /// Certificates that are to be trusted cannot be used.
+    /// The system's certificates cannot be used.
     Tls(tonic::transport::Error),
     /// What the environment says of OTLP cannot be used.
     Exporter(opentelemetry_otlp::ExporterBuildError),
@@ -151,7 +163,12 @@ impl fmt::Display for TracesFault {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::System(fault) => write!(formatter, "traces need a thread: {fault}"),
-            Self::Tls(fault) => write!(formatter, "the collector of `tracing.otlp` cannot be spoken to: {fault}"),
+            Self::Tls(fault) => {
+                // What is outermost says only that there is something.
+                let reasons = std::iter::successors(fault.source(), |reason| (*reason).source());
+                let reasons: Vec<_> = reasons.map(ToString::to_string).collect();
+                write!(formatter, "the collector of `tracing.otlp` cannot be spoken to: {}", reasons.join(": "))
+            }
             Self::Exporter(fault) => {
                 write!(formatter, "traces cannot be sent as the variables OTEL_EXPORTER_OTLP_… say: {fault}")
             }

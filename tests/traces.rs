@@ -96,6 +96,7 @@ async fn a_request_is_traced_through_the_gateway_to_the_upstream() {
             ],
         );
         assert_eq!(server.get("keymeter.request.id"), response.header("x-request-id"));
+        assert_eq!(client.get("gen_ai.response.time_to_first_chunk"), None, "it is no stream");
         assert_has(
             &client,
             &[

@@ -18,7 +18,7 @@ use opentelemetry_sdk::{
     error::{OTelSdkError, OTelSdkResult},
     trace::{BatchConfigBuilder, BatchSpanProcessor, Span, SpanData, SpanExporter, SpanProcessor},
 };
-use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{ClientTlsConfig, Endpoint};
 
 use super::TracesFault;
 use crate::{config::CollectorUrl, metrics::TraceSeries};
@@ -32,21 +32,27 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How long the collector may take to be connected to, and to answer.
 const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(10);
+/// After such a silence in the middle of a call it is asked whether the connection still lives, and given as long as for a
+/// new one: of some that are lost nobody is told.
+const SILENCE: Duration = Duration::from_secs(20);
 
 /// What takes spans and sends them to the collector at `url`. To be called within the runtime that is to carry them.
 pub(super) fn collector(url: &CollectorUrl, series: TraceSeries) -> Result<Queue, TracesFault> {
-    let channel = channel(url).map_err(TracesFault::Tls)?;
+    let channel = endpoint(url)?.connect_lazy();
     let builder = opentelemetry_otlp::SpanExporter::builder().with_tonic().with_channel(channel);
     let exporter = builder.build().map_err(TracesFault::Exporter)?;
     Ok(Queue::before(exporter, url.as_str(), series, QUEUE))
 }
 
-fn channel(url: &CollectorUrl) -> Result<Channel, tonic::transport::Error> {
-    let mut endpoint = Endpoint::from_shared(url.as_str().to_owned())?.connect_timeout(CONNECT).timeout(ANSWER);
-    if url.tls {
-        endpoint = endpoint.tls_config(ClientTlsConfig::new().with_native_roots())?;
+/// How the collector at `url` is spoken to.
+pub(super) fn endpoint(url: &CollectorUrl) -> Result<Endpoint, TracesFault> {
+    let endpoint = Endpoint::from_shared(url.as_str().to_owned()).map_err(TracesFault::Tls)?;
+    let endpoint = endpoint.connect_timeout(CONNECT).timeout(ANSWER);
+    let endpoint = endpoint.http2_keep_alive_interval(SILENCE).keep_alive_timeout(CONNECT);
+    if !url.tls {
+        return Ok(endpoint);
     }
-    Ok(endpoint.connect_lazy())
+    endpoint.tls_config(ClientTlsConfig::new().with_native_roots()).map_err(TracesFault::Tls)
 }
 
 /// What the queue and what empties it know together.

@@ -216,7 +216,7 @@ impl RequestTrace {
 
 impl Asked {
     fn span_name(&self) -> String {
-        let operation = self.operation.unwrap_or("GET");
+        let operation = self.operation.unwrap_or("HTTP");
         self.model.as_ref().map_or_else(|| operation.to_owned(), |model| format!("{operation} {model}"))
     }
 

@@ -132,6 +132,13 @@ async fn over_tls_the_collector_is_known_by_the_systems_certificates() {
     let process = Process::start(command);
     ask_once(&process).await;
     collector.spans(2).await;
+    let mut check = keymeter(&["check", "--config", path.to_str().unwrap()]);
+    let nothing = directory.path().join("nothing");
+    std::fs::write(&nothing, "").unwrap();
+    let checked = check.env("SSL_CERT_FILE", &nothing).env("SSL_CERT_DIR", nothing.with_extension("d"));
+    let checked = checked.output().unwrap();
+    let told = String::from_utf8(checked.stdout).unwrap();
+    assert!(checked.status.code() == Some(1) && told.contains("`tracing.otlp`"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
