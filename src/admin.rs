@@ -9,10 +9,9 @@ use serde_json::json;
 use subtle::ConstantTimeEq;
 
 use crate::{
-    gate::Traffic,
+    gate::{Gate, Now},
     levels,
     limit::Moment,
-    metrics::Metrics,
     reload::Reloader,
     resolve::{
         Resolver,
@@ -23,14 +22,13 @@ use crate::{
 /// The admin address' service, on the socket that goes by `name`.
 #[must_use]
 pub fn service(
-    metrics: Arc<Metrics>,
-    traffic: Arc<Traffic>,
+    gate: Arc<Gate>,
     reloader: Arc<Reloader>,
     resolver: Arc<Resolver>,
     push: Option<Arc<Push>>,
     name: &str,
 ) -> Listening<Admin> {
-    let admin = Admin { metrics, traffic, reloader, resolver, push };
+    let admin = Admin { gate, reloader, resolver, push };
     let mut service = Listening::new("admin".to_owned(), admin);
     service.add_tcp(name);
     service
@@ -38,8 +36,7 @@ pub fn service(
 
 /// Answers operators.
 pub struct Admin {
-    metrics: Arc<Metrics>,
-    traffic: Arc<Traffic>,
+    gate: Arc<Gate>,
     reloader: Arc<Reloader>,
     resolver: Arc<Resolver>,
     /// Where keys come from a service that may tell of changes.
@@ -80,7 +77,7 @@ impl ServeHttp for Admin {
 
 impl Admin {
     fn metrics(&self) -> Answer {
-        match self.metrics.encode() {
+        match self.gate.scrape(Now::read()) {
             Ok(text) => answer(StatusCode::OK, prometheus::TEXT_FORMAT, text.into_bytes()),
             Err(fault) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("the metrics cannot be written: {fault}\n")),
         }
@@ -88,7 +85,7 @@ impl Admin {
 
     fn ready(&self) -> Answer {
         let may_wait = self.reloader.config().keys.ready_without_source;
-        let (status, word) = match (self.traffic.is_draining(), self.resolver.has_answered()) {
+        let (status, word) = match (self.gate.traffic().is_draining(), self.resolver.has_answered()) {
             (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "shutting down"),
             (false, false) if !may_wait => (StatusCode::SERVICE_UNAVAILABLE, "waiting for the key source"),
             (false, _) => (StatusCode::OK, "ok"),

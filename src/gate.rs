@@ -6,8 +6,10 @@ mod access_log;
 mod credential;
 mod lease;
 mod money;
+mod outcome;
 mod planned;
 mod prompt;
+mod scrape;
 mod settings;
 mod traffic;
 mod visit;
@@ -21,8 +23,9 @@ use jiff::Timestamp;
 pub use self::{
     access_log::{AccessLog, Line},
     credential::CREDENTIAL_HEADERS,
-    lease::{Admitted, Client, Held, HeldLimits, Lease, Outcome},
+    lease::{Admitted, Held, HeldLimits, Lease},
     money::Ask,
+    outcome::{Client, Outcome},
     prompt::Prompt,
     settings::{Model, Route, Settings},
     traffic::{BodyRoom, Presence, Traffic},
@@ -33,10 +36,11 @@ use self::{
     planned::Planned,
 };
 use crate::{
+    account::Account,
     api::Endpoint,
     body::{Change, Scanned},
     config::OnClientAbort,
-    key::{Bar, KeyHash},
+    key::{Bar, KeyHash, KeyId},
     ledger::{Courier, Ledger},
     limit::{LearnedModels, Limits, Moment, Plan, Standing, Strangers},
     metrics::{Metrics, Unauthorized},
@@ -343,6 +347,7 @@ impl Gate {
             endpoint,
             key,
         };
+        admitted.key.account.held_to(&admitted.limits);
         Planned::of(visit, admitted, scanned, now)
     }
 
@@ -387,8 +392,12 @@ impl Gate {
     /// What is used and left of a key's limits, by those who count it.
     #[must_use]
     pub fn standing(&self, key: &Key, limits: &Limits, now: Now) -> Standing {
-        let elsewhere = self.sharing(limits).and_then(|shared| shared.standing(&key.record.id, limits, now.moment));
-        elsewhere.unwrap_or_else(|| key.account.counters.standing(limits, now.moment))
+        self.standing_of(&key.record.id, &key.account, limits, now)
+    }
+
+    fn standing_of(&self, id: &KeyId, account: &Account, limits: &Limits, now: Now) -> Standing {
+        let elsewhere = self.sharing(limits).and_then(|shared| shared.standing(id, limits, now.moment));
+        elsewhere.unwrap_or_else(|| account.counters.standing(limits, now.moment))
     }
 
     /// The same, asked of those who count it.
@@ -415,7 +424,10 @@ impl Gate {
                 metrics.refused(reason);
             }
         }
-        let reason = rejection.map(|rejection| rejection.kind().1);
+        let reason = rejection.map(Rejection::code);
+        if let Some(code) = reason {
+            self.metrics.error(code);
+        }
         visit.ended(&Ended { status, reason, ..Ended::default() }, now);
         self.log.write(&visit.line(status, reason, now));
     }

@@ -6,8 +6,10 @@
 mod words;
 
 mod key;
+mod scrape;
 mod shared;
 mod traces;
+mod upstream;
 
 use std::sync::Arc;
 
@@ -17,24 +19,25 @@ use prometheus::{
     TextEncoder, core::Collector,
 };
 
+use self::upstream::Upstreams;
 pub use self::{
     key::{KeyMetrics, KeySeries, ModelMetrics},
+    scrape::{Balances, Shares},
     shared::{SharedAnswer, SharedSeries},
     traces::TraceSeries,
+    upstream::{UpstreamOutcome, UpstreamSeries},
 };
 use crate::usage::Source;
 
 /// The process's metrics.
 pub struct Metrics {
     registry: Registry,
+    errors: IntCounterVec,
     unauthorized: IntCounterVec,
     usage: IntCounterVec,
     client_aborts: IntCounter,
     unpriced: IntCounterVec,
-    request_duration: HistogramVec,
-    time_to_first_token: HistogramVec,
-    time_per_output_token: HistogramVec,
-    overhead: HistogramVec,
+    upstreams: Upstreams,
     lookups: IntCounterVec,
     source_requests: IntCounterVec,
     source_duration: HistogramVec,
@@ -48,14 +51,6 @@ pub struct Metrics {
     keys: Arc<KeySeries>,
 }
 
-/// Seconds, from what a refusal takes to what a long answer takes.
-const DURATIONS: [f64; 16] =
-    [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 600.0];
-/// Seconds between two tokens.
-const TOKEN_TIMES: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0];
-/// Seconds of our own work, and of waiting for whom we ask before the upstream is.
-const OVERHEADS: [f64; 14] =
-    [0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
 /// Seconds that a key source takes: from a file's to more than a service is given.
 const SOURCE_TIMES: [f64; 14] =
     [0.000_01, 0.000_1, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
@@ -75,6 +70,12 @@ impl Metrics {
         make.build_info()?;
         make.process()?;
         Ok(Self {
+            errors: make.counters_of(
+                "keymeter_errors_total",
+                "Errors that the gateway answered on its own account, by the code that the client was told.",
+                "code",
+                &ErrorCode::ALL.map(ErrorCode::as_str),
+            )?,
             unauthorized: make.counters_of(
                 "keymeter_unauthorized_total",
                 "Requests without a known key, by reason.",
@@ -96,30 +97,7 @@ impl Metrics {
                 "Responses that used tokens of a model without a price, and so cost nothing.",
                 &["model"],
             )?,
-            request_duration: make.histograms(
-                "keymeter_request_duration_seconds",
-                "From the request's head to the response's last byte.",
-                &DURATIONS,
-                &["upstream", "model"],
-            )?,
-            time_to_first_token: make.histograms(
-                "keymeter_time_to_first_token_seconds",
-                "From the request's head to the first piece of the answer.",
-                &DURATIONS,
-                &["upstream", "model"],
-            )?,
-            time_per_output_token: make.histograms(
-                "keymeter_time_per_output_token_seconds",
-                "Time between output tokens after the first, for streams.",
-                &TOKEN_TIMES,
-                &["upstream", "model"],
-            )?,
-            overhead: make.histograms(
-                "keymeter_overhead_seconds",
-                "The gateway's own work on a request before it goes to the upstream.",
-                &OVERHEADS,
-                &["upstream", "model"],
-            )?,
+            upstreams: Upstreams::new(&make)?,
             lookups: make.counters_of(
                 "keymeter_key_cache_lookups_total",
                 "Look-ups of keys in the cache, by result: hit, miss, stale or unknown.",
@@ -207,6 +185,11 @@ impl Metrics {
         &self.keys
     }
 
+    /// An error that a client was told.
+    pub fn error(&self, code: ErrorCode) {
+        self.errors.with_label_values(&[code.as_str()]).inc();
+    }
+
     /// A request without a known key.
     pub fn unauthorized(&self, reason: Unauthorized) {
         self.unauthorized.with_label_values(&[reason.as_str()]).inc();
@@ -276,30 +259,61 @@ impl Metrics {
         }
     }
 
-    /// The histograms of one upstream and model.
+    /// The series of one upstream and model.
     #[must_use]
-    pub fn timings(&self, upstream: &str, model: &str) -> Timings {
-        let labels = [upstream, model];
-        Timings {
-            request_duration: self.request_duration.with_label_values(&labels),
-            time_to_first_token: self.time_to_first_token.with_label_values(&labels),
-            time_per_output_token: self.time_per_output_token.with_label_values(&labels),
-            overhead: self.overhead.with_label_values(&labels),
-        }
+    pub fn upstream(&self, upstream: &str, model: &str) -> UpstreamSeries {
+        self.upstreams.of(upstream, model)
     }
 }
 
-/// The histograms of one upstream and model, found once and kept with the route.
-#[derive(Clone)]
-pub struct Timings {
-    /// From the head to the last byte.
-    pub request_duration: Histogram,
-    /// From the head to the first piece of the answer.
-    pub time_to_first_token: Histogram,
-    /// Between output tokens.
-    pub time_per_output_token: Histogram,
-    /// Our own work.
-    pub overhead: Histogram,
+words! {
+    /// What a client is told of why it has no response: the `code` of OpenAI's form of an error.
+    ErrorCode {
+        /// No key, or none that is valid.
+        InvalidApiKey = "invalid_api_key",
+        /// The key is switched off.
+        ApiKeyDisabled = "api_key_disabled",
+        /// The key's time is over.
+        ApiKeyExpired = "api_key_expired",
+        /// The key is put away.
+        ApiKeyArchived = "api_key_archived",
+        /// The balance is used up.
+        InsufficientQuota = "insufficient_quota",
+        /// The model is unknown, or not the key's.
+        ModelNotFound = "model_not_found",
+        /// A limit is reached.
+        RateLimitExceeded = "rate_limit_exceeded",
+        /// The prompt or the body is too large for good.
+        RequestTooLarge = "request_too_large",
+        /// The body is no JSON that can be read in one way only.
+        InvalidJson = "invalid_json",
+        /// The request's framing is at fault.
+        InvalidRequest = "invalid_request",
+        /// The body is too slow.
+        RequestTimeout = "request_timeout",
+        /// The body's length is not stated.
+        LengthRequired = "length_required",
+        /// The body is compressed.
+        UnsupportedEncoding = "unsupported_encoding",
+        /// The path is none that is served.
+        UnknownUrl = "unknown_url",
+        /// The path has another method.
+        MethodNotAllowed = "method_not_allowed",
+        /// The key source cannot answer.
+        KeySourceUnavailable = "key_source_unavailable",
+        /// Too many bodies are held.
+        Overloaded = "overloaded",
+        /// The request cannot be recorded.
+        LedgerUnavailable = "ledger_unavailable",
+        /// Those who share the limits cannot be asked.
+        LimitsUnavailable = "limits_unavailable",
+        /// The process stops.
+        ShuttingDown = "shutting_down",
+        /// The upstream is unreachable, broke off, or refused our credential.
+        UpstreamError = "upstream_error",
+        /// The upstream is too slow.
+        UpstreamTimeout = "upstream_timeout",
+    }
 }
 
 words! {

@@ -52,7 +52,6 @@ use crate::{
 pub struct Plugin {
     gate: Arc<Gate>,
     reloader: Arc<Reloader>,
-    metrics: Arc<Metrics>,
     resolver: Arc<Resolver>,
     accounts: Arc<Accounts>,
     source: Source,
@@ -135,7 +134,7 @@ impl Plugin {
             Source::Http(_) => None,
         };
         let reloader = Reloader::new(path, files, config, gate.clone(), yaml, resolver.clone(), metrics.clone());
-        Ok(Self { gate, reloader: Arc::new(reloader), metrics, resolver, accounts, source, sender, shared })
+        Ok(Self { gate, reloader: Arc::new(reloader), resolver, accounts, source, sender, shared })
     }
 
     /// `proxy` behind the gate.
@@ -158,8 +157,7 @@ impl Plugin {
             Source::Http(push) => Some(push.clone()),
             Source::Yaml(_) => None,
         };
-        let traffic = self.gate.traffic().clone();
-        admin::service(self.metrics.clone(), traffic, self.reloader.clone(), self.resolver.clone(), push, name)
+        admin::service(self.gate.clone(), self.reloader.clone(), self.resolver.clone(), push, name)
     }
 
     /// What keeps the plugin up to date.
@@ -410,13 +408,13 @@ mod tests {
             [(http::header::AUTHORIZATION, HeaderValue::from_static("Bearer sk-a"))].into_iter().collect();
         plugin.gate().identify(&mut visit, &headers, None, Ipv4Addr::LOCALHOST.into(), now).await.unwrap();
         drop(visit);
-        assert!(plugin.metrics.encode().unwrap().contains("key_a"));
+        assert!(plugin.gate.scrape(Now::read()).unwrap().contains("\"key_a\""));
 
         let Source::Yaml(yaml) = &plugin.source else { panic!("keys come from YAML") };
         yaml.replace(Vec::new());
         let (upkeep, later) = (plugin.upkeep(), now.moment + Duration::from_millis(2));
         upkeep.sweep_once(later);
         upkeep.sweep_once(later + SERIES_OF_DELETED_KEYS);
-        assert!(!plugin.metrics.encode().unwrap().contains("key_a"));
+        assert!(!plugin.gate.scrape(Now::read()).unwrap().contains("\"key_a\""));
     }
 }

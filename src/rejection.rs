@@ -11,7 +11,7 @@ use crate::{
     body::BodyFault,
     key::{Bar, KeyId},
     limit::{Over, Refusal},
-    metrics::Refused,
+    metrics::{ErrorCode, Refused},
 };
 
 /// Why a request is not answered by an upstream.
@@ -112,8 +112,6 @@ pub enum Rejection {
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
-const INVALID_REQUEST: &str = "invalid_request_error";
-const SERVER_ERROR: &str = "server_error";
 
 impl Rejection {
     /// Why the key of `id` may not be used.
@@ -155,34 +153,45 @@ impl Rejection {
         }
     }
 
-    /// OpenAI's `type` and `code`. The code is also the `reason` of the access log.
+    /// OpenAI's `type`.
     #[must_use]
-    pub fn kind(&self) -> (&'static str, &'static str) {
+    pub fn kind(&self) -> &'static str {
         match self {
-            Self::InvalidKey => (INVALID_REQUEST, "invalid_api_key"),
-            Self::KeyDisabled(_) => (INVALID_REQUEST, "api_key_disabled"),
-            Self::KeyExpired(_) => (INVALID_REQUEST, "api_key_expired"),
-            Self::KeyArchived(_) => (INVALID_REQUEST, "api_key_archived"),
-            Self::NoBalance(_) => ("insufficient_quota", "insufficient_quota"),
-            Self::ModelNotFound { .. } => (INVALID_REQUEST, "model_not_found"),
-            Self::OverLimit { refusal, .. } if refusal.over == Over::Tokens => ("tokens", "rate_limit_exceeded"),
-            Self::OverLimit { .. } | Self::Throttled => ("requests", "rate_limit_exceeded"),
-            Self::PromptTooLarge { .. } => ("tokens", "request_too_large"),
-            Self::InvalidBody(_) => (INVALID_REQUEST, "invalid_json"),
-            Self::AmbiguousFraming | Self::BodyCut => (INVALID_REQUEST, "invalid_request"),
-            Self::BodyTimeout(_) => (INVALID_REQUEST, "request_timeout"),
-            Self::BodyTooLarge { .. } => (INVALID_REQUEST, "request_too_large"),
-            Self::LengthRequired { .. } => (INVALID_REQUEST, "length_required"),
-            Self::UnsupportedEncoding => (INVALID_REQUEST, "unsupported_encoding"),
-            Self::UnknownUrl { .. } => (INVALID_REQUEST, "unknown_url"),
-            Self::MethodNotAllowed { .. } => (INVALID_REQUEST, "method_not_allowed"),
-            Self::SourceUnavailable => (SERVER_ERROR, "key_source_unavailable"),
-            Self::Overloaded => (SERVER_ERROR, "overloaded"),
-            Self::LedgerUnavailable => (SERVER_ERROR, "ledger_unavailable"),
-            Self::LimitsUnavailable => (SERVER_ERROR, "limits_unavailable"),
-            Self::ShuttingDown => (SERVER_ERROR, "shutting_down"),
-            Self::Upstream { .. } | Self::UpstreamCredential { .. } => (SERVER_ERROR, "upstream_error"),
-            Self::UpstreamTimeout { .. } => (SERVER_ERROR, "upstream_timeout"),
+            Self::NoBalance(_) => "insufficient_quota",
+            Self::OverLimit { refusal, .. } if refusal.over == Over::Tokens => "tokens",
+            Self::PromptTooLarge { .. } => "tokens",
+            Self::OverLimit { .. } | Self::Throttled => "requests",
+            _ if self.status().is_server_error() => "server_error",
+            _ => "invalid_request_error",
+        }
+    }
+
+    /// OpenAI's `code`. It is also the `reason` of the access log.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::InvalidKey => ErrorCode::InvalidApiKey,
+            Self::KeyDisabled(_) => ErrorCode::ApiKeyDisabled,
+            Self::KeyExpired(_) => ErrorCode::ApiKeyExpired,
+            Self::KeyArchived(_) => ErrorCode::ApiKeyArchived,
+            Self::NoBalance(_) => ErrorCode::InsufficientQuota,
+            Self::ModelNotFound { .. } => ErrorCode::ModelNotFound,
+            Self::OverLimit { .. } | Self::Throttled => ErrorCode::RateLimitExceeded,
+            Self::PromptTooLarge { .. } | Self::BodyTooLarge { .. } => ErrorCode::RequestTooLarge,
+            Self::InvalidBody(_) => ErrorCode::InvalidJson,
+            Self::AmbiguousFraming | Self::BodyCut => ErrorCode::InvalidRequest,
+            Self::BodyTimeout(_) => ErrorCode::RequestTimeout,
+            Self::LengthRequired { .. } => ErrorCode::LengthRequired,
+            Self::UnsupportedEncoding => ErrorCode::UnsupportedEncoding,
+            Self::UnknownUrl { .. } => ErrorCode::UnknownUrl,
+            Self::MethodNotAllowed { .. } => ErrorCode::MethodNotAllowed,
+            Self::SourceUnavailable => ErrorCode::KeySourceUnavailable,
+            Self::Overloaded => ErrorCode::Overloaded,
+            Self::LedgerUnavailable => ErrorCode::LedgerUnavailable,
+            Self::LimitsUnavailable => ErrorCode::LimitsUnavailable,
+            Self::ShuttingDown => ErrorCode::ShuttingDown,
+            Self::Upstream { .. } | Self::UpstreamCredential { .. } => ErrorCode::UpstreamError,
+            Self::UpstreamTimeout { .. } => ErrorCode::UpstreamTimeout,
         }
     }
 

@@ -205,6 +205,12 @@ impl Resolver {
         self.known.get(hash)
     }
 
+    /// What the keys that were met have used.
+    #[must_use]
+    pub fn accounts(&self) -> &Arc<Accounts> {
+        &self.accounts
+    }
+
     /// The wallets of the keys that were met.
     #[must_use]
     pub fn purses(&self) -> &Arc<Purses> {

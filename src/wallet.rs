@@ -109,6 +109,13 @@ impl Purses {
         self.by_id.read().get(id).cloned()
     }
 
+    /// What is in each wallet of which something was heard lately.
+    #[must_use]
+    pub fn balances(&self, now: Moment) -> Vec<(Arc<str>, Usd)> {
+        let by_id = self.by_id.read();
+        by_id.iter().filter_map(|(id, purse)| Some((id.clone(), purse.balance(now)?))).collect()
+    }
+
     /// Of which wallets the keeper is to be asked in advance, and for how much.
     #[must_use]
     pub fn wishes(&self, now: Moment) -> Vec<Wish> {

@@ -252,6 +252,10 @@ async fn a_key_asks_for_its_own_usage() {
     assert_eq!(told["limits"]["tokens_per_minute"]["remaining"], Value::Null);
     assert_eq!((&told["balance_usd"], &told["total"]["cost_usd"]), (&json!("9.99"), &json!("0.01")));
     assert_eq!((&told["total"]["requests"], &told["total"]["models"]), (&json!(2), &json!(["m"])));
+    // Prometheus is told the same.
+    gateway.metric_becomes("keymeter_wallet_balance_usd{wallet=\"ada\"}", 9.99).await;
+    let used = format!("keymeter_key_limit_used_ratio{{key_id=\"{id}\",limit=\"requests_per_minute\"}}");
+    gateway.metric_becomes(&used, 0.033_333).await;
     assert_eq!(client.request("GET", "/v1/usage", &[("x-api-key", "sk-no")], b"").await.status, 401);
     assert_eq!(client.request("POST", "/v1/usage", &[("x-api-key", &secret)], b"").await.status, 405);
     plane.control.stop().await;

@@ -2,6 +2,7 @@
 //! `make soak` runs it at a million keys.
 
 use std::{
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,9 +10,10 @@ use std::{
 use async_trait::async_trait;
 use keymeter::{
     account::Accounts,
-    config::KeyCache,
+    config::{self, KeyCache},
+    gate::{AccessLog, Gate, Now, Settings},
     key::{KeyHash, KeyRecord, KeyState, OwnLimits},
-    limit::Moment,
+    limit::{Limit, Limits, Moment},
     metrics::Metrics,
     resolve::{Answer, Change, EntityTag, Found, KeySource, ResolveFault, Resolver, SourceFault},
     runs::Runs,
@@ -70,6 +72,7 @@ impl KeySource for Numbered {
 
 struct House {
     source: Arc<Numbered>,
+    metrics: Arc<Metrics>,
     resolver: Arc<Resolver>,
     runs: Arc<Runs>,
 }
@@ -81,8 +84,14 @@ impl House {
         let hour = Duration::from_secs(3600);
         let terms = KeyCache { capacity: 1_000_000, ttl: hour, unknown_ttl: Duration::from_secs(5), stale_for: hour };
         let accounts = Arc::new(Accounts::new(metrics.clone()));
-        let resolver = Arc::new(Resolver::new(source.clone(), &terms, accounts, metrics, runs.clone()));
-        Self { source, resolver, runs }
+        let resolver = Arc::new(Resolver::new(source.clone(), &terms, accounts, metrics.clone(), runs.clone()));
+        Self { source, metrics, resolver, runs }
+    }
+
+    fn gate(&self) -> Gate {
+        let text = "{upstreams: [{name: one, url: 'http://127.0.0.1:1'}], keys: {yaml: {path: keys.yaml}}}";
+        let config = config::parse(text, Path::new("/keymeter.yaml"), &|_| None).unwrap();
+        Gate::new(Settings::of(&config), self.resolver.clone(), self.metrics.clone(), AccessLog::none())
     }
 
     async fn meet_all(&self) {
@@ -132,22 +141,23 @@ async fn what_a_key_takes_is_bounded_and_strangers_push_out_nobody() {
     assert!(grown < 200 << 20, "{grown} bytes");
 }
 
-#[test]
-fn the_series_of_a_hundred_thousand_keys_are_scraped_in_seconds() {
+#[tokio::test]
+async fn the_series_of_a_hundred_thousand_keys_are_scraped_in_seconds() {
     let keys = if is_soak() { 100_000 } else { 2_000 };
-    let metrics = Arc::new(Metrics::new(100_000).unwrap());
-    let model = "llama-3*".into();
-    let series: Vec<_> = (0..keys)
-        .map(|number| {
-            let series = metrics.keys().of(&format!("key_{number:016}").parse().unwrap());
-            series.model(&model).answered(200);
-            series
-        })
-        .collect();
+    let house = House::with(keys);
+    let gate = house.gate();
+    let (model, limit) = ("llama-3*".into(), Limit::at(600).unwrap());
+    let limits = Limits { requests_per_minute: limit, tokens_per_minute: limit, concurrent_requests: limit };
+    for number in 0..keys {
+        let key = house.resolver.resolve(hash(number), Moment::now()).await.ok().unwrap();
+        key.account.metrics.model(&model).answered(200);
+        key.account.held_to(&limits);
+    }
     let start = Instant::now();
-    let text = metrics.encode().unwrap();
-    println!("{} keys are scraped in {:?}, {} MiB", series.len(), start.elapsed(), text.len() >> 20);
-    assert_eq!(text.matches("keymeter_requests_total{key_id=").count(), series.len());
+    let text = gate.scrape(Now::read()).unwrap();
+    println!("{keys} keys are scraped in {:?}, {} MiB", start.elapsed(), text.len() >> 20);
+    assert_eq!(text.matches("keymeter_requests_total{key_id=").count(), keys as usize);
+    assert_eq!(text.matches("keymeter_key_limit_used_ratio{key_id=").count(), keys as usize * 3);
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
 

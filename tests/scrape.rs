@@ -18,17 +18,20 @@ use crate::support::{
 };
 
 /// Every metric that is promised for keys from a file and with traces, its type and its labels in alphabetical order.
-const PROMISED: [(&str, &str, &[&str]); 34] = [
+const PROMISED: [(&str, &str, &[&str]); 38] = [
     ("keymeter_build_info", "gauge", &["revision", "version"]),
     ("keymeter_client_aborts_total", "counter", &[]),
     ("keymeter_config_last_reload_success_timestamp_seconds", "gauge", &[]),
     ("keymeter_config_last_reload_successful", "gauge", &[]),
     ("keymeter_cost_usd_total", "counter", &["key_id", "model"]),
+    ("keymeter_errors_total", "counter", &["code"]),
     ("keymeter_key_cache_lookups_total", "counter", &["result"]),
     ("keymeter_key_events_connected", "gauge", &[]),
     ("keymeter_key_info", "gauge", &["key_id", "name", "team"]),
     ("keymeter_key_last_used_timestamp_seconds", "gauge", &["key_id"]),
+    ("keymeter_key_limit_used_ratio", "gauge", &["key_id", "limit"]),
     ("keymeter_key_revocation_lag_seconds", "histogram", &[]),
+    ("keymeter_key_series_folded_total", "counter", &[]),
     ("keymeter_key_source_duration_seconds", "histogram", &["outcome"]),
     ("keymeter_key_source_requests_total", "counter", &["outcome"]),
     ("keymeter_ledger_oldest_record_age_seconds", "gauge", &[]),
@@ -45,6 +48,7 @@ const PROMISED: [(&str, &str, &[&str]); 34] = [
     ("keymeter_trace_spans_total", "counter", &["outcome"]),
     ("keymeter_unauthorized_total", "counter", &["reason"]),
     ("keymeter_unpriced_responses_total", "counter", &["model"]),
+    ("keymeter_upstream_responses_total", "counter", &["model", "outcome", "upstream"]),
     ("keymeter_usage_total", "counter", &["source"]),
     ("process_cpu_seconds_total", "counter", &[]),
     ("process_max_fds", "gauge", &[]),
@@ -56,7 +60,7 @@ const PROMISED: [(&str, &str, &[&str]); 34] = [
 ];
 
 /// The values that labels have after all sorts of traffic: all of these and no others.
-const VALUES: [(&str, &str, &[&str]); 14] = [
+const VALUES: [(&str, &str, &[&str]); 17] = [
     ("keymeter_requests_total", "key_id", &["key_busy", "key_off", "key_old", "key_one", "key_test"]),
     ("keymeter_requests_total", "model", &["llama-*", "other"]),
     ("keymeter_requests_total", "status", &["200", "400", "401", "404", "405", "429", "500"]),
@@ -75,6 +79,23 @@ const VALUES: [(&str, &str, &[&str]); 14] = [
     ("keymeter_key_source_requests_total", "outcome", &["failed", "found", "unknown"]),
     ("keymeter_request_duration_seconds", "upstream", &["scripted"]),
     ("keymeter_trace_spans_total", "outcome", &["dropped", "exported", "failed"]),
+    ("keymeter_key_limit_used_ratio", "key_id", &["key_busy", "key_one"]),
+    ("keymeter_key_limit_used_ratio", "limit", &["concurrent_requests", "requests_per_minute", "tokens_per_minute"]),
+    (
+        "keymeter_upstream_responses_total",
+        "outcome",
+        &[
+            "abandoned",
+            "broken_off",
+            "client_error",
+            "credential_refused",
+            "rate_limited",
+            "server_error",
+            "success",
+            "timeout",
+            "unreachable",
+        ],
+    ),
 ];
 
 const KEYS: &str = r#"keys:
@@ -330,6 +351,22 @@ async fn what_was_counted_is_what_happened() {
         (r#"keymeter_usage_total{source="estimated"}"#, 2.0),
         (r#"keymeter_usage_total{source="none"}"#, 1.0),
         ("keymeter_client_aborts_total", 1.0),
+        (r#"keymeter_upstream_responses_total{model="llama-*",outcome="success",upstream="scripted"}"#, 5.0),
+        (r#"keymeter_upstream_responses_total{model="llama-*",outcome="server_error",upstream="scripted"}"#, 1.0),
+        (r#"keymeter_upstream_responses_total{model="llama-*",outcome="broken_off",upstream="scripted"}"#, 1.0),
+        (r#"keymeter_upstream_responses_total{model="llama-*",outcome="abandoned",upstream="scripted"}"#, 1.0),
+        (r#"keymeter_upstream_responses_total{model="other",outcome="success",upstream="scripted"}"#, 2.0),
+        // Whoever was refused, known or not, is in one counter.
+        (r#"keymeter_errors_total{code="api_key_disabled"}"#, 1.0),
+        (r#"keymeter_errors_total{code="model_not_found"}"#, 1.0),
+        (r#"keymeter_errors_total{code="unknown_url"}"#, 1.0),
+        (r#"keymeter_errors_total{code="invalid_json"}"#, 1.0),
+        (r#"keymeter_errors_total{code="upstream_error"}"#, 1.0),
+        (r#"keymeter_errors_total{code="key_source_unavailable"}"#, 0.0),
+        (r#"keymeter_key_limit_used_ratio{key_id="key_one",limit="requests_per_minute"}"#, 1.0),
+        (r#"keymeter_key_limit_used_ratio{key_id="key_busy",limit="concurrent_requests"}"#, 0.0),
+        (r#"keymeter_key_limit_used_ratio{key_id="key_busy",limit="tokens_per_minute"}"#, 0.02),
+        ("keymeter_key_series_folded_total", 0.0),
         // A stream has one time for each of its tokens; two ran to their ends.
         (r#"keymeter_time_per_output_token_seconds_count{model="llama-*",upstream="scripted"}"#, 2.0),
         // All that were admitted: of key_test six and of the other keys two.

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Gate, Model, Now, Prompt, Route, Settings, Visit,
+    Gate, Model, Now, Outcome, Prompt, Route, Settings, Visit,
     visit::{RequestId, millis},
 };
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
     body::Change,
     ledger::{Record, SpoolFault},
     limit::{Learned, Limits, Moment, Reservation, Standing},
+    metrics::UpstreamSeries,
     price::{TokenCounts, Usd},
     rejection::Rejection,
     resolve::Key,
@@ -111,31 +112,6 @@ impl HeldLimits {
             ticket.cancel();
         }
     }
-}
-
-/// How a request ended, as far as its carrier can tell.
-#[derive(Debug, Default)]
-pub struct Outcome<'request> {
-    /// The status that the client got, if it got one.
-    pub status: Option<u16>,
-    /// Whether the response went through to its last byte.
-    pub complete: bool,
-    /// What is known of the client.
-    pub client: Client,
-    /// What the client was told in place of a response.
-    pub rejection: Option<&'request Rejection>,
-}
-
-/// What is known of a request's client at its end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Client {
-    /// It is there.
-    #[default]
-    There,
-    /// Its connection failed, and with it the exchange.
-    Gone,
-    /// It left before the response's end, and the exchange went on without it.
-    LeftEarly,
 }
 
 /// What the meter says at the end.
@@ -339,14 +315,19 @@ impl Lease {
             return;
         }
         let Reading { complete, is_stream, metered, cost, .. } = self.read(outcome, now);
-        let aborted = is_aborted(outcome, complete);
+        let aborted = outcome.is_aborted(complete);
         self.end_exchange(outcome.rejection, now);
         self.learn(&metered, complete);
         let status = outcome.status.unwrap_or(if aborted { CLIENT_CLOSED } else { self.status });
         // Whoever saw the response's end did so after it was recorded.
         let _ = self.record(status);
         self.count(&metered, cost, status, aborted);
-        self.time(&metered, is_stream && complete, now);
+        if let Some(rejection) = outcome.rejection {
+            self.gate.metrics.error(rejection.code());
+        }
+        let series = self.admitted.route.series(&self.admitted.model, &self.gate.metrics);
+        series.answered(outcome.of_upstream(self.status, complete));
+        self.time(&series, &metered, is_stream && complete, now);
         self.end_trace(&metered, cost, status, outcome, now);
         self.log(&metered, cost, status, aborted, outcome.rejection, now);
     }
@@ -375,7 +356,7 @@ impl Lease {
         let reading = self.reading.unwrap_or_default();
         let first_piece = self.first_token.filter(|_| reading.is_stream).map(|first| first.date);
         let Metered { usage, source, .. } = reading.metered;
-        let failure = rejection.map(|rejection| rejection.kind().1);
+        let failure = rejection.map(Rejection::code);
         trace.exchange_ended(&ExchangeEnded { usage, source, first_piece, failure }, now.date);
     }
 
@@ -388,9 +369,9 @@ impl Lease {
         let upstream = self.admitted.route.name.clone();
         let ended = Ended {
             status,
-            reason: outcome.rejection.map(|rejection| rejection.kind().1),
+            reason: outcome.rejection.map(Rejection::code),
             broke_off: !complete,
-            client_aborted: is_aborted(outcome, complete),
+            client_aborted: outcome.is_aborted(complete),
             upstream: Some(&upstream),
             spent: Some(Spent { usage: metered.usage, source: metered.source, cost }),
         };
@@ -433,7 +414,7 @@ impl Lease {
     fn read_meter(&mut self, outcome: &Outcome<'_>) -> Reading {
         let (is_served, is_stream) = (self.meter.is_some(), self.is_stream());
         let complete = outcome.complete || self.has_ended();
-        let metered = self.metered(complete, is_aborted(outcome, complete));
+        let metered = self.metered(complete, outcome.is_aborted(complete));
         let is_charged = is_served || metered.source != Source::None;
         let cost = if is_charged { self.cost(&metered) } else { Usd::ZERO };
         Reading { complete, is_stream, metered, cost }
@@ -490,24 +471,22 @@ impl Lease {
         }
     }
 
-    fn time(&self, metered: &Metered, streamed: bool, now: Now) {
-        let Admitted { route, model, .. } = &self.admitted;
-        let timings = route.timings(model, &self.gate.metrics);
+    fn time(&self, series: &UpstreamSeries, metered: &Metered, streamed: bool, now: Now) {
         let arrived = self.visit.arrived.moment;
-        timings.request_duration.observe(now.moment.saturating_since(arrived).as_secs_f64());
-        timings.overhead.observe(self.visit.work.as_secs_f64());
+        series.request_duration.observe(now.moment.saturating_since(arrived).as_secs_f64());
+        series.overhead.observe(self.visit.work.as_secs_f64());
         let Some(first) = self.first_token else { return };
-        timings.time_to_first_token.observe(first.moment.saturating_since(arrived).as_secs_f64());
+        series.time_to_first_token.observe(first.moment.saturating_since(arrived).as_secs_f64());
         if streamed && metered.usage.output > 1 {
             let rest = u32::try_from(metered.usage.output - 1).unwrap_or(u32::MAX);
-            timings.time_per_output_token.observe((now.moment.saturating_since(first.moment) / rest).as_secs_f64());
+            series.time_per_output_token.observe((now.moment.saturating_since(first.moment) / rest).as_secs_f64());
         }
     }
 
     fn log(&self, metered: &Metered, cost: Usd, status: u16, aborted: bool, rejection: Option<&Rejection>, now: Now) {
         let usage = &metered.usage;
         let arrived = self.visit.arrived.moment;
-        let mut line = self.visit.line(status, rejection.map(|rejection| rejection.kind().1), now);
+        let mut line = self.visit.line(status, rejection.map(Rejection::code), now);
         line.upstream = Some(&self.admitted.route.name);
         line.time_to_first_token_ms = self.first_token.map(|first| millis(first.moment.saturating_since(arrived)));
         line.input_tokens = usage.input;
@@ -519,15 +498,6 @@ impl Lease {
         line.cost_usd = cost.to_string();
         line.client_aborted = aborted;
         self.gate.log.write(&line);
-    }
-}
-
-/// Whether the client went away before the end.
-fn is_aborted(outcome: &Outcome<'_>, complete: bool) -> bool {
-    match outcome.client {
-        Client::There => false,
-        Client::Gone => !complete,
-        Client::LeftEarly => true,
     }
 }
 

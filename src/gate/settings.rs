@@ -16,7 +16,7 @@ use crate::{
     glob::Glob,
     key::KeyRecord,
     limit::{Limits, Strategy},
-    metrics::{Metrics, Timings},
+    metrics::{Metrics, UpstreamSeries},
     price::Price,
 };
 
@@ -66,7 +66,7 @@ pub struct Route {
     models: Vec<Glob>,
     inject_usage: InjectUsage,
     refuses_stream_options: AtomicBool,
-    timings: Vec<OnceLock<Timings>>,
+    series: Vec<OnceLock<Arc<UpstreamSeries>>>,
 }
 
 impl Settings {
@@ -185,7 +185,7 @@ impl Model {
 }
 
 impl Route {
-    /// The way to `upstream`, with room for the timings of so many configured models.
+    /// The way to `upstream`, with room for the series of so many configured models.
     fn to(upstream: Arc<config::Upstream>, models: usize) -> Self {
         Self {
             name: upstream.name.clone(),
@@ -203,7 +203,7 @@ impl Route {
             models: vec![Glob::new("*")],
             inject_usage: InjectUsage::Auto,
             refuses_stream_options: AtomicBool::new(false),
-            timings: std::iter::repeat_with(OnceLock::new).take(models).collect(),
+            series: std::iter::repeat_with(OnceLock::new).take(models).collect(),
             upstream: None,
         }
     }
@@ -237,10 +237,10 @@ impl Route {
         }
     }
 
-    /// The histograms of this route and `model`.
+    /// The series of this route and `model`.
     #[must_use]
-    pub fn timings(&self, model: &Model, metrics: &Metrics) -> Timings {
-        let find = || metrics.timings(&self.name, &model.label);
-        self.timings.get(model.index).map_or_else(find, |known| known.get_or_init(find).clone())
+    pub fn series(&self, model: &Model, metrics: &Metrics) -> Arc<UpstreamSeries> {
+        let find = || Arc::new(metrics.upstream(&self.name, &model.label));
+        self.series.get(model.index).map_or_else(find, |known| known.get_or_init(find).clone())
     }
 }

@@ -25,7 +25,7 @@ const CHAT: &str = r#"{"model":"m","messages":[{"role":"user","content":"hello"}
 const STREAM: &str = r#"{"model":"m","stream":true,"messages":[]}"#;
 
 fn code(refused: Result<Lease, Rejection>) -> &'static str {
-    refused.err().map_or("admitted", |rejection| rejection.kind().1)
+    refused.err().map_or("admitted", |rejection| rejection.code().as_str())
 }
 
 /// An answer of 7 tokens in and 5 out.

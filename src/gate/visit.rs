@@ -17,6 +17,7 @@ use crate::{
     api::{Api, Call, Endpoint},
     body::Scanned,
     hex,
+    metrics::ErrorCode,
     resolve::Key,
     traces::{Arrival, Ended, RequestTrace},
 };
@@ -97,7 +98,7 @@ impl Visit {
 
     /// The visit's line in the access log.
     #[must_use]
-    pub fn line(&self, status: u16, reason: Option<&'static str>, now: Now) -> Line<'_> {
+    pub fn line(&self, status: u16, reason: Option<ErrorCode>, now: Now) -> Line<'_> {
         let record = self.key.as_ref().map(|key| &key.record);
         Line {
             time: format!("{:.6}", self.arrived.date),
@@ -108,7 +109,7 @@ impl Visit {
             model: self.kept_model(),
             path: first_bytes(&self.path, LOGGED),
             status,
-            reason,
+            reason: reason.map(ErrorCode::as_str),
             duration_ms: millis(now.moment.saturating_since(self.arrived.moment)),
             usage_source: "none",
             cost_usd: "0".to_owned(),

@@ -4,6 +4,8 @@
 
 mod exposition;
 
+pub(super) use exposition::escape;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -30,13 +32,24 @@ const OTHER: &str = "other";
 /// All keys that have series of their own, and what the others share.
 pub struct KeySeries {
     max: usize,
+    folded: AtomicU64,
     by_id: Mutex<BTreeMap<KeyId, Weak<KeyMetrics>>>,
     others: Mutex<Option<Arc<KeyMetrics>>>,
 }
 
 impl KeySeries {
     pub(super) fn new(max: usize) -> Self {
-        Self { max, by_id: Mutex::default(), others: Mutex::default() }
+        Self { max, folded: AtomicU64::new(0), by_id: Mutex::default(), others: Mutex::default() }
+    }
+
+    /// How many keys came when all series were taken.
+    fn folded(&self) -> u64 {
+        self.folded.load(Relaxed)
+    }
+
+    /// How many keys have series of their own at most.
+    pub(super) fn max(&self) -> usize {
+        self.max
     }
 
     /// The series of the key `id`, or, if too many keys have series, those that all further keys share.
@@ -51,7 +64,11 @@ impl KeySeries {
         if former.is_some() {
             return former;
         }
-        if id.as_str() == OTHER || by_id.len() >= self.max {
+        if id.as_str() == OTHER {
+            return None;
+        }
+        if by_id.len() >= self.max {
+            self.folded.fetch_add(1, Relaxed);
             return None;
         }
         let new = Arc::new(KeyMetrics::new(Some((self.clone(), id.clone()))));
@@ -72,7 +89,7 @@ impl KeySeries {
     }
 
     /// All series as they are now, by their ids; those that are shared come last.
-    fn all(&self) -> Vec<Arc<KeyMetrics>> {
+    pub(super) fn all(&self) -> Vec<Arc<KeyMetrics>> {
         let own = self.by_id.lock().values().filter_map(Weak::upgrade).collect::<Vec<_>>();
         own.into_iter().chain(self.others.lock().clone()).collect()
     }
@@ -109,7 +126,12 @@ impl KeyMetrics {
     }
 
     fn label(&self) -> &str {
-        self.own.as_ref().map_or(OTHER, |(_, id)| id.as_str())
+        self.id().map_or(OTHER, KeyId::as_str)
+    }
+
+    /// Whose series these are, if they are one key's.
+    pub(super) fn id(&self) -> Option<&KeyId> {
+        self.own.as_ref().map(|(_, id)| id)
     }
 
     /// A request was admitted at `now`, in seconds since 1970.
@@ -235,9 +257,12 @@ mod tests {
         let series = Arc::new(KeySeries::new(1));
         let first = series.of(&id("key_a"));
         assert_eq!(series.of(&id("key_b")).label(), OTHER);
+        assert_eq!(series.folded(), 1);
         assert!(Arc::ptr_eq(&series.of(&id("key_a")), &first));
         drop(first);
         assert_eq!(series.of(&id("key_b")).label(), "key_b");
+        assert_eq!(series.of(&id(OTHER)).label(), OTHER);
+        assert_eq!(series.folded(), 1, "one that is called so has its place");
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl Rejection {
         let message = self.message();
         match api {
             Api::OpenAi => {
-                let (kind, code) = self.kind();
+                let (kind, code) = (self.kind(), self.code().as_str());
                 json!({"error": {"message": message, "type": kind, "param": self.parameter(), "code": code}})
             }
             Api::Anthropic => json!({
@@ -55,7 +55,7 @@ impl Rejection {
 
     /// A stream of responses has an error event of its own form.
     fn response_event(&self) -> Value {
-        json!({"type": "error", "code": self.kind().1, "message": self.message(), "param": self.parameter()})
+        json!({"type": "error", "code": self.code().as_str(), "message": self.message(), "param": self.parameter()})
     }
 
     /// Anthropic's `type`.

@@ -12,6 +12,7 @@ use opentelemetry_sdk::trace::{SdkTracer, Span};
 use super::{Arrival, names, parent::written};
 use crate::{
     api::{Call, Endpoint},
+    metrics::ErrorCode,
     price::Usd,
     usage::{Source, Usage},
 };
@@ -51,8 +52,8 @@ pub struct ExchangeEnded {
     pub source: Source,
     /// When the first piece of a stream came.
     pub first_piece: Option<Timestamp>,
-    /// Why there is no response, or no more of it: the code of the error that the client is told.
-    pub failure: Option<&'static str>,
+    /// Why there is no response, or no more of it, as the client is told.
+    pub failure: Option<ErrorCode>,
 }
 
 /// What a request came to.
@@ -60,8 +61,8 @@ pub struct ExchangeEnded {
 pub struct Ended<'request> {
     /// What the client was answered with.
     pub status: u16,
-    /// Why it was refused or failed, as the error's code.
-    pub reason: Option<&'static str>,
+    /// Why it was refused or failed, as the client is told.
+    pub reason: Option<ErrorCode>,
     /// Whether the response broke off, for whatever reason.
     pub broke_off: bool,
     /// Whether its client left before its end.
@@ -182,7 +183,7 @@ impl RequestTrace {
             describe_usage(span, &ended.usage);
         }
         let refused = status.filter(|status| *status >= 400).map(|status| status.to_string());
-        if let Some(fault) = refused.or_else(|| ended.failure.map(str::to_owned)) {
+        if let Some(fault) = refused.or_else(|| ended.failure.map(|code| code.as_str().to_owned())) {
             fail(span, fault);
         }
         span.end_with_timestamp(at.into());
@@ -199,7 +200,7 @@ impl RequestTrace {
         set_some(span, "keymeter.key.id", key.map(|(id, _)| id.to_owned()));
         set_some(span, "keymeter.key.team", key.and_then(|(_, team)| team).map(str::to_owned));
         set_some(span, "keymeter.upstream", upstream.map(str::to_owned));
-        set_some(span, "keymeter.rejection", reason);
+        set_some(span, "keymeter.rejection", reason.map(ErrorCode::as_str));
         if let Some(spent) = spent {
             describe_spent(span, spent);
             set(span, "keymeter.client_aborted", client_aborted);
@@ -208,7 +209,7 @@ impl RequestTrace {
         let failed = status < 400 && !client_aborted && (broke_off || reason.is_some());
         if status >= 500 || failed {
             let unnamed = || if status >= 500 { status.to_string() } else { "_OTHER".to_owned() };
-            fail(span, reason.map_or_else(unnamed, str::to_owned));
+            fail(span, reason.map_or_else(unnamed, |code| code.as_str().to_owned()));
         }
         span.end_with_timestamp(at.into());
     }

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{
     api::Endpoint,
+    metrics::ErrorCode,
     usage::{Source, Usage},
 };
 
@@ -97,7 +98,7 @@ fn a_request_and_its_exchange_are_told_by_the_conventions() {
     let ended = ExchangeEnded { usage: USAGE, source: Source::Upstream, first_piece, failure: None };
     trace.exchange_ended(&ended, at(900));
     // What comes later changes nothing.
-    trace.exchange_ended(&ExchangeEnded { failure: Some("upstream_error"), ..ended }, at(950));
+    trace.exchange_ended(&ExchangeEnded { failure: Some(ErrorCode::UpstreamError), ..ended }, at(950));
     let spent = Spent { usage: USAGE, source: Source::Upstream, cost: "0.25".parse().unwrap() };
     let upstream = Some("vllm");
     let ended = Ended { status: 200, upstream, spent: Some(spent), ..Ended::default() };
@@ -162,14 +163,14 @@ fn a_request_and_its_exchange_are_told_by_the_conventions() {
 fn an_error_is_one_where_it_is_not_the_clients() {
     for (ended, fault) in [
         (Ended { status: 200, ..Ended::default() }, None),
-        (Ended { status: 401, reason: Some("invalid_api_key"), ..Ended::default() }, None),
-        (Ended { status: 429, reason: Some("rate_limit_exceeded"), ..Ended::default() }, None),
+        (Ended { status: 401, reason: Some(ErrorCode::InvalidApiKey), ..Ended::default() }, None),
+        (Ended { status: 429, reason: Some(ErrorCode::RateLimitExceeded), ..Ended::default() }, None),
         (Ended { status: 499, client_aborted: true, broke_off: true, ..Ended::default() }, None),
         (Ended { status: 200, client_aborted: true, broke_off: true, ..Ended::default() }, None),
-        (Ended { status: 503, reason: Some("overloaded"), ..Ended::default() }, Some("overloaded")),
+        (Ended { status: 503, reason: Some(ErrorCode::Overloaded), ..Ended::default() }, Some("overloaded")),
         (Ended { status: 500, ..Ended::default() }, Some("500")),
         (
-            Ended { status: 200, reason: Some("upstream_error"), broke_off: true, ..Ended::default() },
+            Ended { status: 200, reason: Some(ErrorCode::UpstreamError), broke_off: true, ..Ended::default() },
             Some("upstream_error"),
         ),
         (Ended { status: 200, broke_off: true, ..Ended::default() }, Some("_OTHER")),
@@ -179,7 +180,10 @@ fn an_error_is_one_where_it_is_not_the_clients() {
         let span = kept.only();
         assert_eq!(attribute(&span, "error.type").as_deref(), fault);
         let expected = if fault.is_some() { Status::error("") } else { Status::Unset };
-        assert_eq!((span.status.clone(), attribute(&span, "keymeter.rejection").as_deref()), (expected, ended.reason));
+        assert_eq!(
+            (span.status.clone(), attribute(&span, "keymeter.rejection").as_deref()),
+            (expected, ended.reason.map(ErrorCode::as_str))
+        );
     }
 }
 
@@ -193,7 +197,7 @@ fn an_exchange_that_is_tried_again_is_one_and_its_last_answer_counts() {
     trace.exchange_begins("vllm", None, at(2));
     assert_eq!(trace.headers(), first, "it has one name");
     let nothing = |failure| ExchangeEnded { usage: Usage::default(), source: Source::None, first_piece: None, failure };
-    trace.exchange_ended(&nothing(Some("upstream_timeout")), at(3));
+    trace.exchange_ended(&nothing(Some(ErrorCode::UpstreamTimeout)), at(3));
     drop(trace);
     let (_, client) = kept.both();
     assert_eq!(client.start_time, std::time::SystemTime::from(at(1)));
@@ -216,7 +220,7 @@ fn what_an_upstream_refuses_is_an_error_of_the_exchange() {
     let mut trace = begun(&traces, &HeaderMap::new(), Some(&chat())).unwrap();
     trace.exchange_begins("vllm", None, at(1));
     trace.upstream_answered(401);
-    let (usage, failure) = (Usage::default(), Some("upstream_error"));
+    let (usage, failure) = (Usage::default(), Some(ErrorCode::UpstreamError));
     trace.exchange_ended(&ExchangeEnded { usage, source: Source::None, first_piece: None, failure }, at(3));
     drop(trace);
     assert_eq!(attribute(&kept.both().1, "error.type").as_deref(), Some("401"));

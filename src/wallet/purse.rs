@@ -56,6 +56,9 @@ const IDLE: Duration = Duration::from_millis(500);
 /// But for this part of the balance, so that the next request need not ask, nor one without the keeper.
 const KEPT: i64 = 8;
 
+/// What was heard longer ago is not told as what is so.
+const LATELY: Duration = Duration::from_secs(600);
+
 impl Purse {
     /// The purse of the wallet `id`, of which nothing is known yet.
     #[must_use]
@@ -140,6 +143,14 @@ impl Purse {
             Trust::WhileItLasts if state.is_elsewhere(cost) => Short::Wait,
             Trust::WhileItLasts | Trust::ForWantOfBetter => Short::Empty,
         })
+    }
+
+    /// What is in the wallet, as far as we know; `None`: nothing was heard of it lately, and others may have spent it.
+    #[must_use]
+    pub fn balance(&self, now: Moment) -> Option<Usd> {
+        let state = self.state.lock();
+        let heard = state.heard.filter(|heard| now.saturating_since(heard.asked) < LATELY)?;
+        Some(Usd::from_nanos(state.balance(&heard)))
     }
 
     /// What could be reserved at most, without asking.

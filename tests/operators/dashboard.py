@@ -33,6 +33,7 @@ LOAD_SECONDS = 20
 EMPTY_WHEN_CHOSEN = {"Responses without a price": "the chosen model has a price"}
 # Metrics that the dashboard does without, and why.
 NOT_SHOWN = {
+    "keymeter_key_series_folded_total": "the alert that rests on it is enough",
     "keymeter_trace_spans_total": "there only where requests are traced",
     "process_start_time_seconds": "for when it started",
     "process_virtual_memory_bytes": "says little of what is used",
@@ -40,7 +41,7 @@ NOT_SHOWN = {
 # Alerts that must wait or fire after what happens here, and those that may. Any other is a false alarm.
 EXPECTED = {"KeymeterReloadFailed", "KeymeterSharedLimitsUnreachable", "KeymeterKeyOutOfBalance", "KeymeterKeyOverLimit",
             "KeymeterKeySeriesFull", "KeymeterUnpricedModel"}
-POSSIBLE = {"KeymeterUpstreamErrors", "KeymeterUsageEstimated", "KeymeterRevocationSlow", "KeymeterBadKeys"}
+POSSIBLE = {"KeymeterUpstreamErrors", "KeymeterKeyNearLimit", "KeymeterUnavailable", "KeymeterUsageEstimated", "KeymeterRevocationSlow", "KeymeterBadKeys"}
 
 
 class Prometheus:

@@ -30,7 +30,7 @@ async fn of_two_hundred_requests_at_once_those_are_admitted_that_the_wallet_pays
     for _ in 0..200 {
         match house.ask("sk-key_a", body, now()).await {
             Ok(lease) => admitted.push(lease),
-            Err(rejection) => assert_eq!(rejection.kind().1, "insufficient_quota"),
+            Err(rejection) => assert_eq!(rejection.code().as_str(), "insufficient_quota"),
         }
     }
     assert_eq!(admitted.len(), 10);

@@ -24,8 +24,12 @@ impl KeySeries {
                 text.truncate(start);
             }
         }
+        let help = "Keys that came when max_key_series others had series of their own, and so share other's.";
+        let _ = writeln!(text, "# HELP {FOLDED} {help}\n# TYPE {FOLDED} counter\n{FOLDED} {}", self.folded());
     }
 }
+
+const FOLDED: &str = "keymeter_key_series_folded_total";
 
 /// What the series of a key that uses one model take, in bytes.
 const TYPICAL: usize = 1200;
@@ -117,20 +121,21 @@ impl Out<'_> {
         write!(self.text, "{}{{key_id=\"{}\"", self.metric, key.label())?;
         for (label, value) in labels {
             write!(self.text, ",{label}=\"")?;
-            self.escaped(value);
+            escape(self.text, value);
             self.text.push('"');
         }
         writeln!(self.text, "}} {value}")
     }
+}
 
-    fn escaped(&mut self, value: &str) {
-        for character in value.chars() {
-            match character {
-                '\\' => self.text.push_str("\\\\"),
-                '"' => self.text.push_str("\\\""),
-                '\n' => self.text.push_str("\\n"),
-                other => self.text.push(other),
-            }
+/// Adds a label's value to `text`.
+pub(in crate::metrics) fn escape(text: &mut String, value: &str) {
+    for character in value.chars() {
+        match character {
+            '\\' => text.push_str("\\\\"),
+            '"' => text.push_str("\\\""),
+            '\n' => text.push_str("\\n"),
+            other => text.push(other),
         }
     }
 }
