@@ -15,6 +15,7 @@ mod scalar;
 pub mod schema;
 mod server;
 mod shared;
+mod tracing;
 mod upstream;
 mod url;
 
@@ -35,6 +36,7 @@ pub use self::{
     model::Model,
     server::{Admin, ClientAddress, Server, Tls},
     shared::{Node, Servers, Shared, SharedUrl, WhenUnreachable},
+    tracing::{CollectorUrl, CollectorUrlFault, Sample, Tracing},
     upstream::{ApiKeyHeader, Credential, InjectUsage, Upstream},
     url::{UpstreamUrl, UrlFault},
 };
@@ -87,6 +89,8 @@ pub struct Config {
     pub ledger: PathBuf,
     /// What runs beside the gateway.
     pub control: Option<Control>,
+    /// Where traces are sent, if there are any.
+    pub tracing: Option<Tracing>,
 }
 
 /// How long what the source said of a key is believed.
@@ -202,6 +206,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("control", old.control != new.control),
         ("limits.shared", old.limits.shared != new.limits.shared),
         ("metrics.max_key_series", old.metrics.max_key_series != new.metrics.max_key_series),
+        ("tracing", old.tracing != new.tracing),
     ];
     fields.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
 }
@@ -245,6 +250,7 @@ fn check(
     let ledger = ledger(raw.ledger, keys.as_ref(), root, path);
     let control = raw.control.map(|raw| Control::check(raw, &root.field("control"), path));
     let control = server::transposed(control);
+    let tracing = server::transposed(raw.tracing.map(|raw| Tracing::check(raw, &root.field("tracing"))));
     let together = || {
         Some(Config {
             purpose,
@@ -260,6 +266,7 @@ fn check(
             on_revoke,
             ledger,
             control: control?,
+            tracing: tracing?,
         })
     };
     (together(), keys)

@@ -48,6 +48,7 @@ use crate::{
     resolve::{Key, ResolveFault, Resolver},
     runs::Runs,
     shared::SharedLimits,
+    traces::{Ended, Traces},
     wallet::{Short, Trust},
 };
 
@@ -99,6 +100,8 @@ pub struct Gate {
     keeper: Option<Arc<Courier>>,
     /// Limits over several gateways; `None`: this one is alone.
     shared: Option<Arc<SharedLimits>>,
+    /// What traces requests; `None`: nothing does.
+    traces: Option<Arc<Traces>>,
 }
 
 impl Gate {
@@ -116,6 +119,7 @@ impl Gate {
             ledger: None,
             keeper: None,
             shared: None,
+            traces: None,
         }
     }
 
@@ -129,6 +133,18 @@ impl Gate {
     #[must_use]
     pub fn with_shared_limits(self, shared: Arc<SharedLimits>) -> Self {
         Self { shared: Some(shared), ..self }
+    }
+
+    /// The gate, whose requests are traced.
+    #[must_use]
+    pub fn with_traces(self, traces: Arc<Traces>) -> Self {
+        Self { traces: Some(traces), ..self }
+    }
+
+    /// What traces requests, if anything does.
+    #[must_use]
+    pub fn traces(&self) -> Option<&Arc<Traces>> {
+        self.traces.as_ref()
     }
 
     /// Where requests are recorded, if they are.
@@ -309,7 +325,7 @@ impl Gate {
         scanned: &Scanned,
         now: Now,
     ) -> Result<Planned, Box<TurnedAway>> {
-        visit.model.clone_from(&scanned.model);
+        visit.asks(endpoint, scanned);
         let Some(key) = visit.key.clone() else {
             return Err(TurnedAway::boxed(visit, Rejection::InvalidKey));
         };
@@ -398,7 +414,7 @@ impl Gate {
     }
 
     /// Logs and counts a request that was not admitted, with the status that was answered.
-    pub fn turned_away(&self, visit: &Visit, status: u16, rejection: Option<&Rejection>, now: Now) {
+    pub fn turned_away(&self, visit: &mut Visit, status: u16, rejection: Option<&Rejection>, now: Now) {
         if let Some(key) = &visit.key {
             let metrics = &key.account.metrics;
             let model =
@@ -408,10 +424,12 @@ impl Gate {
                 metrics.refused(reason);
             }
         }
-        if let Some(rejection) = rejection {
-            self.metrics.error(rejection.code());
+        let reason = rejection.map(Rejection::code);
+        if let Some(code) = reason {
+            self.metrics.error(code);
         }
-        self.log.write(&visit.line(status, rejection.map(Rejection::code), now));
+        visit.ended(&Ended { status, reason, ..Ended::default() }, now);
+        self.log.write(&visit.line(status, reason, now));
     }
 }
 

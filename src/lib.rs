@@ -29,6 +29,7 @@
 //! | [`rejection`] | every way to be refused: status, type, code and what the sender is told |
 //! | [`resolve`], [`account`], [`runs`] | from a secret's hash to its key, through a cache, from a file or a service; what a key has used, and what it runs |
 //! | [`shared`] | one limit over several gateways: counted on a server, by scripts; and what holds without it |
+//! | [`traces`] | a span for each request and each exchange, by OpenTelemetry |
 //! | [`metrics`] | every metric's name and help |
 //! | [`usage`] | what a response used: incremental scanners, and an estimate where nothing is stated |
 //! | [`api`], [`body`] | paths; a request's JSON, scanned without a tree and changed by splicing |
@@ -91,6 +92,7 @@ pub mod runs;
 pub mod server;
 pub mod shared;
 pub mod tls;
+pub mod traces;
 pub mod upstream;
 pub mod usage;
 pub mod wallet;

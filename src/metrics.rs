@@ -8,6 +8,7 @@ mod words;
 mod key;
 mod scrape;
 mod shared;
+mod traces;
 mod upstream;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub use self::{
     key::{KeyMetrics, KeySeries, ModelMetrics},
     scrape::{Balances, Shares},
     shared::{SharedAnswer, SharedSeries},
+    traces::TraceSeries,
     upstream::{UpstreamOutcome, UpstreamSeries},
 };
 use crate::usage::Source;
@@ -167,6 +169,14 @@ impl Metrics {
     /// When there are some already.
     pub fn shared(&self) -> Result<SharedSeries, prometheus::Error> {
         SharedSeries::new(&Maker { registry: &self.registry })
+    }
+
+    /// The series of traces. They are there where requests are traced.
+    ///
+    /// # Errors
+    /// When there are some already.
+    pub fn traces(&self) -> Result<TraceSeries, prometheus::Error> {
+        TraceSeries::new(&Maker { registry: &self.registry })
     }
 
     /// The series of single keys.

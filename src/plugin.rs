@@ -26,6 +26,7 @@ use crate::{
     reload::{Reloader, Watcher},
     resolve::{HttpSource, Resolver, YamlSource, http::ClientFault, push::Push},
     shared::SharedLimits,
+    traces::{LAST_SPANS, Traces, TracesFault},
     usage::warm_up,
 };
 
@@ -120,8 +121,12 @@ impl Plugin {
             None => (gate, None),
         };
         let shared = config.limits.shared.as_ref().map(|terms| shared_limits(terms, &metrics)).transpose()?;
-        let gate = Arc::new(match &shared {
+        let gate = match &shared {
             Some(shared) => gate.with_shared_limits(shared.clone()),
+            None => gate,
+        };
+        let gate = Arc::new(match &config.tracing {
+            Some(terms) => gate.with_traces(Arc::new(traces(terms, &metrics)?)),
             None => gate,
         });
         let yaml = match &source {
@@ -165,6 +170,7 @@ impl Plugin {
             source: self.source.clone(),
             sender: self.sender.clone(),
             shared: self.shared.clone(),
+            traces: self.gate.traces().cloned(),
             traffic: self.gate.traffic().clone(),
         }
     }
@@ -207,6 +213,12 @@ fn shared_limits(terms: &config::Shared, metrics: &Metrics) -> Result<Arc<Shared
     SharedLimits::new(terms.clone(), series).map(Arc::new).map_err(PluginFault::Random)
 }
 
+/// Traces that are sent as `terms` say.
+fn traces(terms: &config::Tracing, metrics: &Metrics) -> Result<Traces, PluginFault> {
+    let series = metrics.traces().map_err(PluginFault::Metrics)?;
+    Traces::start(terms, series).map_err(PluginFault::Traces)
+}
+
 /// Reloads when a file changes, and closes the accounts of deleted keys, until the server stops.
 pub struct Upkeep {
     reloader: Arc<Reloader>,
@@ -215,6 +227,7 @@ pub struct Upkeep {
     source: Source,
     sender: Option<Arc<Sender>>,
     shared: Option<Arc<SharedLimits>>,
+    traces: Option<Arc<Traces>>,
     traffic: Arc<Traffic>,
 }
 
@@ -279,13 +292,17 @@ impl Upkeep {
         }
     }
 
-    /// Waits until the requests that run have ended, and what they used is handed in.
+    /// Waits until the requests that run have ended, and what they used is handed in and their spans are sent.
     async fn emptied(&self) {
         while self.traffic.present() > 0 {
             tokio::time::sleep(EXPIRE).await;
         }
         if let Some(shared) = &self.shared {
             shared.finish(LAST_SETTLEMENTS).await;
+        }
+        if let Some(traces) = self.traces.clone() {
+            // It waits. Should it fail, there is nothing more to be sent.
+            let _ = tokio::task::spawn_blocking(move || traces.flush(LAST_SPANS)).await;
         }
     }
 
@@ -327,6 +344,8 @@ pub enum PluginFault {
     Ledger(LedgerFault),
     /// The operating system gives no randomness.
     Random(getrandom::Error),
+    /// Requests cannot be traced.
+    Traces(TracesFault),
     /// Two metrics share a name.
     Metrics(prometheus::Error),
 }
@@ -341,6 +360,7 @@ impl fmt::Display for PluginFault {
             Self::Source(fault) => fault.fmt(formatter),
             Self::Ledger(fault) => fault.fmt(formatter),
             Self::Random(error) => write!(formatter, "cannot name this run of the gateway: {error}"),
+            Self::Traces(fault) => fault.fmt(formatter),
             Self::Metrics(fault) => write!(formatter, "cannot register the metrics: {fault}"),
         }
     }
@@ -360,6 +380,17 @@ mod tests {
         config::keys,
         gate::{Now, Visit},
     };
+
+    /// As it is before somebody's Pingora server runs.
+    #[test]
+    fn traces_need_no_runtime_of_whoever_loads_the_plugin() {
+        let text = "{tracing: {otlp: 'http://127.0.0.1:1'}, keys: {yaml: {path: none}}, upstreams: [{name: a, url: 'http://h:1'}]}";
+        let path = Path::new("keymeter.yaml");
+        let config = config::parse(text, path, &|_| None).unwrap();
+        let plugin =
+            Plugin::new(Loaded { config, keys: Vec::new(), files: Vec::new() }, path.to_owned(), AccessLog::none());
+        assert!(plugin.unwrap().gate().traces().is_some());
+    }
 
     #[tokio::test]
     async fn a_deleted_keys_series_go_though_nothing_stirs_the_cache_any_more() {

@@ -36,6 +36,7 @@ use crate::{
     key::KeyRecord,
     rejection::Rejection,
     resolve::Key,
+    traces::RequestTrace,
 };
 
 /// A Pingora proxy behind a gate.
@@ -111,6 +112,7 @@ impl<C> Context<C> {
 }
 
 /// How far a request has come.
+#[allow(clippy::large_enum_variant, reason = "every request is a visit first, and a box costs more than the room")]
 enum Stage {
     /// Its head is being looked at.
     New,
@@ -123,6 +125,36 @@ enum Stage {
 }
 
 impl Stage {
+    /// The request's trace, where requests are traced.
+    fn trace(&self) -> Option<&RequestTrace> {
+        match self {
+            Self::Running(running) => running.lease.trace(),
+            Self::Visiting(visit, _) => visit.trace.as_deref(),
+            Self::New | Self::Over => None,
+        }
+    }
+
+    /// The same, to tell it what happens.
+    fn trace_mut(&mut self) -> Option<&mut RequestTrace> {
+        match self {
+            Self::Running(running) => running.lease.trace_mut(),
+            Self::Visiting(visit, _) => visit.trace.as_deref_mut(),
+            Self::New | Self::Over => None,
+        }
+    }
+
+    /// The exchange with the upstream begins, or is tried once more.
+    fn exchange_begins(&mut self) {
+        let route = match self {
+            Self::Running(running) if running.lease.trace().is_some() => running.lease.admitted().route.clone(),
+            _ => return,
+        };
+        let server = route.upstream.as_ref().map(|upstream| (&*upstream.url.host, upstream.url.port));
+        if let Some(trace) = self.trace_mut() {
+            trace.exchange_begins(&route.name, server, Now::read().date);
+        }
+    }
+
     /// Whether the upstream's answer has begun: what it was asked is not kept any longer.
     fn is_answered(&self) -> bool {
         matches!(self, Self::Running(running) if running.body.is_none())
@@ -160,8 +192,9 @@ impl<P> Gated<P> {
     async fn enter<C>(&self, session: &mut Session, context: &mut Context<C>) -> Result<(), Rejection> {
         let now = Now::read();
         let head = session.req_header();
-        let mut visit = Visit::new(head.uri.path(), self.gate.settings(), now);
+        let visit = Visit::new(head.uri.path(), self.gate.settings(), now);
         let call = recognise(&head.method, &visit.path);
+        let mut visit = visit.traced(&self.gate, &head.method, &head.headers, call.as_ref().ok());
         let in_query = (visit.api == Api::Gemini).then(|| take_key(session.req_header_mut())).flatten();
         let head = session.req_header();
         let from = visit.settings.client_address(&head.headers, peer_address(session));
@@ -262,6 +295,7 @@ impl<P> Gated<P> {
 /// Takes the client's credential and what concerns its connection with us out of a request,
 /// and describes the body as it goes upstream.
 fn prepare_upstream_request(request: &mut RequestHeader, stage: &Stage) -> Result<()> {
+    let trace = stage.trace().map(RequestTrace::headers);
     let (id, length) = match stage {
         Stage::Running(running) => (Some(running.lease.request_id()), Some(running.upstream_body().len())),
         Stage::Visiting(visit, _) => (Some(&visit.id), None),
@@ -277,6 +311,12 @@ fn prepare_upstream_request(request: &mut RequestHeader, stage: &Stage) -> Resul
         }
         if let Some(id) = id {
             headers.insert(respond::X_REQUEST_ID, header_value(id.as_uuid()));
+        }
+        for (name, value) in trace.into_iter().flatten() {
+            match value {
+                Some(value) => drop(headers.insert(name, value)),
+                None => drop(headers.remove(name)),
+            }
         }
     })
 }
@@ -319,8 +359,8 @@ fn finish(gate: &Gate, stage: &mut Stage, over: apart::Over) {
             let apart::Over { status, complete, .. } = over;
             lease.settle(&Outcome { status, complete, client, rejection: rejection.as_ref() }, now);
         }
-        Stage::Visiting(visit, rejection) => {
-            gate.turned_away(&visit, over.status.unwrap_or(499), rejection.as_ref(), now);
+        Stage::Visiting(mut visit, rejection) => {
+            gate.turned_away(&mut visit, over.status.unwrap_or(499), rejection.as_ref(), now);
         }
         Stage::New | Stage::Over => {}
     }

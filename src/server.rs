@@ -28,6 +28,7 @@ use crate::{
     reload::Reloader,
     resolve::http::client,
     tls::{Certificate, Pair},
+    traces::Traces,
 };
 
 /// A running gateway with its admin address.
@@ -86,6 +87,12 @@ impl Server {
     #[must_use]
     pub fn reloader(&self) -> &Arc<Reloader> {
         self.plugin.reloader()
+    }
+
+    /// What traces requests, if anything does.
+    #[must_use]
+    pub fn traces(&self) -> Option<&Arc<Traces>> {
+        self.plugin.gate().traces()
     }
 
     /// Stops accepting requests, and comes back when the running ones have ended and are recorded, or after `limit`.
@@ -180,11 +187,14 @@ fn gateway_service(
 /// Whether `serve` could use what `config` names beside addresses.
 ///
 /// # Errors
-/// When the certificate or its key is not one, or they do not belong together, or the key service's certificates cannot
-/// be used.
+/// When the certificate or its key is not one, or they do not belong together, or the certificates of the key service or
+/// of the collector of traces cannot be used.
 pub fn rehearse(config: &config::Config) -> Result<(), StartFault> {
     if let config::Source::Http(service) = &config.keys.source {
         client(service).map_err(|fault| StartFault::Plugin(PluginFault::Source(fault)))?;
+    }
+    if let Some(terms) = &config.tracing {
+        Traces::rehearse(terms).map_err(|fault| StartFault::Plugin(PluginFault::Traces(fault)))?;
     }
     certificate(config).map(drop)
 }

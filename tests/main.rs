@@ -13,6 +13,7 @@
 
 mod support {
     pub mod client;
+    pub mod collector;
     pub mod control;
     pub mod gateway;
     pub mod h2_upstream;
@@ -49,3 +50,4 @@ mod scale;
 mod scrape;
 mod shared;
 mod sources;
+mod traces;

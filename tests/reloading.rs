@@ -242,6 +242,7 @@ async fn what_needs_a_restart_is_named_and_what_does_not_is_not() {
         (with("key_cache: {ttl: 61s}"), vec!["key_cache.ttl"]),
         (with("key_cache: {unknown_ttl: 6s}"), vec!["key_cache.unknown_ttl"]),
         (with("metrics: {max_key_series: 5}"), vec!["metrics.max_key_series"]),
+        (with("tracing: {otlp: \"http://127.0.0.1:4317\"}"), vec!["tracing"]),
         (with("limits: {requests_per_minute: 7}"), vec![]),
         (with("models: [{name: m, input: \"1\"}]"), vec![]),
         (changed("server: {", "server: {max_request_body: 1MiB, drain_timeout: 7s, "), vec![]),

@@ -11,13 +11,14 @@ use serde_json::{Value, json};
 
 use crate::support::{
     client::Arrival,
+    collector::Collector,
     gateway::{Gateway, SECRET, config},
     script::{Gate, Script, completion, usage},
     upstream::{Received, ScriptedUpstream},
 };
 
-/// Every metric that is promised for keys from a file, its type and its labels in alphabetical order.
-const PROMISED: [(&str, &str, &[&str]); 37] = [
+/// Every metric that is promised for keys from a file and with traces, its type and its labels in alphabetical order.
+const PROMISED: [(&str, &str, &[&str]); 38] = [
     ("keymeter_build_info", "gauge", &["revision", "version"]),
     ("keymeter_client_aborts_total", "counter", &[]),
     ("keymeter_config_last_reload_success_timestamp_seconds", "gauge", &[]),
@@ -44,6 +45,7 @@ const PROMISED: [(&str, &str, &[&str]); 37] = [
     ("keymeter_time_per_output_token_seconds", "histogram", &["model", "upstream"]),
     ("keymeter_time_to_first_token_seconds", "histogram", &["model", "upstream"]),
     ("keymeter_tokens_total", "counter", &["key_id", "model", "type"]),
+    ("keymeter_trace_spans_total", "counter", &["outcome"]),
     ("keymeter_unauthorized_total", "counter", &["reason"]),
     ("keymeter_unpriced_responses_total", "counter", &["model"]),
     ("keymeter_upstream_responses_total", "counter", &["model", "outcome", "upstream"]),
@@ -58,7 +60,7 @@ const PROMISED: [(&str, &str, &[&str]); 37] = [
 ];
 
 /// The values that labels have after all sorts of traffic: all of these and no others.
-const VALUES: [(&str, &str, &[&str]); 16] = [
+const VALUES: [(&str, &str, &[&str]); 17] = [
     ("keymeter_requests_total", "key_id", &["key_busy", "key_off", "key_old", "key_one", "key_test"]),
     ("keymeter_requests_total", "model", &["llama-*", "other"]),
     ("keymeter_requests_total", "status", &["200", "400", "401", "404", "405", "429", "500"]),
@@ -76,6 +78,7 @@ const VALUES: [(&str, &str, &[&str]); 16] = [
     ("keymeter_key_cache_lookups_total", "result", &["hit", "miss", "stale", "unknown"]),
     ("keymeter_key_source_requests_total", "outcome", &["failed", "found", "unknown"]),
     ("keymeter_request_duration_seconds", "upstream", &["scripted"]),
+    ("keymeter_trace_spans_total", "outcome", &["dropped", "exported", "failed"]),
     ("keymeter_key_limit_used_ratio", "key_id", &["key_busy", "key_one"]),
     ("keymeter_key_limit_used_ratio", "limit", &["concurrent_requests", "requests_per_minute", "tokens_per_minute"]),
     (
@@ -131,12 +134,13 @@ fn chat(model: &str, user: &str, stream: bool) -> Value {
 }
 
 /// A gateway to which about everything has happened that can happen to one.
-async fn gateway_after_mixed_traffic() -> (Gateway, ScriptedUpstream) {
+async fn gateway_after_mixed_traffic() -> ((ScriptedUpstream, Collector), Gateway) {
     let gate = Gate::new();
     let held = gate.clone();
     let upstream = ScriptedUpstream::start(move |request| script(request, &held)).await;
-    let gateway =
-        Gateway::start(&config(&upstream, SECTIONS).replace("url:", "models: [\"*a*\", \"\\\"*\"], url:"), KEYS);
+    let collector = Collector::start().await;
+    let configuration = config(&upstream, &format!("{SECTIONS}\n{}", collector.section("")));
+    let gateway = Gateway::start(&configuration.replace(" url:", " models: [\"*a*\", \"\\\"*\"], url:"), KEYS);
     answered_requests(&gateway).await;
     refused_requests(&gateway, &gate).await;
     strange_requests(&gateway).await;
@@ -147,7 +151,7 @@ async fn gateway_after_mixed_traffic() -> (Gateway, ScriptedUpstream) {
     for id in ["key_test", "key_busy"] {
         gateway.metric_becomes(&format!("keymeter_requests_in_flight{{key_id=\"{id}\"}}"), 0.0).await;
     }
-    (gateway, upstream)
+    ((upstream, collector), gateway)
 }
 
 async fn status(gateway: &Gateway, secret: &str, body: &Value, expected: u16) {
@@ -284,7 +288,7 @@ fn parse_labels(mut text: &str) -> BTreeMap<String, String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_promised_metric_is_there_with_exactly_its_labels() {
-    let (gateway, _upstream) = gateway_after_mixed_traffic().await;
+    let (_others, gateway) = gateway_after_mixed_traffic().await;
     let scrape = Scrape::of(&gateway.admin("GET", "/metrics").await.text());
     let names: BTreeSet<_> = scrape.kinds.keys().map(String::as_str).collect();
     assert_eq!(names, PROMISED.iter().map(|(name, ..)| *name).collect());
@@ -300,7 +304,7 @@ async fn every_promised_metric_is_there_with_exactly_its_labels() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_label_value_is_a_clients() {
-    let (gateway, _upstream) = gateway_after_mixed_traffic().await;
+    let (_others, gateway) = gateway_after_mixed_traffic().await;
     let text = gateway.admin("GET", "/metrics").await.text();
     let scrape = Scrape::of(&text);
     for (metric, label, values) in VALUES {
@@ -311,7 +315,7 @@ async fn no_label_value_is_a_clients() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn promtool_finds_nothing_wrong() {
-    let (gateway, _upstream) = gateway_after_mixed_traffic().await;
+    let (_others, gateway) = gateway_after_mixed_traffic().await;
     let metrics = gateway.admin("GET", "/metrics").await;
     let tool = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     if tool.as_ref().is_err_and(|fault| fault.kind() == std::io::ErrorKind::NotFound) {
@@ -326,7 +330,7 @@ async fn promtool_finds_nothing_wrong() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_counted_is_what_happened() {
-    let (gateway, _upstream) = gateway_after_mixed_traffic().await;
+    let (_others, gateway) = gateway_after_mixed_traffic().await;
     for (series, value) in [
         // Of two completions; streams state none.
         (r#"keymeter_reasoning_tokens_total{key_id="key_test",model="llama-*"}"#, 4.0),

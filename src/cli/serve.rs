@@ -16,6 +16,7 @@ use crate::{
     handover::{HandoverFault, Heir, Offer, Sockets},
     levels,
     server::{Server, StartFault, rehearse},
+    traces::LAST_SPANS,
 };
 
 pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeFault> {
@@ -28,6 +29,7 @@ pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeFault> {
     };
     let runtime = runtime(loaded.config.server.threads)?;
     let log = AccessLog::to(std::io::stdout())?;
+    let mut traces = None;
     let ended = runtime.block_on(async {
         let signals = Signals::new()?;
         let (mut heir, mut sockets) = inherited(&loaded.config, upgrade)?;
@@ -37,6 +39,7 @@ pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeFault> {
         let control = start_control(&loaded.config, &mut sockets).await?;
         let settings = loaded.config.server.clone();
         let server = Server::start(loaded, path, log.clone(), &mut sockets)?;
+        traces = server.traces().cloned();
         // Nobody asks for these any more.
         drop(sockets);
         let addresses: Vec<_> = server.addresses.iter().map(ToString::to_string).collect();
@@ -51,6 +54,10 @@ pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeFault> {
         Ok(())
     });
     stop(runtime, &log);
+    if let Some(traces) = traces {
+        // Those of requests that were cut off, too.
+        traces.flush(LAST_SPANS);
+    }
     ended
 }
 

@@ -13,6 +13,7 @@ use super::{
     keys::SecretChecksum,
     scalar::{Scalar, Size, Span, Timeout, UpstreamName},
     shared::{Percent, SharedUrl, WhenUnreachable},
+    tracing::{CollectorUrl, Sample},
     upstream::{ApiKeyHeader, InjectUsage},
     url::UpstreamUrl,
 };
@@ -62,6 +63,20 @@ pub(super) struct File {
     pub(super) ledger: Option<Ledger>,
     /// A control plane, which makes keys, teams and wallets, in this process.
     pub(super) control: Option<Control>,
+    /// Where traces of requests are sent; without it there are none.
+    pub(super) tracing: Option<Tracing>,
+}
+
+/// Traces of requests, by OpenTelemetry.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "fields, `otlp` at least")]
+pub(super) struct Tracing {
+    /// The collector, which takes OTLP over gRPC, such as `http://127.0.0.1:4317` or `https://…`.
+    #[schemars(required)]
+    pub(super) otlp: Option<Scalar<CollectorUrl>>,
+    /// Of the requests that come without a `traceparent`, the part that is traced; one with it is traced if its caller's is.
+    #[schemars(extend("default" = "100%"))]
+    pub(super) sample: Option<Scalar<Sample>>,
 }
 
 /// The ledger.

@@ -191,7 +191,8 @@ pub(super) fn defaults(object: &Value, definitions: &Value) -> serde_json::Map<S
         } else if let Some(inner) = (Page { definitions }).defined(field) {
             let inner = defaults(inner, definitions);
             // What cannot stand without a required field is left out with it.
-            if !inner.is_empty() && !matches!(name.as_str(), "keys" | "control" | "shared" | "http" | "ledger") {
+            let needs_more = matches!(name.as_str(), "keys" | "control" | "shared" | "http" | "ledger" | "tracing");
+            if !inner.is_empty() && !needs_more {
                 written.insert(name.clone(), inner.into());
             }
         }
@@ -239,10 +240,12 @@ mod tests {
         let schema = of_configuration();
         let service = json!({"url": "http://127.0.0.1:1/{hash}"});
         let (plane, shared) = (json!({"token": "secret"}), json!({"url": "redis://127.0.0.1:6379"}));
+        let tracing = json!({"otlp": "http://127.0.0.1:4317"});
         for (name, least, around) in [
             ("KeysHttp", service, (|of| ("keys", json!({"http": of}))) as fn(Value) -> (&'static str, Value)),
             ("Control", plane, |of| ("control", of)),
             ("Shared", shared, |of| ("limits", json!({"shared": of}))),
+            ("Tracing", tracing, |of| ("tracing", of)),
         ] {
             let mut stated = defaults(definition(&schema, name), &schema["$defs"]);
             assert!(!stated.is_empty(), "{name} has no defaults");

@@ -157,6 +157,7 @@ models:
   - {name: whisper-1, audio_minute: "0.006"}
   - {name: rerank-1, request: "0.002"}
 metrics: {max_key_series: 7}
+tracing: {otlp: "https://collector.example:4317", sample: 12.5%}
 "#;
 
 #[test]
@@ -176,6 +177,8 @@ fn every_field_of_the_edges_is_read() {
     assert_eq!((client.header.as_str(), client.trusted.len()), ("x-forwarded-for", 2));
     assert_eq!(config.admin.listen, "0.0.0.0:9090".parse().unwrap());
     assert_eq!(config.admin.token.unwrap().0.reveal(), "admin-token");
+    let tracing = config.tracing.unwrap();
+    assert_eq!((tracing.otlp.as_str(), tracing.sample.ratio()), ("https://collector.example:4317", 0.125));
     let upstream = &config.upstreams[0];
     assert_eq!((&*upstream.url.path, &upstream.ca), ("/base", &Some(beside("ca.pem"))));
     assert_eq!(upstream.models, [Glob::new("llama-3*"), Glob::new("qwen3")]);
@@ -307,6 +310,7 @@ fn what_a_restart_is_needed_for_is_named() {
         "key_cache.unknown_ttl",
         "key_cache.stale_for",
         "metrics.max_key_series",
+        "tracing",
     ];
     assert_eq!(restart_needed(&old, &parsed(EVERYTHING).unwrap()), expected);
     assert_eq!(restart_needed(&old, &old.clone()), [""; 0]);

@@ -24,6 +24,9 @@ pub struct Line<'request> {
     pub time: String,
     /// As in the response's `x-request-id`.
     pub request_id: &'request str,
+    /// The request's trace, where requests are traced.
+    #[cfg_attr(test, serde(skip_serializing_if = "Option::is_none"))]
+    pub trace_id: Option<&'request str>,
     /// The key, where it is known.
     pub key_id: Option<&'request str>,
     /// The key's name.
@@ -65,6 +68,9 @@ impl Line<'_> {
         let mut line = JsonLine::new();
         line.text("time", &self.time);
         line.text("request_id", self.request_id);
+        if let Some(trace) = self.trace_id {
+            line.text("trace_id", trace);
+        }
         line.optional("key_id", self.key_id);
         line.optional("key_name", self.key_name);
         line.optional("model", self.model);
@@ -189,6 +195,7 @@ mod tests {
         let known = Line {
             time: "2026-06-01T00:00:00.123456Z".to_owned(),
             request_id: "req_1",
+            trace_id: Some("0af7651916cd43dd8448eb211c80319c"),
             key_id: Some("key_a"),
             key_name: Some("My \"key\" \\ ü"),
             model: Some("a\nb"),

@@ -26,6 +26,7 @@ use crate::{
     resolve::Key,
     runs::{Run, Running},
     shared::Ticket,
+    traces::{Ended, ExchangeEnded, RequestTrace, Spent},
     usage::{Ending, Form, Meter, Metered, Source, Usage},
     wallet::Hold,
 };
@@ -122,6 +123,12 @@ struct Reading {
     cost: Usd,
 }
 
+impl Default for Reading {
+    fn default() -> Self {
+        Self { complete: false, is_stream: false, metered: Metered::none(), cost: Usd::ZERO }
+    }
+}
+
 impl Lease {
     pub(super) fn new(
         gate: Arc<Gate>,
@@ -171,6 +178,17 @@ impl Lease {
     #[must_use]
     pub fn settings(&self) -> &Arc<Settings> {
         &self.visit.settings
+    }
+
+    /// The request's trace, where requests are traced.
+    #[must_use]
+    pub fn trace(&self) -> Option<&RequestTrace> {
+        self.visit.trace.as_deref()
+    }
+
+    /// The same, to tell it what happens.
+    pub fn trace_mut(&mut self) -> Option<&mut RequestTrace> {
+        self.visit.trace.as_deref_mut()
     }
 
     /// What is to be changed in the request's body before it goes upstream.
@@ -262,6 +280,7 @@ impl Lease {
         if self.meter.is_some() || self.gate.ledger().is_some() {
             self.read(&Outcome { complete: true, ..Outcome::default() }, now);
         }
+        self.end_exchange(None, now);
         self.record(self.status)
     }
 
@@ -297,6 +316,7 @@ impl Lease {
         }
         let Reading { complete, is_stream, metered, cost, .. } = self.read(outcome, now);
         let aborted = outcome.is_aborted(complete);
+        self.end_exchange(outcome.rejection, now);
         self.learn(&metered, complete);
         let status = outcome.status.unwrap_or(if aborted { CLIENT_CLOSED } else { self.status });
         // Whoever saw the response's end did so after it was recorded.
@@ -308,6 +328,7 @@ impl Lease {
         let series = self.admitted.route.series(&self.admitted.model, &self.gate.metrics);
         series.answered(outcome.of_upstream(self.status, complete));
         self.time(&series, &metered, is_stream && complete, now);
+        self.end_trace(&metered, cost, status, outcome, now);
         self.log(&metered, cost, status, aborted, outcome.rejection, now);
     }
 
@@ -326,8 +347,35 @@ impl Lease {
                 money.settle(reading.cost);
             }
         }
-        let nothing = Reading { complete: false, is_stream: false, metered: Metered::none(), cost: Usd::ZERO };
-        *self.reading.insert(read.unwrap_or(nothing))
+        *self.reading.insert(read.unwrap_or_default())
+    }
+
+    /// Tells the request's trace what its exchange with the upstream came to. The first time counts.
+    fn end_exchange(&mut self, rejection: Option<&Rejection>, now: Now) {
+        let Some(trace) = &mut self.visit.trace else { return };
+        let reading = self.reading.unwrap_or_default();
+        let first_piece = self.first_token.filter(|_| reading.is_stream).map(|first| first.date);
+        let Metered { usage, source, .. } = reading.metered;
+        let failure = rejection.map(Rejection::code);
+        trace.exchange_ended(&ExchangeEnded { usage, source, first_piece, failure }, now.date);
+    }
+
+    /// Tells it what the whole came to.
+    fn end_trace(&mut self, metered: &Metered, cost: Usd, status: u16, outcome: &Outcome<'_>, now: Now) {
+        if self.visit.trace.is_none() {
+            return;
+        }
+        let complete = self.reading.is_some_and(|reading| reading.complete);
+        let upstream = self.admitted.route.name.clone();
+        let ended = Ended {
+            status,
+            reason: outcome.rejection.map(Rejection::code),
+            broke_off: !complete,
+            client_aborted: outcome.is_aborted(complete),
+            upstream: Some(&upstream),
+            spent: Some(Spent { usage: metered.usage, source: metered.source, cost }),
+        };
+        self.visit.ended(&ended, now);
     }
 
     /// Hands what the response came to over to the ledger, once.

@@ -10,8 +10,17 @@ use std::{
     time::Duration,
 };
 
-use super::{Line, Now, Settings};
-use crate::{api::Api, hex, metrics::ErrorCode, resolve::Key};
+use http::{HeaderMap, Method};
+
+use super::{Gate, Line, Now, Settings};
+use crate::{
+    api::{Api, Call, Endpoint},
+    body::Scanned,
+    hex,
+    metrics::ErrorCode,
+    resolve::Key,
+    traces::{Arrival, Ended, RequestTrace},
+};
 
 /// A request that has arrived.
 pub struct Visit {
@@ -31,6 +40,8 @@ pub struct Visit {
     pub model: Option<String>,
     /// Time that we ourselves spent on it.
     pub work: Duration,
+    /// Its trace, where requests are traced.
+    pub trace: Option<Box<RequestTrace>>,
 }
 
 /// The longest path and model that are logged, in bytes.
@@ -42,7 +53,41 @@ impl Visit {
     pub fn new(path: &str, settings: Arc<Settings>, now: Now) -> Self {
         let path = path.to_owned();
         let api = Api::of_path(&path);
-        Self { id: RequestId::next(), arrived: now, path, api, settings, key: None, model: None, work: Duration::ZERO }
+        let (id, work) = (RequestId::next(), Duration::ZERO);
+        Self { id, arrived: now, path, api, settings, key: None, model: None, work, trace: None }
+    }
+
+    /// The same, whose trace begins, if `gate` has its requests traced.
+    #[must_use]
+    pub fn traced(mut self, gate: &Gate, method: &Method, headers: &HeaderMap, call: Option<&Call>) -> Self {
+        let Some(traces) = gate.traces() else { return self };
+        self.trace = traces.begin(&Arrival {
+            headers,
+            method,
+            path: first_bytes(&self.path, LOGGED),
+            api: self.api,
+            call,
+            id: self.id.as_str(),
+            at: self.arrived.date,
+        });
+        self
+    }
+
+    /// What it asks for, once its body is read.
+    pub fn asks(&mut self, endpoint: Endpoint, scanned: &Scanned) {
+        self.model.clone_from(&scanned.model);
+        if let Some(trace) = &mut self.trace {
+            let model = scanned.model.as_deref().map(|model| first_bytes(model, LOGGED));
+            trace.asks(endpoint, model, scanned.maximum, scanned.stream);
+        }
+    }
+
+    /// Ends its trace, if there is one.
+    pub fn ended(&mut self, ended: &Ended<'_>, now: Now) {
+        let Some(trace) = &mut self.trace else { return };
+        let record = self.key.as_ref().map(|key| &key.record);
+        let key = record.map(|record| (record.id.as_str(), record.team.as_deref()));
+        trace.ended(ended, key, now.date);
     }
 
     /// The model as the client named it, as much of it as is kept.
@@ -58,6 +103,7 @@ impl Visit {
         Line {
             time: format!("{:.6}", self.arrived.date),
             request_id: self.id.as_str(),
+            trace_id: self.trace.as_ref().map(|trace| trace.id()),
             key_id: record.map(|record| record.id.as_str()),
             key_name: record.map(|record| record.name.as_str()),
             model: self.kept_model(),

@@ -112,6 +112,7 @@ where
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
+        ctx.stage.exchange_begins();
         self.inner.upstream_peer(session, &mut ctx.inner).await
     }
 

@@ -35,6 +35,9 @@ pub(super) const LEDGER_UNAVAILABLE: ErrorType = ErrorType::Custom("the response
 /// credential and not for the client, and a refusal of what we added calls for another try.
 pub(super) fn judge_head(stage: &mut Stage, head: &ResponseHeader) -> Result<()> {
     let status = head.status.as_u16();
+    if let Some(trace) = stage.trace_mut() {
+        trace.upstream_answered(status);
+    }
     if matches!(status, 401 | 403) {
         return Err(Error::explain(CREDENTIAL_REFUSED, format!("status {status}")).into_up());
     }

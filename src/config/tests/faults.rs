@@ -380,3 +380,27 @@ fn of_a_key_service() {
     assert_eq!(service.url_of(&KeyHash::of(b"abc")).len(), "https://a/?v=1".len() + 64);
     assert!(config.keys.ready_without_source);
 }
+
+#[test]
+fn of_tracing() {
+    let userinfo = "f:1:17: the URL must hold no user and password; the variable OTEL_EXPORTER_OTLP_HEADERS has what the \
+                    collector wants";
+    table(
+        &[
+            (
+                "tracing: {}",
+                &["f:1:10: missing field `otlp` in tracing: the collector that takes OTLP over gRPC, such as \
+                               http://127.0.0.1:4317"],
+            ),
+            ("tracing: {otlp: 'http://ada:geheim@host:4317'}", &[userinfo]),
+            (
+                "tracing: {otlp: 'grpc://host', sample: 101%}",
+                &[
+                    "f:1:17: the scheme of the URL must be http or https",
+                    "f:1:40: a part is written as 0% to 100%, such as 5% or 0.25%",
+                ],
+            ),
+        ],
+        before_least,
+    );
+}
