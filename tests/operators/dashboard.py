@@ -41,7 +41,8 @@ NOT_SHOWN = {
 # Alerts that must wait or fire after what happens here, and those that may. Any other is a false alarm.
 EXPECTED = {"KeymeterReloadFailed", "KeymeterSharedLimitsUnreachable", "KeymeterKeyOutOfBalance", "KeymeterKeyOverLimit",
             "KeymeterKeySeriesFull", "KeymeterUnpricedModel"}
-POSSIBLE = {"KeymeterUpstreamErrors", "KeymeterKeyNearLimit", "KeymeterUnavailable", "KeymeterUsageEstimated", "KeymeterRevocationSlow", "KeymeterBadKeys"}
+POSSIBLE = {"KeymeterUpstreamErrors", "KeymeterKeyNearLimit", "KeymeterWalletRunsOut", "KeymeterUnavailable",
+            "KeymeterUsageEstimated", "KeymeterRevocationSlow", "KeymeterBadKeys"}
 
 
 class Prometheus:
