@@ -7,6 +7,8 @@ SHELL := /bin/bash
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 VENV := target/clients
 SERVERS := target/servers
+# All that the tests make keymeter write.
+CANARY := target/canary
 
 # Installs Debian packages: $(call install,packages,what for)
 define install
@@ -29,7 +31,9 @@ run: cmake ## build, and run a gateway with a demo upstream and a fresh key
 
 .PHONY: test
 test: cmake nextest promtool postgresql redis chromium clients ## set up, then run every test
-	cargo nextest run --locked --lib --bins --tests --examples
+	@rm -rf $(CANARY)
+	KEYMETER_CANARY=$(CURDIR)/$(CANARY) cargo nextest run --locked --lib --bins --tests --examples
+	python3 -B tests/secrets.py $(CANARY)
 	cargo test --locked --doc
 	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python tests/clients/openai_client.py
 	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python tests/clients/anthropic_client.py

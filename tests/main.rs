@@ -12,6 +12,7 @@
 #![allow(clippy::cast_precision_loss, clippy::float_cmp, reason = "counts in metrics are small whole numbers")]
 
 mod support {
+    pub mod canary;
     pub mod client;
     pub mod collector;
     pub mod control;

@@ -22,7 +22,7 @@ use reqwest::{Client, Method, StatusCode, header::HeaderMap};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::client::PATIENCE;
+use super::{canary, client::PATIENCE};
 
 pub const OPERATOR: &str = "operator-token-of-the-tests";
 pub const GATEWAYS: &str = "gateway-token-of-the-tests";
@@ -91,6 +91,7 @@ impl Plane {
     }
 
     async fn over(database: Database, limits: Limits, operations: u32, keeps: Arc<dyn Send + Sync>) -> Self {
+        canary::watch();
         let settings = settings(database.clone(), operations);
         let control = Control::start(&settings, limits, &mut Sockets::none()).await;
         let control = control.unwrap_or_else(|fault| panic!("{fault}"));

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{
+    canary,
     client::{Client, PATIENCE, Response},
     upstream::ScriptedUpstream,
 };
@@ -47,6 +48,7 @@ keys: {{yaml: {{path: keys.yaml}}}}
 impl Gateway {
     /// With the configuration and keys that are given as texts.
     pub fn start(configuration: &str, keys: &str) -> Self {
+        canary::watch();
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("keymeter.yaml");
         std::fs::write(&path, configuration).unwrap();
@@ -85,7 +87,9 @@ impl Gateway {
 
     /// What the admin address answers.
     pub async fn admin(&self, method: &str, path: &str) -> Response {
-        Client::connect(self.server.admin_address).await.request(method, path, &[], b"").await
+        let answer = Client::connect(self.server.admin_address).await.request(method, path, &[], b"").await;
+        canary::keep("admin", &answer.body);
+        answer
     }
 
     /// The value of a series; 0 where there is none.
@@ -135,6 +139,7 @@ struct Lines(std::sync::mpsc::Sender<Vec<u8>>);
 
 impl std::io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        canary::keep("access", bytes);
         for line in bytes.split_inclusive(|byte| *byte == b'\n') {
             // A test that is over no longer reads.
             let _ = self.0.send(line.to_vec());

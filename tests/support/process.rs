@@ -15,7 +15,10 @@ use parking_lot::Mutex;
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
 
-use super::client::{Client, PATIENCE, Response};
+use super::{
+    canary,
+    client::{Client, PATIENCE, Response},
+};
 
 /// A running `keymeter`.
 pub struct Process {
@@ -51,9 +54,10 @@ pub fn run(arguments: &[&str]) -> Output {
 impl Process {
     /// Starts a command of ours.
     pub fn start(mut command: Command) -> Self {
+        canary::turn_up(&mut command);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
-        let stdout = Lines::of(child.stdout.take().expect("its output is piped"));
-        let stderr = Lines::of(child.stderr.take().expect("its errors are piped"));
+        let stdout = Lines::of("stdout", child.stdout.take().expect("its output is piped"));
+        let stderr = Lines::of("stderr", child.stderr.take().expect("its errors are piped"));
         Self { child, stdout, stderr }
     }
 
@@ -110,12 +114,14 @@ impl Drop for Process {
 }
 
 impl Lines {
-    fn of(stream: impl Read + Send + 'static) -> Self {
+    fn of(name: &'static str, stream: impl Read + Send + 'static) -> Self {
         let lines = Self::default();
         let printed = lines.0.clone();
         thread::spawn(move || {
             for line in BufReader::new(stream).lines() {
-                printed.lock().lines.push(line.expect("the program prints UTF-8"));
+                let line = line.expect("the program prints UTF-8");
+                canary::keep(name, format!("{line}\n").as_bytes());
+                printed.lock().lines.push(line);
             }
             printed.lock().ended = true;
         });
