@@ -348,7 +348,7 @@ impl Gate {
             key,
         };
         admitted.key.account.held_to(&admitted.limits);
-        Planned::of(visit, admitted, scanned, now)
+        Planned::of(self, visit, admitted, scanned, now)
     }
 
     /// The lease of a request whose limits are reserved, once its wallet's money is, too.

@@ -166,6 +166,8 @@ pub struct Demand {
     pub max_output_tokens: Option<u64>,
     /// What one of the model's answers lately took.
     pub expected_output: u64,
+    /// What of the limit is free at this moment, where the request's own maximum can be set to what fits into that.
+    pub free: Option<u64>,
     /// Whether there is output at all; embeddings have none.
     pub has_output: bool,
 }
@@ -231,15 +233,24 @@ impl Demand {
         self.stated_maximum.or(self.max_output_tokens).unwrap_or(self.expected_output)
     }
 
-    /// The longest answer that keeps the whole request within `limit`, and the maximum to set
-    /// where the request states none or a larger one. It is at least 1, which every API takes;
-    /// a smaller one that was stated is left as it is.
+    /// The longest answer that keeps the whole request within `limit`, and the maximum to set where the request states
+    /// none or one that never fits. That is what fits into what is free at this moment, so that a key need not wait until all
+    /// of its minute is; but not less than answers lately took, which would cut them short. It is at least 1, which every API
+    /// takes; a smaller one that was stated is left as it is.
     fn longest_answer_within(&self, limit: u64) -> (u64, Option<u64>) {
-        let fitting = limit.saturating_sub(self.prompt) / self.choices.max(1);
-        let allowed = self.max_output_tokens.map_or(fitting, |most| most.min(fitting)).max(1);
+        let most = self.max_output_tokens.unwrap_or(u64::MAX).min(self.answer_in(limit)).max(1);
+        let at_once = self.free.map_or(most, |free| self.answer_in(free).max(self.expected_output));
         match self.stated_maximum {
-            Some(stated) if stated <= allowed => (stated, None),
-            _ => (allowed, Some(allowed)),
+            Some(stated) if stated <= most => (stated, None),
+            _ => {
+                let allowed = at_once.clamp(1, most);
+                (allowed, Some(allowed))
+            }
         }
+    }
+
+    /// How long an answer may be for the whole request to fit into so many tokens.
+    fn answer_in(&self, tokens: u64) -> u64 {
+        tokens.saturating_sub(self.prompt) / self.choices.max(1)
     }
 }

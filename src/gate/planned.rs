@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Admitted, HeldLimits, Now, Prompt, TurnedAway, Visit, money};
+use super::{Admitted, Gate, HeldLimits, Now, Prompt, TurnedAway, Visit, money};
 use crate::{
     account::Holder,
     body::Scanned,
-    limit::{Demand, Limit, Limits, Plan, Refusal, Reservation, TooLarge, certain_prompt, plan},
+    limit::{Demand, Limit, Limits, Plan, Refusal, Reservation, Strategy, TooLarge, certain_prompt, plan},
     rejection::Rejection,
     shared::{Declined, SharedLimits},
 };
@@ -22,7 +22,16 @@ pub(super) struct Planned {
 
 impl Planned {
     /// What a request is to reserve.
-    pub fn of(visit: Visit, admitted: Admitted, scanned: &Scanned, now: Now) -> Result<Self, Box<TurnedAway>> {
+    pub fn of(
+        gate: &Gate,
+        visit: Visit,
+        admitted: Admitted,
+        scanned: &Scanned,
+        now: Now,
+    ) -> Result<Self, Box<TurnedAway>> {
+        let may_fit = visit.settings.strategy == Strategy::WorstCase && admitted.endpoint.shape().has_maximum();
+        let standing = may_fit.then(|| gate.standing(&admitted.key, &admitted.limits, now));
+        let free = standing.and_then(|standing| standing.tokens.remaining());
         let prompt = Prompt::of(scanned, admitted.endpoint, &admitted.learned);
         let demand = Demand {
             prompt: prompt.estimate(),
@@ -31,6 +40,7 @@ impl Planned {
             choices: scanned.choices,
             max_output_tokens: admitted.model.max_output_tokens,
             expected_output: admitted.learned.expected_output(),
+            free,
             has_output: admitted.endpoint.has_output(),
         };
         let strategy = visit.settings.strategy;
@@ -68,7 +78,7 @@ impl Planned {
             Err(Declined::Unreachable(Some(share))) => {
                 // What holds is what is shown, and what the request's own maximum is held to.
                 self.admitted.limits = share;
-                self.plan_for(share.tokens_per_minute);
+                self.plan_for(&share, now);
                 let here = self.reserve(&share, now)?;
                 Ok(HeldLimits::with(here, shared.admitted_here(&key, &limits)))
             }
@@ -77,8 +87,11 @@ impl Planned {
     }
 
     /// Plans again for a part of the limit. A prompt that is larger than that is not refused for good.
-    fn plan_for(&mut self, limit: Limit) {
-        let demand = Demand { certain_prompt: 0, ..self.demand };
+    fn plan_for(&mut self, share: &Limits, now: Now) {
+        let limit = share.tokens_per_minute;
+        let here = || self.admitted.key.account.counters.standing(share, now.moment);
+        let free = self.demand.free.and_then(|_| here().tokens.remaining());
+        let demand = Demand { certain_prompt: 0, free, ..self.demand };
         if let (Limit::At(_), true) = (limit, self.admitted.endpoint.takes_tokens())
             && let Ok(plan) = plan(self.visit.settings.strategy, limit, &demand)
         {

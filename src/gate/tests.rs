@@ -289,6 +289,21 @@ async fn worst_case_holds_the_output_to_what_fits() {
 }
 
 #[tokio::test]
+async fn worst_case_without_any_maximum_does_not_wait_until_the_whole_minute_is_free() {
+    let house = House::new(vec![limited("key_a", 10, 2000, 10)], "limits: {reservation: worst_case}", 10);
+    for left in [2000, 1949, 1898] {
+        let mut lease = house.lease(CHAT).await;
+        let prompt = lease.standing(now()).tokens.used - lease.change().maximum.unwrap() - (2000 - left);
+        assert_eq!(lease.change().maximum, Some(left - prompt), "all that is left");
+        lease.answered(200, "application/json", false);
+        drop(lease.pass(Bytes::from_static(br#"{"usage":{"prompt_tokens":38,"completion_tokens":13}}"#)));
+        lease.settle(&Outcome { status: Some(200), complete: true, ..Outcome::default() }, now());
+    }
+    let lease = house.lease(CHAT).await;
+    assert_eq!(code(house.ask("sk-key_a", CHAT, now()).await), "rate_limit_exceeded", "{:?}", lease.change());
+}
+
+#[tokio::test]
 async fn a_request_keeps_the_settings_that_it_came_with() {
     let house = House::new(vec![record("key_a")], "limits: {requests_per_minute: 1}", 10);
     let visit = house.identify("sk-key_a", now()).await.map_err(|_| "refused").unwrap();

@@ -38,6 +38,7 @@ const DEMAND: Demand = Demand {
     choices: 1,
     max_output_tokens: None,
     expected_output: 50,
+    free: None,
     has_output: true,
 };
 
@@ -91,6 +92,28 @@ fn worst_case_sets_a_maximum_where_none_is_stated() {
 }
 
 #[test]
+fn worst_case_sets_what_fits_at_once_but_no_less_than_answers_take() {
+    let worst = |free, demand| planned(Strategy::WorstCase, at(1000), Demand { free: Some(free), ..demand });
+    assert_eq!(worst(1000, DEMAND), (1000, Some(900)));
+    assert_eq!(worst(400, DEMAND), (400, Some(300)), "it need not wait for the rest");
+    assert_eq!(worst(120, DEMAND), (150, Some(50)), "it waits for what an answer takes");
+    assert_eq!(
+        worst(0, Demand { expected_output: 5000, ..DEMAND }),
+        (1000, Some(900)),
+        "and never for more than there is"
+    );
+    assert_eq!(worst(400, Demand { choices: 3, ..DEMAND }), (400, Some(100)));
+    assert_eq!(worst(400, Demand { max_output_tokens: Some(200), ..DEMAND }), (300, Some(200)));
+    assert_eq!(worst(250, Demand { max_output_tokens: Some(200), ..DEMAND }), (250, Some(150)));
+    assert_eq!(worst(400, Demand { stated_maximum: Some(901), ..DEMAND }), (400, Some(300)), "as it never fits");
+    assert_eq!(
+        worst(400, Demand { stated_maximum: Some(600), ..DEMAND }),
+        (700, None),
+        "what is asked for is waited for"
+    );
+}
+
+#[test]
 fn worst_case_rewrites_nothing_where_nothing_is_limited() {
     let worst = |demand| planned(Strategy::WorstCase, Limit::Unlimited, demand);
     let known = Demand { max_output_tokens: Some(200), ..DEMAND };
@@ -124,14 +147,15 @@ fn only_a_prompt_that_is_certainly_too_large_is_refused() {
 fn any_demand() -> impl proptest::strategy::Strategy<Value = Demand> {
     let number = || prop_oneof![0_u64..2000, Just(u64::MAX), any::<u64>()];
     let maximum = || proptest::option::of(number());
-    (number(), maximum(), number(), maximum(), number(), any::<bool>()).prop_map(
-        |(prompt, stated_maximum, choices, max_output_tokens, expected_output, has_output)| Demand {
+    (number(), maximum(), number(), maximum(), number(), maximum(), any::<bool>()).prop_map(
+        |(prompt, stated_maximum, choices, max_output_tokens, expected_output, free, has_output)| Demand {
             prompt,
             certain_prompt: 0,
             stated_maximum,
             choices,
             max_output_tokens,
             expected_output,
+            free,
             has_output,
         },
     )
@@ -151,6 +175,10 @@ proptest! {
         let (tokens, set_maximum) = planned(Strategy::WorstCase, at(limit), demand);
         prop_assert!(set_maximum.is_none_or(|set| set >= 1));
         prop_assert!(set_maximum.is_none() || demand.stated_maximum.is_none_or(|stated| stated > set_maximum.unwrap()));
+        if let (Some(free), Some(set)) = (demand.free.filter(|free| *free <= limit), set_maximum.filter(|_| demand.has_output)) {
+            // Whoever is refused is short of what an answer takes.
+            prop_assert!(tokens <= free.max(1) || set <= demand.expected_output.max(1));
+        }
         if demand.has_output {
             let maximum = set_maximum.or(demand.stated_maximum).unwrap();
             let whole = u128::from(maximum) * u128::from(demand.choices.max(1)) + u128::from(demand.prompt);
