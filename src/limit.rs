@@ -225,7 +225,7 @@ impl Demand {
     }
 
     fn expected_answer(&self) -> u64 {
-        self.stated_maximum.map_or(self.expected_output, |stated| stated.min(self.expected_output))
+        [self.stated_maximum, self.max_output_tokens].into_iter().flatten().fold(self.expected_output, u64::min)
     }
 
     /// Nothing is rewritten where nothing is limited: it is counted as it was asked for.

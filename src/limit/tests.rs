@@ -55,6 +55,7 @@ fn expected_reserves_what_answers_lately_took() {
     assert_eq!(expected(Demand { choices: 0, ..DEMAND }), (150, None), "no number is one");
     assert_eq!(expected(Demand { stated_maximum: Some(7), ..DEMAND }), (107, None));
     assert_eq!(expected(Demand { stated_maximum: Some(70), ..DEMAND }), (150, None));
+    assert_eq!(expected(Demand { max_output_tokens: Some(20), ..DEMAND }), (120, None), "no answer is longer");
     assert_eq!(expected(Demand { expected_output: 5000, ..DEMAND }), (1000, None), "cut to the limit");
     assert_eq!(expected(Demand { choices: u64::MAX, ..DEMAND }), (1000, None));
 }
