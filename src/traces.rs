@@ -19,10 +19,12 @@ use opentelemetry_sdk::{
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 
-pub use self::request::{Ended, ExchangeEnded, RequestTrace, Spent};
+pub use self::{
+    parent::{parent, written},
+    request::{Ended, ExchangeEnded, RequestTrace, Spent},
+};
 use self::{
     export::{collector, endpoint},
-    parent::parent,
     request::began,
 };
 use crate::{

@@ -9,16 +9,18 @@ use crate::head::header_value;
 pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub(super) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// The span of the caller that a request's headers name.
-pub(super) fn parent(headers: &HeaderMap) -> Option<SpanContext> {
+/// The span of the caller that a request's headers name; `None`: they name none that can be understood.
+#[must_use]
+pub fn parent(headers: &HeaderMap) -> Option<SpanContext> {
     let mut stated = headers.get_all(TRACEPARENT).iter();
     let (Some(only), None) = (stated.next(), stated.next()) else { return None };
     let (trace, span, flags) = read(only.as_bytes())?;
     Some(SpanContext::new(trace, span, flags, true, state(headers)))
 }
 
-/// The headers by which `context` is named to whom a request is sent to.
-pub(super) fn written(context: &SpanContext) -> [(HeaderName, Option<HeaderValue>); 2] {
+/// The headers by which `context` is named to whom a request is sent to. Those without a value are not to be sent.
+#[must_use]
+pub fn written(context: &SpanContext) -> [(HeaderName, Option<HeaderValue>); 2] {
     let (trace, span, flags) = (context.trace_id(), context.span_id(), context.trace_flags() & TraceFlags::SAMPLED);
     let parent = header_value(format!("00-{trace}-{span}-{flags:02x}"));
     let state = Some(context.trace_state().header()).filter(|state| !state.is_empty()).map(header_value);
