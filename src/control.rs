@@ -193,6 +193,9 @@ impl Plane {
             if let Err(fault) = self.store.forget_allowances(end).await {
                 tracing::warn!("the allowances of gateways that are gone stay for now: {fault}");
             }
+            if let Err(fault) = self.store.forget_sessions(Timestamp::now()).await {
+                tracing::warn!("sessions of the page that are over stay for now: {fault}");
+            }
             tokio::time::sleep(HOUR).await;
         }
     }

@@ -19,13 +19,13 @@ use opentelemetry_sdk::{
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 
-pub use self::{
-    parent::{parent, written},
-    request::{Ended, ExchangeEnded, RequestTrace, Spent},
-};
 use self::{
     export::{collector, endpoint},
     request::began,
+};
+pub use self::{
+    parent::{parent, written},
+    request::{Ended, ExchangeEnded, RequestTrace, Spent},
 };
 use crate::{
     api::{Api, Call},

@@ -164,6 +164,7 @@ fn migrator(engine: Engine) -> Migrator {
         (1, "tables", include_str!("store/schema_1.sql")),
         (2, "the audit is only added to", append_only),
         (3, "sessions of the page", include_str!("store/schema_3.sql")),
+        (4, "sessions that were ended", include_str!("store/schema_4.sql")),
     ];
     let migrations = versions.map(|(version, name, sql)| {
         Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, Cow::Borrowed(sql), false)

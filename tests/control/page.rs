@@ -368,10 +368,28 @@ async fn a_token_signs_in_and_a_session_is_no_token() {
         browser.get("/sign-in").await.leads_to("/");
         let call = browser.get("/api/v1/keys").await.with(401);
         assert!(call.text.starts_with("{\"error\""), "{}", call.text);
+        let copied = browser.cookie.clone();
         browser.fill_in("/", "/sign-out", &[]).await.leads_to("/sign-in");
         assert_eq!(browser.cookie.as_deref(), Some("keymeter="));
         browser.get("/").await.leads_to("/sign-in");
+        browser.cookie = copied;
+        browser.get("/").await.leads_to("/sign-in");
+        browser.cookie = None;
     }
+}
+
+#[tokio::test]
+async fn an_ended_session_is_remembered_as_long_as_its_cookie_is_good() {
+    let plane = Plane::sqlite().await;
+    let (store, now) = (plane.store(), jiff::Timestamp::from_second(1_800_000_000).unwrap());
+    for (nonce, until) in [("old", 1_800_000_000), ("young", 1_800_000_001)] {
+        store.end_session(nonce, until).await.unwrap();
+        store.end_session(nonce, until).await.unwrap();
+        assert!(store.is_session_ended(nonce).await.unwrap());
+    }
+    assert_eq!(store.forget_sessions(now).await.unwrap(), 1);
+    assert!(!store.is_session_ended("old").await.unwrap());
+    assert!(store.is_session_ended("young").await.unwrap());
 }
 
 #[tokio::test]

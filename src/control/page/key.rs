@@ -68,7 +68,7 @@ pub async fn show(
 pub async fn switch(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
-    Sent { signed, fields }: Sent,
+    Sent { signed, fields, .. }: Sent,
 ) -> Result<Response, Trouble> {
     let (enabled, done) = match fields.text("enabled") {
         "true" => (true, "enabled"),

@@ -50,7 +50,7 @@ pub async fn ask(State(plane): State<Arc<Plane>>, Path(id): Path<String>, signed
 pub async fn replace(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
-    Sent { signed, fields }: Sent,
+    Sent { signed, fields, .. }: Sent,
 ) -> Result<Response, Trouble> {
     let grace = fields.given("grace").map(str::to_owned);
     let seen = Some(fields.text("seen"));

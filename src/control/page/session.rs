@@ -1,6 +1,6 @@
-//! Who is signed in, as a cookie proves that only we can have made. Nothing is kept of a session, so every instance
-//! over one database knows it, and a restart ends none. Whose it is, is looked up at each request: it ends with their
-//! token.
+//! Who is signed in, as a cookie proves that only we can have made. Nothing is kept of a session until it is ended, so every
+//! instance over one database knows it, and a restart ends none. Whose it is, is looked up at each request: it ends with
+//! their token.
 
 mod attempts;
 
@@ -117,6 +117,22 @@ impl Sessions {
 }
 
 impl Session {
+    /// Ends it, so that its cookie is of no use to anybody who has a copy.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn end(&self, store: &Store) -> Result<(), StoreFault> {
+        store.end_session(&self.nonce, self.until).await
+    }
+
+    /// Whether it was ended.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn is_over(&self, store: &Store) -> Result<bool, StoreFault> {
+        store.is_session_ended(&self.nonce).await
+    }
+
     fn text(&self) -> String {
         let holder = match &self.holder {
             Holder::Visitor => "visitor".to_owned(),

@@ -85,8 +85,9 @@ fn address(parts: &Parts) -> String {
 }
 
 /// `POST /sign-out`.
-pub async fn sign_out(headers: HeaderMap, _: Sent) -> Response {
-    with_cookie(Redirect::to("/sign-in").into_response(), no_cookie(is_secure(&headers)))
+pub async fn sign_out(State(plane): State<Arc<Plane>>, headers: HeaderMap, sent: Sent) -> Result<Response, Trouble> {
+    sent.session.end(plane.store()).await?;
+    Ok(with_cookie(Redirect::to("/sign-in").into_response(), no_cookie(is_secure(&headers))))
 }
 
 /// The form, in the session of a visitor: so that nobody is signed in by another's form.

@@ -74,7 +74,7 @@ pub async fn show(
 pub async fn put(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
-    Sent { signed, fields }: Sent,
+    Sent { signed, fields, .. }: Sent,
 ) -> Result<Response, Trouble> {
     let user = fields.text("user").to_owned();
     let put = match fields.text("role").parse::<Role>() {

@@ -28,6 +28,8 @@ pub struct Signed {
 pub struct Sent {
     /// Who it is.
     pub signed: Signed,
+    /// In which stay.
+    pub session: Session,
     /// What they filled in.
     pub fields: Fields,
 }
@@ -97,15 +99,16 @@ impl Signed {
     }
 }
 
-fn session(parts: &Parts, plane: &Plane) -> Result<Session, Refusal> {
-    plane.sessions.read(&parts.headers, Timestamp::now()).ok_or_else(Refusal::unauthorized)
+async fn session(parts: &Parts, plane: &Plane) -> Result<Session, Refusal> {
+    let session = plane.sessions.read(&parts.headers, Timestamp::now()).ok_or_else(Refusal::unauthorized)?;
+    if session.is_over(plane.store()).await? { Err(Refusal::unauthorized()) } else { Ok(session) }
 }
 
 impl FromRequestParts<Arc<Plane>> for Signed {
     type Rejection = Trouble;
 
     async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, Trouble> {
-        let session = session(parts, plane)?;
+        let session = session(parts, plane).await?;
         Ok(Self::read(parts, plane, &session).await?)
     }
 }
@@ -115,10 +118,10 @@ impl FromRequest<Arc<Plane>> for Sent {
 
     async fn from_request(request: Request, plane: &Arc<Plane>) -> Result<Self, Trouble> {
         let (parts, body) = request.into_parts();
-        let session = session(&parts, plane)?;
+        let session = session(&parts, plane).await?;
         let signed = Signed::read(&parts, plane, &session).await?;
         let fields = Fields::read(Request::from_parts(parts, body), plane, &session).await?;
-        Ok(Self { signed, fields })
+        Ok(Self { signed, session, fields })
     }
 }
 

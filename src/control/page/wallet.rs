@@ -97,7 +97,7 @@ pub async fn show(
 pub async fn credit(
     State(plane): State<Arc<Plane>>,
     Path(owner): Path<String>,
-    Sent { signed, fields }: Sent,
+    Sent { signed, fields, .. }: Sent,
 ) -> Result<Response, Trouble> {
     let credited = match fields.text("usd").parse::<Usd>() {
         Ok(usd) => {

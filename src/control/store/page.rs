@@ -32,6 +32,39 @@ impl Store {
         Ok(Secret::new(kept.try_get::<String, _>("secret")?))
     }
 
+    /// From now on the session with this `nonce`, whose cookie is good until so many seconds after 1970, is over at all
+    /// instances.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn end_session(&self, nonce: &str, until: i64) -> Result<(), StoreFault> {
+        let mut tx = self.begin().await?;
+        let sql = "INSERT INTO ended_sessions (nonce, until) VALUES ($1, $2) ON CONFLICT (nonce) DO NOTHING";
+        sqlx::query(sql).bind(nonce).bind(until).execute(&mut *tx).await?;
+        self.commit(tx).await
+    }
+
+    /// Whether the session with this `nonce` was ended.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn is_session_ended(&self, nonce: &str) -> Result<bool, StoreFault> {
+        let sql = "SELECT nonce FROM ended_sessions WHERE nonce = $1";
+        Ok(sqlx::query(sql).bind(nonce).fetch_optional(self.reader()).await?.is_some())
+    }
+
+    /// Forgets ended sessions whose cookies are of no use at `now`.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn forget_sessions(&self, now: Timestamp) -> Result<u64, StoreFault> {
+        let mut tx = self.begin().await?;
+        let gone = sqlx::query("DELETE FROM ended_sessions WHERE until <= $1").bind(now.as_second());
+        let gone = gone.execute(&mut *tx).await?.rows_affected();
+        self.commit(tx).await?;
+        Ok(gone)
+    }
+
     /// What each of these keys cost from the day of `since` on.
     ///
     /// # Errors
