@@ -6,7 +6,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use keymeter::config::Source;
+use keymeter::{config::Source, metrics::ErrorCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -133,6 +133,21 @@ fn schemas_and_the_reference_are_as_the_program_writes_them() {
         assert!(output.status.success(), "{file}: {}", text(&output.stderr));
         let kept = std::fs::read_to_string(repository(file)).unwrap();
         assert!(kept == text(&output.stdout), "{file} is of another version: run `make docs`");
+    }
+}
+
+#[test]
+fn every_error_has_its_row_in_the_docs_and_every_page_is_in_the_readme() {
+    let errors = std::fs::read_to_string(repository("docs/errors.md")).unwrap();
+    let rows: Vec<_> = errors.lines().filter(|line| line.starts_with("| ")).collect();
+    for code in ErrorCode::ALL {
+        let code = format!("`{}`", code.as_str());
+        assert!(rows.iter().any(|row| row.contains(&code)), "docs/errors.md has no row with {code}");
+    }
+    let readme = std::fs::read_to_string(repository("README.md")).unwrap();
+    for page in std::fs::read_dir(repository("docs")).unwrap() {
+        let name = page.unwrap().file_name().into_string().unwrap();
+        assert!(readme.contains(&format!("docs/{name}")), "README.md does not name docs/{name}");
     }
 }
 
