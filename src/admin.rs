@@ -57,7 +57,7 @@ impl ServeHttp for Admin {
         let head = session.req_header();
         let (method, path) = (head.method.clone(), head.uri.path().to_owned());
         match (&method, path.as_str()) {
-            (&Method::GET | &Method::HEAD, "/metrics") => self.metrics(),
+            (&Method::GET | &Method::HEAD, "/metrics") => self.metrics().await,
             (&Method::GET | &Method::HEAD, "/-/healthy") => text(StatusCode::OK, "ok\n"),
             (&Method::GET | &Method::HEAD, "/-/ready") => self.ready(),
             (&Method::POST, "/-/reload") if self.is_authorized(session) => self.reload().await,
@@ -76,10 +76,16 @@ impl ServeHttp for Admin {
 }
 
 impl Admin {
-    fn metrics(&self) -> Answer {
-        match self.gate.scrape(Now::read()) {
-            Ok(text) => answer(StatusCode::OK, prometheus::TEXT_FORMAT, text.into_bytes()),
-            Err(fault) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("the metrics cannot be written: {fault}\n")),
+    /// A hundred thousand keys take a while, in which no request shall wait.
+    async fn metrics(&self) -> Answer {
+        let gate = self.gate.clone();
+        let failed = |fault: &dyn std::fmt::Display| {
+            text(StatusCode::INTERNAL_SERVER_ERROR, &format!("the metrics cannot be written: {fault}\n"))
+        };
+        match tokio::task::spawn_blocking(move || gate.scrape(Now::read())).await {
+            Ok(Ok(text)) => answer(StatusCode::OK, prometheus::TEXT_FORMAT, text.into_bytes()),
+            Ok(Err(fault)) => failed(&fault),
+            Err(fault) => failed(&fault),
         }
     }
 

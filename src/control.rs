@@ -81,14 +81,17 @@ impl Control {
         Ok((settings, limits, self.sockets()?))
     }
 
-    /// Lets running calls finish, and closes the store.
+    /// Lets running calls finish, for a few seconds, and closes the store.
     pub async fn stop(self) {
         drop(self.kept);
         self.stop.send_replace(true);
-        match self.task.await {
-            Ok(Ok(())) => {}
-            Ok(Err(fault)) => tracing::error!("the control plane ended early: {fault}"),
-            Err(fault) => tracing::error!("the control plane broke off: {fault}"),
+        let mut task = self.task;
+        match tokio::time::timeout(LAST_CALLS, &mut task).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(fault))) => tracing::error!("the control plane ended early: {fault}"),
+            Ok(Err(fault)) => tracing::error!("the control plane broke off: {fault}"),
+            // Whoever began a call and does not end it holds up nobody.
+            Err(_) => task.abort(),
         }
     }
 }
@@ -116,6 +119,9 @@ impl fmt::Display for ControlFault {
 }
 
 impl std::error::Error for ControlFault {}
+
+/// Calls that run when the control plane stops may take so long.
+const LAST_CALLS: Duration = Duration::from_secs(5);
 
 /// A gateway that has not asked for so long is gone.
 const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);

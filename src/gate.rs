@@ -36,11 +36,10 @@ use self::{
     planned::Planned,
 };
 use crate::{
-    account::Account,
     api::Endpoint,
     body::{Change, Scanned},
     config::OnClientAbort,
-    key::{Bar, KeyHash, KeyId},
+    key::{Bar, KeyHash},
     ledger::{Courier, Ledger},
     limit::{LearnedModels, Limits, Moment, Plan, Standing, Strangers},
     metrics::{Metrics, Unauthorized},
@@ -392,12 +391,8 @@ impl Gate {
     /// What is used and left of a key's limits, by those who count it.
     #[must_use]
     pub fn standing(&self, key: &Key, limits: &Limits, now: Now) -> Standing {
-        self.standing_of(&key.record.id, &key.account, limits, now)
-    }
-
-    fn standing_of(&self, id: &KeyId, account: &Account, limits: &Limits, now: Now) -> Standing {
-        let elsewhere = self.sharing(limits).and_then(|shared| shared.standing(id, limits, now.moment));
-        elsewhere.unwrap_or_else(|| account.counters.standing(limits, now.moment))
+        let elsewhere = self.sharing(limits).and_then(|shared| shared.standing(&key.record.id, limits, now.moment));
+        elsewhere.unwrap_or_else(|| key.account.counters.standing(limits, now.moment))
     }
 
     /// The same, asked of those who count it.

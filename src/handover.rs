@@ -2,7 +2,8 @@
 //! sockets at a Unix socket, and a new one takes them, comes up on them beside it, and only then is the old one done.
 //!
 //! What is said: the old process sends `1`, and with it its sockets; `t` asks it to stop what cannot run twice, and `g`
-//! answers that it has; `u` tells that the new process is up. Whoever hangs up before that has changed nothing.
+//! answers that it has; `u` tells that the new process is up, and `o` answers that the old one leaves the sockets to it, or
+//! `n` that it no longer waited. Whoever hangs up before `u` has changed nothing.
 
 use std::{
     fmt, io,
@@ -34,12 +35,17 @@ const VERSION: u8 = b'1';
 const GIVE_WAY: u8 = b't';
 const GAVE_WAY: u8 = b'g';
 const UP: u8 = b'u';
+const DONE: u8 = b'o';
+const GAVE_UP: u8 = b'n';
 
 /// More sockets than a gateway listens on.
 const MOST: usize = 64;
 
-/// The other side gets so long for a word. To come up takes as long as its key service needs.
+/// The other side gets so long to come up, or to give way.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// And so long for what it says at once.
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 impl Sockets {
     /// None.
@@ -118,12 +124,18 @@ impl Heir {
         if word == [GAVE_WAY] { Ok(()) } else { Err(HandoverFault::Version) }
     }
 
-    /// Tells the process before that it is done.
+    /// Tells the process before that it is done, and waits for its word that it knows. One that is gone is done, too.
     ///
     /// # Errors
-    /// When it does not listen any more.
+    /// When it gave up waiting and goes on: then this process must not.
     pub fn is_up(mut self) -> Result<(), HandoverFault> {
-        io::Write::write_all(&mut self.link, &[UP]).map_err(HandoverFault::Link)
+        // Whoever gave up has said so before it closed the link.
+        let _ = io::Write::write_all(&mut self.link, &[UP]);
+        let mut word = [0];
+        match io::Read::read(&mut self.link, &mut word) {
+            Ok(1) if word == [GAVE_UP] => Err(HandoverFault::TooLate),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -207,7 +219,7 @@ impl Successor {
     /// # Errors
     /// When it went away, or is of another version.
     pub async fn asks_to_give_way(&mut self) -> Result<(), HandoverFault> {
-        self.says(GIVE_WAY).await
+        self.says(GIVE_WAY, AT_ONCE).await
     }
 
     /// Says that we have, and waits until it is up.
@@ -215,12 +227,19 @@ impl Successor {
     /// # Errors
     /// When it went away, or is of another version.
     pub async fn takes_over(&mut self) -> Result<(), HandoverFault> {
-        self.link.write_all(&[GAVE_WAY]).await.map_err(HandoverFault::Link)?;
-        self.says(UP).await
+        self.takes_over_within(PATIENCE).await
     }
 
-    async fn says(&mut self, expected: u8) -> Result<(), HandoverFault> {
-        match tokio::time::timeout(PATIENCE, self.link.read_u8()).await {
+    async fn takes_over_within(&mut self, patience: Duration) -> Result<(), HandoverFault> {
+        self.link.write_all(&[GAVE_WAY]).await.map_err(HandoverFault::Link)?;
+        let taken = self.says(UP, patience).await;
+        // One that is gone need not be told.
+        let _ = self.link.write_all(&[if taken.is_ok() { DONE } else { GAVE_UP }]).await;
+        taken
+    }
+
+    async fn says(&mut self, expected: u8, patience: Duration) -> Result<(), HandoverFault> {
+        match tokio::time::timeout(patience, self.link.read_u8()).await {
             Ok(Ok(word)) if word == expected => Ok(()),
             Ok(Ok(_)) => Err(HandoverFault::Version),
             Ok(Err(fault)) => Err(HandoverFault::Link(fault)),
@@ -240,6 +259,8 @@ pub enum HandoverFault {
     Link(io::Error),
     /// The other side says something else.
     Version,
+    /// The process before this one did not wait for it any longer.
+    TooLate,
     /// Nothing says where sockets are offered.
     Unconfigured,
 }
@@ -261,6 +282,9 @@ impl fmt::Display for HandoverFault {
             Self::Version => {
                 formatter.write_str("the other process hands over in another way; stop it, and start without --upgrade")
             }
+            Self::TooLate => formatter.write_str(
+                "the running process did not wait any longer and goes on; see what takes this one a minute to start",
+            ),
             Self::Unconfigured => formatter
                 .write_str("nothing is handed over without `server.upgrade_socket`; set it, restart, and then upgrade"),
         }
@@ -326,6 +350,34 @@ mod tests {
         std::fs::write(&path, "keys: []").unwrap();
         assert!(Offer::at(&path).is_err());
         assert!(path.exists());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_heir_that_comes_up_too_late_is_told_so_and_one_whose_predecessor_is_gone_goes_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("upgrade.sock");
+        let offer = Offer::at(&path).unwrap();
+        let sockets = Sockets::none();
+        for gives_up in [true, false] {
+            let path = path.clone();
+            let (go, wait) = std::sync::mpsc::channel();
+            let heir = tokio::task::spawn_blocking(move || {
+                let (mut heir, _) = Heir::of(&path).unwrap();
+                heir.ask_to_give_way().unwrap();
+                wait.recv().unwrap();
+                heir.is_up()
+            });
+            let mut successor = offer.heir(|| sockets.duplicate()).await;
+            successor.asks_to_give_way().await.unwrap();
+            if gives_up {
+                assert!(successor.takes_over_within(Duration::ZERO).await.is_err());
+            } else {
+                successor.link.write_all(&[GAVE_WAY]).await.unwrap();
+            }
+            drop(successor);
+            go.send(()).unwrap();
+            assert_eq!(matches!(heir.await.unwrap(), Err(HandoverFault::TooLate)), gives_up);
+        }
     }
 
     #[test]

@@ -49,6 +49,12 @@ pub struct Server {
 /// Downstream connections of HTTP/2 that are idle for this long are closed.
 const H2_IDLE: Duration = Duration::from_secs(300);
 
+/// A connection that was accepted is known to us only when its handshake is over, for which Pingora gives it a minute.
+const HANDSHAKE: Duration = Duration::from_secs(60);
+
+/// Without a handshake it takes a moment.
+const ACCEPTED: Duration = Duration::from_secs(1);
+
 /// The last records get so long to be sent; what is left then the next process sends.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
 
@@ -109,6 +115,8 @@ impl Server {
         self.connections.linger();
         self.stop_listening();
         let _ = self.stop_admin.send(true);
+        let has_handshakes = self.reloader().config().server.tls.is_some();
+        tokio::time::sleep(limit.min(if has_handshakes { HANDSHAKE } else { ACCEPTED })).await;
         // Not every connection of HTTP/2 ends with its last request.
         self.emptied(limit, |server| server.plugin.gate().traffic().present().max(server.connections.open())).await
     }

@@ -115,21 +115,37 @@ impl Signals {
         loop {
             tokio::select! {
                 Some(()) = self.hang_up.recv() => {
-                    service_manager::reloading();
-                    reload(house.server.reloader().clone()).await;
-                    service_manager::ready(false);
+                    let reloader = house.server.reloader().clone();
+                    self.reload(&reloader).await;
                 }
                 Some(()) = self.upgrade.recv() => self.program.start_anew(house.offer.is_some()),
-                successor = house.heir() => tokio::select! {
-                    taken = house.hand_over(successor) => match taken {
-                        Ok(()) => return true,
-                        Err(fault) => tracing::error!("no other process took over: {fault}; this one goes on"),
-                    },
-                    () = stop_signal(&mut self.terminate, &mut self.interrupt) => return false,
+                successor = house.heir() => match self.handed_over(house, successor).await {
+                    Some(Ok(())) => return true,
+                    Some(Err(fault)) => tracing::error!("no other process took over: {fault}; this one goes on"),
+                    None => return false,
                 },
                 () = stop_signal(&mut self.terminate, &mut self.interrupt) => return false,
             }
         }
+    }
+
+    /// What came of a handover, during which the process can be told to reload, and to stop: then `None`.
+    async fn handed_over(&mut self, house: &mut House, successor: Successor) -> Option<Result<(), HandoverFault>> {
+        let reloader = house.server.reloader().clone();
+        let mut handover = std::pin::pin!(house.hand_over(successor));
+        loop {
+            tokio::select! {
+                taken = &mut handover => return Some(taken),
+                Some(()) = self.hang_up.recv() => self.reload(&reloader).await,
+                () = stop_signal(&mut self.terminate, &mut self.interrupt) => return None,
+            }
+        }
+    }
+
+    async fn reload(&self, reloader: &Arc<Reloader>) {
+        service_manager::reloading();
+        reload(reloader.clone()).await;
+        service_manager::ready(false);
     }
 
     async fn stop_signal(&mut self) {

@@ -17,7 +17,7 @@ pub(super) struct Program {
 impl Program {
     pub fn of_this_process() -> std::io::Result<Self> {
         let without_upgrade = std::env::args_os().skip(1).filter(|argument| argument != UPGRADE);
-        Ok(Self { file: std::env::current_exe()?, arguments: without_upgrade.collect() })
+        Ok(Self { file: called().map_or_else(std::env::current_exe, Ok)?, arguments: without_upgrade.collect() })
     }
 
     /// Starts the program that is now in that file, to take over from this process.
@@ -35,6 +35,18 @@ impl Program {
             Err(fault) => tracing::error!("cannot start {file} anew: {fault}"),
         }
     }
+}
+
+/// The file by the name under which it was called, be that a link: tomorrow it may lead to another version.
+fn called() -> Option<PathBuf> {
+    let name = PathBuf::from(std::env::args_os().next()?);
+    let candidates = if name.components().count() > 1 {
+        vec![std::path::absolute(name).ok()?]
+    } else {
+        std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join(&name)).collect()
+    };
+    let running = std::env::current_exe().ok()?;
+    candidates.into_iter().find(|candidate| candidate.canonicalize().is_ok_and(|file| file == running))
 }
 
 const UPGRADE: &str = "--upgrade";

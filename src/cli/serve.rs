@@ -45,8 +45,9 @@ pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeFault> {
         let addresses: Vec<_> = server.addresses.iter().map(ToString::to_string).collect();
         let (addresses, admin) = (addresses.join(" and "), server.admin_address);
         tracing::info!("listening on {addresses} ({keys}), admin address {admin}");
+        let offer = offer(&settings, heir)?;
         service_manager::ready(upgrade);
-        let mut house = House { server, control, offer: offer(&settings, heir)? };
+        let mut house = House { server, control, offer };
         signals.until_stopped(&mut house).await;
         if let Some(control) = house.control {
             control.stop().await;
@@ -75,12 +76,11 @@ fn inherited(config: &Config, upgrade: bool) -> Result<(Option<Heir>, Sockets), 
 
 /// Tells the process before that this one is up, and waits for one to come after it.
 fn offer(settings: &config::Server, heir: Option<Heir>) -> Result<Option<Offer>, ServeFault> {
-    if let Some(heir) = heir
-        && let Err(fault) = heir.is_up()
-    {
-        tracing::warn!("{fault}");
-    }
-    Ok(settings.upgrade_socket.as_deref().map(Offer::at).transpose()?)
+    let Some(path) = settings.upgrade_socket.as_deref() else { return Ok(None) };
+    let Some(heir) = heir else { return Ok(Some(Offer::at(path)?)) };
+    heir.is_up()?;
+    // There is no way back: the other process is about to end.
+    Ok(Offer::at(path).inspect_err(|fault| tracing::error!("{fault}; a restart is needed for the next upgrade")).ok())
 }
 
 /// The control plane, where the configuration has one.

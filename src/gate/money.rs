@@ -71,13 +71,13 @@ pub(super) fn of(strategy: Strategy, admitted: &Admitted, scanned: &Scanned, dem
 }
 
 /// The key's token limit, or, where the worst case is reserved and nothing says how long an answer may be, what the
-/// wallet still pays for: so that the request's own maximum is set to that. Where it does not pay for what such answers
+/// wallet still pays for if that is less: so that the request's own maximum is set to that. Where it does not pay for what such answers
 /// take, its keeper is asked for that much first.
 pub(super) fn affordable(strategy: Strategy, admitted: &Admitted, demand: &Demand, now: Moment) -> Limit {
     let limit = admitted.limits.tokens_per_minute;
     let Some(purse) = &admitted.key.purse else { return limit };
     let has_maximum = demand.stated_maximum.or(demand.max_output_tokens).is_some();
-    if strategy != Strategy::WorstCase || has_maximum || !demand.has_output || limit != Limit::Unlimited {
+    if strategy != Strategy::WorstCase || has_maximum || !demand.has_output {
         return limit;
     }
     let of_many = cost(admitted, 0, MANY).nanos().unsigned_abs().max(cost(admitted, MANY, 0).nanos().unsigned_abs());
@@ -87,7 +87,7 @@ pub(super) fn affordable(strategy: Strategy, admitted: &Admitted, demand: &Deman
     match (left * u128::from(MANY)).checked_div(of_many.into()) {
         Some(tokens) => {
             let tokens = u64::try_from(tokens).unwrap_or(u64::MAX).max(demand.certain_prompt);
-            Limit::at(tokens).unwrap_or(limit)
+            Limit::at(limit.cut(tokens)).unwrap_or(limit)
         }
         None => limit,
     }

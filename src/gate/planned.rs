@@ -6,7 +6,7 @@ use super::{Admitted, Gate, HeldLimits, Now, Prompt, TurnedAway, Visit, money};
 use crate::{
     account::Holder,
     body::Scanned,
-    limit::{Demand, Limit, Limits, Plan, Refusal, Reservation, Strategy, TooLarge, certain_prompt, plan},
+    limit::{Demand, Limit, Limits, Over, Plan, Refusal, Reservation, Strategy, TooLarge, certain_prompt, plan},
     rejection::Rejection,
     shared::{Declined, SharedLimits},
 };
@@ -18,6 +18,10 @@ pub(super) struct Planned {
     pub prompt: Prompt,
     pub demand: Demand,
     pub plan: Plan,
+    /// What the plan keeps to.
+    limit: Limit,
+    /// Whether the request's own maximum can be set to what fits.
+    may_fit: bool,
 }
 
 impl Planned {
@@ -30,7 +34,9 @@ impl Planned {
         now: Now,
     ) -> Result<Self, Box<TurnedAway>> {
         let may_fit = visit.settings.strategy == Strategy::WorstCase && admitted.endpoint.shape().has_maximum();
-        let standing = may_fit.then(|| gate.standing(&admitted.key, &admitted.limits, now));
+        // Others may have used it too, where limits are shared: their server says so when it refuses.
+        let is_known = may_fit && gate.sharing(&admitted.limits).is_none();
+        let standing = is_known.then(|| gate.standing(&admitted.key, &admitted.limits, now));
         let free = standing.and_then(|standing| standing.tokens.remaining());
         let prompt = Prompt::of(scanned, admitted.endpoint, &admitted.learned);
         let demand = Demand {
@@ -51,7 +57,7 @@ impl Planned {
             Ok(Plan { tokens: 0, set_maximum: None })
         };
         match planned {
-            Ok(plan) => Ok(Self { visit, admitted, prompt, demand, plan }),
+            Ok(plan) => Ok(Self { visit, admitted, prompt, demand, plan, limit, may_fit }),
             Err(TooLarge { certain_prompt: least, limit }) => {
                 let key = admitted.key.record.id.clone();
                 Err(TurnedAway::boxed(visit, Rejection::PromptTooLarge { key, least, limit }))
@@ -68,7 +74,13 @@ impl Planned {
     /// Reserves it where all gateways do; or a share of it here, while that is not to be had.
     pub async fn reserve_shared(&mut self, shared: &Arc<SharedLimits>, now: Now) -> Result<HeldLimits, Rejection> {
         let (key, limits) = (self.admitted.key.record.id.clone(), self.admitted.limits);
-        match shared.reserve(&key, &limits, self.plan.tokens, now.moment).await {
+        let mut asked = shared.reserve(&key, &limits, self.plan.tokens, now.moment).await;
+        if let Err(Declined::Refused(refusal)) = &asked
+            && self.fits_into(refusal)
+        {
+            asked = shared.reserve(&key, &limits, self.plan.tokens, now.moment).await;
+        }
+        match asked {
             Ok(ticket) => {
                 // It is counted here, too: should the others be out of reach, this is what is known.
                 let here = self.reserve(&Limits::UNLIMITED, now)?;
@@ -78,7 +90,7 @@ impl Planned {
             Err(Declined::Unreachable(Some(share))) => {
                 // What holds is what is shown, and what the request's own maximum is held to.
                 self.admitted.limits = share;
-                self.plan_for(&share, now);
+                self.plan_for(share.tokens_per_minute);
                 let here = self.reserve(&share, now)?;
                 Ok(HeldLimits::with(here, shared.admitted_here(&key, &limits)))
             }
@@ -87,21 +99,38 @@ impl Planned {
     }
 
     /// Plans again for a part of the limit. A prompt that is larger than that is not refused for good.
-    fn plan_for(&mut self, share: &Limits, now: Now) {
-        let limit = share.tokens_per_minute;
-        let here = || self.admitted.key.account.counters.standing(share, now.moment);
-        let free = self.demand.free.and_then(|_| here().tokens.remaining());
-        let demand = Demand { certain_prompt: 0, free, ..self.demand };
+    fn plan_for(&mut self, limit: Limit) {
+        self.demand.certain_prompt = 0;
         if let (Limit::At(_), true) = (limit, self.admitted.endpoint.takes_tokens())
-            && let Ok(plan) = plan(self.visit.settings.strategy, limit, &demand)
+            && let Ok(plan) = plan(self.visit.settings.strategy, limit, &self.demand)
         {
             self.plan = plan;
+            self.limit = limit;
         }
     }
 
-    fn reserve(&self, limits: &Limits, now: Now) -> Result<Reservation<Holder>, Rejection> {
-        let holder = Holder(self.admitted.key.account.clone());
-        Reservation::of(holder, limits, self.plan.tokens, now.moment).map_err(|refusal| self.over(refusal))
+    /// Whether the request was refused for tokens that it can do without: then it is planned for what was free.
+    fn fits_into(&mut self, refusal: &Refusal) -> bool {
+        if !self.may_fit || refusal.over != Over::Tokens {
+            return false;
+        }
+        let demand = Demand { free: Some(refusal.limit.saturating_sub(refusal.used)), ..self.demand };
+        let smaller = plan(self.visit.settings.strategy, self.limit, &demand).ok();
+        let smaller = smaller.filter(|plan| plan.tokens < self.plan.tokens);
+        smaller.map(|plan| self.plan = plan).is_some()
+    }
+
+    fn reserve(&mut self, limits: &Limits, now: Now) -> Result<Reservation<Holder>, Rejection> {
+        let attempt = |plan: &Self| {
+            let holder = Holder(plan.admitted.key.account.clone());
+            Reservation::of(holder, limits, plan.plan.tokens, now.moment)
+        };
+        let reserved = match attempt(self) {
+            // Another may have come between.
+            Err(refusal) if self.fits_into(&refusal) => attempt(self),
+            reserved => reserved,
+        };
+        reserved.map_err(|refusal| self.over(refusal))
     }
 
     fn over(&self, refusal: Refusal) -> Rejection {

@@ -23,7 +23,8 @@ impl Gate {
     fn shares(&self, id: &KeyId, now: Now) -> Option<Shares> {
         let account = self.resolver.accounts().known(id)?;
         let limits = account.limits();
-        let standing = self.standing_of(id, &account, &limits, now);
+        // Where others count too, each shows what went through it: that is known to the moment, and adds up.
+        let standing = account.counters.standing(&limits, now.moment);
         let of_level = |level: &Level| share(level.used, level.limit);
         Some(Shares {
             requests_per_minute: of_level(&standing.requests),

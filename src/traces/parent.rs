@@ -27,11 +27,14 @@ pub fn written(context: &SpanContext) -> [(HeaderName, Option<HeaderValue>); 2] 
     [(TRACEPARENT, Some(parent)), (TRACESTATE, state)]
 }
 
+/// What must be passed on, by the recommendation; spans that wait hold it.
+const LONGEST_STATE: usize = 512;
+
 /// What systems of others have to say of the trace: all or nothing, as they may rely on its order.
 fn state(headers: &HeaderMap) -> TraceState {
     let lines = headers.get_all(TRACESTATE).iter().map(HeaderValue::to_str).collect::<Result<Vec<_>, _>>();
-    let state = lines.ok().and_then(|lines| lines.join(",").parse().ok());
-    state.unwrap_or_default()
+    let lines = lines.ok().map(|lines| lines.join(",")).filter(|lines| lines.len() <= LONGEST_STATE);
+    lines.and_then(|lines| lines.parse().ok()).unwrap_or_default()
 }
 
 /// `version-trace-span-flags`, in lower-case hexadecimal digits.
@@ -70,6 +73,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_state_that_is_longer_than_must_be_passed_on_is_left_out() {
+        let parent = format!("00-{TRACE}-{SPAN}-01");
+        for (length, is_kept) in [(LONGEST_STATE, true), (LONGEST_STATE + 1, false)] {
+            let members = format!("a={},b={}", "x".repeat(256), "y".repeat(length - 256 - 5));
+            assert_eq!(members.len(), length);
+            let context = super::parent(&headers(&[(TRACEPARENT, &parent), (TRACESTATE, &members)])).unwrap();
+            assert_eq!(context.trace_state().header() == members, is_kept, "{length}");
+        }
+    }
 
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
     const SPAN: &str = "b7ad6b7169203331";

@@ -77,6 +77,38 @@ async fn the_worst_case_is_never_overrun_over_all_gateways() {
 }
 
 #[tokio::test]
+async fn the_worst_case_without_a_maximum_gets_all_that_is_free_at_each_gateway() {
+    let redis = Redis::start();
+    let upstream = upstream().await;
+    let upstreams = format!("{{name: scripted, url: \"{}\"}}", upstream.url());
+    let limits = format!("limits: {{reservation: worst_case, shared: {{url: \"{}\", timeout: 5s}}}}", redis.url());
+    let text = configuration(&upstreams, "", &limits);
+    let keys = keys(1, "limits: {tokens_per_minute: 100000}");
+    let gateways: Vec<_> = (0..2).map(|_| Gateway::start(&text, &keys)).collect();
+    for gateway in &gateways {
+        gateway.metric_becomes("keymeter_shared_limits_reachable", 1.0).await;
+    }
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": "Hello"}]});
+    for number in 0..6 {
+        let mut client = gateways[number % 2].connect().await;
+        let answer = post(&mut client, "/v1/chat/completions", &secret(0), &body).await;
+        assert_eq!(answer.status, 200, "request {number}: {}", answer.text());
+        // What ended is handed in a moment later.
+        gateways[number % 2].metric_becomes("keymeter_requests_in_flight{key_id=\"key_0\"}", 0.0).await;
+        let start = Instant::now();
+        while get(&mut client, "/v1/usage", &secret(0)).await.json()["limits"]["tokens_per_minute"]["used"]
+            .as_u64()
+            .is_none_or(|used| used > 1000)
+        {
+            assert!(start.elapsed() < PATIENCE);
+        }
+    }
+    let most: Vec<_> =
+        upstream.received().iter().map(|request| request.json()["max_tokens"].as_u64().unwrap()).collect();
+    assert!(most.iter().all(|most| *most > 99_000), "{most:?}");
+}
+
+#[tokio::test]
 async fn what_one_gateway_admits_is_seen_at_all() {
     let (redis, upstream) = (Redis::start(), upstream().await);
     let keys = keys(1, "limits: {requests_per_minute: 10, tokens_per_minute: 100000, concurrent_requests: 3}");

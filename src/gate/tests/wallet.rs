@@ -57,6 +57,17 @@ async fn an_answer_of_unknown_length_is_held_to_what_the_wallet_pays_for() {
 }
 
 #[tokio::test]
+async fn the_lesser_of_the_minute_and_the_wallet_holds_an_answer_of_unknown_length() {
+    for (tokens, expected) in [(5_000, 900..=1000), (500, 400..=500)] {
+        let record = KeyRecord { wallet: Some("ada".into()), ..limited("key_a", 10, tokens, 10) };
+        let house = House::new(vec![record], PRICED, 1000);
+        hear(&house, "10", "10", "0");
+        let maximum = house.lease(r#"{"model":"m","messages":[]}"#).await.change().maximum.unwrap();
+        assert!(expected.contains(&maximum), "{maximum} of {tokens}");
+    }
+}
+
+#[tokio::test]
 async fn of_a_wallet_of_which_nothing_is_known_its_keeper_is_to_be_asked() {
     let house = House::new(vec![KeyRecord { wallet: Some("ada".into()), ..record("key_a") }], PRICED, 1000);
     let visit = house.identify("sk-key_a", now()).await.unwrap();
