@@ -121,7 +121,7 @@ impl fmt::Display for ControlFault {
 impl std::error::Error for ControlFault {}
 
 /// Calls that run when the control plane stops may take so long.
-const LAST_CALLS: Duration = Duration::from_secs(5);
+const LAST_CALLS: Duration = Duration::from_secs(3);
 
 /// A gateway that has not asked for so long is gone.
 const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);

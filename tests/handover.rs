@@ -35,6 +35,11 @@ struct House {
 impl House {
     /// With further `sections`, and a word to the service manager if `environment` says where that is.
     async fn with(sections: &str, environment: &[(&str, &str)]) -> (Self, Process) {
+        Self::with_server("", sections, environment).await
+    }
+
+    /// With further fields of `server`, too.
+    async fn with_server(server: &str, sections: &str, environment: &[(&str, &str)]) -> (Self, Process) {
         let gate = Gate::new();
         let held = gate.clone();
         let upstream = ScriptedUpstream::start(move |request| match request.json()["stream"] {
@@ -44,14 +49,15 @@ impl House {
         .await;
         let directory = tempfile::tempdir().unwrap();
         let configuration = directory.path().join("keymeter.yaml");
-        std::fs::write(&configuration, written(&config(&upstream, sections))).unwrap();
+        let text = written(&config(&upstream, sections)).replace("server: {", &format!("server: {{{server}"));
+        std::fs::write(&configuration, &text).unwrap();
         std::fs::write(directory.path().join("keys.yaml"), one_key("")).unwrap();
         let command = keymeter(&["serve", "--config", configuration.to_str().unwrap()]);
         let process = Process::start_with(command, environment);
         let (gateway, admin) = process.addresses().await;
         let house = Self { directory, configuration, upstream, gate, gateway, admin };
         // The next one is to ask for the addresses that this one has.
-        house.write(&house.fixed(sections));
+        house.write(&house.fixed(sections).replace("server: {", &format!("server: {{{server}")));
         process.stderr.line("server.listen").await;
         (house, process)
     }
@@ -313,4 +319,66 @@ async fn the_control_plane_moves_too_and_comes_back_where_the_new_one_fails() {
     assert!(first.ended().await.0.success());
     answer_becomes(house.admin, "/-/ready", "ready", |answer| answer.status == 200).await;
     assert_eq!(users().await.json()["data"][0]["id"], "ada");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_tls_too_no_request_fails_though_every_one_begins_with_a_handshake() {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (cert, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.key_pair.serialize_pem()).unwrap();
+    let tls = format!("tls: {{cert: \"{}\", key: \"{}\"}}, ", cert.display(), key.display());
+    let (house, first) = House::with_server(&tls, "", &[]).await;
+    let trusted = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
+    let client =
+        || reqwest::Client::builder().no_proxy().add_root_certificate(trusted.clone()).pool_max_idle_per_host(0);
+    let (answered, is_over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let mut load = Load { tasks: JoinSet::new(), answered: answered.clone(), is_over: is_over.clone() };
+    for _ in 0..4 {
+        let (client, url) = (client().build().unwrap(), format!("https://{}/v1/chat/completions", house.gateway));
+        let (answered, is_over) = (answered.clone(), is_over.clone());
+        load.tasks.spawn(async move {
+            while !is_over.load(Ordering::Relaxed) {
+                let answer = client.post(&url).bearer_auth(SECRET).json(&chat()).send().await.unwrap();
+                assert_eq!(answer.status(), 200);
+                answer.bytes().await.unwrap();
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    load.goes_on(20).await;
+    // One that is slow to say its first word.
+    let slow = tokio::net::TcpStream::connect(house.gateway).await.unwrap();
+    let mut processes = vec![first];
+    for _ in 0..4 {
+        let next = house.successor();
+        next.addresses().await;
+        load.goes_on(20).await;
+        processes.push(next);
+    }
+    let mut roots = tokio_rustls::rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let config = tokio_rustls::rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let name = tokio_rustls::rustls::pki_types::ServerName::try_from("127.0.0.1").unwrap();
+    within("the slow handshake", tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, slow)).await.unwrap();
+    load.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_call_at_the_control_plane_holds_up_nobody() {
+    let (house, mut first) = House::with(CONTROL, &[]).await;
+    let line = first.stderr.line("the control plane is on").await;
+    let control: SocketAddr = line.rsplit(' ').next().unwrap().parse().unwrap();
+    let at_home = format!("listen: \"{control}\", database");
+    house.write(&house.fixed(CONTROL).replace("listen: \"127.0.0.1:0\", database", &at_home));
+    let mut stranger = Client::connect(control).await;
+    stranger.send_raw(b"GET / HTTP/1.1\r\nhost: x\r\n").await;
+    let mut second = house.successor();
+    second.addresses().await;
+    assert!(first.ended().await.0.success());
+    let mut stranger = Client::connect(control).await;
+    stranger.send_raw(b"GET / HTTP/1.1\r\nhost: x\r\n").await;
+    second.signal(Signal::TERM);
+    assert!(second.ended().await.0.success());
 }
