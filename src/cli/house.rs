@@ -96,12 +96,12 @@ impl Signals {
     pub async fn until_stopped(mut self, house: &mut House) {
         let has_handed_over = self.until_told(house).await;
         if has_handed_over {
+            // What the manager is told is up to the process that took over.
             tokio::select! {
                 drained = house.retire() => return report(drained),
                 () = self.stop_signal() => {}
             }
         } else {
-            // The manager's word is with the process that took over.
             service_manager::stopping();
         }
         tokio::select! {
