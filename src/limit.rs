@@ -166,7 +166,7 @@ pub struct Demand {
     pub max_output_tokens: Option<u64>,
     /// What one of the model's answers lately took.
     pub expected_output: u64,
-    /// What of the limit is free at this moment, where the request's own maximum can be set to what fits into that.
+    /// What of the limit is free at this moment, if it is known and may be all that is reserved.
     pub free: Option<u64>,
     /// Whether there is output at all; embeddings have none.
     pub has_output: bool,

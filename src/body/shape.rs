@@ -79,12 +79,6 @@ impl Shape {
     }
 
     /// The API's own field for the most output tokens, if the request has one.
-    /// Whether a request may state the most that it wants, and it can be set.
-    #[must_use]
-    pub fn has_maximum(self) -> bool {
-        self.maximum_field().is_some()
-    }
-
     pub(super) fn maximum_field(self) -> Option<MaximumField> {
         let (object, name) = match self {
             Self::Chat | Self::Completions | Self::Messages => (None, "max_tokens"),

@@ -20,7 +20,7 @@ pub(super) struct Planned {
     pub plan: Plan,
     /// What the plan keeps to.
     limit: Limit,
-    /// Whether the request's own maximum can be set to what fits.
+    /// Whether it may be planned for what is free, and the request's own maximum set to that, if it has one.
     may_fit: bool,
 }
 
@@ -33,7 +33,7 @@ impl Planned {
         scanned: &Scanned,
         now: Now,
     ) -> Result<Self, Box<TurnedAway>> {
-        let may_fit = visit.settings.strategy == Strategy::WorstCase && admitted.endpoint.shape().has_maximum();
+        let may_fit = visit.settings.strategy == Strategy::WorstCase && admitted.endpoint.has_output();
         // Others may have used it too, where limits are shared: their server says so when it refuses.
         let is_known = may_fit && gate.sharing(&admitted.limits).is_none();
         let standing = is_known.then(|| gate.standing(&admitted.key, &admitted.limits, now));

@@ -304,6 +304,23 @@ async fn worst_case_without_any_maximum_does_not_wait_until_the_whole_minute_is_
 }
 
 #[tokio::test]
+async fn worst_case_of_what_has_no_maximum_waits_for_what_such_answers_take_and_not_for_all() {
+    let house = House::new(vec![limited("key_a", 10, 5000, 10)], "limits: {reservation: worst_case}", 10);
+    for used in [0, 51, 102] {
+        let visit = house.identify("sk-key_a", now()).await.map_err(|_| "refused").unwrap();
+        let body = Bytes::from_static(br#"{"model":"m","prompt":"a tree"}"#);
+        let scanned = scan(&body, Endpoint::ImageGenerations.shape()).unwrap();
+        let admitted = house.gate.admit(visit, Endpoint::ImageGenerations, &scanned, now());
+        let mut lease = admitted.map_err(|refused| refused.rejection.message()).unwrap();
+        assert_eq!(lease.standing(now()).tokens.used, 5000, "after {used}, all that is left");
+        assert_eq!(scanned.splice(lease.change()), body, "and nothing is changed");
+        lease.answered(200, "application/json", false);
+        drop(lease.pass(Bytes::from_static(br#"{"usage":{"input_tokens":38,"output_tokens":13,"total_tokens":51}}"#)));
+        lease.settle(&Outcome { status: Some(200), complete: true, ..Outcome::default() }, now());
+    }
+}
+
+#[tokio::test]
 async fn a_request_keeps_the_settings_that_it_came_with() {
     let house = House::new(vec![record("key_a")], "limits: {requests_per_minute: 1}", 10);
     let visit = house.identify("sk-key_a", now()).await.map_err(|_| "refused").unwrap();
