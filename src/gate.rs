@@ -4,6 +4,7 @@
 
 mod access_log;
 mod credential;
+mod held;
 mod lease;
 mod money;
 mod outcome;
@@ -23,7 +24,8 @@ use jiff::Timestamp;
 pub use self::{
     access_log::{AccessLog, Line},
     credential::CREDENTIAL_HEADERS,
-    lease::{Admitted, Held, HeldLimits, Lease},
+    held::{Held, HeldLimits},
+    lease::{Admitted, Lease},
     money::Ask,
     outcome::{Client, Outcome},
     prompt::Prompt,

@@ -11,24 +11,21 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Gate, Model, Now, Outcome, Prompt, Route, Settings, Visit,
+    Gate, Held, Model, Now, Outcome, Prompt, Route, Settings, Visit,
     visit::{RequestId, millis},
 };
 use crate::{
-    account::Holder,
     api::Endpoint,
     body::Change,
     ledger::{Record, SpoolFault},
-    limit::{Learned, Limits, Moment, Reservation, Standing},
+    limit::{Learned, Limits, Standing},
     metrics::UpstreamSeries,
     price::{TokenCounts, Usd},
     rejection::Rejection,
     resolve::Key,
     runs::{Run, Running},
-    shared::Ticket,
     traces::{Ended, ExchangeEnded, RequestTrace, Spent},
     usage::{Ending, Form, Meter, Metered, Source, Usage},
-    wallet::Hold,
 };
 
 /// Who was admitted, to what, on which terms.
@@ -67,51 +64,6 @@ pub struct Lease {
     first_token: Option<Now>,
     /// `None`: it goes on though its key is revoked.
     running: Option<Running>,
-}
-
-/// What an admitted request has reserved.
-pub struct Held {
-    /// Of its key's limits.
-    pub limits: HeldLimits,
-    /// Of its key's wallet, if it has one.
-    pub money: Option<Hold>,
-}
-
-/// What an admitted request has reserved of its key's limits.
-pub struct HeldLimits {
-    here: Reservation<Holder>,
-    /// Where several gateways count together.
-    shared: Option<Ticket>,
-}
-
-impl HeldLimits {
-    /// What this gateway alone counts.
-    #[must_use]
-    pub fn here(here: Reservation<Holder>) -> Self {
-        Self { here, shared: None }
-    }
-
-    /// What several gateways count together.
-    #[must_use]
-    pub fn with(here: Reservation<Holder>, shared: Ticket) -> Self {
-        Self { here, shared: Some(shared) }
-    }
-
-    /// Ends the request, which used `used` tokens in all.
-    pub fn settle(self, used: u64, now: Moment) {
-        self.here.settle(used, now);
-        if let Some(ticket) = self.shared {
-            ticket.settle(used);
-        }
-    }
-
-    /// Takes the admission back, for a request that is refused after all.
-    pub fn cancel(self) {
-        self.here.cancel();
-        if let Some(ticket) = self.shared {
-            ticket.cancel();
-        }
-    }
 }
 
 /// What the meter says at the end.

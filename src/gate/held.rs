@@ -1,0 +1,54 @@
+//! What an admitted request has reserved, here, on the server of shared limits and in its key's wallet. Dropped, it is given back
+//! as far as that can be known.
+
+use crate::{
+    account::Holder,
+    limit::{Moment, Reservation},
+    shared::Ticket,
+    wallet::Hold,
+};
+
+/// What an admitted request has reserved.
+pub struct Held {
+    /// Of its key's limits.
+    pub limits: HeldLimits,
+    /// Of its key's wallet, if it has one.
+    pub money: Option<Hold>,
+}
+
+/// What an admitted request has reserved of its key's limits.
+pub struct HeldLimits {
+    here: Reservation<Holder>,
+    /// Where several gateways count together.
+    shared: Option<Ticket>,
+}
+
+impl HeldLimits {
+    /// What this gateway alone counts.
+    #[must_use]
+    pub fn here(here: Reservation<Holder>) -> Self {
+        Self { here, shared: None }
+    }
+
+    /// What several gateways count together.
+    #[must_use]
+    pub fn with(here: Reservation<Holder>, shared: Ticket) -> Self {
+        Self { here, shared: Some(shared) }
+    }
+
+    /// Ends the request, which used `used` tokens in all.
+    pub fn settle(self, used: u64, now: Moment) {
+        self.here.settle(used, now);
+        if let Some(ticket) = self.shared {
+            ticket.settle(used);
+        }
+    }
+
+    /// Takes the admission back, for a request that is refused after all.
+    pub fn cancel(self) {
+        self.here.cancel();
+        if let Some(ticket) = self.shared {
+            ticket.cancel();
+        }
+    }
+}
