@@ -40,7 +40,17 @@ pub struct Demo {
     /// The operator's token for that.
     pub operator: Secret,
     _folder: Folder,
-    _stop_upstream: watch::Sender<bool>,
+    _upstream: UpstreamGuard,
+}
+
+/// The demo upstream runs as long as this lives.
+struct UpstreamGuard(watch::Sender<bool>);
+
+impl Drop for UpstreamGuard {
+    fn drop(&mut self) {
+        // Nobody listens any more where it has ended by itself.
+        let _ = self.0.send(true);
+    }
 }
 
 impl Demo {
@@ -49,7 +59,7 @@ impl Demo {
     /// # Errors
     /// When a port is in use.
     pub async fn start(port: u16, admin_port: u16, log: AccessLog) -> Result<Self, DemoFault> {
-        let (upstream, stop_upstream) = start_upstream().map_err(DemoFault::Upstream)?;
+        let (upstream, guard) = start_upstream().map_err(DemoFault::Upstream)?;
         let folder = Folder::new().map_err(DemoFault::Folder)?;
         let [operator, gateways] = [Secret::generate()?, Secret::generate()?];
         let path = folder.0.join("the demo's built-in configuration");
@@ -67,7 +77,7 @@ impl Demo {
         let config = parse(control.address)?;
         let loaded = Loaded { config, keys: Vec::new(), files: Vec::new() };
         let server = Server::start(loaded, path, log, &mut Sockets::none()).map_err(DemoFault::Start)?;
-        Ok(Self { server, key, control, operator, _folder: folder, _stop_upstream: stop_upstream })
+        Ok(Self { server, key, control, operator, _folder: folder, _upstream: guard })
     }
 
     /// What somebody who sees it for the first time wants to know.
@@ -163,7 +173,7 @@ impl Drop for Folder {
 }
 
 /// The upstream on a free port, until the sender is dropped.
-fn start_upstream() -> std::io::Result<(SocketAddr, watch::Sender<bool>)> {
+fn start_upstream() -> std::io::Result<(SocketAddr, UpstreamGuard)> {
     let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     socket.set_nonblocking(true)?;
     let address = socket.local_addr()?;
@@ -173,7 +183,7 @@ fn start_upstream() -> std::io::Result<(SocketAddr, watch::Sender<bool>)> {
     service.add_tcp(&address.to_string());
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(async move { service.start_service(Some(Arc::new(Mutex::new(fds))), stopped, 1).await });
-    Ok((address, stop))
+    Ok((address, UpstreamGuard(stop)))
 }
 
 /// Why there is no demo.

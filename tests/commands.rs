@@ -358,6 +358,8 @@ async fn the_demo_logs_a_line_a_request_and_keeps_nothing() {
 
     demo.process.signal(Signal::INT);
     assert!(demo.process.ended().await.0.success());
+    let said = demo.process.stderr.to_the_end().await;
+    assert!(!said.iter().any(|line| line.contains("ERROR")), "{said:#?}");
     let said = demo.process.stdout.to_the_end().await;
     let lines: Vec<Value> = said.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
     assert_eq!(lines.len(), 2, "{said:#?}");
