@@ -14,7 +14,7 @@ use parking_lot::RwLock;
 
 use crate::{
     key::{KeyId, KeyRecord},
-    limit::{Counters, Limit, Limits, Moment},
+    limit::{Counters, Moment},
     metrics::{KeyMetrics, Metrics},
 };
 
@@ -24,7 +24,6 @@ pub struct Account {
     pub counters: Counters,
     /// Shown to Prometheus.
     pub metrics: Arc<KeyMetrics>,
-    limits: LastLimits,
     revision: AtomicU32,
     gone: AtomicBool,
     /// The moment in nanoseconds and one; 0: it exists.
@@ -43,17 +42,6 @@ impl Deref for Holder {
 }
 
 impl Account {
-    /// A request of the key is held to `limits`.
-    pub fn held_to(&self, limits: &Limits) {
-        self.limits.set(limits);
-    }
-
-    /// The limits that a request was last held to.
-    #[must_use]
-    pub fn limits(&self) -> Limits {
-        self.limits.read()
-    }
-
     /// How often the key is known to have changed. What is said of it holds for one revision.
     #[must_use]
     pub fn revision(&self) -> u32 {
@@ -80,29 +68,6 @@ impl Account {
     #[must_use]
     pub fn exists(&self) -> bool {
         !self.gone.load(Ordering::Acquire)
-    }
-}
-
-/// Three limits, for whoever wants to know them when no request is there. 0 stands for none.
-#[derive(Default)]
-struct LastLimits([AtomicU64; 3]);
-
-impl LastLimits {
-    fn set(&self, limits: &Limits) {
-        let Limits { requests_per_minute, tokens_per_minute, concurrent_requests } = limits;
-        for (last, limit) in self.0.iter().zip([requests_per_minute, tokens_per_minute, concurrent_requests]) {
-            let number = limit.number().unwrap_or(0);
-            // They hardly ever change, and what is not written stays in every core's cache.
-            if last.load(Ordering::Relaxed) != number {
-                last.store(number, Ordering::Relaxed);
-            }
-        }
-    }
-
-    fn read(&self) -> Limits {
-        let [requests_per_minute, tokens_per_minute, concurrent_requests] =
-            self.0.each_ref().map(|last| Limit::at(last.load(Ordering::Relaxed)).unwrap_or(Limit::Unlimited));
-        Limits { requests_per_minute, tokens_per_minute, concurrent_requests }
     }
 }
 
@@ -179,7 +144,6 @@ impl Accounts {
         Account {
             counters: Counters::default(),
             metrics: self.metrics.keys().of(id),
-            limits: LastLimits::default(),
             revision: AtomicU32::new(0),
             gone: AtomicBool::new(false),
             deleted_since: AtomicU64::new(0),

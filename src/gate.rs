@@ -348,7 +348,7 @@ impl Gate {
             endpoint,
             key,
         };
-        admitted.key.account.held_to(&admitted.limits);
+        admitted.key.account.metrics.held_to(&admitted.limits);
         Planned::of(self, visit, admitted, scanned, now)
     }
 

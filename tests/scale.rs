@@ -151,7 +151,7 @@ async fn the_series_of_a_hundred_thousand_keys_are_scraped_in_seconds() {
     for number in 0..keys {
         let key = house.resolver.resolve(hash(number), Moment::now()).await.ok().unwrap();
         key.account.metrics.model(&model).answered(200);
-        key.account.held_to(&limits);
+        key.account.metrics.held_to(&limits);
     }
     let start = Instant::now();
     let text = gate.scrape(Now::read()).unwrap();

@@ -3,7 +3,7 @@
 use super::{Gate, Now};
 use crate::{
     key::KeyId,
-    limit::{Level, Limit},
+    limit::{Level, Limit, Limits},
     metrics::Shares,
 };
 
@@ -15,16 +15,15 @@ impl Gate {
     pub fn scrape(&self, now: Now) -> Result<String, prometheus::Error> {
         let mut text = self.metrics.encode()?;
         let keys = self.metrics.keys();
-        keys.write_shares(&mut text, |id| self.shares(id, now));
+        keys.write_shares(&mut text, |id, limits| self.shares(id, limits, now));
         keys.write_balances(&mut text, self.resolver.purses().balances(now.moment));
         Ok(text)
     }
 
-    fn shares(&self, id: &KeyId, now: Now) -> Option<Shares> {
+    fn shares(&self, id: &KeyId, limits: &Limits, now: Now) -> Option<Shares> {
         let account = self.resolver.accounts().known(id)?;
-        let limits = account.limits();
         // Where others count too, each shows what went through it: that is known to the moment, and adds up.
-        let standing = account.counters.standing(&limits, now.moment);
+        let standing = account.counters.standing(limits, now.moment);
         let of_level = |level: &Level| share(level.used, level.limit);
         Some(Shares {
             requests_per_minute: of_level(&standing.requests),

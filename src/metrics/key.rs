@@ -3,6 +3,7 @@
 //! keys cannot afford; and a deleted key's series must go, which here is a `Drop`.
 
 mod exposition;
+mod limits;
 
 pub(super) use exposition::escape;
 
@@ -19,9 +20,11 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 
+use self::limits::LastLimits;
 use super::Refused;
 use crate::{
     key::{KeyId, KeyName},
+    limit::Limits,
     price::Usd,
     usage::Usage,
 };
@@ -102,6 +105,7 @@ pub struct KeyMetrics {
     in_flight: AtomicI64,
     last_used: AtomicI64,
     rejections: [AtomicU64; Refused::ALL.len()],
+    limits: LastLimits,
     described: RwLock<Option<Description>>,
     models: RwLock<Vec<Arc<ModelMetrics>>>,
 }
@@ -120,6 +124,7 @@ impl KeyMetrics {
             in_flight: AtomicI64::new(0),
             last_used: AtomicI64::new(0),
             rejections: Default::default(),
+            limits: LastLimits::default(),
             described: RwLock::default(),
             models: RwLock::default(),
         }
@@ -139,6 +144,19 @@ impl KeyMetrics {
         // In one order with `ended` of other threads, so that nobody ever reads less than nothing.
         self.in_flight.fetch_add(1, SeqCst);
         self.last_used.store(now, Relaxed);
+    }
+
+    /// A request of the key is held to `limits`.
+    pub fn held_to(&self, limits: &Limits) {
+        // Those that share series have limits of their own.
+        if self.own.is_some() {
+            self.limits.set(limits);
+        }
+    }
+
+    /// The limits that a request was last held to.
+    pub(super) fn limits(&self) -> Limits {
+        self.limits.read()
     }
 
     /// An admitted request has ended.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{KeySeries, key::escape};
-use crate::{key::KeyId, price::Usd};
+use crate::{key::KeyId, limit::Limits, price::Usd};
 
 /// How much of each limit of a key is taken: 1 is all of it, more is owed; `None`: it is not limited.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -27,11 +27,11 @@ const SHARE: &str = "keymeter_key_limit_used_ratio";
 const BALANCE: &str = "keymeter_wallet_balance_usd";
 
 impl KeySeries {
-    /// Adds to `text` what `shares` says of each key that has series of its own.
-    pub fn write_shares(&self, text: &mut String, shares: impl Fn(&KeyId) -> Option<Shares>) {
+    /// Adds to `text` what `shares` says of each key that has series of its own, and of the limits that it is held to.
+    pub fn write_shares(&self, text: &mut String, shares: impl Fn(&KeyId, &Limits) -> Option<Shares>) {
         let lines = self.all().into_iter().filter_map(|key| {
             let id = key.id()?;
-            Some((id.clone(), shares(id)?))
+            Some((id.clone(), shares(id, &key.limits())?))
         });
         let help = "How much of a key's limit is taken now: 1 is all of it; more was used than was reserved.";
         written(text, SHARE, help, |text| {
@@ -106,7 +106,7 @@ mod tests {
         let mut text = String::new();
         let shares =
             Shares { requests_per_minute: Some(1.0 / 3.0), concurrent_requests: Some(2.0), ..Shares::default() };
-        series.write_shares(&mut text, |_| Some(shares));
+        series.write_shares(&mut text, |_, _| Some(shares));
         let lines: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(
             lines,
@@ -123,7 +123,7 @@ mod tests {
         let mut text = String::new();
         let series = Arc::new(KeySeries::new(1));
         series.write_balances(&mut text, Vec::new());
-        series.write_shares(&mut text, |_| None);
+        series.write_shares(&mut text, |_, _| None);
         assert_eq!(text, "");
     }
 }
