@@ -1,9 +1,12 @@
 //! Which lines are logged for people. `RUST_LOG` says so at the start, and the admin address while the process runs: whoever
 //! looks for a fault need not end what is running to see it.
 
-use std::sync::OnceLock;
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
 
-use tracing::{Level, Metadata};
+use tracing::{Level, Metadata, level_filters::LevelFilter};
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
 /// What there is without `RUST_LOG`.
@@ -12,10 +15,14 @@ const USUAL: &str = "info,pingora=warn,pingora_core=warn,pingora_proxy=warn";
 /// The process has one log, and it is set up once.
 static LEVELS: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
+/// Whether anything is logged at `debug`.
+static SHOWS_DEBUG: AtomicBool = AtomicBool::new(false);
+
 /// The filter of the process' log, as `RUST_LOG` says or else as usual. From now on it can be changed.
 #[must_use]
 pub fn from_environment() -> reload::Layer<EnvFilter, Registry> {
     let chosen = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(USUAL));
+    note(&chosen);
     let (layer, handle) = reload::Layer::new(chosen);
     // A second log of a process has no handle; there is none.
     let _ = LEVELS.set(handle);
@@ -36,9 +43,21 @@ pub fn current() -> String {
 pub fn change(levels: &str) -> Result<(), String> {
     let filter = EnvFilter::builder().parse(levels.trim()).map_err(|fault| fault.to_string())?;
     let log = LEVELS.get().ok_or("the log is not keymeter's own: its levels are set where it is")?;
+    note(&filter);
     let changed = log.reload(filter).map_err(|fault| fault.to_string());
     forbid_heads();
     changed
+}
+
+/// Whether somebody looks for a fault: then they are shown what clients do wrong, too.
+#[must_use]
+pub fn shows_debug() -> bool {
+    SHOWS_DEBUG.load(Ordering::Relaxed)
+}
+
+fn note(chosen: &EnvFilter) {
+    let most = chosen.max_level_hint();
+    SHOWS_DEBUG.store(most.is_none_or(|most| most >= LevelFilter::DEBUG), Ordering::Relaxed);
 }
 
 /// From `debug` on, libraries that log by way of `log` print the heads of requests, credentials included, as Pingora does: no

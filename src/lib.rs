@@ -34,8 +34,8 @@
 //! | [`usage`] | what a response used: incremental scanners, and an estimate where nothing is stated |
 //! | [`api`], [`body`] | paths; a request's JSON, scanned without a tree and changed by splicing |
 //! | [`keyfile`], [`config`], [`yaml`] | edits of keys files; what is written and what is meant; where it stands |
-//! | [`tls`], [`levels`], [`handover`] | the certificate that clients are shown; which lines are logged; sockets from one process to the next |
-//! | [`json_line`], [`head`], [`digits`], [`hex`] | the line that is written of each request, in a log or a ledger; changes to a message's headers; numbers and bytes in both |
+//! | [`tls`], [`process_log`], [`levels`], [`handover`] | the certificate that clients are shown; the log for people, and which lines it has; sockets from one process to the next |
+//! | [`line_writer`], [`json_line`], [`head`], [`digits`], [`hex`] | a thread that writes lines; the line that is written of each request, in a log or a ledger; changes to a message's headers; numbers and bytes in both |
 //! | [`price`], [`wallet`] | money in integers; what a wallet lets this process spend |
 //! | [`key`], [`limit`], [`glob`] | secrets, hashes, records; exact windows and reservations; patterns |
 //!
@@ -81,9 +81,11 @@ pub mod keyfile;
 pub mod ledger;
 pub mod levels;
 pub mod limit;
+pub mod line_writer;
 pub mod metrics;
 pub mod plugin;
 pub mod price;
+pub mod process_log;
 pub mod proxy;
 pub mod rejection;
 pub mod reload;

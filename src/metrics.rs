@@ -22,7 +22,7 @@ use prometheus::{
 use self::upstream::Upstreams;
 pub use self::{
     key::{KeyMetrics, KeySeries, ModelMetrics},
-    scrape::{Balances, Shares},
+    scrape::{Balances, Shares, write_dropped_lines},
     shared::{SharedAnswer, SharedSeries},
     traces::TraceSeries,
     upstream::{UpstreamOutcome, UpstreamSeries},

@@ -1,5 +1,7 @@
 //! The program in its operator's hands: start, signals, logs, and the way it stops.
 
+mod log;
+
 use std::{
     net::{SocketAddr, TcpListener},
     path::PathBuf,

@@ -18,7 +18,7 @@ use crate::support::{
 };
 
 /// Every metric that is promised for keys from a file and with traces, its type and its labels in alphabetical order.
-const PROMISED: [(&str, &str, &[&str]); 38] = [
+const PROMISED: [(&str, &str, &[&str]); 39] = [
     ("keymeter_build_info", "gauge", &["revision", "version"]),
     ("keymeter_client_aborts_total", "counter", &[]),
     ("keymeter_config_last_reload_success_timestamp_seconds", "gauge", &[]),
@@ -36,6 +36,7 @@ const PROMISED: [(&str, &str, &[&str]); 38] = [
     ("keymeter_key_source_requests_total", "counter", &["outcome"]),
     ("keymeter_ledger_oldest_record_age_seconds", "gauge", &[]),
     ("keymeter_ledger_spooled_records", "gauge", &[]),
+    ("keymeter_log_lines_dropped_total", "counter", &["log"]),
     ("keymeter_overhead_seconds", "histogram", &["model", "upstream"]),
     ("keymeter_reasoning_tokens_total", "counter", &["key_id", "model"]),
     ("keymeter_rejections_total", "counter", &["key_id", "reason"]),
@@ -60,7 +61,7 @@ const PROMISED: [(&str, &str, &[&str]); 38] = [
 ];
 
 /// The values that labels have after all sorts of traffic: all of these and no others.
-const VALUES: [(&str, &str, &[&str]); 17] = [
+const VALUES: [(&str, &str, &[&str]); 18] = [
     ("keymeter_requests_total", "key_id", &["key_busy", "key_off", "key_old", "key_one", "key_test"]),
     ("keymeter_requests_total", "model", &["llama-*", "other"]),
     ("keymeter_requests_total", "status", &["200", "400", "401", "404", "405", "429", "500"]),
@@ -78,6 +79,7 @@ const VALUES: [(&str, &str, &[&str]); 17] = [
     ("keymeter_key_cache_lookups_total", "result", &["hit", "miss", "stale", "unknown"]),
     ("keymeter_key_source_requests_total", "outcome", &["failed", "found", "unknown"]),
     ("keymeter_request_duration_seconds", "upstream", &["scripted"]),
+    ("keymeter_log_lines_dropped_total", "log", &["access", "process"]),
     ("keymeter_trace_spans_total", "outcome", &["dropped", "exported", "failed"]),
     ("keymeter_key_limit_used_ratio", "key_id", &["key_busy", "key_one"]),
     ("keymeter_key_limit_used_ratio", "limit", &["concurrent_requests", "requests_per_minute", "tokens_per_minute"]),

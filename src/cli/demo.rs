@@ -3,14 +3,15 @@
 use crate::{
     cli::{
         house::{House, Signals},
-        serve::{forbid_core_dumps, runtime, start_logging, stop},
+        serve::{forbid_core_dumps, runtime, stop},
     },
     demo::Demo,
     gate::AccessLog,
+    process_log,
 };
 
 pub(super) fn run(port: u16, admin_port: u16) -> Result<(), Box<dyn std::error::Error>> {
-    start_logging();
+    process_log::start()?;
     forbid_core_dumps();
     let runtime = runtime(None)?;
     let log = AccessLog::to(std::io::stdout())?;

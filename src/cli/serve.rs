@@ -1,9 +1,8 @@
 //! `keymeter serve`: runs the gateway until it is told to stop.
 
-use std::{fmt, io::IsTerminal, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{fmt, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use tokio::runtime::{Builder, Runtime};
-use tracing_subscriber::{filter::filter_fn, prelude::*};
 
 use super::{
     house::{House, Signals},
@@ -14,13 +13,13 @@ use crate::{
     control::{Control, ControlFault},
     gate::AccessLog,
     handover::{HandoverFault, Heir, Offer, Sockets},
-    levels,
+    process_log,
     server::{Server, StartFault, rehearse},
     traces::LAST_SPANS,
 };
 
 pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeFault> {
-    start_logging();
+    process_log::start()?;
     forbid_core_dumps();
     let loaded = config::load(&path, &config::environment).map_err(ServeFault::Configuration)?;
     let keys = match &loaded.config.keys.source {
@@ -96,20 +95,7 @@ pub(super) fn stop(runtime: Runtime, log: &AccessLog) {
     const LIMIT: Duration = Duration::from_millis(500);
     runtime.shutdown_timeout(LIMIT);
     log.flush(LIMIT);
-}
-
-/// Log lines for people, on standard error. `RUST_LOG` chooses the levels, and the admin address.
-pub(super) fn start_logging() {
-    let chosen = levels::from_environment();
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
-    let subscriber = tracing_subscriber::registry().with(chosen).with(filter_fn(levels::is_discreet)).with(lines);
-    if subscriber.try_init().is_err() {
-        eprintln!("a log was set up before; log lines go there");
-    }
-    levels::forbid_heads();
+    process_log::flush(LIMIT);
 }
 
 /// A core dump would hold the secrets of running requests.

@@ -1,20 +1,12 @@
-//! One JSON line a request. Lines are written by a thread of their own, so that a slow
-//! terminal or pipe never holds up a request; if it falls far behind, lines are left out and
-//! their number is reported.
+//! One JSON line a request. A slow terminal or pipe never holds up a request: if it falls far behind, lines are left out
+//! and their number is reported.
 
-use std::{
-    io::{BufWriter, Write},
-    iter,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
-    thread,
-    time::{Duration, Instant},
+use std::{io::Write, time::Duration};
+
+use crate::{
+    json_line::JsonLine,
+    line_writer::{LineWriter, Report},
 };
-
-use crate::json_line::JsonLine;
 
 /// What is logged of one request.
 #[derive(Debug, Default)]
@@ -103,25 +95,14 @@ fn micros(millis: f64) -> u64 {
 /// Where lines go.
 #[derive(Clone)]
 pub struct AccessLog {
-    lines: Option<SyncSender<Vec<u8>>>,
-    counts: Arc<Counts>,
+    lines: Option<LineWriter>,
 }
-
-/// Lines that have not been written.
-#[derive(Default)]
-struct Counts {
-    waiting: AtomicU64,
-    left_out: AtomicU64,
-}
-
-/// Lines that may wait to be written; at 1 KiB each some 16 MiB.
-const QUEUE: usize = 16_384;
 
 impl AccessLog {
     /// A log that keeps nothing.
     #[must_use]
     pub fn none() -> Self {
-        Self { lines: None, counts: Arc::default() }
+        Self { lines: None }
     }
 
     /// A log on `output`.
@@ -129,11 +110,7 @@ impl AccessLog {
     /// # Errors
     /// When no thread can be started.
     pub fn to(output: impl Write + Send + 'static) -> std::io::Result<Self> {
-        let (sender, receiver) = sync_channel(QUEUE);
-        let counts: Arc<Counts> = Arc::default();
-        let shared = counts.clone();
-        thread::Builder::new().name("access-log".to_owned()).spawn(move || write_all(&receiver, &shared, output))?;
-        Ok(Self { lines: Some(sender), counts })
+        LineWriter::start("access-log", output, report).map(|lines| Self { lines: Some(lines) })
     }
 
     /// Hands a line over.
@@ -141,47 +118,33 @@ impl AccessLog {
         let Some(lines) = &self.lines else { return };
         let mut text = line.to_json();
         text.push(b'\n');
-        self.counts.waiting.fetch_add(1, Ordering::AcqRel);
-        if lines.try_send(text).is_err() {
-            self.counts.waiting.fetch_sub(1, Ordering::AcqRel);
-            self.counts.left_out.fetch_add(1, Ordering::Relaxed);
-        }
+        lines.write(text);
+    }
+
+    /// Lines that were dropped so far, because their reader is too slow.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.lines.as_ref().map_or(0, LineWriter::dropped)
     }
 
     /// Waits until all lines are written, `limit` at most: a process that ends takes with it what is not.
     pub fn flush(&self, limit: Duration) {
-        let start = Instant::now();
-        while self.counts.waiting.load(Ordering::Acquire) > 0 && start.elapsed() < limit {
-            thread::sleep(Duration::from_millis(1));
+        if let Some(lines) = &self.lines {
+            lines.flush(limit);
         }
     }
 }
 
-/// How long lines are collected. A thread that is woken for each of them costs a request more than all else that is done
-/// for it here.
-const LINGER: Duration = Duration::from_millis(5);
-
-/// Writes what comes, and flushes whenever nothing more is waiting.
-fn write_all(lines: &Receiver<Vec<u8>>, counts: &Counts, output: impl Write) {
-    let mut output = BufWriter::new(output);
-    while let Ok(first) = lines.recv() {
-        thread::sleep(LINGER);
-        let mut taken = 0;
-        let mut write = |line: Vec<u8>| {
-            taken += 1;
-            output.write_all(&line)
-        };
-        let written = iter::once(first).chain(lines.try_iter()).try_for_each(&mut write);
-        let written = written.and_then(|()| output.flush());
-        counts.waiting.fetch_sub(taken, Ordering::AcqRel);
-        let missing = counts.left_out.swap(0, Ordering::Relaxed);
-        if missing > 0 {
+/// The access log holds lines of one form; what concerns the log itself is said in the process' own.
+fn report(report: Report) -> Vec<u8> {
+    match report {
+        Report::Dropped(missing) => {
             tracing::warn!("the access log's reader is too slow: {missing} lines were left out");
         }
-        if let Err(fault) = written {
-            tracing::error!("the access log cannot be written: {fault}");
-        }
+        Report::Failed(fault) => tracing::error!("the access log cannot be written: {fault}"),
+        Report::Tick => {}
     }
+    Vec::new()
 }
 
 #[cfg(test)]
@@ -236,31 +199,5 @@ mod tests {
         assert_eq!(text.lines().count(), 1);
         let line: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!((&line["model"], &line["status"]), (&"a\n\"b".into(), &200.into()));
-    }
-
-    /// Takes its time for every line.
-    struct Slow(Sender<u8>);
-
-    impl Write for Slow {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            thread::sleep(Duration::from_millis(20));
-            Sent(self.0.clone()).write(bytes)
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_flush_waits_for_what_was_handed_over_and_not_for_ever() {
-        let (sender, written) = channel();
-        let log = AccessLog::to(Slow(sender)).unwrap();
-        (0..3).for_each(|_| log.write(&Line::default()));
-        log.flush(Duration::from_secs(10));
-        assert_eq!(written.try_iter().filter(|byte| *byte == b'\n').count(), 3);
-        log.write(&Line::default());
-        log.flush(Duration::ZERO);
-        assert_eq!(written.try_iter().count(), 0);
     }
 }

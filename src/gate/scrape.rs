@@ -4,7 +4,8 @@ use super::{Gate, Now};
 use crate::{
     key::KeyId,
     limit::{Level, Limit, Limits},
-    metrics::Shares,
+    metrics::{Shares, write_dropped_lines},
+    process_log,
 };
 
 impl Gate {
@@ -17,6 +18,7 @@ impl Gate {
         let keys = self.metrics.keys();
         keys.write_shares(&mut text, |id, limits| self.shares(id, limits, now));
         keys.write_balances(&mut text, self.resolver.purses().balances(now.moment));
+        write_dropped_lines(&mut text, self.log.dropped(), process_log::dropped());
         Ok(text)
     }
 

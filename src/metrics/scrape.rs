@@ -1,5 +1,5 @@
-//! What is not counted but asked for when somebody scrapes: how much of its limits a key has taken, and what is in a
-//! wallet. Both are known to others, who answer with plain numbers.
+//! What is not counted here but asked for when somebody scrapes: how much of its limits a key has taken, what is in a wallet,
+//! and what the logs have dropped. All of it is known to others, who answer with plain numbers.
 
 use std::{
     fmt::{self, Write},
@@ -25,6 +25,7 @@ pub type Balances = Vec<(Arc<str>, Usd)>;
 
 const SHARE: &str = "keymeter_key_limit_used_ratio";
 const BALANCE: &str = "keymeter_wallet_balance_usd";
+const DROPPED: &str = "keymeter_log_lines_dropped_total";
 
 impl KeySeries {
     /// Adds to `text` what `shares` says of each key that has series of its own, and of the limits that it is held to.
@@ -34,7 +35,7 @@ impl KeySeries {
             Some((id.clone(), shares(id, &key.limits())?))
         });
         let help = "How much of a key's limit is taken now: 1 is all of it; more was used than was reserved.";
-        written(text, SHARE, help, |text| {
+        written(text, (SHARE, "gauge"), help, |text| {
             lines.into_iter().try_for_each(|(id, shares)| {
                 let Shares { requests_per_minute, tokens_per_minute, concurrent_requests } = shares;
                 let limits = [
@@ -54,7 +55,7 @@ impl KeySeries {
         balances.sort_unstable();
         balances.truncate(self.max());
         let help = "What is in a wallet, in US dollars, as this gateway last heard, less what it has charged since.";
-        written(text, BALANCE, help, |text| {
+        written(text, (BALANCE, "gauge"), help, |text| {
             balances.iter().try_for_each(|(wallet, balance)| {
                 write!(text, "{BALANCE}{{wallet=\"")?;
                 escape(text, wallet);
@@ -64,10 +65,25 @@ impl KeySeries {
     }
 }
 
-/// One gauge with its lines, if it has some.
-fn written(text: &mut String, metric: &str, help: &str, lines: impl FnOnce(&mut String) -> fmt::Result) {
+/// Adds to `text` how many lines the logs have dropped.
+pub fn write_dropped_lines(text: &mut String, access: u64, process: u64) {
+    let help = "Lines that were dropped because nobody read them in time, by log: access or process.";
+    written(text, (DROPPED, "counter"), help, |text| {
+        [("access", access), ("process", process)]
+            .into_iter()
+            .try_for_each(|(log, lines)| writeln!(text, "{DROPPED}{{log=\"{log}\"}} {lines}"))
+    });
+}
+
+/// One metric with its lines, if it has some.
+fn written(
+    text: &mut String,
+    (metric, kind): (&str, &str),
+    help: &str,
+    lines: impl FnOnce(&mut String) -> fmt::Result,
+) {
     let start = text.len();
-    let head = write!(text, "# HELP {metric} {help}\n# TYPE {metric} gauge\n");
+    let head = write!(text, "# HELP {metric} {help}\n# TYPE {metric} {kind}\n");
     let end = text.len();
     // Writing to a `String` does not fail.
     let _ = head.and_then(|()| lines(text));

@@ -34,6 +34,7 @@ EMPTY_WHEN_CHOSEN = {"Responses without a price": "the chosen model has a price"
 # Metrics that the dashboard does without, and why.
 NOT_SHOWN = {
     "keymeter_key_series_folded_total": "the alert that rests on it is enough",
+    "keymeter_log_lines_dropped_total": "the alert that rests on it is enough",
     "keymeter_trace_spans_total": "there only where requests are traced",
     "process_start_time_seconds": "for when it started",
     "process_virtual_memory_bytes": "says little of what is used",

@@ -1,0 +1,122 @@
+//! The process' own log, for people, on standard error. Whoever reads it may be slow or stand still, and strangers may
+//! cause lines: so a thread writes it, lines of one kind are few, and what clients do wrong is shown only at `debug`.
+//! `serve` and `demo` start it; the rest of the house logs with `tracing`.
+
+mod filter;
+
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal, Write},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use tracing_subscriber::{Layer as _, filter::filter_fn, fmt::MakeWriter, prelude::*};
+
+use self::filter::{LineFilter, RepeatedLines};
+use crate::{
+    levels,
+    line_writer::{LineWriter, Report},
+};
+
+/// The process has one log.
+static LOG: OnceLock<LineWriter> = OnceLock::new();
+
+/// Log lines go to standard error from now on. `RUST_LOG` chooses the levels, and the admin address.
+///
+/// # Errors
+/// When no thread can be started.
+pub fn start() -> io::Result<()> {
+    let repeated = Arc::new(RepeatedLines::default());
+    let writer = LineWriter::start("process-log", io::stderr(), reporter(repeated.clone()))?;
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(Lines(writer.clone()))
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .with_filter(LineFilter::new(repeated));
+    let subscriber = tracing_subscriber::registry()
+        .with(levels::from_environment())
+        .with(filter_fn(levels::is_discreet))
+        .with(lines);
+    if subscriber.try_init().is_err() {
+        eprintln!("a log was set up before; log lines go there");
+    }
+    levels::forbid_heads();
+    let _ = LOG.set(writer);
+    std::panic::set_hook(Box::new(|panic| tracing::error!("an error in keymeter itself: {panic}")));
+    Ok(())
+}
+
+/// Lines of this log that were dropped so far, because nobody read them in time.
+#[must_use]
+pub fn dropped() -> u64 {
+    LOG.get().map_or(0, LineWriter::dropped)
+}
+
+/// Waits until all lines are written, `limit` at most.
+pub fn flush(limit: Duration) {
+    if let Some(log) = LOG.get() {
+        log.flush(limit);
+    }
+}
+
+/// Says in the log itself what is missing from it.
+fn reporter(repeated: Arc<RepeatedLines>) -> impl FnMut(Report) -> Vec<u8> + Send {
+    move |report| {
+        let mut text = String::new();
+        match report {
+            Report::Dropped(missing) => {
+                // Memory takes all that is written.
+                let _ = writeln!(text, "{} {missing} log lines were left out: their reader is too slow", now());
+            }
+            // There is nowhere to say it.
+            Report::Failed(_) => {}
+            Report::Tick => {
+                for line in repeated.drain_finished() {
+                    let _ =
+                        writeln!(text, "{} {} more lines like this were left out: {}", now(), line.count, line.text);
+                }
+            }
+        }
+        text.into_bytes()
+    }
+}
+
+fn now() -> String {
+    format!("{:.6}  WARN", jiff::Timestamp::now())
+}
+
+/// Gives each event a writer of its own, which hands over the whole line at once.
+struct Lines(LineWriter);
+
+impl MakeWriter<'_> for Lines {
+    type Writer = Line;
+
+    fn make_writer(&self) -> Line {
+        Line { writer: self.0.clone(), text: Vec::new() }
+    }
+}
+
+struct Line {
+    writer: LineWriter,
+    text: Vec<u8>,
+}
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if !self.text.is_empty() {
+            self.writer.write(std::mem::take(&mut self.text));
+        }
+    }
+}

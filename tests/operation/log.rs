@@ -1,0 +1,146 @@
+//! The log on standard error: it holds up nobody, and no stranger decides how many lines it has.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    process::{Child, ChildStderr, Stdio},
+};
+
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+
+use super::{Files, chat, set_levels, upstream};
+use crate::support::{
+    client::{Client, within},
+    gateway::{SECRET, config, one_key},
+    h2c::H2c,
+    process::{Process, answer_becomes, ask, keymeter},
+    script::Gate,
+    upstream::ScriptedUpstream,
+};
+
+/// What is logged without `RUST_LOG`.
+const USUAL: &str = "info,pingora=warn,pingora_core=warn,pingora_proxy=warn";
+
+/// A gateway whose standard error is a pipe that nobody reads once it has started.
+struct Unread {
+    child: Child,
+    _stderr: BufReader<ChildStderr>,
+    gateway: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Unread {
+    fn start(files: &Files, levels: &str) -> Self {
+        let mut command = keymeter(&["serve", "--config", files.path.to_str().unwrap()]);
+        let mut child = command.env("RUST_LOG", levels).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("listening on") {
+            line.clear();
+            assert!(stderr.read_line(&mut line).unwrap() > 0, "it ended before it listened");
+        }
+        let mut addresses = line.split([' ', ',', ';', '\n']).filter_map(|word| word.parse().ok());
+        let (gateway, admin) = (addresses.next().unwrap(), addresses.next_back().unwrap());
+        Self { child, _stderr: stderr, gateway, admin }
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_that_nobody_reads_stops_no_request_and_what_is_dropped_is_counted() {
+    let upstream = upstream(&Gate::new()).await;
+    let files = Files::new(&config(&upstream, ""), &one_key(", limits: {requests_per_minute: unlimited}"));
+    // Each request over HTTP/2 makes dozens of lines at this level.
+    let process = Unread::start(&files, "info,h2=trace");
+    let connection = H2c::connect(process.gateway).await;
+    let dropped = || async {
+        let metrics = ask(process.admin, "GET", "/metrics").await.text();
+        let line = metrics.lines().find(|line| line.starts_with("keymeter_log_lines_dropped_total{log=\"process\"}"));
+        line.unwrap().rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()
+    };
+    let mut requests = 0;
+    while dropped().await == 0 {
+        assert!(requests < 5000, "nothing is dropped after {requests} requests");
+        for _ in 0..50 {
+            let (answer, _) = connection.chat(SECRET, &chat()).await;
+            assert_eq!(answer.status, 200);
+            requests += 1;
+        }
+    }
+    let (answer, _) = connection.chat(SECRET, &chat()).await;
+    assert_eq!(answer.status, 200, "and it goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_of_one_kind_are_few_in_a_second_and_the_rest_are_counted() {
+    let gone = ScriptedUpstream::start(|_| unreachable!("nobody gets there")).await;
+    let configuration = config(&gone, "");
+    drop(gone);
+    let files = Files::new(&configuration, &one_key(", limits: {requests_per_minute: unlimited}"));
+    let process = Process::serve(&files.path);
+    let (gateway, admin) = process.addresses().await;
+    assert_eq!(set_levels(admin, USUAL).await.0, 204);
+    for _ in 0..200 {
+        assert_eq!(Client::connect(gateway).await.chat(SECRET, &chat()).await.status, 502);
+    }
+    process.stderr.line("more lines like this were left out").await;
+    let told = || {
+        let lines = process.stderr.all();
+        let failures = lines.iter().filter(|line| line.contains("Fail to proxy") && !line.contains("left out")).count();
+        let counted: usize = lines
+            .iter()
+            .filter(|line| line.contains("left out") && line.contains("Fail to proxy"))
+            .filter_map(|line| line.split(" more lines").next()?.rsplit(' ').next()?.parse::<usize>().ok())
+            .sum();
+        (failures, counted)
+    };
+    within("all to be counted", async {
+        while told().0 + told().1 < 200 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let (failures, counted) = told();
+    assert_eq!(failures + counted, 200);
+    assert!(failures < 150, "{failures} lines were written, {counted} counted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_does_wrong_is_shown_at_debug_only() {
+    let upstream = upstream(&Gate::new()).await;
+    let files = Files::new(&config(&upstream, ""), &one_key(""));
+    let process = Process::serve(&files.path);
+    let (gateway, admin) = process.addresses().await;
+    let misbehave = async || {
+        for bytes in [&b"GET /v1/models HTTP/1.1\r\nhost: a"[..], b"\0\0\0\r\n\r\n", b"POST / HTTP/9.9\r\n\r\n"] {
+            let mut stream = tokio::net::TcpStream::connect(gateway).await.unwrap();
+            stream.write_all(bytes).await.unwrap();
+            stream.shutdown().await.unwrap();
+            let mut answer = Vec::new();
+            let _ = within("its end", tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer)).await;
+        }
+        let mut preface = tokio::net::TcpStream::connect(gateway).await.unwrap();
+        preface.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nnot a frame of settings at all").await.unwrap();
+        let mut answer = Vec::new();
+        let _ = within("its end", tokio::io::AsyncReadExt::read_to_end(&mut preface, &mut answer)).await;
+    };
+    assert_eq!(set_levels(admin, USUAL).await.0, 204);
+    let before = process.stderr.all().len();
+    misbehave().await;
+    assert_eq!(set_levels(admin, "debug").await.0, 204);
+    process.stderr.line("what is logged was changed to debug").await;
+    let lines = process.stderr.all();
+    let said: Vec<_> = lines[before..].iter().filter(|line| !line.contains("what is logged was changed")).collect();
+    assert!(said.is_empty(), "{said:#?}");
+    misbehave().await;
+    process.stderr.line("ownstream").await;
+    answer_becomes(gateway, "/v1/models", "refused as usual", |answer| answer.status == 401).await;
+    assert_eq!(json!(ask(admin, "GET", "/-/healthy").await.status), 200);
+}
