@@ -7,10 +7,8 @@ use std::{
     time::Duration,
 };
 
-use http::HeaderName;
-use ipnet::IpNet;
-
 use super::{
+    client_address::ClientAddress,
     fault::Place,
     files, raw,
     scalar::{Scalar, Size, Span, Timeout},
@@ -47,15 +45,6 @@ pub struct Tls {
     pub cert: PathBuf,
     /// Its private key in PEM form.
     pub key: PathBuf,
-}
-
-/// Which header tells the client's address, and which peers may set it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientAddress {
-    /// Such as `x-forwarded-for`.
-    pub header: HeaderName,
-    /// At least one network.
-    pub trusted: Vec<IpNet>,
 }
 
 /// The admin address: metrics, health, reload.
@@ -147,19 +136,6 @@ impl Tls {
         let cert = cert.and_then(|Scalar(name)| files::pem(&place.field("cert"), file, &name, "CERTIFICATE-----"));
         let key = key.and_then(|Scalar(name)| files::pem(&place.field("key"), file, &name, "PRIVATE KEY-----"));
         Some(Self { cert: cert?, key: key? })
-    }
-}
-
-impl ClientAddress {
-    fn check(raw: raw::ClientAddress, place: &Place<'_>) -> Option<Self> {
-        let header = place.required("header", raw.header, "such as x-forwarded-for");
-        let trusted = place.required("trusted", raw.trusted, "the networks of the proxies that set the header");
-        if trusted.as_ref().is_some_and(Vec::is_empty) {
-            place.field("trusted").fault("at least one network is needed, such as 10.0.0.0/8");
-        }
-        let trusted = place.field("trusted").elements(trusted?);
-        let Scalar(header) = header?;
-        Some(Self { header, trusted: trusted.into_iter().map(|(_, Scalar(network))| network).collect() })
     }
 }
 
