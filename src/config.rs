@@ -16,6 +16,7 @@ mod scalar;
 pub mod schema;
 mod server;
 mod shared;
+mod token;
 mod tracing;
 mod upstream;
 mod url;

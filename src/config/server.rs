@@ -12,6 +12,7 @@ use super::{
     fault::Place,
     files, raw,
     scalar::{Scalar, Size, Span, Timeout},
+    token::long_enough,
     upstream::Credential,
 };
 
@@ -145,6 +146,6 @@ impl Admin {
         if raw.token.is_none() && !place.dropped("token") && !listen.ip().is_loopback() {
             place.field("listen").fault(format!("a `token` is required, as {listen} is not loopback"));
         }
-        Self { listen, token: raw.token.map(|Scalar(token)| Credential(token)) }
+        Self { listen, token: raw.token.map(|token| long_enough(token, &place.field("token"))) }
     }
 }
