@@ -6,6 +6,8 @@ mod keys;
 mod money;
 mod page;
 mod people;
+mod throttle;
+mod upgrade;
 mod usage;
 
 /// One test over each database.
