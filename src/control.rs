@@ -4,6 +4,7 @@
 pub mod api;
 mod caller;
 mod page;
+mod questions;
 mod refusal;
 pub mod store;
 mod throttle;
@@ -21,6 +22,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use self::{
     caller::Caller,
+    questions::Questions,
     refusal::Refusal,
     store::{Database, Store, StoreFault, operations::Operation},
     throttle::TokenThrottle,
@@ -142,6 +144,7 @@ pub struct Plane {
     changes_per_hour: u32,
     client_address: Option<config::ClientAddress>,
     throttle: TokenThrottle,
+    questions: Arc<Questions>,
     /// What keys have that set none of their own: a user gives no key more.
     limits: Limits,
     retention: Duration,
@@ -166,6 +169,7 @@ impl Plane {
             changes_per_hour: settings.changes_per_hour,
             client_address: settings.client_address.clone(),
             throttle: TokenThrottle::default(),
+            questions: Arc::default(),
             limits,
             retention: settings.usage_retention,
             database: settings.database.clone(),

@@ -3,6 +3,7 @@
 pub mod gateways;
 mod instances;
 mod keys;
+mod limits;
 mod money;
 mod page;
 mod people;
