@@ -1,6 +1,7 @@
 //! What the operator wants: the configuration file and the keys file, read and checked whole before anything of
 //! them takes effect. A [`Config`] cannot hold a state that the gateway could not serve.
 
+mod client_address;
 mod control;
 mod endings;
 mod expand;
@@ -15,6 +16,7 @@ mod scalar;
 pub mod schema;
 mod server;
 mod shared;
+mod token;
 mod tracing;
 mod upstream;
 mod url;
@@ -28,13 +30,14 @@ use std::{
 use serde_yaml::Value;
 
 pub use self::{
+    client_address::ClientAddress,
     control::Control,
     endings::{OnClientAbort, OnRevoke},
     expand::Environment,
     fault::Fault,
     keys::{Keys, Source},
     model::Model,
-    server::{Admin, ClientAddress, Server, Tls},
+    server::{Admin, Server, Tls},
     shared::{Node, Servers, Shared, SharedUrl, WhenUnreachable},
     tracing::{CollectorUrl, CollectorUrlFault, Sample, Tracing},
     upstream::{ApiKeyHeader, Credential, InjectUsage, Upstream},

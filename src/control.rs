@@ -4,21 +4,30 @@
 pub mod api;
 mod caller;
 mod page;
+mod questions;
 mod refusal;
 pub mod store;
+mod throttle;
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
+use axum::{extract::ConnectInfo, http::request::Parts};
 use jiff::Timestamp;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-use self::store::{Database, Store, StoreFault};
-use crate::{
-    config,
-    handover::Sockets,
-    key::{KeyHash, Secret},
-    limit::Limits,
+use self::{
+    caller::Caller,
+    questions::Questions,
+    refusal::Refusal,
+    store::{Database, Store, StoreFault, operations::Operation},
+    throttle::TokenThrottle,
 };
+use crate::{config, handover::Sockets, key::KeyHash, limit::Limits};
 
 /// A control plane that answers.
 pub struct Control {
@@ -132,6 +141,10 @@ pub struct Plane {
     operator: KeyHash,
     gateways: Option<KeyHash>,
     operations_per_hour: u32,
+    changes_per_hour: u32,
+    client_address: Option<config::ClientAddress>,
+    throttle: TokenThrottle,
+    questions: Arc<Questions>,
     /// What keys have that set none of their own: a user gives no key more.
     limits: Limits,
     retention: Duration,
@@ -153,6 +166,10 @@ impl Plane {
             operator,
             gateways: settings.gateway_token.as_ref().map(|token| token.0.hash()),
             operations_per_hour: settings.key_operations_per_hour,
+            changes_per_hour: settings.changes_per_hour,
+            client_address: settings.client_address.clone(),
+            throttle: TokenThrottle::default(),
+            questions: Arc::default(),
             limits,
             retention: settings.usage_retention,
             database: settings.database.clone(),
@@ -165,8 +182,27 @@ impl Plane {
         &self.store
     }
 
-    fn is_gateway(&self, token: &Secret) -> bool {
-        self.gateways.is_some_and(|gateways| token.hash() == gateways)
+    fn is_gateway(&self, token: &KeyHash) -> bool {
+        self.gateways.is_some_and(|gateways| *token == gateways)
+    }
+
+    /// The address that a request comes from.
+    fn client_address(&self, parts: &Parts) -> IpAddr {
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        let peer = peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |ConnectInfo(peer)| peer.ip().to_canonical());
+        self.client_address.as_ref().map_or(peer, |from| from.client(&parts.headers, peer))
+    }
+
+    /// Counts that a user changes something, or tries to; the operator may change as much as they like.
+    async fn count_change(&self, caller: &Caller) -> Result<(), Refusal> {
+        self.count(caller, Operation::Change).await
+    }
+
+    async fn count(&self, caller: &Caller, operation: Operation) -> Result<(), Refusal> {
+        let Some(user) = caller.user() else { return Ok(()) };
+        let most = self.changes_per_hour;
+        let counted = self.store.count_operation(operation, &user.id, most, Timestamp::now()).await?;
+        counted.map_err(|wait| Refusal::too_many_changes(most, wait))
     }
 
     /// Answers calls until it is told to stop; then those that run may finish.
@@ -201,6 +237,9 @@ impl Plane {
             }
             if let Err(fault) = self.store.forget_sessions(Timestamp::now()).await {
                 tracing::warn!("sessions of the page that are over stay for now: {fault}");
+            }
+            if let Err(fault) = self.store.forget_operations(Timestamp::now()).await {
+                tracing::warn!("what users did more than an hour ago stays for now: {fault}");
             }
             tokio::time::sleep(HOUR).await;
         }

@@ -47,12 +47,20 @@ fn check_takes_the_example_with_a_control_plane_if_its_tokens_are_set() {
         let output = command.env("KEYMETER_CONTROL_TOKEN", operator).env("KEYS_TOKEN", gateways).output().unwrap();
         (output.status.code(), text(&output.stdout))
     };
-    assert_eq!(check("operator", "gateways"), (Some(0), "ok\n".to_owned()));
-    assert!(check("same", "same").1.contains("must be another: gateways may do less"));
-    let loaded = keymeter::config::load(&example, &|name| Some(name.to_owned())).unwrap();
+    let [operator, gateways] = ["o", "g"].map(|letter| letter.repeat(32));
+    assert_eq!(check(&operator, &gateways), (Some(0), "ok\n".to_owned()));
+    assert!(check(&operator, &operator).1.contains("must be another: gateways may do less"));
+    let short = check(&"o".repeat(31), "x1").1;
+    assert!(
+        short.lines().count() == 2 && short.contains(":25:10: a token of 31 characters could be guessed"),
+        "{short}"
+    );
+    assert!(short.contains(":26:18: a token of 2 characters could be guessed: at least 32 are needed"), "{short}");
+    assert!(short.contains("`openssl rand -hex 32` makes one"), "{short}");
+    let loaded = keymeter::config::load(&example, &|name| Some(name.repeat(5))).unwrap();
     let control = loaded.config.control.unwrap();
     assert_eq!(control.usage_retention, keymeter::control::store::usage::RETENTION, "what is written is the default");
-    assert_eq!(control.key_operations_per_hour, 15);
+    assert_eq!((control.key_operations_per_hour, control.changes_per_hour), (15, 600));
 }
 
 #[test]
@@ -63,8 +71,14 @@ fn a_control_plane_without_a_token_is_refused_with_how_to_make_one() {
     std::fs::write(directory.path().join("keys.yaml"), "keys: []").unwrap();
     for (section, expected) in [
         ("control: {}", "missing field `token` in control: the operator's; `openssl rand -hex 32` makes one"),
-        ("control: {token: a, database: 'mysql://a'}", "`sqlite://` and the path of a file, or `postgres://…`"),
-        ("control: {token: a, tokens: b}", "unknown field `tokens` in control; did you mean `token`?"),
+        (
+            "control: {token: 0123456789abcdef0123456789abcdef, database: 'mysql://a'}",
+            "`sqlite://` and the path of a file, or `postgres://…`",
+        ),
+        (
+            "control: {token: 0123456789abcdef0123456789abcdef, tokens: b}",
+            "unknown field `tokens` in control; did you mean `token`?",
+        ),
     ] {
         std::fs::write(&path, format!("{base}{section}")).unwrap();
         let output = run(&["check", "--config", path.to_str().unwrap()]);

@@ -3,9 +3,12 @@
 pub mod gateways;
 mod instances;
 mod keys;
+mod limits;
 mod money;
 mod page;
 mod people;
+mod throttle;
+mod upgrade;
 mod usage;
 
 /// One test over each database.

@@ -287,7 +287,7 @@ async fn without_a_socket_the_signal_says_what_to_do_and_so_does_the_command() {
 }
 
 const CONTROL: &str = r#"
-control: {listen: "127.0.0.1:0", database: "sqlite://keymeter.db", token: "an-operators-token-of-tests", gateway_token: "a-gateways-token-of-tests"}
+control: {listen: "127.0.0.1:0", database: "sqlite://keymeter.db", token: "an-operators-token-of-tests-0123456789", gateway_token: "a-gateways-token-of-tests-0123456789"}
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -297,7 +297,7 @@ async fn the_control_plane_moves_too_and_comes_back_where_the_new_one_fails() {
     let control: SocketAddr = line.rsplit(' ').next().unwrap().parse().unwrap();
     let fixed =
         house.fixed(CONTROL).replace("listen: \"127.0.0.1:0\", database", &format!("listen: \"{control}\", database"));
-    let bearer = [("authorization", "Bearer an-operators-token-of-tests")];
+    let bearer = [("authorization", "Bearer an-operators-token-of-tests-0123456789")];
     let user = json!({"id": "ada", "name": "Ada Lovelace"}).to_string();
     let made = Client::connect(control).await.request("POST", "/api/v1/users", &bearer, user.as_bytes()).await;
     assert_eq!(made.status, 201, "{}", made.text());

@@ -408,7 +408,10 @@ async fn no_secret_is_ever_printed() {
     for level in ["info", "trace"] {
         let files = Files::new(&configuration, "keys: [{id: key_test, name: Test key, secret: \"${CLIENT}\"}]\n");
         let mut command = keymeter(&["serve", "--config", files.path.to_str().unwrap()]);
-        command.env("ADMIN", "canary-of-admin").env("UPSTREAM", "canary-of-upstream").env("CLIENT", "canary-of-client");
+        command
+            .env("ADMIN", "canary-of-admin-0123456789-0123456789")
+            .env("UPSTREAM", "canary-of-upstream")
+            .env("CLIENT", "canary-of-client");
         command.env("RUST_LOG", level);
         let mut process = Process::start(command);
         let (gateway, admin) = process.addresses().await;
@@ -443,17 +446,23 @@ async fn use_and_misuse_secrets(gateway: SocketAddr, admin: SocketAddr, files: &
     }
     for address in [gateway, admin] {
         let mut broken = Client::connect(address).await;
-        broken.send_raw(b"GET / HTTP/1.1\r\nauthorization: Bearer canary-of-admin\r\nno header\r\n\r\n").await;
+        broken
+            .send_raw(
+                b"GET / HTTP/1.1\r\nauthorization: Bearer canary-of-admin-0123456789-0123456789\r\nno header\r\n\r\n",
+            )
+            .await;
         broken.closed_by_server().await;
     }
     let mut operator = Client::connect(admin).await;
-    for token in ["Bearer canary-of-admin", "canary-of-nobody"] {
+    for token in ["Bearer canary-of-admin-0123456789-0123456789", "canary-of-nobody"] {
         let answer = operator.request("POST", "/-/reload", &[("authorization", token)], b"").await;
         assert!(!answer.text().contains("canary"), "{}", answer.text());
     }
     for fault in ["hash: canary-of-file", "secret: canary-of-file, hash: 7", "secrets: canary-of-file"] {
         files.write_keys(&format!("keys: [{{id: key_test, name: Test key, {fault}}}]\n"));
-        let answer = operator.request("POST", "/-/reload", &[("authorization", "Bearer canary-of-admin")], b"").await;
+        let answer = operator
+            .request("POST", "/-/reload", &[("authorization", "Bearer canary-of-admin-0123456789-0123456789")], b"")
+            .await;
         assert!(answer.status == 422 && !answer.text().contains("canary"), "{}", answer.text());
     }
 }

@@ -258,27 +258,32 @@ async fn what_needs_a_restart_is_named_and_what_does_not_is_not() {
 async fn a_reload_wants_the_admin_token_where_there_is_one() {
     let upstream = upstream().await;
     let with_token = |token: &str| config(&upstream, "").replace("admin: {", &format!("admin: {{token: {token}, "));
-    let gateway = Gateway::start(&with_token("first-token"), &one_key(""));
+    let gateway = Gateway::start(&with_token("first-token-0123456789-0123456789"), &one_key(""));
     let reload_with = async |headers: &[(&str, &str)]| {
         Client::connect(gateway.server.admin_address).await.request("POST", "/-/reload", headers, b"").await
     };
     for headers in [
         &[][..],
-        &[("authorization", "Bearer second-token")],
-        &[("authorization", "first-token")],
-        &[("authorization", "Bearer first-token ")],
+        &[("authorization", "Bearer second-token-0123456789-0123456789")],
+        &[("authorization", "first-token-0123456789-0123456789")],
+        &[("authorization", "Bearer first-token-0123456789-0123456789 ")],
         &[("authorization", "Bearer first-toke")],
     ] {
-        let trimmed = headers.first().is_some_and(|(_, value)| value.trim() == "Bearer first-token");
+        let trimmed =
+            headers.first().is_some_and(|(_, value)| value.trim() == "Bearer first-token-0123456789-0123456789");
         let answer = reload_with(headers).await;
         assert_eq!(answer.status, if trimmed { 200 } else { 401 }, "{headers:?}");
-        assert!(!answer.text().contains("first-token"));
+        assert!(!answer.text().contains("first-token-0123456789-0123456789"));
     }
-    gateway.write_config(&with_token("second-token"));
+    gateway.write_config(&with_token("second-token-0123456789-0123456789"));
     // It either loads the new token or has been overtaken by the watcher, which did.
-    reload_with(&[("authorization", "Bearer first-token")]).await;
-    assert_eq!(reload_with(&[("authorization", "Bearer first-token")]).await.status, 401, "it was replaced");
-    assert_eq!(reload_with(&[("authorization", "Bearer second-token")]).await.status, 200);
+    reload_with(&[("authorization", "Bearer first-token-0123456789-0123456789")]).await;
+    assert_eq!(
+        reload_with(&[("authorization", "Bearer first-token-0123456789-0123456789")]).await.status,
+        401,
+        "it was replaced"
+    );
+    assert_eq!(reload_with(&[("authorization", "Bearer second-token-0123456789-0123456789")]).await.status, 200);
     for (method, path) in [("GET", "/metrics"), ("GET", "/-/ready"), ("GET", "/-/healthy")] {
         assert_eq!(gateway.admin(method, path).await.status, 200, "{path} is for every scraper");
     }
@@ -288,16 +293,19 @@ async fn a_reload_wants_the_admin_token_where_there_is_one() {
 async fn a_public_admin_address_keeps_its_token_until_the_restart_that_makes_it_private() {
     let upstream = upstream().await;
     let private = config(&upstream, "");
-    let public = private.replace("admin: {listen: \"127.0.0.1:0\"", "admin: {token: canary, listen: \"0.0.0.0:0\"");
+    let public = private.replace(
+        "admin: {listen: \"127.0.0.1:0\"",
+        "admin: {token: canary-0123456789-0123456789-0123456789, listen: \"0.0.0.0:0\"",
+    );
     let gateway = Gateway::start(&public, &one_key(""));
     let reload_with = async |headers: &[(&str, &str)]| {
         let address = ([127, 0, 0, 1], gateway.server.admin_address.port()).into();
         Client::connect(address).await.request("POST", "/-/reload", headers, b"").await.status
     };
     gateway.write_config(&private);
-    assert_eq!(reload_with(&[("authorization", "Bearer canary")]).await, 200);
+    assert_eq!(reload_with(&[("authorization", "Bearer canary-0123456789-0123456789-0123456789")]).await, 200);
     assert_eq!(reload_with(&[]).await, 401, "the socket is still open to all");
-    assert_eq!(reload_with(&[("authorization", "Bearer canary")]).await, 200);
+    assert_eq!(reload_with(&[("authorization", "Bearer canary-0123456789-0123456789-0123456789")]).await, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -150,8 +150,15 @@ const SUMS: [(&str, &str); 7] = [
     ("MODELS", "models"),
 ];
 
-const AUDIT: [(&str, &str); 6] =
-    [("TIME", "at"), ("WHO", "actor"), ("FROM", "address"), ("DID", "action"), ("TO", "target"), ("DETAIL", "detail")];
+const AUDIT: [(&str, &str); 7] = [
+    ("TIME", "at"),
+    ("WHO", "actor"),
+    ("KIND", "actor_kind"),
+    ("FROM", "address"),
+    ("DID", "action"),
+    ("TO", "target"),
+    ("DETAIL", "detail"),
+];
 
 impl Group {
     fn name(self) -> &'static str {

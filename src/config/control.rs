@@ -3,9 +3,12 @@
 use std::{net::Ipv4Addr, net::SocketAddr, path::Path, time::Duration};
 
 use super::{
+    client_address::ClientAddress,
     fault::Place,
     files, raw,
     scalar::{Scalar, Span},
+    server::transposed,
+    token::long_enough,
     upstream::Credential,
 };
 use crate::control::store::{Database, usage::RETENTION};
@@ -23,6 +26,10 @@ pub struct Control {
     pub gateway_token: Option<Credential>,
     /// Secrets that a user may make or replace in an hour.
     pub key_operations_per_hour: u32,
+    /// Everything else that a user may change in an hour.
+    pub changes_per_hour: u32,
+    /// Whom to believe about the client's address; `None`: nobody, the peer's counts.
+    pub client_address: Option<ClientAddress>,
     /// How long records of single requests are kept; their sums stay.
     pub usage_retention: Duration,
 }
@@ -42,22 +49,27 @@ impl Control {
                 None
             }),
         };
-        let Scalar(token) = token?;
-        let gateway_token = raw.gateway_token.map(|Scalar(token)| Credential(token));
-        if gateway_token.as_ref().is_some_and(|gateways| gateways.0.hash() == token.hash()) {
+        let client_address = raw.client_address.map(|raw| ClientAddress::check(raw, &place.field("client_address")));
+        let gateway_token = raw.gateway_token.map(|token| long_enough(token, &place.field("gateway_token")));
+        let token = long_enough(token?, &place.field("token"));
+        if gateway_token.as_ref().is_some_and(|gateways| gateways.0.hash() == token.0.hash()) {
             place.field("gateway_token").fault("the operator's `token` must be another: gateways may do less");
         }
         Some(Self {
             listen: raw.listen.map_or((Ipv4Addr::LOCALHOST, 9091).into(), |Scalar(address)| address),
             database: database?,
-            token: Credential(token),
+            token,
             gateway_token,
-            key_operations_per_hour: raw
-                .key_operations_per_hour
-                .map_or(15, |Scalar(number)| u32::try_from(number).unwrap_or(u32::MAX)),
+            key_operations_per_hour: an_hour(raw.key_operations_per_hour, 15),
+            changes_per_hour: an_hour(raw.changes_per_hour, 600),
+            client_address: transposed(client_address)?,
             usage_retention: raw.usage_retention.map_or(RETENTION, |Scalar(Span(time))| time),
         })
     }
+}
+
+fn an_hour(written: Option<Scalar<u64>>, default: u32) -> u32 {
+    written.map_or(default, |Scalar(number)| u32::try_from(number).unwrap_or(u32::MAX))
 }
 
 fn database(url: &str, file: &Path) -> Option<Database> {

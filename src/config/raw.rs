@@ -98,14 +98,19 @@ pub(super) struct Control {
     /// `sqlite://path`, beside the configuration, or `postgres://user@host/name` where several machines share it.
     #[schemars(extend("default" = "sqlite://data/keymeter.db"))]
     pub(super) database: Option<Scalar<Arc<str>>>,
-    /// The operator's token; `openssl rand -hex 32` makes one.
+    /// The operator's token, of at least 32 characters; `openssl rand -hex 32` makes one.
     #[schemars(required)]
     pub(super) token: Option<Scalar<Secret>>,
-    /// The gateways' token: for look-ups, events and usage records, and nothing else.
+    /// The gateways' token, of at least 32 characters: for look-ups, events and usage records, and nothing else.
     pub(super) gateway_token: Option<Scalar<Secret>>,
     /// Keys that each user may make and secrets that they may replace in an hour.
     #[schemars(extend("default" = 15))]
     pub(super) key_operations_per_hour: Option<Scalar<u64>>,
+    /// Everything else that each user may change in an hour, refused attempts included.
+    #[schemars(extend("default" = 600))]
+    pub(super) changes_per_hour: Option<Scalar<u64>>,
+    /// Where the client's address stands when a proxy is in front; without it, the peer's address counts.
+    pub(super) client_address: Option<ClientAddress>,
     /// How long records of single requests are kept; their sums by the hour stay.
     #[schemars(extend("default" = "8760h"))]
     pub(super) usage_retention: Option<Scalar<Span>>,
@@ -172,7 +177,7 @@ pub(super) struct Admin {
     /// Its address and port: /metrics, /-/healthy, /-/ready, POST /-/reload, POST /-/keys/invalidate.
     #[schemars(extend("default" = "127.0.0.1:9090"))]
     pub(super) listen: Option<Scalar<SocketAddr>>,
-    /// For the POSTs, as `Authorization: Bearer`; required where `listen` is not loopback.
+    /// For the POSTs, as `Authorization: Bearer`, at least 32 characters; required where `listen` is not loopback.
     pub(super) token: Option<Scalar<Secret>>,
 }
 

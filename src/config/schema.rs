@@ -239,7 +239,8 @@ mod tests {
     fn the_same_holds_of_what_is_there_only_with_something_required() {
         let schema = of_configuration();
         let service = json!({"url": "http://127.0.0.1:1/{hash}"});
-        let (plane, shared) = (json!({"token": "secret"}), json!({"url": "redis://127.0.0.1:6379"}));
+        let (plane, shared) =
+            (json!({"token": "0123456789abcdef0123456789abcdef"}), json!({"url": "redis://127.0.0.1:6379"}));
         let tracing = json!({"otlp": "http://127.0.0.1:4317"});
         for (name, least, around) in [
             ("KeysHttp", service, (|of| ("keys", json!({"http": of}))) as fn(Value) -> (&'static str, Value)),

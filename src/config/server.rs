@@ -7,13 +7,12 @@ use std::{
     time::Duration,
 };
 
-use http::HeaderName;
-use ipnet::IpNet;
-
 use super::{
+    client_address::ClientAddress,
     fault::Place,
     files, raw,
     scalar::{Scalar, Size, Span, Timeout},
+    token::long_enough,
     upstream::Credential,
 };
 
@@ -47,15 +46,6 @@ pub struct Tls {
     pub cert: PathBuf,
     /// Its private key in PEM form.
     pub key: PathBuf,
-}
-
-/// Which header tells the client's address, and which peers may set it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientAddress {
-    /// Such as `x-forwarded-for`.
-    pub header: HeaderName,
-    /// At least one network.
-    pub trusted: Vec<IpNet>,
 }
 
 /// The admin address: metrics, health, reload.
@@ -150,25 +140,12 @@ impl Tls {
     }
 }
 
-impl ClientAddress {
-    fn check(raw: raw::ClientAddress, place: &Place<'_>) -> Option<Self> {
-        let header = place.required("header", raw.header, "such as x-forwarded-for");
-        let trusted = place.required("trusted", raw.trusted, "the networks of the proxies that set the header");
-        if trusted.as_ref().is_some_and(Vec::is_empty) {
-            place.field("trusted").fault("at least one network is needed, such as 10.0.0.0/8");
-        }
-        let trusted = place.field("trusted").elements(trusted?);
-        let Scalar(header) = header?;
-        Some(Self { header, trusted: trusted.into_iter().map(|(_, Scalar(network))| network).collect() })
-    }
-}
-
 impl Admin {
     pub(super) fn check(raw: raw::Admin, place: &Place<'_>) -> Self {
         let listen = raw.listen.map_or((Ipv4Addr::LOCALHOST, 9090).into(), |Scalar(address)| address);
         if raw.token.is_none() && !place.dropped("token") && !listen.ip().is_loopback() {
             place.field("listen").fault(format!("a `token` is required, as {listen} is not loopback"));
         }
-        Self { listen, token: raw.token.map(|Scalar(token)| Credential(token)) }
+        Self { listen, token: raw.token.map(|token| long_enough(token, &place.field("token"))) }
     }
 }

@@ -22,7 +22,7 @@ const HASH: &str = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410f
 
 fn variable(name: &str) -> Option<String> {
     let value = match name {
-        "KEYMETER_ADMIN_TOKEN" => "admin-token",
+        "KEYMETER_ADMIN_TOKEN" => "admin-token-0123456789-0123456789",
         "VLLM_API_KEY" => "sk-upstream",
         "PROD_KEY" => "sk-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdef2P40Ol",
         "PATTERN" => "qwen*",
@@ -176,7 +176,7 @@ fn every_field_of_the_edges_is_read() {
     let client = config.server.client_address.unwrap();
     assert_eq!((client.header.as_str(), client.trusted.len()), ("x-forwarded-for", 2));
     assert_eq!(config.admin.listen, "0.0.0.0:9090".parse().unwrap());
-    assert_eq!(config.admin.token.unwrap().0.reveal(), "admin-token");
+    assert_eq!(config.admin.token.unwrap().0.reveal(), "admin-token-0123456789-0123456789");
     let tracing = config.tracing.unwrap();
     assert_eq!((tracing.otlp.as_str(), tracing.sample.ratio()), ("https://collector.example:4317", 0.125));
     let upstream = &config.upstreams[0];
@@ -341,9 +341,9 @@ fn a_plugin_needs_no_upstreams_and_no_address_but_the_admins() {
 #[test]
 fn credentials_are_compared_but_never_shown() {
     let with_token = |token: &str| parsed(&format!("admin: {{token: {token}}}\n{LEAST}")).unwrap().admin;
-    assert_eq!(with_token("sesame-open"), with_token("sesame-open"));
-    assert_ne!(with_token("sesame-open"), with_token("sesame-shut"));
-    assert!(!format!("{:?}", with_token("sesame-open")).contains("sesame"));
+    assert_eq!(with_token("0123456789-open-sesame-0123456789"), with_token("0123456789-open-sesame-0123456789"));
+    assert_ne!(with_token("0123456789-open-sesame-0123456789"), with_token("0123456789-shut-sesame-0123456789"));
+    assert!(!format!("{:?}", with_token("0123456789-open-sesame-0123456789")).contains("sesame"));
 }
 
 #[test]

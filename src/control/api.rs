@@ -23,7 +23,9 @@ use super::{Plane, page, refusal::Refusal};
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "keymeter control plane", description = "Keys, teams, wallets and usage."),
+    info(title = "keymeter control plane", description = "Keys, teams, wallets and usage. What a user may change in an \
+        hour is limited, and so is what they may ask of usage: over it a call gets 429, and `retry-after` says how long \
+        to wait. Wrong tokens get it too, where many come from one address."),
     modifiers(&Tokens),
     security(("token" = []))
 )]

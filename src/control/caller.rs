@@ -1,9 +1,9 @@
 //! Who calls, as their token proves, and how far their role reaches.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
-    extract::{ConnectInfo, FromRequestParts},
+    extract::FromRequestParts,
     http::{HeaderMap, header, request::Parts},
 };
 
@@ -11,7 +11,7 @@ use super::{
     Plane,
     refusal::Refusal,
     store::{
-        audit::Actor,
+        audit::{Actor, ActorKind, OPERATOR},
         keys::Key,
         people::{Role, User},
     },
@@ -37,30 +37,44 @@ pub enum Who {
 }
 
 impl Caller {
-    /// Whose token has this hash.
+    /// Whose token it is that comes with a request.
     ///
     /// # Errors
     /// When it is nobody's, or the database does not answer.
-    pub async fn proven(plane: &Plane, token: &KeyHash, parts: &Parts) -> Result<Self, Refusal> {
+    pub async fn presenting(plane: &Plane, token: &KeyHash, parts: &Parts) -> Result<Self, Refusal> {
         if *token == plane.operator {
-            return Ok(Self::operator(parts));
+            return Ok(Self::operator(plane, parts));
         }
+        if plane.is_gateway(token) {
+            // It is in the wrong place, but nobody guesses with it.
+            return Err(Refusal::unauthorized());
+        }
+        let address = plane.client_address(parts);
+        let user = plane.throttle.look_up(address, plane.store.user_by_token(token)).await?;
+        Ok(Self { who: Who::User(user), address: address.to_string() })
+    }
+
+    /// The user whose token has this hash, as a session of theirs says.
+    ///
+    /// # Errors
+    /// When there is none any more, or the database does not answer.
+    pub async fn signed_in(plane: &Plane, token: &KeyHash, parts: &Parts) -> Result<Self, Refusal> {
         let user = plane.store.user_by_token(token).await?.ok_or_else(Refusal::unauthorized)?;
-        Ok(Self { who: Who::User(user), address: address(parts) })
+        Ok(Self { who: Who::User(user), address: plane.client_address(parts).to_string() })
     }
 
     /// The operator, whom something else than their token has proven.
-    pub fn operator(parts: &Parts) -> Self {
-        Self { who: Who::Operator, address: address(parts) }
+    pub fn operator(plane: &Plane, parts: &Parts) -> Self {
+        Self { who: Who::Operator, address: plane.client_address(parts).to_string() }
     }
 
     /// For the audit.
     pub fn actor(&self) -> Actor {
-        let name = match &self.who {
-            Who::Operator => "operator".to_owned(),
-            Who::User(user) => user.id.clone(),
+        let (kind, name) = match &self.who {
+            Who::Operator => (ActorKind::Operator, OPERATOR.to_owned()),
+            Who::User(user) => (ActorKind::User, user.id.clone()),
         };
-        Actor { name, address: self.address.clone() }
+        Actor { kind, name, address: self.address.clone() }
     }
 
     /// The user, if it is one.
@@ -120,12 +134,28 @@ impl Caller {
     }
 }
 
+/// A call that is not only to look is counted as a change, whatever becomes of it: so no call is free that somebody adds.
 impl FromRequestParts<Arc<Plane>> for Caller {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, Refusal> {
+        let Uncounted(caller) = Uncounted::<Self>::from_request_parts(parts, plane).await?;
+        if !parts.method.is_safe() {
+            plane.count_change(&caller).await?;
+        }
+        Ok(caller)
+    }
+}
+
+/// Somebody whose call is not counted as a change: one that makes secrets, which are counted by themselves.
+pub struct Uncounted<T>(pub T);
+
+impl FromRequestParts<Arc<Plane>> for Uncounted<Caller> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, Refusal> {
         let token = bearer(&parts.headers).ok_or_else(Refusal::unauthorized)?;
-        Self::proven(plane, &token.hash(), parts).await
+        Caller::presenting(plane, &token.hash(), parts).await.map(Self)
     }
 }
 
@@ -136,17 +166,13 @@ impl FromRequestParts<Arc<Plane>> for Gateway {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, Refusal> {
-        match bearer(&parts.headers) {
-            Some(token) if plane.is_gateway(&token) => Ok(Self),
-            _ => Err(Refusal::unauthorized()),
+        let token = bearer(&parts.headers).ok_or_else(Refusal::unauthorized)?.hash();
+        match token {
+            token if plane.is_gateway(&token) => Ok(Self),
+            token if token == plane.operator => Err(Refusal::unauthorized()),
+            _ => Err(plane.throttle.refuse(plane.client_address(parts))),
         }
     }
-}
-
-/// The address that a call came from.
-pub fn address(parts: &Parts) -> String {
-    let address = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-    address.map(|ConnectInfo(address)| address.ip().to_string()).unwrap_or_default()
 }
 
 fn bearer(headers: &HeaderMap) -> Option<Secret> {

@@ -140,6 +140,20 @@ impl Refusal {
         Self { kind: "insufficient_quota", ..refusal }
     }
 
+    /// Too much was changed by one user.
+    pub fn too_many_changes(most: u32, wait: Duration) -> Self {
+        let message = format!("a user changes at most {most} things an hour; try again after the time said");
+        let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
+        Self { kind: "requests", retry_after: Some(wait), ..refusal }
+    }
+
+    /// One user, or all together, ask for too much usage at once.
+    pub fn too_many_questions(wait: Duration) -> Self {
+        let message = "other questions about usage are being answered; ask again after them";
+        let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
+        Self { kind: "requests", retry_after: Some(wait), ..refusal }
+    }
+
     /// Too many secrets were made by one user.
     pub fn too_many_operations(most: u32, wait: Duration) -> Self {
         let message = format!("a user makes or replaces at most {most} secrets an hour; try again after the time said");

@@ -3,20 +3,16 @@
 
 pub mod audit;
 pub mod changes;
+mod files;
 pub mod keys;
 mod news;
+pub mod operations;
 pub mod page;
 pub mod people;
 pub mod usage;
 pub mod wallets;
 
-use std::{
-    borrow::Cow,
-    fmt,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{borrow::Cow, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use sqlx::{
@@ -78,7 +74,7 @@ impl Store {
     pub async fn open(database: &Database) -> Result<Self, StoreFault> {
         sqlx::any::install_default_drivers();
         let (engine, url) = match database {
-            Database::Sqlite(path) => (Engine::Sqlite, sqlite_url(path)?),
+            Database::Sqlite(path) => (Engine::Sqlite, files::prepared(path)?),
             Database::Postgres(url) => (Engine::Postgres, url.to_string()),
         };
         let writers = if engine == Engine::Sqlite { 1 } else { WRITERS_OF_A_SERVER };
@@ -145,15 +141,6 @@ fn pool(engine: Engine, connections: u32) -> AnyPoolOptions {
     })
 }
 
-fn sqlite_url(path: &Path) -> Result<String, StoreFault> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(|fault| StoreFault::Folder(folder.to_owned(), fault))?;
-    }
-    let text = path.to_str().ok_or_else(|| StoreFault::Path(path.to_owned()))?;
-    let escaped = text.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
-    Ok(format!("sqlite://{escaped}?mode=rwc"))
-}
-
 /// The versions of the tables. A new version is a new file; none is ever changed.
 fn migrator(engine: Engine) -> Migrator {
     let append_only = match engine {
@@ -165,6 +152,7 @@ fn migrator(engine: Engine) -> Migrator {
         (2, "the audit is only added to", append_only),
         (3, "sessions of the page", include_str!("store/schema_3.sql")),
         (4, "sessions that were ended", include_str!("store/schema_4.sql")),
+        (6, "changes of users, kinds of actors", include_str!("store/schema_6.sql")),
     ];
     let migrations = versions.map(|(version, name, sql)| {
         Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, Cow::Borrowed(sql), false)
@@ -201,6 +189,8 @@ where
 pub enum StoreFault {
     /// The folder of the file cannot be made.
     Folder(PathBuf, std::io::Error),
+    /// The file cannot be made, or kept from others.
+    File(PathBuf, std::io::Error),
     /// The file's path is not UTF-8.
     Path(PathBuf),
     /// The tables could not be brought up to date.
@@ -233,6 +223,11 @@ impl fmt::Display for StoreFault {
             Self::Folder(folder, fault) => {
                 write!(formatter, "cannot make the folder {} of `control.database`: {fault}", folder.display())
             }
+            Self::File(path, fault) => write!(
+                formatter,
+                "cannot make {} of `control.database` a file that none but its owner reads: {fault}",
+                path.display()
+            ),
             Self::Path(path) => write!(formatter, "the path {} of `control.database` is not UTF-8", path.display()),
             Self::Migration(fault) => {
                 write!(formatter, "the tables of `control.database` cannot be brought up to date: {fault}")

@@ -130,7 +130,7 @@ impl Settings {
     /// Where a request comes from: the peer, or whom a trusted peer says that it forwards for.
     #[must_use]
     pub fn client_address(&self, headers: &http::HeaderMap, peer: IpAddr) -> IpAddr {
-        self.client_address.as_ref().map_or(peer, |from| forwarded(from, headers, peer))
+        self.client_address.as_ref().map_or(peer, |from| from.client(headers, peer))
     }
 }
 
@@ -140,31 +140,6 @@ fn routes(upstreams: &[Arc<config::Upstream>], models: usize) -> Vec<Arc<Route>>
         return vec![Arc::new(Route::of_inner_proxy(models))];
     }
     upstreams.iter().map(|upstream| Arc::new(Route::to(upstream.clone(), models))).collect()
-}
-
-/// The last address in the header that is not a trusted proxy's. Each proxy appends the
-/// address that it was spoken to by, so whatever stands further left is hearsay.
-fn forwarded(from: &ClientAddress, headers: &http::HeaderMap, peer: IpAddr) -> IpAddr {
-    let is_trusted = |address: &IpAddr| from.trusted.iter().any(|network| network.contains(address));
-    if !is_trusted(&peer) {
-        return peer;
-    }
-    let values: Vec<_> = headers.get_all(&from.header).iter().filter_map(|value| value.to_str().ok()).collect();
-    let addresses =
-        values.iter().rev().flat_map(|value| value.rsplit(',')).map_while(|part| parse_address(part.trim()));
-    let mut nearest = peer;
-    for address in addresses {
-        nearest = address;
-        if !is_trusted(&address) {
-            break;
-        }
-    }
-    nearest
-}
-
-/// An address, with or without a port.
-fn parse_address(text: &str) -> Option<IpAddr> {
-    text.parse().ok().or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
 }
 
 impl Model {

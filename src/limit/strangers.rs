@@ -12,9 +12,11 @@ use pingora_limits::rate::Rate;
 /// Counts the bad keys of each address.
 pub struct Strangers {
     bad_keys: Rate,
+    /// Bad keys within one span of time, from which on an address is throttled for the rest of it.
+    most: isize,
 }
 
-/// Bad keys that an address may send in a second before it is throttled. Programs with an old
+/// Bad keys that an address may send to a gateway in a second before it is throttled. Programs with an old
 /// key and a retry loop stay below it; guessing is hopeless at any rate.
 const BAD_KEYS_PER_SECOND: isize = 20;
 
@@ -27,20 +29,26 @@ const CELLS: usize = 16_384;
 
 impl Default for Strangers {
     fn default() -> Self {
-        Self { bad_keys: Rate::new_with_estimator_config(Duration::from_secs(1), ROWS, CELLS) }
+        Self::new(BAD_KEYS_PER_SECOND, Duration::from_secs(1))
     }
 }
 
 impl Strangers {
+    /// Throttles an address that sends `most` bad keys within a `span`, until the next one begins.
+    #[must_use]
+    pub fn new(most: isize, span: Duration) -> Self {
+        Self { bad_keys: Rate::new_with_estimator_config(span, ROWS, CELLS), most }
+    }
+
     /// A bad key came from `address`.
     pub fn bad_key(&self, address: IpAddr) {
         self.bad_keys.observe(&household(address), 1);
     }
 
-    /// Whether `address` sent too many bad keys in this second.
+    /// Whether `address` sent too many bad keys in this span.
     #[must_use]
     pub fn is_throttled(&self, address: IpAddr) -> bool {
-        self.bad_keys.observe(&household(address), 0) >= BAD_KEYS_PER_SECOND
+        self.bad_keys.observe(&household(address), 0) >= self.most
     }
 }
 

@@ -22,7 +22,7 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).parents[2]
 KEYMETER = os.environ.get("KEYMETER") or str(ROOT / "target" / "debug" / "keymeter")
-OPERATOR, GATEWAYS = "operator-token-of-the-page", "gateway-token-of-the-page"
+OPERATOR, GATEWAYS = "operator-token-of-the-page-0123456789", "gateway-token-of-the-page-0123456789"
 PATIENCE = 30
 SCREENS = {"wide": (1280, 900), "narrow": (360, 740)}
 SECRET = re.compile(r"sk-[0-9A-Za-z]{48}")

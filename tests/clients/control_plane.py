@@ -22,7 +22,7 @@ import openai
 
 ROOT = pathlib.Path(__file__).parents[2]
 KEYMETER = os.environ.get("KEYMETER") or str(ROOT / "target" / "debug" / "keymeter")
-OPERATOR, GATEWAYS = "operator-token", "gateway-token"
+OPERATOR, GATEWAYS = "operator-token-0123456789-0123456789", "gateway-token-0123456789-0123456789"
 PATIENCE = 20
 MESSAGES = [{"role": "user", "content": "How do tides work?"}]
 

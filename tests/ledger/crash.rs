@@ -190,7 +190,7 @@ impl Plane {
     pub async fn call(&self, method: &str, path: &str, body: &Value) -> Value {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let request = client.request(method.parse().unwrap(), format!("http://{}{path}", self.address));
-        let request = request.bearer_auth("operator");
+        let request = request.bearer_auth("operator-0123456789-0123456789-0123456789");
         let request = if body.is_null() { request } else { request.json(body) };
         let response = request.send().await.unwrap();
         assert!(response.status().is_success(), "{}", response.text().await.unwrap());
@@ -204,7 +204,7 @@ async fn the_control_plane_is_killed_and_its_sums_are_the_upstreams() {
     let upstream = upstream(&stated).await;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.yaml");
-    let control = "control: {listen: \"127.0.0.1:0\", token: operator, gateway_token: gateways}";
+    let control = "control: {listen: \"127.0.0.1:0\", token: operator-0123456789-0123456789-0123456789, gateway_token: gateways-0123456789-0123456789-0123456789}";
     fs::write(&path, configuration(&format!("{{name: a, url: \"{}\"}}", upstream.url()), "", control)).unwrap();
     fs::write(directory.path().join("keys.yaml"), "keys: []").unwrap();
     let mut plane = Plane::start(&path).await;
@@ -218,7 +218,7 @@ async fn the_control_plane_is_killed_and_its_sums_are_the_upstreams() {
     let door = line.address;
     let http = format!(
         "http: {{url: \"http://{door}/v1/keys/{{hash}}\", events_url: \"http://{door}/v1/keys/events\", \
-         usage_url: \"http://{door}/v1/usage/records\", token: gateways}}"
+         usage_url: \"http://{door}/v1/usage/records\", token: gateways-0123456789-0123456789-0123456789}}"
     );
     let upstreams = format!("{{name: scripted, url: \"{}\"}}", upstream.url());
     let text = configuration(&upstreams, "", PRICES).replace("yaml: {path: keys.yaml}", &http);

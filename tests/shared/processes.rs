@@ -45,7 +45,7 @@ impl House {
         let (postgres, redis, folder) = (Postgres::start(), Redis::start(), tempfile::tempdir().unwrap());
         let upstreams = format!("{{name: scripted, url: \"{}\"}}", upstream.url());
         let control = format!(
-            "control: {{listen: \"127.0.0.1:0\", database: \"{}\", token: operator, gateway_token: gateways}}",
+            "control: {{listen: \"127.0.0.1:0\", database: \"{}\", token: operator-0123456789-0123456789-0123456789, gateway_token: gateways-0123456789-0123456789-0123456789}}",
             postgres.url
         );
         let mut planes = Vec::new();
@@ -57,7 +57,7 @@ impl House {
         let to_redis = Line::to(([127, 0, 0, 1], redis.port).into()).await;
         let keys = format!(
             "http: {{url: \"http://{0}/v1/keys/{{hash}}\", events_url: \"http://{0}/v1/keys/events\", \
-             usage_url: \"http://{0}/v1/usage/records\", token: gateways}}",
+             usage_url: \"http://{0}/v1/usage/records\", token: gateways-0123456789-0123456789-0123456789}}",
             to_planes.address
         );
         let limits = format!("limits: {{shared: {{url: \"redis://{}\"}}}}", to_redis.address);

@@ -24,8 +24,8 @@ use tempfile::TempDir;
 
 use super::{canary, client::PATIENCE};
 
-pub const OPERATOR: &str = "operator-token-of-the-tests";
-pub const GATEWAYS: &str = "gateway-token-of-the-tests";
+pub const OPERATOR: &str = "operator-token-of-the-tests-0123456789";
+pub const GATEWAYS: &str = "gateway-token-of-the-tests-0123456789";
 
 /// What keys have that have no limits of their own.
 const LIMITS: Limits = Limits {
@@ -39,6 +39,7 @@ pub struct Plane {
     pub control: Control,
     client: Client,
     database: Database,
+    section: String,
     keeps: Arc<dyn Send + Sync>,
 }
 
@@ -75,33 +76,51 @@ impl Plane {
     pub async fn sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let database = Database::Sqlite(folder.path().join("data/keymeter.db"));
-        Self::over(database, LIMITS, 15, Arc::new(folder)).await
+        Self::over(database, LIMITS, "", Arc::new(folder)).await
     }
 
     pub async fn postgres() -> Self {
         let server = Postgres::start();
-        Self::over(Database::Postgres(server.url.as_str().into()), LIMITS, 15, Arc::new(server)).await
+        Self::over(Database::Postgres(server.url.as_str().into()), LIMITS, "", Arc::new(server)).await
     }
 
     /// With limits for all keys, over SQLite.
     pub async fn limited(limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let database = Database::Sqlite(folder.path().join("keymeter.db"));
-        Self::over(database, limits, 15, Arc::new(folder)).await
+        Self::over(database, limits, "", Arc::new(folder)).await
     }
 
-    async fn over(database: Database, limits: Limits, operations: u32, keeps: Arc<dyn Send + Sync>) -> Self {
+    /// With more in its section of the configuration, over SQLite.
+    pub async fn with(section: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::Sqlite(folder.path().join("keymeter.db"));
+        Self::over(database, LIMITS, section, Arc::new(folder)).await
+    }
+
+    /// The same over PostgreSQL.
+    pub async fn postgres_with(section: &str) -> Self {
+        let server = Postgres::start();
+        Self::over(Database::Postgres(server.url.as_str().into()), LIMITS, section, Arc::new(server)).await
+    }
+
+    /// Over a database that somebody else keeps.
+    pub async fn of(database: Database) -> Self {
+        Self::over(database, LIMITS, "", Arc::new(())).await
+    }
+
+    async fn over(database: Database, limits: Limits, section: &str, keeps: Arc<dyn Send + Sync>) -> Self {
         canary::watch();
-        let settings = settings(database.clone(), operations);
+        let settings = settings(database.clone(), section);
         let control = Control::start(&settings, limits, &mut Sockets::none()).await;
         let control = control.unwrap_or_else(|fault| panic!("{fault}"));
         let client = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-        Self { control, client, database, keeps }
+        Self { control, client, database, section: section.to_owned(), keeps }
     }
 
     /// Another instance over the same database.
     pub async fn beside(&self) -> Self {
-        Self::over(self.database.clone(), LIMITS, 15, self.keeps.clone()).await
+        Self::over(self.database.clone(), LIMITS, &self.section, self.keeps.clone()).await
     }
 
     pub fn store(&self) -> &Store {
@@ -194,11 +213,10 @@ impl Plane {
     }
 }
 
-fn settings(database: Database, operations: u32) -> Settings {
+fn settings(database: Database, section: &str) -> Settings {
     let text = format!(
         "upstreams: [{{name: a, url: 'http://127.0.0.1:1'}}]\nkeys: {{yaml: {{path: keys.yaml}}}}\n\
-         control: {{listen: '127.0.0.1:0', token: {OPERATOR}, gateway_token: {GATEWAYS}, \
-         key_operations_per_hour: {operations}}}"
+         control: {{listen: '127.0.0.1:0', token: {OPERATOR}, gateway_token: {GATEWAYS}, {section}}}"
     );
     let settings = config::parse(&text, Path::new("/keymeter.yaml"), &|_| None).unwrap().control.unwrap();
     Settings { database, ..settings }

@@ -160,6 +160,20 @@ fn of_servers() {
             ("admin: {listen: '0.0.0.0:1', token: 0x1F}", &["f:1:37: a secret must be written in quotes"]),
             ("admin: {token: '${EMPTY}'}", &["f:1:16: the secret is empty"]),
             (
+                "admin: {token: 0123456789abcdef0123456789abcde}",
+                &["f:1:16: a token of 31 characters could be guessed: at least 32 are needed; `openssl rand -hex 32` \
+                   makes one of 64"],
+            ),
+            (
+                "control: {token: x1, gateway_token: 0123456789abcdef0123456789abcdef}",
+                &["f:1:18: a token of 2 characters could be guessed: at least 32 are needed; `openssl rand -hex 32` \
+                   makes one of 64"],
+            ),
+            (
+                "control: {token: 0123456789abcdef0123456789abcdef, client_address: {header: x-real-ip, trusted: []}}",
+                &["f:1:97: at least one network is needed, such as 10.0.0.0/8"],
+            ),
+            (
                 "admin: {token: true}",
                 &["f:1:16: `true` and `false` are no value here; write it in quotes if it is meant as text"],
             ),

@@ -24,7 +24,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{broadcast, watch};
 
-use super::body;
+use super::{body, usage::ask};
 use crate::{
     control::{
         Plane,
@@ -89,7 +89,7 @@ async fn totals(State(plane): State<Arc<Plane>>, _: Gateway, Path(hash): Path<St
     let parsed: KeyHash = format!("sha256:{hash}").parse().map_err(|_| unknown())?;
     let key = plane.store.key_by_hash(&parsed, Timestamp::now()).await?.ok_or_else(unknown)?;
     let filter = UsageFilter { key: Some(key.id.clone()), ..UsageFilter::default() };
-    let total = plane.store.usage(&BTreeSet::new(), &filter).await?.into_iter().next().unwrap_or_default();
+    let total = ask(&plane, None, BTreeSet::new(), filter).await?.into_iter().next().unwrap_or_default();
     let mut told = json!({"total": total});
     if let Some(wallet) = &key.wallet {
         let balance = plane.store.balance(wallet).await?;

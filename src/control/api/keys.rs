@@ -20,12 +20,13 @@ use crate::{
     config::duration,
     control::{
         Plane,
-        caller::{Caller, Who},
+        caller::{Caller, Uncounted, Who},
         refusal::{ErrorBody, Refusal},
         store::{
             Tx,
             audit::note,
             keys::{self, Key, KeyFilter, KeyLimits, LimitValue, NewKey},
+            operations::{self, Operation},
             people, wallets,
         },
     },
@@ -128,7 +129,7 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
     responses((status = 201, body = MadeKey), (status = 200, body = MadeKey), (status = "4XX", body = ErrorBody)))]
 pub(in crate::control) async fn create(
     State(plane): State<Arc<Plane>>,
-    caller: Caller,
+    Uncounted(caller): Uncounted<Caller>,
     headers: HeaderMap,
     Body(asked): Body<CreateKey>,
 ) -> Result<(StatusCode, Json<MadeKey>), Refusal> {
@@ -149,12 +150,14 @@ pub(in crate::control) async fn make(
     let (now, actor) = (Timestamp::now(), caller.actor());
     let mut tx = plane.store.begin().await?;
     if let Some(idempotency_key) = &idempotency_key
-        && let Some((id, before)) = keys::created_before(&mut tx, &actor.name, idempotency_key).await?
+        && let Some((id, before)) = keys::created_before(&mut tx, &actor.unmistakable(), idempotency_key).await?
     {
         if before != digest {
             return Err(Refusal::conflict("another key was made under this Idempotency-Key; take a new one"));
         }
-        let key = keys::find(&mut tx, &id).await?.ok_or_else(|| Refusal::not_found("key", &id))?;
+        // Whoever made it may have left its team since.
+        let key = keys::find(&mut tx, &id).await?.filter(|key| caller.may_see(key));
+        let key = key.ok_or_else(|| Refusal::not_found("key", &id))?;
         return Ok(MadeKey { key, secret: None });
     }
     may_create(&mut tx, caller, &new).await?;
@@ -162,7 +165,7 @@ pub(in crate::control) async fn make(
     let (id, secret) = (KeyId::generate()?, Secret::generate()?);
     keys::create(&mut tx, &id, &secret, &new, now).await?;
     if let Some(idempotency_key) = &idempotency_key {
-        let noted = keys::note_created(&mut tx, &actor.name, idempotency_key, &digest, &id, now).await;
+        let noted = keys::note_created(&mut tx, &actor.unmistakable(), idempotency_key, &digest, &id, now).await;
         let under_way = || Refusal::conflict("the same call was under way; send it again to see what it made");
         noted.map_err(|fault| if fault.is_duplicate() { under_way() } else { fault.into() })?;
     }
@@ -229,7 +232,8 @@ pub(in crate::control) async fn update(
 ) -> Result<Json<Key>, Refusal> {
     let now = Timestamp::now();
     let mut tx = plane.store.begin().await?;
-    let mut key = managed(&mut tx, &caller, &id).await?;
+    let before = managed(&mut tx, &caller, &id).await?;
+    let mut key = before.clone();
     let mut detail = serde_json::Map::new();
     if let Some(name) = asked.name {
         key.name = checked_name(name)?;
@@ -251,6 +255,10 @@ pub(in crate::control) async fn update(
         key.expires_at = expires_at;
         detail.insert("expires_at".to_owned(), json!(expires_at));
     }
+    if key == before {
+        // Nothing that anybody would have to be told, now or later.
+        return Ok(Json(key));
+    }
     keys::update(&mut tx, &key, now).await?;
     note(&mut tx, &caller.actor(), "key.update", &id, &detail.into(), now).await?;
     let key = keys::find(&mut tx, &id).await?.ok_or_else(|| Refusal::not_found("key", &id))?;
@@ -263,7 +271,7 @@ pub(in crate::control) async fn update(
     request_body = RegenerateKey, responses((status = 200, body = MadeKey), (status = "4XX", body = ErrorBody)))]
 pub(in crate::control) async fn regenerate(
     State(plane): State<Arc<Plane>>,
-    caller: Caller,
+    Uncounted(caller): Uncounted<Caller>,
     Path(id): Path<String>,
     Body(asked): Body<RegenerateKey>,
 ) -> Result<Json<MadeKey>, Refusal> {
@@ -331,7 +339,7 @@ async fn managed(tx: &mut Tx, caller: &Caller, id: &str) -> Result<Key, Refusal>
 async fn count_operation(plane: &Plane, tx: &mut Tx, caller: &Caller, now: Timestamp) -> Result<(), Refusal> {
     let Some(user) = caller.user() else { return Ok(()) };
     let most = plane.operations_per_hour;
-    let counted = keys::count_operation(tx, &user.id, most, now).await?;
+    let counted = operations::count(tx, Operation::Secret, &user.id, most, now).await?;
     counted.map_err(|wait| Refusal::too_many_operations(most, wait))
 }
 

@@ -23,7 +23,7 @@ use crate::{
         refusal::{ErrorBody, Refusal},
         store::{
             StoreFault, Tx,
-            audit::note,
+            audit::{OPERATOR, note},
             keys,
             people::{self, Role, Team, User},
         },
@@ -34,7 +34,7 @@ use crate::{
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::control) struct CreateUser {
-    /// Their stable name: 1 to 64 of a-z, 0-9 and _, not that of a team.
+    /// Their stable name: 1 to 64 of a-z, 0-9 and _, not that of a team, and not `operator`.
     id: String,
     /// What people call them: 3 to 50 characters.
     name: String,
@@ -91,6 +91,10 @@ pub(in crate::control) async fn create_user(
 ) -> Result<(StatusCode, Json<MadeUser>), Refusal> {
     caller.must_be_operator()?;
     let (id, name) = named(asked.id, asked.name)?;
+    if id == OPERATOR {
+        let message = "`operator` is what the audit calls the operator: call the user otherwise";
+        return Err(Refusal::invalid("id", message));
+    }
     let now = Timestamp::now();
     let (token, hash) = new_token()?;
     let mut tx = plane.store.begin().await?;
@@ -207,6 +211,7 @@ pub(in crate::control) async fn put_member(
         (Some(team), _) if team != id => {
             return Err(Refusal::conflict(format!("`{user}` is on a team already; a user is on one at most")));
         }
+        (Some(_), Some(own)) if own == role => return Ok(Json(before)),
         (Some(_), Some(Role::Owner)) if role != Role::Owner => {
             return Err(Refusal::conflict(format!("`{user}` owns `{id}`: hand it over by making another its owner")));
         }

@@ -1,6 +1,6 @@
 //! `GET /api/v1/usage`: as JSON, as CSV or as lines of JSON.
 
-use std::{collections::BTreeSet, fmt::Write, sync::Arc};
+use std::{collections::BTreeSet, fmt::Write, sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -17,7 +17,7 @@ use crate::control::{
     Plane,
     caller::Caller,
     refusal::{ErrorBody, Refusal},
-    store::usage::{Group, UsageFilter, UsageRow},
+    store::usage::{Bounds, Group, TooMuchUsage, UsageFilter, UsageRow},
 };
 
 #[derive(Deserialize, IntoParams)]
@@ -44,7 +44,10 @@ pub(in crate::control) struct UsageRows {
     rows: Vec<UsageRow>,
 }
 
-/// What was used: the operator's to see of all, a user's of their own keys and those of their team.
+/// What was used: the operator's to see of all, a user's of their own keys and those of their team. What takes too long to
+/// add up is refused (400) with what to ask for instead: a user's question adds up to 200,000 sums of hours or days and has
+/// up to 10,000 rows, the operator's 10,000,000 and 200,000. Two of a user's are answered at once; further ones wait, and
+/// get 429 after 5 seconds.
 #[utoipa::path(get, path = "/api/v1/usage", params(UsageQuery), responses(
     (status = 200, body = UsageRows), (status = "4XX", body = ErrorBody)
 ))]
@@ -56,12 +59,66 @@ pub(in crate::control) async fn usage(
     let groups = groups(asked.group_by.as_deref().unwrap_or(""))?;
     let UsageQuery { from, to, key, team, format, .. } = asked;
     let filter = UsageFilter { from, to, key, team, visible_to: visible_to(&caller) };
-    let rows = plane.store.usage(&groups, &filter).await?;
+    let rows = ask(&plane, Some(&caller), groups.clone(), filter).await?;
     match format.as_deref() {
         None | Some("json") => Ok(Json(UsageRows { rows }).into_response()),
         Some("csv") => Ok(of_type("text/csv; charset=utf-8", csv(&rows, &groups))),
         Some("jsonl") => Ok(of_type("application/jsonl", lines(&rows))),
         Some(_) => Err(Refusal::invalid("format", "`json`, `csv` or `jsonl`")),
+    }
+}
+
+/// Of sums of hours or days, and of rows of an answer: what a user may ask for takes well under a second.
+const FOR_USERS: Bounds = Bounds { sums: 200_000, rows: 10_000 };
+const FOR_THE_OPERATOR: Bounds = Bounds { sums: 10_000_000, rows: 200_000 };
+
+/// Asks for usage in the caller's turn: for a user, or for the operator and gateways.
+///
+/// # Errors
+/// When it is too much, or there is too much to do.
+pub(in crate::control) async fn ask(
+    plane: &Arc<Plane>,
+    caller: Option<&Caller>,
+    groups: BTreeSet<Group>,
+    filter: UsageFilter,
+) -> Result<Vec<UsageRow>, Refusal> {
+    let user = caller.and_then(Caller::user);
+    if let Some(caller) = caller
+        && !may_have_any(plane, caller, &filter).await?
+    {
+        return Ok(Vec::new());
+    }
+    let bounds = if user.is_some() { FOR_USERS } else { FOR_THE_OPERATOR };
+    let turn = plane.questions.turn(user.map(|user| user.id.as_str())).await?;
+    let store = plane.store.clone();
+    // The database goes on where the client hangs up, so the turn does too.
+    let answer = tokio::spawn(async move {
+        let answer = store.usage(&groups, &filter, bounds).await;
+        drop(turn);
+        answer
+    });
+    let answer = answer.await.map_err(|_| Refusal::too_many_questions(Duration::from_secs(1)))??;
+    answer.map_err(|TooMuchUsage| {
+        Refusal::invalid(
+            "from",
+            format!(
+                "this adds up more than {} sums of hours or days, or has more than {} rows: ask for a shorter time \
+                 with `from` and `to` (whole days of UTC take a day's sums), for one `key`, or by fewer groups",
+                bounds.sums, bounds.rows
+            ),
+        )
+    })
+}
+
+/// Whether the caller may see anything of the key and the team that are asked for: if not, others' usage is not even
+/// looked through.
+async fn may_have_any(plane: &Plane, caller: &Caller, filter: &UsageFilter) -> Result<bool, Refusal> {
+    if filter.team.as_ref().is_some_and(|team| !team.is_empty() && caller.role_on(team).is_none()) {
+        return Ok(false);
+    }
+    match &filter.key {
+        Some(key) if caller.user().is_some() => Ok(plane.store.key(key).await?.is_none_or(|key| caller.may_see(&key))),
+        _ => Ok(true),
     }
 }
 
@@ -146,9 +203,21 @@ fn csv(rows: &[UsageRow], groups: &BTreeSet<Group>) -> String {
 
 /// A field in quotes where it needs them. What a table would take for a formula is text: a name is a stranger's choice.
 fn field(value: &str) -> String {
-    let value =
-        if value.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{value}") } else { value.to_owned() };
-    if value.contains([',', '"', '\n', '\r']) { format!("\"{}\"", value.replace('"', "\"\"")) } else { value }
+    let value = if is_like_a_formula(value) { format!("'{value}") } else { value.to_owned() };
+    // Some programs separate fields by semicolons or tabs, whatever the file does.
+    if value.contains([',', ';', '\t', '"', '\n', '\r', '\0']) {
+        return format!("\"{}\"", value.replace('"', "\"\""));
+    }
+    value
+}
+
+/// As OWASP lists them, also in their full width: what begins a formula, alone or after what a program takes away.
+fn is_like_a_formula(value: &str) -> bool {
+    let is_taken_away = |character: char| {
+        character.is_whitespace() || character.is_control() || matches!(character, '\u{feff}' | '\u{200b}'..='\u{200f}')
+    };
+    value.starts_with(char::is_control)
+        || value.trim_start_matches(is_taken_away).starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠'])
 }
 
 #[cfg(test)]
@@ -157,10 +226,29 @@ mod tests {
 
     #[test]
     fn fields_of_tables_are_quoted_where_they_must() {
-        for (value, expected) in
-            [("plain", "plain"), ("a,b", "\"a,b\""), ("a\"b", "\"a\"\"b\""), ("=1+1", "'=1+1"), ("", "")]
-        {
+        for (value, expected) in [
+            ("plain", "plain"),
+            ("a,b", "\"a,b\""),
+            ("a;b", "\"a;b\""),
+            ("a\"b", "\"a\"\"b\""),
+            ("a-b=c", "a-b=c"),
+            (" spaced", " spaced"),
+            ("", ""),
+        ] {
             assert_eq!(field(value), expected);
+        }
+    }
+
+    #[test]
+    fn what_a_table_takes_for_a_formula_is_text() {
+        for first in ["=", "+", "-", "@", "＝", "＋", "－", "＠"] {
+            for before in ["", " ", "\t", "\r", "\n", "\0", "\u{a0}", "\u{3000}", "\u{feff}", " \t "] {
+                let value = format!("{before}{first}SUM(1)");
+                assert!(field(&value).trim_start_matches('"').starts_with('\''), "{value:?}");
+            }
+        }
+        for value in ["\tx", "\rx", "\nx", "\0x"] {
+            assert_eq!(field(value), format!("\"'{value}\""));
         }
     }
 }

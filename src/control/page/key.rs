@@ -22,7 +22,7 @@ use crate::control::{
     api::{
         body::Body,
         keys::{self, UpdateKey},
-        usage::visible_to,
+        usage::{ask, visible_to},
     },
     caller::Caller,
     refusal::Refusal,
@@ -81,7 +81,7 @@ pub async fn switch(
 }
 
 async fn usage(
-    plane: &Plane,
+    plane: &Arc<Plane>,
     caller: &Caller,
     key: &Key,
     group: Group,
@@ -93,7 +93,7 @@ async fn usage(
         visible_to: visible_to(caller),
         ..UsageFilter::default()
     };
-    Ok(plane.store.usage(&BTreeSet::from([group]), &filter).await?)
+    ask(plane, Some(caller), BTreeSet::from([group]), filter).await
 }
 
 fn facts(key: &Key, last_used_at: Option<Timestamp>) -> Markup {

@@ -20,7 +20,7 @@ use super::{
 use crate::control::{
     Plane,
     api::keys::{self, CreateKey},
-    caller::Caller,
+    caller::{Caller, Uncounted},
     refusal::Refusal,
     store::keys::{Key, KeyLimits, LimitValue},
 };
@@ -38,7 +38,10 @@ pub async fn ask(signed: Signed) -> Result<Response, Trouble> {
 }
 
 /// `POST /keys/new`.
-pub async fn make(State(plane): State<Arc<Plane>>, Sent { signed, fields, .. }: Sent) -> Result<Response, Trouble> {
+pub async fn make(
+    State(plane): State<Arc<Plane>>,
+    Uncounted(Sent { signed, fields, .. }): Uncounted<Sent>,
+) -> Result<Response, Trouble> {
     let once = Some(fields.text(ONCE)).filter(|once| (1..=128).contains(&once.len())).map(str::to_owned);
     let once = once.ok_or_else(|| Refusal::invalid(ONCE, "this form is not whole; load the page again"))?;
     let made = match asked(&signed.caller, &fields) {

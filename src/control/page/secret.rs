@@ -17,7 +17,7 @@ use super::{
 use crate::control::{
     Plane,
     api::keys::{self, RegenerateKey},
-    caller::Caller,
+    caller::{Caller, Uncounted},
     refusal::Refusal,
     store::keys::Key,
 };
@@ -50,7 +50,7 @@ pub async fn ask(State(plane): State<Arc<Plane>>, Path(id): Path<String>, signed
 pub async fn replace(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
-    Sent { signed, fields, .. }: Sent,
+    Uncounted(Sent { signed, fields, .. }): Uncounted<Sent>,
 ) -> Result<Response, Trouble> {
     let grace = fields.given("grace").map(str::to_owned);
     let seen = Some(fields.text("seen"));

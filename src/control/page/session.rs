@@ -2,14 +2,11 @@
 //! instance over one database knows it, and a restart ends none. Whose it is, is looked up at each request: it ends with
 //! their token.
 
-mod attempts;
-
 use axum::http::{HeaderMap, HeaderValue, header};
 use hmac::{Hmac, Mac};
 use jiff::Timestamp;
 use sha2::Sha256;
 
-use self::attempts::Attempts;
 use crate::{
     control::store::{Store, StoreFault},
     hex,
@@ -22,8 +19,6 @@ const LIFE: i64 = 12 * 3600;
 /// Makes sessions, and reads them.
 pub struct Sessions {
     mac: Hmac<Sha256>,
-    /// Wrong tokens of late.
-    pub attempts: Attempts,
 }
 
 /// One browser's stay.
@@ -56,7 +51,7 @@ impl Sessions {
     /// When the database does not answer.
     pub async fn open(store: &Store, operator: &KeyHash) -> Result<Self, StoreFault> {
         let key = format!("{} {}", store.page_secret().await?.reveal(), operator.to_hex());
-        Ok(Self { mac: keyed(key.as_bytes()), attempts: Attempts::default() })
+        Ok(Self { mac: keyed(key.as_bytes()) })
     }
 
     /// A new session.
@@ -197,7 +192,7 @@ mod tests {
     use super::*;
 
     fn sessions(key: &str) -> Sessions {
-        Sessions { mac: keyed(key.as_bytes()), attempts: Attempts::default() }
+        Sessions { mac: keyed(key.as_bytes()) }
     }
 
     fn headers(cookie: &str) -> HeaderMap {

@@ -1,6 +1,6 @@
 //! Signing in with a token, and out.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use axum::{
     extract::{Request, State},
@@ -19,8 +19,9 @@ use super::{
 use crate::{
     control::{
         Plane,
-        caller::{self, Caller, Who},
+        caller::{Caller, Uncounted, Who},
         refusal::Refusal,
+        store::operations::Operation,
     },
     key::Secret,
 };
@@ -56,17 +57,12 @@ async fn signed_in(plane: &Arc<Plane>, parts: &Parts, request: Request) -> Resul
         Refusal::forbidden("this page was open for too long, or your browser keeps no cookies; try again")
     })?;
     let fields = Fields::read(request, plane, &session).await?;
-    let (address, attempts) = (address(parts), &plane.sessions.attempts);
-    if let Some(wait) = attempts.wait(&address, Instant::now()) {
-        return Err(Refusal::too_many_attempts(wait));
-    }
     let token = Secret::new(fields.text("token")).hash();
-    let caller = Caller::proven(plane, &token, parts).await.map_err(|refusal| {
-        if refusal != Refusal::unauthorized() {
-            return refusal;
+    let caller = Caller::presenting(plane, &token, parts).await.map_err(|refusal| match refusal {
+        refusal if refusal == Refusal::unauthorized() => {
+            Refusal::invalid("token", "this is neither the operator's token nor a user's")
         }
-        attempts.note(&address, Instant::now());
-        Refusal::invalid("token", "this is neither the operator's token nor a user's")
+        refusal => refusal,
     })?;
     let holder = match caller.who {
         Who::Operator => Holder::Operator,
@@ -75,17 +71,14 @@ async fn signed_in(plane: &Arc<Plane>, parts: &Parts, request: Request) -> Resul
     Ok(Sessions::begin(holder, Timestamp::now())?)
 }
 
-/// Where wrong tokens are counted: whom a proxy before us speaks for, so that one who guesses holds up nobody else. Who
-/// makes it up is counted less, and could as well send their guesses as calls.
-fn address(parts: &Parts) -> String {
-    let stated = parts.headers.get_all("x-forwarded-for").iter().next_back().and_then(|value| value.to_str().ok());
-    let last =
-        stated.and_then(|addresses| addresses.rsplit(',').next()).and_then(|last| last.trim().parse::<IpAddr>().ok());
-    last.map_or_else(|| caller::address(parts), |address| address.to_string())
-}
-
 /// `POST /sign-out`.
-pub async fn sign_out(State(plane): State<Arc<Plane>>, headers: HeaderMap, sent: Sent) -> Result<Response, Trouble> {
+pub async fn sign_out(
+    State(plane): State<Arc<Plane>>,
+    headers: HeaderMap,
+    Uncounted(sent): Uncounted<Sent>,
+) -> Result<Response, Trouble> {
+    // Counted by itself: whoever has changed too much may leave all the same.
+    plane.count(&sent.signed.caller, Operation::SignOut).await?;
     sent.session.end(plane.store()).await?;
     Ok(with_cookie(Redirect::to("/sign-in").into_response(), no_cookie(is_secure(&headers))))
 }

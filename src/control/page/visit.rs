@@ -14,7 +14,11 @@ use super::{
     layout,
     session::{Holder, Session},
 };
-use crate::control::{Plane, caller::Caller, refusal::Refusal};
+use crate::control::{
+    Plane,
+    caller::{Caller, Uncounted},
+    refusal::Refusal,
+};
 
 /// Somebody who is signed in.
 pub struct Signed {
@@ -92,8 +96,8 @@ impl Signed {
     async fn read(parts: &Parts, plane: &Plane, session: &Session) -> Result<Self, Refusal> {
         let caller = match &session.holder {
             Holder::Visitor => return Err(Refusal::unauthorized()),
-            Holder::Operator => Caller::operator(parts),
-            Holder::User(token) => Caller::proven(plane, token, parts).await?,
+            Holder::Operator => Caller::operator(plane, parts),
+            Holder::User(token) => Caller::signed_in(plane, token, parts).await?,
         };
         Ok(Self { caller, form_token: plane.sessions.form_token(session) })
     }
@@ -113,7 +117,18 @@ impl FromRequestParts<Arc<Plane>> for Signed {
     }
 }
 
+/// Each form is counted as a change, as each call is.
 impl FromRequest<Arc<Plane>> for Sent {
+    type Rejection = Trouble;
+
+    async fn from_request(request: Request, plane: &Arc<Plane>) -> Result<Self, Trouble> {
+        let Uncounted(sent) = Uncounted::<Self>::from_request(request, plane).await?;
+        plane.count_change(&sent.signed.caller).await?;
+        Ok(sent)
+    }
+}
+
+impl FromRequest<Arc<Plane>> for Uncounted<Sent> {
     type Rejection = Trouble;
 
     async fn from_request(request: Request, plane: &Arc<Plane>) -> Result<Self, Trouble> {
@@ -121,7 +136,7 @@ impl FromRequest<Arc<Plane>> for Sent {
         let session = session(&parts, plane).await?;
         let signed = Signed::read(&parts, plane, &session).await?;
         let fields = Fields::read(Request::from_parts(parts, body), plane, &session).await?;
-        Ok(Self { signed, session, fields })
+        Ok(Self(Sent { signed, session, fields }))
     }
 }
 

@@ -262,39 +262,6 @@ pub async fn note_created(
     Ok(())
 }
 
-/// Counts a making or replacing of a secret by a user, of which `most` are allowed in an hour; gives how long to wait
-/// where there were too many.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn count_operation(
-    tx: &mut Tx,
-    user: &str,
-    most: u32,
-    now: Timestamp,
-) -> Result<Result<(), std::time::Duration>, StoreFault> {
-    const HOUR: i64 = 3_600_000_000;
-    // Holds the user, so that two requests at once do not both take the last.
-    sqlx::query("UPDATE users SET name = name WHERE id = $1").bind(user).execute(&mut **tx).await?;
-    let (now, since) = (micros(now), micros(now) - HOUR);
-    let sql = "DELETE FROM key_operations WHERE user_id = $1 AND at <= $2";
-    sqlx::query(sql).bind(user).bind(since).execute(&mut **tx).await?;
-    let sql = "SELECT at FROM key_operations WHERE user_id = $1 ORDER BY at DESC LIMIT 1 OFFSET $2";
-    let blocking = i64::from(most) - 1;
-    let row = match most {
-        0 => return Ok(Err(std::time::Duration::from_micros(HOUR.unsigned_abs()))),
-        _ => sqlx::query(sql).bind(user).bind(blocking).fetch_optional(&mut **tx).await?,
-    };
-    if let Some(row) = row {
-        let at: i64 = row.try_get("at")?;
-        let wait = at.saturating_add(HOUR).saturating_sub(now).max(1);
-        return Ok(Err(std::time::Duration::from_micros(wait.unsigned_abs())));
-    }
-    let sql = "INSERT INTO key_operations (user_id, at) VALUES ($1, $2)";
-    sqlx::query(sql).bind(user).bind(now).execute(&mut **tx).await?;
-    Ok(Ok(()))
-}
-
 impl Store {
     /// The key that has this hash as its secret's, or as one that is retiring and still works at `now`.
     ///

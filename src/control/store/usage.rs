@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::TryStreamExt;
 use jiff::Timestamp;
 use serde::Serialize;
 use sqlx::{Row, any::AnyRow};
@@ -209,6 +210,48 @@ pub struct UsageFilter {
     pub visible_to: Option<(String, Option<String>)>,
 }
 
+/// What a condition compares with.
+enum Value<'filter> {
+    Number(i64),
+    Text(&'filter str),
+}
+
+impl UsageFilter {
+    /// As SQL says it, and what is to be bound to it. Only what is asked for is said, so that the database uses the index
+    /// that fits it.
+    fn conditions(&self) -> (String, Vec<Value<'_>>) {
+        let mut values = Vec::new();
+        let mut place = |value| {
+            values.push(value);
+            format!("${}", values.len())
+        };
+        let mut all = Vec::new();
+        if let Some(from) = self.from {
+            all.push(format!("since >= {}", place(Value::Number(micros(from)))));
+        }
+        if let Some(to) = self.to {
+            all.push(format!("since < {}", place(Value::Number(micros(to)))));
+        }
+        if let Some(key) = &self.key {
+            all.push(format!("key_id = {}", place(Value::Text(key))));
+        }
+        // What is put together has no index: a key's is the better one.
+        let (owner, team) = if self.key.is_some() { ("owner || ''", "team || ''") } else { ("owner", "team") };
+        if let Some(name) = &self.team {
+            all.push(format!("{team} = {}", place(Value::Text(name))));
+        }
+        if let Some((user, of_team)) = &self.visible_to {
+            let own = format!("({owner} = {} AND {team} = '')", place(Value::Text(user)));
+            all.push(match of_team.as_deref().filter(|name| !name.is_empty()) {
+                Some(name) => format!("({own} OR {team} = {})", place(Value::Text(name))),
+                None => own,
+            });
+        }
+        let all = if all.is_empty() { String::new() } else { format!(" WHERE {}", all.join(" AND ")) };
+        (all, values)
+    }
+}
+
 /// The usage of one group.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct UsageRow {
@@ -251,16 +294,37 @@ pub struct UsageRow {
     /// When the last request ended.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub last_used_at: Option<Timestamp>,
-    /// The models used.
+    /// The models used, a thousand of them at most.
     pub models: Vec<String>,
 }
+
+/// How much may be looked at and answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Sums of hours or days that are added up.
+    pub sums: i64,
+    /// Rows that come of it.
+    pub rows: usize,
+}
+
+/// The answer is out of bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooMuchUsage;
+
+/// Models that one row lists at most.
+const MODELS: usize = 1000;
 
 impl Store {
     /// What was used, from the sums of days where whole days are asked for, else from those of hours.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn usage(&self, groups: &BTreeSet<Group>, filter: &UsageFilter) -> Result<Vec<UsageRow>, StoreFault> {
+    pub async fn usage(
+        &self,
+        groups: &BTreeSet<Group>,
+        filter: &UsageFilter,
+        bounds: Bounds,
+    ) -> Result<Result<Vec<UsageRow>, TooMuchUsage>, StoreFault> {
         let is_whole = |time: Option<Timestamp>| time.is_none_or(|time| micros(time) % DAY == 0);
         let needs_hours = groups.contains(&Group::Hour) || !is_whole(filter.from) || !is_whole(filter.to);
         let (table, _) = if needs_hours { HOURS } else { DAYS };
@@ -274,26 +338,32 @@ impl Store {
         let by = listed(&|_, column| format!("{column}, "));
         let order = listed(&|index, _| format!("{}, ", index + 1));
         let name_group = if groups.contains(&Group::Key) { ", key_name" } else { "" };
+        let (conditions, values) = filter.conditions();
+        // One more than may be, by which it is told that there are more: then the rest is not looked at.
         let sql = format!(
             "SELECT {own}{named} AS key_name, model AS used_model, CAST(SUM(requests) AS BIGINT) AS requests, \
              CAST(SUM(input_tokens) AS BIGINT) AS input, CAST(SUM(cached_input_tokens) AS BIGINT) AS cached_input, \
              CAST(SUM(cache_write_tokens) AS BIGINT) AS cache_write, CAST(SUM(output_tokens) AS BIGINT) AS output, \
              CAST(SUM(reasoning_tokens) AS BIGINT) AS reasoning, CAST(SUM(cost_nanos) AS BIGINT) AS cost, \
-             MAX(last_used_at) AS last_used_at FROM {table} \
-             WHERE since >= $1 AND since < $2 AND ($3 = '' OR key_id = $4) AND ($5 = '' OR team = $6) \
-             AND ($7 = 1 OR (owner = $8 AND team = '') OR (team <> '' AND team = $9)) \
-             GROUP BY {by}model{name_group} ORDER BY {order}model"
+             MAX(last_used_at) AS last_used_at, CAST(COUNT(*) AS BIGINT) AS sums \
+             FROM (SELECT * FROM {table}{conditions} LIMIT {}) AS seen \
+             GROUP BY {by}model{name_group} ORDER BY {order}model",
+            bounds.sums.saturating_add(1)
         );
-        let (key, team) = (filter.key.as_deref().unwrap_or(""), filter.team.as_deref().unwrap_or(""));
-        let (from, to) = (filter.from.map_or(i64::MIN, micros), filter.to.map_or(i64::MAX, micros));
-        let (user, of_team) = match &filter.visible_to {
-            Some((user, team)) => (user.as_str(), team.as_deref().unwrap_or("")),
-            None => ("", ""),
-        };
-        let query = sqlx::query(&sql).bind(from).bind(to).bind(key).bind(key).bind(team).bind(team);
-        let query = query.bind(i64::from(filter.visible_to.is_none())).bind(user).bind(of_team);
-        let rows = query.fetch_all(self.reader()).await?;
-        merged(&rows, groups)
+        let query = values.iter().fold(sqlx::query(&sql), |query, value| match value {
+            Value::Number(number) => query.bind(*number),
+            Value::Text(text) => query.bind(*text),
+        });
+        let mut rows = query.fetch(self.reader());
+        let (mut merged, mut left) = (Merged::default(), bounds.sums);
+        while let Some(row) = rows.try_next().await? {
+            left -= row.try_get::<i64, _>("sums")?;
+            merged.add(&row, groups)?;
+            if left < 0 || merged.rows.len() > bounds.rows {
+                return Ok(Err(TooMuchUsage));
+            }
+        }
+        Ok(Ok(merged.rows))
     }
 
     /// Forgets records from before `end`. Their sums stay.
@@ -364,19 +434,23 @@ impl Store {
 }
 
 /// One row a group, where there was one for each model, and for each name that a key had.
-fn merged(rows: &[AnyRow], groups: &BTreeSet<Group>) -> Result<Vec<UsageRow>, StoreFault> {
-    let mut merged: Vec<UsageRow> = Vec::new();
-    let mut places: HashMap<Vec<String>, usize> = HashMap::new();
-    for row in rows {
+#[derive(Default)]
+struct Merged {
+    rows: Vec<UsageRow>,
+    places: HashMap<Vec<String>, usize>,
+}
+
+impl Merged {
+    fn add(&mut self, row: &AnyRow, groups: &BTreeSet<Group>) -> Result<(), StoreFault> {
         let (new, place) = usage_row(row, groups)?;
-        if let Some(row) = places.get(&place).and_then(|index| merged.get_mut(*index)) {
+        if let Some(row) = self.places.get(&place).and_then(|index| self.rows.get_mut(*index)) {
             row.add(new);
         } else {
-            places.insert(place, merged.len());
-            merged.push(new);
+            self.places.insert(place, self.rows.len());
+            self.rows.push(new);
         }
+        Ok(())
     }
-    Ok(merged)
 }
 
 fn usage_row(row: &AnyRow, groups: &BTreeSet<Group>) -> Result<(UsageRow, Vec<String>), StoreFault> {
@@ -425,7 +499,8 @@ impl UsageRow {
             self.last_used_at = other.last_used_at;
         }
         for model in other.models {
-            if !self.models.contains(&model) {
+            // They come in their order, so that one that is there already is the last.
+            if self.models.last() != Some(&model) && self.models.len() < MODELS {
                 self.models.push(model);
             }
         }
