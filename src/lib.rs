@@ -34,7 +34,7 @@
 //! | [`usage`] | what a response used: incremental scanners, and an estimate where nothing is stated |
 //! | [`api`], [`body`] | paths; a request's JSON, scanned without a tree and changed by splicing |
 //! | [`keyfile`], [`config`], [`yaml`] | edits of keys files; what is written and what is meant; where it stands |
-//! | [`tls`], [`levels`], [`handover`] | the certificate that clients are shown; which lines are logged; sockets from one process to the next |
+//! | [`tls`], [`levels`], [`handover`], [`hosts`] | the certificate that clients are shown; which lines are logged; sockets from one process to the next; which hosts and sites an operator's address answers |
 //! | [`json_line`], [`head`], [`digits`], [`hex`] | the line that is written of each request, in a log or a ledger; changes to a message's headers; numbers and bytes in both |
 //! | [`price`], [`wallet`] | money in integers; what a wallet lets this process spend |
 //! | [`key`], [`limit`], [`glob`] | secrets, hashes, records; exact windows and reservations; patterns |
@@ -75,6 +75,7 @@ pub mod glob;
 pub mod handover;
 pub mod head;
 pub mod hex;
+pub mod hosts;
 pub mod json_line;
 pub mod key;
 pub mod keyfile;
