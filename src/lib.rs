@@ -25,6 +25,7 @@
 //! | [`gateway`], [`upstream`] | our own proxy: where a request goes, and how that is dialled |
 //! | [`proxy`] | `Gated<P>`: the plugin around any Pingora proxy; bodies in, answers out |
 //! | [`gate`] | identify, admit, settle; credentials, routes, the access log |
+//! | [`connection`] | clients' connections: how long each may be silent, how many there may be, and which makes room |
 //! | [`ledger`] | one record a request: on disk before the response's end, sent on until it is acknowledged |
 //! | [`rejection`] | every way to be refused: status, type, code and what the sender is told |
 //! | [`resolve`], [`account`], [`runs`] | from a secret's hash to its key, through a cache, from a file or a service; what a key has used, and what it runs |
@@ -66,6 +67,7 @@ pub mod api;
 pub mod body;
 pub mod cli;
 pub mod config;
+pub mod connection;
 pub mod control;
 pub mod demo;
 pub mod digits;

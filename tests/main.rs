@@ -50,5 +50,6 @@ mod reloading;
 mod scale;
 mod scrape;
 mod shared;
+mod silence;
 mod sources;
 mod traces;

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     config::{self, Config, Fault, Source},
+    connection::descriptors::raise_limit,
     control::{Control, ControlFault},
     gate::AccessLog,
     handover::{HandoverFault, Heir, Offer, Sockets},
@@ -22,6 +23,7 @@ use crate::{
 pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeFault> {
     start_logging();
     forbid_core_dumps();
+    raise_limit();
     let loaded = config::load(&path, &config::environment).map_err(ServeFault::Configuration)?;
     let keys = match &loaded.config.keys.source {
         Source::Yaml { .. } => format!("keys: {}", loaded.keys.len()),

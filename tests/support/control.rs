@@ -90,9 +90,21 @@ impl Plane {
         Self::over(database, limits, 15, Arc::new(folder)).await
     }
 
+    /// With fields of `server`, over SQLite.
+    pub async fn with_server(fields: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::Sqlite(folder.path().join("keymeter.db"));
+        let settings = settings_with(fields, database.clone(), 15);
+        Self::of(settings, database, LIMITS, Arc::new(folder)).await
+    }
+
     async fn over(database: Database, limits: Limits, operations: u32, keeps: Arc<dyn Send + Sync>) -> Self {
+        let settings = settings_with("", database.clone(), operations);
+        Self::of(settings, database, limits, keeps).await
+    }
+
+    async fn of(settings: Settings, database: Database, limits: Limits, keeps: Arc<dyn Send + Sync>) -> Self {
         canary::watch();
-        let settings = settings(database.clone(), operations);
         let control = Control::start(&settings, limits, &mut Sockets::none()).await;
         let control = control.unwrap_or_else(|fault| panic!("{fault}"));
         let client = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
@@ -194,9 +206,9 @@ impl Plane {
     }
 }
 
-fn settings(database: Database, operations: u32) -> Settings {
+fn settings_with(server: &str, database: Database, operations: u32) -> Settings {
     let text = format!(
-        "upstreams: [{{name: a, url: 'http://127.0.0.1:1'}}]\nkeys: {{yaml: {{path: keys.yaml}}}}\n\
+        "server: {{{server}}}\nupstreams: [{{name: a, url: 'http://127.0.0.1:1'}}]\nkeys: {{yaml: {{path: keys.yaml}}}}\n\
          control: {{listen: '127.0.0.1:0', token: {OPERATOR}, gateway_token: {GATEWAYS}, \
          key_operations_per_hour: {operations}}}"
     );
