@@ -51,5 +51,6 @@ mod scale;
 mod scrape;
 mod shared;
 mod silence;
+mod sites;
 mod sources;
 mod traces;
