@@ -1,15 +1,17 @@
 //! The admin address: metrics, health and reload, for operators and their tools.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode, header};
-use pingora::{apps::http_app::ServeHttp, protocols::http::ServerSession, services::listening::Service as Listening};
+use pingora::{apps::http_app::ServeHttp, protocols::http::ServerSession};
 use serde_json::json;
 use subtle::ConstantTimeEq;
 
 use crate::{
+    connection::Connection,
     gate::{Gate, Now},
+    hosts::{ForeignRequestError, check_host, check_site},
     levels,
     limit::Moment,
     reload::Reloader,
@@ -19,21 +21,6 @@ use crate::{
     },
 };
 
-/// The admin address' service, on the socket that goes by `name`.
-#[must_use]
-pub fn service(
-    gate: Arc<Gate>,
-    reloader: Arc<Reloader>,
-    resolver: Arc<Resolver>,
-    push: Option<Arc<Push>>,
-    name: &str,
-) -> Listening<Admin> {
-    let admin = Admin { gate, reloader, resolver, push };
-    let mut service = Listening::new("admin".to_owned(), admin);
-    service.add_tcp(name);
-    service
-}
-
 /// Answers operators.
 pub struct Admin {
     gate: Arc<Gate>,
@@ -41,6 +28,8 @@ pub struct Admin {
     resolver: Arc<Resolver>,
     /// Where keys come from a service that may tell of changes.
     push: Option<Arc<Push>>,
+    /// Where it is.
+    listen: SocketAddr,
 }
 
 type Answer = Response<Vec<u8>>;
@@ -54,19 +43,25 @@ const LARGEST_BODY: usize = 4096;
 #[async_trait]
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Answer {
+        if let Some(connection) = Connection::current() {
+            connection.head_is_read();
+        }
         let head = session.req_header();
         let (method, path) = (head.method.clone(), head.uri.path().to_owned());
+        if let Err(fault) = self.check_sender(session) {
+            // What it sends besides is of no interest.
+            session.set_keepalive(None);
+            return text(StatusCode::FORBIDDEN, refusal_of(fault));
+        }
         match (&method, path.as_str()) {
             (&Method::GET | &Method::HEAD, "/metrics") => self.metrics().await,
             (&Method::GET | &Method::HEAD, "/-/healthy") => text(StatusCode::OK, "ok\n"),
             (&Method::GET | &Method::HEAD, "/-/ready") => self.ready(),
-            (&Method::POST, "/-/reload") if self.is_authorized(session) => self.reload().await,
-            (&Method::POST, "/-/keys/invalidate") if self.is_authorized(session) => self.invalidate(session).await,
             (&Method::GET | &Method::HEAD, "/-/log") => text(StatusCode::OK, &format!("{}\n", levels::current())),
-            (&Method::POST, "/-/log") if self.is_authorized(session) => log(session).await,
-            (&Method::POST, "/-/reload" | "/-/keys/invalidate" | "/-/log") => {
+            (&Method::POST, "/-/reload" | "/-/keys/invalidate" | "/-/log") if !self.is_authorized(session) => {
                 text(StatusCode::UNAUTHORIZED, "send `Authorization: Bearer` with the token of `admin.token`\n")
             }
+            (&Method::POST, "/-/reload" | "/-/keys/invalidate" | "/-/log") => self.obey(session, &path).await,
             (_, "/metrics" | "/-/healthy" | "/-/ready") => not_allowed("GET"),
             (_, "/-/reload" | "/-/keys/invalidate") => not_allowed("POST"),
             (_, "/-/log") => not_allowed("GET, POST"),
@@ -76,6 +71,46 @@ impl ServeHttp for Admin {
 }
 
 impl Admin {
+    /// What answers at `listen`.
+    #[must_use]
+    pub fn new(
+        gate: Arc<Gate>,
+        reloader: Arc<Reloader>,
+        resolver: Arc<Resolver>,
+        push: Option<Arc<Push>>,
+        listen: SocketAddr,
+    ) -> Self {
+        Self { gate, reloader, resolver, push, listen }
+    }
+
+    /// Whether a request was meant for this address and, if it may change something, sent by no page of somebody else's.
+    fn check_sender(&self, session: &ServerSession) -> Result<(), ForeignRequestError> {
+        let head = session.req_header();
+        check_host(self.listen, &self.reloader.config().admin.hosts, (&head.uri, &head.headers, head.version))?;
+        match head.method {
+            Method::GET | Method::HEAD => Ok(()),
+            _ => check_site((&head.uri, &head.headers)),
+        }
+    }
+
+    /// Does what a POST says, once all of it is here.
+    async fn obey(&self, session: &mut ServerSession, path: &str) -> Answer {
+        let received = Moment::now();
+        let limit = self.reloader.config().server.body_timeout;
+        let body = match read_body(session, limit).await {
+            Ok(body) => body,
+            Err(fault) => {
+                session.set_keepalive(None);
+                return fault.answer();
+            }
+        };
+        match path {
+            "/-/reload" => self.reload().await,
+            "/-/keys/invalidate" => self.invalidate(&body, received),
+            _ => log(&body),
+        }
+    }
+
     /// A hundred thousand keys take a while, in which no request shall wait.
     async fn metrics(&self) -> Answer {
         let gate = self.gate.clone();
@@ -111,12 +146,8 @@ impl Admin {
         format!("key source: {source}\nkey events: {events}\n")
     }
 
-    async fn invalidate(&self, session: &mut ServerSession) -> Answer {
-        let received = Moment::now();
-        let Some(body) = body(session).await else {
-            return text(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body has more than {LARGEST_BODY} bytes\n"));
-        };
-        match parse_change(&String::from_utf8_lossy(&body)) {
+    fn invalidate(&self, body: &[u8], received: Moment) -> Answer {
+        match parse_change(&String::from_utf8_lossy(body)) {
             Ok(change) => {
                 self.resolver.changed(change, received);
                 answer(StatusCode::NO_CONTENT, "text/plain; charset=utf-8", Vec::new())
@@ -146,11 +177,8 @@ impl Admin {
 }
 
 /// Changes what is logged for people, to what the body says.
-async fn log(session: &mut ServerSession) -> Answer {
-    let Some(body) = body(session).await else {
-        return text(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body has more than {LARGEST_BODY} bytes\n"));
-    };
-    match levels::change(&String::from_utf8_lossy(&body)) {
+fn log(body: &[u8]) -> Answer {
+    match levels::change(&String::from_utf8_lossy(body)) {
         Ok(()) => {
             tracing::warn!("what is logged was changed to {}", levels::current());
             answer(StatusCode::NO_CONTENT, "text/plain; charset=utf-8", Vec::new())
@@ -161,15 +189,51 @@ async fn log(session: &mut ServerSession) -> Answer {
     }
 }
 
-async fn body(session: &mut ServerSession) -> Option<Vec<u8>> {
-    let mut body = Vec::new();
-    while let Ok(Some(piece)) = session.read_request_body().await {
-        body.extend_from_slice(&piece);
-        if body.len() > LARGEST_BODY {
-            return None;
+/// The whole body.
+async fn read_body(session: &mut ServerSession, limit: Duration) -> Result<Vec<u8>, BodyError> {
+    let reading = async {
+        let mut body = Vec::new();
+        while let Some(piece) = session.read_request_body().await.map_err(|_| BodyError::Incomplete)? {
+            body.extend_from_slice(&piece);
+            if body.len() > LARGEST_BODY {
+                return Err(BodyError::TooLarge);
+            }
+        }
+        Ok(body)
+    };
+    tokio::time::timeout(limit, reading).await.unwrap_or(Err(BodyError::TooSlow))
+}
+
+/// Why a body is not obeyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BodyError {
+    TooLarge,
+    TooSlow,
+    /// It broke off, or cannot be told from what follows it.
+    Incomplete,
+}
+
+impl BodyError {
+    fn answer(self) -> Answer {
+        match self {
+            Self::TooLarge => {
+                text(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body has more than {LARGEST_BODY} bytes\n"))
+            }
+            Self::TooSlow => text(StatusCode::REQUEST_TIMEOUT, "the body did not come within `server.body_timeout`\n"),
+            Self::Incomplete => text(StatusCode::BAD_REQUEST, "the body broke off; nothing was changed\n"),
         }
     }
-    Some(body)
+}
+
+fn refusal_of(fault: ForeignRequestError) -> &'static str {
+    match fault {
+        ForeignRequestError::Host => {
+            "`Host` names no host of this address: use localhost or a loopback address, or list the name in `admin.hosts`\n"
+        }
+        ForeignRequestError::Site => {
+            "a page of another site sent this (`Origin` or `Sec-Fetch-Site`); pages may change nothing here\n"
+        }
+    }
 }
 
 fn not_allowed(allowed: &'static str) -> Answer {

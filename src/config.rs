@@ -37,7 +37,7 @@ pub use self::{
     fault::Fault,
     keys::{Keys, Source},
     model::Model,
-    server::{Admin, Server, Tls},
+    server::{Admin, ConnectionTimeouts, Server, Tls},
     shared::{Node, Servers, Shared, SharedUrl, WhenUnreachable},
     tracing::{CollectorUrl, CollectorUrlFault, Sample, Tracing},
     upstream::{ApiKeyHeader, Credential, InjectUsage, Upstream},
@@ -199,6 +199,10 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("server.tls", old.server.tls.is_some() != new.server.tls.is_some()),
         ("server.upgrade_socket", old.server.upgrade_socket != new.server.upgrade_socket),
         ("server.threads", old.server.threads != new.server.threads),
+        ("server.head_timeout", old.server.timeouts.head != new.server.timeouts.head),
+        ("server.keep_alive", old.server.timeouts.keep_alive != new.server.timeouts.keep_alive),
+        ("server.write_timeout", old.server.timeouts.write != new.server.timeouts.write),
+        ("server.max_connections", old.server.max_connections != new.server.max_connections),
         ("admin.listen", old.admin.listen != new.admin.listen),
         ("key_cache.capacity", old.key_cache.capacity != new.key_cache.capacity),
         ("key_cache.ttl", old.key_cache.ttl != new.key_cache.ttl),
@@ -251,7 +255,7 @@ fn check(
     let limits = Defaults::check(raw.limits.unwrap_or_default(), &root.field("limits"), path);
     let metrics = Metrics::of(raw.metrics.unwrap_or_default());
     let ledger = ledger(raw.ledger, keys.as_ref(), root, path);
-    let control = raw.control.map(|raw| Control::check(raw, &root.field("control"), path));
+    let control = raw.control.map(|raw| Control::check(raw, server.as_ref(), &root.field("control"), path));
     let control = server::transposed(control);
     let tracing = server::transposed(raw.tracing.map(|raw| Tracing::check(raw, &root.field("tracing"))));
     let together = || {

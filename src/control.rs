@@ -2,6 +2,7 @@
 //! their own. Gateways speak to it as to any key service (docs/key-source.md), be they in the same process or not.
 
 pub mod api;
+mod bounds;
 mod caller;
 mod page;
 mod questions;
@@ -18,7 +19,7 @@ use std::{
 
 use axum::{extract::ConnectInfo, http::request::Parts};
 use jiff::Timestamp;
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle};
 
 use self::{
     caller::Caller,
@@ -27,7 +28,13 @@ use self::{
     store::{Database, Store, StoreFault, operations::Operation},
     throttle::TokenThrottle,
 };
-use crate::{config, handover::Sockets, key::KeyHash, limit::Limits};
+use crate::{
+    config,
+    connection::{Connections, descriptors::most_of_control, listener::Listener},
+    handover::Sockets,
+    key::KeyHash,
+    limit::Limits,
+};
 
 /// A control plane that answers.
 pub struct Control {
@@ -56,12 +63,14 @@ impl Control {
         let fault = |fault| ControlFault::Bind(settings.listen, fault);
         let socket = sockets.listen(settings.listen).map_err(fault)?;
         let kept = socket.try_clone().map_err(fault)?;
-        let listener = TcpListener::from_std(socket).map_err(fault)?;
-        let address = listener.local_addr().map_err(fault)?;
-        let plane = Plane::open(settings, limits).await.map_err(ControlFault::Store)?;
+        let address = socket.local_addr().map_err(fault)?;
+        let settings = config::Control { listen: address, ..settings.clone() };
+        let plane = Plane::open(&settings, limits).await.map_err(ControlFault::Store)?;
         let (stop, stopped) = watch::channel(false);
+        let connections = Connections::new(settings.timeouts, most_of_control());
+        let listener = Listener::new(socket, connections).map_err(fault)?.with_reserve();
         let task = tokio::spawn(plane.clone().serve(listener, stopped));
-        let terms = (config::Control { listen: address, ..settings.clone() }, limits);
+        let terms = (settings, limits);
         Ok(Self { address, plane, kept, terms, stop, task })
     }
 
@@ -150,6 +159,7 @@ pub struct Plane {
     retention: Duration,
     database: Database,
     sessions: page::Sessions,
+    bounds: bounds::Bounds,
 }
 
 impl Plane {
@@ -173,6 +183,7 @@ impl Plane {
             limits,
             retention: settings.usage_retention,
             database: settings.database.clone(),
+            bounds: bounds::Bounds::of(settings),
         }))
     }
 
@@ -209,12 +220,12 @@ impl Plane {
     ///
     /// # Errors
     /// When the listener fails.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) -> std::io::Result<()> {
+    pub async fn serve(self: Arc<Self>, listener: Listener, mut stop: watch::Receiver<bool>) -> std::io::Result<()> {
         let plane = self.clone();
         let upkeep =
             tokio::spawn(async move { tokio::join!(plane.clone().upkeep(), plane.store.listen(&plane.database)) });
         let router = api::router(self.clone(), stop.clone());
-        let service = router.into_make_service_with_connect_info::<SocketAddr>();
+        let service = router.into_make_service_with_connect_info::<bounds::Peer>();
         // An error means that whoever could say so is gone.
         let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
         let served = axum::serve(listener, service).with_graceful_shutdown(stopped).await;

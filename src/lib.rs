@@ -25,6 +25,7 @@
 //! | [`gateway`], [`upstream`] | our own proxy: where a request goes, and how that is dialled |
 //! | [`proxy`] | `Gated<P>`: the plugin around any Pingora proxy; bodies in, answers out |
 //! | [`gate`] | identify, admit, settle; credentials, routes, the access log |
+//! | [`connection`] | clients' connections: how long each may be silent, how many there may be, and which makes room |
 //! | [`ledger`] | one record a request: on disk before the response's end, sent on until it is acknowledged |
 //! | [`rejection`] | every way to be refused: status, type, code and what the sender is told |
 //! | [`resolve`], [`account`], [`runs`] | from a secret's hash to its key, through a cache, from a file or a service; what a key has used, and what it runs |
@@ -34,7 +35,7 @@
 //! | [`usage`] | what a response used: incremental scanners, and an estimate where nothing is stated |
 //! | [`api`], [`body`] | paths; a request's JSON, scanned without a tree and changed by splicing |
 //! | [`keyfile`], [`config`], [`yaml`] | edits of keys files; what is written and what is meant; where it stands |
-//! | [`tls`], [`process_log`], [`levels`], [`handover`] | the certificate that clients are shown; the log for people, and which lines it has; sockets from one process to the next |
+//! | [`tls`], [`process_log`], [`levels`], [`handover`], [`hosts`] | the certificate that clients are shown; the log for people, and which lines it has; sockets from one process to the next; which hosts and sites an operator's address answers |
 //! | [`line_writer`], [`json_line`], [`head`], [`digits`], [`hex`] | a thread that writes lines; the line that is written of each request, in a log or a ledger; changes to a message's headers; numbers and bytes in both |
 //! | [`price`], [`wallet`] | money in integers; what a wallet lets this process spend |
 //! | [`key`], [`limit`], [`glob`] | secrets, hashes, records; exact windows and reservations; patterns |
@@ -66,6 +67,7 @@ pub mod api;
 pub mod body;
 pub mod cli;
 pub mod config;
+pub mod connection;
 pub mod control;
 pub mod demo;
 pub mod digits;
@@ -75,6 +77,7 @@ pub mod glob;
 pub mod handover;
 pub mod head;
 pub mod hex;
+pub mod hosts;
 pub mod json_line;
 pub mod key;
 pub mod keyfile;

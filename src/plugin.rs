@@ -1,7 +1,7 @@
 //! The plugin as one piece: the gate before somebody's own proxy, and the services that their
 //! Pingora server runs beside it. Our own gateway is put together from the same parts.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -16,8 +16,9 @@ use pingora::{
 
 use crate::{
     account::Accounts,
-    admin::{self, Admin},
+    admin::Admin,
     config::{self, Fault, KeyCache, Loaded, Purpose},
+    connection::{Connections, app::TimedApp, descriptors::most_of_admin},
     gate::{AccessLog, Gate, Settings, Traffic},
     ledger::{Courier, Ledger, LedgerFault, Sender},
     limit::Moment,
@@ -146,18 +147,22 @@ impl Plugin {
     /// What a Pingora server is to run beside the proxy: the admin address and the upkeep.
     #[must_use]
     pub fn services(&self) -> Vec<Box<dyn ServiceWithDependents>> {
-        let admin = self.admin(&self.reloader.config().admin.listen.to_string());
-        vec![Box::new(admin), Box::new(background_service("keymeter", self.upkeep()))]
+        let config = self.reloader.config();
+        let (listen, timeouts) = (config.admin.listen, config.server.timeouts);
+        let admin = TimedApp::new(self.admin(listen), Connections::new(timeouts, most_of_admin()));
+        let mut service = Listening::new("admin".to_owned(), admin);
+        service.add_tcp(&listen.to_string());
+        vec![Box::new(service), Box::new(background_service("keymeter", self.upkeep()))]
     }
 
-    /// The admin address on the socket that goes by `name`, or is bound by that address.
+    /// What answers at the admin address, which is listened on at `listen`.
     #[must_use]
-    pub fn admin(&self, name: &str) -> Listening<Admin> {
+    pub fn admin(&self, listen: SocketAddr) -> Admin {
         let push = match &self.source {
             Source::Http(push) => Some(push.clone()),
             Source::Yaml(_) => None,
         };
-        admin::service(self.gate.clone(), self.reloader.clone(), self.resolver.clone(), push, name)
+        Admin::new(self.gate.clone(), self.reloader.clone(), self.resolver.clone(), push, listen)
     }
 
     /// What keeps the plugin up to date.

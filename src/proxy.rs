@@ -5,7 +5,6 @@
 mod apart;
 mod body;
 mod forward;
-pub mod line;
 mod query;
 mod respond;
 mod response;
@@ -24,13 +23,13 @@ use pingora::{
 };
 
 use self::body::{Held, Outgoing, receive, scan_request};
-use self::line::Line;
 use self::query::take_key;
 pub use self::respond::{respond_json, respond_rejection};
 use crate::{
     api::{Api, Call, Endpoint, recognise},
     body::Scanned,
     config::Upstream,
+    connection::Connection,
     gate::{CREDENTIAL_HEADERS, Client, Gate, Lease, Now, Outcome, Presence, RequestId, Route, Settings, Visit},
     head::{change_request, header_value},
     key::KeyRecord,
@@ -171,7 +170,7 @@ struct Running {
     /// Where it runs apart from its client's request.
     halves: Option<Arc<apart::Halves>>,
     /// The connection that carries it, if the end of its key reaches it there.
-    line: Option<Arc<Line>>,
+    connection: Option<Arc<Connection>>,
 }
 
 impl Running {
@@ -240,11 +239,11 @@ impl<P> Gated<P> {
                 let body = Outgoing::new(scanned, lease.change(), held);
                 lease.worked(Now::read().moment.saturating_since(start.moment));
                 let tail = response::Tail::default();
-                let line = Line::current();
-                if let Some(line) = &line {
-                    line.carries(lease.run().cloned());
+                let connection = Connection::current();
+                if let Some(connection) = &connection {
+                    connection.carries(lease.run().cloned());
                 }
-                let running = Running { lease, body: Some(body), rejection: None, tail, halves: None, line };
+                let running = Running { lease, body: Some(body), rejection: None, tail, halves: None, connection };
                 context.stage = Stage::Running(Box::new(running));
                 Ok(())
             }
@@ -344,11 +343,11 @@ fn finish(gate: &Gate, stage: &mut Stage, over: apart::Over) {
     let now = Now::read();
     match std::mem::replace(stage, Stage::Over) {
         Stage::Running(running) => {
-            let Running { lease, rejection, halves, line, body, .. } = *running;
+            let Running { lease, rejection, halves, connection, body, .. } = *running;
             // Its room is free before anybody is told that the request is over.
             drop(body);
-            if let Some(line) = line {
-                line.carries(None);
+            if let Some(connection) = connection {
+                connection.carries(None);
             }
             let client = match over.client {
                 _ if halves.is_some_and(|halves| halves.client_left_early()) => Client::LeftEarly,

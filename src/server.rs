@@ -2,29 +2,40 @@
 //! that are bound before anything is served, so that a port in use is an error in words.
 //! Everything runs on the runtime that calls `start`; a process or a test may run several.
 
-use std::{fmt, io, net::SocketAddr, os::fd::IntoRawFd, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::future::join_all;
 
 use parking_lot::Mutex;
 use pingora::{
     apps::HttpServerOptions,
-    listeners::{L4BufferSettings, ListenerConfig, tls::TlsSettings},
-    proxy::http_proxy,
-    server::{Fds, ListenFds, configuration::ServerConf},
-    services::{Service, background::BackgroundService, listening::Service as Listening},
+    listeners::tls::{Acceptor, TlsSettings},
+    proxy::{HttpProxy, http_proxy},
+    server::configuration::ServerConf,
+    services::background::BackgroundService,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     config::{self, Loaded},
+    connection::{
+        Connections,
+        app::TimedApp,
+        descriptors::{most_of_admin, most_of_gateway},
+        listener::Listener,
+    },
     gate::AccessLog,
     gateway::Gateway,
     handover::Sockets,
     limit::Moment,
     plugin::{Plugin, PluginFault},
-    proxy::{
-        Gated,
-        line::{Connections, Watched},
-    },
+    proxy::Gated,
     reload::Reloader,
     resolve::http::client,
     tls::{Certificate, Pair},
@@ -39,21 +50,14 @@ pub struct Server {
     pub admin_address: SocketAddr,
     plugin: Plugin,
     connections: Arc<Connections>,
+    /// What accepts connections, until it is told to stop.
+    listening: Mutex<Option<JoinHandle<()>>>,
     /// Further handles of the sockets, where they may pass to another process.
     kept: Mutex<Sockets>,
     stop_gateway: watch::Sender<bool>,
     stop_admin: watch::Sender<bool>,
     stop_rest: watch::Sender<bool>,
 }
-
-/// Downstream connections of HTTP/2 that are idle for this long are closed.
-const H2_IDLE: Duration = Duration::from_secs(300);
-
-/// A connection that was accepted is known to us only when its handshake is over, for which Pingora gives it a minute.
-const HANDSHAKE: Duration = Duration::from_secs(60);
-
-/// Without a handshake it takes a moment.
-const ACCEPTED: Duration = Duration::from_secs(1);
 
 /// The last records get so long to be sent; what is left then the next process sends.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
@@ -68,7 +72,7 @@ impl Server {
         let plugin = Plugin::new(loaded, path, log).map_err(StartFault::Plugin)?;
         let config = plugin.reloader().config();
         let bound = Bound::of(&config, sockets)?;
-        let connections = Arc::new(Connections::default());
+        let connections = Connections::new(config.server.timeouts, most_of_gateway(config.server.max_connections));
         let (stop_gateway, gateway_stopped) = watch::channel(false);
         let (stop_admin, admin_stopped) = watch::channel(false);
         let (stop_rest, rest_stopped) = watch::channel(false);
@@ -78,15 +82,20 @@ impl Server {
             plugin.reloader().shows(certificate.clone());
         }
         let proxy = plugin.gated(Gateway::default());
-        let mut gateway = gateway_service(proxy, connections.clone(), &config, certificate.as_ref())?;
-        let Bound { gateway: addresses, admin: admin_address, fds, kept } = bound;
-        let (mut admin, upkeep) = (plugin.admin(&admin_address.to_string()), plugin.upkeep());
-        let fds_of_admin = fds.clone();
-        tokio::spawn(async move { gateway.start_service(Some(fds), gateway_stopped, 1).await });
-        tokio::spawn(async move { admin.start_service(Some(fds_of_admin), admin_stopped, 1).await });
+        let tls = certificate.map(tls_settings).transpose()?.map(|settings| Arc::new(settings.build()));
+        let Bound { gateway, admin, kept } = bound;
+        let (addresses, admin_address) = (gateway.iter().map(|bound| bound.0).collect(), admin.0);
+        let upkeep = plugin.upkeep();
+        let gateway =
+            Gateways::new(gateway, tls, TimedApp::new(gateway_app(proxy), connections.clone()), &connections)?;
+        let of_admin = Connections::new(config.server.timeouts, most_of_admin());
+        let admin = Listener::new(admin.1, of_admin.clone()).map_err(|fault| StartFault::Bind(admin_address, fault))?;
+        let answers = Arc::new(TimedApp::new(plugin.admin(admin_address), of_admin));
+        let listening = tokio::spawn(gateway.listen(gateway_stopped));
+        tokio::spawn(answers.listen(admin.with_reserve(), None, admin_stopped));
         tokio::spawn(async move { upkeep.start(rest_stopped).await });
-        let kept = Mutex::new(kept);
-        Ok(Self { addresses, admin_address, plugin, connections, kept, stop_gateway, stop_admin, stop_rest })
+        let (listening, kept) = (Mutex::new(Some(listening)), Mutex::new(kept));
+        Ok(Self { addresses, admin_address, plugin, connections, listening, kept, stop_gateway, stop_admin, stop_rest })
     }
 
     /// What loads the configuration anew.
@@ -115,8 +124,11 @@ impl Server {
         self.connections.linger();
         self.stop_listening();
         let _ = self.stop_admin.send(true);
-        let has_handshakes = self.reloader().config().server.tls.is_some();
-        tokio::time::sleep(limit.min(if has_handshakes { HANDSHAKE } else { ACCEPTED })).await;
+        let listening = self.listening.lock().take();
+        if let Some(listening) = listening {
+            // What was accepted is known from then on; what broke off accepts nothing either.
+            let _ = listening.await;
+        }
         // Not every connection of HTTP/2 ends with its last request.
         self.emptied(limit, |server| server.plugin.gate().traffic().present().max(server.connections.open())).await
     }
@@ -168,28 +180,42 @@ pub enum Drained {
     Cut(usize),
 }
 
-fn gateway_service(
-    gateway: Gated<Gateway>,
-    connections: Arc<Connections>,
-    config: &config::Config,
-    certificate: Option<&Arc<Certificate>>,
-) -> Result<impl Service + use<>, StartFault> {
-    let conf = Arc::new(ServerConf::default());
+/// The gateway at all of its addresses.
+struct Gateways {
+    app: Arc<TimedApp<HttpProxy<Gated<Gateway>>>>,
+    listeners: Vec<Listener>,
+    tls: Option<Arc<Acceptor>>,
+}
+
+impl Gateways {
+    fn new(
+        sockets: Vec<(SocketAddr, TcpListener)>,
+        tls: Option<Arc<Acceptor>>,
+        app: TimedApp<HttpProxy<Gated<Gateway>>>,
+        connections: &Arc<Connections>,
+    ) -> Result<Self, StartFault> {
+        let listener = |(address, socket)| {
+            Listener::new(socket, connections.clone()).map_err(|fault| StartFault::Bind(address, fault))
+        };
+        let listeners = sockets.into_iter().map(listener).collect::<Result<_, _>>()?;
+        Ok(Self { app: Arc::new(app), listeners, tls })
+    }
+
+    /// Serves whoever connects, until it is told to stop.
+    async fn listen(self, stop: watch::Receiver<bool>) {
+        let Self { app, listeners, tls } = self;
+        let listening = listeners.into_iter().map(|listener| app.clone().listen(listener, tls.clone(), stop.clone()));
+        join_all(listening).await;
+        app.close_idle().await;
+    }
+}
+
+fn gateway_app(gateway: Gated<Gateway>) -> HttpProxy<Gated<Gateway>> {
     let mut options = HttpServerOptions::default();
     options.h2c = true;
-    options.h2_idle_timeout = Some(H2_IDLE);
-    let mut proxy = http_proxy(&conf, gateway);
+    let mut proxy = http_proxy(&Arc::new(ServerConf::default()), gateway);
     proxy.server_options = Some(options);
-    let mut service = Listening::new("gateway".to_owned(), Watched::new(proxy, connections));
-    for (index, _) in config.server.listen.iter().enumerate() {
-        let listener = ListenerConfig::tcp(Bound::name(index));
-        service.add_listener(match certificate {
-            // Heads and bodies are read in large pieces already: a buffer of 64 KiB beneath costs a copy of each.
-            None => listener.l4_buffer(L4BufferSettings::default().read(0)),
-            Some(certificate) => listener.tls(tls_settings(certificate.clone())?),
-        });
-    }
-    Ok(service)
+    proxy
 }
 
 /// Whether `serve` could use what `config` names beside addresses.
@@ -222,42 +248,29 @@ fn tls_settings(certificate: Arc<Certificate>) -> Result<TlsSettings, StartFault
     Ok(settings)
 }
 
-/// Bound sockets, under the names by which the services find them.
+/// Bound sockets, with the addresses that they really have.
 struct Bound {
-    gateway: Vec<SocketAddr>,
-    admin: SocketAddr,
-    fds: ListenFds,
+    gateway: Vec<(SocketAddr, TcpListener)>,
+    admin: (SocketAddr, TcpListener),
     kept: Sockets,
 }
 
 impl Bound {
     fn of(config: &config::Config, sockets: &mut Sockets) -> Result<Self, StartFault> {
-        let (mut fds, mut kept) = (Fds::new(), Sockets::none());
+        let mut kept = Sockets::none();
         let mut bind = |address: SocketAddr| {
             let mut attempt = || {
                 let socket = sockets.listen(address)?;
                 if config.server.upgrade_socket.is_some() {
                     kept.keep(&socket)?;
                 }
-                Ok((socket.local_addr()?, socket.into_raw_fd()))
+                Ok((socket.local_addr()?, socket))
             };
             attempt().map_err(|fault| StartFault::Bind(address, fault))
         };
-        let mut gateway = Vec::new();
-        for (index, address) in config.server.listen.iter().enumerate() {
-            let (bound, fd) = bind(*address)?;
-            fds.add(Self::name(index), fd);
-            gateway.push(bound);
-        }
-        let (admin, fd) = bind(config.admin.listen)?;
-        fds.add(admin.to_string(), fd);
-        Ok(Self { gateway, admin, fds: Arc::new(Mutex::new(fds)), kept })
-    }
-
-    /// The gateway's sockets go by their place in the configuration: two of them may ask for any
-    /// free port.
-    fn name(index: usize) -> String {
-        format!("gateway-{index}")
+        let gateway = config.server.listen.iter().map(|address| bind(*address)).collect::<Result<_, _>>()?;
+        let admin = bind(config.admin.listen)?;
+        Ok(Self { gateway, admin, kept })
     }
 }
 

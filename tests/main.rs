@@ -50,5 +50,7 @@ mod reloading;
 mod scale;
 mod scrape;
 mod shared;
+mod silence;
+mod sites;
 mod sources;
 mod traces;

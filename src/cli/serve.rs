@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     config::{self, Config, Fault, Source},
+    connection::descriptors::raise_limit,
     control::{Control, ControlFault},
     gate::AccessLog,
     handover::{HandoverFault, Heir, Offer, Sockets},
@@ -21,6 +22,7 @@ use crate::{
 pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeFault> {
     process_log::start()?;
     forbid_core_dumps();
+    raise_limit();
     let loaded = config::load(&path, &config::environment).map_err(ServeFault::Configuration)?;
     let keys = match &loaded.config.keys.source {
         Source::Yaml { .. } => format!("keys: {}", loaded.keys.len()),

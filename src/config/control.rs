@@ -7,17 +7,26 @@ use super::{
     fault::Place,
     files, raw,
     scalar::{Scalar, Span},
-    server::transposed,
+    server::{ConnectionTimeouts, Server, hosts, transposed},
     token::long_enough,
     upstream::Credential,
 };
-use crate::control::store::{Database, usage::RETENTION};
+use crate::{
+    control::store::{Database, usage::RETENTION},
+    hosts::HostName,
+};
 
 /// The control plane that `serve` runs beside the gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Control {
     /// Port 0 is any free one.
     pub listen: SocketAddr,
+    /// What `Host` may say where `listen` is loopback, beside `localhost` and loopback addresses.
+    pub hosts: Vec<HostName>,
+    /// Those of `server`, which hold here too.
+    pub timeouts: ConnectionTimeouts,
+    /// For a whole body to arrive: that of `server`.
+    pub body_timeout: Duration,
     /// Where it remembers.
     pub database: Database,
     /// The operator's.
@@ -38,7 +47,8 @@ const HOW_TO_MAKE_ONE: &str = "the operator's; `openssl rand -hex 32` makes one,
                                it from the environment";
 
 impl Control {
-    pub(super) fn check(raw: raw::Control, place: &Place<'_>, file: &Path) -> Option<Self> {
+    pub(super) fn check(raw: raw::Control, server: Option<&Server>, place: &Place<'_>, file: &Path) -> Option<Self> {
+        let hosts = hosts(raw.hosts, &place.field("hosts"));
         let token = place.required("token", raw.token, HOW_TO_MAKE_ONE);
         let database = match &raw.database {
             None => Some(Database::Sqlite(files::beside(file, "data/keymeter.db"))),
@@ -57,6 +67,10 @@ impl Control {
         }
         Some(Self {
             listen: raw.listen.map_or((Ipv4Addr::LOCALHOST, 9091).into(), |Scalar(address)| address),
+            hosts,
+            // Without a good `server` there is no configuration.
+            timeouts: server.map(|server| server.timeouts).unwrap_or_default(),
+            body_timeout: server.map_or(Duration::from_secs(60), |server| server.body_timeout),
             database: database?,
             token,
             gateway_token,

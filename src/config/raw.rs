@@ -20,6 +20,7 @@ use super::{
 use crate::{
     api::Api,
     glob::Glob,
+    hosts::HostName,
     key::Secret,
     limit::{Limit, Strategy},
     price::Rate,
@@ -95,6 +96,10 @@ pub(super) struct Control {
     /// Its address and port.
     #[schemars(extend("default" = "127.0.0.1:9091"))]
     pub(super) listen: Option<Scalar<SocketAddr>>,
+    /// Names without a port that `Host` may say where `listen` is loopback, beside `localhost` and loopback addresses: such as
+    /// the one under which a reverse proxy of this machine shows the page.
+    #[schemars(extend("default" = []))]
+    pub(super) hosts: Option<List<Scalar<HostName>>>,
     /// `sqlite://path`, beside the configuration, or `postgres://user@host/name` where several machines share it.
     #[schemars(extend("default" = "sqlite://data/keymeter.db"))]
     pub(super) database: Option<Scalar<Arc<str>>>,
@@ -137,6 +142,19 @@ pub(super) struct Server {
     /// How long a body may take to come, in total.
     #[schemars(extend("default" = "60s"))]
     pub(super) body_timeout: Option<Scalar<Timeout>>,
+    /// How long a request's head may take to come: from the connection's start, TLS included, or from the first byte of a
+    /// further request.
+    #[schemars(extend("default" = "10s"))]
+    pub(super) head_timeout: Option<Scalar<Timeout>>,
+    /// How long a connection stays open between requests; with HTTP/2, without a stream.
+    #[schemars(extend("default" = "75s"))]
+    pub(super) keep_alive: Option<Scalar<Timeout>>,
+    /// How long a client may read nothing of what is there for it.
+    #[schemars(extend("default" = "60s"))]
+    pub(super) write_timeout: Option<Scalar<Timeout>>,
+    /// The most connections of clients at once; 0: nine tenths of the file descriptors.
+    #[schemars(extend("default" = 0))]
+    pub(super) max_connections: Option<Scalar<u64>>,
     /// How long running responses may take after SIGTERM.
     #[schemars(extend("default" = "10m"))]
     pub(super) drain_timeout: Option<Scalar<Span>>,
@@ -172,13 +190,16 @@ pub(super) struct ClientAddress {
 
 /// Where operators connect.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "the fields `listen` and `token`")]
+#[serde(deny_unknown_fields, expecting = "fields, such as `listen`")]
 pub(super) struct Admin {
     /// Its address and port: /metrics, /-/healthy, /-/ready, POST /-/reload, POST /-/keys/invalidate.
     #[schemars(extend("default" = "127.0.0.1:9090"))]
     pub(super) listen: Option<Scalar<SocketAddr>>,
     /// For the POSTs, as `Authorization: Bearer`, at least 32 characters; required where `listen` is not loopback.
     pub(super) token: Option<Scalar<Secret>>,
+    /// Names without a port that `Host` may say where `listen` is loopback, beside `localhost` and loopback addresses.
+    #[schemars(extend("default" = []))]
+    pub(super) hosts: Option<List<Scalar<HostName>>>,
 }
 
 /// An inference server.

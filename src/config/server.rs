@@ -15,6 +15,7 @@ use super::{
     token::long_enough,
     upstream::Credential,
 };
+use crate::hosts::HostName;
 
 /// The data plane: what clients connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,12 +32,27 @@ pub struct Server {
     pub max_buffered_bodies: u64,
     /// For a whole body to arrive; not zero.
     pub body_timeout: Duration,
+    /// How long a connection may be silent.
+    pub timeouts: ConnectionTimeouts,
+    /// The most connections at once; `None`: as many as nine tenths of the file descriptors.
+    pub max_connections: Option<NonZeroUsize>,
     /// For running responses to finish when the process is told to stop.
     pub drain_timeout: Duration,
     /// Where a new process finds this one to take over its sockets; `None`: none can.
     pub upgrade_socket: Option<PathBuf>,
     /// Whom to believe about the client's address; `None`: nobody, the peer's counts.
     pub client_address: Option<ClientAddress>,
+}
+
+/// How long a client's connection may be silent; none is zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionTimeouts {
+    /// From the accept, or the first byte of a further request, to the request's whole head.
+    pub head: Duration,
+    /// Between requests.
+    pub keep_alive: Duration,
+    /// For a client that reads nothing of what is there for it.
+    pub write: Duration,
 }
 
 /// The certificate of the data plane.
@@ -55,6 +71,8 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// What its POSTs must present; there is one wherever `listen` is not loopback.
     pub token: Option<Credential>,
+    /// What `Host` may say where `listen` is loopback, beside `localhost` and loopback addresses.
+    pub hosts: Vec<HostName>,
 }
 
 const MOST_THREADS: u64 = 1024;
@@ -68,6 +86,8 @@ impl Server {
         let bodies = bodies(raw.max_request_body, raw.max_buffered_bodies, place);
         let client_address = raw.client_address.map(|raw| ClientAddress::check(raw, &place.field("client_address")));
         let (max_request_body, max_buffered_bodies) = bodies?;
+        let timeouts = ConnectionTimeouts::of(raw.head_timeout, raw.keep_alive, raw.write_timeout);
+        let max_connections = raw.max_connections.and_then(|Scalar(most)| usize::try_from(most).ok());
         let upgrade_socket = raw.upgrade_socket.map(|Scalar(path)| files::beside(file, &path));
         Some(Self {
             listen: listen?,
@@ -76,10 +96,31 @@ impl Server {
             max_request_body,
             max_buffered_bodies,
             body_timeout: raw.body_timeout.map_or(MINUTE, |Scalar(Timeout(timeout))| timeout),
+            timeouts,
+            max_connections: max_connections.and_then(NonZeroUsize::new),
             drain_timeout: raw.drain_timeout.map_or(10 * MINUTE, |Scalar(Span(timeout))| timeout),
             upgrade_socket,
             client_address: transposed(client_address)?,
         })
+    }
+}
+
+impl ConnectionTimeouts {
+    fn of(head: Option<Scalar<Timeout>>, keep_alive: Option<Scalar<Timeout>>, write: Option<Scalar<Timeout>>) -> Self {
+        let or = |written: Option<Scalar<Timeout>>, default| written.map_or(default, |Scalar(Timeout(time))| time);
+        let default = Self::default();
+        Self {
+            head: or(head, default.head),
+            keep_alive: or(keep_alive, default.keep_alive),
+            write: or(write, default.write),
+        }
+    }
+}
+
+impl Default for ConnectionTimeouts {
+    fn default() -> Self {
+        let [head, keep_alive, write] = [10, 75, 60].map(Duration::from_secs);
+        Self { head, keep_alive, write }
     }
 }
 
@@ -146,6 +187,12 @@ impl Admin {
         if raw.token.is_none() && !place.dropped("token") && !listen.ip().is_loopback() {
             place.field("listen").fault(format!("a `token` is required, as {listen} is not loopback"));
         }
-        Self { listen, token: raw.token.map(|token| long_enough(token, &place.field("token"))) }
+        let hosts = hosts(raw.hosts, &place.field("hosts"));
+        Self { listen, token: raw.token.map(|token| long_enough(token, &place.field("token"))), hosts }
     }
+}
+
+/// Names that `Host` may say; those that are none are reported.
+pub(super) fn hosts(written: Option<raw::List<Scalar<HostName>>>, place: &Place<'_>) -> Vec<HostName> {
+    place.elements(written.unwrap_or_default()).into_iter().map(|(_, Scalar(name))| name).collect()
 }

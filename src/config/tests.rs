@@ -75,12 +75,18 @@ fn everything_that_is_optional_has_its_default() {
             max_request_body: 32 * 1024 * 1024,
             max_buffered_bodies: 1024 * 1024 * 1024,
             body_timeout: Duration::from_secs(60),
+            timeouts: ConnectionTimeouts {
+                head: Duration::from_secs(10),
+                keep_alive: Duration::from_secs(75),
+                write: Duration::from_secs(60),
+            },
+            max_connections: None,
             drain_timeout: Duration::from_secs(600),
             upgrade_socket: None,
             client_address: None,
         }
     );
-    assert_eq!(config.admin, Admin { listen: "127.0.0.1:9090".parse().unwrap(), token: None });
+    assert_eq!(config.admin, Admin { listen: "127.0.0.1:9090".parse().unwrap(), token: None, hosts: Vec::new() });
     assert_eq!(
         config.upstreams,
         [Arc::new(Upstream {
@@ -126,6 +132,10 @@ server:
   max_request_body: 16MiB
   max_buffered_bodies: 2GB
   body_timeout: 30s
+  head_timeout: 5s
+  keep_alive: 2m
+  write_timeout: 500ms
+  max_connections: 7
   drain_timeout: 1h
   upgrade_socket: upgrade.sock
   client_address: {header: X-Forwarded-For, trusted: ["10.0.0.0/8", "::1"]}
@@ -171,6 +181,9 @@ fn every_field_of_the_edges_is_read() {
     assert_eq!(config.server.threads.map(usize::from), Some(8));
     assert_eq!((config.server.max_request_body, config.server.max_buffered_bodies), (16 << 20, 2_000_000_000));
     assert_eq!(config.server.body_timeout, Duration::from_secs(30));
+    let [head, keep_alive, write] = [5000, 120_000, 500].map(Duration::from_millis);
+    assert_eq!(config.server.timeouts, ConnectionTimeouts { head, keep_alive, write });
+    assert_eq!(config.server.max_connections.unwrap().get(), 7);
     assert_eq!(config.server.drain_timeout, Duration::from_secs(3600));
     assert!(config.server.upgrade_socket.is_some_and(|path| path.ends_with("upgrade.sock")));
     let client = config.server.client_address.unwrap();
@@ -304,6 +317,10 @@ fn what_a_restart_is_needed_for_is_named() {
         "server.tls",
         "server.upgrade_socket",
         "server.threads",
+        "server.head_timeout",
+        "server.keep_alive",
+        "server.write_timeout",
+        "server.max_connections",
         "admin.listen",
         "key_cache.capacity",
         "key_cache.ttl",

@@ -11,7 +11,7 @@ pub(super) mod wallets;
 
 use std::sync::Arc;
 
-use axum::{Json, Router, routing::get};
+use axum::{Json, Router, middleware::from_fn_with_state, routing::get};
 use tokio::sync::watch;
 use utoipa::{
     Modify, OpenApi,
@@ -19,7 +19,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Plane, page, refusal::Refusal};
+use super::{Plane, bounds, page, refusal::Refusal};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -63,6 +63,7 @@ pub(super) fn router(plane: Arc<Plane>, stop: watch::Receiver<bool>) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .fallback(|| async { Refusal::unknown_path() })
         .method_not_allowed_fallback(|| async { Refusal::method_not_allowed() })
+        .layer(from_fn_with_state(plane.clone(), bounds::bounded))
         .with_state(plane)
 }
 

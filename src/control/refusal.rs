@@ -88,6 +88,14 @@ impl Refusal {
         Self::new(StatusCode::FORBIDDEN, "forbidden", message)
     }
 
+    /// The call was meant for another host.
+    pub fn foreign_host() -> Self {
+        Self::forbidden(
+            "`Host` names no host of this control plane: use localhost or a loopback address, or list the name in \
+             `control.hosts`",
+        )
+    }
+
     /// There is no such thing, or the caller must not know.
     pub fn not_found(what: &str, id: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no {what} `{id}`"))

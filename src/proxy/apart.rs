@@ -43,7 +43,9 @@ pub(super) fn limit<C>(session: &Session, context: &Context<C>) -> Option<Durati
     match running.lease.settings().on_client_abort {
         OnClientAbort::Drain { limit } => Some(limit),
         // The end of its key would not reach it otherwise before its upstream says something.
-        OnClientAbort::Stop => (running.lease.run().is_some() && running.line.is_none()).then_some(Duration::ZERO),
+        OnClientAbort::Stop => {
+            (running.lease.run().is_some() && running.connection.is_none()).then_some(Duration::ZERO)
+        }
     }
 }
 

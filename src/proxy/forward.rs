@@ -17,7 +17,7 @@ use pingora::{
 };
 use tokio::sync::mpsc;
 
-use crate::head::change_request;
+use crate::{connection::Connection, head::change_request};
 
 use super::{Context, Gated, Stage, apart, apart::Apart, finish, over, prepare_upstream_request, response};
 
@@ -42,6 +42,9 @@ where
         apart::take_over(session, ctx).await?;
         if ctx.is_exchange() {
             return Ok(());
+        }
+        if let Some(connection) = Connection::current() {
+            connection.head_is_read();
         }
         // Without it a client's second request on a connection ends its first.
         session.set_pipelining_enabled(true);

@@ -109,9 +109,21 @@ impl Plane {
         Self::over(database, LIMITS, "", Arc::new(())).await
     }
 
+    /// With fields of `server`, over SQLite.
+    pub async fn with_server(fields: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::Sqlite(folder.path().join("keymeter.db"));
+        let settings = settings(fields, database, "");
+        Self::started(settings, LIMITS, "", Arc::new(folder)).await
+    }
+
     async fn over(database: Database, limits: Limits, section: &str, keeps: Arc<dyn Send + Sync>) -> Self {
+        Self::started(settings("", database, section), limits, section, keeps).await
+    }
+
+    async fn started(settings: Settings, limits: Limits, section: &str, keeps: Arc<dyn Send + Sync>) -> Self {
+        let database = settings.database.clone();
         canary::watch();
-        let settings = settings(database.clone(), section);
         let control = Control::start(&settings, limits, &mut Sockets::none()).await;
         let control = control.unwrap_or_else(|fault| panic!("{fault}"));
         let client = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
@@ -213,9 +225,9 @@ impl Plane {
     }
 }
 
-fn settings(database: Database, section: &str) -> Settings {
+fn settings(server: &str, database: Database, section: &str) -> Settings {
     let text = format!(
-        "upstreams: [{{name: a, url: 'http://127.0.0.1:1'}}]\nkeys: {{yaml: {{path: keys.yaml}}}}\n\
+        "server: {{{server}}}\nupstreams: [{{name: a, url: 'http://127.0.0.1:1'}}]\nkeys: {{yaml: {{path: keys.yaml}}}}\n\
          control: {{listen: '127.0.0.1:0', token: {OPERATOR}, gateway_token: {GATEWAYS}, {section}}}"
     );
     let settings = config::parse(&text, Path::new("/keymeter.yaml"), &|_| None).unwrap().control.unwrap();

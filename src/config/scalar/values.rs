@@ -16,6 +16,7 @@ use serde_json::json;
 use super::{super::url::UpstreamUrl, Choice, FromScalar};
 use crate::{
     glob::Glob,
+    hosts::HostName,
     key::{KeyHash, KeyId, KeyName, Secret},
     limit::{Limit, Strategy},
     price::{Rate, Usd},
@@ -101,6 +102,16 @@ impl FromScalar for SocketAddr {
     fn from_text(text: &str) -> Result<Self, String> {
         text.parse().map_err(|_| {
             format!("`{text}` is no address; accepted: an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080")
+        })
+    }
+}
+
+impl FromScalar for HostName {
+    fn from_text(text: &str) -> Result<Self, String> {
+        Self::parse(text).ok_or_else(|| {
+            format!(
+                "`{text}` is no host's name; accepted: a name or an IP address without a port, such as metrics.example"
+            )
         })
     }
 }

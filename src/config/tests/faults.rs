@@ -26,7 +26,8 @@ fn of_fields() {
             (
                 "server: {lissten: []}",
                 &["f:1:10: unknown field `lissten` in server; did you mean `listen`? accepted: listen, tls, threads, \
-                   max_request_body, max_buffered_bodies, body_timeout, drain_timeout, upgrade_socket, client_address"],
+                   max_request_body, max_buffered_bodies, body_timeout, head_timeout, keep_alive, write_timeout, \
+                   max_connections, drain_timeout, upgrade_socket, client_address"],
             ),
             (
                 "server:\n  tls:\n    cert: cert.pem\n    key: key.pem\n    kee: 1",
@@ -52,7 +53,8 @@ fn of_fields() {
                 "server: {server: 1, tls: {tls: 2, cert: cert.pem, key: key.pem}}",
                 &[
                     "f:1:10: unknown field `server` in server; accepted: listen, tls, threads, max_request_body, \
-                     max_buffered_bodies, body_timeout, drain_timeout, upgrade_socket, client_address",
+                     max_buffered_bodies, body_timeout, head_timeout, keep_alive, write_timeout, max_connections, \
+                     drain_timeout, upgrade_socket, client_address",
                     "f:1:27: unknown field `tls` in server.tls; accepted: cert, key",
                 ],
             ),
@@ -73,6 +75,35 @@ fn of_fields() {
             (
                 "metrics: {max_key_series: '${REVOKE:?say what is to happen}'}",
                 &["f:1:27: the environment variable `REVOKE` is not set: say what is to happen"],
+            ),
+        ],
+        before_least,
+    );
+}
+
+#[test]
+fn of_connections_and_hosts() {
+    table(
+        &[
+            (
+                "server: {head_timeout: 0s, keep_alive: off, write_timeout: 0ms, max_connections: -1}",
+                &[
+                    "f:1:24: must be longer than 0",
+                    "f:1:40: a duration is a whole number and a unit, such as 60s, at most 8760h; units: ms, s, m, h",
+                    "f:1:60: must be longer than 0",
+                    "f:1:82: must be a whole number, 0 or more",
+                ],
+            ),
+            (
+                "admin: {hosts: ['metrics.example:9090', 'http://x', '', metrics.example]}",
+                &[
+                    "f:1:17: `metrics.example:9090` is no host's name; accepted: a name or an IP address without a \
+                     port, such as metrics.example",
+                    "f:1:41: `http://x` is no host's name; accepted: a name or an IP address without a port, such as \
+                     metrics.example",
+                    "f:1:53: `` is no host's name; accepted: a name or an IP address without a port, such as \
+                     metrics.example",
+                ],
             ),
         ],
         before_least,

@@ -1,0 +1,225 @@
+//! Connections of clients, each with its time for every state that it can be in, and never more of them than are allowed.
+//! A connection waits for the head of a request, carries requests, or is kept for further ones; its stream looks at the
+//! time whenever it has nothing to read or cannot write, and ends there. What serves the connection only ever sees a client
+//! that is gone. Gateway, admin address and control plane share this.
+
+pub mod app;
+pub mod descriptors;
+mod frames;
+pub mod listener;
+mod registry;
+mod socket;
+mod stream;
+
+use std::{
+    sync::{Arc, Weak},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+use tokio::{sync::watch, time::Instant};
+
+pub use self::{
+    registry::{Connections, OpenConnection},
+    stream::TimedStream,
+};
+use crate::{config::ConnectionTimeouts, runs::Run};
+
+tokio::task_local! {
+    /// The connection that the task serves, where it carries one request at a time.
+    static CURRENT: Arc<Connection>;
+}
+
+/// One client's connection, as far as time and revocation concern it.
+pub struct Connection {
+    timeouts: ConnectionTimeouts,
+    state: Mutex<State>,
+    /// What runs on it, where its reader is to fail when that is revoked.
+    revocable: Mutex<Option<Arc<Run>>>,
+    /// Who waits for the client.
+    reader: AtomicWaker,
+    /// Says that no further request is wanted here.
+    closing: watch::Sender<bool>,
+    /// Those that it is one of.
+    connections: Weak<Connections>,
+}
+
+struct State {
+    phase: Phase,
+    /// Whether the client was told to send no more requests.
+    is_closing: bool,
+    /// Whether it makes room for another.
+    is_evicted: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The head of a request is awaited or on its way, since then.
+    Head(Instant),
+    /// So many requests run.
+    Running(usize),
+    /// None does, since then.
+    Idle(Instant),
+}
+
+/// A moment at which a connection ends unless something happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Deadline {
+    at: Instant,
+    /// Whether the connection is only kept for further requests.
+    is_idle: bool,
+}
+
+impl Connection {
+    fn new(timeouts: ConnectionTimeouts, accepted: Instant, connections: Weak<Connections>) -> Self {
+        let state = State { phase: Phase::Head(accepted), is_closing: false, is_evicted: false };
+        Self {
+            timeouts,
+            state: Mutex::new(state),
+            revocable: Mutex::default(),
+            reader: AtomicWaker::new(),
+            closing: watch::Sender::new(false),
+            connections,
+        }
+    }
+
+    /// The connection of the request that is under way, if it carries one request at a time.
+    #[must_use]
+    pub fn current() -> Option<Arc<Self>> {
+        CURRENT.try_with(Arc::clone).ok()
+    }
+
+    /// From now on the reader fails when `run` is revoked; or never, without one.
+    pub fn carries(&self, run: Option<Arc<Run>>) {
+        *self.revocable.lock() = run;
+    }
+
+    /// The head of a request is here: it runs, until [`Self::request_is_over`]. For connections of one request at a time.
+    pub fn head_is_read(&self) {
+        self.state.lock().phase = Phase::Running(1);
+    }
+
+    /// What was begun by [`Self::head_is_read`] is over, or there was no such request.
+    pub fn request_is_over(&self) {
+        self.is_idle_from(Instant::now());
+    }
+
+    /// A request runs as long as what is given lives. For connections that may carry several.
+    pub fn run_request(self: &Arc<Self>) -> RunningRequest {
+        let mut state = self.state.lock();
+        state.phase = match state.phase {
+            Phase::Running(others) => Phase::Running(others + 1),
+            Phase::Head(_) | Phase::Idle(_) => Phase::Running(1),
+        };
+        RunningRequest(self.clone())
+    }
+
+    fn request_has_run(&self) {
+        let mut state = self.state.lock();
+        match state.phase {
+            Phase::Running(others) if others > 1 => state.phase = Phase::Running(others - 1),
+            _ => {
+                drop(state);
+                self.is_idle_from(Instant::now());
+            }
+        }
+    }
+
+    fn is_idle_from(&self, now: Instant) {
+        self.state.lock().phase = Phase::Idle(now);
+        if let Some(connections) = self.connections.upgrade() {
+            connections.one_is_idle();
+        }
+    }
+
+    /// How long the rest of a body may take once its request is answered.
+    fn time_for_the_rest(&self) -> Duration {
+        self.timeouts.head
+    }
+
+    /// Bytes came on a connection that carries one request at a time.
+    fn bytes_came(&self) {
+        let mut state = self.state.lock();
+        if matches!(state.phase, Phase::Idle(_)) {
+            state.phase = Phase::Head(Instant::now());
+        }
+    }
+
+    /// When it ends. `head_since` is when the head of a request began to arrive, where others may be running.
+    fn deadline(&self, head_since: Option<Instant>) -> Option<Deadline> {
+        let State { phase, is_closing, .. } = *self.state.lock();
+        let of_head = head_since.map(|since| Deadline { at: since + self.timeouts.head, is_idle: false });
+        let of_phase = match phase {
+            Phase::Head(since) => Some(Deadline { at: since + self.timeouts.head, is_idle: false }),
+            Phase::Running(_) => None,
+            // A client that was told to leave, and does not, need not have the whole time again.
+            Phase::Idle(since) if is_closing => Some(Deadline { at: since + self.timeouts.head, is_idle: true }),
+            Phase::Idle(since) => Some(Deadline { at: since + self.timeouts.keep_alive, is_idle: true }),
+        };
+        of_head.into_iter().chain(of_phase).min_by_key(|deadline| deadline.at)
+    }
+
+    /// Tells the client to send no more requests, if it can be told and was not; then it has a little time to leave.
+    fn asks_to_leave(&self) -> bool {
+        let mut state = self.state.lock();
+        if state.is_closing || self.closing.receiver_count() == 0 {
+            return false;
+        }
+        state.is_closing = true;
+        state.phase = Phase::Idle(Instant::now());
+        drop(state);
+        self.closing.send_replace(true);
+        true
+    }
+
+    fn idle_since(&self) -> Option<Instant> {
+        let state = self.state.lock();
+        match state.phase {
+            Phase::Idle(since) if !state.is_evicted => Some(since),
+            _ => None,
+        }
+    }
+
+    /// Ends it, if it has been idle since then. Says whether it was.
+    fn evict(&self, since: Instant) -> bool {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Idle(since) || state.is_evicted {
+            return false;
+        }
+        state.is_evicted = true;
+        drop(state);
+        self.reader.wake();
+        true
+    }
+
+    fn is_evicted(&self) -> bool {
+        self.state.lock().is_evicted
+    }
+
+    /// Ready where it makes room for another; whoever asks is woken when it is to.
+    fn poll_evicted(&self, waker: &Waker) -> Poll<()> {
+        self.reader.register(waker);
+        if self.is_evicted() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn poll_revoked(&self, context: &Context<'_>) -> Poll<()> {
+        match &*self.revocable.lock() {
+            Some(run) => run.poll_barred(context).map(drop),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// A request that runs on a connection.
+pub struct RunningRequest(Arc<Connection>);
+
+impl Drop for RunningRequest {
+    fn drop(&mut self) {
+        self.0.request_has_run();
+    }
+}
+
+#[cfg(test)]
+mod tests;

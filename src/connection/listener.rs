@@ -1,0 +1,127 @@
+//! Accepts connections, as long as there is room for them. What there is no room for stays in the system's queue.
+
+use std::{
+    io,
+    net::{self, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
+use tokio::{io::unix::AsyncFd, net::TcpStream};
+
+use super::{Connections, OpenConnection, TimedStream, descriptors::Reserve, socket};
+
+/// A socket that is listened on.
+pub struct Listener {
+    socket: AsyncFd<net::TcpListener>,
+    connections: Arc<Connections>,
+    reserve: Reserve,
+}
+
+/// A connection that was accepted.
+pub struct Accepted {
+    /// Its socket.
+    pub stream: TcpStream,
+    /// The address of the other side.
+    pub peer: SocketAddr,
+    /// Its place.
+    pub open: OpenConnection,
+}
+
+/// While the system has no descriptor left.
+const EXHAUSTED: Duration = Duration::from_millis(500);
+
+/// Descriptors that an operator's address holds back.
+const RESERVE: usize = 16;
+
+impl Listener {
+    /// Accepts connections at `socket`, which does not block, to be some of `connections`.
+    ///
+    /// # Errors
+    /// When the system has no handle left.
+    pub fn new(socket: net::TcpListener, connections: Arc<Connections>) -> io::Result<Self> {
+        #[allow(
+            deprecated,
+            reason = "its successor is unsafe for what may close its descriptor, as a listener never does"
+        )]
+        let socket = AsyncFd::new(socket)?;
+        Ok(Self { socket, connections, reserve: Reserve::of(0) })
+    }
+
+    /// The same, with descriptors of its own.
+    #[must_use]
+    pub fn with_reserve(self) -> Self {
+        Self { reserve: Reserve::of(RESERVE), ..self }
+    }
+
+    /// The next connection.
+    pub async fn accept(&self) -> Accepted {
+        loop {
+            match self.try_accept().await {
+                Ok(Some(accepted)) => return accepted,
+                Ok(None) => {}
+                Err(fault) if is_of_connection(&fault) => {}
+                Err(fault) if is_exhaustion(&fault) && self.reserve.release() => {}
+                Err(fault) => {
+                    tracing::error!("a connection cannot be accepted: {fault}");
+                    tokio::time::sleep(EXHAUSTED).await;
+                }
+            }
+        }
+    }
+
+    /// `None` where another process, or another task, was quicker.
+    async fn try_accept(&self) -> io::Result<Option<Accepted>> {
+        let mut ready = self.socket.readable().await?;
+        // It may be so no more, and then nobody's connection is to make room for nobody.
+        if !is_waited_at(self.socket.get_ref())? {
+            ready.clear_ready();
+            return Ok(None);
+        }
+        let place = self.connections.place().await;
+        let Ok(accepted) = ready.try_io(|socket| socket.get_ref().accept()) else { return Ok(None) };
+        let (stream, peer) = accepted?;
+        self.reserve.refill();
+        let open = place.taken();
+        stream.set_nonblocking(true)?;
+        let stream = TcpStream::from_std(stream)?;
+        stream.set_nodelay(true)?;
+        Ok(Some(Accepted { stream, peer, open }))
+    }
+}
+
+/// Whether a connection is in the system's queue.
+fn is_waited_at(socket: &net::TcpListener) -> io::Result<bool> {
+    let mut waited = [PollFd::new(socket, PollFlags::IN)];
+    Ok(poll(&mut waited, Some(&Timespec::default()))? > 0)
+}
+
+/// Whether it concerns one connection that was gone before it was accepted.
+fn is_of_connection(fault: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(fault.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+fn is_exhaustion(fault: &io::Error) -> bool {
+    matches!(Errno::from_io_error(fault), Some(Errno::MFILE | Errno::NFILE))
+}
+
+/// For servers of axum's.
+impl axum::serve::Listener for Listener {
+    type Io = TimedStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        let Accepted { stream, peer, open } = Self::accept(self).await;
+        let digest = socket::digest(&stream, peer);
+        (TimedStream::new(stream, open, Some(digest)), peer)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.get_ref().local_addr()
+    }
+}
