@@ -202,6 +202,10 @@ impl Plane {
             if let Err(fault) = self.store.forget_sessions(Timestamp::now()).await {
                 tracing::warn!("sessions of the page that are over stay for now: {fault}");
             }
+            let end = Timestamp::now().checked_sub(store::invitations::DECLINED_FOR).unwrap_or(Timestamp::MIN);
+            if let Err(fault) = self.store.forget_declined(end).await {
+                tracing::warn!("invitations that were declined long ago stay for now: {fault}");
+            }
             tokio::time::sleep(HOUR).await;
         }
     }

@@ -2,14 +2,31 @@
 
 pub mod gateways;
 mod instances;
+mod invitations;
 mod keys;
 mod money;
 mod page;
 mod people;
+mod teams;
+mod upgrade;
 mod usage;
 
 /// One test over each database.
 macro_rules! over_both {
+    (at $version:ident: $($name:ident)+) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread")] async fn $name() {
+                let made = super::$version;
+                super::$name(&crate::support::control::Plane::sqlite_of(made).await).await;
+            })+
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread")] async fn $name() {
+                let made = super::$version;
+                super::$name(&crate::support::control::Plane::postgres_of(made).await).await;
+            })+
+        }
+    };
     ($($name:ident)+) => {
         mod sqlite {
             $(#[tokio::test(flavor = "multi_thread")] async fn $name() {
@@ -61,6 +78,7 @@ async fn every_call_is_described() {
         calls,
         [
             "get /api/v1/audit",
+            "get /api/v1/invitations",
             "get /api/v1/keys",
             "post /api/v1/keys",
             "delete /api/v1/keys/{id}",
@@ -68,7 +86,9 @@ async fn every_call_is_described() {
             "patch /api/v1/keys/{id}",
             "post /api/v1/keys/{id}/regenerate",
             "post /api/v1/teams",
+            "delete /api/v1/teams/{id}",
             "get /api/v1/teams/{id}",
+            "post /api/v1/teams/{id}/invitation",
             "delete /api/v1/teams/{id}/members/{user}",
             "put /api/v1/teams/{id}/members/{user}",
             "get /api/v1/usage",

@@ -3,7 +3,9 @@
 
 pub mod audit;
 pub mod changes;
+pub mod invitations;
 pub mod keys;
+pub mod membership;
 mod news;
 pub mod page;
 pub mod people;
@@ -165,6 +167,7 @@ fn migrator(engine: Engine) -> Migrator {
         (2, "the audit is only added to", append_only),
         (3, "sessions of the page", include_str!("store/schema_3.sql")),
         (4, "sessions that were ended", include_str!("store/schema_4.sql")),
+        (5, "invitations to teams", include_str!("store/schema_5.sql")),
     ];
     let migrations = versions.map(|(version, name, sql)| {
         Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, Cow::Borrowed(sql), false)
