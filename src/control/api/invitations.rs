@@ -176,8 +176,8 @@ pub(super) async fn invite(
     if before.is_none_or(|before| before.role != role) {
         note(tx, &inviter.actor, "team.invite", team, &json!({"user": user, "role": role}), now).await?;
     }
-    let invited = invitations::open(tx, team, user).await?;
-    invited.ok_or_else(|| Refusal::not_found("invitation of", user))
+    let made = invitations::open(tx, team, user).await?;
+    made.ok_or_else(|| Refusal::not_found("invitation of", user))
 }
 
 /// An offer of ownership is the owner's to take back.
