@@ -58,7 +58,7 @@ enum Command {
     Keys(keys::KeysArgs),
     /// Make users and let them go, on a control plane.
     Users(people::UsersArgs),
-    /// Make teams and put people on them, on a control plane.
+    /// Make teams, invite people to them and answer invitations, on a control plane.
     Teams(people::TeamsArgs),
     /// Show and credit wallets, on a control plane.
     Wallets(money::WalletsArgs),

@@ -252,6 +252,10 @@ impl Plane {
             if let Err(fault) = self.store.forget_operations(Timestamp::now()).await {
                 tracing::warn!("what users did more than an hour ago stays for now: {fault}");
             }
+            let end = Timestamp::now().checked_sub(store::invitations::DECLINED_FOR).unwrap_or(Timestamp::MIN);
+            if let Err(fault) = self.store.forget_declined(end).await {
+                tracing::warn!("invitations that were declined long ago stay for now: {fault}");
+            }
             tokio::time::sleep(HOUR).await;
         }
     }

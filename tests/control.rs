@@ -2,17 +2,34 @@
 
 pub mod gateways;
 mod instances;
+mod invitations;
 mod keys;
 mod limits;
 mod money;
 mod page;
 mod people;
+mod teams;
 mod throttle;
 mod upgrade;
 mod usage;
+mod version_4;
 
 /// One test over each database.
 macro_rules! over_both {
+    (at $version:ident: $($name:ident)+) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread")] async fn $name() {
+                let made = super::$version;
+                super::$name(&crate::support::control::Plane::sqlite_of(made).await).await;
+            })+
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread")] async fn $name() {
+                let made = super::$version;
+                super::$name(&crate::support::control::Plane::postgres_of(made).await).await;
+            })+
+        }
+    };
     ($($name:ident)+) => {
         mod sqlite {
             $(#[tokio::test(flavor = "multi_thread")] async fn $name() {
@@ -64,6 +81,7 @@ async fn every_call_is_described() {
         calls,
         [
             "get /api/v1/audit",
+            "get /api/v1/invitations",
             "get /api/v1/keys",
             "post /api/v1/keys",
             "delete /api/v1/keys/{id}",
@@ -71,7 +89,9 @@ async fn every_call_is_described() {
             "patch /api/v1/keys/{id}",
             "post /api/v1/keys/{id}/regenerate",
             "post /api/v1/teams",
+            "delete /api/v1/teams/{id}",
             "get /api/v1/teams/{id}",
+            "post /api/v1/teams/{id}/invitation",
             "delete /api/v1/teams/{id}/members/{user}",
             "put /api/v1/teams/{id}/members/{user}",
             "get /api/v1/usage",

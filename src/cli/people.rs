@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::remote::{Output, RemoteArgs, RemoteFault, print_one, print_rows, print_secret, segment};
 use crate::control::store::people::Role;
@@ -43,7 +43,7 @@ enum Users {
     },
 }
 
-/// Make teams, and put people on them.
+/// Make teams, invite people to them, and answer invitations.
 #[derive(Debug, Args)]
 pub(super) struct TeamsArgs {
     #[command(subcommand)]
@@ -75,7 +75,8 @@ enum Teams {
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
-    /// Bring a user into a team, or give a member another role; to make another its owner is to hand it over
+    /// Invite a user to a team, or give a member another role; a member becomes its owner when they accept it. The
+    /// operator's takes effect at once
     Add {
         #[command(flatten)]
         remote: RemoteArgs,
@@ -87,7 +88,7 @@ enum Teams {
         #[arg(long, default_value_t = Role::Member)]
         role: Role,
     },
-    /// Take a user off a team
+    /// Take a user off a team, or withdraw their invitation
     Remove {
         #[command(flatten)]
         remote: RemoteArgs,
@@ -96,10 +97,57 @@ enum Teams {
         /// Whom
         user: String,
     },
+    /// List one's own open invitations, or those to a team
+    Invitations {
+        #[command(flatten)]
+        remote: RemoteArgs,
+        /// Those to this team: its owner's, its admins' and the operator's to see
+        #[arg(long)]
+        team: Option<String>,
+        /// How to print
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Accept an invitation to a team: from then on one's own keys are archived, until one leaves
+    Accept {
+        #[command(flatten)]
+        remote: RemoteArgs,
+        /// Which team
+        id: String,
+        /// Accept it only if it is to be this: member, admin or owner
+        #[arg(long)]
+        role: Option<Role>,
+    },
+    /// Decline an invitation to a team, which does not invite again for a week
+    Decline {
+        #[command(flatten)]
+        remote: RemoteArgs,
+        /// Which team
+        id: String,
+    },
+    /// Delete a team with its keys; its members leave, and their own keys work again
+    Delete {
+        #[command(flatten)]
+        remote: RemoteArgs,
+        /// Which team
+        id: String,
+        /// The user or team who gets what is in its wallet; without, it stays there
+        #[arg(long, value_name = "ID")]
+        refund_to: Option<String>,
+    },
 }
 
 const USERS: [(&str, &str); 5] =
     [("ID", "id"), ("NAME", "name"), ("TEAM", "team"), ("ROLE", "role"), ("SINCE", "created_at")];
+
+const INVITATIONS: [(&str, &str); 6] = [
+    ("TEAM", "team"),
+    ("NAME", "team_name"),
+    ("USER", "user"),
+    ("ROLE", "role"),
+    ("BY", "invited_by"),
+    ("SINCE", "created_at"),
+];
 
 pub(super) fn users(UsersArgs { command }: UsersArgs) -> Result<(), RemoteFault> {
     match command {
@@ -129,13 +177,43 @@ pub(super) fn teams(TeamsArgs { command }: TeamsArgs) -> Result<(), RemoteFault>
             print_one(&team, output)?;
         }
         Teams::Add { remote, id, user, role } => {
-            remote.open()?.call(Method::PUT, &member(&id, &user), Some(&json!({"role": role})))?;
-            eprintln!("{user} is {role} of {id}");
+            let put = remote.open()?.call(Method::PUT, &member(&id, &user), Some(&json!({"role": role})))?;
+            match put.get("state").and_then(Value::as_str) {
+                Some("invited") => eprintln!("invited: {user} must accept to be {role} of {id}"),
+                _ => eprintln!("{user} is {role} of {id}"),
+            }
         }
         Teams::Remove { remote, id, user } => {
             remote.open()?.call(Method::DELETE, &member(&id, &user), None)?;
-            eprintln!("{user} is no longer on {id}");
+            eprintln!("{user} is neither on {id} nor invited to it any more");
+        }
+        Teams::Invitations { remote, team, output } => {
+            let of_team = team.map(|team| format!("?team={}", segment(&team))).unwrap_or_default();
+            print_rows(&remote.open()?.list(&format!("/api/v1/invitations{of_team}"))?, &INVITATIONS, output)?;
+        }
+        Teams::Accept { remote, id, role } => {
+            let role = role.map_or(Value::Null, |role| json!(role));
+            let accepted = answer(&remote, &id, &json!({"accept": true, "role": role}))?;
+            let role = accepted.get("role").and_then(Value::as_str).unwrap_or_default();
+            eprintln!("accepted: you are {role} of {id}");
+        }
+        Teams::Decline { remote, id } => {
+            answer(&remote, &id, &json!({"accept": false}))?;
+            eprintln!("declined: {id} does not invite you again for a week");
+        }
+        Teams::Delete { remote, id, refund_to } => {
+            let team = format!("/api/v1/teams/{}", segment(&id));
+            remote.open()?.call(Method::DELETE, &team, Some(&json!({"refund_to": refund_to})))?;
+            match refund_to {
+                Some(to) => eprintln!("deleted {id}; what was in its wallet is in that of {to}"),
+                None => eprintln!("deleted {id}; what was in its wallet stays there"),
+            }
         }
     }
     Ok(())
+}
+
+/// Answers an invitation of one's own.
+fn answer(remote: &RemoteArgs, team: &str, answer: &Value) -> Result<Value, RemoteFault> {
+    remote.open()?.call(Method::POST, &format!("/api/v1/teams/{}/invitation", segment(team)), Some(answer))
 }

@@ -4,8 +4,10 @@
 mod audit;
 pub(super) mod body;
 mod gateway;
+pub(super) mod invitations;
 pub(super) mod keys;
 pub(super) mod people;
+pub(super) mod team_deletion;
 pub(super) mod usage;
 pub(super) mod wallets;
 
@@ -49,8 +51,10 @@ pub(super) fn router(plane: Arc<Plane>, stop: watch::Receiver<bool>) -> Router {
         .routes(routes!(people::create_user, people::list_users))
         .routes(routes!(people::delete_user))
         .routes(routes!(people::create_team))
-        .routes(routes!(people::show_team))
+        .routes(routes!(people::show_team, team_deletion::delete_team))
         .routes(routes!(people::put_member, people::remove_member))
+        .routes(routes!(invitations::list))
+        .routes(routes!(invitations::answer))
         .routes(routes!(wallets::show))
         .routes(routes!(wallets::credit))
         .routes(routes!(usage::usage))

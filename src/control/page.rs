@@ -5,6 +5,7 @@ mod assets;
 mod chart;
 mod delete;
 mod form;
+mod invitations;
 mod key;
 mod keys;
 mod layout;
@@ -13,6 +14,7 @@ mod secret;
 mod session;
 mod sign_in;
 mod team;
+mod team_deletion;
 mod visit;
 mod wallet;
 mod words;
@@ -49,6 +51,9 @@ pub fn router() -> Router<Arc<Plane>> {
         .route("/teams/{id}", get(team::show))
         .route("/teams/{id}/members", post(team::put))
         .route("/teams/{id}/members/{user}/remove", get(team::ask_to_remove).post(team::remove))
+        .route("/teams/{id}/delete", get(team_deletion::ask).post(team_deletion::delete))
+        .route("/invitations", get(invitations::list))
+        .route("/invitations/{team}", post(invitations::answer))
         .route("/wallets", get(wallet::list))
         .route("/wallets/{owner}", get(wallet::show).post(wallet::credit))
         .route("/assets/{name}", get(assets::asset))

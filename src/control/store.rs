@@ -4,7 +4,9 @@
 pub mod audit;
 pub mod changes;
 mod files;
+pub mod invitations;
 pub mod keys;
+pub mod membership;
 mod news;
 pub mod operations;
 pub mod page;
@@ -152,6 +154,7 @@ fn migrator(engine: Engine) -> Migrator {
         (2, "the audit is only added to", append_only),
         (3, "sessions of the page", include_str!("store/schema_3.sql")),
         (4, "sessions that were ended", include_str!("store/schema_4.sql")),
+        (5, "invitations to teams", include_str!("store/schema_5.sql")),
         (6, "changes of users, kinds of actors", include_str!("store/schema_6.sql")),
     ];
     let migrations = versions.map(|(version, name, sql)| {

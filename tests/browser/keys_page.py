@@ -367,6 +367,7 @@ def operator(browser, plane):
     browser.looks_well("teams")
     browser.press("a[href='/teams/research']")
     browser.looks_well("team")
+    short_team(browser, plane)
     browser.open(f"{plane.url}/keys/{key['id']}")
     browser.press("main a[href$='/delete']")
     browser.looks_well("delete")
@@ -376,15 +377,45 @@ def operator(browser, plane):
     browser.check("the operator is signed out", browser.address == "/sign-in")
 
 
+def short_team(browser, plane):
+    """A team that the operator gives to another and deletes."""
+    plane.call("POST", "/teams", {"id": f"short_{browser.screen}", "name": "Short-lived", "owner": "bob"})
+    browser.open(f"{plane.url}/teams/short_{browser.screen}")
+    browser.press("a[href$='/bob/remove']")
+    browser.check("the operator is told what comes of it", "has no owner then" in browser.text)
+    browser.press("button.danger")
+    browser.check("the operator takes an owner off", plane.call("GET", f"/teams/short_{browser.screen}")["members"] == [])
+    browser.press("main a[href$='/delete']")
+    browser.looks_well("team-delete")
+    browser.fill("#field-refund_to", "nobody")
+    browser.press("button.danger")
+    browser.check("a refund to nobody is told at its field", browser.has("#field-refund_to[aria-invalid]"))
+    browser.looks_well("team-delete-refused")
+    browser.fill("#field-refund_to", "research")
+    browser.press("button.danger")
+    browser.check("the team is deleted", "The team is deleted." in browser.text and "Short-lived" not in browser.text)
+
+
 def team(browser, plane, tokens):
-    """An admin brings a member in, who sees the team's key and can do nothing with it."""
+    """The owner invites somebody, who accepts, sees the team's key and can do nothing with it."""
     browser.sign_in(plane.url, tokens["ada"])
     browser.press(".bar a[href='/teams']")
     browser.fill("#field-user", "bob")
     browser.press("form.row button")
-    browser.check("a member is brought in", {"user": "bob", "role": "member"} in plane.call("GET", "/teams/research")["members"])
+    members = lambda: [member["user"] for member in plane.call("GET", "/teams/research")["members"]]
+    browser.check("whoever is invited is not on the team yet", members() == ["ada"] and "nothing changes until" in browser.text)
     browser.looks_well("team-led")
-    browser.press(".brand")
+    browser.press(".out button")
+    browser.sign_in(plane.url, tokens["bob"])
+    browser.check("the invitation is on the first page", "You are invited" in browser.text)
+    browser.looks_well("invited")
+    browser.press(".bar a[href='/invitations']")
+    browser.looks_well("invitations")
+    browser.tab_to("button[name=accept][value=true]")
+    browser.leave(lambda: browser.keys(ENTER))
+    browser.check("whoever accepts is on the team", members() == ["ada", "bob"] and browser.address == "/teams/research")
+    browser.press(".out button")
+    browser.sign_in(plane.url, tokens["ada"])
     browser.press("a[href='/keys/new']")
     browser.fill("#field-name", "Team’s own key")
     browser.press("main button[type=submit]")

@@ -174,6 +174,12 @@ def life_of_a_key(commands, gateways, upstream, check):
     bob = commands("users", "create", "bob", "--name", "Bob B.")
     commands("teams", "create", "research", "--name", "Research", "--owner", "ada")
     commands("teams", "add", "research", "bob", token=ada)
+    check("whoever is invited is told so", commands.said[-1] == "invited: bob must accept to be member of research\n")
+    check("and has to accept", commands.json("teams", "show", "research")["members"] == [{"user": "ada", "role": "owner"}])
+    invited = commands.json("teams", "invitations", token=bob)
+    check("the invitation is seen", [(row["team"], row["role"]) for row in invited] == [("research", "member")])
+    commands("teams", "accept", "research", token=bob)
+    check("accepted, it is so", commands.said[-1] == "accepted: you are member of research\n")
     commands("wallets", "credit", "research", "5", "--idempotency-key", "first")
     commands("wallets", "credit", "research", "5", "--idempotency-key", "first")
     check("a credit counts once", commands.json("wallets", "show", "research")["balance_usd"] == "5")
@@ -240,11 +246,25 @@ def life_of_a_key(commands, gateways, upstream, check):
     balance = commands.json("wallets", "show", "research")["balance_usd"]
     nanos = lambda text: round(float(text) * 1_000_000_000)
     check("the money adds up", nanos(total["cost_usd"]) + nanos(balance) == 7_000_000_000)
+    end_of_a_team(commands, ada, balance, check)
     audit = json.dumps(commands.json("audit"))
     secrets = [ada, bob, key, second, third]
-    check("the audit knows who did it", all(word in audit for word in ("key.delete", "wallet.credit", '"ada"')))
+    check("the audit knows who did it", all(word in audit for word in ("key.delete", "wallet.credit", "team.delete", '"ada"')))
     check("and no secret", not any(secret in audit or secret in "".join(commands.said) for secret in secrets))
     print(commands("usage", "--by", "key,model"))
+
+
+def end_of_a_team(commands, owner, balance, check):
+    eve = commands("users", "create", "eve", "--name", "Eve E.")
+    commands("teams", "add", "research", "eve", "--role", "admin", token=owner)
+    commands("teams", "decline", "research", token=eve)
+    check("whoever declines is told what that means", "does not invite you again" in commands.said[-1])
+    commands("teams", "add", "research", "eve", "--role", "admin")
+    check("the operator's word is enough", commands.said[-1] == "eve is admin of research\n")
+    commands("teams", "remove", "research", "eve")
+    commands("teams", "delete", "research", "--refund-to", "ada")
+    check("a deleted team's money goes back", commands.json("wallets", "show", "ada")["balance_usd"] == balance)
+    check("and nobody is on it", {row["team"] for row in commands.json("users", "list")} == {None})
 
 
 async def scene(directory, database, check):

@@ -17,6 +17,8 @@ over_both! {
     a_form_sent_twice_at_once_makes_one_key
     a_secret_is_replaced_once_for_each_form
     a_role_reaches_as_far_as_by_calls
+    an_invitation_is_answered_where_it_is_seen
+    the_operator_does_everything_to_a_team
     what_a_key_used_is_drawn_and_told
     a_deleted_users_session_ends_at_once
     a_session_is_known_to_all_instances
@@ -223,7 +225,8 @@ async fn a_role_reaches_as_far_as_by_calls(plane: &Plane) {
     owner
         .fill_in("/teams/research", members, &[("user", "admin"), ("role", "admin")])
         .await
-        .leads_to("/teams/research?done=member");
+        .leads_to("/teams/research?done=invited");
+    owner.get("/teams/research?done=invited").await.says("nothing changes until they accept").says("Withdraw");
     owner
         .fill_in("/teams/research", members, &[("user", "nobody"), ("role", "admin")])
         .await
@@ -232,10 +235,11 @@ async fn a_role_reaches_as_far_as_by_calls(plane: &Plane) {
         .says("There is no user `nobody`")
         .says("value=\"nobody\"");
     let mut admin = Browser::signed_in(plane, &admin).await;
+    accept(&mut admin, "admin").await;
     admin
         .fill_in("/teams/research", members, &[("user", "member"), ("role", "member")])
         .await
-        .leads_to("/teams/research?done=member");
+        .leads_to("/teams/research?done=invited");
     admin.get("/teams/research").await.lacks("hand over");
     admin
         .fill_in("/teams/research", members, &[("user", "admin"), ("role", "owner")])
@@ -246,11 +250,12 @@ async fn a_role_reaches_as_far_as_by_calls(plane: &Plane) {
     assert_eq!(plane.look_up(&made.secret()).await.with(200)["team"], "research");
 
     let mut member = Browser::signed_in(plane, &member).await;
+    accept(&mut member, "member").await;
     member.get("/").await.with(200).says("Team's key").lacks("Make a key");
     member.get(&path).await.with(200).lacks("Switch off").lacks("Delete");
     member.get("/keys/new").await.with(403);
     member.get("/teams").await.leads_to("/teams/research");
-    member.get("/teams/research").await.with(200).lacks("Bring");
+    member.get("/teams/research").await.with(200).lacks("Invite somebody");
     for (target, fields) in [
         (format!("{path}/enabled"), vec![("enabled", "false")]),
         (format!("{path}/secret"), vec![("seen", "")]),
@@ -279,6 +284,77 @@ async fn a_role_reaches_as_far_as_by_calls(plane: &Plane) {
     member.fill_in("/", &format!("{members}/member/remove"), &[]).await.leads_to("/");
     member.get("/teams/research").await.with(404);
     admin.fill_in(&path, &format!("{path}/delete"), &[]).await.leads_to("/?done=deleted");
+}
+
+/// Accepts the one invitation that somebody has, to the team `research`.
+async fn accept(browser: &mut Browser<'_>, role: &str) {
+    let page = browser.get("/").await.with(200).says("You are invited").says("/invitations/research");
+    assert_eq!(page.hidden("role"), role);
+    let fields = [("form_token", page.hidden("form_token")), ("role", role.to_owned()), ("accept", "true".to_owned())];
+    let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    browser.send("/invitations/research", &fields).await.leads_to("/teams/research?done=accepted");
+    browser.get("/teams/research?done=accepted").await.with(200).says("You accepted the invitation.");
+    browser.get("/").await.lacks("You are invited");
+}
+
+async fn an_invitation_is_answered_where_it_is_seen(plane: &Plane) {
+    let (ada, grace) = (plane.user("ada").await, plane.user("grace").await);
+    let hostile = "<script>alert(1)</script>";
+    plane.operate("POST", "/api/v1/teams", json!({"id": "research", "name": hostile, "owner": "ada"})).await.with(201);
+    let mut owner = Browser::signed_in(plane, &ada).await;
+    let mut browser = Browser::signed_in(plane, &grace).await;
+    browser.get("/teams").await.leads_to("/invitations");
+    browser.get("/invitations").await.with(200).says("no open invitations");
+    let members = "/teams/research/members";
+    let invite = |role: &'static str| [("user", "grace"), ("role", role)];
+    owner.fill_in("/teams/research", members, &invite("member")).await.leads_to("/teams/research?done=invited");
+    for path in ["/", "/invitations"] {
+        browser.get(path).await.with(200).says("&lt;script&gt;").lacks("<script>alert").says("keys are archived");
+    }
+    // An offer that became another while it was looked at is not taken for the first.
+    owner.fill_in("/teams/research", members, &invite("owner")).await.leads_to("/teams/research?done=invited");
+    let (path, accept) = ("/invitations/research", [("accept", "true"), ("role", "member")]);
+    browser.send(path, &accept).await.with(403).says("not of your session");
+    browser.fill_in("/", path, &accept).await.with(409).says("says owner by now");
+    browser.fill_in("/", path, &[("accept", "perhaps")]).await.with(400);
+    browser.fill_in("/", path, &[("accept", "false")]).await.leads_to("/invitations?done=declined");
+    browser.get("/invitations?done=declined").await.says("does not invite you again for a week");
+    browser.fill_in("/", path, &accept).await.with(404);
+    owner.fill_in("/teams/research", members, &invite("member")).await.with(409).says("declined an invitation");
+    plane.user("bob").await;
+    let bob = [("user", "bob"), ("role", "member")];
+    owner.fill_in("/teams/research", members, &bob).await.leads_to("/teams/research?done=invited");
+    let remove = "/teams/research/members/bob/remove";
+    owner.get(remove).await.with(200).says("Withdraw the invitation of bob?");
+    owner.fill_in(remove, remove, &[]).await.leads_to("/teams/research?done=removed");
+    owner.get(remove).await.with(404);
+}
+
+async fn the_operator_does_everything_to_a_team(plane: &Plane) {
+    let ada = plane.user("ada").await;
+    plane.user("bob").await;
+    plane.team("research", "ada").await;
+    plane.credit("research", "10", "first").await;
+    let mut owner = Browser::signed_in(plane, &ada).await;
+    owner.get("/teams/research").await.with(200).lacks("Delete the team").lacks("/ada/remove");
+    owner.get("/teams/research/delete").await.with(403);
+    owner.fill_in("/", "/teams/research/delete", &[]).await.with(403);
+    let mut browser = Browser::signed_in(plane, OPERATOR).await;
+    let remove = "/teams/research/members/ada/remove";
+    browser.get("/teams/research").await.with(200).says("Delete the team").says(remove);
+    browser.get(remove).await.with(200).says("has no owner then");
+    browser.fill_in(remove, remove, &[]).await.leads_to("/teams/research?done=removed");
+    let bob = [("user", "bob"), ("role", "owner")];
+    let put = browser.fill_in("/teams/research", "/teams/research/members", &bob).await;
+    put.leads_to("/teams/research?done=member");
+    let delete = "/teams/research/delete";
+    browser.get(delete).await.with(200).says("$10.00").says("Its members (1) leave");
+    let refused = browser.fill_in(delete, delete, &[("refund_to", "nobody")]).await.with(404);
+    refused.says("id=\"field-refund_to-fault\"").says("There is no user or team `nobody`");
+    browser.fill_in(delete, delete, &[("refund_to", "ada")]).await.leads_to("/teams?done=deleted");
+    browser.get("/teams?done=deleted").await.with(200).says("The team is deleted.").says("There are no teams.");
+    browser.get(delete).await.with(404);
+    assert_eq!(plane.balance("ada").await, "10");
 }
 
 async fn what_a_key_used_is_drawn_and_told(plane: &Plane) {

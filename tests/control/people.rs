@@ -3,7 +3,7 @@
 use keymeter::limit::{Limit, Limits};
 use serde_json::{Value, json};
 
-use super::over_both;
+use super::{invitations::answer, over_both};
 use crate::support::control::{OPERATOR, Plane};
 
 over_both! {
@@ -27,8 +27,10 @@ async fn a_role_reaches_so_far_and_no_further(plane: &Plane) {
         let body = json!({"role": role});
         async move { plane.call(&token, "PUT", &path, body).await }
     };
-    put(&owner, "admin", "admin").await.with(200);
-    put(&admin, "member", "member").await.with(200);
+    for (token, user, role, accepts) in [(&owner, "admin", "admin", &admin), (&admin, "member", "member", &member)] {
+        put(token, user, role).await.with(202);
+        answer(plane, accepts, "research", true).await.with(200);
+    }
     put(&stranger, "stranger", "member").await.refused(404, "not_found");
     put(&member, "stranger", "member").await.refused(403, "forbidden");
     put(&member, "member", "admin").await.refused(403, "forbidden");
@@ -100,11 +102,14 @@ async fn a_team_is_handed_over_before_its_owner_leaves(plane: &Plane) {
         .await
         .refused(403, "forbidden");
     let member = |user: &str| format!("/api/v1/teams/research/members/{user}");
-    plane.call(&ada, "PUT", &member("bob"), json!({"role": "owner"})).await.refused(409, "conflict");
-    plane.call(&ada, "PUT", &member("bob"), json!({"role": "member"})).await.with(200);
+    plane.call(&ada, "PUT", &member("bob"), json!({"role": "member"})).await.with(202);
+    answer(plane, &bob, "research", true).await.with(200);
     plane.call(&ada, "DELETE", &member("ada"), Value::Null).await.refused(409, "conflict");
     plane.operate("DELETE", "/api/v1/users/ada", Value::Null).await.refused(409, "conflict");
-    let team = plane.call(&ada, "PUT", &member("bob"), json!({"role": "owner"})).await.with(200);
+    plane.call(&ada, "PUT", &member("bob"), json!({"role": "owner"})).await.with(202);
+    plane.call(&ada, "DELETE", &member("ada"), Value::Null).await.refused(409, "conflict");
+    answer(plane, &bob, "research", true).await.with(200);
+    let team = plane.get(&ada, "/api/v1/teams/research").await.with(200);
     assert_eq!(team["members"], json!([{"user": "ada", "role": "admin"}, {"user": "bob", "role": "owner"}]));
     plane.call(&ada, "DELETE", &member("ada"), Value::Null).await.with(204);
     plane.get(&ada, "/api/v1/teams/research").await.refused(404, "not_found");

@@ -84,6 +84,21 @@ impl Plane {
         Self::over(Database::Postgres(server.url.as_str().into()), LIMITS, "", Arc::new(server)).await
     }
 
+    /// Over a database in a file that `made` has made, of which it is given the URL.
+    pub async fn sqlite_of(made: impl AsyncFnOnce(String)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keymeter.db");
+        made(format!("sqlite://{}?mode=rwc", path.display())).await;
+        Self::over(Database::Sqlite(path), LIMITS, "", Arc::new(folder)).await
+    }
+
+    /// Over a database on a server that `made` has made, of which it is given the URL.
+    pub async fn postgres_of(made: impl AsyncFnOnce(String)) -> Self {
+        let server = Postgres::start();
+        made(server.url.clone()).await;
+        Self::over(Database::Postgres(server.url.as_str().into()), LIMITS, "", Arc::new(server)).await
+    }
+
     /// With limits for all keys, over SQLite.
     pub async fn limited(limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();

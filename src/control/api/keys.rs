@@ -370,9 +370,7 @@ fn checked(plane: &Plane, caller: &Caller, asked: CreateKey) -> Result<NewKey, R
 async fn may_create(tx: &mut Tx, caller: &Caller, new: &NewKey) -> Result<(), Refusal> {
     if let Some(team) = &new.team {
         caller.must_lead(team)?;
-        if !people::is_team(tx, team).await? {
-            return Err(Refusal::not_found("team", team));
-        }
+        people::hold_team(tx, team).await?.ok_or_else(|| Refusal::not_found("team", team))?;
     }
     if let Some(owner) = &new.owner {
         let user = people::user(tx, owner).await?.ok_or_else(|| Refusal::not_found("user", owner))?;

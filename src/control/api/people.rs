@@ -6,6 +6,7 @@ use axum::{
     Json,
     extract::{Path, State},
     http::StatusCode,
+    response::{IntoResponse, Response},
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     body::{Asked, Body},
+    invitations::{self, Inviter, may_withdraw},
     next_cursor, page_size,
 };
 use crate::{
@@ -22,9 +24,10 @@ use crate::{
         caller::{Caller, Who, new_token},
         refusal::{ErrorBody, Refusal},
         store::{
-            StoreFault, Tx,
+            self, StoreFault, Tx,
             audit::{OPERATOR, note},
-            keys,
+            invitations::Invitation,
+            keys, membership,
             people::{self, Role, Team, User},
         },
     },
@@ -121,7 +124,7 @@ pub(in crate::control) async fn list_users(
     Ok(Json(UserPage { data, next_cursor }))
 }
 
-/// Deletes a user, with their own keys and their place on a team. The owner of a team hands it over first.
+/// Deletes a user, with their own keys, their place on a team and their invitations. The owner of a team hands it over first.
 #[utoipa::path(delete, path = "/api/v1/users/{id}", params(("id" = String, Path)), responses(
     (status = 204), (status = "4XX", body = ErrorBody)
 ))]
@@ -132,17 +135,20 @@ pub(in crate::control) async fn delete_user(
 ) -> Result<StatusCode, Refusal> {
     caller.must_be_operator()?;
     let now = Timestamp::now();
+    let team = plane.store.user(&id).await?.and_then(|user| user.team);
     let mut tx = plane.store.begin().await?;
+    if let Some(team) = team {
+        people::hold_team(&mut tx, &team).await?;
+    }
     let user = people::user(&mut tx, &id).await?.ok_or_else(|| Refusal::not_found("user", &id))?;
-    must_not_own(&user)?;
-    for key in people::personal_keys(&mut tx, &id).await? {
-        if let Some(key) = keys::find(&mut tx, &key).await? {
-            keys::delete(&mut tx, &key, now).await?;
-        }
+    must_not_own(&user, "name another owner, take the user off it, or delete it first")?;
+    for key in keys::find_personal(&mut tx, &id).await? {
+        keys::delete(&mut tx, &key, now).await?;
     }
-    if user.team.is_some() {
-        people::leave(&mut tx, &id, now).await?;
+    if let Some(team) = &user.team {
+        membership::remove(&mut tx, team, &id, now).await?;
     }
+    store::invitations::forget_user(&mut tx, &id).await?;
     people::delete_user(&mut tx, &id, now).await?;
     note(&mut tx, &caller.actor(), "user.delete", &id, &json!({"name": user.name}), now).await?;
     plane.store.commit(tx).await?;
@@ -184,52 +190,115 @@ pub(in crate::control) async fn show_team(
     team(&plane, &id).await.map(Json)
 }
 
-/// Brings a user into a team, or gives a member another role. Its owner hands the team over by making another its owner,
-/// and is an admin from then on.
+/// Who a `PUT` of a member has put on a team, or invited.
+pub(in crate::control) enum Put {
+    /// The user has the role.
+    Done(Team),
+    /// The user has to accept it.
+    Invited(Invitation),
+}
+
+impl IntoResponse for Put {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Done(team) => Json(team).into_response(),
+            Self::Invited(invitation) => (StatusCode::ACCEPTED, Json(invitation)).into_response(),
+        }
+    }
+}
+
+/// Invites a user to a team, or gives a member another role. Nothing of an invited user changes until they accept; so it
+/// is with a member who is to be the owner, who stays what they are, as the present owner does, until then. The operator's
+/// call takes effect at once.
 #[utoipa::path(put, path = "/api/v1/teams/{id}/members/{user}", request_body = PutMember,
     params(("id" = String, Path), ("user" = String, Path)),
-    responses((status = 200, body = Team), (status = "4XX", body = ErrorBody)))]
+    responses((status = 200, description = "The user has the role", body = Team),
+        (status = 202, description = "The user has to accept it", body = Invitation),
+        (status = "4XX", body = ErrorBody)))]
 pub(in crate::control) async fn put_member(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Path((id, user)): Path<(String, String)>,
     Body(PutMember { role }): Body<PutMember>,
-) -> Result<Json<Team>, Refusal> {
-    let own_role = leading(&caller, &id)?;
-    let before = team(&plane, &id).await?;
+) -> Result<Put, Refusal> {
     let now = Timestamp::now();
     let mut tx = plane.store.begin().await?;
-    let member = people::user(&mut tx, &user).await?.ok_or_else(|| Refusal::not_found("user", &user))?;
-    if role > own_role {
+    let own = hold_led(&mut tx, &caller, &id).await?;
+    let user = people::user(&mut tx, &user).await?.ok_or_else(|| Refusal::not_found("user", &user))?;
+    if role > own {
         return Err(Refusal::forbidden(format!("only the owner of `{id}` hands it over")));
     }
-    match (member.team.as_deref(), member.role) {
-        (None, _) if role == Role::Owner => {
-            return Err(Refusal::conflict(format!("`{user}` is not on `{id}`: bring them in before you hand it over")));
+    let change = match &caller.who {
+        Who::Operator => put_at_once(&mut tx, &id, &user, role, now).await?,
+        Who::User(inviter) => {
+            let inviter = Inviter { id: &inviter.id, role: own, actor: caller.actor() };
+            put_or_invite(&mut tx, &inviter, &id, &user, role, now).await?
         }
-        (None, _) => people::join(&mut tx, &id, &user, role, now).await?,
-        (Some(team), _) if team != id => {
-            return Err(Refusal::conflict(format!("`{user}` is on a team already; a user is on one at most")));
-        }
-        (Some(_), Some(own)) if own == role => return Ok(Json(before)),
-        (Some(_), Some(Role::Owner)) if role != Role::Owner => {
-            return Err(Refusal::conflict(format!("`{user}` owns `{id}`: hand it over by making another its owner")));
-        }
-        (Some(_), _) => {
-            if role == Role::Owner {
-                for owner in before.members.iter().filter(|member| member.role == Role::Owner) {
-                    people::promote(&mut tx, &owner.user, Role::Admin).await?;
-                }
-            }
-            people::promote(&mut tx, &user, role).await?;
-        }
+    };
+    if matches!(change, Change::Made) {
+        note(&mut tx, &caller.actor(), "team.member", &id, &json!({"user": user.id, "role": role}), now).await?;
     }
-    note(&mut tx, &caller.actor(), "team.member", &id, &json!({"user": user, "role": role}), now).await?;
     plane.store.commit(tx).await?;
-    Ok(Json(team(&plane, &id).await?))
+    match change {
+        Change::Offered(invitation) => Ok(Put::Invited(invitation)),
+        Change::Made | Change::None => Ok(Put::Done(team(&plane, &id).await?)),
+    }
 }
 
-/// Takes a user off a team; they may leave by themselves. Their own keys work again.
+/// What a call changed of a team's members.
+enum Change {
+    /// What was asked for was so already.
+    None,
+    /// It is so from now on.
+    Made,
+    /// It depends on the user.
+    Offered(Invitation),
+}
+
+impl Change {
+    fn noted(is_made: bool) -> Self {
+        if is_made { Self::Made } else { Self::None }
+    }
+}
+
+/// What the operator puts, is so.
+async fn put_at_once(tx: &mut Tx, team: &str, user: &User, role: Role, now: Timestamp) -> Result<Change, Refusal> {
+    match &user.team {
+        Some(other) if other != team => Err(on_another_team(&user.id)),
+        _ => Ok(Change::noted(membership::place(tx, team, user, role, now).await?)),
+    }
+}
+
+/// A member is given a role at once, but for the owner's; for that, and by anybody else, there is an invitation.
+async fn put_or_invite(
+    tx: &mut Tx,
+    inviter: &Inviter<'_>,
+    team: &str,
+    user: &User,
+    role: Role,
+    now: Timestamp,
+) -> Result<Change, Refusal> {
+    let present = user.role.filter(|_| user.team.as_deref() == Some(team));
+    match present {
+        Some(Role::Owner) if role != Role::Owner => {
+            Err(Refusal::conflict(format!("`{}` owns `{team}`: hand it over by making another its owner", user.id)))
+        }
+        Some(present) if role != Role::Owner || present == Role::Owner => {
+            if inviter.role == Role::Owner {
+                // The owner may think better of an offer that is not accepted yet.
+                return Ok(Change::noted(membership::place(tx, team, user, role, now).await?));
+            }
+            if present == role {
+                return Ok(Change::None);
+            }
+            membership::change_role(tx, team, &user.id, role).await?;
+            Ok(Change::Made)
+        }
+        _ => invitations::invite(tx, inviter, team, &user.id, role, now).await.map(Change::Offered),
+    }
+}
+
+/// Takes a user off a team, or withdraws their invitation; members may leave by themselves. Their own keys work again.
 #[utoipa::path(delete, path = "/api/v1/teams/{id}/members/{user}",
     params(("id" = String, Path), ("user" = String, Path)),
     responses((status = 204), (status = "4XX", body = ErrorBody)))]
@@ -239,26 +308,53 @@ pub(in crate::control) async fn remove_member(
     Path((id, user)): Path<(String, String)>,
 ) -> Result<StatusCode, Refusal> {
     let leaves = matches!(&caller.who, Who::User(own) if own.id == user && own.team.as_deref() == Some(&*id));
-    if !leaves {
-        leading(&caller, &id)?;
-    }
     let now = Timestamp::now();
     let mut tx = plane.store.begin().await?;
-    let member = people::user(&mut tx, &user).await?.filter(|member| member.team.as_deref() == Some(&*id));
-    let member = member.ok_or_else(|| Refusal::not_found("member", &user))?;
-    must_not_own(&member)?;
-    people::leave(&mut tx, &user, now).await?;
-    note(&mut tx, &caller.actor(), "team.leave", &id, &json!({"user": user}), now).await?;
+    let own = if leaves {
+        people::hold_team(&mut tx, &id).await?.ok_or_else(|| Refusal::not_found("team", &id))?;
+        Role::Member
+    } else {
+        hold_led(&mut tx, &caller, &id).await?
+    };
+    let none = || Refusal::not_found("member", &user);
+    let member = people::user(&mut tx, &user).await?.ok_or_else(none)?;
+    let action = if member.team.as_deref() == Some(&*id) {
+        if caller.user().is_some() {
+            must_not_own(&member, "hand it over first, by making another its owner")?;
+        }
+        membership::remove(&mut tx, &id, &user, now).await?;
+        "team.leave"
+    } else {
+        let invitation = store::invitations::open(&mut tx, &id, &user).await?.filter(|_| !leaves).ok_or_else(none)?;
+        may_withdraw(&invitation, own)?;
+        store::invitations::remove(&mut tx, &id, &user).await?;
+        "team.withdraw"
+    };
+    note(&mut tx, &caller.actor(), action, &id, &json!({"user": user}), now).await?;
     plane.store.commit(tx).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// The caller's role on a team whose members they may manage.
 pub(in crate::control) fn leading(caller: &Caller, team: &str) -> Result<Role, Refusal> {
-    match caller.role_on(team) {
+    led(caller.role_on(team), team)
+}
+
+/// The same of a team that is held from here on: meanwhile the caller may have become something else.
+async fn hold_led(tx: &mut Tx, caller: &Caller, team: &str) -> Result<Role, Refusal> {
+    leading(caller, team)?;
+    people::hold_team(tx, team).await?.ok_or_else(|| Refusal::not_found("team", team))?;
+    match &caller.who {
+        Who::Operator => Ok(Role::Owner),
+        Who::User(user) => led(people::role_on(tx, team, &user.id).await?, team),
+    }
+}
+
+fn led(role: Option<Role>, team: &str) -> Result<Role, Refusal> {
+    match role {
         Some(role @ (Role::Owner | Role::Admin)) => Ok(role),
         Some(Role::Member) => {
-            Err(Refusal::forbidden(format!("members of `{team}` are its owner's and its admins' to bring in")))
+            Err(Refusal::forbidden(format!("members of `{team}` are its owner's and its admins' to invite")))
         }
         None => Err(Refusal::not_found("team", team)),
     }
@@ -271,19 +367,20 @@ async fn team(plane: &Plane, id: &str) -> Result<Team, Refusal> {
 async fn on_no_team(tx: &mut Tx, user: &str) -> Result<(), Refusal> {
     match people::user(tx, user).await? {
         None => Err(Refusal::not_found("user", user)),
-        Some(User { team: Some(_), .. }) => {
-            Err(Refusal::conflict(format!("`{user}` is on a team already; a user is on one at most")))
-        }
+        Some(User { team: Some(_), .. }) => Err(on_another_team(user)),
         Some(_) => Ok(()),
     }
 }
 
-fn must_not_own(user: &User) -> Result<(), Refusal> {
+fn on_another_team(user: &str) -> Refusal {
+    Refusal::conflict(format!("`{user}` is on a team already; a user is on one at most"))
+}
+
+fn must_not_own(user: &User, instead: &str) -> Result<(), Refusal> {
     match (&user.team, user.role) {
-        (Some(team), Some(Role::Owner)) => Err(Refusal::conflict(format!(
-            "`{}` owns the team `{team}`: hand it over first, by making another member its owner",
-            user.id
-        ))),
+        (Some(team), Some(Role::Owner)) => {
+            Err(Refusal::conflict(format!("`{}` owns the team `{team}`: {instead}", user.id)))
+        }
         _ => Ok(()),
     }
 }

@@ -12,7 +12,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::{
-    layout,
+    invitations, layout,
     visit::{Signed, Trouble},
     words::{cost, time},
 };
@@ -47,6 +47,7 @@ pub async fn list(
     let Json(page) = keys::list(State(plane.clone()), signed.caller.clone(), Asked(call)).await?;
     let ids: Vec<_> = page.data.iter().map(|key| key.id.as_str()).collect();
     let lately = plane.store.lately(&ids, month()).await?;
+    let invitations = invitations::waiting(&plane, &signed).await?;
     let done = begin.done.as_deref().filter(|done| *done == "deleted").map(|_| "The key is deleted.");
     let main = html! {
         div.head {
@@ -54,6 +55,7 @@ pub async fn list(
             @if may_make(&signed.caller) { a.button href="/keys/new" { "Make a key" } }
         }
         (layout::notice(done))
+        (invitations)
         @if page.data.is_empty() {
             p.empty { @if begin.cursor.is_some() { "There are no more keys." } @else { "There are no keys yet." } }
         } @else {

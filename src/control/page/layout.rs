@@ -20,7 +20,7 @@ pub fn page(title: &str, signed: &Signed, main: &Markup) -> Response {
             a href="/" { "Keys" }
             @match own.map(|user| user.team.as_ref()) {
                 None => { a href="/teams" { "Teams" } a href="/wallets" { "Wallets" } }
-                Some(None) => { a href="/wallets" { "Wallet" } }
+                Some(None) => { a href="/invitations" { "Invitations" } a href="/wallets" { "Wallet" } }
                 Some(Some(_)) => { a href="/teams" { "Team" } a href="/wallets" { "Wallets" } }
             }
         }

@@ -216,6 +216,34 @@ pub async fn delete(tx: &mut Tx, key: &Key, now: Timestamp) -> Result<(), StoreF
     changes::note(tx, &key.id, None, now).await
 }
 
+/// The personal keys of a user that are not deleted, all of them held until the transaction ends.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn find_personal(tx: &mut Tx, user: &str) -> Result<Vec<Key>, StoreFault> {
+    let sql = "SELECT id FROM keys WHERE owner = $1 AND team IS NULL AND deleted_at IS NULL ORDER BY id";
+    find_all(tx, sql, user).await
+}
+
+/// The keys of a team that are not deleted, all of them held until the transaction ends.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn find_of_team(tx: &mut Tx, team: &str) -> Result<Vec<Key>, StoreFault> {
+    find_all(tx, "SELECT id FROM keys WHERE team = $1 AND deleted_at IS NULL ORDER BY id", team).await
+}
+
+async fn find_all(tx: &mut Tx, sql: &str, whose: &str) -> Result<Vec<Key>, StoreFault> {
+    let ids = sqlx::query(sql).bind(whose).fetch_all(&mut **tx).await?;
+    let mut keys = Vec::with_capacity(ids.len());
+    for id in ids {
+        let key = find(tx, &id.try_get::<String, _>("id")?).await?;
+        // It may have been deleted while it was waited for.
+        keys.extend(key.filter(|key| key.deleted_at.is_none()));
+    }
+    Ok(keys)
+}
+
 async fn remove_secrets(tx: &mut Tx, id: &str) -> Result<(), StoreFault> {
     sqlx::query("DELETE FROM secrets WHERE key_id = $1").bind(id).execute(&mut **tx).await?;
     Ok(())

@@ -94,7 +94,7 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn teams(&self, after: &str, most: i64) -> Result<Vec<(String, String)>, StoreFault> {
-        let sql = "SELECT id, name FROM teams WHERE id > $1 ORDER BY id LIMIT $2";
+        let sql = "SELECT id, name FROM teams WHERE id > $1 AND deleted_at IS NULL ORDER BY id LIMIT $2";
         let rows = sqlx::query(sql).bind(after).bind(most).fetch_all(self.reader()).await?;
         rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("name")?))).collect()
     }

@@ -1,4 +1,5 @@
-//! Users, teams and who is on them. A user is on one team at most, which the table itself sees to; a team has one owner.
+//! Users, teams and who is on them. A user is on one team at most, which the table itself sees to; a team
+//! has one owner, but for one whose owner the operator took off it.
 
 use std::{fmt, str::FromStr};
 
@@ -62,7 +63,7 @@ pub enum Role {
 }
 
 impl Role {
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Member => "member",
             Self::Admin => "admin",
@@ -86,7 +87,7 @@ impl FromStr for Role {
     }
 }
 
-fn role(text: &str) -> Result<Role, StoreFault> {
+pub(super) fn role(text: &str) -> Result<Role, StoreFault> {
     text.parse().map_err(StoreFault::Corrupt)
 }
 
@@ -121,13 +122,56 @@ async fn open_wallet(tx: &mut Tx, id: &str) -> Result<(), StoreFault> {
     Ok(())
 }
 
-/// Whether there is a team with this id.
+/// What people call the team with this id, which is held against other changes of its members and its keys until the
+/// transaction ends. Teams are held before keys, users and wallets, and several of a kind in the order of their ids, so
+/// that nobody waits for another who waits for them.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn is_team(tx: &mut Tx, id: &str) -> Result<bool, StoreFault> {
-    let row = sqlx::query("SELECT id FROM teams WHERE id = $1").bind(id).fetch_optional(&mut **tx).await?;
-    Ok(row.is_some())
+pub async fn hold_team(tx: &mut Tx, id: &str) -> Result<Option<String>, StoreFault> {
+    let sql = "UPDATE teams SET name = name WHERE id = $1 AND deleted_at IS NULL RETURNING name";
+    let row = sqlx::query(sql).bind(id).fetch_optional(&mut **tx).await?;
+    row.map(|row| Ok(row.try_get("name")?)).transpose()
+}
+
+/// What a user is on a team.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn role_on(tx: &mut Tx, team: &str, user: &str) -> Result<Option<Role>, StoreFault> {
+    let sql = "SELECT role FROM members WHERE team_id = $1 AND user_id = $2";
+    let row = sqlx::query(sql).bind(team).bind(user).fetch_optional(&mut **tx).await?;
+    row.map(|row| role(&row.try_get::<String, _>("role")?)).transpose()
+}
+
+/// The ids of the users on a team, in their order.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn members_of(tx: &mut Tx, team: &str) -> Result<Vec<String>, StoreFault> {
+    let sql = "SELECT user_id FROM members WHERE team_id = $1 ORDER BY user_id";
+    let rows = sqlx::query(sql).bind(team).fetch_all(&mut **tx).await?;
+    rows.iter().map(|row| Ok(row.try_get("user_id")?)).collect()
+}
+
+/// Who owns a team, if anybody does.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn owner_of(tx: &mut Tx, team: &str) -> Result<Option<String>, StoreFault> {
+    let sql = "SELECT user_id FROM members WHERE team_id = $1 AND role = 'owner'";
+    let row = sqlx::query(sql).bind(team).fetch_optional(&mut **tx).await?;
+    row.map(|row| Ok(row.try_get("user_id")?)).transpose()
+}
+
+/// Lets a team go on which nobody is. Its name stays taken, for the history's sake.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn delete_team(tx: &mut Tx, id: &str, now: Timestamp) -> Result<(), StoreFault> {
+    let sql = "UPDATE teams SET deleted_at = $1 WHERE id = $2";
+    sqlx::query(sql).bind(micros(now)).bind(id).execute(&mut **tx).await?;
+    Ok(())
 }
 
 /// Puts a user on a team. Their own keys are archived from now on.
@@ -165,16 +209,6 @@ async fn note_personal_keys(tx: &mut Tx, user: &str, now: Timestamp) -> Result<(
         changes::note(tx, &key.try_get::<String, _>("id")?, None, now).await?;
     }
     Ok(())
-}
-
-/// The ids of a user's own keys.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn personal_keys(tx: &mut Tx, user: &str) -> Result<Vec<String>, StoreFault> {
-    let sql = "SELECT id FROM keys WHERE owner = $1 AND team IS NULL AND deleted_at IS NULL";
-    let rows = sqlx::query(sql).bind(user).fetch_all(&mut **tx).await?;
-    rows.iter().map(|row| Ok(row.try_get("id")?)).collect()
 }
 
 /// Lets a user go: their token works no more. Their name stays taken, for the history's sake.
@@ -233,7 +267,7 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn team(&self, id: &str) -> Result<Option<Team>, StoreFault> {
-        let sql = "SELECT id, name, created_at FROM teams WHERE id = $1";
+        let sql = "SELECT id, name, created_at FROM teams WHERE id = $1 AND deleted_at IS NULL";
         let Some(row) = sqlx::query(sql).bind(id).fetch_optional(self.reader()).await? else { return Ok(None) };
         let sql = "SELECT user_id, role FROM members WHERE team_id = $1 ORDER BY user_id";
         let members = sqlx::query(sql).bind(id).fetch_all(self.reader()).await?;

@@ -68,6 +68,35 @@ pub async fn charge(
     book(tx, wallet, "charge", batch, negative, now).await.map(Some)
 }
 
+/// What became of the money of a wallet that is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refunded {
+    /// So much is in the other wallet now; nothing, where there was nothing to give.
+    Moved(Usd),
+    /// The other balance would be more than can be counted.
+    TooMuch,
+}
+
+/// Moves all that is in one wallet to another; both are held, in the order of their ids. What gateways were granted of it and spend after
+/// that is charged to the first, as all its usage is: together the two have what they should.
+///
+/// # Errors
+/// When one of them is not there, or the database does not answer.
+pub async fn refund(tx: &mut Tx, from: &str, to: &str, now: Timestamp) -> Result<Refunded, StoreFault> {
+    let missing = |wallet: &str| StoreFault::Corrupt(format!("no wallet of {wallet}"));
+    let amount = hold(tx, from).await?.ok_or_else(|| missing(from))?;
+    let there = hold(tx, to).await?.ok_or_else(|| missing(to))?;
+    if amount <= Usd::ZERO {
+        return Ok(Refunded::Moved(Usd::ZERO));
+    }
+    let Some(negative) = Usd::ZERO.checked_sub(amount).filter(|_| there.checked_add(amount).is_some()) else {
+        return Ok(Refunded::TooMuch);
+    };
+    book(tx, from, "refund", to, negative, now).await?;
+    book(tx, to, "refund", from, amount, now).await?;
+    Ok(Refunded::Moved(amount))
+}
+
 async fn book(
     tx: &mut Tx,
     wallet: &str,
