@@ -35,9 +35,9 @@
 //! | [`api`], [`body`] | paths; a request's JSON, scanned without a tree and changed by splicing |
 //! | [`keyfile`], [`config`], [`yaml`] | edits of keys files; what is written and what is meant; where it stands |
 //! | [`tls`], [`levels`], [`handover`] | the certificate that clients are shown; which lines are logged; sockets from one process to the next |
-//! | [`json_line`], [`head`], [`digits`], [`hex`] | the line that is written of each request, in a log or a ledger; changes to a message's headers; numbers and bytes in both |
+//! | [`json_line`], [`printable`], [`head`], [`digits`], [`hex`] | the line that is written of each request, in a log or a ledger; texts of others on a terminal; changes to a message's headers; numbers and bytes in both |
 //! | [`price`], [`wallet`] | money in integers; what a wallet lets this process spend |
-//! | [`key`], [`limit`], [`glob`] | secrets, hashes, records; exact windows and reservations; patterns |
+//! | [`key`], [`limit`], [`glob`], [`model_name`] | secrets, hashes, records; exact windows and reservations; patterns, and what they name |
 //!
 //! A room uses rooms in rows below its own, and those to the right of it in its row.
 //!
@@ -82,8 +82,10 @@ pub mod ledger;
 pub mod levels;
 pub mod limit;
 pub mod metrics;
+pub mod model_name;
 pub mod plugin;
 pub mod price;
+pub mod printable;
 pub mod proxy;
 pub mod rejection;
 pub mod reload;
