@@ -3,7 +3,12 @@
 use std::{fmt, io::IsTerminal, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use tokio::runtime::{Builder, Runtime};
-use tracing_subscriber::{filter::filter_fn, prelude::*};
+use tracing::field::Field;
+use tracing_subscriber::{
+    filter::filter_fn,
+    fmt::format::{Writer, debug_fn},
+    prelude::*,
+};
 
 use super::{
     house::{House, Signals},
@@ -15,6 +20,7 @@ use crate::{
     gate::AccessLog,
     handover::{HandoverFault, Heir, Offer, Sockets},
     levels,
+    printable::Printable,
     server::{Server, StartFault, rehearse},
     traces::LAST_SPANS,
 };
@@ -102,6 +108,7 @@ pub(super) fn stop(runtime: Runtime, log: &AccessLog) {
 pub(super) fn start_logging() {
     let chosen = levels::from_environment();
     let lines = tracing_subscriber::fmt::layer()
+        .fmt_fields(debug_fn(write_field))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
@@ -110,6 +117,18 @@ pub(super) fn start_logging() {
         eprintln!("a log was set up before; log lines go there");
     }
     levels::forbid_heads();
+}
+
+/// What is told may be of others: a name that a client sent, what a server said. It gives no orders to a terminal, and makes
+/// no further lines. The message comes first.
+fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let text = format!("{value:?}");
+    match field.name() {
+        "message" => write!(writer, "{}", Printable(&text)),
+        // What libraries say by way of `log` is told of already.
+        name if name.starts_with("log.") => Ok(()),
+        name => write!(writer, " {name}={}", Printable(&text)),
+    }
 }
 
 /// A core dump would hold the secrets of running requests.
