@@ -6,6 +6,7 @@ mod keys;
 mod money;
 mod page;
 mod people;
+mod texts;
 mod usage;
 
 /// One test over each database.

@@ -11,7 +11,7 @@ pub(super) mod wallets;
 
 use std::sync::Arc;
 
-use axum::{Json, Router, routing::get};
+use axum::{Json, Router, middleware::from_fn, routing::get};
 use tokio::sync::watch;
 use utoipa::{
     Modify, OpenApi,
@@ -59,6 +59,7 @@ pub(super) fn router(plane: Arc<Plane>, stop: watch::Receiver<bool>) -> Router {
         .merge(page::router())
         .route("/api/v1/openapi.json", get(|| async { Json(description) }))
         .route("/healthz", get(|| async { "ok\n" }))
+        .layer(from_fn(body::plainly_named))
         .fallback(|| async { Refusal::unknown_path() })
         .method_not_allowed_fallback(|| async { Refusal::method_not_allowed() })
         .with_state(plane)
