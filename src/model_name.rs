@@ -12,9 +12,9 @@ pub fn is_valid(text: &str) -> bool {
 /// Whether a control character stands in `text`: of C0, of C1, or DEL.
 #[must_use]
 pub fn has_control(text: &str) -> bool {
-    // Without a way out at the first, so that the compiler can use vectors. U+0080 to U+009F begin with 0xC2.
-    let may_have = text.bytes().fold(false, |some, byte| some | (byte < 0x20) | (byte == 0x7f) | (byte == 0xc2));
-    may_have && text.chars().any(char::is_control)
+    // U+0080 to U+009F begin with 0xC2.
+    let may_be_control = |byte: u8| byte < 0x20 || matches!(byte, 0x7f | 0xc2);
+    text.bytes().any(may_be_control) && text.chars().any(char::is_control)
 }
 
 #[cfg(test)]

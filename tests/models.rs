@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::{
     client::Client,
     gateway::{Gateway, SECRET, one_key},
-    scene::{chat, configuration, get},
+    scene::{chat, configuration, escaped, get},
     script::{Script, completion},
     upstream::ScriptedUpstream,
 };
@@ -222,7 +222,7 @@ async fn a_name_that_no_model_can_have_is_refused_wherever_it_stands() {
             "--x\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n{name}\r\n--x\r\n\
              Content-Disposition: form-data; name=\"file\"; filename=\"a.mp3\"\r\n\r\nabc\r\n--x--\r\n"
         );
-        let in_path: String = name.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let in_path = escaped(name);
         let json_type = "application/json";
         let mut requests = vec![
             ("POST", format!("/v1beta/models/{in_path}:generateContent"), json_type, b"{}".to_vec()),

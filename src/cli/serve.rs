@@ -193,3 +193,26 @@ impl fmt::Display for ServeFault {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_log_is_one_and_steers_no_terminal() {
+        let file = Arc::new(tempfile::NamedTempFile::new().unwrap());
+        let layer = tracing_subscriber::fmt::layer()
+            .fmt_fields(debug_fn(write_field))
+            .with_writer(Mutex::new(file.reopen().unwrap()))
+            .with_ansi(false)
+            .with_target(false)
+            .without_time();
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::error!(model = "m\u{202e}", "refused: {}", "a\nb\u{1b}[2J\u{85}");
+        });
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        assert_eq!(text, "ERROR refused: a\\nb\\u001b[2J\\u0085 model=\"m\\u{202e}\"\n");
+    }
+}

@@ -21,7 +21,7 @@ pub struct Refusal {
     message: Cow<'static, str>,
     param: Option<String>,
     retry_after: Option<Duration>,
-    refused: Vec<RefusedRecord>,
+    refused: Box<[RefusedRecord]>,
 }
 
 /// A record that will never be taken.
@@ -60,8 +60,8 @@ pub struct ErrorDetail {
 #[derive(Serialize)]
 struct Told {
     error: ErrorDetail,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    refused: Vec<RefusedRecord>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    refused: Box<[RefusedRecord]>,
 }
 
 const INVALID_REQUEST: &str = "invalid_request_error";
@@ -75,7 +75,7 @@ impl Refusal {
             message: message.into(),
             param: None,
             retry_after: None,
-            refused: Vec::new(),
+            refused: Box::default(),
         }
     }
 
@@ -141,7 +141,8 @@ impl Refusal {
     /// These records are wrong, so none of the batch was taken; without them the others will be.
     pub fn refused_records(refused: Vec<RefusedRecord>) -> Self {
         let (index, message) = refused.first().map_or((0, ""), |first| (first.index, first.message.as_str()));
-        Self { refused: refused.clone(), ..Self::unreadable(format!("records[{index}]"), message.to_owned()) }
+        let refusal = Self::unreadable(format!("records[{index}]"), message.to_owned());
+        Self { refused: refused.into(), ..refusal }
     }
 
     /// The body is no JSON, or too long.

@@ -34,6 +34,8 @@ pub(super) struct Delivery<'sender> {
     suspects: Vec<Suspect>,
     backlog: &'sender mut Backlog,
     witness: &'sender mut Witness,
+    /// How often the keeper took records.
+    taken: u64,
     /// Failures in a row.
     failures: u32,
 }
@@ -48,6 +50,8 @@ struct Suspect {
     record: Bytes,
     /// How often the keeper failed at it, and took another before.
     failures: u32,
+    /// How often the keeper had taken records when it failed at it last.
+    tried_at: u64,
     why: String,
 }
 
@@ -73,6 +77,7 @@ impl<'sender> Delivery<'sender> {
             suspects: Vec::new(),
             backlog,
             witness,
+            taken: 0,
             failures: 0,
         };
         delivery.take(owner, batch);
@@ -80,7 +85,7 @@ impl<'sender> Delivery<'sender> {
     }
 
     /// Sends records until nothing is left of them, and lets go of them.
-    pub(super) async fn to_the_end(mut self, ledger: &Ledger, courier: &Courier, refused: &RefusedRecords) {
+    pub(super) async fn complete(mut self, ledger: &Ledger, courier: &Courier, refused: &RefusedRecords) {
         let way = Way { ledger, courier, refused };
         loop {
             if let Some(part) = self.parts.pop_front() {
@@ -118,7 +123,8 @@ impl<'sender> Delivery<'sender> {
                 let is_due = part.failures >= PATIENCE && self.keeper_may_live(way).await;
                 match (is_due, part.records.pop()) {
                     (true, Some(record)) if part.records.is_empty() => {
-                        self.suspects.push(Suspect { record, failures: 0, why: why.clone() });
+                        let tried_at = self.taken;
+                        self.suspects.push(Suspect { record, failures: 0, tried_at, why: why.clone() });
                     }
                     (true, Some(record)) => {
                         part.records.push(record);
@@ -141,28 +147,37 @@ impl<'sender> Delivery<'sender> {
         let Some(witness) = &self.witness.0 else { return true };
         let lives = way.courier.hand_over(std::slice::from_ref(witness)).await.is_ok();
         if lives {
+            self.taken += 1;
             self.failures = 0;
         }
         lives
     }
 
-    /// Sends each suspect alone, once the keeper was seen to take another.
+    /// Sends suspects alone, once the keeper was seen to take another. What came meanwhile goes first: it does not wait for
+    /// them, and may be what the keeper takes.
     async fn examine(&mut self, way: &Way<'_>) {
-        let Some(witness) = self.witness.0.clone() else { return self.look_for_a_witness(way).await };
-        if let Err(refusal) = way.courier.hand_over(&[witness]).await {
-            return self.failed(&refusal.to_string(), way).await;
+        self.look_for_more();
+        if !self.parts.is_empty() {
+            return;
+        }
+        if let Some(witness) = self.witness.0.clone() {
+            match way.courier.hand_over(&[witness]).await {
+                Ok(()) => self.taken += 1,
+                Err(Refusal::Away(why)) => return self.failed(&why, way).await,
+                // It is none: perhaps the keeper has forgotten it, and counts what it knows as a fault.
+                Err(_) => self.witness.0 = None,
+            }
         }
         let mut guilty = Vec::new();
-        for mut suspect in std::mem::take(&mut self.suspects) {
+        for suspect in self.next_suspects() {
             match way.courier.hand_over_alone(&suspect.record).await {
                 Ok(()) => self.sent(std::slice::from_ref(&suspect.record), way),
                 Err(Refusal::Faulty(faulty)) => {
-                    suspect.why = faulty.into_iter().next().map_or(suspect.why, |faulty| faulty.why);
-                    guilty.push(suspect);
+                    let why = faulty.into_iter().next().map_or_else(|| suspect.why.clone(), |faulty| faulty.why);
+                    guilty.push(Suspect { why, ..suspect });
                 }
                 Err(Refusal::Failed(why)) => {
-                    suspect.failures += 1;
-                    suspect.why = why;
+                    let suspect = suspect.failed_again(why, self.taken);
                     if suspect.failures >= PROOF { &mut guilty } else { &mut self.suspects }.push(suspect);
                 }
                 Err(Refusal::Away(_)) => self.suspects.push(suspect),
@@ -171,28 +186,18 @@ impl<'sender> Delivery<'sender> {
         let refused: Vec<_> =
             guilty.iter().map(|Suspect { record, why, .. }| RefusedRecord { json: record, why }).collect();
         way.set_aside(&refused).await;
-        // What came meanwhile does not wait for what is left of them.
-        self.look_for_more();
         if let Some(Suspect { why, .. }) = self.suspects.first() {
             let why = why.clone();
             self.failed(&why, way).await;
         }
     }
 
-    /// The keeper has taken nothing yet: another record may be one that it takes, and one of these may be taken at last.
-    async fn look_for_a_witness(&mut self, way: &Way<'_>) {
-        self.look_for_more();
-        if self.parts.is_empty() {
-            self.suspects.rotate_left(1);
-            let Some(Suspect { record, failures, why }) = self.suspects.pop() else { return };
-            match way.courier.hand_over(std::slice::from_ref(&record)).await {
-                Ok(()) => self.sent(&[record], way),
-                Err(refusal) => {
-                    self.suspects.push(Suspect { record, failures, why });
-                    self.failed(&refusal.to_string(), way).await;
-                }
-            }
+    /// All suspects, if the keeper took a record since each of them was tried; else one, in turn, for it may be taken at last.
+    fn next_suspects(&mut self) -> Vec<Suspect> {
+        if self.suspects.iter().any(|suspect| suspect.tried_at < self.taken) {
+            return std::mem::take(&mut self.suspects);
         }
+        if self.suspects.is_empty() { Vec::new() } else { vec![self.suspects.remove(0)] }
     }
 
     fn look_for_more(&mut self) {
@@ -207,6 +212,7 @@ impl<'sender> Delivery<'sender> {
     }
 
     fn sent(&mut self, records: &[Bytes], way: &Way<'_>) {
+        self.taken += 1;
         self.failures = 0;
         if let Some(last) = records.last() {
             self.witness.0 = Some(last.clone());
@@ -249,6 +255,13 @@ impl<'sender> Delivery<'sender> {
         if !part.records.is_empty() {
             self.parts.push_front(part);
         }
+    }
+}
+
+impl Suspect {
+    /// The same, when the keeper had taken so many records in all and failed at this one once more.
+    fn failed_again(self, why: String, taken: u64) -> Self {
+        Self { failures: self.failures + u32::from(taken > self.tried_at), tried_at: taken, why, ..self }
     }
 }
 

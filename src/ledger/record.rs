@@ -465,7 +465,7 @@ pub(crate) mod tests {
         fn every_record_reads_back(record in any_record()) {
             let json = record.to_json();
             prop_assert!(!json.contains(&0), "no frame can be forged in it");
-            prop_assert_eq!(&json, &serde_json::to_vec(&record).unwrap());
+            prop_assert_eq!(serde_json::from_slice::<Value>(&json).unwrap(), serde_json::to_value(&record).unwrap());
             prop_assert_eq!(Record::parse(&json), Ok(record));
         }
     }

@@ -53,7 +53,7 @@ impl Sender {
                     let is_last = batch.payloads.len() < MOST;
                     self.show(oldest(&batch));
                     let delivery = Delivery::of(owner, batch, &mut backlog, &mut witness);
-                    delivery.to_the_end(&self.ledger, &self.courier, &self.refused).await;
+                    delivery.complete(&self.ledger, &self.courier, &self.refused).await;
                     if is_last && !backlog.has_orphans() {
                         tokio::time::sleep(WINDOW.saturating_sub(Moment::now().saturating_since(start))).await;
                     }
