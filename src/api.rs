@@ -3,7 +3,7 @@
 
 use http::Method;
 
-use crate::body::{LONGEST_MODEL, Shape};
+use crate::{body::Shape, model_name};
 
 /// The family of paths, errors and headers that a request speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -216,18 +216,28 @@ pub enum Unrecognised {
     Path,
     /// The path is known, under the method named here.
     Method(&'static str),
+    /// The path is one that names a model, and what stands there can be none's name.
+    ModelName,
 }
 
 /// What `method` and `path` (without its query) ask for.
 ///
 /// # Errors
-/// When the path is none of an API, or the method is not the path's.
+/// When the path is none of an API, the method is not the path's, or no model can have the name in it.
 pub fn recognise(method: &Method, path: &str) -> Result<Call, Unrecognised> {
     let (call, allowed) = match inference(path) {
         Some((endpoint, model)) => (Call::Inference { endpoint, model }, "POST"),
         None => (catalogue(path).ok_or(Unrecognised::Path)?, "GET"),
     };
-    if method.as_str() == allowed { Ok(call) } else { Err(Unrecognised::Method(allowed)) }
+    if method.as_str() != allowed {
+        return Err(Unrecognised::Method(allowed));
+    }
+    match &call {
+        Call::Inference { model: Some(model), .. } | Call::Model(model) if !model_name::is_valid(model) => {
+            Err(Unrecognised::ModelName)
+        }
+        _ => Ok(call),
+    }
 }
 
 /// The endpoint that a path is, and the model that it names.
@@ -241,12 +251,11 @@ fn inference(path: &str) -> Option<(Endpoint, Option<String>)> {
     Some((*endpoint, Some(path_model(model)?)))
 }
 
-/// The model that a segment of a path names. Where two programs could decode the segment or divide
-/// the path differently, it names none.
+/// The model that a segment of a path names, if one may be called so. Where two programs could decode the segment or
+/// divide the path differently, it names none.
 fn path_model(segment: &str) -> Option<String> {
     let model = String::from_utf8(decoded(segment, None)?).ok()?;
-    let divides = |character: char| matches!(character, '/' | '\\') || character.is_control();
-    (1..=LONGEST_MODEL).contains(&model.len()).then_some(model).filter(|model| !model.contains(divides))
+    (!model.contains(['/', '\\'])).then_some(model)
 }
 
 fn catalogue(path: &str) -> Option<Call> {

@@ -86,13 +86,9 @@ impl fmt::Debug for Scanned {
     }
 }
 
-/// The longest name of a model, in bytes. Longer ones would be copied into errors, logs and records;
-/// no file system allows longer paths.
-pub(crate) const LONGEST_MODEL: usize = 4096;
-
 /// Reads `body`, which is kept in what is returned. It must be a JSON object by RFC 8259 in which
 /// each field that matters for its `shape` occurs once at most, spelled as the API spells it, with
-/// a value of its type or null (`model` must be a string). Numbers over `u64::MAX` are taken for it.
+/// a value of its type or null (`model` must be a string that may name one: see [`crate::model_name`]). Numbers over `u64::MAX` are taken for it.
 ///
 /// # Errors
 /// When the body is anything else, or the shape is a form's: see [`BodyFault`].

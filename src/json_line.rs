@@ -3,7 +3,7 @@
 
 use std::{fmt, io::Write as _};
 
-use crate::digits::Digits;
+use crate::{digits::Digits, printable::misleads};
 
 /// An object that is being written.
 pub struct JsonLine {
@@ -103,26 +103,26 @@ impl JsonLine {
         self.bytes.extend_from_slice(digits.as_bytes());
     }
 
-    /// Text as it stands within quotes (RFC 8259, section 7).
+    /// Text as it stands within quotes (RFC 8259, section 7), with nothing in it that a terminal obeys: lines are read there.
     fn escaped(&mut self, text: &str) {
         // Without a way out at the first that is not, so that the compiler can use vectors.
         if text.bytes().fold(true, |all, byte| all & is_plain(byte)) {
             self.bytes.extend_from_slice(text.as_bytes());
             return;
         }
-        for byte in text.bytes() {
-            match byte {
-                b'"' => self.bytes.extend_from_slice(b"\\\""),
-                b'\\' => self.bytes.extend_from_slice(b"\\\\"),
-                b'\n' => self.bytes.extend_from_slice(b"\\n"),
-                b'\r' => self.bytes.extend_from_slice(b"\\r"),
-                b'\t' => self.bytes.extend_from_slice(b"\\t"),
-                0x08 => self.bytes.extend_from_slice(b"\\b"),
-                0x0c => self.bytes.extend_from_slice(b"\\f"),
-                0x00..=0x1f => {
-                    let _ = write!(self.bytes, "\\u{byte:04x}");
+        for character in text.chars() {
+            match character {
+                '"' => self.bytes.extend_from_slice(b"\\\""),
+                '\\' => self.bytes.extend_from_slice(b"\\\\"),
+                '\n' => self.bytes.extend_from_slice(b"\\n"),
+                '\r' => self.bytes.extend_from_slice(b"\\r"),
+                '\t' => self.bytes.extend_from_slice(b"\\t"),
+                '\u{8}' => self.bytes.extend_from_slice(b"\\b"),
+                '\u{c}' => self.bytes.extend_from_slice(b"\\f"),
+                _ if character < ' ' || misleads(character) => {
+                    let _ = write!(self.bytes, "\\u{:04x}", u32::from(character));
                 }
-                _ => self.bytes.push(byte),
+                _ => self.bytes.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
             }
         }
     }
@@ -134,9 +134,11 @@ impl Default for JsonLine {
     }
 }
 
-#[allow(clippy::needless_bitwise_bool, reason = "three branches for each byte would cost what this is to save")]
+/// Whether no character with this byte needs an escape. Those that mislead begin with the three of the end.
+#[allow(clippy::needless_bitwise_bool, reason = "a branch for each would cost what this is to save")]
 fn is_plain(byte: u8) -> bool {
-    (byte >= 0x20) & (byte != b'"') & (byte != b'\\')
+    let is_ascii_plain = (byte >= 0x20) & (byte != b'"') & (byte != b'\\');
+    is_ascii_plain & (byte != 0xc2) & (byte != 0xd8) & (byte != 0xe2)
 }
 
 #[cfg(test)]
@@ -159,6 +161,7 @@ mod tests {
             line.plain("plain", 1.5);
             let written = line.end();
             prop_assert!(!written.contains(&b'\n') && !written.contains(&0));
+            prop_assert!(!String::from_utf8(written.clone()).unwrap().contains(misleads));
             let millis = format!("{}.{:03}", micros / 1000, micros % 1000).parse::<f64>().unwrap();
             let expected = json!({"text": text, "number": number, "millis": millis, "truth": truth, "some": text,
                 "none": null, "plain": "1.5"});
@@ -169,6 +172,18 @@ mod tests {
     #[test]
     fn an_object_without_fields_is_one() {
         assert_eq!(JsonLine::default().end(), b"{}");
+    }
+
+    #[test]
+    fn what_misleads_whoever_reads_a_log_is_escaped() {
+        for character in ('\0'..='\u{ffff}').filter(|character| misleads(*character)) {
+            let mut line = JsonLine::new();
+            line.text("a", &format!("m{character}x"));
+            assert_eq!(
+                String::from_utf8(line.end()).unwrap(),
+                format!(r#"{{"a":"m\u{:04x}x"}}"#, u32::from(character))
+            );
+        }
     }
 
     #[test]

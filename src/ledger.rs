@@ -3,8 +3,10 @@
 
 mod backlog;
 mod courier;
+mod delivery;
 pub mod frame;
 pub mod record;
+mod refused;
 pub mod sender;
 pub mod spool;
 

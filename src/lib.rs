@@ -36,9 +36,9 @@
 //! | [`api`], [`body`] | paths; a request's JSON, scanned without a tree and changed by splicing |
 //! | [`keyfile`], [`config`], [`yaml`] | edits of keys files; what is written and what is meant; where it stands |
 //! | [`tls`], [`process_log`], [`levels`], [`handover`], [`hosts`] | the certificate that clients are shown; the log for people, and which lines it has; sockets from one process to the next; which hosts and sites an operator's address answers |
-//! | [`line_writer`], [`json_line`], [`head`], [`digits`], [`hex`] | a thread that writes lines; the line that is written of each request, in a log or a ledger; changes to a message's headers; numbers and bytes in both |
+//! | [`line_writer`], [`json_line`], [`printable`], [`head`], [`digits`], [`hex`] | a thread that writes lines; the line that is written of each request, in a log or a ledger; texts of others on a terminal; changes to a message's headers; numbers and bytes in both |
 //! | [`price`], [`wallet`] | money in integers; what a wallet lets this process spend |
-//! | [`key`], [`limit`], [`glob`] | secrets, hashes, records; exact windows and reservations; patterns |
+//! | [`key`], [`limit`], [`glob`], [`model_name`] | secrets, hashes, records; exact windows and reservations; patterns, and what they name |
 //!
 //! A room uses rooms in rows below its own, and those to the right of it in its row.
 //!
@@ -86,8 +86,10 @@ pub mod levels;
 pub mod limit;
 pub mod line_writer;
 pub mod metrics;
+pub mod model_name;
 pub mod plugin;
 pub mod price;
+pub mod printable;
 pub mod process_log;
 pub mod proxy;
 pub mod rejection;

@@ -5,18 +5,28 @@
 mod filter;
 
 use std::{
-    fmt::Write as _,
+    fmt::{self, Write as _},
     io::{self, IsTerminal, Write},
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use tracing_subscriber::{Layer as _, filter::filter_fn, fmt::MakeWriter, prelude::*};
+use tracing::field::Field;
+use tracing_subscriber::{
+    Layer as _,
+    filter::filter_fn,
+    fmt::{
+        MakeWriter,
+        format::{Writer, debug_fn},
+    },
+    prelude::*,
+};
 
 use self::filter::{LineFilter, RepeatedLines};
 use crate::{
     levels,
     line_writer::{LineWriter, Report},
+    printable::Printable,
 };
 
 /// The process has one log.
@@ -30,6 +40,7 @@ pub fn start() -> io::Result<()> {
     let repeated = Arc::new(RepeatedLines::default());
     let writer = LineWriter::start("process-log", io::stderr(), reporter(repeated.clone()))?;
     let lines = tracing_subscriber::fmt::layer()
+        .fmt_fields(debug_fn(write_field))
         .with_writer(Lines(writer.clone()))
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
@@ -73,12 +84,29 @@ fn reporter(repeated: Arc<RepeatedLines>) -> impl FnMut(Report) -> Vec<u8> + Sen
             Report::Failed(_) => {}
             Report::Tick => {
                 for line in repeated.drain_finished() {
-                    let _ =
-                        writeln!(text, "{} {} more lines like this were left out: {}", now(), line.count, line.text);
+                    let _ = writeln!(
+                        text,
+                        "{} {} more lines like this were left out: {}",
+                        now(),
+                        line.count,
+                        Printable(&line.text)
+                    );
                 }
             }
         }
         text.into_bytes()
+    }
+}
+
+/// What is told may be of others: a name that a client sent, what a server said. It gives no orders to a terminal, and makes
+/// no further lines. The message comes first.
+fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let text = format!("{value:?}");
+    match field.name() {
+        "message" => write!(writer, "{}", Printable(&text)),
+        // What libraries say by way of `log` is told of already.
+        name if name.starts_with("log.") => Ok(()),
+        name => write!(writer, " {name}={}", Printable(&text)),
     }
 }
 
@@ -118,5 +146,28 @@ impl Drop for Line {
         if !self.text.is_empty() {
             self.writer.write(std::mem::take(&mut self.text));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_log_is_one_and_steers_no_terminal() {
+        let file = Arc::new(tempfile::NamedTempFile::new().unwrap());
+        let layer = tracing_subscriber::fmt::layer()
+            .fmt_fields(debug_fn(write_field))
+            .with_writer(Mutex::new(file.reopen().unwrap()))
+            .with_ansi(false)
+            .with_target(false)
+            .without_time();
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::error!(model = "m\u{202e}", "refused: {}", "a\nb\u{1b}[2J\u{85}");
+        });
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        assert_eq!(text, "ERROR refused: a\\nb\\u001b[2J\\u0085 model=\"m\\u{202e}\"\n");
     }
 }

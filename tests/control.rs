@@ -9,6 +9,7 @@ mod money;
 mod page;
 mod people;
 mod teams;
+mod texts;
 mod throttle;
 mod upgrade;
 mod usage;

@@ -3,6 +3,7 @@
 
 pub mod crash;
 mod disk;
+mod poison;
 
 use std::{
     fs,
@@ -251,7 +252,9 @@ async fn while_records_wait_their_number_and_age_are_shown() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_for_good_is_set_aside_and_holds_nothing_up() {
-    for failure in [Failure::RefusesModel("bad"), Failure::RefusesModelSilently("bad")] {
+    for failure in
+        [Failure::RefusesModel("bad"), Failure::RefusesModelSilently("bad"), Failure::RefusesAllOfModel("bad")]
+    {
         let house = House::new(|_| Script::json(200, &completion("m", 5))).await;
         // So that all of them are in one batch.
         house.keeper.fail(Failure::Status(503));

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::{
     client::Client,
     gateway::{Gateway, SECRET, one_key},
-    scene::{chat, configuration, get},
+    scene::{chat, configuration, escaped, get},
     script::{Script, completion},
     upstream::ScriptedUpstream,
 };
@@ -206,4 +206,49 @@ async fn the_first_upstream_that_serves_a_model_gets_its_requests() {
     assert_eq!(ids(&mut client, SECRET).await, ["llama-1", "qwen-1", "shared"]);
     let shared = get(&mut client, "/v1/models/shared", SECRET).await.json();
     assert_eq!(shared["owned_by"], "one", "who serves it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_no_model_can_have_is_refused_wherever_it_stands() {
+    let upstream = with_models(&["m"]).await;
+    let rest = r#"models: ["*"], apis: [openai, anthropic, ollama, gemini]"#;
+    let gateway = gateway(&[entry("one", &upstream.url(), rest)], ", limits: {requests_per_minute: 1}");
+    let mut client = gateway.connect().await;
+    let key = ("authorization", format!("Bearer {SECRET}"));
+    let long = "m".repeat(257);
+    for name in ["m1\0x", "a\nb", "\u{1b}[2J", "\u{7f}", "\u{85}", "\u{9f}", "", long.as_str()] {
+        let json = json!({"model": name, "messages": [], "max_tokens": 1}).to_string().into_bytes();
+        let form = format!(
+            "--x\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n{name}\r\n--x\r\n\
+             Content-Disposition: form-data; name=\"file\"; filename=\"a.mp3\"\r\n\r\nabc\r\n--x--\r\n"
+        );
+        let in_path = escaped(name);
+        let json_type = "application/json";
+        let mut requests = vec![
+            ("POST", format!("/v1beta/models/{in_path}:generateContent"), json_type, b"{}".to_vec()),
+            ("POST", format!("/v1beta/models/{in_path}:embedContent"), json_type, b"{}".to_vec()),
+            ("POST", "/v1/audio/transcriptions".to_owned(), "multipart/form-data; boundary=x", form.into_bytes()),
+        ];
+        if !name.is_empty() {
+            requests.push(("GET", format!("/v1/models/{in_path}"), json_type, Vec::new()));
+        }
+        for path in ["/v1/chat/completions", "/v1/embeddings", "/v1/messages", "/v1/messages/count_tokens", "/api/chat"]
+        {
+            requests.push(("POST", path.to_owned(), json_type, json.clone()));
+        }
+        for (method, path, kind, body) in requests {
+            let headers = [(key.0, key.1.as_str()), ("content-type", kind)];
+            let answer = client.request(method, &path, &headers, &body).await;
+            assert_eq!(answer.status, 400, "{name:?} at {path}: {}", answer.text());
+            let is_openai = path.starts_with("/v1/") && !path.starts_with("/v1/messages");
+            if is_openai {
+                let error = &answer.json()["error"];
+                assert_eq!((&error["code"], &error["param"]), (&json!("invalid_json"), &json!("model")), "{path}");
+            }
+            assert!(!answer.text().contains(['\0', '\u{7f}', '\u{85}', '\u{9f}']), "{path}");
+        }
+    }
+    assert!(upstream.received().is_empty());
+    let longest = "é".repeat(128);
+    assert_eq!(client.chat(SECRET, &chat(&longest, "Hello", false)).await.status, 200, "the others took nothing");
 }

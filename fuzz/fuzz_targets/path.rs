@@ -15,6 +15,9 @@ fuzz_target!(|path: &str| {
             assert_eq!(model, named(path));
         }
         Ok(other) => panic!("{other:?} is asked for with GET"),
+        Err(Unrecognised::ModelName) => {
+            assert_eq!(recognise(&Method::GET, path), Err(Unrecognised::Method("POST")));
+        }
         Err(Unrecognised::Method(method)) => assert_eq!(method, "GET"),
         Err(Unrecognised::Path) => assert_eq!(recognise(&Method::GET, path), Err(Unrecognised::Path)),
     }
@@ -29,6 +32,6 @@ fn named(path: &str) -> Option<String> {
     let (segment, method) = path.strip_prefix("/v1beta/models/")?.rsplit_once(':')?;
     assert!(!segment.contains('/') && !method.is_empty(), "{path}");
     let model = percent_decode_str(segment).decode_utf8().expect("only UTF-8 is a name").into_owned();
-    assert!(!model.is_empty() && !model.contains(['/', '\\']) && !model.contains(char::is_control), "{path}");
+    assert!(!model.contains(['/', '\\']) && keymeter::model_name::is_valid(&model), "{path}");
     Some(model)
 }

@@ -4,6 +4,7 @@
 use std::{error::Error, fmt};
 
 use super::json::MAX_DEPTH;
+use crate::model_name;
 
 /// Why a request's body was refused. Offsets count bytes from the body's start, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +65,8 @@ pub enum BodyFault {
         /// The string.
         offset: usize,
     },
+    /// What the request's path has for a model's name has no or over 256 bytes, or control characters.
+    ModelName,
     /// The body names another model than the request's path.
     OtherModel,
     /// The request's Content-Type is not that of a form, or its boundary can be read in two ways.
@@ -96,7 +99,7 @@ impl BodyFault {
             | Self::MiscasedField { name, .. }
             | Self::WrongType { name, .. }
             | Self::FileField { name, .. } => Some(name),
-            Self::OtherModel => Some("model"),
+            Self::ModelName | Self::OtherModel => Some("model"),
             _ => None,
         }
     }
@@ -128,6 +131,13 @@ impl fmt::Display for BodyFault {
             }
             Self::LoneSurrogate { offset } => {
                 write!(to, "the string at byte {offset} has half of a surrogate pair: send both halves or neither")
+            }
+            Self::ModelName => {
+                let longest = model_name::LONGEST;
+                write!(
+                    to,
+                    "the model in the path has no or over {longest} bytes, or control characters: name one that may be"
+                )
             }
             Self::OtherModel => {
                 write!(to, "the field model names another model than the path: send the path's or none")

@@ -3,9 +3,10 @@
 use bytes::Bytes;
 
 use super::{
-    BodyFault, LONGEST_MODEL, Scanned, Shape,
+    BodyFault, Scanned, Shape,
     multipart::{Head, Part, Parts, fault},
 };
+use crate::model_name;
 
 /// A field that counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +20,7 @@ enum Field {
 const FIELDS: [(&str, Field); 4] =
     [("model", Field::Model), ("stream", Field::Stream), ("prompt", Field::Prompt), ("n", Field::Choices)];
 
-const MODEL: &str = "a name of at most 4096 bytes with no control character and no space around it";
+const MODEL: &str = "a name of 1 to 256 bytes with no control character and no space around it";
 const BOOLEAN: &str = "true or false";
 const INTEGER: &str = "a non-negative integer";
 
@@ -103,10 +104,9 @@ fn is_plain_text(head: &Head<'_>, content: &[u8]) -> bool {
     }
 }
 
-/// Whether nobody cuts or trims it.
+/// Whether a model may be called so, and nobody cuts or trims it.
 fn is_model(text: &str) -> bool {
-    let is_odd = |character: char| character.is_control() || character == '\u{feff}';
-    text.len() <= LONGEST_MODEL && text.trim() == text && !text.contains(is_odd)
+    model_name::is_valid(text) && text.trim() == text && !text.contains('\u{feff}')
 }
 
 /// An empty field is one that is not stated.

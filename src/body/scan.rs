@@ -6,7 +6,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::{
-    BodyFault, LONGEST_MODEL, Scanned, Shape,
+    BodyFault, Scanned, Shape,
     field::{Field, Known, Seen, tables::STREAM_OPTIONS},
     json::{Kind, Reader, Text, Token},
     maximum::Stated,
@@ -14,6 +14,7 @@ use super::{
     splice::{Object, Opening},
     walk::{Media, walk},
 };
+use crate::model_name;
 
 /// Reads `text`, which is all of `body` and begins with an object.
 pub(super) fn read(text: &str, body: &Bytes, shape: Shape) -> Result<Scanned, BodyFault> {
@@ -30,6 +31,7 @@ pub(super) fn read(text: &str, body: &Bytes, shape: Shape) -> Result<Scanned, Bo
     Ok(scanned)
 }
 
+const MODEL: &str = "a string of 1 to 256 bytes without control characters";
 const INTEGER: &str = "a non-negative integer or null";
 const ANY_INTEGER: &str = "an integer or null";
 const BOOLEAN: &str = "true, false or null";
@@ -94,11 +96,13 @@ impl Scan<'_> {
     fn model(&mut self, name: &'static str) -> Result<String, BodyFault> {
         let Token { span, kind } = self.reader.token()?;
         let offset = span.start;
+        let wrong = BodyFault::WrongType { name, expected: MODEL, offset };
         match kind {
-            Kind::String(text @ Text { length, .. }) if length <= LONGEST_MODEL as u64 => {
-                text.decode().map_err(|_| BodyFault::LoneSurrogate { offset })
+            Kind::String(text @ Text { length, .. }) if length <= model_name::LONGEST as u64 => {
+                let model = text.decode().map_err(|_| BodyFault::LoneSurrogate { offset })?;
+                if model_name::is_valid(&model) { Ok(model) } else { Err(wrong) }
             }
-            _ => Err(BodyFault::WrongType { name, expected: "a string of at most 4096 bytes", offset }),
+            _ => Err(wrong),
         }
     }
 

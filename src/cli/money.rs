@@ -5,6 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::remote::{Output, RemoteArgs, RemoteFault, print, print_one, print_rows, segment};
+use crate::printable::plain_json;
 
 /// Show and credit wallets.
 #[derive(Debug, Args)]
@@ -125,7 +126,9 @@ pub(super) fn usage(arguments: UsageArgs) -> Result<(), RemoteFault> {
     }
     let output = match arguments.output {
         Format::Csv => return print(&remote.text(Method::GET, &format!("{path}&format=csv"), None)?),
-        Format::Jsonl => return print(&remote.text(Method::GET, &format!("{path}&format=jsonl"), None)?),
+        Format::Jsonl => {
+            return print(&plain_json(&remote.text(Method::GET, &format!("{path}&format=jsonl"), None)?));
+        }
         Format::Json => Output::Json,
         Format::Text => Output::Text,
     };

@@ -13,7 +13,11 @@ use reqwest::{Client, Method};
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{config::UpstreamUrl, key::Secret};
+use crate::{
+    config::UpstreamUrl,
+    key::Secret,
+    printable::{Printable, plain_json, steers},
+};
 
 /// Where the control plane is.
 #[derive(Clone, Debug, Args)]
@@ -159,7 +163,7 @@ fn refused(status: u16, text: &str) -> RemoteFault {
 /// When standard output cannot be written.
 pub fn print_rows(rows: &[Value], columns: &[(&str, &str)], output: Output) -> Result<(), RemoteFault> {
     if output == Output::Json {
-        return print(&format!("{:#}\n", Value::from(rows.to_vec())));
+        return print(&plain_json(&format!("{:#}\n", Value::from(rows.to_vec()))));
     }
     let head = columns.iter().map(|(title, _)| (*title).to_owned()).collect();
     let cells = rows.iter().map(|row| columns.iter().map(|(_, path)| cell(row, path)).collect());
@@ -185,7 +189,7 @@ pub fn print_one(thing: &Value, output: Output) -> Result<(), RemoteFault> {
         let lines: Vec<_> = fields.keys().map(|name| format!("{name:22} {}\n", cell(thing, name))).collect();
         lines.concat()
     });
-    print(&text.unwrap_or_else(|| format!("{thing:#}\n")))
+    print(&text.unwrap_or_else(|| plain_json(&format!("{thing:#}\n"))))
 }
 
 /// Writes to standard output.
@@ -224,7 +228,7 @@ fn cell(row: &Value, path: &str) -> String {
         Value::Object(fields) if fields.is_empty() => "-".to_owned(),
         other => other.to_string(),
     };
-    text.replace(char::is_control, "\u{fffd}")
+    text.replace(steers, "\u{fffd}")
 }
 
 /// Why a call did not come about.
@@ -261,9 +265,13 @@ impl fmt::Display for RemoteFault {
             Self::Certificates(path, why) => {
                 write!(formatter, "cannot use the certificates in {}: {why}", path.display())
             }
-            Self::Unreachable(url, why) => write!(formatter, "the control plane at {url} does not answer: {why}"),
-            Self::Refused { status, message, param: Some(field) } => write!(formatter, "{field}: {message} ({status})"),
-            Self::Refused { status, message, param: None } => write!(formatter, "{message} ({status})"),
+            Self::Unreachable(url, why) => {
+                write!(formatter, "the control plane at {url} does not answer: {}", Printable(why))
+            }
+            Self::Refused { status, message, param: Some(field) } => {
+                write!(formatter, "{}: {} ({status})", Printable(field), Printable(message))
+            }
+            Self::Refused { status, message, param: None } => write!(formatter, "{} ({status})", Printable(message)),
             Self::Unfit(why) => formatter.write_str(why),
             Self::Stream(fault) => write!(formatter, "cannot use the standard streams: {fault}"),
         }
@@ -280,14 +288,15 @@ mod tests {
 
     #[test]
     fn cells_are_told_plainly() {
-        let row = json!({"id": "a", "none": null, "list": ["b", "c"], "limits": {"tokens": 5}, "odd": "a\u{1b}[2J"});
+        let row =
+            json!({"id": "a", "none": null, "list": ["b", "c"], "limits": {"tokens": 5}, "odd": "a\u{1b}[2J\u{202e}"});
         for (path, expected) in [
             ("id", "a"),
             ("none", "-"),
             ("gone", "-"),
             ("list", "b,c"),
             ("limits.tokens", "5"),
-            ("odd", "a\u{fffd}[2J"),
+            ("odd", "a\u{fffd}[2J\u{fffd}"),
         ] {
             assert_eq!(cell(&row, path), expected);
         }

@@ -24,7 +24,7 @@ use super::{
     url::{UpstreamUrl, UrlFault},
 };
 use crate::{
-    glob::Glob,
+    glob::{self, Glob},
     key::{KeyHash, KeyId, KeyName, KeyRecord, KeyState, OwnLimits, Retiring, Secret},
     limit::Limit,
     price::Usd,
@@ -233,7 +233,8 @@ struct RawKey {
     owner: Option<Scalar<Party>>,
     /// The team that uses it.
     team: Option<Scalar<Party>>,
-    /// The models that it may call: names, or patterns with `*`; without the field, all.
+    /// The models that it may call: names, or patterns with `*`, 256 at most; without the field, all.
+    #[schemars(extend("maxItems" = glob::MOST))]
     models: Option<List<Scalar<Glob>>>,
     /// What it may use; what is left out is as the configuration's `limits` say.
     limits: Option<RawLimits>,
@@ -418,7 +419,7 @@ fn record(raw: RawKey, place: &Place<'_>, checksum_required: bool, taken: &mut T
         taken.hash(hash, &place.field(field));
     }
     let retiring = retiring(raw.retiring.unwrap_or_default(), &place.field("retiring"), taken);
-    let models = raw.models.map(|globs| place.field("models").elements(globs));
+    let models = raw.models.map(|globs| models(globs, &place.field("models")));
     let (Scalar(id), Scalar(name), (_, hash)) = (id?, name?, hash?);
     Some(KeyRecord {
         id,
@@ -427,7 +428,7 @@ fn record(raw: RawKey, place: &Place<'_>, checksum_required: bool, taken: &mut T
         state: if raw.enabled.is_none_or(|Scalar(enabled)| enabled) { KeyState::Active } else { KeyState::Disabled },
         owner: raw.owner.map(party),
         team: raw.team.map(party),
-        models: models.map(|globs| globs.into_iter().map(|(_, Scalar(glob))| glob).collect()),
+        models,
         limits: own_limits(raw.limits.unwrap_or_default()),
         expires_at: raw.expires_at.map(|Scalar(time)| time),
         retiring: retiring.into(),
@@ -463,6 +464,13 @@ fn hash(
             None
         }
     }
+}
+
+fn models(raw: List<Scalar<Glob>>, place: &Place<'_>) -> Box<[Glob]> {
+    if raw.len() > glob::MOST {
+        place.fault(format!("{} models; a key has {} names and patterns at most", raw.len(), glob::MOST));
+    }
+    place.elements(raw).into_iter().map(|(_, Scalar(glob))| glob).collect()
 }
 
 fn retiring(raw: List<RawRetiring>, place: &Place<'_>, taken: &mut Taken) -> Vec<Retiring> {

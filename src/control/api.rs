@@ -13,7 +13,11 @@ pub(super) mod wallets;
 
 use std::sync::Arc;
 
-use axum::{Json, Router, middleware::from_fn_with_state, routing::get};
+use axum::{
+    Json, Router,
+    middleware::{from_fn, from_fn_with_state},
+    routing::get,
+};
 use tokio::sync::watch;
 use utoipa::{
     Modify, OpenApi,
@@ -65,6 +69,7 @@ pub(super) fn router(plane: Arc<Plane>, stop: watch::Receiver<bool>) -> Router {
         .merge(page::router())
         .route("/api/v1/openapi.json", get(|| async { Json(description) }))
         .route("/healthz", get(|| async { "ok\n" }))
+        .layer(from_fn(body::plainly_named))
         .fallback(|| async { Refusal::unknown_path() })
         .method_not_allowed_fallback(|| async { Refusal::method_not_allowed() })
         .layer(from_fn_with_state(plane.clone(), bounds::bounded))

@@ -33,8 +33,8 @@ use axum::{
 pub use self::session::Sessions;
 use super::Plane;
 
-/// Bytes of a form: a hundred models of 128 bytes each, escaped, and some.
-const LONGEST_FORM: usize = 64 * 1024;
+/// Bytes of a form: all models that a key may have, escaped, and some.
+const LONGEST_FORM: usize = 256 * 1024;
 
 /// All pages.
 pub fn router() -> Router<Arc<Plane>> {

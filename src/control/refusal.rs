@@ -21,6 +21,18 @@ pub struct Refusal {
     message: Cow<'static, str>,
     param: Option<String>,
     retry_after: Option<Duration>,
+    refused: Box<[RefusedRecord]>,
+}
+
+/// A record that will never be taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RefusedRecord {
+    /// Its place in the batch.
+    pub index: usize,
+    /// As it says itself.
+    pub id: Option<String>,
+    /// What is wrong with it.
+    pub message: String,
 }
 
 /// An error, as OpenAI's API has it.
@@ -44,11 +56,27 @@ pub struct ErrorDetail {
     pub code: String,
 }
 
+/// What is sent: of records, all that are at fault beside the error.
+#[derive(Serialize)]
+struct Told {
+    error: ErrorDetail,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    refused: Box<[RefusedRecord]>,
+}
+
 const INVALID_REQUEST: &str = "invalid_request_error";
 
 impl Refusal {
     fn new(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, kind: INVALID_REQUEST, code, message: message.into(), param: None, retry_after: None }
+        Self {
+            status,
+            kind: INVALID_REQUEST,
+            code,
+            message: message.into(),
+            param: None,
+            retry_after: None,
+            refused: Box::default(),
+        }
     }
 
     /// Its status of HTTP.
@@ -118,6 +146,13 @@ impl Refusal {
         Self { param: Some(field.into()), ..refusal }
     }
 
+    /// These records are wrong, so none of the batch was taken; without them the others will be.
+    pub fn refused_records(refused: Vec<RefusedRecord>) -> Self {
+        let (index, message) = refused.first().map_or((0, ""), |first| (first.index, first.message.as_str()));
+        let refusal = Self::unreadable(format!("records[{index}]"), message.to_owned());
+        Self { refused: refused.into(), ..refusal }
+    }
+
     /// The body is no JSON, or too long.
     pub fn unreadable_body(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_json", message)
@@ -172,6 +207,10 @@ impl Refusal {
 
 impl From<StoreFault> for Refusal {
     fn from(fault: StoreFault) -> Self {
+        if fault.is_of_data() {
+            tracing::warn!("{fault}");
+            return Self::new(StatusCode::BAD_REQUEST, "invalid_value", "the database cannot keep what was sent");
+        }
         tracing::error!("{fault}");
         let message = "the control plane's database does not answer; its log says why, try again later";
         let refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message);
@@ -191,9 +230,9 @@ impl From<getrandom::Error> for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let retry_after = self.retry_after();
-        let Self { status, kind, code, message, param, .. } = self;
+        let Self { status, kind, code, message, param, refused, .. } = self;
         let error = ErrorDetail { message: message.into_owned(), kind: kind.to_owned(), param, code: code.to_owned() };
-        let mut response = (status, Json(ErrorBody { error })).into_response();
+        let mut response = (status, Json(Told { error, refused })).into_response();
         if let Some(seconds) = retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

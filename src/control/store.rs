@@ -212,6 +212,24 @@ impl StoreFault {
     pub fn is_duplicate(&self) -> bool {
         matches!(self, Self::Database(sqlx::Error::Database(fault)) if fault.is_unique_violation())
     }
+
+    /// Whether it is due to what was to be kept, so that trying again is of no use.
+    #[must_use]
+    pub fn is_of_data(&self) -> bool {
+        match self {
+            Self::Database(sqlx::Error::Database(fault)) => fault.code().is_some_and(|code| is_code_of_data(&code)),
+            _ => false,
+        }
+    }
+}
+
+/// Of PostgreSQL the classes of data exceptions, of violated constraints and of exceeded limits; of SQLite the codes of
+/// what is too big, violates a constraint or is of another type.
+fn is_code_of_data(code: &str) -> bool {
+    match code.parse::<u32>() {
+        Ok(number) if code.len() < 5 => matches!(number & 0xff, 18..=20),
+        _ => ["22", "23", "54"].iter().any(|class| code.len() == 5 && code.starts_with(class)),
+    }
 }
 
 impl From<sqlx::Error> for StoreFault {
@@ -243,3 +261,18 @@ impl fmt::Display for StoreFault {
 }
 
 impl std::error::Error for StoreFault {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_data_are_told_from_those_of_the_database() {
+        for code in ["22021", "22003", "23505", "54000", "18", "19", "20", "1811", "2067", "275"] {
+            assert!(is_code_of_data(code), "{code}");
+        }
+        for code in ["57P01", "40001", "40P01", "53300", "08006", "5", "13", "8714", "11", ""] {
+            assert!(!is_code_of_data(code), "{code}");
+        }
+    }
+}

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use crate::{
     api::Api,
     config::Upstream,
+    model_name::is_valid,
     proxy::Pass,
     upstream::{Dialer, address_request},
 };
@@ -161,7 +162,8 @@ fn names(body: &[u8]) -> Result<Vec<String>> {
         id: String,
     }
     match serde_json::from_slice::<Listed>(body) {
-        Ok(listed) => Ok(listed.data.into_iter().map(|entry| entry.id).collect()),
+        // What could not be asked for is not listed either.
+        Ok(listed) => Ok(listed.data.into_iter().map(|entry| entry.id).filter(|id| is_valid(id)).collect()),
         Err(fault) => malformed(&fault.to_string()),
     }
 }
@@ -192,7 +194,7 @@ mod tests {
     #[test]
     fn a_servers_list_is_read() {
         let body =
-            br#"{"object":"list","data":[{"id":"qwen3","object":"model","created":1,"owned_by":"vllm"},{"id":"b"}]}"#;
+            br#"{"object":"list","data":[{"id":"qwen3","object":"model","created":1,"owned_by":"vllm"},{"id":"b"},{"id":"c\u0000"},{"id":""}]}"#;
         assert_eq!(names(body).unwrap(), ["qwen3", "b"]);
         assert!(names(b"[]").is_err() && names(b"{}").is_err());
     }

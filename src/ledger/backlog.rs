@@ -73,6 +73,11 @@ impl Backlog {
         Ok(None)
     }
 
+    /// The next records of this process, to go with those that were given before and are not acknowledged.
+    pub(super) fn more(&mut self) -> io::Result<Batch> {
+        self.own.next(MOST)
+    }
+
     /// Whether there may be more of processes that are gone.
     pub(super) fn has_orphans(&self) -> bool {
         !self.orphans.is_empty()

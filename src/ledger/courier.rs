@@ -1,6 +1,7 @@
 //! Carries records to whoever keeps the ledger, and the keeper's words on wallets back.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{
         Arc,
@@ -9,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{StatusCode, header};
 use parking_lot::Mutex;
 use reqwest::{Client, Response};
@@ -72,7 +74,7 @@ impl Courier {
     ///
     /// # Errors
     /// Why that is not so.
-    pub async fn hand_over(&self, records: &[&[u8]]) -> Result<(), Refusal> {
+    pub async fn hand_over(&self, records: &[Bytes]) -> Result<(), Refusal> {
         let asked = Moment::now();
         let wishes: Vec<_> = self.purses.wishes(asked).into_iter().take(MOST_WALLETS).collect();
         // A keeper that is away is asked whether it is back, for those who would ask it for more.
@@ -82,6 +84,14 @@ impl Courier {
         self.send(records, &wishes, asked).await
     }
 
+    /// Hands over a record alone that may be what the keeper fails at: that it does says nothing of the keeper.
+    ///
+    /// # Errors
+    /// As those of `hand_over`.
+    pub async fn hand_over_alone(&self, record: &Bytes) -> Result<(), Refusal> {
+        self.exchange(std::slice::from_ref(record), &[]).await.map(drop)
+    }
+
     /// Asks for a wallet of which a request needs more than is left. The request does not wait for a keeper that is
     /// away, and not longer than for its key. Those that come while the keeper answers are asked for together.
     ///
@@ -89,7 +99,7 @@ impl Courier {
     /// Why there is no answer.
     pub async fn ask(&self, asking: Asking) -> Result<(), Refusal> {
         if self.is_failing.load(Ordering::Acquire) {
-            return Err(Refusal::Failed("the ledger's keeper does not answer".to_owned()));
+            return Err(Refusal::Away("the ledger's keeper does not answer".to_owned()));
         }
         let (purse, start) = (asking.purse(), Moment::now());
         self.waiting.lock().push(purse.clone());
@@ -105,7 +115,7 @@ impl Courier {
             self.send(&[], &wishes, asked).await
         };
         let asked = tokio::time::timeout(self.patience, exchange).await;
-        asked.unwrap_or_else(|_| Err(Refusal::Failed("the ledger's keeper does not answer in time".to_owned())))
+        asked.unwrap_or_else(|_| Err(Refusal::Away("the ledger's keeper does not answer in time".to_owned())))
     }
 
     /// What is on record of a key in all: what the service says at the key's address and `/usage`.
@@ -122,21 +132,26 @@ impl Courier {
         serde_json::from_slice(&body).ok()
     }
 
-    async fn send(&self, records: &[&[u8]], wishes: &[Wish], asked: Moment) -> Result<(), Refusal> {
+    async fn send(&self, records: &[Bytes], wishes: &[Wish], asked: Moment) -> Result<(), Refusal> {
+        let answer = self.exchange(records, wishes).await;
+        let is_failing = matches!(answer, Err(Refusal::Away(_) | Refusal::Failed(_)));
+        self.is_failing.store(is_failing, Ordering::Release);
+        self.hear(answer?.wallets, wishes, asked);
+        Ok(())
+    }
+
+    async fn exchange(&self, records: &[Bytes], wishes: &[Wish]) -> Result<Accepted, Refusal> {
         let exchange = async {
             let mut request = self.client.post(&*self.url).header(header::CONTENT_TYPE, "application/json");
             if let Some(token) = &self.token {
                 request = request.bearer_auth(token.reveal());
             }
             let request = request.body(written(&self.session, records, wishes));
-            let response = request.send().await.map_err(|error| Refusal::Failed(plainly(&error)))?;
+            let response = request.send().await.map_err(|error| Refusal::Away(plainly(&error)))?;
             accepted(response, records.len()).await
         };
-        let timeout = || Err(Refusal::Failed(format!("no answer within {} s", self.timeout.as_secs())));
-        let answer = tokio::time::timeout(self.timeout, exchange).await.unwrap_or_else(|_| timeout());
-        self.is_failing.store(matches!(answer, Err(Refusal::Failed(_))), Ordering::Release);
-        self.hear(answer?.wallets, wishes, asked);
-        Ok(())
+        let timeout = || Err(Refusal::Away(format!("no answer within {} s", self.timeout.as_secs())));
+        tokio::time::timeout(self.timeout, exchange).await.unwrap_or_else(|_| timeout())
     }
 
     fn hear(&self, words: Vec<serde_json::Value>, wishes: &[Wish], asked: Moment) {
@@ -155,7 +170,7 @@ impl Courier {
 }
 
 /// What is sent. The records go as they are in the spool.
-fn written(session: &Session, records: &[&[u8]], wishes: &[Wish]) -> Vec<u8> {
+fn written(session: &Session, records: &[Bytes], wishes: &[Wish]) -> Vec<u8> {
     let wallets: Vec<_> = wishes
         .iter()
         .map(|Wish { wallet, version, wanted, granted }| {
@@ -171,10 +186,13 @@ fn written(session: &Session, records: &[&[u8]], wishes: &[Wish]) -> Vec<u8> {
 /// Why records are not where they should be.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Nothing is known: they are to be sent again.
+    /// There is no answer, or one that has nothing to do with what was sent: they are to be sent again.
+    Away(String),
+    /// Somebody answers, and does not take them. They are to be sent again; if others are taken meanwhile, and these are
+    /// not, it is due to them.
     Failed(String),
-    /// They will never be taken.
-    Faulty(Option<Faulty>),
+    /// These of them will never be taken; none: it is not said which.
+    Faulty(Vec<Faulty>),
 }
 
 /// A record that is at fault; without it the others may be taken.
@@ -189,9 +207,11 @@ pub struct Faulty {
 impl fmt::Display for Refusal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Failed(why) => formatter.write_str(why),
-            Self::Faulty(Some(Faulty { why, .. })) => write!(formatter, "a record is refused: {why}"),
-            Self::Faulty(None) => formatter.write_str("records are refused, and it is not said which"),
+            Self::Away(why) | Self::Failed(why) => formatter.write_str(why),
+            Self::Faulty(faulty) => match faulty.first() {
+                Some(Faulty { why, .. }) => write!(formatter, "{} records are refused, the first: {why}", faulty.len()),
+                None => formatter.write_str("records are refused, and it is not said which"),
+            },
         }
     }
 }
@@ -208,6 +228,16 @@ struct Accepted {
 #[derive(Deserialize)]
 struct Refused {
     error: Error,
+    /// All that are at fault, where the keeper tells more than one.
+    #[serde(default)]
+    refused: Vec<RefusedRecord>,
+}
+
+#[derive(Deserialize)]
+struct RefusedRecord {
+    index: usize,
+    #[serde(default)]
+    message: String,
 }
 
 /// What the keeper says is wrong, in OpenAI's form.
@@ -221,28 +251,51 @@ struct Error {
 
 async fn accepted(response: Response, count: usize) -> Result<Accepted, Refusal> {
     let status = response.status();
-    let body = body(response).await.map_err(|failure| Refusal::Failed(failure.why()));
+    let body = body(response).await.map_err(|failure| Refusal::Away(failure.why()));
     match status {
         StatusCode::OK => {
             let answer: Accepted = serde_json::from_slice(&body?)
-                .map_err(|error| Refusal::Failed(format!("the answer is not understood: {error}")))?;
+                .map_err(|error| Refusal::Away(format!("the answer is not understood: {error}")))?;
             let all = answer.accepted == count;
             let why = || Refusal::Failed(format!("{} of {count} records were accepted", answer.accepted));
             if all { Ok(answer) } else { Err(why()) }
         }
         StatusCode::UNPROCESSABLE_ENTITY | StatusCode::PAYLOAD_TOO_LARGE if count > 0 => {
-            Err(Refusal::Faulty(body.ok().and_then(|body| faulty(&body, count))))
+            Err(Refusal::Faulty(body.map(|body| faulty(&body, count)).unwrap_or_default()))
         }
-        status => Err(Refusal::Failed(format!("status {status}; 200 is expected"))),
+        status if may_be_due_to_records(status) => Err(Refusal::Failed(format!("status {status}; 200 is expected"))),
+        status => Err(Refusal::Away(format!("status {status}; 200 is expected"))),
     }
 }
 
-/// Which record is at fault, if that is said.
-fn faulty(body: &[u8], count: usize) -> Option<Faulty> {
-    let Refused { error: Error { param, message } } = serde_json::from_slice(body).ok()?;
-    let (index, _) = param.as_deref()?.strip_prefix("records[")?.split_once(']')?;
-    let index = index.parse().ok().filter(|index| *index < count)?;
-    Some(Faulty { index, why: message })
+/// Whether a keeper that does not say that a record is at fault may answer one with this: not where it says something of
+/// us, of the address or of the time, or is a proxy that does not reach the keeper.
+fn may_be_due_to_records(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_REQUEST
+            | StatusCode::CONFLICT
+            | StatusCode::INTERNAL_SERVER_ERROR
+            | StatusCode::NOT_IMPLEMENTED
+            | StatusCode::SERVICE_UNAVAILABLE
+    )
+}
+
+/// Which records are at fault, as far as that is said, each once and in their order.
+fn faulty(body: &[u8], count: usize) -> Vec<Faulty> {
+    let Ok(Refused { error: Error { param, message }, refused }) = serde_json::from_slice(body) else {
+        return Vec::new();
+    };
+    let first = param.as_deref().and_then(place).map(|index| (index, message));
+    let all = refused.into_iter().map(|RefusedRecord { index, message }| (index, message));
+    let by_place: BTreeMap<usize, String> = first.into_iter().chain(all).filter(|(index, _)| *index < count).collect();
+    by_place.into_iter().map(|(index, why)| Faulty { index, why }).collect()
+}
+
+/// The place that `records[3]` or `records[3].cost_usd` tells.
+fn place(param: &str) -> Option<usize> {
+    let (index, _) = param.strip_prefix("records[")?.split_once(']')?;
+    index.parse().ok()
 }
 
 #[cfg(test)]
@@ -258,7 +311,8 @@ mod tests {
             wanted: "1.50".parse().unwrap(),
             granted: "0.5".parse().unwrap(),
         }];
-        let body = written(&session, &[br#"{"id":"a"}"#, br#"{"id":"b"}"#], &wishes);
+        let records = [br#"{"id":"a"}"#, br#"{"id":"b"}"#].map(|record| Bytes::from_static(record));
+        let body = written(&session, &records, &wishes);
         let value: serde_json::Value = serde_json::from_slice(&body).unwrap();
         let wallets = json!([{"id": "team_x", "version": 7, "wanted_usd": "1.5", "granted_usd": "0.5"}]);
         assert_eq!(
@@ -273,11 +327,15 @@ mod tests {
     fn who_is_at_fault_is_told_within_bounds() {
         let body = |param: &str| format!(r#"{{"error":{{"message":"no","type":"x","param":{param},"code":"y"}}}}"#);
         let of = |param: &str| faulty(body(param).as_bytes(), 3);
-        let second = Some(Faulty { index: 1, why: "no".to_owned() });
+        let second = vec![Faulty { index: 1, why: "no".to_owned() }];
         assert_eq!((of(r#""records[1]""#), of(r#""records[1].cost_usd""#)), (second, of(r#""records[1]""#)));
         for param in ["null", "7", r#""records""#, r#""records[3]""#, r#""records[-1]""#, r#""records[1""#] {
-            assert_eq!(of(param), None, "{param}");
+            assert_eq!(of(param), [], "{param}");
         }
-        assert_eq!(faulty(b"", 3), None);
+        assert_eq!(faulty(b"", 3), []);
+        let all = br#"{"error":{"message":"first","param":"records[1]"},
+            "refused":[{"index":2,"id":"b","message":"b"},{"index":1,"id":"a","message":"a"},{"index":3}]}"#;
+        let faulty: Vec<_> = faulty(all, 3).into_iter().map(|Faulty { index, why }| (index, why)).collect();
+        assert_eq!(faulty, [(1, "a".to_owned()), (2, "b".to_owned())], "each once, in their order");
     }
 }

@@ -13,6 +13,7 @@ use pingora::{
 use super::{Pass, Stage};
 use crate::{
     api::{Api, Unrecognised},
+    body::BodyFault,
     digits::Digits,
     gate::{Gate, Now, RequestId},
     head::header_value,
@@ -75,6 +76,7 @@ pub(super) fn unrecognised(why: Unrecognised, head: &RequestHeader) -> Rejection
             Rejection::UnknownUrl { method: head.method.to_string(), path: head.uri.path().to_owned() }
         }
         Unrecognised::Method(allowed) => Rejection::MethodNotAllowed { allowed },
+        Unrecognised::ModelName => Rejection::InvalidBody(BodyFault::ModelName),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use keymeter::{config::keys::parse_record, resolve::push::parse_change};
+use keymeter::{config::keys::parse_record, ledger::Record, resolve::push::parse_change};
 use serde_json::{Map, Value, json};
 
 /// The document.
@@ -161,4 +161,18 @@ fn the_described_change_is_one() {
         parse_change(&change.to_string()),
         Ok(keymeter::resolve::Change::Key { id: Some(_), hash: Some(_) })
     ));
+}
+
+#[test]
+fn a_usage_record_has_what_is_described() {
+    let description = Description::load();
+    let example = description.example(&description.schema("Record"));
+    let record = Record::parse(example.to_string().as_bytes()).unwrap_or_else(|fault| panic!("{fault}: {example}"));
+    assert_eq!(serde_json::from_slice::<Value>(&record.to_json()).unwrap(), example);
+    let schema = description.schema("Record");
+    for field in schema["required"].as_array().unwrap() {
+        let mut less = example.clone();
+        less.as_object_mut().unwrap().remove(field.as_str().unwrap());
+        assert!(Record::parse(less.to_string().as_bytes()).is_err(), "{field}");
+    }
 }

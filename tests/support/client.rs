@@ -226,7 +226,7 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     within_limit(PATIENCE, what, future).await
 }
 
-async fn within_limit<T>(limit: Duration, what: &str, future: impl Future<Output = T>) -> T {
+pub async fn within_limit<T>(limit: Duration, what: &str, future: impl Future<Output = T>) -> T {
     timeout(limit, future).await.unwrap_or_else(|_| panic!("waited {limit:?} in vain for {what}"))
 }
 

@@ -43,6 +43,10 @@ pub enum Failure {
     RefusesModel(&'static str),
     /// It refuses batches with a record of this model, and does not say which that is.
     RefusesModelSilently(&'static str),
+    /// It answers batches with a record of this model with this status and takes nothing of them, for ever.
+    FailsAtModel(&'static str, u16),
+    /// It refuses records of this model, and says of each which it is.
+    RefusesAllOfModel(&'static str),
 }
 
 impl Keeper {
@@ -125,6 +129,17 @@ impl State {
             }
             Failure::RefusesModelSilently(model) if is_bad(model).is_some() => {
                 return Script::error(422, "invalid_request_error", "no");
+            }
+            Failure::FailsAtModel(model, status) if is_bad(model).is_some() => {
+                return Script::error(*status, "server_error", "not now");
+            }
+            Failure::RefusesAllOfModel(model) if is_bad(model).is_some() => {
+                let refused: Vec<_> = (0..records.len())
+                    .filter(|index| records[*index]["model"] == *model)
+                    .map(|index| json!({"index": index, "id": records[index]["id"], "message": "no such model"}))
+                    .collect();
+                let error = json!({"message": "no", "type": "invalid_request_error", "param": "records", "code": "x"});
+                return Script::json(422, &json!({"error": error, "refused": refused}));
             }
             _ => {}
         }

@@ -86,3 +86,8 @@ pub async fn sum_becomes(gateway: &Gateway, beginning: &str, value: f64) {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
 }
+
+/// A text as a part of a path or a query, every byte of it escaped.
+pub fn escaped(text: &str) -> String {
+    text.bytes().flat_map(|byte| format!("%{byte:02X}").into_bytes()).map(char::from).collect()
+}

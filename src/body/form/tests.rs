@@ -86,16 +86,16 @@ fn values_are_read_as_clients_write_them() {
     for (value, choices) in [("0", 1), ("1", 1), ("10", 10), ("007", 7), ("99999999999999999999", u64::MAX)] {
         assert_eq!(scanned(&[field("n", value)]).unwrap().choices, choices, "{value}");
     }
-    for model in ["Qwen/千问", "a b", "", "--", &"m".repeat(4096)] {
+    for model in ["Qwen/千问", "a b", "--", &"m".repeat(256)] {
         assert_eq!(scanned(&[field("model", model)]).unwrap().model.as_deref(), Some(model));
     }
 }
 
 #[test]
 fn values_of_another_type_are_refused_by_name() {
-    let long = "m".repeat(4097);
+    let long = "m".repeat(257);
     let cases = [
-        ("model", vec![" m", "m ", "m\n", "m\r", "\u{feff}m", "a\u{0}b", "m\u{a0}", &long]),
+        ("model", vec![" m", "m ", "m\n", "m\r", "\u{feff}m", "a\u{0}b", "m\u{a0}", "", "a\u{85}b", "a\u{7f}", &long]),
         ("stream", vec!["yes", "true ", "null", "2"]),
         ("n", vec!["-1", "+1", "1.0", " 1", "x", "1\r\n2"]),
     ];
@@ -114,7 +114,7 @@ fn values_of_another_type_are_refused_by_name() {
 #[test]
 fn a_field_that_counts_is_there_once_and_plainly_named() {
     for (name, _) in FIELDS {
-        let once = field(name, "");
+        let once = field(name, if name == "model" { "m" } else { "" });
         let fault = scanned(&[once.clone(), file("file", b"x"), once.clone()]).unwrap_err();
         assert!(matches!(fault, BodyFault::DuplicateField { .. }), "{fault}");
         assert_eq!(fault.field(), Some(name));

@@ -241,7 +241,6 @@ fn the_path_names_the_model_and_a_body_may_repeat_it() {
     }
     for (body, path) in [
         (r#"{"model":"other"}"#, "gemini"),
-        (r#"{"model":""}"#, "gemini"),
         (r#"{"model":"models/models/gemini"}"#, "gemini"),
         (r#"{"model":"tunedModels/gemini"}"#, "gemini"),
         (r#"{"model":"Gemini"}"#, "gemini"),

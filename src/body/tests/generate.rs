@@ -106,6 +106,11 @@ pub fn any_text() -> impl Strategy<Value = String> {
     prop::collection::vec(prop::sample::select(pieces.to_vec()), 0..6).prop_map(|pieces| pieces.concat())
 }
 
+/// The same, as a model may be called.
+fn any_model() -> impl Strategy<Value = String> {
+    any_text().prop_map(|text| format!("m{}", text.replace(char::is_control, "")))
+}
+
 fn any_value() -> impl Strategy<Value = Value> {
     let names = [
         "model",
@@ -181,7 +186,7 @@ fn member(shape: Shape) -> BoxedStrategy<(String, Value)> {
     let layout = layout(shape);
     let named = |name: &str, value: BoxedStrategy<Value>| (Just(name.to_owned()), value).boxed();
     let integer = if layout.object == Some("options") { signed().boxed() } else { number().boxed() };
-    let mut members = vec![named("model", any_text().prop_map(Value::from).boxed())];
+    let mut members = vec![named("model", any_model().prop_map(Value::from).boxed())];
     for name in [layout.texts, layout.prompts, layout.media, &["a", "é\n", "temperature"]].concat() {
         members.push(named(name, any_value().boxed()));
     }

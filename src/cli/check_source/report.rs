@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::printable::Printable;
+
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -58,9 +60,11 @@ impl fmt::Display for Line<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let check = self.check;
         match self.verdict {
-            Verdict::Right(said) => write!(formatter, "ok   {check}: {said}"),
-            Verdict::Doubtful(said) => write!(formatter, "warn {check}: {said}"),
-            Verdict::Wrong { expected, came } => write!(formatter, "FAIL {check}: expected {expected}; came {came}"),
+            Verdict::Right(said) => write!(formatter, "ok   {check}: {}", Printable(said)),
+            Verdict::Doubtful(said) => write!(formatter, "warn {check}: {}", Printable(said)),
+            Verdict::Wrong { expected, came } => {
+                write!(formatter, "FAIL {check}: expected {expected}; came {}", Printable(came))
+            }
             Verdict::Skipped(needed) => write!(formatter, "skip {check}: {needed}"),
         }
     }

@@ -16,6 +16,7 @@ use crate::{
     key::{KeyHash, KeyId, KeyRecord, KeyState},
     keyfile::{self, EditFault},
     limit::Limit,
+    printable::{plain_json, steers},
 };
 
 pub(super) fn list(path: &Path, output: Output, io: &mut Io<'_>) -> Result<(), KeysFault> {
@@ -79,7 +80,8 @@ fn table(records: &[KeyRecord], now: Timestamp) -> String {
         widths.iter_mut().zip(row).for_each(|(width, cell)| *width = cell.chars().count().max(*width));
     }
     let line = |row: &[String; 9]| {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: Vec<String> =
+            row.iter().zip(widths).map(|(cell, width)| format!("{:width$}", shown(cell))).collect();
         format!("{}\n", cells.join("  ").trim_end())
     };
     rows.iter().map(line).collect()
@@ -118,7 +120,7 @@ fn description(record: &KeyRecord, hash_known: bool, now: Timestamp) -> String {
         ("concurrent_requests", limit(limits.concurrent_requests)),
         ("expires_at", or_dash(record.expires_at)),
     ];
-    let line = |(name, value): (&str, String)| format!("{name:20} {value}\n");
+    let line = |(name, value): (&str, String)| format!("{name:20} {}\n", shown(&value));
     fields.into_iter().chain(retiring).map(line).collect()
 }
 
@@ -153,7 +155,7 @@ fn everything(record: &KeyRecord, hash_known: bool, now: Timestamp) -> Value {
 }
 
 fn json_text(value: &Value) -> String {
-    format!("{value:#}\n")
+    plain_json(&format!("{value:#}\n"))
 }
 
 fn state(record: &KeyRecord, now: Timestamp) -> &'static str {
@@ -166,10 +168,14 @@ fn state(record: &KeyRecord, now: Timestamp) -> &'static str {
     }
 }
 
-/// Patterns may hold any character; those that steer a terminal are not shown to it.
 fn models(globs: Option<&[Glob]>) -> String {
     let list = globs.map(|globs| globs.iter().map(Glob::as_str).collect::<Vec<_>>().join(","));
-    list.map_or("all".to_owned(), |list| list.replace(char::is_control, "\u{fffd}"))
+    list.unwrap_or_else(|| "all".to_owned())
+}
+
+/// Names may hold almost any character; those that steer a terminal are not shown to it.
+fn shown(text: &str) -> String {
+    text.replace(steers, "\u{fffd}")
 }
 
 fn limit(limit: Option<Limit>) -> String {

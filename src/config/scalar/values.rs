@@ -19,6 +19,7 @@ use crate::{
     hosts::HostName,
     key::{KeyHash, KeyId, KeyName, Secret},
     limit::{Limit, Strategy},
+    model_name,
     price::{Rate, Usd},
 };
 
@@ -35,10 +36,11 @@ impl FromScalar for Arc<str> {
 
 impl FromScalar for Glob {
     fn from_text(text: &str) -> Result<Self, String> {
-        if text.is_empty() {
-            return Err("a model's name or pattern must not be empty; `*` stands for all".to_owned());
-        }
-        Ok(Self::new(text))
+        by_its_own_parser(text)
+    }
+
+    fn schema() -> serde_json::Value {
+        json!({"type": "string", "minLength": 1, "maxLength": model_name::LONGEST})
     }
 }
 

@@ -20,6 +20,26 @@ fn of_files() {
 }
 
 #[test]
+fn of_patterns_that_are_too_many_too_long_or_nobodys() {
+    let models = |models: &[String]| {
+        of(&format!("keys:\n- {{id: a, name: First, hash: '{HASH}', models: [{}]}}\n", models.join(", ")))
+    };
+    let many: Vec<_> = (0..257).map(|number| format!("m{number}*")).collect();
+    assert_eq!(models(&many), ["k:2:113: 257 models; a key has 256 names and patterns at most"]);
+    let why = "a model's name or pattern has 256 bytes at most and no control characters";
+    for pattern in [format!("'{}*'", "m".repeat(256)), r#""m\0x""#.to_owned(), r#""m\u0085""#.to_owned()] {
+        assert_eq!(models(&[pattern]), [format!("k:2:114: {why}")]);
+    }
+    let text = format!("keys:\n- {{id: a, name: First, hash: '{HASH}', models: [{}]}}\n", many[1..].join(", "));
+    assert_eq!(keys::parse(&text, Path::new("k"), true, &variable).unwrap()[0].models.as_ref().unwrap().len(), 256);
+    let record = format!(r#"{{"id":"a","name":"First","hash":"{HASH}","models":{}}}"#, serde_json::json!(many));
+    let fault = keys::parse_record(record.as_bytes()).unwrap_err();
+    assert_eq!(fault, "257 models; a key has 256 names and patterns at most");
+    let record = format!(r#"{{"id":"a","name":"First","hash":"{HASH}","models":["a\u0000b"]}}"#);
+    assert_eq!(keys::parse_record(record.as_bytes()).unwrap_err(), format!("models[0]: {why}"));
+}
+
+#[test]
 fn of_keys() {
     let text = format!(
         "keys:

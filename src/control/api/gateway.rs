@@ -29,8 +29,9 @@ use crate::{
     control::{
         Plane,
         caller::Gateway,
-        refusal::Refusal,
+        refusal::{Refusal, RefusedRecord},
         store::{
+            StoreFault,
             changes::KeyChange,
             keys::Key,
             usage::{self, UsageFilter},
@@ -39,6 +40,7 @@ use crate::{
     },
     key::KeyHash,
     ledger::record::{Record, Session, decimal, text},
+    model_name::has_control,
     price::Usd,
     wallet::{Wish, Word},
 };
@@ -303,17 +305,76 @@ fn is_elsewhere(word: &Word, wanted: Usd) -> bool {
 const LONGEST_BATCH: usize = 4 << 20;
 const MOST_RECORDS: usize = 1000;
 
+/// The most records that are told to be at fault at once: without them the batch comes again.
+const MOST_REFUSED: usize = 100;
+
+/// What is said of a record at fault, in characters: some of it is the record's own.
+const LONGEST_MESSAGE: usize = 256;
+
 async fn take_records(State(plane): State<Arc<Plane>>, _: Gateway, body: HttpBody) -> Result<Json<Value>, Refusal> {
     let body = body::read(body, LONGEST_BATCH).await?;
-    let batch: Batch = serde_json::from_slice(&body).map_err(|fault| Refusal::unreadable("body", fault.to_string()))?;
+    let batch = batch(&body)?;
+    let records = readable(&batch.records)?;
+    let now = Timestamp::now();
+    match keep(&plane, &batch, &records, now).await {
+        Err(fault) if fault.is_of_data() => Err(at_fault(&plane, &records, fault, now).await?),
+        kept => Ok(Json(json!({"accepted": records.len(), "wallets": kept?}))),
+    }
+}
+
+fn batch(body: &[u8]) -> Result<Batch, Refusal> {
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let batch: Batch = serde_path_to_error::deserialize(&mut reader).map_err(|fault| {
+        let field = fault.path().to_string();
+        let field = if field == "." { "body".to_owned() } else { field };
+        Refusal::unreadable(field, shortened(&fault.into_inner().to_string()))
+    })?;
+    reader.end().map_err(|fault| Refusal::unreadable("body", fault.to_string()))?;
     if batch.records.len() > MOST_RECORDS {
         return Err(Refusal::unreadable("records", format!("more than {MOST_RECORDS} records at once")));
     }
-    let parsed = batch.records.into_iter().enumerate().map(|(index, record)| {
-        Record::read(record).map_err(|fault| Refusal::unreadable(format!("records[{index}]"), fault.to_string()))
+    if let Some(index) = batch.wallets.iter().position(|asked| has_control(&asked.id)) {
+        return Err(Refusal::unreadable(format!("wallets[{index}].id"), "no wallet's id has a control character"));
+    }
+    Ok(batch)
+}
+
+/// The records of a batch, all of which can be read.
+fn readable(batch: &[Value]) -> Result<Vec<Record>, Refusal> {
+    let (mut records, mut refused) = (Vec::with_capacity(batch.len()), Vec::new());
+    for (index, json) in batch.iter().enumerate() {
+        match Record::read(json.clone()) {
+            Ok(record) => records.push(record),
+            Err(fault) if refused.len() < MOST_REFUSED => {
+                let id = json.get("id").and_then(Value::as_str).map(shortened);
+                refused.push(RefusedRecord { index, id, message: shortened(&fault.to_string()) });
+            }
+            Err(_) => {}
+        }
+    }
+    if refused.is_empty() { Ok(records) } else { Err(Refusal::refused_records(refused)) }
+}
+
+/// Which of the records the store cannot take, where it does not take all of them for `fault`.
+async fn at_fault(plane: &Plane, records: &[Record], fault: StoreFault, now: Timestamp) -> Result<Refusal, StoreFault> {
+    let refused = usage::unstorable(&plane.store, records, now).await?;
+    if refused.is_empty() {
+        // They are, taken together.
+        return Err(fault);
+    }
+    let refused = refused.into_iter().take(MOST_REFUSED).map(|(index, fault)| {
+        let id = records.get(index).map(|record| record.id.to_string());
+        RefusedRecord { index, id, message: shortened(&fault.to_string()) }
     });
-    let records: Vec<Record> = parsed.collect::<Result<_, _>>()?;
-    let now = Timestamp::now();
+    Ok(Refusal::refused_records(refused.collect()))
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(LONGEST_MESSAGE).collect()
+}
+
+/// Takes records in, and says what is granted of each wallet that was asked for.
+async fn keep(plane: &Plane, batch: &Batch, records: &[Record], now: Timestamp) -> Result<Vec<Value>, StoreFault> {
     let mut tx = plane.store.begin().await?;
     // In one order, so that two gateways do not wait for each other.
     let charged = records.iter().filter_map(|record| record.wallet.as_deref());
@@ -321,10 +382,11 @@ async fn take_records(State(plane): State<Arc<Plane>>, _: Gateway, body: HttpBod
     for wallet in charged.chain(wanted).collect::<BTreeSet<_>>() {
         wallets::hold(&mut tx, wallet).await?;
     }
-    usage::take_in(&mut tx, &records, now).await?;
+    usage::take_in(&mut tx, records, now).await?;
     let (mut words, mut recalled) = (Vec::with_capacity(batch.wallets.len()), Vec::new());
-    for Asked { id, version, wanted_usd: wanted, granted_usd: granted } in batch.wallets {
-        let wish = Wish { wallet: id.into(), version, wanted, granted };
+    for Asked { id, version, wanted_usd: wanted, granted_usd: granted } in &batch.wallets {
+        let (version, wanted, granted) = (*version, *wanted, *granted);
+        let wish = Wish { wallet: id.as_str().into(), version, wanted, granted };
         if let Some(word) = wallets::grant(&mut tx, &wish.wallet, batch.gateway.as_str(), Some(&wish), now).await? {
             words.push(wallet_json(&wish.wallet, &word));
             if is_elsewhere(&word, wanted) {
@@ -336,5 +398,5 @@ async fn take_records(State(plane): State<Arc<Plane>>, _: Gateway, body: HttpBod
     for wallet in recalled {
         plane.store.recall(&wallet).await;
     }
-    Ok(Json(json!({"accepted": records.len(), "wallets": words})))
+    Ok(words)
 }

@@ -30,8 +30,10 @@ use crate::{
             people, wallets,
         },
     },
+    glob::{self, Glob},
     key::{KeyHash, KeyId, KeyName, Secret},
     limit::Limit,
+    model_name::has_control,
     price::Usd,
 };
 
@@ -46,7 +48,7 @@ pub(in crate::control) struct CreateKey {
     /// The user whose it is to be: the operator's to give.
     #[serde(default)]
     pub(in crate::control) owner: Option<String>,
-    /// The models that it may call, names and globs; absent: all.
+    /// The models that it may call, names and globs, 256 of 1 to 256 bytes at most; absent: all.
     #[serde(default)]
     pub(in crate::control) models: Option<Vec<String>>,
     /// Its own limits.
@@ -395,10 +397,21 @@ fn checked_name(name: String) -> Result<String, Refusal> {
     }
 }
 
+/// A gateway reads records of 64 KiB at most, the other fields included.
+const MOST_OF_A_RECORD: usize = 48 * 1024;
+
 fn checked_models(models: Option<Vec<String>>) -> Result<Option<Vec<String>>, Refusal> {
     let Some(models) = models else { return Ok(None) };
-    if models.len() > 100 || models.iter().any(|model| !(1..=128).contains(&model.len())) {
-        return Err(Refusal::invalid("models", "up to 100 names or patterns of 1 to 128 bytes; `null` is all models"));
+    if models.len() > glob::MOST {
+        let message = format!("a key has {} names and patterns at most; `null` is all models", glob::MOST);
+        return Err(Refusal::invalid("models", message));
+    }
+    for (index, model) in models.iter().enumerate() {
+        model.parse::<Glob>().map_err(|fault| Refusal::invalid(format!("models[{index}]"), fault.to_string()))?;
+    }
+    if json!(models).to_string().len() > MOST_OF_A_RECORD {
+        let message = format!("all of them have more than {MOST_OF_A_RECORD} bytes of JSON, which no gateway reads");
+        return Err(Refusal::invalid("models", message));
     }
     Ok(Some(models))
 }
@@ -431,7 +444,7 @@ fn checked_limits(plane: &Plane, caller: &Caller, limits: KeyLimits) -> Result<K
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
-    let text = value.to_str().ok().filter(|text| (1..=128).contains(&text.len()));
+    let text = value.to_str().ok().filter(|text| (1..=128).contains(&text.len()) && !has_control(text));
     let text = text.ok_or_else(|| Refusal::invalid("Idempotency-Key", "1 to 128 visible characters of ASCII"))?;
     Ok(Some(text.to_owned()))
 }

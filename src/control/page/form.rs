@@ -37,7 +37,7 @@ impl Form<'_> {
             @if let Some(fault) = self.fault {
                 div.alert role="alert" {
                     p {
-                        @match fault.field() {
+                        @match whole_field(fault) {
                             Some(field) => { a href=(format!("#{}", id(field))) { (sentence(fault.message())) } }
                             None => { (sentence(fault.message())) }
                         }
@@ -97,8 +97,13 @@ impl Form<'_> {
     }
 
     fn fault_of(&self, name: &str) -> Option<&str> {
-        self.fault.filter(|fault| fault.field() == Some(name)).map(Refusal::message)
+        self.fault.filter(|fault| whole_field(fault) == Some(name)).map(Refusal::message)
     }
+}
+
+/// The field that is wrong: of a list, all of it.
+fn whole_field(fault: &Refusal) -> Option<&str> {
+    fault.field().and_then(|field| field.split('[').next())
 }
 
 fn around(field: Field<'_>, fault: Option<&str>, input: &Markup) -> Markup {

@@ -14,10 +14,14 @@ use super::{
     layout,
     session::{Holder, Session},
 };
-use crate::control::{
-    Plane,
-    caller::{Caller, Uncounted},
-    refusal::Refusal,
+use crate::{
+    control::{
+        Plane,
+        caller::{Caller, Uncounted},
+        refusal::Refusal,
+    },
+    model_name::has_control,
+    printable::Printable,
 };
 
 /// Somebody who is signed in.
@@ -72,6 +76,11 @@ impl Fields {
         must_be_from_here(request.headers())?;
         let form = Form::<HashMap<String, String>>::from_request(request, plane).await;
         let Form(fields) = form.map_err(|fault| Refusal::unreadable_body(fault.to_string()))?;
+        let steers = |text: &String| has_control(&text.replace(['\n', '\r', '\t'], " "));
+        if let Some((name, _)) = fields.iter().find(|(name, text)| has_control(name) || steers(text)) {
+            let message = "a control character stands in it, such as U+0000; leave it out";
+            return Err(Refusal::invalid(Printable(name).to_string(), message));
+        }
         let fields = Self(fields);
         if plane.sessions.is_own_form(session, fields.text(FORM_TOKEN)) { Ok(fields) } else { Err(stranger()) }
     }

@@ -44,6 +44,31 @@ pub async fn take_in(tx: &mut Tx, records: &[Record], now: Timestamp) -> Result<
     Ok(new.len())
 }
 
+/// Those of `records` that the store cannot take, whatever else comes with them, by their places, and why. Nothing is
+/// changed.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn unstorable(
+    store: &Store,
+    records: &[Record],
+    now: Timestamp,
+) -> Result<Vec<(usize, StoreFault)>, StoreFault> {
+    let mut tx = store.begin().await?;
+    let mut unstorable = Vec::new();
+    for (index, record) in records.iter().enumerate() {
+        sqlx::query("SAVEPOINT record").execute(&mut *tx).await?;
+        match take_in(&mut tx, std::slice::from_ref(record), now).await {
+            Ok(_) => {}
+            Err(fault) if fault.is_of_data() => unstorable.push((index, fault)),
+            Err(fault) => return Err(fault),
+        }
+        sqlx::query("ROLLBACK TO SAVEPOINT record").execute(&mut *tx).await?;
+    }
+    tx.rollback().await?;
+    Ok(unstorable)
+}
+
 async fn insert(tx: &mut Tx, record: &Record, now: Timestamp) -> Result<bool, StoreFault> {
     let sql = "INSERT INTO usage_records (id, gateway, at, key_id, key_name, owner, team, wallet, model, input_tokens, \
                cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_nanos, status, source, \
