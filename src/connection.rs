@@ -52,6 +52,8 @@ struct State {
     is_closing: bool,
     /// Whether it makes room for another.
     is_evicted: bool,
+    /// Whether a part of a head came that is not whole.
+    has_partial_head: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +76,8 @@ struct Deadline {
 
 impl Connection {
     fn new(timeouts: ConnectionTimeouts, accepted: Instant, connections: Weak<Connections>) -> Self {
-        let state = State { phase: Phase::Head(accepted), is_closing: false, is_evicted: false };
+        let state =
+            State { phase: Phase::Head(accepted), is_closing: false, is_evicted: false, has_partial_head: false };
         Self {
             timeouts,
             state: Mutex::new(state),
@@ -98,7 +101,9 @@ impl Connection {
 
     /// The head of a request is here: it runs, until [`Self::request_is_over`]. For connections of one request at a time.
     pub fn head_is_read(&self) {
-        self.state.lock().phase = Phase::Running(1);
+        let mut state = self.state.lock();
+        state.phase = Phase::Running(1);
+        state.has_partial_head = false;
     }
 
     /// What was begun by [`Self::head_is_read`] is over, or there was no such request.
@@ -142,9 +147,17 @@ impl Connection {
     /// Bytes came on a connection that carries one request at a time.
     fn bytes_came(&self) {
         let mut state = self.state.lock();
-        if matches!(state.phase, Phase::Idle(_)) {
-            state.phase = Phase::Head(Instant::now());
+        match state.phase {
+            Phase::Running(_) => return,
+            Phase::Idle(_) => state.phase = Phase::Head(Instant::now()),
+            Phase::Head(_) => {}
         }
+        state.has_partial_head = true;
+    }
+
+    /// Whether bytes came that did not become the head of a request. For connections of one request at a time.
+    fn has_partial_head(&self) -> bool {
+        self.state.lock().has_partial_head
     }
 
     /// When it ends. `head_since` is when the head of a request began to arrive, where others may be running.

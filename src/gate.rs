@@ -260,6 +260,12 @@ impl Gate {
         }
     }
 
+    /// What came from an address is no request: whoever sends that is a stranger.
+    pub fn malformed(&self, from: IpAddr) {
+        self.strangers.bad_key(from);
+        self.metrics.malformed_request();
+    }
+
     /// Counts a bad key against the address that it came from.
     fn stranger(&self, from: IpAddr, reason: Unauthorized) -> Rejection {
         self.strangers.bad_key(from);

@@ -34,6 +34,7 @@ pub struct Metrics {
     registry: Registry,
     errors: IntCounterVec,
     unauthorized: IntCounterVec,
+    malformed: IntCounter,
     usage: IntCounterVec,
     client_aborts: IntCounter,
     unpriced: IntCounterVec,
@@ -82,6 +83,10 @@ impl Metrics {
                 "reason",
                 &Unauthorized::ALL.map(Unauthorized::as_str),
             )?,
+            malformed: make.registered(IntCounter::new(
+                "keymeter_malformed_requests_total",
+                "Heads of requests that were malformed or broke off before they were whole.",
+            )?)?,
             usage: make.counters_of(
                 "keymeter_usage_total",
                 "Responses, by where their token counts came from: upstream, estimated or none.",
@@ -193,6 +198,11 @@ impl Metrics {
     /// A request without a known key.
     pub fn unauthorized(&self, reason: Unauthorized) {
         self.unauthorized.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// A head that is none.
+    pub fn malformed_request(&self) {
+        self.malformed.inc();
     }
 
     /// A look-up in the key cache.

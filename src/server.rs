@@ -86,8 +86,9 @@ impl Server {
         let Bound { gateway, admin, kept } = bound;
         let (addresses, admin_address) = (gateway.iter().map(|bound| bound.0).collect(), admin.0);
         let upkeep = plugin.upkeep();
-        let gateway =
-            Gateways::new(gateway, tls, TimedApp::new(gateway_app(proxy), connections.clone()), &connections)?;
+        let gate = plugin.gate().clone();
+        let app = TimedApp::new(gateway_app(proxy), connections.clone()).reporting(move |peer| gate.malformed(peer));
+        let gateway = Gateways::new(gateway, tls, app, &connections)?;
         let of_admin = Connections::new(config.server.timeouts, most_of_admin());
         let admin = Listener::new(admin.1, of_admin.clone()).map_err(|fault| StartFault::Bind(admin_address, fault))?;
         let answers = Arc::new(TimedApp::new(plugin.admin(admin_address), of_admin));

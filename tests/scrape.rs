@@ -18,7 +18,7 @@ use crate::support::{
 };
 
 /// Every metric that is promised for keys from a file and with traces, its type and its labels in alphabetical order.
-const PROMISED: [(&str, &str, &[&str]); 39] = [
+const PROMISED: [(&str, &str, &[&str]); 40] = [
     ("keymeter_build_info", "gauge", &["revision", "version"]),
     ("keymeter_client_aborts_total", "counter", &[]),
     ("keymeter_config_last_reload_success_timestamp_seconds", "gauge", &[]),
@@ -37,6 +37,7 @@ const PROMISED: [(&str, &str, &[&str]); 39] = [
     ("keymeter_ledger_oldest_record_age_seconds", "gauge", &[]),
     ("keymeter_ledger_spooled_records", "gauge", &[]),
     ("keymeter_log_lines_dropped_total", "counter", &["log"]),
+    ("keymeter_malformed_requests_total", "counter", &[]),
     ("keymeter_overhead_seconds", "histogram", &["model", "upstream"]),
     ("keymeter_reasoning_tokens_total", "counter", &["key_id", "model"]),
     ("keymeter_rejections_total", "counter", &["key_id", "reason"]),

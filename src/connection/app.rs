@@ -1,7 +1,7 @@
 //! Serves connections by an application of Pingora's, which is told nothing of it: it is given streams that end in time, and
 //! its requests are noticed as they come and go.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
 use pingora::{
@@ -21,12 +21,23 @@ use super::{
 pub struct TimedApp<A> {
     app: Arc<A>,
     connections: Arc<Connections>,
+    on_malformed: Arc<OnMalformed>,
 }
+
+/// What is done about an address from which something came that is no request.
+type OnMalformed = dyn Fn(IpAddr) + Send + Sync;
 
 impl<A: HttpServerApp + Send + Sync + 'static> TimedApp<A> {
     /// `app`, whose connections are some of `connections`.
     pub fn new(app: A, connections: Arc<Connections>) -> Self {
-        Self { app: Arc::new(app), connections }
+        Self { app: Arc::new(app), connections, on_malformed: Arc::new(|_| {}) }
+    }
+
+    /// The same, which calls `on_malformed` with the address of each client whose head is malformed or breaks off. Over
+    /// HTTP/2 such a stream is reset before anybody here sees it.
+    #[must_use]
+    pub fn reporting(self, on_malformed: impl Fn(IpAddr) + Send + Sync + 'static) -> Self {
+        Self { on_malformed: Arc::new(on_malformed), ..self }
     }
 
     /// Accepts connections and serves them, until it is told to stop. Those that are open then are served on.
@@ -77,7 +88,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> TimedApp<A> {
         let connection = open.connection().clone();
         let stream = Box::new(TimedStream::new(stream, open, socket));
         let closing = connection.closing.subscribe();
-        let app = Arc::new(OnConnection { app: self.app.clone(), connection: connection.clone() });
+        let on_malformed = self.on_malformed.clone();
+        let app = Arc::new(OnConnection { app: self.app.clone(), connection: connection.clone(), on_malformed });
         let mut stop = stop.clone();
         let told = async {
             // As above.
@@ -110,6 +122,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for TimedApp<A> {
 struct OnConnection<A> {
     app: Arc<A>,
     connection: Arc<Connection>,
+    on_malformed: Arc<OnMalformed>,
 }
 
 #[async_trait]
@@ -130,7 +143,11 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for OnConnection<A>
             // Pingora's own time for each read would end it before ours.
             session.set_keepalive(Some(0));
         }
+        let peer = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
         let reusable = self.app.process_new_http(session, shutdown).await;
+        if let Some(peer) = peer.filter(|_| self.connection.has_partial_head()) {
+            (self.on_malformed)(peer);
+        }
         self.connection.request_is_over();
         reusable
     }

@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use super::{Files, chat, set_levels, upstream};
 use crate::support::{
     client::{Client, within},
-    gateway::{SECRET, config, one_key},
+    gateway::{Gateway, SECRET, config, one_key},
     h2c::H2c,
     process::{Process, answer_becomes, ask, keymeter},
     script::Gate,
@@ -143,4 +143,37 @@ async fn what_a_client_does_wrong_is_shown_at_debug_only() {
     process.stderr.line("ownstream").await;
     answer_becomes(gateway, "/v1/models", "refused as usual", |answer| answer.status == 401).await;
     assert_eq!(json!(ask(admin, "GET", "/-/healthy").await.status), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_heads_are_counted_and_throttle_their_address_as_bad_keys_do() {
+    let upstream = upstream(&Gate::new()).await;
+    let gateway = Gateway::before(&upstream);
+    let malformed = async |bytes: &[u8]| {
+        let mut stream = tokio::net::TcpStream::connect(gateway.address()).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        let _ = within("its end", tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer)).await;
+    };
+    malformed(b"").await;
+    assert_eq!(gateway.chat(&chat()).await.status, 200);
+    let mut kept = gateway.connect().await;
+    assert_eq!(kept.chat(SECRET, &chat()).await.status, 200);
+    drop(kept);
+    gateway.metric_becomes("keymeter_malformed_requests_total", 0.0).await;
+    for bytes in [&b"GET /v1/models HTTP/1.1\r\nhost: a"[..], b"\x01\x02\r\n\r\n", b"GET / HTTP/1.1\r\n: x\r\n\r\n"] {
+        malformed(bytes).await;
+    }
+    gateway.metric_becomes("keymeter_malformed_requests_total", 3.0).await;
+    let is_throttled = async || gateway.connect().await.chat("sk-nobodys", &chat()).await.status == 429;
+    let mut sent = 3;
+    while !is_throttled().await {
+        assert!(sent < 10_000, "nobody is throttled for malformed heads");
+        for _ in 0..30 {
+            malformed(b"no head\r\n\r\n").await;
+        }
+        sent += 30;
+    }
+    assert_eq!(gateway.chat(&chat()).await.status, 200, "a key of the file is not concerned");
 }

@@ -35,6 +35,7 @@ EMPTY_WHEN_CHOSEN = {"Responses without a price": "the chosen model has a price"
 NOT_SHOWN = {
     "keymeter_key_series_folded_total": "the alert that rests on it is enough",
     "keymeter_log_lines_dropped_total": "the alert that rests on it is enough",
+    "keymeter_malformed_requests_total": "for a look at who floods; bad keys are shown",
     "keymeter_trace_spans_total": "there only where requests are traced",
     "process_start_time_seconds": "for when it started",
     "process_virtual_memory_bytes": "says little of what is used",
