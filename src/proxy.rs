@@ -31,8 +31,10 @@ use crate::{
     api::{Api, Call, Endpoint, recognise},
     body::Scanned,
     config::Upstream,
-    gate::{CREDENTIAL_HEADERS, Client, Gate, Lease, Now, Outcome, Presence, RequestId, Route, Settings, Visit},
-    head::{change_request, header_value},
+    gate::{
+        BodyRoom, CREDENTIAL_HEADERS, Client, Gate, Lease, Now, Outcome, Presence, RequestId, Route, Settings, Visit,
+    },
+    head::{change_request, header_value, remove_hop_by_hop},
     key::KeyRecord,
     rejection::Rejection,
     resolve::Key,
@@ -188,7 +190,7 @@ impl Running {
 }
 
 impl<P> Gated<P> {
-    /// The way of a request up to its lease: head, key, body, limits.
+    /// The way of a request up to its lease: head, key, place, body, limits.
     async fn enter<C>(&self, session: &mut Session, context: &mut Context<C>) -> Result<(), Rejection> {
         let now = Now::read();
         let head = session.req_header();
@@ -208,7 +210,8 @@ impl<P> Gated<P> {
         identified?;
         match call {
             Ok(Call::Inference { endpoint, model }) => {
-                let body = receive(session, self.gate.traffic(), &settings).await?;
+                let room = self.expect_body(context, now)?;
+                let body = receive(session, room, &settings).await?;
                 let start = Now::read();
                 if let Stage::Visiting(visit, _) = &mut context.stage {
                     self.gate.confirm(visit, from, start).await?;
@@ -219,6 +222,13 @@ impl<P> Gated<P> {
             Ok(_) => Ok(()),
             Err(unrecognised) => Err(respond::unrecognised(unrecognised, session.req_header())),
         }
+    }
+
+    /// Takes the request's place, and says where its body is counted.
+    fn expect_body<C>(&self, context: &mut Context<C>, now: Now) -> Result<BodyRoom, Rejection> {
+        let Stage::Visiting(visit, _) = &mut context.stage else { return Err(Rejection::InvalidKey) };
+        self.gate.take_place(visit, now)?;
+        self.gate.body_room(visit)
     }
 
     /// From a body, which was read from `start` on, to a lease.
@@ -284,7 +294,9 @@ impl<P> Gated<P> {
     /// Answers a request that is not let in.
     async fn refuse<C>(&self, session: &mut Session, context: &mut Context<C>, rejection: Rejection) -> Result<bool> {
         let reply = respond::Reply::to(&self.gate, &context.stage, &rejection, Now::read());
-        if let Stage::Visiting(_, reason) = &mut context.stage {
+        if let Stage::Visiting(visit, reason) = &mut context.stage {
+            // Whoever is refused may come again at once.
+            visit.place = None;
             *reason = Some(rejection);
         }
         respond::before_body(session, reply).await?;

@@ -201,27 +201,27 @@ async fn a_client_that_resets_its_stream_before_the_answer_is_settled_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_resets_its_stream_in_mid_body_leaves_nothing() {
     let upstream = answering(5).await;
-    let gateway = with_server(&upstream, "max_request_body: 10KiB, max_buffered_bodies: 10KiB");
+    let options = "server: {max_request_body: 10KiB, max_buffered_bodies: 40KiB, ";
+    let keys = one_key(", limits: {concurrent_requests: 2}");
+    let gateway = Gateway::start(&config(&upstream, "").replace("server: {", options), &keys);
     let client = H2c::connect(gateway.address()).await;
-    let full = || async { client.send(SECRET, &chat_of(1000)).await.whole().await.0.status };
-    // Which of two requests finds room first is not in our hands: whoever did not, tries again.
-    let mut halves = Vec::new();
-    let taken = async {
-        while halves.is_empty() || full().await != 503 {
-            let mut half = client.open(SECRET, &[("content-length", "9500")]).await;
-            half.data(&chat_of(9500)[..4000], false);
-            halves.push(half);
+    let status = async |size| client.send(SECRET, &chat_of(size)).await.whole().await.0.status;
+    for _ in 0..5 {
+        let mut part = client.open(SECRET, &[("content-length", "9500")]).await;
+        part.data(&chat_of(9500)[..9499], false);
+        gateway.metric_becomes("keymeter_buffered_body_bytes", 9499.0).await;
+        assert_eq!(status(1000).await, 503, "of 10,240 bytes 741 are left to the key");
+        let mut second = client.open(SECRET, &[("content-length", "500")]).await;
+        second.data(b"{", false);
+        gateway.metric_becomes("keymeter_buffered_body_bytes", 9500.0).await;
+        assert_eq!(status(100).await, 429, "both places are taken");
+        for mut stream in [part, second] {
+            stream.body.send_reset(Reason::CANCEL);
         }
-    };
-    within("the room to be taken", taken).await;
-    for half in &mut halves {
-        half.body.send_reset(Reason::CANCEL);
+        within("the room to come back", async { while status(10 << 10).await != 200 {} }).await;
     }
-    within("the room to come back", async { while full().await != 200 {} }).await;
-    let (answer, _) = client.send(SECRET, &chat_of(10 << 10)).await.whole().await;
-    assert_eq!(answer.status, 200, "all of it is back");
     assert_eq!(gateway.server.drain(Duration::from_secs(10)).await, Drained::Empty);
-    assert!(upstream.received().iter().all(|seen| seen.body.len() != 9500), "half a body went upstream");
+    assert!(upstream.received().iter().all(|seen| seen.body.len() != 9500), "a part of a body went upstream");
 }
 
 #[tokio::test(flavor = "multi_thread")]
