@@ -211,13 +211,7 @@ impl Gate {
         let hash = secret.hash();
         let known = self.resolver.known(&hash);
         if known.is_none() {
-            if self.strangers.is_throttled(from) {
-                self.metrics.unauthorized(Unauthorized::Throttled);
-                return Err(Rejection::Throttled);
-            }
-            if visit.settings.secret_checksum_required && !secret.is_well_formed() {
-                return Err(self.stranger(from, Unauthorized::Malformed));
-            }
+            self.inspect_stranger(&secret, &hash, visit.settings.secret_checksum_required, from)?;
         }
         let (key, bar) = self.key(hash, known, from, now).await?;
         let id = key.record.id.clone();
@@ -297,6 +291,29 @@ impl Gate {
                 Err(Rejection::SourceUnavailable)
             }
         }
+    }
+
+    /// Whether a secret that is not in the cache may be looked up for whoever is at `from`. A key that is in memory is never
+    /// throttled, and what is no key costs no look-up.
+    fn inspect_stranger(
+        &self,
+        secret: &Secret,
+        hash: &KeyHash,
+        checksum_required: bool,
+        from: IpAddr,
+    ) -> Result<(), Rejection> {
+        let is_malformed = checksum_required && !secret.is_well_formed();
+        let is_a_keys = if is_malformed { Some(false) } else { self.resolver.is_a_keys(hash) };
+        let is_throttled = match is_a_keys {
+            Some(true) => false,
+            Some(false) => self.strangers.is_throttled(from),
+            None => self.strangers.is_throttled(from) && !self.strangers.may_look_up(),
+        };
+        if is_throttled {
+            self.metrics.unauthorized(Unauthorized::Throttled);
+            return Err(Rejection::Throttled);
+        }
+        if is_malformed { Err(self.stranger(from, Unauthorized::Malformed)) } else { Ok(()) }
     }
 
     /// Counts a bad key against the address that it came from.
