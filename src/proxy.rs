@@ -314,6 +314,7 @@ fn prepare_upstream_request(request: &mut RequestHeader, stage: &Stage) -> Resul
         Stage::New | Stage::Over => (None, None),
     };
     change_request(request, |headers| {
+        remove_hop_by_hop(headers);
         for name in CREDENTIAL_HEADERS.iter().chain([&header::ACCEPT_ENCODING, &header::EXPECT]) {
             headers.remove(name);
         }

@@ -15,7 +15,7 @@ use crate::{
         client::{events, within},
         gateway::{Gateway, SECRET, config, one_key},
         h2c::H2c,
-        script::{Gate, Script, completion, usage},
+        script::{Gate, Script, Step, completion, usage},
         upstream::ScriptedUpstream,
     },
 };
@@ -181,6 +181,23 @@ async fn a_client_that_resets_its_stream_has_the_upstream_stopped_and_everything
     gate.open();
     let (answer, rest) = client.chat(SECRET, &json!({"model": "m", "stream": true})).await;
     assert_eq!((answer.status, events(&rest).last().map(String::as_str)), (200, Some("[DONE]")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_gateway_says_of_a_failed_upstream_comes_whole() {
+    let (begun, closes) = (Script::sse(&["{}"]), Script::hang().then(Step::Close));
+    let broken = Script { steps: vec![begun.steps[0].clone(), Step::Close], ..begun };
+    for (script, status, ends) in
+        [(closes, 502, "}"), (Script::error(401, "invalid_request_error", "bad key"), 502, "}"), (broken, 200, "}\n\n")]
+    {
+        let upstream = ScriptedUpstream::start(move |_| script.clone()).await;
+        let gateway = Gateway::before(&upstream);
+        let client = H2c::connect(gateway.address()).await;
+        let (answer, body) = client.chat(SECRET, &json!({"model": "m", "stream": true})).await;
+        let text = String::from_utf8(body).unwrap();
+        assert_eq!(answer.status, status, "{text}");
+        assert!(text.contains(r#""code":"upstream_error""#) && text.ends_with(ends), "{text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
