@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use pingora::{
     apps::HttpServerOptions,
     listeners::{L4BufferSettings, ListenerConfig, tls::TlsSettings},
+    protocols::http::v2::server::default_h2_options,
     proxy::http_proxy,
     server::{Fds, ListenFds, configuration::ServerConf},
     services::{Service, background::BackgroundService, listening::Service as Listening},
@@ -48,6 +49,10 @@ pub struct Server {
 
 /// Downstream connections of HTTP/2 that are idle for this long are closed.
 const H2_IDLE: Duration = Duration::from_secs(300);
+
+/// What of a response waits at most in HTTP/2's own buffer of a stream, where 400 KiB would. Pingora writes into it only as far
+/// as the client's window is open, and holds what it has read meanwhile: 64 KiB at a time, in at most 14 pieces.
+const H2_SEND_BUFFER: usize = 64 << 10;
 
 /// A connection that was accepted is known to us only when its handshake is over, for which Pingora gives it a minute.
 const HANDSHAKE: Duration = Duration::from_secs(60);
@@ -180,6 +185,9 @@ fn gateway_service(
     options.h2_idle_timeout = Some(H2_IDLE);
     let mut proxy = http_proxy(&conf, gateway);
     proxy.server_options = Some(options);
+    let mut streams = default_h2_options();
+    streams.max_send_buffer_size(H2_SEND_BUFFER);
+    proxy.h2_options = Some(streams);
     let mut service = Listening::new("gateway".to_owned(), Watched::new(proxy, connections));
     for (index, _) in config.server.listen.iter().enumerate() {
         let listener = ListenerConfig::tcp(Bound::name(index));
