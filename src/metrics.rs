@@ -37,7 +37,6 @@ pub struct Metrics {
     usage: IntCounterVec,
     client_aborts: IntCounter,
     unpriced: IntCounterVec,
-    buffered_bodies: IntGauge,
     upstreams: Upstreams,
     lookups: IntCounterVec,
     source_requests: IntCounterVec,
@@ -98,10 +97,6 @@ impl Metrics {
                 "Responses that used tokens of a model without a price, and so cost nothing.",
                 &["model"],
             )?,
-            buffered_bodies: make.registered(IntGauge::new(
-                "keymeter_buffered_body_bytes",
-                "Bytes of requests' bodies that are held, of server.max_buffered_bodies.",
-            )?)?,
             upstreams: Upstreams::new(&make)?,
             lookups: make.counters_of(
                 "keymeter_key_cache_lookups_total",
@@ -244,11 +239,6 @@ impl Metrics {
     /// Where a response's counts came from.
     pub fn usage_from(&self, source: Source) {
         self.usage.with_label_values(&[source.as_str()]).inc();
-    }
-
-    /// So many bytes of requests' bodies are held.
-    pub fn bodies_hold(&self, bytes: u64) {
-        self.buffered_bodies.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// A client that went away before the end of its response.

@@ -106,6 +106,12 @@ impl Server {
         self.plugin.gate().traces()
     }
 
+    /// Bytes of requests' bodies that are held.
+    #[must_use]
+    pub fn buffered_body_bytes(&self) -> u64 {
+        self.plugin.gate().traffic().body_bytes()
+    }
+
     /// Stops accepting requests, and comes back when the running ones have ended and are recorded, or after `limit`.
     /// The admin address goes on answering meanwhile.
     pub async fn drain(&self, limit: Duration) -> Drained {

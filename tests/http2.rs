@@ -233,11 +233,11 @@ async fn a_client_that_resets_its_stream_in_mid_body_leaves_nothing() {
     for _ in 0..5 {
         let mut part = client.open(SECRET, &[("content-length", "9500")]).await;
         part.data(&chat_of(9500)[..9499], false);
-        gateway.metric_becomes("keymeter_buffered_body_bytes", 9499.0).await;
+        gateway.holds_of_bodies(9499).await;
         assert_eq!(status(1000).await, 503, "of 10,240 bytes 741 are left to the key");
         let mut second = client.open(SECRET, &[("content-length", "500")]).await;
         second.data(b"{", false);
-        gateway.metric_becomes("keymeter_buffered_body_bytes", 9500.0).await;
+        gateway.holds_of_bodies(9500).await;
         assert_eq!(status(100).await, 429, "both places are taken");
         for mut stream in [part, second] {
             stream.body.send_reset(Reason::CANCEL);

@@ -26,7 +26,7 @@ pub struct Server {
     pub tls: Option<Tls>,
     /// At most 1024; `None`: one for each core.
     pub threads: Option<NonZeroUsize>,
-    /// The largest body of a request, in bytes; not more than `max_buffered_bodies`, of which one key gets a quarter.
+    /// The largest body of a request, in bytes; not more than `max_buffered_bodies`.
     pub max_request_body: u64,
     /// The bodies of all requests that may be held at once, in bytes.
     pub max_buffered_bodies: u64,

@@ -13,7 +13,6 @@ impl Gate {
     /// # Errors
     /// When the encoder fails, which it does for inconsistent metrics only.
     pub fn scrape(&self, now: Now) -> Result<String, prometheus::Error> {
-        self.metrics.bodies_hold(self.traffic.body_bytes());
         let mut text = self.metrics.encode()?;
         let keys = self.metrics.keys();
         keys.write_shares(&mut text, |id, limits| self.shares(id, limits, now));

@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use super::traffic::SHARE_OF_ONE_KEY;
 use crate::{
     api::Api,
     config::{self, ClientAddress, Config, InjectUsage, OnClientAbort, OnRevoke},
@@ -74,13 +73,6 @@ impl Settings {
     /// What `config` says.
     #[must_use]
     pub fn of(config: &Config) -> Self {
-        let (one, all) = (config.server.max_request_body, config.server.max_buffered_bodies);
-        if one > all / SHARE_OF_ONE_KEY {
-            tracing::warn!(
-                "`server.max_request_body` ({one} bytes) is more than a quarter of `server.max_buffered_bodies` ({all} bytes), \
-                 which is what one key may hold: longer bodies than that are refused with 503"
-            );
-        }
         let models: Vec<_> =
             config.models.iter().enumerate().map(|(index, model)| Arc::new(Model::of(model, index))).collect();
         Self {

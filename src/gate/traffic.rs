@@ -65,8 +65,8 @@ impl Drop for Presence {
     }
 }
 
-/// One key holds at most this part of the room for all bodies.
-pub(super) const SHARE_OF_ONE_KEY: u64 = 4;
+/// One key holds at most this part of the room for all bodies, or a single body.
+const SHARE_OF_ONE_KEY: u64 = 4;
 
 /// Room for a body, given back when this is dropped.
 pub struct BodyRoom {
@@ -85,10 +85,11 @@ impl BodyRoom {
     ///
     /// # Errors
     /// When all bodies together would be over their room, or those of this key over a quarter of it. Nothing is taken then.
+    /// A body that is the only one of its key may be larger: else one that is allowed, in a small room, could never come.
     pub fn take(&mut self, bytes: u64) -> Result<(), NoRoom> {
-        let of_key = &self.account.buffered;
-        add(of_key, bytes, self.max / SHARE_OF_ONE_KEY)?;
-        if let Err(no_room) = add(&self.traffic.body_bytes, bytes, self.max) {
+        let (of_key, quarter) = (&self.account.buffered, self.max / SHARE_OF_ONE_KEY);
+        add(of_key, bytes, |held, total| total <= quarter || held == self.bytes)?;
+        if let Err(no_room) = add(&self.traffic.body_bytes, bytes, |_, total| total <= self.max) {
             of_key.fetch_sub(bytes, Ordering::AcqRel);
             return Err(no_room);
         }
@@ -104,9 +105,9 @@ impl BodyRoom {
     }
 }
 
-/// Adds `bytes` to what is `held`, if that is at most `max` then.
-fn add(held: &AtomicU64, bytes: u64, max: u64) -> Result<(), NoRoom> {
-    let more = |held: u64| held.checked_add(bytes).filter(|total| *total <= max);
+/// Adds `bytes` to what is `held`, if what is held and the sum may be so.
+fn add(held: &AtomicU64, bytes: u64, may: impl Fn(u64, u64) -> bool) -> Result<(), NoRoom> {
+    let more = |held: u64| held.checked_add(bytes).filter(|total| may(held, *total));
     held.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).map(drop).map_err(|_| NoRoom)
 }
 
@@ -159,7 +160,18 @@ mod tests {
         );
         assert_eq!(traffic.body_room(b, 1000).take(250), Ok(()), "another has its own");
         drop(first);
-        assert_eq!((second.take(101), second.take(100)), (Err(NoRoom), Ok(())));
+        assert_eq!(second.take(100), Ok(()));
+    }
+
+    #[test]
+    fn a_body_that_is_its_keys_only_one_may_be_larger() {
+        let traffic = Arc::new(Traffic::default());
+        let [a, b] = accounts(["key_a", "key_b"]);
+        let (mut first, mut second) = (traffic.body_room(a.clone(), 1000), traffic.body_room(a, 1000));
+        assert_eq!((first.take(250), first.take(350), second.take(1)), (Ok(()), Ok(()), Err(NoRoom)));
+        assert_eq!((traffic.body_room(b, 1000).take(250), first.take(401)), (Ok(()), Err(NoRoom)));
+        drop(first);
+        assert_eq!((second.take(100), second.take(900), second.take(1)), (Ok(()), Ok(()), Err(NoRoom)));
     }
 
     #[test]

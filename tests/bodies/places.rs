@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keymeter::server::Drained;
 
-use super::{Interim, chat_of, head, request, room::held};
+use super::{Interim, chat_of, head, request};
 use crate::{
     admission::{answering, answering_behind},
     support::{
@@ -142,7 +142,7 @@ async fn a_client_that_leaves_in_mid_body_gives_its_place_back() {
         drop(client);
         is_free(&gateway, "the client left").await;
     }
-    self::held(&gateway, 0).await;
+    gateway.holds_of_bodies(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,13 +41,8 @@ async fn almost_sent(gateway: &Gateway, size: usize) -> Interim {
     client.send(&head(&format!("expect: 100-continue\r\ncontent-length: {size}"))).await;
     assert_eq!(client.next().await, "HTTP/1.1 100 Continue");
     client.send(&chat_of(size)[..size - 1]).await;
-    held(gateway, size - 1).await;
+    gateway.holds_of_bodies(size as u64 - 1).await;
     client
-}
-
-/// Waits until so many bytes of bodies are held.
-pub async fn held(gateway: &Gateway, bytes: usize) {
-    gateway.metric_becomes("keymeter_buffered_body_bytes", f64::from(u32::try_from(bytes).unwrap())).await;
 }
 
 /// Asserts that a body of 1000 bytes finds no room, and one of 100 does.
@@ -106,15 +101,15 @@ async fn one_key_fills_a_quarter_of_the_room_and_is_refused_alone() {
     let (mut parts, mut sent) = (Vec::new(), 0);
     for full in 0..4 {
         assert_eq!(small(full).await, 200, "each has its quarter");
-        held(&gateway, sent).await;
+        gateway.holds_of_bodies(sent).await;
         // Several bodies of one key count together.
         for size in [5000, 4900] {
             let mut client = Interim::to(&gateway).await;
             client.send(&of(full, &head(&format!("expect: 100-continue\r\ncontent-length: {size}")))).await;
             assert_eq!(client.next().await, "HTTP/1.1 100 Continue");
             client.send(&chat_of(size)[..size - 1]).await;
-            sent += size - 1;
-            held(&gateway, sent).await;
+            sent += size as u64 - 1;
+            gateway.holds_of_bodies(sent).await;
             parts.push(client);
         }
         assert_eq!(small(full).await, 503);
@@ -124,10 +119,10 @@ async fn one_key_fills_a_quarter_of_the_room_and_is_refused_alone() {
     for (size, status) in [(1368, 200), (1369, 503), (1000, 200)] {
         last.send_raw(&of(4, &request(&chat_of(size)))).await;
         assert_eq!(last.response().await.status, status, "{size}");
-        held(&gateway, sent).await;
+        gateway.holds_of_bodies(sent).await;
     }
     drop(parts);
-    held(&gateway, 0).await;
+    gateway.holds_of_bodies(0).await;
     for number in 0..5 {
         assert_eq!(small(number).await, 200, "all of it comes back");
     }

@@ -217,13 +217,13 @@ async fn a_body_that_does_not_come_takes_a_place_at_its_gateway_and_nothing_of_t
     let line = format!("authorization: Bearer {}", secret(0));
     let head = format!("POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\n{line}\r\ncontent-length: 1000\r\n\r\n{{");
     waiting.send_raw(head.as_bytes()).await;
-    gateways[0].metric_becomes("keymeter_buffered_body_bytes", 1.0).await;
+    gateways[0].holds_of_bodies(1).await;
     let refused = ask(&mut gateways[0].connect().await, 0).await;
     assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")), "{}", refused.text());
     let elsewhere = ask(&mut gateways[1].connect().await, 0).await;
     assert_eq!((elsewhere.status, elsewhere.header("x-ratelimit-remaining-requests")), (200, Some("4")));
     drop(waiting);
-    gateways[0].metric_becomes("keymeter_buffered_body_bytes", 0.0).await;
+    gateways[0].holds_of_bodies(0).await;
     let mut left = 0;
     // The other gateway's request may still be there for a moment.
     within("the place to come back", async {
