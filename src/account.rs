@@ -24,6 +24,8 @@ pub struct Account {
     pub counters: Counters,
     /// Shown to Prometheus.
     pub metrics: Arc<KeyMetrics>,
+    /// Bytes of the bodies of its requests that are held.
+    pub buffered: AtomicU64,
     revision: AtomicU32,
     gone: AtomicBool,
     /// The moment in nanoseconds and one; 0: it exists.
@@ -144,6 +146,7 @@ impl Accounts {
         Account {
             counters: Counters::default(),
             metrics: self.metrics.keys().of(id),
+            buffered: AtomicU64::new(0),
             revision: AtomicU32::new(0),
             gone: AtomicBool::new(false),
             deleted_since: AtomicU64::new(0),

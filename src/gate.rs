@@ -30,7 +30,7 @@ pub use self::{
     outcome::{Client, Outcome},
     prompt::Prompt,
     settings::{Model, Route, Settings},
-    traffic::{BodyRoom, Presence, Traffic},
+    traffic::{BodyRoom, NoRoom, Presence, Traffic},
     visit::{RequestId, Visit},
 };
 use self::{
@@ -38,12 +38,13 @@ use self::{
     planned::Planned,
 };
 use crate::{
+    account::Holder,
     api::Endpoint,
     body::{Change, Scanned},
     config::OnClientAbort,
-    key::{Bar, KeyHash},
+    key::{Bar, KeyHash, Secret},
     ledger::{Courier, Ledger},
-    limit::{LearnedModels, Limits, Moment, Plan, Standing, Strangers},
+    limit::{LearnedModels, Limits, Moment, Place, Plan, Standing, Strangers},
     metrics::{Metrics, Unauthorized},
     rejection::Rejection,
     resolve::{Key, ResolveFault, Resolver},
@@ -210,13 +211,7 @@ impl Gate {
         let hash = secret.hash();
         let known = self.resolver.known(&hash);
         if known.is_none() {
-            if self.strangers.is_throttled(from) {
-                self.metrics.unauthorized(Unauthorized::Throttled);
-                return Err(Rejection::Throttled);
-            }
-            if visit.settings.secret_checksum_required && !secret.is_well_formed() {
-                return Err(self.stranger(from, Unauthorized::Malformed));
-            }
+            self.inspect_stranger(&secret, &hash, visit.settings.secret_checksum_required, from)?;
         }
         let (key, bar) = self.key(hash, known, from, now).await?;
         let id = key.record.id.clone();
@@ -236,7 +231,45 @@ impl Gate {
         }
         let (key, bar) = self.key(hash, self.resolver.known(&hash), from, now).await?;
         visit.key = Some(key);
-        bar.map_or(Ok(()), |bar| Err(Rejection::of_bar(bar, id)))
+        match bar {
+            Some(bar) => Err(Rejection::of_bar(bar, id)),
+            // The secret may have become another key's.
+            None => self.take_place(visit, now),
+        }
+    }
+
+    /// Takes the request's place among those of its key that run, before its body is read, so that a key's unfinished
+    /// bodies are at most as many as it may run. It is given back with the visit, or goes on with the admitted request.
+    /// Where limits are shared this is the place here, which costs no question: the others count it with the admission.
+    ///
+    /// # Errors
+    /// When as many of the key's requests run as may.
+    pub fn take_place(&self, visit: &mut Visit, now: Now) -> Result<(), Rejection> {
+        let Some(Key { account, record, .. }) = visit.key.as_deref() else { return Err(Rejection::InvalidKey) };
+        if visit.place.as_ref().is_some_and(|place| Arc::ptr_eq(&place.owner().0, account)) {
+            return Ok(());
+        }
+        let limits = visit.settings.limits_of(record);
+        let here = self.sharing(&limits).map_or(limits, |shared| shared.limits_here(&limits, now.moment));
+        match Place::take(Holder(account.clone()), here.concurrent_requests) {
+            Ok(place) => {
+                visit.place = Some(place);
+                Ok(())
+            }
+            Err(refusal) => {
+                account.metrics.held_to(&here);
+                Err(Rejection::OverLimit { key: record.id.clone(), refusal })
+            }
+        }
+    }
+
+    /// Where the request's body is counted as it arrives.
+    ///
+    /// # Errors
+    /// When it has no key.
+    pub fn body_room(&self, visit: &Visit) -> Result<BodyRoom, Rejection> {
+        let key = visit.key.as_ref().ok_or(Rejection::InvalidKey)?;
+        Ok(self.traffic.body_room(key.account.clone(), visit.settings.max_buffered_bodies))
     }
 
     /// The key that a secret with `hash` belongs to, and why that may not be used, if it may not.
@@ -264,6 +297,29 @@ impl Gate {
     pub fn malformed(&self, from: IpAddr) {
         self.strangers.bad_key(from);
         self.metrics.malformed_request();
+    }
+
+    /// Whether a secret that is not in the cache may be looked up for whoever is at `from`. A key that is in memory is never
+    /// throttled, and what is no key costs no look-up.
+    fn inspect_stranger(
+        &self,
+        secret: &Secret,
+        hash: &KeyHash,
+        checksum_required: bool,
+        from: IpAddr,
+    ) -> Result<(), Rejection> {
+        let is_malformed = checksum_required && !secret.is_well_formed();
+        let is_a_keys = if is_malformed { Some(false) } else { self.resolver.is_a_keys(hash) };
+        let is_throttled = match is_a_keys {
+            Some(true) => false,
+            Some(false) => self.strangers.is_throttled(from),
+            None => self.strangers.is_throttled(from) && !self.strangers.may_look_up(),
+        };
+        if is_throttled {
+            self.metrics.unauthorized(Unauthorized::Throttled);
+            return Err(Rejection::Throttled);
+        }
+        if is_malformed { Err(self.stranger(from, Unauthorized::Malformed)) } else { Ok(()) }
     }
 
     /// Counts a bad key against the address that it came from.
@@ -361,7 +417,7 @@ impl Gate {
     /// The lease of a request whose limits are reserved, once its wallet's money is, too.
     fn leased(
         self: &Arc<Self>,
-        plan: Planned,
+        mut plan: Planned,
         limits: Result<HeldLimits, Rejection>,
         scanned: &Scanned,
         trust: Trust,
@@ -374,7 +430,8 @@ impl Gate {
             match purse.reserve(cost, trust, now.moment) {
                 Ok(hold) => Ok(Held { limits, money: Some(hold) }),
                 Err(short) => {
-                    limits.cancel();
+                    // Its body is held while the wallet's keeper is asked, and so is its place.
+                    plan.visit.place = Some(limits.cancel());
                     let ask = (short != Short::Empty).then(|| Ask { purse: purse.clone(), cost });
                     Err((Rejection::NoBalance(plan.admitted.key.record.id.clone()), ask))
                 }

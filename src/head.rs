@@ -2,7 +2,7 @@
 //! goes through both by way of names that it parses anew. Names compare without regard to case (RFC 9110, section 5.1), so
 //! the spelling is let go of, and headers are put straight into the one map: for a seventh of the instructions.
 
-use http::{HeaderMap, HeaderValue, request, response};
+use http::{HeaderMap, HeaderName, HeaderValue, header, request, response};
 use pingora::{
     http::{RequestHeader, ResponseHeader},
     prelude::Result,
@@ -41,6 +41,32 @@ pub fn change_response(head: &mut ResponseHeader, change: impl FnOnce(&mut Heade
     reason.map_or(Ok(()), |reason| head.set_reason_phrase(Some(&reason)))
 }
 
+/// What concerns one connection alone, beside what `Connection` names (RFC 9110, section 7.6.1; the last is of RFC 7540).
+static OF_ONE_CONNECTION: [HeaderName; 8] = [
+    header::CONNECTION,
+    header::UPGRADE,
+    header::TE,
+    header::TRAILER,
+    header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+];
+
+/// Where a message goes and where it ends: whoever names one of these in `Connection` does not get rid of it.
+static OF_THE_MESSAGE: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+
+/// Takes out of a request what concerns the client's connection alone.
+pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named =
+        headers.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let named = named.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
+    let named: Vec<_> = named.filter(|name| !OF_THE_MESSAGE.contains(name)).collect();
+    for name in named.iter().chain(&OF_ONE_CONNECTION) {
+        headers.remove(name);
+    }
+}
+
 /// Text of our own as a header's value: it is visible ASCII, and were it not, the value would be empty.
 #[must_use]
 pub fn header_value(text: String) -> HeaderValue {
@@ -49,7 +75,7 @@ pub fn header_value(text: String) -> HeaderValue {
 
 #[cfg(test)]
 mod tests {
-    use http::{Version, header};
+    use http::Version;
 
     use super::*;
 
@@ -86,6 +112,35 @@ mod tests {
         head.set_send_end_stream(false);
         change_request(&mut head, |_| {}).unwrap();
         assert_eq!(head.send_end_stream(), Some(false));
+    }
+
+    #[test]
+    fn what_concerns_one_connection_does_not_go_on_and_what_ends_the_message_stays() {
+        let lines = [
+            ("connection", "close, X-One ,,x-two"),
+            ("connection", "\u{e9}, x-three, upgrade, content-length, host, transfer-encoding"),
+            ("upgrade", "websocket"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("trailer", "x-sum"),
+            ("proxy-connection", "close"),
+            ("proxy-authorization", "Basic eA=="),
+            ("x-one", "1"),
+            ("x-one", "again"),
+            ("x-two", "2"),
+            ("x-three", "3"),
+            ("x-four", "4"),
+            ("host", "h"),
+            ("content-length", "5"),
+            ("transfer-encoding", "chunked"),
+        ];
+        let lines = lines
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap()));
+        let mut headers: HeaderMap = lines.into_iter().collect();
+        remove_hop_by_hop(&mut headers);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["content-length", "host", "transfer-encoding", "x-four"]);
     }
 
     #[test]

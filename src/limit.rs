@@ -12,7 +12,7 @@ mod tests;
 use std::{error::Error, fmt, num::NonZeroU64, str::FromStr};
 
 pub(crate) use counters::{CONCURRENCY_WAIT, MOST_TOKENS};
-pub use counters::{Counters, Level, Over, Refusal, Reservation, Standing};
+pub use counters::{Counters, Level, Over, Place, Refusal, Reservation, Standing};
 pub use learned::{Learned, LearnedModels, certain_prompt};
 pub use strangers::Strangers;
 pub use window::{Moment, SPAN};

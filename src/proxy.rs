@@ -30,8 +30,10 @@ use crate::{
     body::Scanned,
     config::Upstream,
     connection::Connection,
-    gate::{CREDENTIAL_HEADERS, Client, Gate, Lease, Now, Outcome, Presence, RequestId, Route, Settings, Visit},
-    head::{change_request, header_value},
+    gate::{
+        BodyRoom, CREDENTIAL_HEADERS, Client, Gate, Lease, Now, Outcome, Presence, RequestId, Route, Settings, Visit,
+    },
+    head::{change_request, header_value, remove_hop_by_hop},
     key::KeyRecord,
     rejection::Rejection,
     resolve::Key,
@@ -187,7 +189,7 @@ impl Running {
 }
 
 impl<P> Gated<P> {
-    /// The way of a request up to its lease: head, key, body, limits.
+    /// The way of a request up to its lease: head, key, place, body, limits.
     async fn enter<C>(&self, session: &mut Session, context: &mut Context<C>) -> Result<(), Rejection> {
         let now = Now::read();
         let head = session.req_header();
@@ -207,7 +209,8 @@ impl<P> Gated<P> {
         identified?;
         match call {
             Ok(Call::Inference { endpoint, model }) => {
-                let body = receive(session, self.gate.traffic(), &settings).await?;
+                let room = self.expect_body(context, now)?;
+                let body = receive(session, room, &settings).await?;
                 let start = Now::read();
                 if let Stage::Visiting(visit, _) = &mut context.stage {
                     self.gate.confirm(visit, from, start).await?;
@@ -218,6 +221,13 @@ impl<P> Gated<P> {
             Ok(_) => Ok(()),
             Err(unrecognised) => Err(respond::unrecognised(unrecognised, session.req_header())),
         }
+    }
+
+    /// Takes the request's place, and says where its body is counted.
+    fn expect_body<C>(&self, context: &mut Context<C>, now: Now) -> Result<BodyRoom, Rejection> {
+        let Stage::Visiting(visit, _) = &mut context.stage else { return Err(Rejection::InvalidKey) };
+        self.gate.take_place(visit, now)?;
+        self.gate.body_room(visit)
     }
 
     /// From a body, which was read from `start` on, to a lease.
@@ -283,7 +293,9 @@ impl<P> Gated<P> {
     /// Answers a request that is not let in.
     async fn refuse<C>(&self, session: &mut Session, context: &mut Context<C>, rejection: Rejection) -> Result<bool> {
         let reply = respond::Reply::to(&self.gate, &context.stage, &rejection, Now::read());
-        if let Stage::Visiting(_, reason) = &mut context.stage {
+        if let Stage::Visiting(visit, reason) = &mut context.stage {
+            // Whoever is refused may come again at once.
+            visit.place = None;
             *reason = Some(rejection);
         }
         respond::before_body(session, reply).await?;
@@ -301,6 +313,7 @@ fn prepare_upstream_request(request: &mut RequestHeader, stage: &Stage) -> Resul
         Stage::New | Stage::Over => (None, None),
     };
     change_request(request, |headers| {
+        remove_hop_by_hop(headers);
         for name in CREDENTIAL_HEADERS.iter().chain([&header::ACCEPT_ENCODING, &header::EXPECT]) {
             headers.remove(name);
         }

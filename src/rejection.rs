@@ -292,6 +292,12 @@ impl Rejection {
         self.status() == StatusCode::TOO_MANY_REQUESTS && self.retry_after().is_none_or(|wait| wait > MINUTE)
     }
 
+    /// Whether it is not known where the request ends: whatever follows on its connection could be a part of it.
+    #[must_use]
+    pub fn loses_the_end(&self) -> bool {
+        matches!(self, Self::AmbiguousFraming | Self::BodyCut | Self::BodyTimeout(_))
+    }
+
     /// The reason under which a known key's refusal is counted.
     #[must_use]
     pub fn refused(&self) -> Option<Refused> {

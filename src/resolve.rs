@@ -51,6 +51,12 @@ pub trait KeySource: Send + Sync + 'static {
 
     /// Whether the source has ever answered.
     fn has_answered(&self) -> bool;
+
+    /// Whether there is a key with `hash`, where the source holds all of them in memory; `None`: it is to be asked.
+    fn holds(&self, hash: &KeyHash) -> Option<bool> {
+        let _ = hash;
+        None
+    }
 }
 
 /// What a source says of a secret.
@@ -203,6 +209,12 @@ impl Resolver {
     #[must_use]
     pub fn known(&self, hash: &KeyHash) -> Option<Arc<Key>> {
         self.known.get(hash)
+    }
+
+    /// Whether the secret with `hash` is a key's, as far as that is known without a look-up.
+    #[must_use]
+    pub fn is_a_keys(&self, hash: &KeyHash) -> Option<bool> {
+        self.source.holds(hash).or_else(|| self.is_known_to_be_unknown(hash).then_some(false))
     }
 
     /// What the keys that were met have used.

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use pingora::{
     apps::HttpServerOptions,
     listeners::tls::{Acceptor, TlsSettings},
+    protocols::http::v2::server::default_h2_options,
     proxy::{HttpProxy, http_proxy},
     server::configuration::ServerConf,
     services::background::BackgroundService,
@@ -58,6 +59,10 @@ pub struct Server {
     stop_admin: watch::Sender<bool>,
     stop_rest: watch::Sender<bool>,
 }
+
+/// What of a response waits at most in HTTP/2's own buffer of a stream, where 400 KiB would. Pingora writes into it only as far
+/// as the client's window is open, and holds what it has read meanwhile: 64 KiB at a time, in at most 14 pieces.
+const H2_SEND_BUFFER: usize = 64 << 10;
 
 /// The last records get so long to be sent; what is left then the next process sends.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
@@ -109,6 +114,12 @@ impl Server {
     #[must_use]
     pub fn traces(&self) -> Option<&Arc<Traces>> {
         self.plugin.gate().traces()
+    }
+
+    /// Bytes of requests' bodies that are held.
+    #[must_use]
+    pub fn buffered_body_bytes(&self) -> u64 {
+        self.plugin.gate().traffic().body_bytes()
     }
 
     /// Stops accepting requests, and comes back when the running ones have ended and are recorded, or after `limit`.
@@ -216,6 +227,9 @@ fn gateway_app(gateway: Gated<Gateway>) -> HttpProxy<Gated<Gateway>> {
     options.h2c = true;
     let mut proxy = http_proxy(&Arc::new(ServerConf::default()), gateway);
     proxy.server_options = Some(options);
+    let mut streams = default_h2_options();
+    streams.max_send_buffer_size(H2_SEND_BUFFER);
+    proxy.h2_options = Some(streams);
     proxy
 }
 

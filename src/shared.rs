@@ -131,6 +131,17 @@ impl SharedLimits {
         answer
     }
 
+    /// What of `limits` this gateway holds a key to by itself at `now`: all of it while the server is asked, for that
+    /// counts more than what is here, and its share otherwise.
+    #[must_use]
+    pub fn limits_here(&self, limits: &Limits, now: Moment) -> Limits {
+        let is_asked = !self.mode.is_known() || self.is_trusted(now);
+        match self.terms.when_unreachable {
+            WhenUnreachable::LocalShare if !is_asked => limits.share(self.mode.gateways()),
+            WhenUnreachable::LocalShare | WhenUnreachable::Refuse => *limits,
+        }
+    }
+
     /// A request that this gateway admits by itself, while the server is of no use.
     pub fn admitted_here(self: &Arc<Self>, key: &KeyId, limits: &Limits) -> Ticket {
         let name = self.new_name();

@@ -18,6 +18,7 @@ use pingora::{
     http::RequestHeader,
     prelude::{Error, HttpPeer, Result},
     protocols::{ALPN, tls::CaType},
+    upstreams::peer::HttpUpstreamRequestPolicy,
     utils::tls::{WrappedX509, parse_x509},
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject};
@@ -64,6 +65,8 @@ impl Dialer {
         options.idle_timeout = Some(IDLE);
         options.alpn = if url.tls { ALPN::H2H1 } else { ALPN::H1 };
         options.max_h2_streams = H2_STREAMS;
+        // The gate takes out what concerns the client's connection, and refuses nobody for a `Connection` that is odd.
+        options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
         options.ca = self.authorities(upstream).map_err(Error::into_up)?;
         Ok(Box::new(peer))
     }

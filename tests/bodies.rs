@@ -1,6 +1,9 @@
 //! A request's body is read once, whatever its size and however it comes, and reaches the upstream as it came.
 
 pub mod additions;
+mod broken;
+mod connection;
+mod places;
 mod room;
 
 use std::time::Duration;

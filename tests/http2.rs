@@ -1,12 +1,19 @@
 //! Everything that holds for HTTP/1.1 holds for HTTP/2, in cleartext and over TLS, and one stream does not harm another.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU16, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::{StreamExt, future::join_all};
 use h2::Reason;
 use keymeter::server::Drained;
 use reqwest::{Certificate, Version};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     admission::{answering, answering_behind, chat},
@@ -15,7 +22,7 @@ use crate::{
         client::{events, within},
         gateway::{Gateway, SECRET, config, one_key},
         h2c::H2c,
-        script::{Gate, Script, completion, usage},
+        script::{Gate, Script, Step, completion, usage},
         upstream::ScriptedUpstream,
     },
 };
@@ -184,6 +191,23 @@ async fn a_client_that_resets_its_stream_has_the_upstream_stopped_and_everything
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_gateway_says_of_a_failed_upstream_comes_whole() {
+    let (begun, closes) = (Script::sse(&["{}"]), Script::hang().then(Step::Close));
+    let broken = Script { steps: vec![begun.steps[0].clone(), Step::Close], ..begun };
+    for (script, status, ends) in
+        [(closes, 502, "}"), (Script::error(401, "invalid_request_error", "bad key"), 502, "}"), (broken, 200, "}\n\n")]
+    {
+        let upstream = ScriptedUpstream::start(move |_| script.clone()).await;
+        let gateway = Gateway::before(&upstream);
+        let client = H2c::connect(gateway.address()).await;
+        let (answer, body) = client.chat(SECRET, &json!({"model": "m", "stream": true})).await;
+        let text = String::from_utf8(body).unwrap();
+        assert_eq!(answer.status, status, "{text}");
+        assert!(text.contains(r#""code":"upstream_error""#) && text.ends_with(ends), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_resets_its_stream_before_the_answer_is_settled_too() {
     let gate = Gate::new();
     let upstream = answering_behind(&gate).await;
@@ -201,27 +225,27 @@ async fn a_client_that_resets_its_stream_before_the_answer_is_settled_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_resets_its_stream_in_mid_body_leaves_nothing() {
     let upstream = answering(5).await;
-    let gateway = with_server(&upstream, "max_request_body: 10KiB, max_buffered_bodies: 10KiB");
+    let options = "server: {max_request_body: 10KiB, max_buffered_bodies: 40KiB, ";
+    let keys = one_key(", limits: {concurrent_requests: 2}");
+    let gateway = Gateway::start(&config(&upstream, "").replace("server: {", options), &keys);
     let client = H2c::connect(gateway.address()).await;
-    let full = || async { client.send(SECRET, &chat_of(1000)).await.whole().await.0.status };
-    // Which of two requests finds room first is not in our hands: whoever did not, tries again.
-    let mut halves = Vec::new();
-    let taken = async {
-        while halves.is_empty() || full().await != 503 {
-            let mut half = client.open(SECRET, &[("content-length", "9500")]).await;
-            half.data(&chat_of(9500)[..4000], false);
-            halves.push(half);
+    let status = async |size| client.send(SECRET, &chat_of(size)).await.whole().await.0.status;
+    for _ in 0..5 {
+        let mut part = client.open(SECRET, &[("content-length", "9500")]).await;
+        part.data(&chat_of(9500)[..9499], false);
+        gateway.holds_of_bodies(9499).await;
+        assert_eq!(status(1000).await, 503, "of 10,240 bytes 741 are left to the key");
+        let mut second = client.open(SECRET, &[("content-length", "500")]).await;
+        second.data(b"{", false);
+        gateway.holds_of_bodies(9500).await;
+        assert_eq!(status(100).await, 429, "both places are taken");
+        for mut stream in [part, second] {
+            stream.body.send_reset(Reason::CANCEL);
         }
-    };
-    within("the room to be taken", taken).await;
-    for half in &mut halves {
-        half.body.send_reset(Reason::CANCEL);
+        within("the room to come back", async { while status(10 << 10).await != 200 {} }).await;
     }
-    within("the room to come back", async { while full().await != 200 {} }).await;
-    let (answer, _) = client.send(SECRET, &chat_of(10 << 10)).await.whole().await;
-    assert_eq!(answer.status, 200, "all of it is back");
     assert_eq!(gateway.server.drain(Duration::from_secs(10)).await, Drained::Empty);
-    assert!(upstream.received().iter().all(|seen| seen.body.len() != 9500), "half a body went upstream");
+    assert!(upstream.received().iter().all(|seen| seen.body.len() != 9500), "a part of a body went upstream");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -286,5 +310,84 @@ async fn over_tls_the_client_chooses_between_http_1_1_and_http_2() {
         }
         let refusal = client.post(&url).bearer_auth("sk-nobody").body(chat_of(100)).send().await.unwrap();
         assert_eq!(refusal.status().as_u16(), 401);
+    }
+}
+
+/// Bytes of the connection between these ports that the kernel holds, on either side.
+fn in_the_kernel(from: u16, to: u16) -> u64 {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let number = |text: &str| u64::from_str_radix(text, 16).unwrap();
+    let port = |address: &str| number(address.split_once(':').unwrap().1);
+    let connections = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let queues = connections.map(|fields| (port(fields[1]), port(fields[2]), fields[4].split_once(':').unwrap()));
+    let ours = queues.map(|(local, remote, (sent, received))| match (local, remote) {
+        _ if (local, remote) == (from.into(), to.into()) => number(sent),
+        _ if (local, remote) == (to.into(), from.into()) => number(received),
+        _ => 0,
+    });
+    ours.sum()
+}
+
+/// An upstream whose responses never end: what it could send of each is counted, with the ports of its connection.
+async fn endless(streams: usize) -> (std::net::SocketAddr, Vec<Arc<Endless>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let all: Vec<_> = (0..streams).map(|_| Arc::new(Endless::default())).collect();
+    let serving = all.clone();
+    tokio::spawn(async move {
+        for endless in serving {
+            let (mut stream, peer) = listener.accept().await.unwrap();
+            endless.peer.store(peer.port(), Ordering::SeqCst);
+            tokio::spawn(async move {
+                let mut head = [0; 4096];
+                let _ = stream.read(&mut head).await.unwrap();
+                let head = b"HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\n\r\n";
+                stream.write_all(head).await.unwrap();
+                while let Ok(sent) = stream.write(&[b'x'; 16_384]).await {
+                    endless.sent.fetch_add(sent as u64, Ordering::SeqCst);
+                }
+            });
+        }
+    });
+    (address, all)
+}
+
+#[derive(Default)]
+struct Endless {
+    peer: AtomicU16,
+    sent: AtomicU64,
+}
+
+/// A client that opens streams and takes nothing of them fills the gateway's memory so far and no further, however long its
+/// upstream goes on: Pingora reads up to 64 KiB at once and passes at most 14 such pieces from one hand to the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_whose_window_is_closed_holds_what_pingora_has_in_hand_and_no_more() {
+    const STREAMS: usize = 10;
+    const MOST: u64 = 14 * 65_536;
+    let (address, all) = endless(STREAMS).await;
+    let upstream = answering(5).await;
+    let configuration = config(&upstream, "").replace(&upstream.address.to_string(), &address.to_string());
+    let gateway = Gateway::start(&configuration, &one_key(""));
+    let client = H2c::with_window(gateway.address(), 0).await;
+    let mut answers = Vec::new();
+    for _ in 0..STREAMS {
+        answers.push(client.send(SECRET, &chat_of(100)).await.head().await);
+    }
+    let sent = || all.iter().map(|endless| endless.sent.load(Ordering::SeqCst)).collect::<Vec<_>>();
+    let stalled = async {
+        let mut before = sent();
+        loop {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let now = std::mem::replace(&mut before, sent());
+            if now == before && before.iter().all(|sent| *sent > 0) {
+                return;
+            }
+        }
+    };
+    within("the upstream to be held up", stalled).await;
+    for endless in &all {
+        let kernel = in_the_kernel(address.port(), endless.peer.load(Ordering::SeqCst));
+        let held = endless.sent.load(Ordering::SeqCst).saturating_sub(kernel);
+        assert!(held <= MOST, "{held} bytes are held");
     }
 }

@@ -87,6 +87,56 @@ async fn a_key_is_looked_up_once_by_its_hash_with_our_token() {
     assert_eq!(asked[0].path, format!("/v1/keys/{}", Secret::new(SECRET).hash().to_hex()));
 }
 
+/// A chat request from one address, whose answer's status matters alone.
+async fn from_one_address(client: &mut Client, secret: &str) -> Response {
+    let headers = [("x-api-key", secret), ("x-forwarded-for", "192.0.2.1")];
+    client.request("POST", "/v1/chat/completions", &headers, chat("m", "Hello", false).to_string().as_bytes()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_new_comes_through_a_flood_from_its_address_and_the_service_sees_a_tenth_of_that() {
+    let (upstream, service) = (answering().await, KeyService::start().await);
+    let gateway = gateway(&upstream, &service, "", "");
+    gateway.metric_becomes("keymeter_key_events_connected", 1.0).await;
+    let mut client = gateway.connect().await;
+    let mut bad = 0;
+    let mut flood = async |client: &mut Client| {
+        bad += 1;
+        from_one_address(client, &format!("sk-bad-{bad}")).await
+    };
+    while flood(&mut client).await.status != 429 {}
+    // The sketch counts by the second, in which there may be twenty more before it throttles again.
+    let before = service.look_ups().len();
+    let (mut throttled, mut made) = (0, 0);
+    for _ in 0..200 {
+        match flood(&mut client).await.status {
+            429 => throttled += 1,
+            401 => made += 1,
+            other => panic!("status {other}"),
+        }
+    }
+    assert_eq!(service.look_ups().len() - before, made, "what is throttled is not looked up");
+    let seconds = 10;
+    assert!(throttled > 0 && made <= 200 / 10 + 20 * seconds, "{made} of 200 were looked up");
+
+    service.set(record());
+    let mut tries = 0;
+    loop {
+        flood(&mut client).await;
+        tries += 1;
+        let answer = from_one_address(&mut client, SECRET).await;
+        if answer.status == 200 {
+            break;
+        }
+        assert_eq!((answer.status, answer.header("retry-after")), (429, Some("1")));
+        assert!(tries < 100, "it does not come through");
+    }
+    for _ in 0..20 {
+        flood(&mut client).await;
+        assert_eq!(from_one_address(&mut client, SECRET).await.status, 200, "from then on it is never throttled");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn many_misses_at_once_are_one_question() {
     let (upstream, service) = (answering().await, KeyService::start().await);

@@ -37,17 +37,16 @@ impl ClientAddress {
 }
 
 /// The last address in the header that is not a trusted proxy's. Each proxy appends the
-/// address that it was spoken to by, so whatever stands further left is hearsay.
+/// address that it was spoken to by, so whatever stands further left is hearsay: also left of what cannot be read.
 fn forwarded(from: &ClientAddress, headers: &http::HeaderMap, peer: IpAddr) -> IpAddr {
     let is_trusted = |address: &IpAddr| from.trusted.iter().any(|network| is_within(network, address));
     if !is_trusted(&peer) {
         return peer;
     }
-    let values: Vec<_> = headers.get_all(&from.header).iter().filter_map(|value| value.to_str().ok()).collect();
-    let addresses =
-        values.iter().rev().flat_map(|value| value.rsplit(',')).map_while(|part| parse_address(part.trim()));
+    let values: Vec<_> = headers.get_all(&from.header).iter().map(http::HeaderValue::as_bytes).collect();
+    let parts = values.iter().rev().flat_map(|value| value.rsplit(|byte| *byte == b','));
     let mut nearest = peer;
-    for address in addresses {
+    for address in parts.map_while(|part| parse_address(part.trim_ascii())) {
         nearest = address;
         if !is_trusted(&address) {
             break;
@@ -66,35 +65,66 @@ fn is_within(network: &IpNet, address: &IpAddr) -> bool {
 }
 
 /// An address, with or without a port.
-fn parse_address(text: &str) -> Option<IpAddr> {
-    let address = text.parse().ok().or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()));
-    address.map(|address: IpAddr| address.to_canonical())
+fn parse_address(text: &[u8]) -> Option<IpAddr> {
+    let text = str::from_utf8(text).ok()?;
+    let address: Option<IpAddr> = text.parse().ok();
+    let address = address.or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()));
+    address.map(|address| address.to_canonical())
 }
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderMap, HeaderName, HeaderValue};
+
     use super::*;
 
-    #[test]
-    fn a_header_is_believed_of_trusted_peers_and_no_further_than_they_can_know() {
+    /// Where a request from `peer` comes from, whose header has these lines.
+    fn found(peer: &str, lines: &[&[u8]]) -> String {
+        let name = HeaderName::from_static("x-forwarded-for");
         let trusted =
-            vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap(), "::ffff:172.16.0.0/108".parse().unwrap()];
-        let from = ClientAddress { header: HeaderName::from_static("x-forwarded-for"), trusted };
-        for (peer, stated, expected) in [
-            ("192.0.2.1", "203.0.113.9", "192.0.2.1"),
-            ("10.0.0.1", "203.0.113.9", "203.0.113.9"),
-            ("10.0.0.1", "1.2.3.4, 203.0.113.9, 10.0.0.2", "203.0.113.9"),
-            ("::ffff:10.0.0.1", "::ffff:203.0.113.9", "203.0.113.9"),
-            ("172.16.0.1", "203.0.113.9", "203.0.113.9"),
-            ("fd00::1", "[2001:db8::1]:443", "2001:db8::1"),
-            ("10.0.0.1", "nonsense", "10.0.0.1"),
+            ["10.0.0.0/8", "fd00::/8", "::ffff:172.16.0.0/108"].map(|network| network.parse().unwrap()).to_vec();
+        let from = ClientAddress { header: name.clone(), trusted };
+        let lines = lines.iter().map(|line| (name.clone(), HeaderValue::from_bytes(line).unwrap()));
+        let headers: HeaderMap = lines.collect();
+        from.client(&headers, peer.parse().unwrap()).to_string()
+    }
+
+    #[test]
+    fn the_last_that_is_not_trusted_is_the_client() {
+        for (peer, lines, client) in [
+            ("192.0.2.9", &[&b"192.0.2.1"[..]][..], "192.0.2.9"),
+            ("10.0.0.1", &[], "10.0.0.1"),
+            ("10.0.0.1", &[b"192.0.2.1"], "192.0.2.1"),
+            ("10.0.0.1", &[b"198.51.100.1, 192.0.2.1:443, 10.0.0.2"], "192.0.2.1"),
+            ("10.0.0.1", &[b"198.51.100.1", b"192.0.2.1,10.0.0.2 "], "192.0.2.1"),
+            ("fd00::1", &[b"[2001:db8::1]:80"], "2001:db8::1"),
         ] {
-            let headers = http::HeaderMap::from_iter([(from.header.clone(), stated.parse().unwrap())]);
-            assert_eq!(
-                from.client(&headers, peer.parse().unwrap()),
-                expected.parse::<IpAddr>().unwrap(),
-                "{peer} {stated}"
-            );
+            assert_eq!(found(peer, lines), client, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn ipv4_is_the_same_as_a_part_of_ipv6() {
+        assert_eq!(found("::ffff:10.0.0.1", &[b"192.0.2.1"]), "192.0.2.1");
+        assert_eq!(found("10.0.0.1", &[b"192.0.2.1, ::ffff:10.0.0.2"]), "192.0.2.1");
+        assert_eq!(found("10.0.0.1", &[b"::ffff:192.0.2.1"]), "192.0.2.1");
+        assert_eq!(found("::ffff:192.0.2.9", &[b"192.0.2.1"]), "192.0.2.9");
+        assert_eq!(found("172.16.0.1", &[b"192.0.2.1"]), "192.0.2.1", "a network may be written so, too");
+    }
+
+    #[test]
+    fn what_stands_left_of_what_cannot_be_read_is_not_believed() {
+        for (lines, client) in [
+            (&[&b"192.0.2.1"[..], b"\xff"][..], "10.0.0.1"),
+            (&[b"192.0.2.1", b"caf\xc3\xa9"], "10.0.0.1"),
+            (&[b"192.0.2.1", b""], "10.0.0.1"),
+            (&[b"192.0.2.1", b"unknown"], "10.0.0.1"),
+            (&[b"192.0.2.1", b"192.0.2.2, \xe9"], "10.0.0.1"),
+            (&[b"192.0.2.1", b"\xe9, 10.0.0.3"], "10.0.0.3"),
+            (&[b"192.0.2.1, \xe9", b"10.0.0.3"], "10.0.0.3"),
+            (&[b"\xe9, 192.0.2.1"], "192.0.2.1"),
+        ] {
+            assert_eq!(found("10.0.0.1", lines), client, "{lines:?}");
         }
     }
 }

@@ -136,7 +136,7 @@ pub(super) struct Server {
     /// The largest body of a request.
     #[schemars(extend("default" = "32MiB"))]
     pub(super) max_request_body: Option<Scalar<Size>>,
-    /// The most memory that bodies may take, of all requests together; over it a request gets 503.
+    /// The most memory that bodies may take, of all requests together, as their bytes arrive; over it a request gets 503. One key gets a quarter of it at most, or one body.
     #[schemars(extend("default" = "1GiB"))]
     pub(super) max_buffered_bodies: Option<Scalar<Size>>,
     /// How long a body may take to come, in total.

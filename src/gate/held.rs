@@ -3,7 +3,7 @@
 
 use crate::{
     account::Holder,
-    limit::{Moment, Reservation},
+    limit::{Moment, Place, Reservation},
     shared::Ticket,
     wallet::Hold,
 };
@@ -44,11 +44,11 @@ impl HeldLimits {
         }
     }
 
-    /// Takes the admission back, for a request that is refused after all.
-    pub fn cancel(self) {
-        self.here.cancel();
+    /// Takes the admission back, for a request that is refused after all. What is left is its place here.
+    pub fn cancel(self) -> Place<Holder> {
         if let Some(ticket) = self.shared {
             ticket.cancel();
         }
+        self.here.cancel()
     }
 }

@@ -6,7 +6,7 @@ use super::{Admitted, Gate, HeldLimits, Now, Prompt, TurnedAway, Visit, money};
 use crate::{
     account::Holder,
     body::Scanned,
-    limit::{Demand, Limit, Limits, Over, Plan, Refusal, Reservation, Strategy, TooLarge, certain_prompt, plan},
+    limit::{Demand, Limit, Limits, Over, Place, Plan, Refusal, Reservation, Strategy, TooLarge, certain_prompt, plan},
     rejection::Rejection,
     shared::{Declined, SharedLimits},
 };
@@ -121,16 +121,17 @@ impl Planned {
     }
 
     fn reserve(&mut self, limits: &Limits, now: Now) -> Result<Reservation<Holder>, Rejection> {
-        let attempt = |plan: &Self| {
-            let holder = Holder(plan.admitted.key.account.clone());
-            Reservation::of(holder, limits, plan.plan.tokens, now.moment)
+        let place = match self.visit.place.take() {
+            Some(place) => Ok(place),
+            None => Place::take(Holder(self.admitted.key.account.clone()), limits.concurrent_requests),
         };
-        let reserved = match attempt(self) {
+        let place = place.map_err(|refusal| self.over(refusal))?;
+        let reserved = match place.reserve(limits, self.plan.tokens, now.moment) {
             // Another may have come between.
-            Err(refusal) if self.fits_into(&refusal) => attempt(self),
+            Err((place, refusal)) if self.fits_into(&refusal) => place.reserve(limits, self.plan.tokens, now.moment),
             reserved => reserved,
         };
-        reserved.map_err(|refusal| self.over(refusal))
+        reserved.map_err(|(_, refusal)| self.over(refusal))
     }
 
     fn over(&self, refusal: Refusal) -> Rejection {

@@ -130,7 +130,7 @@ impl Settings {
     /// Where a request comes from: the peer, or whom a trusted peer says that it forwards for.
     #[must_use]
     pub fn client_address(&self, headers: &http::HeaderMap, peer: IpAddr) -> IpAddr {
-        self.client_address.as_ref().map_or(peer, |from| from.client(headers, peer))
+        self.client_address.as_ref().map_or(peer.to_canonical(), |from| from.client(headers, peer))
     }
 }
 

@@ -14,9 +14,11 @@ use http::{HeaderMap, Method};
 
 use super::{Gate, Line, Now, Settings};
 use crate::{
+    account::Holder,
     api::{Api, Call, Endpoint},
     body::Scanned,
     hex,
+    limit::Place,
     metrics::ErrorCode,
     resolve::Key,
     traces::{Arrival, Ended, RequestTrace},
@@ -36,6 +38,8 @@ pub struct Visit {
     pub settings: Arc<Settings>,
     /// Whose it is, once that is known.
     pub key: Option<Arc<Key>>,
+    /// Its place among the requests of its key that run, from its head to its admission.
+    pub place: Option<Place<Holder>>,
     /// The model as the client named it, once the body is read.
     pub model: Option<String>,
     /// Time that we ourselves spent on it.
@@ -54,7 +58,7 @@ impl Visit {
         let path = path.to_owned();
         let api = Api::of_path(&path);
         let (id, work) = (RequestId::next(), Duration::ZERO);
-        Self { id, arrived: now, path, api, settings, key: None, model: None, work, trace: None }
+        Self { id, arrived: now, path, api, settings, key: None, place: None, model: None, work, trace: None }
     }
 
     /// The same, whose trace begins, if `gate` has its requests traced.

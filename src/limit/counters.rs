@@ -1,5 +1,6 @@
-//! The counters of one key. Requests, tokens and running requests are taken together under one
-//! lock or not at all, and a `Reservation` gives back what it holds exactly once, on every way out.
+//! The counters of one key. A request takes a `Place` among those that run as soon as it is there, and with it a
+//! `Reservation` of requests and tokens when it is known what it asks for; what is refused on the way has taken nothing.
+//! A place is given back exactly once, on every way out.
 
 use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
@@ -30,7 +31,8 @@ impl Counters {
     /// Admits a request, as [`Reservation::of`] does.
     ///
     /// # Errors
-    /// When a limit would be exceeded.
+    /// When a limit would be exceeded. While as many requests run as may, that is what the refusal
+    /// names, since no waiting time could be promised; else it names the limit with the longest wait.
     pub fn reserve(self: &Arc<Self>, limits: &Limits, tokens: u64, now: Moment) -> Result<Reservation, Refusal> {
         Reservation::of(self.clone(), limits, tokens, now)
     }
@@ -63,39 +65,87 @@ impl Counters {
     }
 }
 
-/// What an admitted request holds. Dropped, it frees its place among the running requests, and
-/// what it reserved counts until it leaves the window: use `settle` or `cancel` to say more.
-#[must_use = "a reservation that is dropped frees its place at once"]
-pub struct Reservation<Owner: Deref<Target = Counters> = Arc<Counters>> {
+/// One place among the requests of a key that run at once. Dropped, it is free for another request.
+#[must_use = "a place that is dropped is free at once"]
+pub struct Place<Owner: Deref<Target = Counters> = Arc<Counters>> {
     /// Whatever keeps the counters alive.
     counters: Owner,
-    admitted: Moment,
-    tokens: u64,
-    end: End,
+    is_taken: bool,
 }
 
-/// How a reservation ends.
-#[derive(Clone, Copy)]
-enum End {
-    /// Unsaid: what was reserved stays counted.
-    Dropped,
-    /// The request was not made after all.
-    Cancelled,
-    /// The request ended, having used so many tokens.
-    Settled { used: u64, now: Moment },
+impl<Owner: Deref<Target = Counters>> Place<Owner> {
+    /// Takes a place, if fewer than `limit` requests run. Requests and tokens are not touched.
+    ///
+    /// # Errors
+    /// When as many requests run as may.
+    pub fn take(counters: Owner, limit: Limit) -> Result<Self, Refusal> {
+        counters.lock().enter(limit)?;
+        Ok(Self { counters, is_taken: true })
+    }
+
+    /// Whose place it is.
+    #[must_use]
+    pub fn owner(&self) -> &Owner {
+        &self.counters
+    }
+
+    /// Admits the request that holds this place and takes `tokens` tokens, cut to the limit, or refuses it and takes
+    /// nothing of its requests and tokens. A request of 0 tokens is never refused over tokens.
+    ///
+    /// # Errors
+    /// The place, and why a limit would be exceeded: the one over concurrency, where that was lowered since the place was
+    /// taken, as no waiting time could be promised; else the one with the longest wait.
+    pub fn reserve(self, limits: &Limits, tokens: u64, now: Moment) -> Result<Reservation<Owner>, (Self, Refusal)> {
+        let tokens = limits.tokens_per_minute.cut(tokens.min(MOST_TOKENS));
+        let admitted = self.counters.lock().admit(limits, tokens, now);
+        match admitted {
+            Ok(admitted) => Ok(Reservation { place: self, admitted, tokens }),
+            Err(refusal) => Err((self, refusal)),
+        }
+    }
+
+    /// Gives it back, together with what else is to be said of its request.
+    fn leave(mut self, say: impl FnOnce(&mut State)) {
+        self.is_taken = false;
+        let mut state = self.counters.lock();
+        say(&mut state);
+        state.leave();
+    }
+}
+
+impl<Owner: Deref<Target = Counters>> Drop for Place<Owner> {
+    fn drop(&mut self) {
+        if self.is_taken {
+            self.counters.lock().leave();
+        }
+    }
+}
+
+impl<Owner: Deref<Target = Counters>> fmt::Debug for Place<Owner> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Place").finish_non_exhaustive()
+    }
+}
+
+/// What an admitted request holds. Dropped, it frees its place among the running requests, and
+/// what it reserved counts until it leaves the window: use `settle` or `cancel` to say more.
+#[derive(Debug)]
+#[must_use = "a reservation that is dropped frees its place at once"]
+pub struct Reservation<Owner: Deref<Target = Counters> = Arc<Counters>> {
+    place: Place<Owner>,
+    admitted: Moment,
+    tokens: u64,
 }
 
 impl<Owner: Deref<Target = Counters>> Reservation<Owner> {
-    /// Admits a request that takes `tokens` tokens, cut to the limit, or refuses it and takes
-    /// nothing. A request of 0 tokens is never refused over tokens.
+    /// Takes a place and admits the request with it, or takes nothing.
     ///
     /// # Errors
-    /// When a limit would be exceeded. While as many requests run as may, that is what the refusal
-    /// names, since no waiting time could be promised; else it names the limit with the longest wait.
+    /// As those of [`Place::take`] and [`Place::reserve`].
     pub fn of(counters: Owner, limits: &Limits, tokens: u64, now: Moment) -> Result<Self, Refusal> {
         let tokens = limits.tokens_per_minute.cut(tokens.min(MOST_TOKENS));
-        let admitted = counters.lock().admit(limits, tokens, now)?;
-        Ok(Self { counters, admitted, tokens, end: End::Dropped })
+        let admitted = counters.lock().enter_and_admit(limits, tokens, now)?;
+        Ok(Self { place: Place { counters, is_taken: true }, admitted, tokens })
     }
 
     /// The tokens reserved.
@@ -106,30 +156,16 @@ impl<Owner: Deref<Target = Counters>> Reservation<Owner> {
 
     /// Ends the request, which used `used` tokens in all. What it reserved and did not use is
     /// given back, if it still counts; what it used beyond that counts from `now`.
-    pub fn settle(mut self, used: u64, now: Moment) {
-        self.end = End::Settled { used: used.min(MOST_TOKENS), now };
+    pub fn settle(self, used: u64, now: Moment) {
+        let Self { place, admitted, tokens } = self;
+        place.leave(|state| state.settle(admitted, tokens, used.min(MOST_TOKENS), now));
     }
 
-    /// Takes the admission back, request and tokens, for a request that is refused after all.
-    pub fn cancel(mut self) {
-        self.end = End::Cancelled;
-    }
-}
-
-impl<Owner: Deref<Target = Counters>> Drop for Reservation<Owner> {
-    fn drop(&mut self) {
-        self.counters.lock().release(self.admitted, self.tokens, self.end);
-    }
-}
-
-impl<Owner: Deref<Target = Counters>> fmt::Debug for Reservation<Owner> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { admitted, tokens, .. } = self;
-        formatter
-            .debug_struct("Reservation")
-            .field("admitted", admitted)
-            .field("tokens", tokens)
-            .finish_non_exhaustive()
+    /// Takes the admission back, request and tokens, for a request that is refused after all. What is left is its place.
+    pub fn cancel(self) -> Place<Owner> {
+        let Self { place, admitted, tokens } = self;
+        place.counters.lock().cancel(admitted, tokens);
+        place
     }
 }
 
@@ -151,6 +187,29 @@ impl State {
         self.latest
     }
 
+    fn enter(&mut self, limit: Limit) -> Result<(), Refusal> {
+        if let Some(refusal) = too_many(self.running, limit) {
+            return Err(refusal);
+        }
+        self.running += 1;
+        Ok(())
+    }
+
+    fn leave(&mut self) {
+        // Each place added 1 and comes here once.
+        self.running = self.running.saturating_sub(1);
+    }
+
+    fn enter_and_admit(&mut self, limits: &Limits, tokens: u64, now: Moment) -> Result<Moment, Refusal> {
+        self.enter(limits.concurrent_requests)?;
+        let admitted = self.admit(limits, tokens, now);
+        if admitted.is_err() {
+            self.leave();
+        }
+        admitted
+    }
+
+    /// Admits a request that has its place.
     fn admit(&mut self, limits: &Limits, tokens: u64, now: Moment) -> Result<Moment, Refusal> {
         let now = self.advance(now);
         if let Some(refusal) = self.refusal(limits, tokens, now) {
@@ -158,7 +217,6 @@ impl State {
         }
         self.requests.add(now, 1);
         self.tokens.add(now, tokens);
-        self.running += 1;
         Ok(now)
     }
 
@@ -167,30 +225,18 @@ impl State {
         let tokens = || refusal_over(Over::Tokens, &self.tokens, limits.tokens_per_minute, tokens, now);
         // Of equal waits the last is taken.
         let longest = || tokens().into_iter().chain(requests()).max_by_key(|refusal| refusal.retry_after);
-        self.too_many_running(limits.concurrent_requests).or_else(longest)
+        too_many(self.running.saturating_sub(1), limits.concurrent_requests).or_else(longest)
     }
 
-    fn too_many_running(&self, limit: Limit) -> Option<Refusal> {
-        let (limit, used) = (limit.number()?, self.running);
-        let (retry_after, reset) = (CONCURRENCY_WAIT, CONCURRENCY_WAIT);
-        (used >= limit).then_some(Refusal { over: Over::Concurrency, limit, used, retry_after, reset })
+    fn settle(&mut self, admitted: Moment, tokens: u64, used: u64, now: Moment) {
+        let now = self.advance(now);
+        self.tokens.give_back(admitted, tokens.saturating_sub(used));
+        self.tokens.add(now, used.saturating_sub(tokens));
     }
 
-    fn release(&mut self, admitted: Moment, tokens: u64, end: End) {
-        // Each reservation added 1 and comes here once.
-        self.running = self.running.saturating_sub(1);
-        match end {
-            End::Dropped => {}
-            End::Cancelled => {
-                self.requests.give_back(admitted, 1);
-                self.tokens.give_back(admitted, tokens);
-            }
-            End::Settled { used, now } => {
-                let now = self.advance(now);
-                self.tokens.give_back(admitted, tokens.saturating_sub(used));
-                self.tokens.add(now, used.saturating_sub(tokens));
-            }
-        }
+    fn cancel(&mut self, admitted: Moment, tokens: u64) {
+        self.requests.give_back(admitted, 1);
+        self.tokens.give_back(admitted, tokens);
     }
 }
 
@@ -219,6 +265,13 @@ pub struct Refusal {
     pub retry_after: Duration,
     /// How long until all of it is free again; for concurrency as `retry_after`.
     pub reset: Duration,
+}
+
+/// The refusal of a request beside which so many others run.
+fn too_many(running: u64, limit: Limit) -> Option<Refusal> {
+    let limit = limit.number()?;
+    let (retry_after, reset) = (CONCURRENCY_WAIT, CONCURRENCY_WAIT);
+    (running >= limit).then_some(Refusal { over: Over::Concurrency, limit, used: running, retry_after, reset })
 }
 
 /// The refusal of a request that takes `amount` beyond `limit`. Nothing is never too much.

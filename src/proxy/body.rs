@@ -1,16 +1,14 @@
-//! Reads a request's body, whole and once. It is read before anything is decided about it, so
-//! its size, its time and the memory of all of them together are bounded here.
+//! Reads a request's body, whole and once. It is read before it is known what the request asks for, so
+//! its size, its time and the memory of all of them together are bounded here, as the bytes arrive.
 
 use bytes::{Bytes, BytesMut};
-use http::{Version, header};
+use http::{HeaderMap, Version, header};
 use pingora::{http::RequestHeader, proxy::Session};
-
-use std::sync::Arc;
 
 use crate::{
     api::Endpoint,
     body::{BodyFault, Change, Scanned, Shape, scan, scan_form},
-    gate::{BodyRoom, Settings, Traffic},
+    gate::{BodyRoom, NoRoom, Settings},
     rejection::Rejection,
 };
 
@@ -85,14 +83,10 @@ const RETRY_BUFFER: u64 = 65_536;
 /// The most that is taken of a body whose length is not stated: what Pingora can replay.
 const MAX_WITHOUT_LENGTH: u64 = RETRY_BUFFER;
 
-/// Reads the body of a request.
-pub(super) async fn receive(
-    session: &mut Session,
-    traffic: &Arc<Traffic>,
-    settings: &Settings,
-) -> Result<Held, Rejection> {
+/// Reads the body of a request, and counts it in `room`.
+pub(super) async fn receive(session: &mut Session, mut room: BodyRoom, settings: &Settings) -> Result<Held, Rejection> {
     let length = Length::of(session)?;
-    if session.req_header().headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+    if is_encoded(&session.req_header().headers) {
         return Err(Rejection::UnsupportedEncoding);
     }
     let most = match length {
@@ -102,8 +96,7 @@ pub(super) async fn receive(
         Length::Stated(bytes) => bytes,
         Length::Open => MAX_WITHOUT_LENGTH.min(settings.max_request_body),
     };
-    let room = traffic.hold_body(most, settings.max_buffered_bodies).ok_or(Rejection::Overloaded)?;
-    let reading = tokio::time::timeout(settings.body_timeout, read(session, length, most));
+    let reading = tokio::time::timeout(settings.body_timeout, read(session, length, most, &mut room));
     let bytes = reading.await.map_err(|_| Rejection::BodyTimeout(settings.body_timeout))??;
     Ok(Held { bytes, room })
 }
@@ -138,7 +131,7 @@ fn states_length(head: &[u8]) -> bool {
         .any(|line| line.get(..NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME)))
 }
 
-async fn read(session: &mut Session, length: Length, most: u64) -> Result<Bytes, Rejection> {
+async fn read(session: &mut Session, length: Length, most: u64, room: &mut BodyRoom) -> Result<Bytes, Rejection> {
     if session.req_header().headers.contains_key(header::EXPECT) && session.req_header().version != Version::HTTP_2 {
         invite(session).await?;
     }
@@ -158,6 +151,7 @@ async fn read(session: &mut Session, length: Length, most: u64) -> Result<Bytes,
             return Err(too_long(most));
         };
         left = rest;
+        room.take(chunk.len() as u64).map_err(|NoRoom| Rejection::Overloaded)?;
         body.extend_from_slice(&chunk);
     }
 }
@@ -184,9 +178,14 @@ fn too_long(most: u64) -> Rejection {
 /// the rest comes as the bytes do.
 fn first_capacity(length: Length) -> u64 {
     match length {
-        Length::Stated(bytes) => bytes.min(1 << 20),
+        Length::Stated(bytes) => bytes.min(64 << 10),
         Length::Open => 4096,
     }
+}
+
+/// Whether a body is encoded, by any of the lines that say so.
+pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
+    headers.get_all(header::CONTENT_ENCODING).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use jiff::Timestamp;
 use pingora::{
@@ -34,6 +35,8 @@ pub(super) struct Reply {
     pub status: StatusCode,
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub body: Vec<u8>,
+    /// Whether its connection takes no further request.
+    pub closes: bool,
 }
 
 impl Reply {
@@ -58,7 +61,7 @@ impl Reply {
         if let Rejection::MethodNotAllowed { allowed } = rejection {
             headers.push((header::ALLOW, HeaderValue::from_static(allowed)));
         }
-        Self { status: rejection.status(), headers, body: rejection.body(api, id) }
+        Self { status: rejection.status(), headers, body: rejection.body(api, id), closes: rejection.loses_the_end() }
     }
 }
 
@@ -184,9 +187,12 @@ const READING_TIME: Duration = Duration::from_secs(2);
 
 /// Answers a request whose body may still be on its way.
 pub(super) async fn before_body(session: &mut Session, reply: Reply) -> Result<()> {
+    if reply.closes {
+        // A body that broke off looks as if it had been read to its end, and one that has used up its time is not given more.
+        session.set_keepalive(None);
+        return write(session, reply).await;
+    }
     match Rest::of(session) {
-        // A body that has used up its time is not given more of it.
-        _ if reply.status == StatusCode::REQUEST_TIMEOUT => session.set_keepalive(None),
         Rest::Nothing => {}
         // Pingora reads the rest once the answer is out, if it is told that this is no reason to close.
         Rest::Little => {
@@ -233,13 +239,17 @@ impl Rest {
 async fn is_read_to_its_end(session: &mut Session) -> bool {
     let reading = async {
         let mut read = 0;
-        while let Ok(Some(chunk)) = session.read_request_body().await {
-            read += chunk.len();
+        loop {
+            match session.read_request_body().await {
+                Ok(Some(chunk)) => read += chunk.len(),
+                Ok(None) => return true,
+                // Its end is not known, whatever Pingora says then.
+                Err(_) => return false,
+            }
             if read > WORTH_READING {
                 return false;
             }
         }
-        session.is_body_done()
     };
     tokio::time::timeout(READING_TIME, reading).await.unwrap_or(false)
 }
@@ -254,7 +264,16 @@ pub(super) async fn write(session: &mut Session, reply: Reply) -> Result<()> {
     parts.headers.extend(reply.headers);
     let head = ResponseHeader::from(parts);
     session.write_response_header(Box::new(head), false).await?;
-    session.write_response_body(Some(reply.body.into()), true).await
+    write_last(session, reply.body.into()).await
+}
+
+/// Writes the last bytes of a response. Of an exchange that runs apart, Pingora does not pass on by itself that they are the last.
+pub(super) async fn write_last(session: &mut Session, bytes: Bytes) -> Result<()> {
+    session.write_response_body(Some(bytes), true).await?;
+    if session.downstream_session.as_subrequest().is_some() {
+        session.downstream_session.finish_body().await?;
+    }
+    Ok(())
 }
 
 /// Answers a request with a JSON body of the proxy's own: for what a proxy within knows itself.
@@ -266,7 +285,7 @@ pub async fn respond_json(session: &mut Session, pass: &Pass, status: StatusCode
     let now = Now::read();
     let mut headers: Vec<_> = id_headers(Api::OpenAi, pass.id.as_str()).collect();
     headers.extend(rate_headers(&pass.gate.standing(&pass.key, &limits, now), Api::OpenAi, now));
-    before_body(session, Reply { status, headers, body }).await
+    before_body(session, Reply { status, headers, body, closes: false }).await
 }
 
 /// Refuses a request that the gate let in and that the proxy within has no answer for.

@@ -12,6 +12,7 @@ use pingora::{
 
 use super::{
     Running, Stage,
+    body::is_encoded,
     respond::{self, Reply, id_headers, rate_headers},
 };
 use crate::{
@@ -37,6 +38,10 @@ pub(super) fn judge_head(stage: &mut Stage, head: &ResponseHeader) -> Result<()>
     let status = head.status.as_u16();
     if let Some(trace) = stage.trace_mut() {
         trace.upstream_answered(status);
+    }
+    if status == 101 {
+        // Nobody asked for it: what asks is not passed on.
+        return Err(Error::explain(ErrorType::InvalidHTTPHeader, "the upstream switched protocols").into_up());
     }
     if matches!(status, 401 | 403) {
         return Err(Error::explain(CREDENTIAL_REFUSED, format!("status {status}")).into_up());
@@ -68,7 +73,7 @@ pub(super) fn begin(session: &Session, stage: &mut Stage, head: &mut ResponseHea
             // Nothing will be sent again: the body's memory is free for others.
             running.body = None;
             let text = |name| head.headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
-            let is_encoded = text(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
+            let is_encoded = is_encoded(&head.headers);
             running.lease.answered(head.status.as_u16(), text(header::CONTENT_TYPE).unwrap_or_default(), is_encoded);
             let (api, now) = (running.lease.admitted().endpoint.api(), Now::read());
             let ours = rate_headers(&running.lease.standing(now), api, now);
@@ -260,7 +265,7 @@ async fn write_error_event(session: &mut Session, stage: &Stage, rejection: &Rej
     }
     let event = rejection.event(lease.admitted().endpoint, lease.request_id().as_str());
     // The client may be gone by now: then there is nobody to tell.
-    let _ = session.write_response_body(Some(event.into()), true).await;
+    let _ = respond::write_last(session, event.into()).await;
 }
 
 #[cfg(test)]

@@ -193,6 +193,26 @@ async fn a_flood_of_bad_keys_is_throttled_and_a_cached_key_never_is() {
     }
 }
 
+/// On a socket for both families peers of IPv4 come as a part of IPv6, and a network of IPv4 is theirs all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trusted_proxy_of_ipv4_is_one_on_a_socket_of_ipv6_too() {
+    let upstream = answering(5).await;
+    let source = r#"server: {client_address: {header: x-forwarded-for, trusted: ["127.0.0.0/8"]}, "#;
+    let configuration = config(&upstream, "").replace("server: {", source);
+    let configuration = configuration.replacen("listen: [\"127.0.0.1:0\"]", "listen: [\"[::]:0\"]", 1);
+    let gateway = Gateway::start(&configuration, &one_key(""));
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], gateway.address().port()));
+    let mut client = Client::connect(address).await;
+    let mut number = 0;
+    let mut from = async |forwarded: &str| {
+        number += 1;
+        let bad = bearer(&format!("sk-bad-{number}"));
+        ask(&mut client, &[("x-forwarded-for", forwarded), ("authorization", &bad)]).await.status
+    };
+    while from("192.0.2.1").await != 429 {}
+    assert_eq!(from("192.0.2.2").await, 401, "it is another address");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_with_a_wrong_checksum_is_refused_without_a_look_up() {
     let upstream = answering(5).await;

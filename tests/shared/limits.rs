@@ -1,7 +1,7 @@
 //! One limit over all gateways, while the server is there.
 
 use super::*;
-use crate::support::{process, scene::get};
+use crate::support::{client::within, process, scene::get};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_200_requests_at_once_through_each_of_4_gateways_exactly_10_are_admitted() {
@@ -205,4 +205,36 @@ async fn a_change_of_the_server_is_said_to_need_a_restart() {
     crate::support::gateway::replace(&path, &text("60ms"));
     let line = process.stderr.line("restart").await;
     assert!(line.contains("limits.shared"), "{line}");
+}
+
+/// The place of a request whose body is still to come is taken at its own gateway, and nothing of the minute with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_come_takes_a_place_at_its_gateway_and_nothing_of_the_minute() {
+    let (redis, upstream) = (Redis::start(), upstream().await);
+    let keys = keys(1, "limits: {requests_per_minute: 5, concurrent_requests: 1}");
+    let gateways = gateways(2, &upstream, &format!("url: \"{}\", timeout: 5s", redis.url()), &keys).await;
+    let mut waiting = gateways[0].connect().await;
+    let line = format!("authorization: Bearer {}", secret(0));
+    let head = format!("POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\n{line}\r\ncontent-length: 1000\r\n\r\n{{");
+    waiting.send_raw(head.as_bytes()).await;
+    gateways[0].holds_of_bodies(1).await;
+    let refused = ask(&mut gateways[0].connect().await, 0).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")), "{}", refused.text());
+    let elsewhere = ask(&mut gateways[1].connect().await, 0).await;
+    assert_eq!((elsewhere.status, elsewhere.header("x-ratelimit-remaining-requests")), (200, Some("4")));
+    drop(waiting);
+    gateways[0].holds_of_bodies(0).await;
+    let mut left = 0;
+    // The other gateway's request may still be there for a moment.
+    within("the place to come back", async {
+        let answer = loop {
+            let answer = ask(&mut gateways[0].connect().await, 0).await;
+            if answer.status == 200 {
+                break answer;
+            }
+        };
+        left = answer.header("x-ratelimit-remaining-requests").unwrap().parse().unwrap();
+    })
+    .await;
+    assert_eq!(left, 3, "two were made");
 }

@@ -113,6 +113,16 @@ impl Gateway {
         }
     }
 
+    /// Waits until so many bytes of bodies are held.
+    pub async fn holds_of_bodies(&self, bytes: u64) {
+        let start = std::time::Instant::now();
+        while self.server.buffered_body_bytes() != bytes {
+            let now = self.server.buffered_body_bytes();
+            assert!(start.elapsed() < PATIENCE, "{now} bytes of bodies are held and not {bytes}");
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    }
+
     /// The next line of the access log.
     pub fn next_line(&self) -> Value {
         serde_json::from_slice(&self.log.recv_timeout(PATIENCE).expect("a line of the access log")).unwrap()

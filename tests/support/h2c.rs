@@ -35,10 +35,15 @@ pub struct Answer {
 
 impl H2c {
     pub async fn connect(address: SocketAddr) -> Self {
+        Self::with_window(address, 1 << 20).await
+    }
+
+    /// A connection of whose responses so many bytes are taken for each stream before anybody reads them.
+    pub async fn with_window(address: SocketAddr, window: u32) -> Self {
         let stream = within("a connection", TcpStream::connect(address)).await.expect("the server accepts");
         stream.set_nodelay(true).expect("the socket takes the option");
         let mut builder = Builder::new();
-        builder.initial_window_size(1 << 20).initial_connection_window_size(1 << 24);
+        builder.initial_window_size(window).initial_connection_window_size(1 << 24);
         let (sender, connection) = within("the handshake", builder.handshake(stream)).await.expect("it speaks HTTP/2");
         tokio::spawn(connection);
         Self { sender }

@@ -118,16 +118,23 @@ impl FromScalar for HostName {
     }
 }
 
-/// A network, or a single address.
+/// A network, or a single address. One of IPv4 may be written as a part of IPv6 (RFC 4291, section 2.5.5.2).
 impl FromScalar for IpNet {
     fn from_text(text: &str) -> Result<Self, String> {
-        let network = text.parse::<Self>().map(|network| network.trunc());
-        network.or_else(|_| text.parse().map(|address: IpAddr| address.into())).map_err(|_| {
+        let network = text.parse::<Self>().map(|network| plain(network.trunc()));
+        network.or_else(|_| text.parse().map(|address: IpAddr| address.to_canonical().into())).map_err(|_| {
             format!(
                 "`{text}` is no network; accepted: CIDR notation, such as 10.0.0.0/8 or fd00::/8, or one IP address"
             )
         })
     }
+}
+
+/// The network as addresses are compared with it: those of IPv4 as such.
+fn plain(network: IpNet) -> IpNet {
+    let IpNet::V6(six) = network else { return network };
+    let four = six.addr().to_ipv4_mapped().zip(six.prefix_len().checked_sub(96));
+    four.and_then(|(address, length)| IpNet::new(address.into(), length).ok()).unwrap_or(network)
 }
 
 impl FromScalar for HeaderName {
@@ -273,6 +280,9 @@ mod tests {
         assert_eq!(read("10.1.2.3/8").as_deref(), Ok("10.0.0.0/8"));
         assert_eq!(read("10.1.2.3").as_deref(), Ok("10.1.2.3/32"));
         assert_eq!(read("fd00::/8").as_deref(), Ok("fd00::/8"));
+        assert_eq!(read("::ffff:10.1.2.3/104").as_deref(), Ok("10.0.0.0/8"));
+        assert_eq!(read("::ffff:10.1.2.3").as_deref(), Ok("10.1.2.3/32"));
+        assert_eq!(read("::/0").as_deref(), Ok("::/0"));
         assert!(read("10.0.0.0/33").is_err() && read("lan").is_err());
     }
 

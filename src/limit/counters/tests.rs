@@ -1,6 +1,7 @@
 //! The counters, case by case.
 
 pub(crate) mod list;
+mod places;
 mod races;
 
 use std::thread;
@@ -102,7 +103,7 @@ fn a_refused_request_takes_nothing() {
 #[test]
 fn a_cancelled_request_has_taken_nothing() {
     let counters = Arc::new(Counters::default());
-    counters.reserve(&requests_only(1), 5, at(0)).unwrap().cancel();
+    drop(counters.reserve(&requests_only(1), 5, at(0)).unwrap().cancel());
     assert_eq!(used(&counters, at(0)), (0, 0, 0));
     assert!(counters.is_idle(at(0)));
     assert!(counters.reserve(&requests_only(1), 5, at(1)).is_ok());

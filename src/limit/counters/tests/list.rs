@@ -41,7 +41,7 @@ impl Subject for Arc<Counters> {
     }
 
     fn cancel(&mut self, held: Reservation, _: Moment) {
-        held.cancel();
+        drop(held.cancel());
     }
 
     fn drop(&mut self, held: Reservation, _: Moment) {

@@ -87,7 +87,7 @@ fn no_order_of_threads_overruns_a_limit() {
             match number {
                 0 => reservation.settle(4, at(1)),
                 1 => drop(reservation),
-                _ => reservation.cancel(),
+                _ => drop(reservation.cancel()),
             }
             running.fetch_sub(1, Ordering::Relaxed);
         });
@@ -116,4 +116,54 @@ fn settling_and_reserving_at_once_stay_within_the_limit() {
         assert!((requests, tokens) == (1, 4) || (requests, tokens) == (2, 10), "{requests} {tokens}");
         assert_eq!(running, 0);
     });
+}
+
+/// Requests that take their places before it is known what they ask for: whatever becomes of each, no more have a place at
+/// once than may, who is refused takes nothing of the minute, and all places are free in the end.
+fn places_are_taken_and_given_back(threads: usize, most: u64) {
+    let (counters, holding) = (Arc::new(Counters::default()), Arc::new(AtomicU64::new(0)));
+    let race = (Arc::clone(&counters), Arc::clone(&holding));
+    in_threads(threads, move |number| {
+        let (counters, holding) = &race;
+        let all = limits(limit(2), limit(20), limit(most));
+        let Ok(place) = Place::take(counters.clone(), all.concurrent_requests) else { return };
+        assert!(holding.fetch_add(1, Ordering::Relaxed) < most, "more hold a place than may");
+        // Together they are too many tokens.
+        let left = match (number, place.reserve(&all, [5, 10, 15][number], at(0))) {
+            (0, Ok(reservation)) => Some(reservation.cancel()),
+            (1, Ok(reservation)) => {
+                holding.fetch_sub(1, Ordering::Relaxed);
+                return reservation.settle(4, at(1));
+            }
+            (_, Ok(reservation)) => {
+                holding.fetch_sub(1, Ordering::Relaxed);
+                return drop(reservation);
+            }
+            (_, Err((place, refusal))) => {
+                assert_ne!(refusal.over, Over::Concurrency, "it had its place");
+                Some(place)
+            }
+        };
+        holding.fetch_sub(1, Ordering::Relaxed);
+        drop(left);
+    });
+    let (requests, tokens, running) = used(&counters, at(1));
+    assert!([(0, 0), (1, 4), (1, 15), (2, 19)].contains(&(requests, tokens)), "{requests} {tokens}");
+    assert_eq!(running, 0, "every place is free again");
+    assert!(counters.is_idle(at(60_100)));
+}
+
+#[test]
+fn places_are_given_back_in_every_order() {
+    in_every_order(|| places_are_taken_and_given_back(2, 1));
+    in_every_order(|| places_are_taken_and_given_back(2, 2));
+}
+
+#[test]
+fn places_of_many_are_given_back_in_any_order() {
+    IN_SHUTTLE.set(true);
+    for most in 1..=3 {
+        shuttle::check_random(move || places_are_taken_and_given_back(3, most), 2000);
+    }
+    IN_SHUTTLE.set(false);
 }
