@@ -19,6 +19,7 @@ mod support {
     pub mod gateway;
     pub mod h2_upstream;
     pub mod h2c;
+    pub mod hostile;
     pub mod keeper;
     pub mod line;
     pub mod process;
@@ -40,6 +41,7 @@ mod control;
 mod endings;
 mod errors;
 mod handover;
+mod hostile;
 mod http2;
 mod ledger;
 mod metering;

@@ -128,6 +128,11 @@ impl Gateway {
         serde_json::from_slice(&self.log.recv_timeout(PATIENCE).expect("a line of the access log")).unwrap()
     }
 
+    /// The lines of the access log that came since somebody asked.
+    pub fn lines(&self) -> Vec<Value> {
+        self.log.try_iter().map(|line| serde_json::from_slice(&line).unwrap()).collect()
+    }
+
     pub fn write_keys(&self, keys: &str) {
         replace(&self.keys_path(), keys);
     }

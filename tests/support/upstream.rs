@@ -86,6 +86,11 @@ impl ScriptedUpstream {
         self.seen.borrow().received.clone()
     }
 
+    /// The same, without the first `seen` of them.
+    pub fn received_from(&self, seen: usize) -> Vec<Received> {
+        self.seen.borrow().received.get(seen..).map(<[Received]>::to_vec).unwrap_or_default()
+    }
+
     /// The connections that have ended so far, in that order.
     pub fn closed(&self) -> Vec<Closed> {
         self.seen.borrow().closed.clone()
