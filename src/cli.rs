@@ -13,10 +13,12 @@ pub mod remote;
 mod serve;
 mod service_manager;
 
-use std::{fmt::Display, path::PathBuf, process::ExitCode};
+use std::{fmt::Display, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
+
+use crate::process_log;
 
 /// Meters and limits API keys in front of inference servers.
 #[derive(Parser)]
@@ -84,7 +86,7 @@ enum Command {
 /// Runs the command that the process was called with.
 #[must_use]
 pub fn run() -> ExitCode {
-    match Arguments::parse().command {
+    let ended = match Arguments::parse().command {
         Command::Serve { config, upgrade } => exit_code(serve::run(config, upgrade)),
         Command::Check { source: Some(service), .. } => exit_code(check_source::run(&service)),
         Command::Check { config, source: None } => check::run(&config),
@@ -98,8 +100,13 @@ pub fn run() -> ExitCode {
         Command::Schema(arguments) => exit_code(describe::schema(&arguments)),
         Command::Completions { shell } => exit_code(describe::completions(Arguments::command(), shell)),
         Command::Man { directory } => exit_code(describe::manual(Arguments::command(), directory.as_deref())),
-    }
+    };
+    process_log::flush(LAST_LINES);
+    ended
 }
+
+/// The last lines of the log get so long to be written.
+const LAST_LINES: Duration = Duration::from_millis(500);
 
 fn exit_code(result: Result<(), impl Display>) -> ExitCode {
     match result {

@@ -148,11 +148,13 @@ async fn a_model_that_no_upstream_serves_is_not_found() {
     let entry = format!(r#"{{name: scripted, url: "{}", models: ["llama-*"]}}"#, upstream.url());
     let gateway = Gateway::start(&configuration(&entry, "", ""), &one_key(""));
     let expected = Told { param: Some("model"), ..told(404, INVALID, "model_not_found", &["key_test"]) };
-    for body in [json!({"model": "gpt", "messages": []}), json!({"messages": []}), json!({"model": "", "messages": []})]
-    {
+    for body in [json!({"model": "gpt", "messages": []}), json!({"messages": []})] {
         let response = post(&mut gateway.connect().await, CHAT, SECRET, &body).await;
         assert_told(&body.to_string(), &response, &expected);
     }
+    let expected = Told { param: Some("model"), ..told(400, INVALID, "invalid_json", &["1 to 256 bytes"]) };
+    let unnamed = json!({"model": "", "messages": []});
+    assert_told("no name", &post(&mut gateway.connect().await, CHAT, SECRET, &unnamed).await, &expected);
     assert!(upstream.received().is_empty());
 }
 

@@ -334,7 +334,7 @@ async fn the_log_is_json_on_one_side_and_plain_words_on_the_other() {
     let (gateway, _) = process.addresses().await;
     let mut client = Client::connect(gateway).await;
     let id = client.chat(SECRET, &chat()).await.header("x-request-id").unwrap().to_owned();
-    client.chat(SECRET, &json!({"model": "a\nb\u{1b}[2J", "messages": []})).await;
+    client.chat(SECRET, &json!({"model": "a\u{202e}b \\\"", "messages": []})).await;
     client.chat(SECRET, &chat()).await;
     client.chat("sk-nobody", &chat()).await;
     client.request("GET", "/nothing?key=value", &[], b"").await;
@@ -362,7 +362,7 @@ async fn the_log_is_json_on_one_side_and_plain_words_on_the_other() {
             "usage_source": "upstream", "cost_usd": "0.000017", "client_aborted": false,
         })
     );
-    assert_eq!(lines[1]["model"], "a\nb\u{1b}[2J");
+    assert_eq!(lines[1]["model"], "a\u{202e}b \\\"");
     let rest: Vec<_> = lines[2..].iter().map(|line| (&line["status"], &line["reason"], &line["key_id"])).collect();
     let (limited, unknown) = (json!("rate_limit_exceeded"), json!("invalid_api_key"));
     assert_eq!(

@@ -190,7 +190,7 @@ async fn refused_requests(gateway: &Gateway, gate: &Gate) {
 
 /// Whatever a client writes into its request.
 async fn strange_requests(gateway: &Gateway) {
-    let evil = "a\"} 1\nkeymeter_evil_total{x=\"";
+    let evil = "a\"} 1\u{2028}keymeter_evil_total{x=\"";
     status(gateway, TEST, &chat(evil, "", false), 200).await;
     status(gateway, TEST, &chat("\"evil\\", "", false), 200).await;
     status(gateway, TEST, &chat("not-served", "", false), 404).await;

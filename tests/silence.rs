@@ -83,7 +83,7 @@ async fn control(fields: &str) -> (Control, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let text = format!(
         "server: {{{fields}}}\nupstreams: [{{name: a, url: 'http://127.0.0.1:1'}}]\n\
-         keys: {{yaml: {{path: keys.yaml}}}}\ncontrol: {{listen: '127.0.0.1:0', token: operator-of-the-tests}}"
+         keys: {{yaml: {{path: keys.yaml}}}}\ncontrol: {{listen: '127.0.0.1:0', token: operator-of-the-tests-0123456789-0123456789}}"
     );
     let path = folder.path().join("keymeter.yaml");
     let settings = config::parse(&text, Path::new(&path), &|_| None).unwrap().control.unwrap();

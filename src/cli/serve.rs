@@ -97,7 +97,6 @@ pub(super) fn stop(runtime: Runtime, log: &AccessLog) {
     const LIMIT: Duration = Duration::from_millis(500);
     runtime.shutdown_timeout(LIMIT);
     log.flush(LIMIT);
-    process_log::flush(LIMIT);
 }
 
 /// A core dump would hold the secrets of running requests.

@@ -124,7 +124,7 @@ async fn an_idempotent_replay_is_answered_to_who_may_see_the_key(plane: &Plane) 
     plane.team("research", "ada").await;
     plane.credit("research", "1", "first").await;
     let member = "/api/v1/teams/research/members/bob";
-    plane.call(&ada, "PUT", member, json!({"role": "admin"})).await.with(200);
+    plane.operate("PUT", member, json!({"role": "admin"})).await.with(200);
     let attempt = || {
         let (body, once) = (json!({"name": "Team's key", "team": "research"}), [("idempotency-key", "one")]);
         let bob = &bob;
@@ -134,7 +134,7 @@ async fn an_idempotent_replay_is_answered_to_who_may_see_the_key(plane: &Plane) 
     assert_eq!(attempt().await.with(200)["id"], made["id"]);
     plane.call(&ada, "DELETE", member, Value::Null).await.with(204);
     attempt().await.refused(404, "not_found");
-    plane.call(&ada, "PUT", member, json!({"role": "member"})).await.with(200);
+    plane.operate("PUT", member, json!({"role": "member"})).await.with(200);
     assert_eq!(attempt().await.with(200)["id"], made["id"]);
     let secret = Secret::new(made["secret"].as_str().unwrap());
     assert!(!attempt().await.text.contains(secret.reveal()));

@@ -239,9 +239,11 @@ key_b  Второй ключ  disabled  -         all            default       d
 
 #[test]
 fn what_steers_a_terminal_is_not_shown_to_it() {
-    let mut desk = Desk::with("keys: [{id: a, name: abc, secret: x, models: [\"a\\e[2J\"]}]");
+    let mut desk = Desk::with("keys: [{id: a, name: abc, secret: x, models: [\"a\\u202e2J\"]}]");
     desk.run("list").unwrap();
-    assert!(desk.printed.contains("a\u{fffd}[2J") && !desk.printed.contains('\u{1b}'));
+    assert!(desk.printed.contains("2J") && !desk.printed.contains('\u{202e}'), "{}", desk.printed);
+    let mut desk = Desk::with("keys: [{id: a, name: abc, secret: x, models: [\"a\\e[2J\"]}]");
+    assert!(desk.run("list").is_err_and(|fault| fault.to_string().contains("no control characters")));
 }
 
 #[test]

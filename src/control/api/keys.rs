@@ -407,7 +407,8 @@ fn checked_models(models: Option<Vec<String>>) -> Result<Option<Vec<String>>, Re
         return Err(Refusal::invalid("models", message));
     }
     for (index, model) in models.iter().enumerate() {
-        model.parse::<Glob>().map_err(|fault| Refusal::invalid(format!("models[{index}]"), fault.to_string()))?;
+        let fault = |fault| Refusal::invalid("models", format!("the one at {index}, counted from 0: {fault}"));
+        model.parse::<Glob>().map_err(fault)?;
     }
     if json!(models).to_string().len() > MOST_OF_A_RECORD {
         let message = format!("all of them have more than {MOST_OF_A_RECORD} bytes of JSON, which no gateway reads");
