@@ -108,7 +108,8 @@ impl Connection {
 
     /// What was begun by [`Self::head_is_read`] is over, or there was no such request.
     pub fn request_is_over(&self) {
-        self.is_idle_from(Instant::now());
+        self.state.lock().phase = Phase::Idle(Instant::now());
+        self.tell_idle();
     }
 
     /// A request runs as long as what is given lives. For connections that may carry several.
@@ -123,17 +124,20 @@ impl Connection {
 
     fn request_has_run(&self) {
         let mut state = self.state.lock();
-        match state.phase {
-            Phase::Running(others) if others > 1 => state.phase = Phase::Running(others - 1),
-            _ => {
-                drop(state);
-                self.is_idle_from(Instant::now());
-            }
+        if let Phase::Running(others) = state.phase
+            && others > 1
+        {
+            state.phase = Phase::Running(others - 1);
+            return;
         }
+        state.phase = Phase::Idle(Instant::now());
+        drop(state);
+        // Another task may wait for the client already, with no end in view.
+        self.reader.wake();
+        self.tell_idle();
     }
 
-    fn is_idle_from(&self, now: Instant) {
-        self.state.lock().phase = Phase::Idle(now);
+    fn tell_idle(&self) {
         if let Some(connections) = self.connections.upgrade() {
             connections.one_is_idle();
         }
@@ -174,9 +178,13 @@ impl Connection {
         of_head.into_iter().chain(of_phase).min_by_key(|deadline| deadline.at)
     }
 
-    /// Tells the client to send no more requests, if it can be told and was not; then it has a little time to leave.
+    /// Tells the client to send no more requests, if it can be told and was not; then it has a little time to leave. Says
+    /// whether it has more time, as it also has where a request has begun meanwhile.
     fn asks_to_leave(&self) -> bool {
         let mut state = self.state.lock();
+        if !matches!(state.phase, Phase::Idle(_)) {
+            return true;
+        }
         if state.is_closing || self.closing.receiver_count() == 0 {
             return false;
         }

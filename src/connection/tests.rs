@@ -69,6 +69,35 @@ async fn a_request_that_runs_has_all_time_and_what_follows_has_its_own() {
     assert_eq!(seconds_to_the_end(&mut stream).await, 75);
 }
 
+/// What waits for the client is another task than the one that answers a request.
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_waits_already_hears_that_no_request_runs_any_more() {
+    for preface in [&b""[..], PREFACE] {
+        let (mut stream, mut client) = connected(&any_number());
+        client.write_all(preface).await.unwrap();
+        let running = stream.connection().run_request();
+        let waiting = tokio::spawn(async move { seconds_to_the_end(&mut stream).await });
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        drop(running);
+        assert_eq!(waiting.await.unwrap(), 20 + 75);
+    }
+}
+
+/// One request ends while another begins: whichever is first, the other runs.
+#[test]
+fn a_request_that_begins_as_another_ends_is_not_taken_for_none() {
+    const ROUNDS: usize = 100_000;
+    let connection = any_number().enter().connection().clone();
+    std::thread::scope(|scope| {
+        scope.spawn(|| (0..ROUNDS).for_each(|_| drop(connection.run_request())));
+        for _ in 0..ROUNDS {
+            let running = connection.run_request();
+            assert_eq!(connection.deadline(None), None);
+            drop(running);
+        }
+    });
+}
+
 /// Pings are no requests.
 #[tokio::test(start_paused = true)]
 async fn a_connection_of_http2_without_streams_is_told_to_leave_and_ends_whatever_it_sends() {
