@@ -61,6 +61,22 @@ async fn bodies_of_every_size_reach_the_upstream_as_they_came() {
     assert_eq!(upstream.received().len(), 2 * SIZES.len());
 }
 
+/// Nobody is left to be told why the request is refused, which is due to no upstream.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_reset_in_mid_body_is_no_upstreams_failure() {
+    let upstream = answering(5).await;
+    let gateway = Gateway::before(&upstream);
+    let client = H2c::connect(gateway.address()).await;
+    let mut exchange = client.open(SECRET, &[("content-length", "1000")]).await;
+    exchange.data(b"{", false);
+    gateway.holds_of_bodies(1).await;
+    exchange.body.send_reset(Reason::CANCEL);
+    let line = gateway.next_line();
+    assert_eq!((&line["status"], &line["reason"]), (&json!(499), &json!("invalid_request")), "{line}");
+    let of_upstreams = gateway.metric(r#"keymeter_errors_total{code="upstream_error"}"#).await;
+    assert!(of_upstreams < 0.5, "{of_upstreams}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_of_unknown_length_is_taken_up_to_64_kib() {
     let upstream = answering(5).await;

@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use jiff::Timestamp;
 use pingora::{
     http::{RequestHeader, ResponseHeader},
-    prelude::Result,
+    prelude::{Error, Result},
     proxy::Session,
 };
 
@@ -263,15 +263,15 @@ pub(super) async fn write(session: &mut Session, reply: Reply) -> Result<()> {
     parts.headers.insert(header::CONTENT_LENGTH, reply.body.len().into());
     parts.headers.extend(reply.headers);
     let head = ResponseHeader::from(parts);
-    session.write_response_header(Box::new(head), false).await?;
+    session.write_response_header(Box::new(head), false).await.map_err(Error::into_down)?;
     write_last(session, reply.body.into()).await
 }
 
-/// Writes the last bytes of a response. Of an exchange that runs apart, Pingora does not pass on by itself that they are the last.
+/// Writes the last bytes of a response. That it fails is the client's doing, which Pingora does not always say. Of an exchange that runs apart, Pingora does not pass on by itself that they are the last.
 pub(super) async fn write_last(session: &mut Session, bytes: Bytes) -> Result<()> {
-    session.write_response_body(Some(bytes), true).await?;
+    session.write_response_body(Some(bytes), true).await.map_err(Error::into_down)?;
     if session.downstream_session.as_subrequest().is_some() {
-        session.downstream_session.finish_body().await?;
+        session.downstream_session.finish_body().await.map_err(Error::into_down)?;
     }
     Ok(())
 }
