@@ -46,6 +46,7 @@ impl ServeHttp for Admin {
         if let Some(connection) = Connection::current() {
             connection.head_is_read();
         }
+        keep_as_asked(session);
         let head = session.req_header();
         let (method, path) = (head.method.clone(), head.uri.path().to_owned());
         if let Err(fault) = self.check_sender(session) {
@@ -173,6 +174,16 @@ impl Admin {
         let Some(token) = self.reloader.config().admin.token else { return true };
         let stated = session.get_header_bytes(header::AUTHORIZATION).strip_prefix(b"Bearer ").unwrap_or_default();
         stated.ct_eq(token.0.reveal().as_bytes()).into()
+    }
+}
+
+/// Keeps the connection only if its client counts on that: Pingora would keep every one, and a client of HTTP/1.0 waits for
+/// the end of it.
+fn keep_as_asked(session: &mut ServerSession) {
+    if session.get_keepalive().is_some()
+        && let ServerSession::H1(session) = session
+    {
+        session.respect_keepalive();
     }
 }
 

@@ -162,6 +162,33 @@ async fn a_connection_is_kept_between_requests_for_its_time_and_streams_for_thei
     control.stop().await;
 }
 
+/// Such a client reads until the connection ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_http_1_0_need_not_wait_for_the_end_unless_it_wants_more() {
+    let upstream = answering().await;
+    let gateway = gateway(&upstream, "keep_alive: 60s", "", "");
+    let (control, _folder) = control("keep_alive: 60s").await;
+    let addresses = [
+        (gateway.address(), "/v1/models"),
+        (gateway.server.admin_address, "/-/healthy"),
+        (control.address, "/healthz"),
+    ];
+    for (address, path) in addresses {
+        let mut client = connected(address, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await;
+        let (answer, took) = closed(&mut client).await;
+        assert!(answer.starts_with(b"HTTP/1."), "{path}: {}", String::from_utf8_lossy(&answer));
+        assert!(took < Duration::from_secs(5), "{path}: {took:?}");
+    }
+    for (address, path) in addresses.into_iter().take(2) {
+        let mut client = Client::connect(address).await;
+        for _ in 0..2 {
+            client.send_raw(format!("GET {path} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").as_bytes()).await;
+            assert!([200, 401].contains(&client.response().await.status), "{path}");
+        }
+    }
+    control.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_of_http2_without_streams_is_told_and_closed() {
     let upstream = answering().await;
