@@ -23,9 +23,11 @@ use tokio_rustls::{
     rustls::{ClientConfig, RootCertStore},
 };
 
+use crate::admission::answering_behind;
 use crate::support::{
     client::{Arrival, Client, PATIENCE, within},
     gateway::{Gateway, SECRET, config, one_key},
+    h2c::H2c,
     process::{Process, Signal},
     script::{Script, Step, completion, usage},
     upstream::ScriptedUpstream,
@@ -345,6 +347,36 @@ async fn the_longest_idle_connection_makes_room_and_else_new_ones_wait() {
     gate.open();
     // It has waited with its request; this reads the answer to it.
     assert_eq!(within("its turn", fourth.response()).await.status, 200);
+}
+
+/// Whoever waits takes the place of a connection as soon as nothing runs on it, and not before what ran is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_makes_room_is_answered_before() {
+    const PLACES: usize = 4;
+    for _ in 0..5 {
+        let gate = crate::support::script::Gate::new();
+        let upstream = answering_behind(&gate).await;
+        let gateway = gateway(&upstream, &format!("max_connections: {PLACES}"), "", "");
+        let mut running = Vec::new();
+        for _ in 0..PLACES {
+            let client = H2c::connect(gateway.address()).await;
+            running.push(client.send(SECRET, chat().to_string().as_bytes()).await);
+        }
+        upstream.wait_for_request(PLACES).await;
+        let mut waiting = Vec::new();
+        for _ in 0..PLACES {
+            let mut client = gateway.connect().await;
+            client.send("GET", "/v1/models", &[("authorization", &format!("Bearer {SECRET}"))], b"").await;
+            waiting.push(client);
+        }
+        gate.open();
+        for exchange in running {
+            assert_eq!(exchange.whole().await.0.status, 200);
+        }
+        for mut client in waiting {
+            assert_eq!(client.response().await.status, 200);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,6 +33,8 @@ pub struct TimedStream<S> {
     reading: Alarm,
     writing: Alarm,
     stall: Option<Stall>,
+    /// Whether it was read once more since it makes room for another.
+    has_let_write: bool,
 }
 
 /// A write that waits for the client.
@@ -48,7 +50,8 @@ impl<S> TimedStream<S> {
     /// `stream` as that of a connection. `socket` is what it is made of.
     pub fn new(stream: S, open: OpenConnection, socket: Option<Arc<SocketDigest>>) -> Self {
         let (reading, writing) = (Alarm::default(), Alarm::default());
-        Self { stream, open, socket, heads: Heads::default(), peeked: Vec::new(), reading, writing, stall: None }
+        let (heads, peeked, stall) = (Heads::default(), Vec::new(), None);
+        Self { stream, open, socket, heads, peeked, reading, writing, stall, has_let_write: false }
     }
 
     /// The connection.
@@ -141,6 +144,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
             return Poll::Ready(Err(io::Error::other("the key of the request on this connection is revoked")));
         }
         if this.connection().poll_evicted(context.waker()).is_ready() {
+            // Over HTTP/2, whoever reads writes the last answer afterwards, and would not after the end.
+            if this.heads.is_http2() && !std::mem::replace(&mut this.has_let_write, true) {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
