@@ -96,7 +96,7 @@ pub(super) async fn receive(session: &mut Session, mut room: BodyRoom, settings:
         Length::Stated(bytes) => bytes,
         Length::Open => MAX_WITHOUT_LENGTH.min(settings.max_request_body),
     };
-    let reading = tokio::time::timeout(settings.body_timeout, read(session, length, most, &mut room));
+    let reading = tokio::time::timeout(settings.body_timeout, read(session, most, &mut room));
     let bytes = reading.await.map_err(|_| Rejection::BodyTimeout(settings.body_timeout))??;
     Ok(Held { bytes, room })
 }
@@ -131,11 +131,11 @@ fn states_length(head: &[u8]) -> bool {
         .any(|line| line.get(..NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME)))
 }
 
-async fn read(session: &mut Session, length: Length, most: u64, room: &mut BodyRoom) -> Result<Bytes, Rejection> {
+async fn read(session: &mut Session, most: u64, room: &mut BodyRoom) -> Result<Bytes, Rejection> {
     if session.req_header().headers.contains_key(header::EXPECT) && session.req_header().version != Version::HTTP_2 {
         invite(session).await?;
     }
-    let mut body = BytesMut::with_capacity(usize::try_from(most.min(first_capacity(length))).unwrap_or(0));
+    let mut body = BytesMut::with_capacity(first_capacity(most));
     let mut left = most;
     let mut is_kept = false;
     loop {
@@ -174,13 +174,11 @@ fn too_long(most: u64) -> Rejection {
     }
 }
 
-/// A body of a stated length gets its memory at once, up to a size that costs nobody anything;
-/// the rest comes as the bytes do.
-fn first_capacity(length: Length) -> u64 {
-    match length {
-        Length::Stated(bytes) => bytes.min(64 << 10),
-        Length::Open => 4096,
-    }
+/// What memory a body of `most` bytes at most gets before they come: so little that nobody who announces bodies and does not
+/// send them holds much of it, for it is not counted. The rest comes as the bytes do.
+fn first_capacity(most: u64) -> usize {
+    const MOST: usize = 4096;
+    usize::try_from(most).map_or(MOST, |most| most.min(MOST))
 }
 
 /// Whether a body is encoded, by any of the lines that say so.
@@ -220,6 +218,12 @@ mod tests {
             let fault = model(Endpoint::ImageEdits, None, types, FORM).unwrap_err();
             assert!(matches!(fault, BodyFault::ContentType { .. }), "{types:?}: {fault}");
         }
+    }
+
+    #[test]
+    fn what_is_announced_takes_next_to_no_memory() {
+        assert_eq!([0, 100, 4096].map(first_capacity), [0, 100, 4096]);
+        assert!([1 << 16, 32 << 20, u64::MAX].into_iter().all(|most| first_capacity(most) <= 4096));
     }
 
     #[test]
