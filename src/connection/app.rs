@@ -1,7 +1,10 @@
 //! Serves connections by an application of Pingora's, which is told nothing of it: it is given streams that end in time, and
 //! its requests are noticed as they come and go.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use pingora::{
@@ -143,7 +146,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for OnConnection<A>
             // Pingora's own time for each read would end it before ours.
             session.set_keepalive(Some(0));
         }
-        let peer = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
+        let peer = session.client_addr().and_then(|address| address.as_inet()).map(SocketAddr::ip);
         let reusable = self.app.process_new_http(session, shutdown).await;
         if let Some(peer) = peer.filter(|_| self.connection.has_partial_head()) {
             (self.on_malformed)(peer);

@@ -243,7 +243,7 @@ fn what_steers_a_terminal_is_not_shown_to_it() {
     desk.run("list").unwrap();
     assert!(desk.printed.contains("2J") && !desk.printed.contains('\u{202e}'), "{}", desk.printed);
     let mut desk = Desk::with("keys: [{id: a, name: abc, secret: x, models: [\"a\\e[2J\"]}]");
-    assert!(desk.run("list").is_err_and(|fault| fault.to_string().contains("no control characters")));
+    assert!(desk.run("list").is_err_and(|fault| fault.contains("no control characters")));
 }
 
 #[test]
