@@ -11,9 +11,9 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use tracing::field::Field;
 use tracing_subscriber::{
-    Layer as _,
     filter::filter_fn,
     fmt::{
         MakeWriter,
@@ -43,18 +43,24 @@ pub fn start() -> io::Result<()> {
         .fmt_fields(debug_fn(write_field))
         .with_writer(Lines(writer.clone()))
         .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .with_filter(LineFilter::new(repeated));
+        .with_target(false);
     let subscriber = tracing_subscriber::registry()
         .with(levels::from_environment())
         .with(filter_fn(levels::is_discreet))
+        .with(LineFilter::new(repeated))
         .with(lines);
     if subscriber.try_init().is_err() {
         eprintln!("a log was set up before; log lines go there");
     }
     levels::forbid_heads();
+    let of_panics = writer.clone();
+    // It goes round all that formats and filters lines, since that may be what panicked.
+    std::panic::set_hook(Box::new(move |panic| {
+        let line =
+            format!("{:.6} ERROR an error in keymeter itself: {}\n", Timestamp::now(), Printable(&panic.to_string()));
+        of_panics.write(line.into_bytes());
+    }));
     let _ = LOG.set(writer);
-    std::panic::set_hook(Box::new(|panic| tracing::error!("an error in keymeter itself: {panic}")));
     Ok(())
 }
 
@@ -111,7 +117,7 @@ fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -
 }
 
 fn now() -> String {
-    format!("{:.6}  WARN", jiff::Timestamp::now())
+    format!("{:.6}  WARN", Timestamp::now())
 }
 
 /// Gives each event a writer of its own, which hands over the whole line at once.
@@ -169,5 +175,42 @@ mod tests {
         });
         let text = std::fs::read_to_string(file.path()).unwrap();
         assert_eq!(text, "ERROR refused: a\\nb\\u001b[2J\\u0085 model=\"m\\u{202e}\"\n");
+    }
+
+    /// Logs something itself while it is written, as a database's driver does.
+    struct Talkative;
+
+    impl fmt::Display for Talkative {
+        fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            if tracing::enabled!(tracing::Level::INFO) {
+                tracing::debug!("of no interest");
+            }
+            formatter.write_str("done")
+        }
+    }
+
+    #[test]
+    fn whoever_asks_what_is_logged_and_logs_nothing_or_logs_while_it_logs_brings_nothing_out_of_order() {
+        let file = Arc::new(tempfile::NamedTempFile::new().unwrap());
+        let lines = tracing_subscriber::fmt::layer()
+            .fmt_fields(debug_fn(write_field))
+            .with_writer(Mutex::new(file.reopen().unwrap()))
+            .with_ansi(false)
+            .with_target(false)
+            .without_time();
+        let subscriber = tracing_subscriber::registry()
+            .with(tracing_subscriber::EnvFilter::new("info"))
+            .with(filter_fn(levels::is_discreet))
+            .with(LineFilter::new(Arc::default()))
+            .with(lines);
+        tracing::subscriber::with_default(subscriber, || {
+            for _ in 0..20 {
+                let _ = tracing::enabled!(tracing::Level::WARN) || tracing::enabled!(tracing::Level::DEBUG);
+                tracing::info!("{Talkative}");
+            }
+            tracing::warn!("another kind");
+        });
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        assert_eq!(text, " INFO done\n".repeat(10) + " WARN another kind\n");
     }
 }

@@ -10,11 +10,10 @@ use std::{
 
 use parking_lot::Mutex;
 use tracing::{
-    Event, Level, Metadata,
+    Event, Level, Subscriber,
     field::{Field, Visit},
-    subscriber::Interest,
 };
-use tracing_subscriber::layer::{Context, Filter};
+use tracing_subscriber::{Layer, layer::Context};
 
 use crate::levels;
 
@@ -41,16 +40,10 @@ impl LineFilter {
     }
 }
 
-impl<S> Filter<S> for LineFilter {
-    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        true
-    }
-
-    fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
-        Interest::always()
-    }
-
-    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+/// A layer of its own, not the filter of one: such a filter keeps a state between its questions, which libraries that ask
+/// whether a level is enabled, and then log nothing, bring out of order.
+impl<S: Subscriber> Layer<S> for LineFilter {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         // Whoever asks for more than usual looks for something, and wants all of it.
         if *event.metadata().level() > Level::INFO {
             return true;
