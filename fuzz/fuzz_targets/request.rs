@@ -128,7 +128,8 @@ fn is_for_other_reasons(fault: &BodyFault, body: &[u8]) -> bool {
         | BodyFault::MiscasedField { .. }
         | BodyFault::WrongType { .. }
         | BodyFault::LoneSurrogate { .. } => false,
-        BodyFault::OtherModel
+        BodyFault::ModelName
+        | BodyFault::OtherModel
         | BodyFault::ContentType { .. }
         | BodyFault::Form { .. }
         | BodyFault::FileField { .. } => {
