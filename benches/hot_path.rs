@@ -17,10 +17,12 @@ use std::{hint::black_box, sync::Arc, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use http::HeaderMap;
-use keymeter::{
+use keymeter::accounting::Spool;
+use keymeter_core::{
     body::{Change, Shape, scan},
-    ledger::{Record, Session, Spool},
-    limit::{Counters, Limit, Limits, Moment},
+    clock::Moment,
+    limit::{Counters, Limit, Limits},
+    record::{Record, Session},
 };
 
 use workload::{

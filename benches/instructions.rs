@@ -11,11 +11,12 @@ mod workload;
 
 use std::{env, hint::black_box, process::Command, sync::Arc, time::Duration};
 
-use keymeter::{
+use keymeter::admission::Now;
+use keymeter_core::{
     body::{Change, Shape, scan},
-    gate::Now,
-    ledger::Record,
-    limit::{Counters, Limit, Limits, Moment},
+    clock::Moment,
+    limit::{Counters, Limit, Limits},
+    record::Record,
 };
 
 use workload::{

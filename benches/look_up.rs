@@ -14,12 +14,14 @@ use std::{sync::Arc, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use keymeter::{
-    account::Accounts,
-    config::KeyCache,
+    keys::{Resolver, YamlSource},
+    limits::account::Accounts,
+    observe::metrics::Metrics,
+};
+use keymeter_config::KeyCache;
+use keymeter_core::{
+    clock::Moment,
     key::{KeyHash, KeyRecord, KeyState, OwnLimits},
-    limit::Moment,
-    metrics::Metrics,
-    resolve::{Resolver, YamlSource},
 };
 
 const KEYS: [usize; 3] = [1, 1_000, 1_000_000];

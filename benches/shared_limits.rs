@@ -27,11 +27,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keymeter::{
-    config,
-    limit::{Limit, Limits, Moment},
-    metrics::Metrics,
-    shared::SharedLimits,
+use keymeter::{limits::shared::SharedLimits, observe::metrics::Metrics};
+use keymeter_config::{self as config};
+use keymeter_core::{
+    clock::Moment,
+    limit::{Limit, Limits},
 };
 
 use self::redis::Redis;

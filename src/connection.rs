@@ -18,6 +18,7 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
+use keymeter_config::ConnectionTimeouts;
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
@@ -25,7 +26,7 @@ pub use self::{
     registry::{Connections, OpenConnection},
     stream::TimedStream,
 };
-use crate::{config::ConnectionTimeouts, runs::Run};
+use crate::keys::runs::Run;
 
 tokio::task_local! {
     /// The connection that the task serves, where it carries one request at a time.

@@ -14,6 +14,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header;
+use keymeter_config::Upstream;
+use keymeter_core::{
+    api::{Api, Call, Endpoint, recognise},
+    body::Scanned,
+    key::KeyRecord,
+    rejection::Rejection,
+};
 use pingora::{
     ErrorSource,
     http::RequestHeader,
@@ -26,18 +33,13 @@ use self::body::{Held, Outgoing, receive, scan_request};
 use self::query::take_key;
 pub use self::respond::{respond_json, respond_rejection};
 use crate::{
-    api::{Api, Call, Endpoint, recognise},
-    body::Scanned,
-    config::Upstream,
-    connection::Connection,
-    gate::{
+    admission::{
         BodyRoom, CREDENTIAL_HEADERS, Client, Gate, Lease, Now, Outcome, Presence, RequestId, Route, Settings, Visit,
     },
-    head::{change_request, header_value, remove_hop_by_hop},
-    key::KeyRecord,
-    rejection::Rejection,
-    resolve::Key,
-    traces::RequestTrace,
+    connection::Connection,
+    headers::{change_request, header_value, remove_hop_by_hop},
+    keys::Key,
+    observe::traces::RequestTrace,
 };
 
 /// A Pingora proxy behind a gate.

@@ -2,6 +2,15 @@
 //! that are bound before anything is served, so that a port in use is an error in words.
 //! Everything runs on the runtime that calls `start`; a process or a test may run several.
 
+pub mod admin;
+#[cfg(feature = "control")]
+pub mod control_plane;
+pub mod gateway;
+pub mod handover;
+pub mod plugin;
+pub mod reload;
+pub mod tls;
+
 use std::{
     fmt, io,
     net::{SocketAddr, TcpListener},
@@ -11,7 +20,8 @@ use std::{
 };
 
 use futures_util::future::join_all;
-
+use keymeter_config::{self as config, Loaded};
+use keymeter_core::clock::Moment;
 use parking_lot::Mutex;
 use pingora::{
     apps::HttpServerOptions,
@@ -24,23 +34,22 @@ use pingora::{
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
-    config::{self, Loaded},
     connection::{
         Connections,
         app::TimedApp,
         descriptors::{most_of_admin, most_of_gateway},
         listener::Listener,
     },
-    gate::AccessLog,
-    gateway::Gateway,
-    handover::Sockets,
-    limit::Moment,
-    plugin::{Plugin, PluginFault},
+    keys::http::client,
+    observe::{access_log::AccessLog, traces::Traces},
     proxy::Gated,
-    reload::Reloader,
-    resolve::http::client,
-    tls::{Certificate, Pair},
-    traces::Traces,
+    server::{
+        gateway::Gateway,
+        handover::Sockets,
+        plugin::{Plugin, PluginFault},
+        reload::Reloader,
+        tls::{Certificate, Pair},
+    },
 };
 
 /// A running gateway with its admin address.

@@ -12,6 +12,8 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue, Uri, header};
+use keymeter_config::Upstream;
+use keymeter_core::clock::Moment;
 use parking_lot::Mutex;
 use pingora::{
     ErrorType,
@@ -23,7 +25,7 @@ use pingora::{
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
-use crate::{config::Upstream, head::change_request, limit::Moment};
+use crate::headers::change_request;
 
 /// Connections are dropped before an upstream's own keep-alive ends them: a request that meets a
 /// closing connection cannot be sent again. Uvicorn's is 5 s.

@@ -9,14 +9,16 @@ use std::{
 
 use async_trait::async_trait;
 use keymeter::{
-    account::Accounts,
-    config::{self, KeyCache},
-    gate::{AccessLog, Gate, Now, Settings},
+    admission::{Gate, Now, Settings},
+    keys::{Answer, Change, EntityTag, Found, KeySource, ResolveFault, Resolver, SourceFault, runs::Runs},
+    limits::account::Accounts,
+    observe::{access_log::AccessLog, metrics::Metrics},
+};
+use keymeter_config::{self as config, KeyCache};
+use keymeter_core::{
+    clock::Moment,
     key::{KeyHash, KeyRecord, KeyState, OwnLimits},
-    limit::{Limit, Limits, Moment},
-    metrics::Metrics,
-    resolve::{Answer, Change, EntityTag, Found, KeySource, ResolveFault, Resolver, SourceFault},
-    runs::Runs,
+    limit::{Limit, Limits},
 };
 use parking_lot::RwLock;
 

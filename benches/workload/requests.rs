@@ -5,14 +5,16 @@ use std::{net::Ipv4Addr, path::Path, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderMap, header::AUTHORIZATION};
 use keymeter::{
-    account::Accounts,
+    admission::{Gate, Now, Outcome, Settings, Visit},
+    keys::{Resolver, YamlSource},
+    limits::account::Accounts,
+    observe::{access_log::AccessLog, metrics::Metrics},
+};
+use keymeter_config::{self as config};
+use keymeter_core::{
     api::Endpoint,
     body::Scanned,
-    config,
-    gate::{AccessLog, Gate, Now, Outcome, Settings, Visit},
     key::{KeyHash, KeyRecord, KeyState, OwnLimits},
-    metrics::Metrics,
-    resolve::{Resolver, YamlSource},
 };
 
 /// A request from its head to its end: identified, admitted and settled.

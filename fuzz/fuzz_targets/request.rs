@@ -6,7 +6,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use keymeter::body::{BodyFault, Change, Scanned, Shape, scan};
+use keymeter_core::body::{BodyFault, Change, Scanned, Shape, scan};
 use keymeter_fuzz::Input;
 use libfuzzer_sys::fuzz_target;
 use serde::{

@@ -1,15 +1,17 @@
 //! What `serve` runs, from its start until it is told to stop or another process takes over.
 
-use std::sync::Arc;
+use std::{net::TcpListener, sync::Arc};
 
+use keymeter_config::Control as Settings;
+use keymeter_control::{Control, ControlFault};
+use keymeter_core::limit::Limits;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{program::Program, service_manager};
-use crate::{
-    control::Control,
-    handover::{HandoverFault, Offer, Successor},
+use crate::server::{
+    Drained, Server, control_plane,
+    handover::{HandoverFault, Offer, Sockets, Successor},
     reload::Reloader,
-    server::{Drained, Server},
 };
 
 /// What runs.
@@ -26,7 +28,7 @@ impl House {
         let sockets = || {
             let mut sockets = self.server.sockets()?;
             if let Some(control) = &self.control {
-                sockets.append(control.sockets()?);
+                sockets.keep(&control.socket()?)?;
             }
             Ok(sockets)
         };
@@ -42,11 +44,11 @@ impl House {
         successor.asks_to_give_way().await?;
         // There is one control plane over a database of one machine.
         let Some(control) = self.control.take() else { return successor.takes_over().await };
-        let (settings, limits, mut sockets) = control.terms().map_err(HandoverFault::Link)?;
+        let (settings, limits, socket) = control.terms().map_err(HandoverFault::Link)?;
         control.stop().await;
         let taken = successor.takes_over().await;
         if taken.is_err() {
-            match Control::start(&settings, limits, &mut sockets).await {
+            match started_again(&settings, limits, &socket).await {
                 Ok(control) => self.control = Some(control),
                 Err(fault) => tracing::error!("the control plane does not start again: {fault}"),
             }
@@ -69,6 +71,13 @@ impl House {
         tracing::info!("another process has taken over; whoever is connected to this one may take {seconds}s more");
         self.server.retire(limit).await
     }
+}
+
+/// The control plane, on the socket that it had.
+async fn started_again(settings: &Settings, limits: Limits, socket: &TcpListener) -> Result<Control, ControlFault> {
+    let mut sockets = Sockets::none();
+    sockets.keep(socket).map_err(|fault| ControlFault::Bind(settings.listen, fault))?;
+    control_plane::start(settings, limits, &mut sockets).await
 }
 
 /// The signals that concern us.

@@ -17,14 +17,12 @@ use std::{
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
+use keymeter_config::Environment;
+use keymeter_core::key::{KeyId, KeyName};
 
 pub use self::fault::KeysFault;
 use self::options::{Clearable, Grace, Options, parse_name};
 use super::remote::Output;
-use crate::{
-    config::Environment,
-    key::{KeyId, KeyName},
-};
 
 /// Make keys and change them.
 #[derive(Debug, Args)]

@@ -1,11 +1,11 @@
 //! `keymeter wallets`, `keymeter usage` and `keymeter audit`: what there is to spend, what was spent, and who did what.
 
 use clap::{Args, Subcommand, ValueEnum};
+use keymeter_core::printable::plain_json;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::remote::{Output, RemoteArgs, RemoteFault, print, print_one, print_rows, segment};
-use crate::printable::plain_json;
 
 /// Show and credit wallets.
 #[derive(Debug, Args)]

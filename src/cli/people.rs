@@ -1,11 +1,11 @@
 //! `keymeter users` and `keymeter teams`: who there is, on a control plane.
 
 use clap::{Args, Subcommand};
+use keymeter_control::store::people::Role;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::remote::{Output, RemoteArgs, RemoteFault, print_one, print_rows, print_secret, segment};
-use crate::control::store::people::Role;
 
 /// Make users and let them go.
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command},
 };
 
-use crate::handover::HandoverFault;
+use crate::server::handover::HandoverFault;
 
 /// The program that this process runs, found at the start: later its file may be another, which is the point.
 pub(super) struct Program {

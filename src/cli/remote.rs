@@ -9,15 +9,14 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use reqwest::{Client, Method};
-use serde_json::Value;
-use tokio::runtime::{Builder, Runtime};
-
-use crate::{
-    config::UpstreamUrl,
+use keymeter_config::UpstreamUrl;
+use keymeter_core::{
     key::Secret,
     printable::{Printable, plain_json, steers},
 };
+use reqwest::{Client, Method};
+use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
 
 /// Where the control plane is.
 #[derive(Clone, Debug, Args)]
@@ -104,7 +103,7 @@ impl Remote {
     /// When the control plane cannot be reached, or refuses.
     pub fn text(&self, method: Method, path: &str, body: Option<&Value>) -> Result<String, RemoteFault> {
         let unreachable =
-            |fault: reqwest::Error| RemoteFault::Unreachable(self.base.clone(), crate::resolve::http::plainly(&fault));
+            |fault: reqwest::Error| RemoteFault::Unreachable(self.base.clone(), crate::keys::http::plainly(&fault));
         let mut request = self.client.request(method, format!("{}{path}", self.base)).bearer_auth(self.token.reveal());
         if let Some(body) = body {
             request = request.json(body);

@@ -2,6 +2,8 @@
 
 use std::{fmt, num::NonZeroUsize, path::PathBuf, time::Duration};
 
+use keymeter_config::{self as config, Config, Fault, Source};
+use keymeter_control::{Control, ControlFault};
 use tokio::runtime::{Builder, Runtime};
 
 use super::{
@@ -9,14 +11,13 @@ use super::{
     service_manager,
 };
 use crate::{
-    config::{self, Config, Fault, Source},
     connection::descriptors::raise_limit,
-    control::{Control, ControlFault},
-    gate::AccessLog,
-    handover::{HandoverFault, Heir, Offer, Sockets},
-    process_log,
-    server::{Server, StartFault, rehearse},
-    traces::LAST_SPANS,
+    observe::{access_log::AccessLog, process_log, traces::LAST_SPANS},
+    server::{
+        Server, StartFault, control_plane,
+        handover::{HandoverFault, Heir, Offer, Sockets},
+        rehearse,
+    },
 };
 
 pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeFault> {
@@ -87,7 +88,7 @@ fn offer(settings: &config::Server, heir: Option<Heir>) -> Result<Option<Offer>,
 /// The control plane, where the configuration has one.
 async fn start_control(config: &Config, sockets: &mut Sockets) -> Result<Option<Control>, ServeFault> {
     let Some(settings) = &config.control else { return Ok(None) };
-    let control = Control::start(settings, config.limits.limits, sockets).await.map_err(ServeFault::Control)?;
+    let control = control_plane::start(settings, config.limits.limits, sockets).await.map_err(ServeFault::Control)?;
     tracing::info!("the control plane is on {}", control.address);
     Ok(Some(control))
 }

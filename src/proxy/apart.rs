@@ -12,6 +12,8 @@ use std::{
 
 use bytes::Bytes;
 use http::{Version, header};
+use keymeter_config::OnClientAbort;
+use keymeter_core::key::Bar;
 use pingora::{
     ErrorType,
     http::RequestHeader,
@@ -29,10 +31,8 @@ use super::{
     response::{self, KEY_REVOKED, Tail},
 };
 use crate::{
-    config::OnClientAbort,
-    gate::{Client, Gate},
-    key::Bar,
-    runs::Run,
+    admission::{Client, Gate},
+    keys::runs::Run,
 };
 
 /// Whether an admitted request is to be run apart, and how long its upstream is then read on after its client has left.

@@ -3,14 +3,14 @@
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Version, header};
-use pingora::{http::RequestHeader, proxy::Session};
-
-use crate::{
+use keymeter_core::{
     api::Endpoint,
     body::{BodyFault, Change, Scanned, Shape, scan, scan_form},
-    gate::{BodyRoom, NoRoom, Settings},
     rejection::Rejection,
 };
+use pingora::{http::RequestHeader, proxy::Session};
+
+use crate::admission::{BodyRoom, NoRoom, Settings};
 
 /// A body, and the room that it takes.
 pub(super) struct Held {

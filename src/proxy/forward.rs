@@ -17,7 +17,7 @@ use pingora::{
 };
 use tokio::sync::mpsc;
 
-use crate::{connection::Connection, head::change_request};
+use crate::{connection::Connection, headers::change_request};
 
 use super::{Context, Gated, Stage, apart, apart::Apart, finish, over, prepare_upstream_request, response};
 

@@ -5,6 +5,13 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use jiff::Timestamp;
+use keymeter_core::{
+    api::{Api, Unrecognised},
+    body::BodyFault,
+    digits::Digits,
+    limit::{Level, Standing},
+    rejection::Rejection,
+};
 use pingora::{
     http::{RequestHeader, ResponseHeader},
     prelude::Result,
@@ -13,14 +20,9 @@ use pingora::{
 
 use super::{Pass, Stage};
 use crate::{
-    api::{Api, Unrecognised},
-    body::BodyFault,
-    digits::Digits,
-    gate::{Gate, Now, RequestId},
-    head::header_value,
-    limit::{Level, Standing},
-    rejection::Rejection,
-    resolve::Key,
+    admission::{Gate, Now, RequestId},
+    headers::header_value,
+    keys::Key,
 };
 
 /// What a request is called, as most look for it.
@@ -312,7 +314,10 @@ mod tests {
 
     #[test]
     fn resets_are_written_as_anthropic_does() {
-        let now = Now { moment: crate::limit::Moment::from_nanos(0), date: "2026-01-01T00:00:00.5Z".parse().unwrap() };
+        let now = Now {
+            moment: keymeter_core::clock::Moment::from_nanos(0),
+            date: "2026-01-01T00:00:00.5Z".parse().unwrap(),
+        };
         for (millis, written) in
             [(0, "2026-01-01T00:00:01Z"), (500, "2026-01-01T00:00:01Z"), (501, "2026-01-01T00:00:02Z")]
         {

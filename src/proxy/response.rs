@@ -3,6 +3,7 @@
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Version, header};
+use keymeter_core::{api::Api, rejection::Rejection};
 use pingora::{
     ErrorSource, ErrorType,
     http::ResponseHeader,
@@ -16,10 +17,8 @@ use super::{
     respond::{self, Reply, id_headers, rate_headers},
 };
 use crate::{
-    api::Api,
-    gate::{Gate, Now},
-    head::{change_response, header_value},
-    rejection::Rejection,
+    admission::{Gate, Now},
+    headers::{change_response, header_value},
 };
 
 /// Why we ourselves end an exchange with an upstream.

@@ -16,6 +16,8 @@ use std::{
 
 use async_trait::async_trait;
 use http::{HeaderMap, Method, StatusCode};
+use keymeter_config::{self as config};
+use keymeter_core::key::{KeyState, OwnLimits, Secret};
 use pingora::{
     ErrorType,
     cache::{
@@ -36,12 +38,9 @@ use tokio::{
 use self::probe::{BODY, MARK, Probe, Steps, call};
 use super::*;
 use crate::{
-    account::Accounts,
-    config,
-    gate::AccessLog,
-    key::{KeyState, OwnLimits, Secret},
-    metrics::Metrics,
-    resolve::{Resolver, YamlSource},
+    keys::{Resolver, YamlSource},
+    limits::account::Accounts,
+    observe::{access_log::AccessLog, metrics::Metrics},
 };
 
 const SECRET: &str = "sk-probe";

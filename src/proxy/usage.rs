@@ -1,10 +1,11 @@
 //! What a key is told of itself: `GET /v1/usage`. Its limits come from the counters that enforce them, and what it used in
 //! all, with its balance, from whoever keeps the accounts, if anybody does.
 
+use keymeter_core::limit::Level;
 use serde_json::{Value, json};
 
 use super::Pass;
-use crate::{gate::Now, limit::Level};
+use crate::admission::Now;
 
 impl Pass {
     /// What the key may use, has used, and has left.

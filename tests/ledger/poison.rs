@@ -2,8 +2,9 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
-use keymeter::{
-    ledger::{Record, Session, Spool},
+use keymeter::accounting::Spool;
+use keymeter_core::{
+    record::{Record, Session},
     usage::Source,
 };
 use serde_json::{Value, json};

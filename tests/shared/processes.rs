@@ -3,10 +3,9 @@
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
-use keymeter::{
-    control::store::{Database, Store},
-    price::Usd,
-};
+use keymeter_config::Database;
+use keymeter_control::store::Store;
+use keymeter_core::price::Usd;
 use sqlx::Row;
 use tempfile::TempDir;
 use tokio::sync::watch;

@@ -6,13 +6,11 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use keymeter_config::keys::Http;
 use reqwest::{Client, RequestBuilder, Response};
 
 use super::{TOKEN, report::Verdict};
-use crate::{
-    config::keys::Http,
-    resolve::http::{ClientFault, Failure, body, client, plainly},
-};
+use crate::keys::http::{ClientFault, Failure, body, client, plainly};
 
 /// How a service refuses whoever has no right to ask.
 pub(super) const REFUSALS: [u16; 2] = [401, 403];

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
-
-use super::{Create, Io, KeysFault, One, Regenerate, Update, options::Grace, read};
-use crate::{
-    config::Environment,
-    key::{KeyId, Retiring, Secret},
+use keymeter_config::{
+    Environment,
     keyfile::{self, Change, EditFault, LockedFile, Setting},
 };
+use keymeter_core::key::{KeyId, Retiring, Secret};
+
+use super::{Create, Io, KeysFault, One, Regenerate, Update, options::Grace, read};
 
 pub(super) fn create(create: Create, io: &mut Io<'_>) -> Result<(), KeysFault> {
     let id = create.id.map_or_else(KeyId::generate, Ok)?;

@@ -6,12 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{
-    cli::remote::RemoteFault,
-    config::Fault,
-    key::KeyId,
+use keymeter_config::{
+    Fault,
     keyfile::{EditFault, FileFault},
 };
+use keymeter_core::key::KeyId;
+
+use crate::cli::remote::RemoteFault;
 
 /// Why the command fails. Unless said otherwise, nothing has been changed.
 #[derive(Debug)]

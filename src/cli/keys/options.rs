@@ -4,14 +4,13 @@ use std::{str::FromStr, time::Duration};
 
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
-
-use crate::{
+use keymeter_config::keyfile::{Field, Setting};
+use keymeter_core::{
     glob::Glob,
     key::{KeyFault, KeyName},
-    keyfile::{Field, Setting},
     limit::Limit,
 };
+use serde_json::{Map, Value, json};
 
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct Options {

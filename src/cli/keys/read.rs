@@ -2,10 +2,8 @@
 
 use std::path::Path;
 
-use crate::{
-    config::{Environment, Fault, keys},
-    key::KeyRecord,
-};
+use keymeter_config::{Environment, Fault, keys};
+use keymeter_core::key::KeyRecord;
 
 /// The keys that a file's text gives.
 pub(super) struct Known {

@@ -1,13 +1,11 @@
 //! The same commands on the keys of a control plane.
 
+use keymeter_core::key::KeyId;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::{Clearable, Command, KeysFault, Source};
-use crate::{
-    cli::remote::{Remote, RemoteFault, print_one, print_rows, print_secret, segment},
-    key::KeyId,
-};
+use crate::cli::remote::{Remote, RemoteFault, print_one, print_rows, print_secret, segment};
 
 const COLUMNS: [(&str, &str); 10] = [
     ("ID", "id"),

@@ -7,17 +7,17 @@ use std::{
 };
 
 use jiff::Timestamp;
+use keymeter_config::keyfile::{self, EditFault};
+use keymeter_core::{
+    glob::Glob,
+    key::{KeyHash, KeyId, KeyRecord, KeyState},
+    limit::Limit,
+    printable::{plain_json, steers},
+};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::{Io, KeysFault, Output, read};
-use crate::{
-    glob::Glob,
-    key::{KeyHash, KeyId, KeyRecord, KeyState},
-    keyfile::{self, EditFault},
-    limit::Limit,
-    printable::{plain_json, steers},
-};
 
 pub(super) fn list(path: &Path, output: Output, io: &mut Io<'_>) -> Result<(), KeysFault> {
     let (known, _) = known(path, io)?;

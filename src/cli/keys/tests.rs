@@ -1,13 +1,11 @@
 use std::{fs, path::Path};
 
 use clap::Parser;
+use keymeter_config::keys;
+use keymeter_core::key::{KeyHash, KeyRecord, Secret, is_well_formed};
 use tempfile::TempDir;
 
 use super::*;
-use crate::{
-    config::keys,
-    key::{KeyHash, KeyRecord, Secret, is_well_formed},
-};
 
 #[derive(Parser)]
 struct Line {
