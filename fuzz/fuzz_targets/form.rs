@@ -10,7 +10,7 @@ use keymeter_core::body::{Scanned, scan_form};
 use keymeter_fuzz::Input;
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../../src/body/form/tests/lenient.rs"]
+#[path = "../../crates/core/src/body/form/tests/lenient.rs"]
 mod lenient;
 
 fuzz_target!(|data: &[u8]| {
