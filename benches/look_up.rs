@@ -20,7 +20,7 @@ use keymeter::{
 };
 use keymeter_config::KeyCache;
 use keymeter_core::{
-    clock::Moment,
+    clock::MonotonicTime,
     key::{KeyHash, KeyRecord, KeyState, OwnLimits},
 };
 
@@ -34,7 +34,7 @@ fn look_ups(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("look_up");
     for count in KEYS {
         let resolver = resolver(count);
-        let now = Moment::now();
+        let now = MonotonicTime::now();
         let mut ask = |name, first: usize| {
             let hashes: Vec<_> = (first..first + count.min(50_000)).map(hash).collect();
             for hash in &hashes {

@@ -2,12 +2,12 @@
 //! until the other side has it for good.
 
 mod backlog;
-mod courier;
+mod client;
 mod delivery;
 pub mod frame;
+pub mod outbox;
 mod refused;
 pub mod sender;
-pub mod spool;
 
 use std::{
     fmt,
@@ -22,16 +22,16 @@ use std::{
 use keymeter_core::record::{Record, Session};
 
 pub use self::{
-    courier::Courier,
+    client::AccountingClient,
+    outbox::{OpenError, Outbox, OutboxError},
     sender::Sender,
-    spool::{OpenFault, Spool, SpoolFault},
 };
 use crate::observe::metrics::{LedgerRecord, Metrics};
 
 /// The records of this process, and of those before it that were killed.
 pub struct Ledger {
     session: Session,
-    spool: Spool,
+    spool: Outbox,
     metrics: Arc<Metrics>,
     /// Records of processes that are gone, which this one sends on.
     adopted: AtomicU64,
@@ -42,9 +42,9 @@ impl Ledger {
     ///
     /// # Errors
     /// When the directory cannot be used.
-    pub fn open(directory: &Path, metrics: Arc<Metrics>) -> Result<Self, LedgerFault> {
-        let session = Session::generate().map_err(LedgerFault::Random)?;
-        let spool = Spool::open(directory, &session).map_err(LedgerFault::Spool)?;
+    pub fn open(directory: &Path, metrics: Arc<Metrics>) -> Result<Self, LedgerError> {
+        let session = Session::generate().map_err(LedgerError::Random)?;
+        let spool = Outbox::open(directory, &session).map_err(LedgerError::Outbox)?;
         metrics.ledger_opened();
         Ok(Self { session, spool, metrics, adopted: AtomicU64::new(0) })
     }
@@ -65,11 +65,11 @@ impl Ledger {
     ///
     /// # Errors
     /// When it could not be written. Then that end must not be passed on.
-    pub fn append(&self, record: Record) -> Result<(), SpoolFault> {
+    pub fn append(&self, record: Record) -> Result<(), OutboxError> {
         let written = self.spool.append(&record.bounded());
         match &written {
             Ok(()) => self.metrics.ledger_record(LedgerRecord::Spooled, 1),
-            Err(fault @ SpoolFault::Held(_)) => {
+            Err(fault @ OutboxError::Held(_)) => {
                 self.metrics.ledger_record(LedgerRecord::Held, 1);
                 tracing::debug!("{fault}");
             }
@@ -101,20 +101,20 @@ impl Ledger {
 
 /// Why there is no ledger.
 #[derive(Debug)]
-pub enum LedgerFault {
+pub enum LedgerError {
     /// The operating system gives no randomness.
     Random(getrandom::Error),
     /// The directory cannot be used.
-    Spool(OpenFault),
+    Outbox(OpenError),
 }
 
-impl fmt::Display for LedgerFault {
+impl fmt::Display for LedgerError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Random(error) => write!(formatter, "cannot name this run of the gateway: {error}"),
-            Self::Spool(fault) => fault.fmt(formatter),
+            Self::Outbox(fault) => fault.fmt(formatter),
         }
     }
 }
 
-impl std::error::Error for LedgerFault {}
+impl std::error::Error for LedgerError {}

@@ -1,18 +1,18 @@
 //! The gate decides who comes in and what it cost. A request is identified by its key, its
-//! body is read, and `admit` gives a `Lease` or a `Rejection`; the lease meters the response and
+//! body is read, and `admit` gives a `ActiveRequest` or a `Rejection`; the lease meters the response and
 //! settles once, whatever happens to the request.
 
+mod active_request;
+mod context;
 mod credential;
-mod held;
-mod lease;
+mod in_flight;
 mod money;
 mod outcome;
 mod planned;
 mod prompt;
+mod reservations;
 mod scrape;
 mod settings;
-mod traffic;
-mod visit;
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -23,32 +23,32 @@ use keymeter_config::OnClientAbort;
 use keymeter_core::{
     api::Endpoint,
     body::{Change, Scanned},
-    clock::Moment,
-    key::{Bar, KeyHash, Secret},
-    limit::{LearnedModels, Limits, Place, Plan, Standing},
+    clock::MonotonicTime,
+    key::{KeyDenial, KeyHash, Secret},
+    limit::{LearnedModels, LimitStatus, Limits, Place, Plan},
     rejection::Rejection,
-    wallet::{Short, Trust},
+    wallet::{Short, StalePolicy},
 };
-use keymeter_throttle::Strangers;
+use keymeter_throttle::AuthThrottle;
 
 pub use self::{
+    active_request::{ActiveRequest, Admitted},
+    context::{RequestContext, RequestId},
     credential::CREDENTIAL_HEADERS,
-    held::{Held, HeldLimits},
-    lease::{Admitted, Lease},
-    money::Ask,
+    in_flight::{BodyRoom, InFlight, InFlightGuard, NoRoom},
+    money::AllowanceNeeded,
     outcome::{Client, Outcome},
     prompt::Prompt,
+    reservations::{LimitReservations, Reservations},
     settings::{Model, Route, Settings},
-    traffic::{BodyRoom, NoRoom, Presence, Traffic},
-    visit::{RequestId, Visit},
 };
 use self::{
-    credential::{CredentialFault, credential},
+    credential::{CredentialError, credential},
     planned::Planned,
 };
 use crate::{
-    accounting::{Courier, Ledger},
-    keys::{Key, ResolveFault, Resolver, runs::Runs},
+    accounting::{AccountingClient, Ledger},
+    keys::{Key, ResolveError, Resolver, revocation::RevocationRegistry},
     limits::{account::Holder, shared::SharedLimits},
     observe::{
         access_log::AccessLog,
@@ -58,17 +58,17 @@ use crate::{
 };
 
 /// A request that was not admitted, and why.
-pub struct TurnedAway {
+pub struct Rejected {
     /// What is known of it.
-    pub visit: Visit,
+    pub visit: RequestContext,
     /// What its sender is told.
     pub rejection: Rejection,
     /// The wallet that may pay for it once its keeper is asked, and how much is to be asked for.
-    pub ask: Option<Ask>,
+    pub ask: Option<AllowanceNeeded>,
 }
 
-impl TurnedAway {
-    fn boxed(visit: Visit, rejection: Rejection) -> Box<Self> {
+impl Rejected {
+    fn boxed(visit: RequestContext, rejection: Rejection) -> Box<Self> {
         Box::new(Self { visit, rejection, ask: None })
     }
 }
@@ -77,7 +77,7 @@ impl TurnedAway {
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
     /// For windows and durations.
-    pub moment: Moment,
+    pub moment: MonotonicTime,
     /// For expiry and logs.
     pub date: Timestamp,
 }
@@ -86,7 +86,7 @@ impl Now {
     /// This moment.
     #[must_use]
     pub fn read() -> Self {
-        Self { moment: Moment::now(), date: Timestamp::now() }
+        Self { moment: MonotonicTime::now(), date: Timestamp::now() }
     }
 }
 
@@ -96,13 +96,13 @@ pub struct Gate {
     resolver: Arc<Resolver>,
     metrics: Arc<Metrics>,
     learned: LearnedModels,
-    strangers: Strangers,
-    traffic: Arc<Traffic>,
+    strangers: AuthThrottle,
+    traffic: Arc<InFlight>,
     log: AccessLog,
     /// `None`: nobody wants to know of single requests.
     ledger: Option<Arc<Ledger>>,
     /// Who is asked for more of a wallet.
-    keeper: Option<Arc<Courier>>,
+    keeper: Option<Arc<AccountingClient>>,
     /// Limits over several gateways; `None`: this one is alone.
     shared: Option<Arc<SharedLimits>>,
     /// What traces requests; `None`: nothing does.
@@ -118,7 +118,7 @@ impl Gate {
             resolver,
             metrics,
             learned: LearnedModels::default(),
-            strangers: Strangers::default(),
+            strangers: AuthThrottle::default(),
             traffic: Arc::default(),
             log,
             ledger: None,
@@ -130,7 +130,7 @@ impl Gate {
 
     /// The gate with a ledger, in which each request is recorded, and the way to its keeper.
     #[must_use]
-    pub fn with_ledger(self, ledger: Arc<Ledger>, keeper: Arc<Courier>) -> Self {
+    pub fn with_ledger(self, ledger: Arc<Ledger>, keeper: Arc<AccountingClient>) -> Self {
         Self { ledger: Some(ledger), keeper: Some(keeper), ..self }
     }
 
@@ -171,20 +171,20 @@ impl Gate {
 
     /// Whether an exchange with an upstream may have to run apart from its client.
     #[must_use]
-    pub fn may_run_apart(&self) -> bool {
+    pub fn may_need_subrequest(&self) -> bool {
         let settings = self.settings.load();
         settings.cuts_revoked || matches!(settings.on_client_abort, OnClientAbort::Drain { .. })
     }
 
     /// The running requests that end with their keys.
     #[must_use]
-    pub fn runs(&self) -> &Arc<Runs> {
+    pub fn runs(&self) -> &Arc<RevocationRegistry> {
         self.resolver.runs()
     }
 
     /// The requests in the house.
     #[must_use]
-    pub fn traffic(&self) -> &Arc<Traffic> {
+    pub fn traffic(&self) -> &Arc<InFlight> {
         &self.traffic
     }
 
@@ -200,7 +200,7 @@ impl Gate {
     /// When it bears no key that may be used now.
     pub async fn identify(
         &self,
-        visit: &mut Visit,
+        visit: &mut RequestContext,
         headers: &HeaderMap,
         in_query: Option<&str>,
         from: IpAddr,
@@ -208,8 +208,8 @@ impl Gate {
     ) -> Result<(), Rejection> {
         let secret = match credential(headers, in_query) {
             Ok(secret) => secret,
-            Err(CredentialFault::Missing) => return Err(self.stranger(from, Unauthorized::Missing)),
-            Err(CredentialFault::Malformed) => return Err(self.stranger(from, Unauthorized::Malformed)),
+            Err(CredentialError::Missing) => return Err(self.stranger(from, Unauthorized::Missing)),
+            Err(CredentialError::Malformed) => return Err(self.stranger(from, Unauthorized::Malformed)),
         };
         let hash = secret.hash();
         let known = self.resolver.known(&hash);
@@ -226,7 +226,7 @@ impl Gate {
     ///
     /// # Errors
     /// When the key may not be used any more.
-    pub async fn confirm(&self, visit: &mut Visit, from: IpAddr, now: Now) -> Result<(), Rejection> {
+    pub async fn confirm(&self, visit: &mut RequestContext, from: IpAddr, now: Now) -> Result<(), Rejection> {
         let Some(key) = &visit.key else { return Ok(()) };
         let (hash, id) = (*key.hash(), key.record.id.clone());
         if self.resolver.vouches_for(key) {
@@ -247,7 +247,7 @@ impl Gate {
     ///
     /// # Errors
     /// When as many of the key's requests run as may.
-    pub fn take_place(&self, visit: &mut Visit, now: Now) -> Result<(), Rejection> {
+    pub fn take_place(&self, visit: &mut RequestContext, now: Now) -> Result<(), Rejection> {
         let Some(Key { account, record, .. }) = visit.key.as_deref() else { return Err(Rejection::InvalidKey) };
         if visit.place.as_ref().is_some_and(|place| Arc::ptr_eq(&place.owner().0, account)) {
             return Ok(());
@@ -270,7 +270,7 @@ impl Gate {
     ///
     /// # Errors
     /// When it has no key.
-    pub fn body_room(&self, visit: &Visit) -> Result<BodyRoom, Rejection> {
+    pub fn body_room(&self, visit: &RequestContext) -> Result<BodyRoom, Rejection> {
         let key = visit.key.as_ref().ok_or(Rejection::InvalidKey)?;
         Ok(self.traffic.body_room(key.account.clone(), visit.settings.max_buffered_bodies))
     }
@@ -282,14 +282,14 @@ impl Gate {
         known: Option<Arc<Key>>,
         from: IpAddr,
         now: Now,
-    ) -> Result<(Arc<Key>, Option<Bar>), Rejection> {
+    ) -> Result<(Arc<Key>, Option<KeyDenial>), Rejection> {
         match self.resolver.resolve_known(hash, known, now.moment).await {
             Ok(key) => match key.bar(now.date) {
-                Some(Bar::Unknown) => Err(self.stranger(from, Unauthorized::Unknown)),
+                Some(KeyDenial::Unknown) => Err(self.stranger(from, Unauthorized::Unknown)),
                 bar => Ok((key, bar)),
             },
-            Err(ResolveFault::Unknown) => Err(self.stranger(from, Unauthorized::Unknown)),
-            Err(ResolveFault::Unavailable(fault)) => {
+            Err(ResolveError::Unknown) => Err(self.stranger(from, Unauthorized::Unknown)),
+            Err(ResolveError::Unavailable(fault)) => {
                 tracing::warn!("{fault}");
                 Err(Rejection::SourceUnavailable)
             }
@@ -340,14 +340,14 @@ impl Gate {
     /// back, so that the refusal can be logged.
     pub fn admit(
         self: &Arc<Self>,
-        visit: Visit,
+        visit: RequestContext,
         endpoint: Endpoint,
         scanned: &Scanned,
         now: Now,
-    ) -> Result<Lease, Box<TurnedAway>> {
+    ) -> Result<ActiveRequest, Box<Rejected>> {
         let mut plan = self.planned(visit, endpoint, scanned, now)?;
         let limits = plan.reserve_here(now);
-        self.leased(plan, limits, scanned, Trust::WhileItLasts, now)
+        self.leased(plan, limits, scanned, StalePolicy::WhileItLasts, now)
     }
 
     /// The same, where those who share the key's limits are asked, and the keeper of its wallet may be.
@@ -356,12 +356,12 @@ impl Gate {
     /// As those of `admit`.
     pub async fn admit_asking(
         self: &Arc<Self>,
-        visit: Visit,
+        visit: RequestContext,
         endpoint: Endpoint,
         scanned: &Scanned,
         now: Now,
-    ) -> Result<Lease, Box<TurnedAway>> {
-        match self.admit_trusting(visit, endpoint, scanned, Trust::WhileItLasts, now).await {
+    ) -> Result<ActiveRequest, Box<Rejected>> {
+        match self.admit_trusting(visit, endpoint, scanned, StalePolicy::WhileItLasts, now).await {
             Err(turned_away) if turned_away.ask.is_some() => money::asked(self, turned_away, endpoint, scanned).await,
             decided => decided,
         }
@@ -369,12 +369,12 @@ impl Gate {
 
     async fn admit_trusting(
         self: &Arc<Self>,
-        visit: Visit,
+        visit: RequestContext,
         endpoint: Endpoint,
         scanned: &Scanned,
-        trust: Trust,
+        trust: StalePolicy,
         now: Now,
-    ) -> Result<Lease, Box<TurnedAway>> {
+    ) -> Result<ActiveRequest, Box<Rejected>> {
         let mut plan = self.planned(visit, endpoint, scanned, now)?;
         let limits = match &self.shared {
             Some(shared) if !plan.admitted.limits.are_unlimited() => plan.reserve_shared(shared, now).await,
@@ -386,24 +386,24 @@ impl Gate {
     /// What the request is to reserve, if its key may make it at all.
     fn planned(
         &self,
-        mut visit: Visit,
+        mut visit: RequestContext,
         endpoint: Endpoint,
         scanned: &Scanned,
         now: Now,
-    ) -> Result<Planned, Box<TurnedAway>> {
+    ) -> Result<Planned, Box<Rejected>> {
         visit.asks(endpoint, scanned);
         let Some(key) = visit.key.clone() else {
-            return Err(TurnedAway::boxed(visit, Rejection::InvalidKey));
+            return Err(Rejected::boxed(visit, Rejection::InvalidKey));
         };
         let requested = scanned.model.as_deref().unwrap_or_default();
         let route = key.record.may_call(requested).then(|| visit.settings.route(visit.api, requested)).flatten();
         let Some(route) = route else {
             let model = requested.to_owned();
             let rejection = Rejection::ModelNotFound { key: key.record.id.clone(), model };
-            return Err(TurnedAway::boxed(visit, rejection));
+            return Err(Rejected::boxed(visit, rejection));
         };
         if self.ledger.as_ref().is_some_and(|ledger| !ledger.has_room()) {
-            return Err(TurnedAway::boxed(visit, Rejection::LedgerUnavailable));
+            return Err(Rejected::boxed(visit, Rejection::LedgerUnavailable));
         }
         let admitted = Admitted {
             limits: visit.settings.limits_of(&key.record),
@@ -421,21 +421,21 @@ impl Gate {
     fn leased(
         self: &Arc<Self>,
         mut plan: Planned,
-        limits: Result<HeldLimits, Rejection>,
+        limits: Result<LimitReservations, Rejection>,
         scanned: &Scanned,
-        trust: Trust,
+        trust: StalePolicy,
         now: Now,
-    ) -> Result<Lease, Box<TurnedAway>> {
+    ) -> Result<ActiveRequest, Box<Rejected>> {
         let held = limits.map_err(|rejection| (rejection, None)).and_then(|limits| {
             let strategy = plan.visit.settings.strategy;
-            let Some(purse) = &plan.admitted.key.purse else { return Ok(Held { limits, money: None }) };
+            let Some(purse) = &plan.admitted.key.purse else { return Ok(Reservations { limits, money: None }) };
             let cost = money::of(strategy, &plan.admitted, scanned, &plan.demand, plan.plan.tokens);
             match purse.reserve(cost, trust, now.moment) {
-                Ok(hold) => Ok(Held { limits, money: Some(hold) }),
+                Ok(hold) => Ok(Reservations { limits, money: Some(hold) }),
                 Err(short) => {
                     // Its body is held while the wallet's keeper is asked, and so is its place.
                     plan.visit.place = Some(limits.cancel());
-                    let ask = (short != Short::Empty).then(|| Ask { purse: purse.clone(), cost });
+                    let ask = (short != Short::Empty).then(|| AllowanceNeeded { purse: purse.clone(), cost });
                     Err((Rejection::NoBalance(plan.admitted.key.record.id.clone()), ask))
                 }
             }
@@ -444,7 +444,7 @@ impl Gate {
         match held {
             Ok(held) => {
                 let wish = Change { include_usage: asks_for_usage(&admitted, scanned), maximum };
-                let lease = Lease::new(self.clone(), visit, admitted, held, prompt, wish, now);
+                let lease = ActiveRequest::new(self.clone(), visit, admitted, held, prompt, wish, now);
                 let key = &lease.admitted().key;
                 if !self.resolver.vouches_for(key) {
                     // It changed a moment ago, when this request could not be reached yet.
@@ -452,19 +452,19 @@ impl Gate {
                 }
                 Ok(lease)
             }
-            Err((rejection, ask)) => Err(Box::new(TurnedAway { visit, rejection, ask })),
+            Err((rejection, ask)) => Err(Box::new(Rejected { visit, rejection, ask })),
         }
     }
 
     /// What is used and left of a key's limits, by those who count it.
     #[must_use]
-    pub fn standing(&self, key: &Key, limits: &Limits, now: Now) -> Standing {
+    pub fn standing(&self, key: &Key, limits: &Limits, now: Now) -> LimitStatus {
         let elsewhere = self.sharing(limits).and_then(|shared| shared.standing(&key.record.id, limits, now.moment));
         elsewhere.unwrap_or_else(|| key.account.counters.standing(limits, now.moment))
     }
 
     /// The same, asked of those who count it.
-    pub async fn asked_standing(&self, key: &Key, limits: &Limits, now: Now) -> Standing {
+    pub async fn asked_standing(&self, key: &Key, limits: &Limits, now: Now) -> LimitStatus {
         let elsewhere = match self.sharing(limits) {
             Some(shared) => shared.asked_standing(&key.record.id, limits, now.moment).await,
             None => None,
@@ -477,7 +477,7 @@ impl Gate {
     }
 
     /// Logs and counts a request that was not admitted, with the status that was answered.
-    pub fn turned_away(&self, visit: &mut Visit, status: u16, rejection: Option<&Rejection>, now: Now) {
+    pub fn turned_away(&self, visit: &mut RequestContext, status: u16, rejection: Option<&Rejection>, now: Now) {
         if let Some(key) = &visit.key {
             let metrics = &key.account.metrics;
             let model =

@@ -1,10 +1,10 @@
 //! The commands. Each is a file; what goes wrong is one line on standard error and exit code 1.
 
+mod app;
 mod check;
 mod check_source;
 mod demo;
 mod describe;
-mod house;
 pub mod keys;
 mod money;
 mod people;

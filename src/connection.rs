@@ -26,7 +26,7 @@ pub use self::{
     registry::{Connections, OpenConnection},
     stream::TimedStream,
 };
-use crate::keys::runs::Run;
+use crate::keys::revocation::RevocationEntry;
 
 tokio::task_local! {
     /// The connection that the task serves, where it carries one request at a time.
@@ -38,7 +38,7 @@ pub struct Connection {
     timeouts: ConnectionTimeouts,
     state: Mutex<State>,
     /// What runs on it, where its reader is to fail when that is revoked.
-    revocable: Mutex<Option<Arc<Run>>>,
+    revocable: Mutex<Option<Arc<RevocationEntry>>>,
     /// Who waits for the client.
     reader: AtomicWaker,
     /// Says that no further request is wanted here.
@@ -96,7 +96,7 @@ impl Connection {
     }
 
     /// From now on the reader fails when `run` is revoked; or never, without one.
-    pub fn carries(&self, run: Option<Arc<Run>>) {
+    pub fn carries(&self, run: Option<Arc<RevocationEntry>>) {
         *self.revocable.lock() = run;
     }
 
@@ -109,7 +109,7 @@ impl Connection {
 
     /// What was begun by [`Self::head_is_read`] is over, or there was no such request.
     pub fn request_is_over(&self) {
-        self.is_idle_from(Instant::now());
+        self.idle_from(Instant::now());
     }
 
     /// A request runs as long as what is given lives. For connections that may carry several.
@@ -128,12 +128,12 @@ impl Connection {
             Phase::Running(others) if others > 1 => state.phase = Phase::Running(others - 1),
             _ => {
                 drop(state);
-                self.is_idle_from(Instant::now());
+                self.idle_from(Instant::now());
             }
         }
     }
 
-    fn is_idle_from(&self, now: Instant) {
+    fn idle_from(&self, now: Instant) {
         self.state.lock().phase = Phase::Idle(now);
         if let Some(connections) = self.connections.upgrade() {
             connections.one_is_idle();

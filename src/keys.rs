@@ -7,7 +7,7 @@ pub(crate) mod circuit;
 pub mod http;
 mod known;
 pub mod push;
-pub mod runs;
+pub mod revocation;
 mod yaml;
 
 use std::{
@@ -24,9 +24,9 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use keymeter_config::KeyCache;
 use keymeter_core::{
-    clock::Moment,
-    key::{Bar, KeyHash, KeyRecord},
-    wallet::{Purses, Word},
+    clock::MonotonicTime,
+    key::{KeyDenial, KeyHash, KeyRecord},
+    wallet::{BalanceUpdate, WalletAllowances},
 };
 use moka::sync::Cache;
 use parking_lot::Mutex;
@@ -38,7 +38,7 @@ use self::{
     known::{Term, Trust},
 };
 use crate::{
-    keys::runs::Runs,
+    keys::revocation::RevocationRegistry,
     limits::account::Accounts,
     observe::metrics::{Lookup, Metrics, Outcome},
 };
@@ -50,7 +50,7 @@ pub trait KeySource: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the source cannot answer, which never means that there is no such key.
-    async fn look_up(&self, hash: &KeyHash, known: Option<&EntityTag>) -> Result<Answer, SourceFault>;
+    async fn look_up(&self, hash: &KeyHash, known: Option<&EntityTag>) -> Result<Answer, SourceError>;
 
     /// Whether the source has ever answered.
     fn has_answered(&self) -> bool;
@@ -83,7 +83,7 @@ pub struct Found {
     /// How long it may be believed, if the source says so.
     pub believed_for: Option<Duration>,
     /// What it says of the key's wallet.
-    pub word: Option<Word>,
+    pub word: Option<BalanceUpdate>,
 }
 
 /// The value of an `ETag` (RFC 9110, section 8.8.3), as it was sent.
@@ -92,23 +92,23 @@ pub struct EntityTag(pub ::http::HeaderValue);
 
 /// Why a source did not answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SourceFault(pub String);
+pub struct SourceError(pub String);
 
-impl fmt::Display for SourceFault {
+impl fmt::Display for SourceError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "the key source did not answer: {}", self.0)
     }
 }
 
-impl std::error::Error for SourceFault {}
+impl std::error::Error for SourceError {}
 
 /// Why there is no key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ResolveFault {
+pub enum ResolveError {
     /// No key has this secret.
     Unknown,
     /// It cannot be known at the moment.
-    Unavailable(SourceFault),
+    Unavailable(SourceError),
 }
 
 /// Finds keys, and remembers them.
@@ -126,12 +126,12 @@ pub struct Resolver {
     terms: KeyCache,
     accounts: Arc<Accounts>,
     metrics: Arc<Metrics>,
-    runs: Arc<Runs>,
-    purses: Arc<Purses>,
+    runs: Arc<RevocationRegistry>,
+    purses: Arc<WalletAllowances>,
 }
 
 /// What became of a look-up.
-pub type Resolved = Result<Arc<Key>, ResolveFault>;
+pub type Resolved = Result<Arc<Key>, ResolveError>;
 
 /// How many unknown secrets are remembered: enough to spare the source a client's retries,
 /// and too few for a flood to be felt in memory.
@@ -148,7 +148,7 @@ impl Resolver {
         terms: &KeyCache,
         accounts: Arc<Accounts>,
         metrics: Arc<Metrics>,
-        runs: Arc<Runs>,
+        runs: Arc<RevocationRegistry>,
     ) -> Self {
         Self {
             source,
@@ -170,7 +170,7 @@ impl Resolver {
     ///
     /// # Errors
     /// When there is no such key, or the source cannot answer.
-    pub async fn resolve(self: &Arc<Self>, hash: KeyHash, now: Moment) -> Resolved {
+    pub async fn resolve(self: &Arc<Self>, hash: KeyHash, now: MonotonicTime) -> Resolved {
         self.resolve_known(hash, self.known(&hash), now).await
     }
 
@@ -178,11 +178,16 @@ impl Resolver {
     ///
     /// # Errors
     /// As those of `resolve`.
-    pub async fn resolve_known(self: &Arc<Self>, hash: KeyHash, known: Option<Arc<Key>>, now: Moment) -> Resolved {
+    pub async fn resolve_known(
+        self: &Arc<Self>,
+        hash: KeyHash,
+        known: Option<Arc<Key>>,
+        now: MonotonicTime,
+    ) -> Resolved {
         let Some(key) = known else {
             if self.is_known_to_be_unknown(&hash) {
                 self.metrics.looked_up(Lookup::Unknown);
-                return Err(ResolveFault::Unknown);
+                return Err(ResolveError::Unknown);
             }
             self.metrics.looked_up(Lookup::Miss);
             return Box::pin(self.answer(hash, None, now)).await;
@@ -228,13 +233,13 @@ impl Resolver {
 
     /// The wallets of the keys that were met.
     #[must_use]
-    pub fn purses(&self) -> &Arc<Purses> {
+    pub fn purses(&self) -> &Arc<WalletAllowances> {
         &self.purses
     }
 
     /// The running requests that end with their keys.
     #[must_use]
-    pub fn runs(&self) -> &Arc<Runs> {
+    pub fn runs(&self) -> &Arc<RevocationRegistry> {
         &self.runs
     }
 
@@ -245,7 +250,7 @@ impl Resolver {
             if failures % 32 == 0 {
                 tracing::warn!("{fault}; not ready until it does");
             }
-            tokio::time::sleep(circuit::pause(failures, Moment::now().as_nanos())).await;
+            tokio::time::sleep(circuit::pause(failures, MonotonicTime::now().as_nanos())).await;
             failures = failures.saturating_add(1);
         }
     }
@@ -258,7 +263,7 @@ impl Resolver {
 
     /// A key changed, or all did; we were told at `received`. From now on nothing is believed of it that was asked for
     /// before, and its running requests are looked after.
-    pub fn changed(self: &Arc<Self>, change: Change, received: Moment) {
+    pub fn changed(self: &Arc<Self>, change: Change, received: MonotonicTime) {
         let concerned = self.void(&change);
         let runs = match change {
             Change::All => self.runs.hashes(|_, _| true),
@@ -266,21 +271,21 @@ impl Resolver {
         };
         if runs.is_empty() {
             // Whoever comes now is refused, or asks.
-            concerned.then(|| self.metrics.revocation_took(Moment::now().saturating_since(received)));
+            concerned.then(|| self.metrics.revocation_took(MonotonicTime::now().saturating_since(received)));
             return;
         }
         tokio::spawn(self.clone().recheck(runs, Some(received)));
     }
 
     /// We may have missed changes: all that is known is asked for again when it is used next, and meanwhile goes on.
-    pub fn doubt_all(self: &Arc<Self>, now: Moment) {
+    pub fn doubt_all(self: &Arc<Self>, now: MonotonicTime) {
         self.doubted_before.fetch_max(now.as_nanos(), Ordering::AcqRel);
         self.unknown.invalidate_all();
         tokio::spawn(self.clone().recheck(self.runs.hashes(|_, _| true), None));
     }
 
     /// Lets go of what is too old to be used. The cache could do so by itself, for 64 bytes a key.
-    pub fn tidy(&self, now: Moment) {
+    pub fn tidy(&self, now: MonotonicTime) {
         for (hash, key) in &self.known {
             if key.is_over(now) {
                 self.known.invalidate(&*hash);
@@ -316,13 +321,13 @@ impl Resolver {
     }
 
     /// Asks for the keys of running requests, of which those end that may not go on.
-    async fn recheck(self: Arc<Self>, hashes: Vec<KeyHash>, received: Option<Moment>) {
-        let now = Moment::now();
+    async fn recheck(self: Arc<Self>, hashes: Vec<KeyHash>, received: Option<MonotonicTime>) {
+        let now = MonotonicTime::now();
         let questions: Vec<_> = hashes.into_iter().map(|hash| self.ask(hash, self.known.get(&hash), now)).collect();
         for mut question in questions {
             let answered = question.wait_for(Option::is_some).await.is_ok_and(|answer| is_answer(answer.as_ref()));
             if let Some(received) = received.filter(|_| answered) {
-                self.metrics.revocation_took(Moment::now().saturating_since(received));
+                self.metrics.revocation_took(MonotonicTime::now().saturating_since(received));
             }
         }
     }
@@ -331,15 +336,15 @@ impl Resolver {
         self.unknown.get(hash).is_some_and(|generation| generation == self.generation.load(Ordering::Acquire))
     }
 
-    fn trust(&self, key: &Key, now: Moment) -> Trust {
+    fn trust(&self, key: &Key, now: MonotonicTime) -> Trust {
         if key.generation() != self.generation.load(Ordering::Acquire) {
             return key.trust_after_change(now);
         }
-        key.trust(now, Moment::from_nanos(self.doubted_before.load(Ordering::Acquire)))
+        key.trust(now, MonotonicTime::from_nanos(self.doubted_before.load(Ordering::Acquire)))
     }
 
     /// Asks for a key of which something is known that is no longer to be taken as it is.
-    async fn check(self: &Arc<Self>, hash: KeyHash, key: Arc<Key>, trust: Trust, now: Moment) -> Resolved {
+    async fn check(self: &Arc<Self>, hash: KeyHash, key: Arc<Key>, trust: Trust, now: MonotonicTime) -> Resolved {
         let stale = || {
             self.metrics.looked_up(Lookup::Stale);
             Ok(key.clone())
@@ -356,7 +361,7 @@ impl Resolver {
             _ => answer.await,
         };
         match answer {
-            Err(ResolveFault::Unavailable(_)) if trust != Trust::None => stale(),
+            Err(ResolveError::Unavailable(_)) if trust != Trust::None => stale(),
             answer => {
                 self.metrics.looked_up(Lookup::Miss);
                 answer
@@ -364,15 +369,20 @@ impl Resolver {
         }
     }
 
-    async fn answer(self: &Arc<Self>, hash: KeyHash, known: Option<Arc<Key>>, now: Moment) -> Resolved {
+    async fn answer(self: &Arc<Self>, hash: KeyHash, known: Option<Arc<Key>>, now: MonotonicTime) -> Resolved {
         let mut question = self.ask(hash, known, now);
-        let lost = || ResolveFault::Unavailable(SourceFault("the look-up broke off; the log says why".to_owned()));
+        let lost = || ResolveError::Unavailable(SourceError("the look-up broke off; the log says why".to_owned()));
         let answer = question.wait_for(Option::is_some).await.map_err(|_| lost())?;
         answer.clone().unwrap_or_else(|| Err(lost()))
     }
 
     /// Puts a question to the source, once for all who want to know the same.
-    fn ask(self: &Arc<Self>, hash: KeyHash, known: Option<Arc<Key>>, now: Moment) -> watch::Receiver<Option<Resolved>> {
+    fn ask(
+        self: &Arc<Self>,
+        hash: KeyHash,
+        known: Option<Arc<Key>>,
+        now: MonotonicTime,
+    ) -> watch::Receiver<Option<Resolved>> {
         let mut questions = self.questions.lock();
         if let Some(question) = questions.get(&hash) {
             return question.clone();
@@ -399,7 +409,7 @@ impl Resolver {
 }
 
 fn is_answer(answer: Option<&Resolved>) -> bool {
-    matches!(answer, Some(Ok(_) | Err(ResolveFault::Unknown)))
+    matches!(answer, Some(Ok(_) | Err(ResolveError::Unknown)))
 }
 
 /// A question that is put. It leaves the list of questions however it ends.
@@ -410,7 +420,7 @@ struct Asking<'resolver> {
 
 impl Asking<'_> {
     /// Asks again as long as the key changed while the source answered.
-    async fn until_certain(&self, mut known: Option<Arc<Key>>, now: Moment) -> Resolved {
+    async fn until_certain(&self, mut known: Option<Arc<Key>>, now: MonotonicTime) -> Resolved {
         loop {
             let start = self.resolver.changes.lock().now();
             let answer = self.put(known.as_deref().and_then(Key::tag)).await;
@@ -421,7 +431,7 @@ impl Asking<'_> {
         }
     }
 
-    async fn put(&self, known: Option<&EntityTag>) -> Result<Answer, SourceFault> {
+    async fn put(&self, known: Option<&EntityTag>) -> Result<Answer, SourceError> {
         let start = Instant::now();
         let answer = self.resolver.source.look_up(&self.hash, known).await;
         let outcome = match &answer {
@@ -437,9 +447,9 @@ impl Asking<'_> {
     fn take_in(
         &self,
         start: Epoch,
-        answer: Result<Answer, SourceFault>,
+        answer: Result<Answer, SourceError>,
         known: Option<&Key>,
-        now: Moment,
+        now: MonotonicTime,
     ) -> Option<Resolved> {
         let found = match answer {
             Ok(Answer::Unknown) => return self.take_in_unknown(start, known),
@@ -488,10 +498,10 @@ impl Asking<'_> {
         resolver.known.invalidate(&self.hash);
         drop(changes);
         if let Some(known) = known {
-            known.account.is_gone();
+            known.account.mark_deleted();
         }
-        resolver.runs.bar(&self.hash, Bar::Unknown);
-        Some(Err(ResolveFault::Unknown))
+        resolver.runs.bar(&self.hash, KeyDenial::Unknown);
+        Some(Err(ResolveError::Unknown))
     }
 }
 
@@ -501,16 +511,16 @@ impl Drop for Asking<'_> {
     }
 }
 
-fn failed(known: Option<&Key>, fault: SourceFault, now: Moment) -> Resolved {
+fn failed(known: Option<&Key>, fault: SourceError, now: MonotonicTime) -> Resolved {
     if let Some(known) = known {
         known.rest(now);
     }
-    Err(ResolveFault::Unavailable(fault))
+    Err(ResolveError::Unavailable(fault))
 }
 
 /// Of a source that says "as before" to one that asked for the first time.
-fn same_as_what() -> SourceFault {
-    SourceFault("it answered 304 though nothing was known before".to_owned())
+fn same_as_what() -> SourceError {
+    SourceError("it answered 304 though nothing was known before".to_owned())
 }
 
 #[cfg(test)]

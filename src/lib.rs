@@ -9,7 +9,7 @@
 //! ```
 //!
 //! [`proxy`] carries a request along this way and is the only place that answers clients of the API.
-//! [`gate::Gate`] decides: it identifies the key, admits the request and gives a [`gate::Lease`],
+//! [`gate::Gate`] decides: it identifies the key, admits the request and gives a [`gate::ActiveRequest`],
 //! or a [`rejection::Rejection`]. The lease meters the response and settles once.
 //!
 //! # The rooms, from the street to the cellar

@@ -13,7 +13,7 @@ use std::{
 
 use http::{HeaderName, HeaderValue, Uri, header};
 use keymeter_config::Upstream;
-use keymeter_core::clock::Moment;
+use keymeter_core::clock::MonotonicTime;
 use parking_lot::Mutex;
 use pingora::{
     ErrorType,
@@ -47,7 +47,7 @@ pub struct Dialer {
 
 struct Resolved {
     addresses: Vec<SocketAddr>,
-    at: Moment,
+    at: MonotonicTime,
 }
 
 impl Dialer {
@@ -93,7 +93,7 @@ impl Dialer {
         if let Ok(address) = bare(host).parse() {
             return Ok(SocketAddr::new(address, port));
         }
-        let now = Moment::now();
+        let now = MonotonicTime::now();
         let name = format!("{host}:{port}");
         let known = self.names.lock().get(&name).cloned();
         let resolved = match known {
@@ -106,7 +106,7 @@ impl Dialer {
     }
 
     /// Asks for the name's addresses; a name that was known is believed on while nobody answers.
-    async fn resolve(&self, name: String, now: Moment, known: Option<Arc<Resolved>>) -> Result<Arc<Resolved>> {
+    async fn resolve(&self, name: String, now: MonotonicTime, known: Option<Arc<Resolved>>) -> Result<Arc<Resolved>> {
         let found = tokio::net::lookup_host(&name).await.map(Iterator::collect::<Vec<_>>);
         let addresses = match (found, known) {
             (Ok(addresses), _) if !addresses.is_empty() => addresses,

@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, path::Path, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderMap, header::AUTHORIZATION};
 use keymeter::{
-    admission::{Gate, Now, Outcome, Settings, Visit},
+    admission::{Gate, Now, Outcome, RequestContext, Settings},
     keys::{Resolver, YamlSource},
     limits::account::Accounts,
     observe::{access_log::AccessLog, metrics::Metrics},
@@ -26,8 +26,8 @@ pub async fn exchange(gate: &Arc<Gate>, head: &HeaderMap, body: &Scanned) {
 }
 
 /// A request whose key is known.
-pub async fn identified(gate: &Arc<Gate>, head: &HeaderMap, now: Now) -> Visit {
-    let mut visit = Visit::new("/v1/chat/completions", gate.settings(), now);
+pub async fn identified(gate: &Arc<Gate>, head: &HeaderMap, now: Now) -> RequestContext {
+    let mut visit = RequestContext::new("/v1/chat/completions", gate.settings(), now);
     let from = Ipv4Addr::LOCALHOST.into();
     gate.identify(&mut visit, head, None, from, now).await.expect("a known key");
     visit

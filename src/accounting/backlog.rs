@@ -10,7 +10,7 @@ use keymeter_core::record::Record;
 
 use super::{
     Ledger,
-    spool::{Batch, Orphan, Reader},
+    outbox::{Batch, Orphan, Reader},
 };
 
 pub(super) struct Backlog {

@@ -10,14 +10,14 @@ use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use keymeter_core::clock::Moment;
+use keymeter_core::clock::MonotonicTime;
 
 use super::{
-    Courier, Ledger,
+    AccountingClient, Ledger,
     backlog::{Backlog, Owner, oldest},
-    courier::{Faulty, Refusal},
+    client::{Faulty, Refusal},
+    outbox::Batch,
     refused::{Kept, RefusedRecord, RefusedRecords},
-    spool::Batch,
 };
 use crate::{keys::circuit::pause, observe::metrics::LedgerRecord};
 
@@ -86,7 +86,7 @@ impl<'sender> Delivery<'sender> {
     }
 
     /// Sends records until nothing is left of them, and lets go of them.
-    pub(super) async fn complete(mut self, ledger: &Ledger, courier: &Courier, refused: &RefusedRecords) {
+    pub(super) async fn complete(mut self, ledger: &Ledger, courier: &AccountingClient, refused: &RefusedRecords) {
         let way = Way { ledger, courier, refused };
         loop {
             if let Some(part) = self.parts.pop_front() {
@@ -228,7 +228,7 @@ impl<'sender> Delivery<'sender> {
         }
         let first = self.batches.first().and_then(|(_, batch)| oldest(batch));
         way.ledger.metrics.ledger_waits(way.ledger.waiting(), first, Timestamp::now());
-        tokio::time::sleep(pause(self.failures, Moment::now().as_nanos())).await;
+        tokio::time::sleep(pause(self.failures, MonotonicTime::now().as_nanos())).await;
         self.failures = self.failures.saturating_add(1);
     }
 
@@ -277,7 +277,7 @@ impl Part {
 /// Where records go.
 struct Way<'sender> {
     ledger: &'sender Ledger,
-    courier: &'sender Courier,
+    courier: &'sender AccountingClient,
     refused: &'sender RefusedRecords,
 }
 

@@ -4,10 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use keymeter_core::clock::Moment;
+use keymeter_core::clock::MonotonicTime;
 
 use super::{
-    Courier, Ledger,
+    AccountingClient, Ledger,
     backlog::{Backlog, MOST, oldest},
     delivery::{Delivery, Witness},
     refused::RefusedRecords,
@@ -16,7 +16,7 @@ use super::{
 /// What sends a ledger on.
 pub struct Sender {
     ledger: Arc<Ledger>,
-    courier: Arc<Courier>,
+    courier: Arc<AccountingClient>,
     /// Where records go that are never taken.
     refused: RefusedRecords,
 }
@@ -33,21 +33,21 @@ const ADOPT: Duration = Duration::from_secs(5);
 impl Sender {
     /// What sends `ledger` on by `courier`, and sets aside in the ledger's `directory` what is never taken.
     #[must_use]
-    pub fn new(ledger: Arc<Ledger>, courier: Arc<Courier>, directory: &std::path::Path) -> Self {
+    pub fn new(ledger: Arc<Ledger>, courier: Arc<AccountingClient>, directory: &std::path::Path) -> Self {
         Self { ledger, courier, refused: RefusedRecords::of(directory) }
     }
 
     /// Sends what there is and what comes, for ever.
     pub async fn run(&self) {
         let mut backlog = Backlog::new(self.ledger.clone());
-        let mut adopted: Option<Moment> = None;
+        let mut adopted: Option<MonotonicTime> = None;
         let mut witness = Witness::default();
         loop {
-            if adopted.is_none_or(|last| Moment::now().saturating_since(last) >= ADOPT) {
+            if adopted.is_none_or(|last| MonotonicTime::now().saturating_since(last) >= ADOPT) {
                 backlog.adopt().await;
-                adopted = Some(Moment::now());
+                adopted = Some(MonotonicTime::now());
             }
-            let start = Moment::now();
+            let start = MonotonicTime::now();
             match backlog.next() {
                 Ok(Some((owner, batch))) => {
                     let is_last = batch.payloads.len() < MOST;
@@ -55,7 +55,7 @@ impl Sender {
                     let delivery = Delivery::of(owner, batch, &mut backlog, &mut witness);
                     delivery.complete(&self.ledger, &self.courier, &self.refused).await;
                     if is_last && !backlog.has_orphans() {
-                        tokio::time::sleep(WINDOW.saturating_sub(Moment::now().saturating_since(start))).await;
+                        tokio::time::sleep(WINDOW.saturating_sub(MonotonicTime::now().saturating_since(start))).await;
                     }
                 }
                 Ok(None) => self.idle().await,

@@ -17,7 +17,7 @@ const LONGEST: usize = 512;
 
 /// Why there is no secret in a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CredentialFault {
+pub enum CredentialError {
     /// None of the headers is there.
     Missing,
     /// One is there and is no credential, or two differ.
@@ -28,23 +28,23 @@ pub enum CredentialFault {
 ///
 /// # Errors
 /// When it bears none, something that cannot be one, or two different ones.
-pub fn credential(headers: &HeaderMap, in_query: Option<&str>) -> Result<Secret, CredentialFault> {
+pub fn credential(headers: &HeaderMap, in_query: Option<&str>) -> Result<Secret, CredentialError> {
     if in_query.is_some_and(|secret| !plausible(secret)) {
-        return Err(CredentialFault::Malformed);
+        return Err(CredentialError::Malformed);
     }
     let mut found = in_query;
     for name in &CREDENTIAL_HEADERS {
         for value in headers.get_all(name) {
-            let text = value.to_str().map_err(|_| CredentialFault::Malformed)?;
+            let text = value.to_str().map_err(|_| CredentialError::Malformed)?;
             let secret = if *name == AUTHORIZATION { bearer(text) } else { Some(text.trim()) };
-            let secret = secret.filter(|secret| plausible(secret)).ok_or(CredentialFault::Malformed)?;
+            let secret = secret.filter(|secret| plausible(secret)).ok_or(CredentialError::Malformed)?;
             if found.is_some_and(|earlier| earlier != secret) {
-                return Err(CredentialFault::Malformed);
+                return Err(CredentialError::Malformed);
             }
             found = Some(secret);
         }
     }
-    found.map(Secret::new).ok_or(CredentialFault::Missing)
+    found.map(Secret::new).ok_or(CredentialError::Missing)
 }
 
 /// The token of `Bearer token` (RFC 6750, section 2.1); the scheme is not case-sensitive.
@@ -66,7 +66,7 @@ mod tests {
 
     use super::*;
 
-    fn read(headers: &[(&str, &str)]) -> Result<String, CredentialFault> {
+    fn read(headers: &[(&str, &str)]) -> Result<String, CredentialError> {
         let pairs = headers.iter().map(|(name, value)| {
             (name.parse::<HeaderName>().unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap())
         });
@@ -97,13 +97,13 @@ mod tests {
         let read = |headers: &HeaderMap, key| credential(headers, key).map(|secret| secret.reveal().to_owned());
         assert_eq!(read(&HeaderMap::new(), Some("sk-a")).as_deref(), Ok("sk-a"));
         assert_eq!(read(&headers, Some("sk-a")).as_deref(), Ok("sk-a"));
-        assert_eq!(read(&headers, Some("sk-b")), Err(CredentialFault::Malformed));
-        assert_eq!(read(&HeaderMap::new(), Some("")), Err(CredentialFault::Malformed));
+        assert_eq!(read(&headers, Some("sk-b")), Err(CredentialError::Malformed));
+        assert_eq!(read(&HeaderMap::new(), Some("")), Err(CredentialError::Malformed));
     }
 
     #[test]
     fn what_is_no_credential_is_refused() {
-        assert_eq!(read(&[]), Err(CredentialFault::Missing));
+        assert_eq!(read(&[]), Err(CredentialError::Missing));
         for headers in [
             vec![("authorization", "Bearer sk-a"), ("x-api-key", "sk-b")],
             vec![("authorization", "Basic c2s6YQ==")],
@@ -113,9 +113,9 @@ mod tests {
             vec![("x-api-key", "sk a")],
             vec![("x-api-key", "sk-é")],
         ] {
-            assert_eq!(read(&headers), Err(CredentialFault::Malformed), "{headers:?}");
+            assert_eq!(read(&headers), Err(CredentialError::Malformed), "{headers:?}");
         }
-        assert_eq!(read(&[("x-api-key", &"a".repeat(513))]), Err(CredentialFault::Malformed));
+        assert_eq!(read(&[("x-api-key", &"a".repeat(513))]), Err(CredentialError::Malformed));
     }
 
     /// What a stranger may write where a secret is expected.
@@ -161,9 +161,9 @@ mod tests {
             let query = in_query.iter().map(|value| secret_in("", value).filter(|secret| secret == value));
             let places: HashSet<Option<String>> = in_headers.chain(query).collect();
             let expected = match Vec::from_iter(places).as_slice() {
-                [] => Err(CredentialFault::Missing),
+                [] => Err(CredentialError::Missing),
                 [Some(secret)] => Ok(secret.clone()),
-                _ => Err(CredentialFault::Malformed),
+                _ => Err(CredentialError::Malformed),
             };
             prop_assert_eq!(read, expected);
         }

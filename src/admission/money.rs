@@ -6,22 +6,22 @@ use std::{sync::Arc, time::Duration};
 use keymeter_core::{
     api::Endpoint,
     body::Scanned,
-    clock::Moment,
+    clock::MonotonicTime,
     limit::{Demand, Limit, Strategy},
     price::{TokenCounts, Usd},
-    wallet::{Cost, Purse, Trust},
+    wallet::{Cost, StalePolicy, WalletAllowance},
 };
 
-use super::{Admitted, Gate, Lease, Now, TurnedAway};
+use super::{ActiveRequest, Admitted, Gate, Now, Rejected};
 
 /// How long a request waits for what other gateways were granted of its wallet.
 const WAIT_FOR_OTHERS: Duration = Duration::from_secs(2);
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// A wallet whose keeper is to be asked, and what the request may cost.
-pub struct Ask {
+pub struct AllowanceNeeded {
     /// What is known of the wallet.
-    pub purse: Arc<Purse>,
+    pub purse: Arc<WalletAllowance>,
     /// What is to be left of it.
     pub cost: Cost,
 }
@@ -29,19 +29,19 @@ pub struct Ask {
 /// Asks the wallet's keeper, and admits the request again, until it is decided.
 pub(super) async fn asked(
     gate: &Arc<Gate>,
-    mut turned_away: Box<TurnedAway>,
+    mut turned_away: Box<Rejected>,
     endpoint: Endpoint,
     scanned: &Scanned,
-) -> Result<Lease, Box<TurnedAway>> {
+) -> Result<ActiveRequest, Box<Rejected>> {
     let Some(keeper) = &gate.keeper else { return Err(turned_away) };
-    let start = Moment::now();
+    let start = MonotonicTime::now();
     loop {
-        let Some(Ask { purse, cost }) = &turned_away.ask else { return Err(turned_away) };
+        let Some(AllowanceNeeded { purse, cost }) = &turned_away.ask else { return Err(turned_away) };
         let trust = match keeper.ask(purse.asking(*cost)).await {
-            Ok(()) => Trust::WhileItLasts,
+            Ok(()) => StalePolicy::WhileItLasts,
             Err(refusal) => {
                 tracing::debug!("no word on a wallet: {refusal}");
-                Trust::ForWantOfBetter
+                StalePolicy::ForWantOfBetter
             }
         };
         let now = Now::read();
@@ -75,7 +75,7 @@ pub(super) fn of(strategy: Strategy, admitted: &Admitted, scanned: &Scanned, dem
 /// The key's token limit, or, where the worst case is reserved and nothing says how long an answer may be, what the
 /// wallet still pays for if that is less: so that the request's own maximum is set to that. Where it does not pay for what such answers
 /// take, its keeper is asked for that much first.
-pub(super) fn affordable(strategy: Strategy, admitted: &Admitted, demand: &Demand, now: Moment) -> Limit {
+pub(super) fn affordable(strategy: Strategy, admitted: &Admitted, demand: &Demand, now: MonotonicTime) -> Limit {
     let limit = admitted.limits.tokens_per_minute;
     let Some(purse) = &admitted.key.purse else { return limit };
     let has_maximum = demand.stated_maximum.or(demand.max_output_tokens).is_some();

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use keymeter_core::{
     body::Scanned,
-    limit::{Demand, Limit, Limits, Over, Place, Plan, Refusal, Reservation, Strategy, TooLarge, certain_prompt, plan},
+    limit::{
+        Demand, Limit, LimitKind, Limits, Place, Plan, Refusal, Reservation, Strategy, TooLarge, certain_prompt, plan,
+    },
     rejection::Rejection,
 };
 
-use super::{Admitted, Gate, HeldLimits, Now, Prompt, TurnedAway, Visit, money};
+use super::{Admitted, Gate, LimitReservations, Now, Prompt, Rejected, RequestContext, money};
 use crate::limits::{
     account::Holder,
     shared::{Declined, SharedLimits},
@@ -16,7 +18,7 @@ use crate::limits::{
 
 /// What is known of a request that may be admitted.
 pub(super) struct Planned {
-    pub visit: Visit,
+    pub visit: RequestContext,
     pub admitted: Admitted,
     pub prompt: Prompt,
     pub demand: Demand,
@@ -31,11 +33,11 @@ impl Planned {
     /// What a request is to reserve.
     pub fn of(
         gate: &Gate,
-        visit: Visit,
+        visit: RequestContext,
         admitted: Admitted,
         scanned: &Scanned,
         now: Now,
-    ) -> Result<Self, Box<TurnedAway>> {
+    ) -> Result<Self, Box<Rejected>> {
         let may_fit = visit.settings.strategy == Strategy::WorstCase && admitted.endpoint.has_output();
         // Others may have used it too, where limits are shared: their server says so when it refuses.
         let is_known = may_fit && gate.sharing(&admitted.limits).is_none();
@@ -63,19 +65,23 @@ impl Planned {
             Ok(plan) => Ok(Self { visit, admitted, prompt, demand, plan, limit, may_fit }),
             Err(TooLarge { certain_prompt: least, limit }) => {
                 let key = admitted.key.record.id.clone();
-                Err(TurnedAway::boxed(visit, Rejection::PromptTooLarge { key, least, limit }))
+                Err(Rejected::boxed(visit, Rejection::PromptTooLarge { key, least, limit }))
             }
         }
     }
 
     /// Reserves what this gateway counts by itself.
-    pub fn reserve_here(&mut self, now: Now) -> Result<HeldLimits, Rejection> {
+    pub fn reserve_here(&mut self, now: Now) -> Result<LimitReservations, Rejection> {
         let limits = self.admitted.limits;
-        self.reserve(&limits, now).map(HeldLimits::here)
+        self.reserve(&limits, now).map(LimitReservations::here)
     }
 
     /// Reserves it where all gateways do; or a share of it here, while that is not to be had.
-    pub async fn reserve_shared(&mut self, shared: &Arc<SharedLimits>, now: Now) -> Result<HeldLimits, Rejection> {
+    pub async fn reserve_shared(
+        &mut self,
+        shared: &Arc<SharedLimits>,
+        now: Now,
+    ) -> Result<LimitReservations, Rejection> {
         let (key, limits) = (self.admitted.key.record.id.clone(), self.admitted.limits);
         let mut asked = shared.reserve(&key, &limits, self.plan.tokens, now.moment).await;
         if let Err(Declined::Refused(refusal)) = &asked
@@ -87,7 +93,7 @@ impl Planned {
             Ok(ticket) => {
                 // It is counted here, too: should the others be out of reach, this is what is known.
                 let here = self.reserve(&Limits::UNLIMITED, now)?;
-                Ok(HeldLimits::with(here, ticket))
+                Ok(LimitReservations::with(here, ticket))
             }
             Err(Declined::Refused(refusal)) => Err(self.over(refusal)),
             Err(Declined::Unreachable(Some(share))) => {
@@ -95,7 +101,7 @@ impl Planned {
                 self.admitted.limits = share;
                 self.plan_for(share.tokens_per_minute);
                 let here = self.reserve(&share, now)?;
-                Ok(HeldLimits::with(here, shared.admitted_here(&key, &limits)))
+                Ok(LimitReservations::with(here, shared.admitted_here(&key, &limits)))
             }
             Err(Declined::Unreachable(None)) => Err(Rejection::LimitsUnavailable),
         }
@@ -114,7 +120,7 @@ impl Planned {
 
     /// Whether the request was refused for tokens that it can do without: then it is planned for what was free.
     fn fits_into(&mut self, refusal: &Refusal) -> bool {
-        if !self.may_fit || refusal.over != Over::Tokens {
+        if !self.may_fit || refusal.over != LimitKind::Tokens {
             return false;
         }
         let demand = Demand { free: Some(refusal.limit.saturating_sub(refusal.used)), ..self.demand };

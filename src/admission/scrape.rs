@@ -2,7 +2,7 @@
 
 use keymeter_core::{
     key::KeyId,
-    limit::{Level, Limit, Limits},
+    limit::{Limit, Limits, WindowStatus},
 };
 
 use super::{Gate, Now};
@@ -29,7 +29,7 @@ impl Gate {
         let account = self.resolver.accounts().known(id)?;
         // Where others count too, each shows what went through it: that is known to the moment, and adds up.
         let standing = account.counters.standing(limits, now.moment);
-        let of_level = |level: &Level| share(level.used, level.limit);
+        let of_level = |level: &WindowStatus| share(level.used, level.limit);
         Some(Shares {
             requests_per_minute: of_level(&standing.requests),
             tokens_per_minute: of_level(&standing.tokens),

@@ -1,6 +1,6 @@
 //! The gate by itself: who is let in, what a lease holds, and that it is given back once, whatever happens.
 
-pub(in crate::admission) mod house;
+pub(in crate::admission) mod fixture;
 mod wallet;
 
 use std::{
@@ -14,17 +14,17 @@ use keymeter_core::{
     body::scan,
     glob::Glob,
     key::{KeyRecord, Retiring, Secret},
-    limit::{Limit, Standing},
+    limit::{Limit, LimitStatus},
 };
 
-use self::house::{House, at, limited, now, record, settings, settings_with};
+use self::fixture::{Fixture, at, limited, now, record, settings, settings_with};
 use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const CHAT: &str = r#"{"model":"m","messages":[{"role":"user","content":"hello"}]}"#;
 const STREAM: &str = r#"{"model":"m","stream":true,"messages":[]}"#;
 
-fn code(refused: Result<Lease, Rejection>) -> &'static str {
+fn code(refused: Result<ActiveRequest, Rejection>) -> &'static str {
     refused.err().map_or("admitted", |rejection| rejection.code().as_str())
 }
 
@@ -32,19 +32,19 @@ fn code(refused: Result<Lease, Rejection>) -> &'static str {
 const ANSWER: &[u8] =
     br#"{"choices":[{"message":{"content":"word"}}],"usage":{"prompt_tokens":7,"completion_tokens":5}}"#;
 
-fn answer(lease: &mut Lease) {
+fn answer(lease: &mut ActiveRequest) {
     lease.answered(200, "application/json", false);
     assert_eq!(lease.pass(Bytes::from_static(ANSWER)), ANSWER);
 }
 
 /// What is used of the requests and tokens, and what runs.
-fn used(standing: &Standing) -> (u64, u64, u64) {
+fn used(standing: &LimitStatus) -> (u64, u64, u64) {
     (standing.requests.used, standing.tokens.used, standing.running)
 }
 
 #[tokio::test]
 async fn a_settled_lease_gives_back_what_it_did_not_use_and_is_counted_once() {
-    let house = House::of(limited("key_a", 10, 10_000, 10));
+    let house = Fixture::of(limited("key_a", 10, 10_000, 10));
     let mut lease = house.lease(CHAT).await;
     let account = lease.admitted().key.account.clone();
     let limits = lease.admitted().limits;
@@ -65,7 +65,7 @@ async fn a_settled_lease_gives_back_what_it_did_not_use_and_is_counted_once() {
 
 #[tokio::test]
 async fn a_dropped_lease_is_settled_once_too() {
-    let house = House::of(limited("key_a", 10, 10_000, 10));
+    let house = Fixture::of(limited("key_a", 10, 10_000, 10));
     let mut unanswered = Vec::new();
     for _ in 0..3 {
         unanswered.push(house.lease(CHAT).await);
@@ -83,7 +83,7 @@ async fn a_dropped_lease_is_settled_once_too() {
 
 #[tokio::test]
 async fn a_panic_in_between_leaves_nothing_taken() {
-    let house = House::of(limited("key_a", 10, 10_000, 1));
+    let house = Fixture::of(limited("key_a", 10, 10_000, 1));
     for _ in 0..3 {
         let mut lease = house.lease(CHAT).await;
         assert_eq!(code(house.ask("sk-key_a", CHAT, now()).await), "rate_limit_exceeded");
@@ -103,7 +103,7 @@ async fn a_panic_in_between_leaves_nothing_taken() {
 
 #[tokio::test]
 async fn what_is_refused_takes_nothing() {
-    let house = House::of(KeyRecord { models: Some([Glob::new("m")].into()), ..limited("key_a", 3, 1500, 2) });
+    let house = Fixture::of(KeyRecord { models: Some([Glob::new("m")].into()), ..limited("key_a", 3, 1500, 2) });
     let first = house.lease(CHAT).await;
     let before = first.standing(now());
     for (body, expected) in
@@ -118,7 +118,7 @@ async fn what_is_refused_takes_nothing() {
 
 #[tokio::test]
 async fn a_refusal_names_its_limit_and_a_wait_that_suffices() {
-    let house = House::of(limited("key_a", 2, 1_000_000, 100));
+    let house = Fixture::of(limited("key_a", 2, 1_000_000, 100));
     let _first = house.lease(CHAT).await;
     let later = at(Duration::from_secs(10));
     let _second = house.ask("sk-key_a", CHAT, later).await.ok().unwrap();
@@ -141,15 +141,15 @@ async fn every_state_of_a_key_has_its_answer() {
         (KeyRecord { expires_at: date("2026-06-01T00:00:00Z"), ..record("key_a") }, "api_key_expired"),
         (KeyRecord { expires_at: date("2026-06-01T00:00:01Z"), ..record("key_a") }, "admitted"),
     ] {
-        assert_eq!(code(House::of(changed).ask("sk-key_a", CHAT, now()).await), expected);
+        assert_eq!(code(Fixture::of(changed).ask("sk-key_a", CHAT, now()).await), expected);
     }
-    assert_eq!(code(House::of(record("key_b")).ask("sk-key_a", CHAT, now()).await), "invalid_api_key");
+    assert_eq!(code(Fixture::of(record("key_b")).ask("sk-key_a", CHAT, now()).await), "invalid_api_key");
 }
 
 #[tokio::test]
 async fn a_retiring_secret_works_until_its_time() {
     let retiring = Retiring { hash: Secret::new("sk-old").hash(), not_after: at(HOUR).date };
-    let house = House::of(KeyRecord { retiring: [retiring].into(), ..record("key_a") });
+    let house = Fixture::of(KeyRecord { retiring: [retiring].into(), ..record("key_a") });
     for (secret, when, expected) in [
         ("sk-old", now(), "admitted"),
         ("sk-old", at(HOUR), "admitted"),
@@ -163,11 +163,11 @@ async fn a_retiring_secret_works_until_its_time() {
 #[tokio::test]
 async fn counters_outlive_eviction_and_reload() {
     let records = (0..50).map(|number| limited(&format!("key_{number}"), 1, 5000, 1)).collect();
-    let house = House::new(records, "", 1);
+    let house = Fixture::new(records, "", 1);
     for number in 0..50 {
         assert_eq!(code(house.ask(&format!("sk-key_{number}"), CHAT, now()).await), "admitted");
     }
-    house.resolver.changed(crate::keys::Change::All, Moment::now());
+    house.resolver.changed(crate::keys::Change::All, MonotonicTime::now());
     house.gate.replace_settings(settings("limits: {requests_per_minute: 1000}"));
     for number in 0..50 {
         assert_eq!(code(house.ask(&format!("sk-key_{number}"), CHAT, now()).await), "rate_limit_exceeded");
@@ -178,7 +178,7 @@ async fn counters_outlive_eviction_and_reload() {
 async fn no_key_is_refused_for_anothers_traffic() {
     let keys: usize = if std::env::var_os("KEYMETER_SOAK").is_some() { 100_000 } else { 2000 };
     let records = (0..keys).map(|number| limited(&format!("key_{number}"), 3, 100_000, 2)).collect();
-    let house = House::new(records, "", 1_000_000);
+    let house = Fixture::new(records, "", 1_000_000);
     let mut running = Vec::with_capacity(2 * keys);
     for round in 0..2 {
         for number in 0..keys {
@@ -204,7 +204,7 @@ async fn no_key_is_refused_for_anothers_traffic() {
 async fn of_200_threads_as_many_are_admitted_as_the_limits_say() {
     let times: usize = std::env::var("KEYMETER_SOAK").ok().map_or(3, |times| times.parse().unwrap());
     for (requests, concurrent) in [(10, 1000), (1000, 10)].repeat(times) {
-        let house = House::of(limited("key_a", requests, 10_000_000, concurrent));
+        let house = Fixture::of(limited("key_a", requests, 10_000_000, concurrent));
         let visits = (0..200).map(|_| house.identify("sk-key_a", now()));
         let visits: Vec<_> = futures_util::future::try_join_all(visits).await.map_err(|_| "refused").unwrap();
         let scanned = scan(&Bytes::from_static(CHAT.as_bytes()), Endpoint::ChatCompletions.shape()).unwrap();
@@ -229,7 +229,7 @@ async fn of_200_threads_as_many_are_admitted_as_the_limits_say() {
 
 #[tokio::test]
 async fn strangers_are_throttled_and_known_keys_are_not() {
-    let house = House::new(vec![record("key_a"), record("key_b")], "", 1000);
+    let house = Fixture::new(vec![record("key_a"), record("key_b")], "", 1000);
     assert_eq!(code(house.ask("sk-key_a", CHAT, now()).await), "admitted");
     let mut throttled = 0;
     for number in 0..5000 {
@@ -257,7 +257,7 @@ async fn usage_is_asked_for_as_configured_and_a_refusal_is_learned() {
         (", inject_usage: always", true, false, true),
         (", inject_usage: never", false, false, false),
     ] {
-        let house = House::of(record("key_a"));
+        let house = Fixture::of(record("key_a"));
         house.gate.replace_settings(settings_with(option, ""));
         let mut lease = house.lease(STREAM).await;
         assert_eq!(lease.change().include_usage, added, "{option}");
@@ -282,7 +282,7 @@ async fn worst_case_holds_the_output_to_what_fits() {
         (1000, r#"{"model":"m","n":10}"#, Some(99)),
         (100, r#"{"model":"m","max_tokens":200}"#, Some(97)),
     ] {
-        let house = House::new(vec![limited("key_a", 10, tokens, 10)], sections, 10);
+        let house = Fixture::new(vec![limited("key_a", 10, tokens, 10)], sections, 10);
         let lease = house.lease(body).await;
         assert_eq!(lease.change().maximum, maximum, "{body}");
         assert!(lease.standing(now()).tokens.used <= tokens);
@@ -291,7 +291,7 @@ async fn worst_case_holds_the_output_to_what_fits() {
 
 #[tokio::test]
 async fn worst_case_without_any_maximum_does_not_wait_until_the_whole_minute_is_free() {
-    let house = House::new(vec![limited("key_a", 10, 2000, 10)], "limits: {reservation: worst_case}", 10);
+    let house = Fixture::new(vec![limited("key_a", 10, 2000, 10)], "limits: {reservation: worst_case}", 10);
     for left in [2000, 1949, 1898] {
         let mut lease = house.lease(CHAT).await;
         let prompt = lease.standing(now()).tokens.used - lease.change().maximum.unwrap() - (2000 - left);
@@ -306,7 +306,7 @@ async fn worst_case_without_any_maximum_does_not_wait_until_the_whole_minute_is_
 
 #[tokio::test]
 async fn worst_case_of_what_has_no_maximum_waits_for_what_such_answers_take_and_not_for_all() {
-    let house = House::new(vec![limited("key_a", 10, 5000, 10)], "limits: {reservation: worst_case}", 10);
+    let house = Fixture::new(vec![limited("key_a", 10, 5000, 10)], "limits: {reservation: worst_case}", 10);
     for used in [0, 51, 102] {
         let visit = house.identify("sk-key_a", now()).await.map_err(|_| "refused").unwrap();
         let body = Bytes::from_static(br#"{"model":"m","prompt":"a tree"}"#);
@@ -323,7 +323,7 @@ async fn worst_case_of_what_has_no_maximum_waits_for_what_such_answers_take_and_
 
 #[tokio::test]
 async fn a_request_keeps_the_settings_that_it_came_with() {
-    let house = House::new(vec![record("key_a")], "limits: {requests_per_minute: 1}", 10);
+    let house = Fixture::new(vec![record("key_a")], "limits: {requests_per_minute: 1}", 10);
     let visit = house.identify("sk-key_a", now()).await.map_err(|_| "refused").unwrap();
     house.gate.replace_settings(settings_with(", models: [other]", ""));
     let scanned = scan(&Bytes::from_static(CHAT.as_bytes()), Endpoint::ChatCompletions.shape()).unwrap();

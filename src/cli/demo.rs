@@ -13,7 +13,7 @@ use std::{
 };
 
 use keymeter_config::{self as config, Loaded};
-use keymeter_control::{Control, ControlFault};
+use keymeter_control::{Control, ControlError};
 use keymeter_core::{key::Secret, usage::count_tokens};
 use parking_lot::Mutex;
 use pingora::{
@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use self::upstream::DemoUpstream;
 use crate::{
     observe::access_log::AccessLog,
-    server::{Server, StartFault, control_plane, handover::Sockets},
+    server::{Server, StartError, control_plane, handover::Sockets},
 };
 
 /// A running demo. It ends when it is dropped.
@@ -57,26 +57,26 @@ impl Demo {
     ///
     /// # Errors
     /// When a port is in use.
-    pub async fn start(port: u16, admin_port: u16, log: AccessLog) -> Result<Self, DemoFault> {
-        let (upstream, guard) = start_upstream().map_err(DemoFault::Upstream)?;
-        let folder = Folder::new().map_err(DemoFault::Folder)?;
+    pub async fn start(port: u16, admin_port: u16, log: AccessLog) -> Result<Self, DemoError> {
+        let (upstream, guard) = start_upstream().map_err(DemoError::Upstream)?;
+        let folder = Folder::new().map_err(DemoError::Folder)?;
         let [operator, gateways] = [Secret::generate()?, Secret::generate()?];
         let path = folder.0.join("the demo's built-in configuration");
         let tokens = (operator.reveal(), gateways.reveal());
         // The gateway asks where the control plane has come to listen.
         let parse = |control: SocketAddr| {
             let text = configuration((port, admin_port), upstream, control, tokens);
-            config::parse(&text, &path, &|_| None).map_err(DemoFault::Configuration)
+            config::parse(&text, &path, &|_| None).map_err(DemoError::Configuration)
         };
         let first = parse((Ipv4Addr::LOCALHOST, 1).into())?;
-        let settings = first.control.as_ref().ok_or(DemoFault::Configuration(Vec::new()))?;
+        let settings = first.control.as_ref().ok_or(DemoError::Configuration(Vec::new()))?;
         let control = control_plane::start(settings, first.limits.limits, &mut Sockets::none())
             .await
-            .map_err(DemoFault::Control)?;
-        let key = make_key(&control, &operator).await.map_err(DemoFault::Key)?;
+            .map_err(DemoError::Control)?;
+        let key = make_key(&control, &operator).await.map_err(DemoError::Key)?;
         let config = parse(control.address)?;
         let loaded = Loaded { config, keys: Vec::new(), files: Vec::new() };
-        let server = Server::start(loaded, path, log, &mut Sockets::none()).map_err(DemoFault::Start)?;
+        let server = Server::start(loaded, path, log, &mut Sockets::none()).map_err(DemoError::Start)?;
         Ok(Self { server, key, control, operator, _folder: folder, _upstream: guard })
     }
 
@@ -188,30 +188,30 @@ fn start_upstream() -> std::io::Result<(SocketAddr, UpstreamGuard)> {
 
 /// Why there is no demo.
 #[derive(Debug)]
-pub enum DemoFault {
+pub enum DemoError {
     /// Its upstream has no port.
     Upstream(std::io::Error),
     /// The operating system gives no randomness.
     Randomness(getrandom::Error),
     /// Its own configuration is faulty, which a test would have shown.
-    Configuration(Vec<config::Fault>),
+    Configuration(Vec<config::ConfigError>),
     /// There is no folder for what it writes.
     Folder(std::io::Error),
     /// Its control plane does not start.
-    Control(ControlFault),
+    Control(ControlError),
     /// Its key cannot be made.
     Key(String),
     /// The gateway does not start.
-    Start(StartFault),
+    Start(StartError),
 }
 
-impl From<getrandom::Error> for DemoFault {
+impl From<getrandom::Error> for DemoError {
     fn from(fault: getrandom::Error) -> Self {
         Self::Randomness(fault)
     }
 }
 
-impl fmt::Display for DemoFault {
+impl fmt::Display for DemoError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Upstream(fault) => write!(formatter, "the demo's upstream does not start: {fault}"),
@@ -225,4 +225,4 @@ impl fmt::Display for DemoFault {
     }
 }
 
-impl std::error::Error for DemoFault {}
+impl std::error::Error for DemoError {}

@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use keymeter_config::Environment;
 use keymeter_core::key::{KeyId, KeyName};
 
-pub use self::fault::KeysFault;
+pub use self::fault::KeysError;
 use self::options::{Clearable, Grace, Options, parse_name};
 use super::remote::Output;
 
@@ -175,7 +175,7 @@ pub fn main(args: KeysArgs) -> ExitCode {
 ///
 /// # Errors
 /// When it cannot do what it is for. The keys file is as it was then, unless the fault says otherwise.
-pub fn run(args: KeysArgs, io: &mut Io<'_>) -> Result<(), KeysFault> {
+pub fn run(args: KeysArgs, io: &mut Io<'_>) -> Result<(), KeysError> {
     if let Some(source) = args.command.source().cloned()
         && let Some(url) = &source.control
     {

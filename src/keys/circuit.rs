@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use keymeter_core::clock::Moment;
+use keymeter_core::clock::MonotonicTime;
 
 /// Whether the source may be asked.
 #[derive(Debug, Default)]
 pub(super) struct Circuit {
     failures: u32,
     /// Until then nobody asks; then one does, and the others wait for what becomes of it.
-    closed_until: Option<Moment>,
+    closed_until: Option<MonotonicTime>,
 }
 
 /// Failures in a row that are taken for chance.
@@ -21,7 +21,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 impl Circuit {
     /// Whether whoever comes now may ask. While the source fails only one may, and has `probe_time` to come back.
-    pub(super) fn admits(&mut self, now: Moment, probe_time: Duration) -> bool {
+    pub(super) fn admits(&mut self, now: MonotonicTime, probe_time: Duration) -> bool {
         match self.closed_until {
             None => true,
             Some(end) if now < end => false,
@@ -38,7 +38,7 @@ impl Circuit {
     }
 
     /// The source did not answer. `seed` spreads the pauses of several gateways.
-    pub(super) fn failed(&mut self, now: Moment, seed: u64) {
+    pub(super) fn failed(&mut self, now: MonotonicTime, seed: u64) {
         self.failures = self.failures.saturating_add(1);
         if self.failures >= PATIENCE {
             self.closed_until = Some(now + pause(self.failures - PATIENCE, seed));
@@ -66,7 +66,7 @@ mod tests {
 
     const PROBE: Duration = Duration::from_secs(2);
 
-    fn failing(failures: u32, at: Moment) -> Circuit {
+    fn failing(failures: u32, at: MonotonicTime) -> Circuit {
         let mut circuit = Circuit::default();
         (0..failures).for_each(|seed| circuit.failed(at, u64::from(seed)));
         circuit
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn a_few_failures_are_chance_and_more_are_not() {
-        let now = Moment::from_nanos(0);
+        let now = MonotonicTime::from_nanos(0);
         assert!(failing(PATIENCE - 1, now).admits(now, PROBE));
         let mut circuit = failing(PATIENCE, now);
         assert!(!circuit.admits(now, PROBE));
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn one_probe_is_let_through_and_an_answer_opens_it_for_all() {
-        let now = Moment::from_nanos(0);
+        let now = MonotonicTime::from_nanos(0);
         let mut circuit = failing(PATIENCE, now);
         let later = now + Duration::from_millis(320);
         assert!(circuit.admits(later, PROBE));

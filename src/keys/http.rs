@@ -15,16 +15,16 @@ use async_trait::async_trait;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use keymeter_config::keys::{Http, parse_record};
 use keymeter_core::{
-    clock::Moment,
+    clock::MonotonicTime,
     key::{KeyHash, KeyRecord},
     record::Session,
-    wallet::Word,
+    wallet::BalanceUpdate,
 };
 use parking_lot::Mutex;
 use reqwest::{Client, Response, redirect};
 use tokio::sync::Semaphore;
 
-use super::{Answer, EntityTag, Found, KeySource, SourceFault, circuit::Circuit};
+use super::{Answer, EntityTag, Found, KeySource, SourceError, circuit::Circuit};
 
 /// A key service.
 pub struct HttpSource {
@@ -52,7 +52,7 @@ const KEEP_ALIVE_RETRIES: u32 = 2;
 ///
 /// # Errors
 /// When the file of certificates cannot be used.
-pub fn client(service: &Http) -> Result<Client, ClientFault> {
+pub fn client(service: &Http) -> Result<Client, ClientError> {
     let mut builder = Client::builder()
         .user_agent(concat!("keymeter/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(service.timeout)
@@ -64,38 +64,38 @@ pub fn client(service: &Http) -> Result<Client, ClientFault> {
         .tcp_keepalive_interval(KEEP_ALIVE_INTERVAL)
         .tcp_keepalive_retries(KEEP_ALIVE_RETRIES);
     if let Some(path) = &service.ca {
-        let fault = |why: String| ClientFault { path: path.clone(), why };
+        let fault = |why: String| ClientError { path: path.clone(), why };
         let text = std::fs::read(path).map_err(|error| fault(error.to_string()))?;
         let certificates = reqwest::Certificate::from_pem_bundle(&text).map_err(|error| fault(error.to_string()))?;
         builder = builder.tls_built_in_root_certs(false);
         builder = certificates.into_iter().fold(builder, reqwest::ClientBuilder::add_root_certificate);
     }
     let path = service.ca.clone().unwrap_or_default();
-    builder.build().map_err(|error| ClientFault { path, why: error.to_string() })
+    builder.build().map_err(|error| ClientError { path, why: error.to_string() })
 }
 
 /// Why there is no client for a key service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientFault {
+pub struct ClientError {
     path: PathBuf,
     why: String,
 }
 
-impl fmt::Display for ClientFault {
+impl fmt::Display for ClientError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (path, why) = (self.path.display(), &self.why);
         write!(formatter, "cannot use the certificates of `keys.http.ca` ({path}): {why}")
     }
 }
 
-impl std::error::Error for ClientFault {}
+impl std::error::Error for ClientError {}
 
 impl HttpSource {
     /// The service that `service` describes.
     ///
     /// # Errors
     /// When its certificates cannot be used.
-    pub fn new(service: Http) -> Result<Self, ClientFault> {
+    pub fn new(service: Http) -> Result<Self, ClientError> {
         Ok(Self {
             client: client(&service)?,
             service,
@@ -147,15 +147,15 @@ impl HttpSource {
 
 #[async_trait]
 impl KeySource for HttpSource {
-    async fn look_up(&self, hash: &KeyHash, known: Option<&EntityTag>) -> Result<Answer, SourceFault> {
+    async fn look_up(&self, hash: &KeyHash, known: Option<&EntityTag>) -> Result<Answer, SourceError> {
         let timeout = self.service.timeout;
-        if !self.circuit.lock().admits(Moment::now(), timeout) {
-            return Err(SourceFault("it failed several times in a row and is asked again in a moment".to_owned()));
+        if !self.circuit.lock().admits(MonotonicTime::now(), timeout) {
+            return Err(SourceError("it failed several times in a row and is asked again in a moment".to_owned()));
         }
         let answer = tokio::time::timeout(timeout, self.ask(hash, known)).await;
         let answer = answer
             .unwrap_or_else(|_| Err(Failure::Unreachable(format!("no answer within {}s", timeout.as_secs_f64()))));
-        let now = Moment::now();
+        let now = MonotonicTime::now();
         match &answer {
             Err(Failure::Unreachable(_)) => self.circuit.lock().failed(now, now.as_nanos()),
             // What it says of one key may be nonsense: it answers.
@@ -164,7 +164,7 @@ impl KeySource for HttpSource {
         if answer.is_ok() {
             self.has_answered.store(true, Ordering::Release);
         }
-        answer.map_err(|failure| SourceFault(failure.why()))
+        answer.map_err(|failure| SourceError(failure.why()))
     }
 
     fn has_answered(&self) -> bool {
@@ -198,7 +198,7 @@ pub(crate) fn tag(headers: &HeaderMap) -> Option<EntityTag> {
 }
 
 /// The record in an answer's body, if it is one of the key that was asked for by `hash`.
-pub(crate) fn record(body: &[u8], hash: &KeyHash) -> Result<(KeyRecord, Option<Word>), String> {
+pub(crate) fn record(body: &[u8], hash: &KeyHash) -> Result<(KeyRecord, Option<BalanceUpdate>), String> {
     let (record, word) = parse_record(body).map_err(|why| format!("the record is faulty: {why}"))?;
     if record.hash == *hash || record.retiring.iter().any(|retiring| retiring.hash == *hash) {
         return Ok((record, word));

@@ -10,9 +10,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use keymeter_config::KeyCache;
 use keymeter_core::{
-    clock::Moment,
-    key::{Bar, KeyHash, KeyRecord, KeyState},
-    wallet::Purse,
+    clock::MonotonicTime,
+    key::{KeyDenial, KeyHash, KeyRecord, KeyState},
+    wallet::WalletAllowance,
 };
 
 use super::{
@@ -28,7 +28,7 @@ pub struct Key {
     /// What it used.
     pub account: Arc<Account>,
     /// What its requests are charged to.
-    pub purse: Option<Arc<Purse>>,
+    pub purse: Option<Arc<WalletAllowance>>,
     /// The secret that it was found by, where that is a retiring one.
     found_by: Option<Box<KeyHash>>,
     /// Of all keys, and of this one: after a change they are others.
@@ -41,7 +41,7 @@ impl Key {
     pub(super) fn new(
         record: Arc<KeyRecord>,
         account: Arc<Account>,
-        purse: Option<Arc<Purse>>,
+        purse: Option<Arc<WalletAllowance>>,
         hash: KeyHash,
         generation: u32,
         term: Term,
@@ -52,23 +52,23 @@ impl Key {
 
     /// Why the key may not be used at `now` by the secret that it was found by; `None`: it may.
     #[must_use]
-    pub fn bar(&self, now: Timestamp) -> Option<Bar> {
+    pub fn bar(&self, now: Timestamp) -> Option<KeyDenial> {
         if self.secret_expires().is_some_and(|end| now > end) {
-            return Some(Bar::Unknown);
+            return Some(KeyDenial::Unknown);
         }
         match self.record.state {
-            KeyState::Disabled => Some(Bar::Disabled),
-            KeyState::Archived => Some(Bar::Archived),
-            KeyState::NoBalance => Some(Bar::NoBalance),
-            KeyState::Active => self.record.expires_at.filter(|end| now >= *end).map(|_| Bar::Expired),
+            KeyState::Disabled => Some(KeyDenial::Disabled),
+            KeyState::Archived => Some(KeyDenial::Archived),
+            KeyState::NoBalance => Some(KeyDenial::NoBalance),
+            KeyState::Active => self.record.expires_at.filter(|end| now >= *end).map(|_| KeyDenial::Expired),
         }
     }
 
     /// When the key, or the secret that it was found by, stops working, and why it may not be used then.
     #[must_use]
-    pub fn end(&self) -> Option<(Timestamp, Bar)> {
-        let of_secret = self.secret_expires().map(|end| (end, Bar::Unknown));
-        let of_key = self.record.expires_at.map(|end| (end, Bar::Expired));
+    pub fn end(&self) -> Option<(Timestamp, KeyDenial)> {
+        let of_secret = self.secret_expires().map(|end| (end, KeyDenial::Unknown));
+        let of_key = self.record.expires_at.map(|end| (end, KeyDenial::Expired));
         of_secret.into_iter().chain(of_key).min_by_key(|(end, _)| *end)
     }
 
@@ -98,7 +98,7 @@ impl Key {
     }
 
     /// How far it is believed at `now`, where changes before `doubted_before` may have been missed.
-    pub(super) fn trust(&self, now: Moment, doubted_before: Moment) -> Trust {
+    pub(super) fn trust(&self, now: MonotonicTime, doubted_before: MonotonicTime) -> Trust {
         let term = &self.term;
         if self.is_void(now) {
             Trust::None
@@ -114,28 +114,28 @@ impl Key {
     }
 
     /// The same where all keys have changed since.
-    pub(super) fn trust_after_change(&self, now: Moment) -> Trust {
+    pub(super) fn trust_after_change(&self, now: MonotonicTime) -> Trust {
         if self.is_void(now) { Trust::None } else { Trust::Doubtful }
     }
 
     /// Whether the source failed to answer a moment ago.
-    pub(super) fn is_resting(&self, now: Moment) -> bool {
+    pub(super) fn is_resting(&self, now: MonotonicTime) -> bool {
         now.as_nanos() < self.term.resting_until.load(Ordering::Relaxed)
     }
 
     /// The source failed to answer; it is asked again after a pause that grows.
-    pub(super) fn rest(&self, now: Moment) {
+    pub(super) fn rest(&self, now: MonotonicTime) {
         let failures = self.term.failures.fetch_add(1, Ordering::Relaxed);
         let end = now + pause(failures, now.as_nanos() ^ (std::ptr::from_ref(self).addr() as u64));
         self.term.resting_until.store(end.as_nanos(), Ordering::Relaxed);
     }
 
     /// Whether it is too old to be used at all.
-    pub(super) fn is_over(&self, now: Moment) -> bool {
+    pub(super) fn is_over(&self, now: MonotonicTime) -> bool {
         now >= self.term.after(self.term.stale_ms)
     }
 
-    fn is_void(&self, now: Moment) -> bool {
+    fn is_void(&self, now: MonotonicTime) -> bool {
         self.is_revised() || self.is_over(now)
     }
 }
@@ -143,7 +143,7 @@ impl Key {
 /// When the source said what is known, and how long that holds: in milliseconds since then.
 pub(super) struct Term {
     tag: Option<Box<EntityTag>>,
-    asked: Moment,
+    asked: MonotonicTime,
     /// From then on it is asked for in advance.
     due_ms: u32,
     fresh_ms: u32,
@@ -158,7 +158,7 @@ impl Term {
     pub(super) fn new(
         tag: Option<EntityTag>,
         hash: &KeyHash,
-        now: Moment,
+        now: MonotonicTime,
         believed_for: Option<Duration>,
         terms: &KeyCache,
     ) -> Self {
@@ -176,7 +176,7 @@ impl Term {
         }
     }
 
-    fn after(&self, millis: u32) -> Moment {
+    fn after(&self, millis: u32) -> MonotonicTime {
         self.asked + Duration::from_millis(millis.into())
     }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use http::{HeaderMap, StatusCode, header};
 use keymeter_config::keys::Http;
-use keymeter_core::{clock::Moment, key::KeyHash};
+use keymeter_core::{clock::MonotonicTime, key::KeyHash};
 use reqwest::{Client, Response};
 use serde::Deserialize;
 
@@ -68,7 +68,7 @@ impl Push {
             }
             self.connected(false);
             reader.reconnect();
-            let wait = reader.retry().unwrap_or_default().max(pause(failures, Moment::now().as_nanos()));
+            let wait = reader.retry().unwrap_or_default().max(pause(failures, MonotonicTime::now().as_nanos()));
             failures = failures.saturating_add(1);
             tokio::time::sleep(wait).await;
         }
@@ -96,7 +96,7 @@ impl Push {
     async fn listen(&self, mut response: Response, reader: &mut Reader) -> String {
         self.connected(true);
         // Whatever changed while nobody listened: only from here on is every change heard of.
-        self.resolver.doubt_all(Moment::now());
+        self.resolver.doubt_all(MonotonicTime::now());
         loop {
             let silence = if reader.expects_comments() { SILENCE } else { Duration::MAX };
             let piece = match tokio::time::timeout(silence, response.chunk()).await {
@@ -105,7 +105,7 @@ impl Push {
                 Ok(Err(error)) => return plainly(&error),
                 Err(_) => return format!("nothing came for {} s", SILENCE.as_secs()),
             };
-            let received = Moment::now();
+            let received = MonotonicTime::now();
             let events = match reader.feed(&piece) {
                 Ok(events) => events,
                 Err(fault) => return fault.to_string(),

@@ -33,19 +33,19 @@ fn resolver(source: Arc<dyn KeySource>) -> Arc<Resolver> {
 
 impl Resolver {
     async fn find(self: &Arc<Self>, secret: &str) -> Resolved {
-        self.find_at(secret, Moment::now()).await
+        self.find_at(secret, MonotonicTime::now()).await
     }
 
-    async fn find_at(self: &Arc<Self>, secret: &str, now: Moment) -> Resolved {
+    async fn find_at(self: &Arc<Self>, secret: &str, now: MonotonicTime) -> Resolved {
         self.resolve(KeyHash::of(secret.as_bytes()), now).await
     }
 
     fn all_changed(self: &Arc<Self>) {
-        self.changed(Change::All, Moment::now());
+        self.changed(Change::All, MonotonicTime::now());
     }
 }
 
-fn id(resolved: Resolved) -> Result<String, ResolveFault> {
+fn id(resolved: Resolved) -> Result<String, ResolveError> {
     resolved.map(|key| key.record.id.to_string())
 }
 
@@ -60,14 +60,14 @@ struct Slow {
 
 #[async_trait]
 impl KeySource for Slow {
-    async fn look_up(&self, _: &KeyHash, _: Option<&EntityTag>) -> Result<Answer, SourceFault> {
+    async fn look_up(&self, _: &KeyHash, _: Option<&EntityTag>) -> Result<Answer, SourceError> {
         let record = self.record.lock().clone();
         self.asked.fetch_add(1, Ordering::SeqCst);
         if let Some(may_answer) = &self.may_answer {
             may_answer.acquire().await.unwrap().forget();
         }
         if self.fails.load(Ordering::SeqCst) {
-            return Err(SourceFault("it is told to fail".to_owned()));
+            return Err(SourceError("it is told to fail".to_owned()));
         }
         Ok(record
             .map_or(Answer::Unknown, |record| Answer::Key(Found { record, tag: None, believed_for: None, word: None })))
@@ -87,7 +87,7 @@ async fn a_known_key_is_asked_for_once_and_an_unknown_one_is_remembered() {
     }
     *source.record.lock() = None;
     for _ in 0..3 {
-        assert_eq!(resolver.find("b").await.err(), Some(ResolveFault::Unknown));
+        assert_eq!(resolver.find("b").await.err(), Some(ResolveError::Unknown));
     }
     assert_eq!(source.asked.load(Ordering::SeqCst), 2);
 }
@@ -97,10 +97,10 @@ async fn after_a_change_nothing_from_before_is_believed() {
     let yaml = Arc::new(YamlSource::new(vec![record("key_a", "a")]));
     let resolver = resolver(yaml.clone());
     let before = resolver.find("a").await.unwrap();
-    assert_eq!(resolver.find("b").await.err(), Some(ResolveFault::Unknown));
+    assert_eq!(resolver.find("b").await.err(), Some(ResolveError::Unknown));
     yaml.replace(vec![record("key_a", "b")]);
     resolver.all_changed();
-    assert_eq!(resolver.find("a").await.err(), Some(ResolveFault::Unknown));
+    assert_eq!(resolver.find("a").await.err(), Some(ResolveError::Unknown));
     let after = resolver.find("b").await.unwrap();
     assert!(Arc::ptr_eq(&before.account, &after.account), "a new secret sets no counter back");
 }
@@ -124,8 +124,8 @@ async fn a_look_up_under_way_never_brings_the_old_record_back() {
         *source.record.lock() = None;
         resolver.all_changed();
         source.may_answer.as_ref().unwrap().add_permits(10);
-        assert_eq!(asking.await.unwrap(), Some(ResolveFault::Unknown));
-        assert_eq!(resolver.find("a").await.err(), Some(ResolveFault::Unknown));
+        assert_eq!(asking.await.unwrap(), Some(ResolveError::Unknown));
+        assert_eq!(resolver.find("a").await.err(), Some(ResolveError::Unknown));
     }
 }
 
@@ -181,7 +181,7 @@ async fn a_retiring_secret_works_until_its_end() {
     rotated.retiring = [Retiring { hash: KeyHash::of(b"old"), not_after: end }].into();
     let resolver = resolver(Arc::new(YamlSource::new(vec![rotated])));
     let key = resolver.find("old").await.unwrap();
-    assert_eq!((key.bar(end), key.bar(end + jiff::SignedDuration::from_nanos(1))), (None, Some(Bar::Unknown)));
+    assert_eq!((key.bar(end), key.bar(end + jiff::SignedDuration::from_nanos(1))), (None, Some(KeyDenial::Unknown)));
     assert_eq!(resolver.find("new").await.unwrap().bar(Timestamp::MAX), None);
 }
 
@@ -193,7 +193,7 @@ fn known_and_failing() -> (Arc<Slow>, Arc<Resolver>) {
 #[tokio::test]
 async fn a_key_is_asked_for_again_before_it_grows_old_and_nobody_waits_for_it() {
     let (source, resolver) = known_and_failing();
-    let start = Moment::now();
+    let start = MonotonicTime::now();
     resolver.find_at("a", start).await.unwrap();
     resolver.find_at("a", start + HOUR * 7 / 10).await.unwrap();
     assert_eq!(source.asked.load(Ordering::SeqCst), 1, "it is fresh");
@@ -212,15 +212,15 @@ async fn a_key_is_asked_for_again_before_it_grows_old_and_nobody_waits_for_it() 
 #[tokio::test]
 async fn while_the_source_fails_a_known_key_is_served_until_it_is_too_old() {
     let (source, resolver) = known_and_failing();
-    let start = Moment::now();
+    let start = MonotonicTime::now();
     resolver.find_at("a", start).await.unwrap();
     source.fails.store(true, Ordering::SeqCst);
     for age in [HOUR, HOUR + Duration::from_secs(1), HOUR * 199 / 100] {
         assert_eq!(id(resolver.find_at("a", start + age).await).unwrap(), "key_a", "{age:?}");
     }
     let too_old = resolver.find_at("a", start + HOUR * 2).await;
-    assert!(matches!(too_old, Err(ResolveFault::Unavailable(_))));
-    assert!(matches!(resolver.find("b").await, Err(ResolveFault::Unavailable(_))), "and never: unknown");
+    assert!(matches!(too_old, Err(ResolveError::Unavailable(_))));
+    assert!(matches!(resolver.find("b").await, Err(ResolveError::Unavailable(_))), "and never: unknown");
     source.fails.store(false, Ordering::SeqCst);
     assert_eq!(id(resolver.find_at("a", start + HOUR * 2).await).unwrap(), "key_a");
 }
@@ -228,7 +228,7 @@ async fn while_the_source_fails_a_known_key_is_served_until_it_is_too_old() {
 #[tokio::test]
 async fn a_source_that_fails_is_not_asked_for_every_request() {
     let (source, resolver) = known_and_failing();
-    let start = Moment::now();
+    let start = MonotonicTime::now();
     resolver.find_at("a", start).await.unwrap();
     source.fails.store(true, Ordering::SeqCst);
     for millis in 0..100 {
@@ -247,7 +247,7 @@ async fn a_source_that_hangs_keeps_nobody_whose_key_is_known() {
         ..Slow::default()
     });
     let resolver = resolver(source);
-    let start = Moment::now();
+    let start = MonotonicTime::now();
     resolver.find_at("a", start).await.unwrap();
     assert_eq!(id(resolver.find_at("a", start + HOUR).await).unwrap(), "key_a");
 }
@@ -261,13 +261,13 @@ async fn a_changed_key_is_not_served_though_the_source_fails_and_others_are() {
         resolver.find(secret).await.unwrap();
     }
     source.fails.store(true, Ordering::SeqCst);
-    resolver.changed(Change::Key { id: Some("key_a".parse().unwrap()), hash: None }, Moment::now());
-    assert!(matches!(resolver.find("a").await, Err(ResolveFault::Unavailable(_))));
+    resolver.changed(Change::Key { id: Some("key_a".parse().unwrap()), hash: None }, MonotonicTime::now());
+    assert!(matches!(resolver.find("a").await, Err(ResolveError::Unavailable(_))));
     assert_eq!(id(resolver.find("b").await).unwrap(), "key_b");
     resolver.all_changed();
     assert_eq!(id(resolver.find("b").await).unwrap(), "key_b", "where all may have changed, what is known is better");
-    resolver.changed(Change::Key { id: None, hash: Some(KeyHash::of(b"b")) }, Moment::now());
-    assert!(matches!(resolver.find("b").await, Err(ResolveFault::Unavailable(_))));
+    resolver.changed(Change::Key { id: None, hash: Some(KeyHash::of(b"b")) }, MonotonicTime::now());
+    assert!(matches!(resolver.find("b").await, Err(ResolveError::Unavailable(_))));
     source.fails.store(false, Ordering::SeqCst);
     assert_eq!(id(resolver.find("a").await).unwrap(), "key_a");
 }
@@ -280,9 +280,9 @@ struct Failing {
 
 #[async_trait]
 impl KeySource for Failing {
-    async fn look_up(&self, hash: &KeyHash, known: Option<&EntityTag>) -> Result<Answer, SourceFault> {
+    async fn look_up(&self, hash: &KeyHash, known: Option<&EntityTag>) -> Result<Answer, SourceError> {
         if self.fails.load(Ordering::SeqCst) {
-            return Err(SourceFault("it is told to fail".to_owned()));
+            return Err(SourceError("it is told to fail".to_owned()));
         }
         self.keys.look_up(hash, known).await
     }
@@ -296,9 +296,9 @@ impl KeySource for Failing {
 async fn an_event_for_an_unknown_id_makes_a_new_key_work_at_once() {
     let yaml = Arc::new(YamlSource::new(vec![]));
     let resolver = resolver(yaml.clone());
-    assert_eq!(resolver.find("a").await.err(), Some(ResolveFault::Unknown));
+    assert_eq!(resolver.find("a").await.err(), Some(ResolveError::Unknown));
     yaml.replace(vec![record("key_a", "a")]);
-    resolver.changed(Change::Key { id: Some("key_a".parse().unwrap()), hash: None }, Moment::now());
+    resolver.changed(Change::Key { id: Some("key_a".parse().unwrap()), hash: None }, MonotonicTime::now());
     assert_eq!(id(resolver.find("a").await).unwrap(), "key_a");
 }
 
@@ -313,15 +313,15 @@ async fn a_change_reaches_what_runs() {
     }
     let disabled = KeyRecord { state: KeyState::Disabled, ..record("key_a", "a") };
     yaml.replace(vec![disabled, record("key_b", "b")]);
-    resolver.changed(Change::Key { id: Some("key_a".parse().unwrap()), hash: None }, Moment::now());
-    assert_eq!(barred(&running[0]).await, Bar::Disabled);
+    resolver.changed(Change::Key { id: Some("key_a".parse().unwrap()), hash: None }, MonotonicTime::now());
+    assert_eq!(barred(&running[0]).await, KeyDenial::Disabled);
     yaml.replace(vec![]);
     resolver.all_changed();
-    assert_eq!(barred(&running[1]).await, Bar::Unknown);
-    assert_eq!(running[0].run().barred(), Some(Bar::Disabled));
+    assert_eq!(barred(&running[1]).await, KeyDenial::Unknown);
+    assert_eq!(running[0].run().barred(), Some(KeyDenial::Disabled));
 }
 
-async fn barred(running: &crate::keys::runs::Running) -> Bar {
+async fn barred(running: &crate::keys::revocation::RevocationGuard) -> KeyDenial {
     std::future::poll_fn(|context| running.run().poll_barred(context)).await
 }
 
@@ -331,9 +331,9 @@ async fn whoever_began_before_a_change_is_not_vouched_for() {
     let resolver = resolver(yaml);
     let key = resolver.find("a").await.unwrap();
     assert!(resolver.vouches_for(&key));
-    resolver.changed(Change::Key { id: Some("key_b".parse().unwrap()), hash: None }, Moment::now());
+    resolver.changed(Change::Key { id: Some("key_b".parse().unwrap()), hash: None }, MonotonicTime::now());
     assert!(resolver.vouches_for(&key));
-    resolver.changed(Change::Key { id: Some("key_a".parse().unwrap()), hash: None }, Moment::now());
+    resolver.changed(Change::Key { id: Some("key_a".parse().unwrap()), hash: None }, MonotonicTime::now());
     assert!(!resolver.vouches_for(&key));
     let key = resolver.find("a").await.unwrap();
     resolver.all_changed();

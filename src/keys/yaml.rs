@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use keymeter_core::key::{KeyHash, KeyId, KeyRecord};
 
-use super::{Answer, EntityTag, Found, KeySource, SourceFault};
+use super::{Answer, EntityTag, Found, KeySource, SourceError};
 
 /// The keys of a file.
 pub struct YamlSource {
@@ -67,7 +67,7 @@ impl Keys {
 
 #[async_trait]
 impl KeySource for YamlSource {
-    async fn look_up(&self, hash: &KeyHash, _: Option<&EntityTag>) -> Result<Answer, SourceFault> {
+    async fn look_up(&self, hash: &KeyHash, _: Option<&EntityTag>) -> Result<Answer, SourceError> {
         let record = self.keys.load().by_hash.get(hash).cloned();
         Ok(record
             .map_or(Answer::Unknown, |record| Answer::Key(Found { record, tag: None, believed_for: None, word: None })))

@@ -11,7 +11,7 @@ use std::{
 };
 
 use keymeter_core::{
-    clock::Moment,
+    clock::MonotonicTime,
     key::{KeyId, KeyRecord},
     limit::Counters,
 };
@@ -57,14 +57,14 @@ impl Account {
     }
 
     /// The source does not know the key any more.
-    pub fn is_gone(&self) {
+    pub fn mark_deleted(&self) {
         self.gone.store(true, Ordering::Release);
     }
 
     /// Since when it is found not to exist, which is `now` the first time.
-    fn deleted_since(&self, now: Moment) -> Moment {
+    fn deleted_since(&self, now: MonotonicTime) -> MonotonicTime {
         let first = self.deleted_since.compare_exchange(0, now.as_nanos() + 1, Ordering::Relaxed, Ordering::Relaxed);
-        first.map_or_else(|since| Moment::from_nanos(since - 1), |_| now)
+        first.map_or_else(|since| MonotonicTime::from_nanos(since - 1), |_| now)
     }
 
     /// Whether the source knew the key when it was asked last.
@@ -123,7 +123,7 @@ impl Accounts {
 
     /// Closes the accounts of keys for which `exists` has said no for ten minutes and that
     /// nothing uses any more.
-    pub fn sweep(&self, exists: impl Fn(&KeyId, &Account) -> bool, now: Moment) {
+    pub fn sweep(&self, exists: impl Fn(&KeyId, &Account) -> bool, now: MonotonicTime) {
         self.by_id.write().retain(|id, account| {
             if exists(id, account) {
                 account.deleted_since.store(0, Ordering::Relaxed);
@@ -183,7 +183,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new(10).unwrap());
         let accounts = Accounts::new(metrics.clone());
         drop(accounts.of(&record("key_a")));
-        let start = Moment::from_nanos(0);
+        let start = MonotonicTime::from_nanos(0);
         accounts.sweep(|_, _| false, start);
         accounts.sweep(|_, _| false, start + Duration::from_secs(599));
         assert!(metrics.encode().unwrap().contains("\"key_a\""));
@@ -197,7 +197,7 @@ mod tests {
         let first = accounts.of(&record("key_a"));
         first.revise();
         drop(first);
-        let start = Moment::from_nanos(0);
+        let start = MonotonicTime::from_nanos(0);
         accounts.sweep(|_, _| false, start);
         accounts.sweep(|_, _| true, start + Duration::from_secs(300));
         accounts.sweep(|_, _| false, start + Duration::from_secs(601));

@@ -5,9 +5,9 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use keymeter_config as config;
 use keymeter_core::{
-    clock::Moment,
+    clock::MonotonicTime,
     key::KeyId,
-    limit::{Limits, Refusal, Standing},
+    limit::{LimitStatus, Limits, Refusal},
 };
 use thiserror::Error;
 
@@ -47,13 +47,19 @@ impl SharedLimits {
     /// # Errors
     /// Never.
     #[allow(clippy::unused_async, reason = "the other one waits")]
-    pub async fn reserve(self: &Arc<Self>, _: &KeyId, _: &Limits, _: u64, _: Moment) -> Result<Ticket, Declined> {
+    pub async fn reserve(
+        self: &Arc<Self>,
+        _: &KeyId,
+        _: &Limits,
+        _: u64,
+        _: MonotonicTime,
+    ) -> Result<Ticket, Declined> {
         match self.0 {}
     }
 
     /// See `shared`.
     #[must_use]
-    pub fn limits_here(&self, _: &Limits, _: Moment) -> Limits {
+    pub fn limits_here(&self, _: &Limits, _: MonotonicTime) -> Limits {
         match self.0 {}
     }
 
@@ -65,13 +71,13 @@ impl SharedLimits {
 
     /// See `shared`.
     #[must_use]
-    pub fn standing(&self, _: &KeyId, _: &Limits, _: Moment) -> Option<Standing> {
+    pub fn standing(&self, _: &KeyId, _: &Limits, _: MonotonicTime) -> Option<LimitStatus> {
         match self.0 {}
     }
 
     /// See `shared`.
     #[allow(clippy::unused_async, reason = "the other one waits")]
-    pub async fn asked_standing(&self, _: &KeyId, _: &Limits, _: Moment) -> Option<Standing> {
+    pub async fn asked_standing(&self, _: &KeyId, _: &Limits, _: MonotonicTime) -> Option<LimitStatus> {
         match self.0 {}
     }
 

@@ -2,14 +2,14 @@
 //! one step and one round trip; while that server is of no use, each gateway holds the key to its share.
 
 mod admission;
-mod due;
-mod keeper;
+mod health;
 mod link;
-mod mode;
-mod places;
+mod permits;
+mod quota_lease;
 mod script;
-mod seen;
-mod stock;
+mod settlements;
+mod snapshots;
+mod sync;
 
 #[cfg(test)]
 mod tests;
@@ -24,20 +24,20 @@ use std::{
 
 use keymeter_config::{self as config, WhenUnreachable};
 use keymeter_core::{
-    clock::Moment,
+    clock::MonotonicTime,
     key::KeyId,
-    limit::{Limits, MOST_TOKENS, Refusal, Standing},
+    limit::{LimitStatus, Limits, MOST_TOKENS, Refusal},
 };
 
 use thiserror::Error;
 
 use self::{
-    due::{Due, Ending, Settlement},
+    health::Health,
     link::Link,
-    mode::Mode,
-    places::Places,
+    permits::Permits,
     script::{Clock, Scripts},
-    seen::{Counted, Seen},
+    settlements::{Ending, Settlement, Settlements},
+    snapshots::{Counted, Snapshots},
 };
 use crate::observe::metrics::{SharedAnswer, SharedSeries};
 
@@ -49,10 +49,10 @@ pub struct SharedLimits {
     numbers: AtomicU64,
     scripts: Scripts,
     link: Link,
-    mode: Mode,
-    places: Places,
-    due: Due,
-    seen: Seen,
+    mode: Health,
+    places: Permits,
+    due: Settlements,
+    seen: Snapshots,
     /// When the server last heard of what runs here, in nanoseconds.
     heard: AtomicU64,
     series: SharedSeries,
@@ -91,10 +91,10 @@ impl SharedLimits {
             gateway: format!("{:016x}", getrandom::u64().map_err(SharedLimitsError)?).into(),
             numbers: AtomicU64::new(1),
             scripts: Scripts::new(clock),
-            mode: Mode::default(),
-            places: Places::default(),
-            due: Due::default(),
-            seen: Seen::default(),
+            mode: Health::default(),
+            places: Permits::default(),
+            due: Settlements::default(),
+            seen: Snapshots::default(),
             heard: AtomicU64::new(0),
             series,
         })
@@ -110,15 +110,15 @@ impl SharedLimits {
         key: &KeyId,
         limits: &Limits,
         tokens: u64,
-        mut now: Moment,
+        mut now: MonotonicTime,
     ) -> Result<Ticket, Declined> {
         let tokens = limits.tokens_per_minute.cut(tokens.min(MOST_TOKENS));
         let mut patience = self.terms.timeout;
         if !self.mode.is_known() {
             // The process has just started. Whatever comes of it, it is not waited for again.
-            let start = Moment::now();
+            let start = MonotonicTime::now();
             let _ = tokio::time::timeout(patience, self.mode.known()).await;
-            now = now.max(Moment::now());
+            now = now.max(MonotonicTime::now());
             patience = patience.saturating_sub(now.saturating_since(start));
         }
         if !self.is_trusted(now) {
@@ -129,9 +129,9 @@ impl SharedLimits {
             self.series.answer(SharedAnswer::Leased);
             return Ok(self.ticket(key, limits, part.name, part.slot, tokens));
         }
-        let start = Moment::now();
+        let start = MonotonicTime::now();
         let answer = self.ask(key, limits, tokens, patience, now).await;
-        self.series.took(Moment::now().saturating_since(start));
+        self.series.took(MonotonicTime::now().saturating_since(start));
         self.series.answer(match &answer {
             Ok(_) => SharedAnswer::Admitted,
             Err(Declined::Refused(_)) => SharedAnswer::Refused,
@@ -143,7 +143,7 @@ impl SharedLimits {
     /// What of `limits` this gateway holds a key to by itself at `now`: all of it while the server is asked, for that
     /// counts more than what is here, and its share otherwise.
     #[must_use]
-    pub fn limits_here(&self, limits: &Limits, now: Moment) -> Limits {
+    pub fn limits_here(&self, limits: &Limits, now: MonotonicTime) -> Limits {
         let is_asked = !self.mode.is_known() || self.is_trusted(now);
         match self.terms.when_unreachable {
             WhenUnreachable::LocalShare if !is_asked => limits.share(self.mode.gateways()),
@@ -161,12 +161,12 @@ impl SharedLimits {
     /// What is known of a key at `now`, from the server's last answer about it; `None`: the server is of no use, and
     /// this gateway counts by itself.
     #[must_use]
-    pub fn standing(&self, key: &KeyId, limits: &Limits, now: Moment) -> Option<Standing> {
+    pub fn standing(&self, key: &KeyId, limits: &Limits, now: MonotonicTime) -> Option<LimitStatus> {
         self.mode.is_reachable().then(|| self.seen.standing(key, limits, now))
     }
 
     /// The same, from the server's answer to this very question, if it gives one in time.
-    pub async fn asked_standing(&self, key: &KeyId, limits: &Limits, now: Moment) -> Option<Standing> {
+    pub async fn asked_standing(&self, key: &KeyId, limits: &Limits, now: MonotonicTime) -> Option<LimitStatus> {
         let known = self.standing(key, limits, now)?;
         let Some(mut connection) = self.link.current() else { return Some(known) };
         let asked = self.scripts.standing.on(&keys_of(key)).run::<Vec<u64>>(&mut connection);
@@ -178,8 +178,8 @@ impl SharedLimits {
     }
 
     /// Whether the server is asked.
-    fn is_trusted(&self, now: Moment) -> bool {
-        let heard = Moment::from_nanos(self.heard.load(Ordering::Relaxed));
+    fn is_trusted(&self, now: MonotonicTime) -> bool {
+        let heard = MonotonicTime::from_nanos(self.heard.load(Ordering::Relaxed));
         let is_fresh = now.saturating_since(heard) < TRUSTED_FOR;
         if self.mode.is_reachable() && !is_fresh {
             self.lose(&"the places of running requests were not renewed in time");

@@ -21,23 +21,23 @@ pub struct RequestTrace(Infallible);
 /// Why there are no traces.
 #[derive(Debug, Error)]
 #[error("`tracing` is set, and this program is built without it: build it with the feature `otlp`")]
-pub struct TracesFault;
+pub struct TracesError;
 
 impl Traces {
     /// Refuses: nothing can be traced.
     ///
     /// # Errors
     /// Always.
-    pub fn start(_: &Tracing, _: TraceSeries) -> Result<Self, TracesFault> {
-        Err(TracesFault)
+    pub fn start(_: &Tracing, _: TraceSeries) -> Result<Self, TracesError> {
+        Err(TracesError)
     }
 
     /// Refuses: nothing can be traced.
     ///
     /// # Errors
     /// Always.
-    pub fn rehearse(_: &Tracing) -> Result<(), TracesFault> {
-        Err(TracesFault)
+    pub fn rehearse(_: &Tracing) -> Result<(), TracesError> {
+        Err(TracesError)
     }
 
     /// See `traces`.

@@ -44,10 +44,10 @@ impl Traces {
     ///
     /// # Errors
     /// When the operating system gives no thread, or what the environment says of OTLP cannot be used.
-    pub fn start(terms: &Tracing, series: TraceSeries) -> Result<Self, TracesFault> {
+    pub fn start(terms: &Tracing, series: TraceSeries) -> Result<Self, TracesError> {
         let mut runtime = Builder::new_multi_thread();
         let runtime =
-            runtime.worker_threads(1).thread_name("traces").enable_all().build().map_err(TracesFault::System)?;
+            runtime.worker_threads(1).thread_name("traces").enable_all().build().map_err(TracesError::System)?;
         let processor = {
             // The connection is made by what runs there, once there is something to send.
             let _within = runtime.enter();
@@ -60,7 +60,7 @@ impl Traces {
     ///
     /// # Errors
     /// When the system's certificates, by which the collector is to be known, cannot be used.
-    pub fn rehearse(terms: &Tracing) -> Result<(), TracesFault> {
+    pub fn rehearse(terms: &Tracing) -> Result<(), TracesError> {
         endpoint(&terms.otlp).map(drop)
     }
 
@@ -127,7 +127,7 @@ fn instance() -> String {
 
 /// Why there are no traces.
 #[derive(Debug)]
-pub enum TracesFault {
+pub enum TracesError {
     /// The operating system gives no thread.
     System(std::io::Error),
     /// The system's certificates cannot be used.
@@ -136,7 +136,7 @@ pub enum TracesFault {
     Exporter(opentelemetry_otlp::ExporterBuildError),
 }
 
-impl fmt::Display for TracesFault {
+impl fmt::Display for TracesError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::System(fault) => write!(formatter, "traces need a thread: {fault}"),
@@ -153,7 +153,7 @@ impl fmt::Display for TracesFault {
     }
 }
 
-impl std::error::Error for TracesFault {}
+impl std::error::Error for TracesError {}
 
 #[cfg(test)]
 mod tests;

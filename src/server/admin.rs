@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode, header};
 use keymeter_core::{
-    clock::Moment,
+    clock::MonotonicTime,
     hosts::{ForeignRequestError, check_host, check_site},
 };
 use pingora::{apps::http_app::ServeHttp, protocols::http::ServerSession};
@@ -97,7 +97,7 @@ impl Admin {
 
     /// Does what a POST says, once all of it is here.
     async fn obey(&self, session: &mut ServerSession, path: &str) -> Answer {
-        let received = Moment::now();
+        let received = MonotonicTime::now();
         let limit = self.reloader.config().server.body_timeout;
         let body = match read_body(session, limit).await {
             Ok(body) => body,
@@ -148,7 +148,7 @@ impl Admin {
         format!("key source: {source}\nkey events: {events}\n")
     }
 
-    fn invalidate(&self, body: &[u8], received: Moment) -> Answer {
+    fn invalidate(&self, body: &[u8], received: MonotonicTime) -> Answer {
         match parse_change(&String::from_utf8_lossy(body)) {
             Ok(change) => {
                 self.resolver.changed(change, received);
@@ -192,30 +192,30 @@ fn log(body: &[u8]) -> Answer {
 }
 
 /// The whole body.
-async fn read_body(session: &mut ServerSession, limit: Duration) -> Result<Vec<u8>, BodyError> {
+async fn read_body(session: &mut ServerSession, limit: Duration) -> Result<Vec<u8>, PostBodyError> {
     let reading = async {
         let mut body = Vec::new();
-        while let Some(piece) = session.read_request_body().await.map_err(|_| BodyError::Incomplete)? {
+        while let Some(piece) = session.read_request_body().await.map_err(|_| PostBodyError::Incomplete)? {
             body.extend_from_slice(&piece);
             if body.len() > LARGEST_BODY {
-                return Err(BodyError::TooLarge);
+                return Err(PostBodyError::TooLarge);
             }
         }
         Ok(body)
     };
-    tokio::time::timeout(limit, reading).await.unwrap_or(Err(BodyError::TooSlow))
+    tokio::time::timeout(limit, reading).await.unwrap_or(Err(PostBodyError::TooSlow))
 }
 
 /// Why a body is not obeyed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum BodyError {
+enum PostBodyError {
     TooLarge,
     TooSlow,
     /// It broke off, or cannot be told from what follows it.
     Incomplete,
 }
 
-impl BodyError {
+impl PostBodyError {
     fn answer(self) -> Answer {
         match self {
             Self::TooLarge => {

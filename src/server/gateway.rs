@@ -17,7 +17,7 @@ use pingora::{
 
 use self::catalogue::Catalogue;
 use crate::{
-    proxy::{Pass, respond_json, respond_rejection},
+    proxy::{RequestInfo, respond_json, respond_rejection},
     upstream::{Dialer, address_request},
 };
 
@@ -119,7 +119,7 @@ impl ProxyHttp for Gateway {
 }
 
 /// The request's pass. The gate gives one to every request that it lets in.
-fn pass(session: &Session) -> Result<&Pass> {
-    Pass::of(session.req_header())
+fn pass(session: &Session) -> Result<&RequestInfo> {
+    RequestInfo::of(session.req_header())
         .ok_or_else(|| Error::explain(ErrorType::InternalError, "the gateway serves only what the gate lets in"))
 }

@@ -106,9 +106,9 @@ impl Heir {
     ///
     /// # Errors
     /// When nobody does, or what comes is of another version.
-    pub fn of(path: &Path) -> Result<(Self, Sockets), HandoverFault> {
-        let link = UnixStream::connect(path).map_err(|fault| HandoverFault::Nobody(path.to_owned(), fault))?;
-        link.set_read_timeout(Some(PATIENCE)).map_err(HandoverFault::Link)?;
+    pub fn of(path: &Path) -> Result<(Self, Sockets), HandoverError> {
+        let link = UnixStream::connect(path).map_err(|fault| HandoverError::Nobody(path.to_owned(), fault))?;
+        link.set_read_timeout(Some(PATIENCE)).map_err(HandoverError::Link)?;
         let sockets = received(&link)?;
         Ok((Self { link }, sockets))
     }
@@ -117,41 +117,41 @@ impl Heir {
     ///
     /// # Errors
     /// When it does not answer.
-    pub fn ask_to_give_way(&mut self) -> Result<(), HandoverFault> {
-        io::Write::write_all(&mut self.link, &[GIVE_WAY]).map_err(HandoverFault::Link)?;
+    pub fn ask_to_give_way(&mut self) -> Result<(), HandoverError> {
+        io::Write::write_all(&mut self.link, &[GIVE_WAY]).map_err(HandoverError::Link)?;
         let mut word = [0];
-        io::Read::read_exact(&mut self.link, &mut word).map_err(HandoverFault::Link)?;
-        if word == [GAVE_WAY] { Ok(()) } else { Err(HandoverFault::Version) }
+        io::Read::read_exact(&mut self.link, &mut word).map_err(HandoverError::Link)?;
+        if word == [GAVE_WAY] { Ok(()) } else { Err(HandoverError::Version) }
     }
 
     /// Tells the process before that it is done, and waits for its word that it knows. One that is gone is done, too.
     ///
     /// # Errors
     /// When it gave up waiting and goes on: then this process must not.
-    pub fn is_up(mut self) -> Result<(), HandoverFault> {
+    pub fn is_up(mut self) -> Result<(), HandoverError> {
         // Whoever gave up has said so before it closed the link.
         let _ = io::Write::write_all(&mut self.link, &[UP]);
         let mut word = [0];
         match io::Read::read(&mut self.link, &mut word) {
-            Ok(1) if word == [GAVE_UP] => Err(HandoverFault::TooLate),
+            Ok(1) if word == [GAVE_UP] => Err(HandoverError::TooLate),
             _ => Ok(()),
         }
     }
 }
 
-fn received(link: &UnixStream) -> Result<Sockets, HandoverFault> {
+fn received(link: &UnixStream) -> Result<Sockets, HandoverError> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut word = [0];
     let flags = RecvFlags::CMSG_CLOEXEC;
     recvmsg(link, &mut [io::IoSliceMut::new(&mut word)], &mut control, flags)
-        .map_err(|fault| HandoverFault::Link(fault.into()))?;
+        .map_err(|fault| HandoverError::Link(fault.into()))?;
     let handles = control.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(handles) => Some(handles),
         _ => None,
     });
     let sockets = Sockets(handles.flatten().map(TcpListener::from).collect());
-    if word == [VERSION] { Ok(sockets) } else { Err(HandoverFault::Version) }
+    if word == [VERSION] { Ok(sockets) } else { Err(HandoverError::Version) }
 }
 
 /// The running process' side: where heirs announce themselves.
@@ -164,8 +164,8 @@ impl Offer {
     ///
     /// # Errors
     /// When there can be no such socket.
-    pub fn at(path: &Path) -> Result<Self, HandoverFault> {
-        let fault = |fault| HandoverFault::Bind(path.to_owned(), fault);
+    pub fn at(path: &Path) -> Result<Self, HandoverError> {
+        let fault = |fault| HandoverError::Bind(path.to_owned(), fault);
         match std::fs::symlink_metadata(path) {
             Ok(there) if there.file_type().is_socket() => std::fs::remove_file(path).map_err(fault)?,
             Ok(_) => return Err(fault(io::Error::other("there is something else than a socket"))),
@@ -218,7 +218,7 @@ impl Successor {
     ///
     /// # Errors
     /// When it went away, or is of another version.
-    pub async fn asks_to_give_way(&mut self) -> Result<(), HandoverFault> {
+    pub async fn asks_to_give_way(&mut self) -> Result<(), HandoverError> {
         self.says(GIVE_WAY, AT_ONCE).await
     }
 
@@ -226,31 +226,31 @@ impl Successor {
     ///
     /// # Errors
     /// When it went away, or is of another version.
-    pub async fn takes_over(&mut self) -> Result<(), HandoverFault> {
+    pub async fn takes_over(&mut self) -> Result<(), HandoverError> {
         self.takes_over_within(PATIENCE).await
     }
 
-    async fn takes_over_within(&mut self, patience: Duration) -> Result<(), HandoverFault> {
-        self.link.write_all(&[GAVE_WAY]).await.map_err(HandoverFault::Link)?;
+    async fn takes_over_within(&mut self, patience: Duration) -> Result<(), HandoverError> {
+        self.link.write_all(&[GAVE_WAY]).await.map_err(HandoverError::Link)?;
         let taken = self.says(UP, patience).await;
         // One that is gone need not be told.
         let _ = self.link.write_all(&[if taken.is_ok() { DONE } else { GAVE_UP }]).await;
         taken
     }
 
-    async fn says(&mut self, expected: u8, patience: Duration) -> Result<(), HandoverFault> {
+    async fn says(&mut self, expected: u8, patience: Duration) -> Result<(), HandoverError> {
         match tokio::time::timeout(patience, self.link.read_u8()).await {
             Ok(Ok(word)) if word == expected => Ok(()),
-            Ok(Ok(_)) => Err(HandoverFault::Version),
-            Ok(Err(fault)) => Err(HandoverFault::Link(fault)),
-            Err(_) => Err(HandoverFault::Link(io::ErrorKind::TimedOut.into())),
+            Ok(Ok(_)) => Err(HandoverError::Version),
+            Ok(Err(fault)) => Err(HandoverError::Link(fault)),
+            Err(_) => Err(HandoverError::Link(io::ErrorKind::TimedOut.into())),
         }
     }
 }
 
 /// Why nothing was handed over.
 #[derive(Debug)]
-pub enum HandoverFault {
+pub enum HandoverError {
     /// No process offers its sockets.
     Nobody(PathBuf, io::Error),
     /// Heirs cannot be waited for.
@@ -265,7 +265,7 @@ pub enum HandoverFault {
     Unconfigured,
 }
 
-impl fmt::Display for HandoverFault {
+impl fmt::Display for HandoverError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nobody(path, fault) => {
@@ -291,7 +291,7 @@ impl fmt::Display for HandoverFault {
     }
 }
 
-impl std::error::Error for HandoverFault {}
+impl std::error::Error for HandoverError {}
 
 #[cfg(test)]
 mod tests {
@@ -339,7 +339,7 @@ mod tests {
             let heir = tokio::task::spawn_blocking(move || drop(Heir::of(&path)));
             let mut successor = offer.heir(|| sockets.duplicate()).await;
             heir.await.unwrap();
-            assert!(matches!(successor.asks_to_give_way().await, Err(HandoverFault::Link(_))));
+            assert!(matches!(successor.asks_to_give_way().await, Err(HandoverError::Link(_))));
         }
     }
 
@@ -376,7 +376,7 @@ mod tests {
             }
             drop(successor);
             go.send(()).unwrap();
-            assert_eq!(matches!(heir.await.unwrap(), Err(HandoverFault::TooLate)), gives_up);
+            assert_eq!(matches!(heir.await.unwrap(), Err(HandoverError::TooLate)), gives_up);
         }
     }
 

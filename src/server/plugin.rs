@@ -5,8 +5,8 @@ use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use keymeter_config::{self as config, Fault, KeyCache, Loaded, Purpose};
-use keymeter_core::{clock::Moment, usage::warm_up};
+use keymeter_config::{self as config, ConfigError, KeyCache, Loaded, Purpose};
+use keymeter_core::{clock::MonotonicTime, usage::warm_up};
 use pingora::{
     server::ShutdownWatch,
     services::{
@@ -17,10 +17,10 @@ use pingora::{
 };
 
 use crate::{
-    accounting::{Courier, Ledger, LedgerFault, Sender},
-    admission::{Gate, Settings, Traffic},
+    accounting::{AccountingClient, Ledger, LedgerError, Sender},
+    admission::{Gate, InFlight, Settings},
     connection::{Connections, app::TimedApp, descriptors::most_of_admin},
-    keys::{HttpSource, Resolver, YamlSource, http::ClientFault, push::Push},
+    keys::{HttpSource, Resolver, YamlSource, http::ClientError, push::Push},
     limits::{
         account::Accounts,
         shared::{SharedLimits, SharedLimitsError},
@@ -28,7 +28,7 @@ use crate::{
     observe::{
         access_log::AccessLog,
         metrics::Metrics,
-        traces::{LAST_SPANS, Traces, TracesFault},
+        traces::{LAST_SPANS, Traces, TracesError},
     },
     proxy::Gated,
     server::{
@@ -80,19 +80,19 @@ impl Plugin {
     ///
     /// # Errors
     /// All faults of the files.
-    pub fn load(path: impl Into<PathBuf>, log: AccessLog) -> Result<Self, PluginFault> {
+    pub fn load(path: impl Into<PathBuf>, log: AccessLog) -> Result<Self, PluginError> {
         let path = path.into();
         let loaded = config::load_for(Purpose::Plugin, &path, &config::environment);
-        Self::new(loaded.map_err(PluginFault::Configuration)?, path, log)
+        Self::new(loaded.map_err(PluginError::Configuration)?, path, log)
     }
 
     /// A plugin of what is loaded already. A reload loads from `path`.
     ///
     /// # Errors
     /// When the key service's certificates cannot be used.
-    pub fn new(loaded: Loaded, path: PathBuf, log: AccessLog) -> Result<Self, PluginFault> {
+    pub fn new(loaded: Loaded, path: PathBuf, log: AccessLog) -> Result<Self, PluginError> {
         let Loaded { config, keys, files } = loaded;
-        let metrics = Arc::new(Metrics::new(config.metrics.max_key_series).map_err(PluginFault::Metrics)?);
+        let metrics = Arc::new(Metrics::new(config.metrics.max_key_series).map_err(PluginError::Metrics)?);
         let accounts = Arc::new(Accounts::new(metrics.clone()));
         let resolver = |source, terms: &KeyCache| {
             Arc::new(Resolver::new(source, terms, accounts.clone(), metrics.clone(), Arc::default()))
@@ -106,9 +106,9 @@ impl Plugin {
                 (resolver(yaml.clone(), &terms), Source::Yaml(yaml))
             }
             config::Source::Http(service) => {
-                let http = HttpSource::new(service.clone()).map_err(PluginFault::Source)?;
+                let http = HttpSource::new(service.clone()).map_err(PluginError::Source)?;
                 let opened = service.usage_url.as_ref().map(|_| Ledger::open(&config.ledger, metrics.clone()));
-                let opened = opened.transpose().map_err(PluginFault::Ledger)?.map(Arc::new);
+                let opened = opened.transpose().map_err(PluginError::Ledger)?.map(Arc::new);
                 let http = Arc::new(match &opened {
                     Some(ledger) => http.with_session(ledger.session().clone()),
                     None => http,
@@ -212,22 +212,22 @@ fn with_courier(
     service: &config::keys::Http,
     client: &reqwest::Client,
     resolver: &Resolver,
-) -> Option<(Arc<Ledger>, Arc<Courier>)> {
+) -> Option<(Arc<Ledger>, Arc<AccountingClient>)> {
     let (session, purses) = (ledger.session().clone(), resolver.purses().clone());
-    let courier = Courier::new(client.clone(), service.usage_url.clone()?, service, session, purses);
+    let courier = AccountingClient::new(client.clone(), service.usage_url.clone()?, service, session, purses);
     Some((ledger, Arc::new(courier)))
 }
 
 /// Limits that are kept as `terms` say.
-fn shared_limits(terms: &config::Shared, metrics: &Metrics) -> Result<Arc<SharedLimits>, PluginFault> {
-    let series = metrics.shared().map_err(PluginFault::Metrics)?;
-    SharedLimits::new(terms.clone(), series).map(Arc::new).map_err(PluginFault::Shared)
+fn shared_limits(terms: &config::Shared, metrics: &Metrics) -> Result<Arc<SharedLimits>, PluginError> {
+    let series = metrics.shared().map_err(PluginError::Metrics)?;
+    SharedLimits::new(terms.clone(), series).map(Arc::new).map_err(PluginError::Shared)
 }
 
 /// Traces that are sent as `terms` say.
-fn traces(terms: &config::Tracing, metrics: &Metrics) -> Result<Traces, PluginFault> {
-    let series = metrics.traces().map_err(PluginFault::Metrics)?;
-    Traces::start(terms, series).map_err(PluginFault::Traces)
+fn traces(terms: &config::Tracing, metrics: &Metrics) -> Result<Traces, PluginError> {
+    let series = metrics.traces().map_err(PluginError::Metrics)?;
+    Traces::start(terms, series).map_err(PluginError::Traces)
 }
 
 /// Reloads when a file changes, and closes the accounts of deleted keys, until the server stops.
@@ -239,7 +239,7 @@ pub struct Upkeep {
     sender: Option<Arc<Sender>>,
     shared: Option<Arc<SharedLimits>>,
     traces: Option<Arc<Traces>>,
-    traffic: Arc<Traffic>,
+    traffic: Arc<InFlight>,
 }
 
 /// How long the last settlements may take to be handed in.
@@ -327,11 +327,11 @@ impl Upkeep {
     async fn sweep(&self) {
         loop {
             tokio::time::sleep(SWEEP).await;
-            self.sweep_once(Moment::now());
+            self.sweep_once(MonotonicTime::now());
         }
     }
 
-    fn sweep_once(&self, now: Moment) {
+    fn sweep_once(&self, now: MonotonicTime) {
         // What the cache has not let go of yet would hold its account open.
         self.resolver.tidy(now);
         self.accounts.sweep(
@@ -346,22 +346,22 @@ impl Upkeep {
 
 /// Why there is no plugin.
 #[derive(Debug)]
-pub enum PluginFault {
+pub enum PluginError {
     /// The files are faulty.
-    Configuration(Vec<Fault>),
+    Configuration(Vec<ConfigError>),
     /// The key service cannot be asked.
-    Source(ClientFault),
+    Source(ClientError),
     /// Usage cannot be recorded.
-    Ledger(LedgerFault),
+    Ledger(LedgerError),
     /// Limits cannot be shared.
     Shared(SharedLimitsError),
     /// Requests cannot be traced.
-    Traces(TracesFault),
+    Traces(TracesError),
     /// Two metrics share a name.
     Metrics(prometheus::Error),
 }
 
-impl fmt::Display for PluginFault {
+impl fmt::Display for PluginError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Configuration(faults) => {
@@ -377,7 +377,7 @@ impl fmt::Display for PluginFault {
     }
 }
 
-impl std::error::Error for PluginFault {}
+impl std::error::Error for PluginError {}
 
 #[cfg(test)]
 mod tests {
@@ -387,7 +387,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        admission::{Now, Visit},
+        admission::{Now, RequestContext},
         limits::account::SERIES_OF_DELETED_KEYS,
     };
     use keymeter_config::keys;
@@ -414,7 +414,7 @@ mod tests {
         let plugin = Plugin::new(loaded, path.to_owned(), AccessLog::none()).unwrap();
 
         let now = Now::read();
-        let mut visit = Visit::new("/v1/models", plugin.gate().settings(), now);
+        let mut visit = RequestContext::new("/v1/models", plugin.gate().settings(), now);
         let headers: HeaderMap =
             [(http::header::AUTHORIZATION, HeaderValue::from_static("Bearer sk-a"))].into_iter().collect();
         plugin.gate().identify(&mut visit, &headers, None, Ipv4Addr::LOCALHOST.into(), now).await.unwrap();

@@ -9,12 +9,12 @@ use std::{
 };
 
 use jiff::Timestamp;
-use keymeter_config::{self as config, Config, Fault, Loaded, restart_needed};
-use keymeter_core::clock::Moment;
+use keymeter_config::{self as config, Config, ConfigError, Loaded, restart_needed};
+use keymeter_core::clock::MonotonicTime;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
-pub use self::watch::{WatchFault, Watcher};
+pub use self::watch::{WatchError, Watcher};
 use crate::{
     admission::{Gate, Settings},
     keys::{Change, Resolver, YamlSource},
@@ -93,19 +93,19 @@ impl Reloader {
     ///
     /// # Errors
     /// All faults of the files. Then everything is as it was.
-    pub fn reload(&self) -> Result<Reloaded, Vec<Fault>> {
+    pub fn reload(&self) -> Result<Reloaded, Vec<ConfigError>> {
         self.read(&mut self.state.lock())
     }
 
     /// Reloads if a file is not as it was last read; `None`: all are.
     #[must_use]
-    pub fn reload_if_changed(&self) -> Option<Result<Reloaded, Vec<Fault>>> {
+    pub fn reload_if_changed(&self) -> Option<Result<Reloaded, Vec<ConfigError>>> {
         let mut state = self.state.lock();
         (contents(&state.files) != state.contents).then(|| self.read(&mut state))
     }
 
-    fn read(&self, state: &mut State) -> Result<Reloaded, Vec<Fault>> {
-        let received = Moment::now();
+    fn read(&self, state: &mut State) -> Result<Reloaded, Vec<ConfigError>> {
+        let received = MonotonicTime::now();
         // Before they are read: what changes while they are is read again.
         state.contents = contents(&state.files);
         let loaded = config::load_for(state.config.purpose, &self.path, &config::environment);
@@ -125,14 +125,15 @@ impl Reloader {
     }
 
     /// The certificate as it is now, where one is shown.
-    fn renewed(&self, config: &Config) -> Result<Option<Pair>, Vec<Fault>> {
+    fn renewed(&self, config: &Config) -> Result<Option<Pair>, Vec<ConfigError>> {
         let (Some(_), Some(tls)) = (self.certificate.get(), &config.server.tls) else { return Ok(None) };
-        let fault = |why| vec![Fault::of_file(&tls.cert, format!("cannot use the certificate of `server.tls`: {why}"))];
+        let fault =
+            |why| vec![ConfigError::of_file(&tls.cert, format!("cannot use the certificate of `server.tls`: {why}"))];
         Pair::read(tls).map(Some).map_err(fault)
     }
 
     /// Settings first, then keys: a key is never held to limits that came after it.
-    fn swap(&self, state: &mut State, loaded: Loaded, received: Moment) -> Reloaded {
+    fn swap(&self, state: &mut State, loaded: Loaded, received: MonotonicTime) -> Reloaded {
         let Loaded { mut config, keys, files } = loaded;
         if config.admin.listen != state.started.admin.listen {
             // It is only on its new address, after a restart, that it may go without a token.

@@ -145,14 +145,15 @@ pub(super) async fn wish(plane: &Plane, gateway: &str, usd: &str, granted: &str,
 /// and was granted to another.
 async fn a_balance_is_overspent_by_what_was_granted_to_those_who_were_cut_off(plane: &Plane) {
     use keymeter_control::store::wallets::grant;
-    use keymeter_core::wallet::Wish;
+    use keymeter_core::wallet::AllowanceRequest;
     plane.user("ada").await;
     plane.credit("ada", "10", "first").await;
     let (id, _) = plane.key(OPERATOR, json!({"name": "Some key", "owner": "ada"})).await;
     let now = jiff::Timestamp::now();
     let granted = |gateway: &'static str, wanted: &'static str, now| async move {
         let mut tx = plane.store().begin().await.unwrap();
-        let wish = Wish { wallet: "ada".into(), version: 0, wanted: wanted.parse().unwrap(), granted: Usd::ZERO };
+        let wish =
+            AllowanceRequest { wallet: "ada".into(), version: 0, wanted: wanted.parse().unwrap(), granted: Usd::ZERO };
         let word = grant(&mut tx, "ada", gateway, Some(&wish), now).await.unwrap().unwrap();
         plane.store().commit(tx).await.unwrap();
         word.allowance.unwrap().granted.to_string()

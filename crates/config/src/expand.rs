@@ -10,7 +10,7 @@ pub type Environment<'a> = dyn Fn(&str) -> Option<String> + 'a;
 ///
 /// # Errors
 /// When a variable without a default is not set, or what follows `${` is none of the three forms.
-pub(super) fn expand(text: &str, environment: &Environment<'_>) -> Result<String, ExpansionFault> {
+pub(super) fn expand(text: &str, environment: &Environment<'_>) -> Result<String, ExpansionError> {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('$') {
@@ -19,7 +19,7 @@ pub(super) fn expand(text: &str, environment: &Environment<'_>) -> Result<String
             expanded.push('$');
             after
         } else if let Some(after) = after.strip_prefix('{') {
-            let (expression, after) = after.split_once('}').ok_or(ExpansionFault::Unclosed)?;
+            let (expression, after) = after.split_once('}').ok_or(ExpansionError::Unclosed)?;
             expanded.push_str(&value(expression, environment)?);
             after
         } else {
@@ -33,22 +33,22 @@ pub(super) fn expand(text: &str, environment: &Environment<'_>) -> Result<String
 
 /// What stands for the expression between the braces. As in the shell, `:-` and `:?` take an empty variable for
 /// one that is not set.
-fn value(expression: &str, environment: &Environment<'_>) -> Result<String, ExpansionFault> {
+fn value(expression: &str, environment: &Environment<'_>) -> Result<String, ExpansionError> {
     let name_end = expression.find(|character: char| !is_of_name(character)).unwrap_or(expression.len());
     let (name, form) = expression.split_at(name_end);
     if name.is_empty() || name.starts_with(|character: char| character.is_ascii_digit()) || form.contains("${") {
-        return Err(ExpansionFault::Form);
+        return Err(ExpansionError::Form);
     }
     let set = environment(name);
     let filled = set.clone().filter(|value| !value.is_empty());
     if form.is_empty() {
-        set.ok_or_else(|| ExpansionFault::Unset { name: name.to_owned() })
+        set.ok_or_else(|| ExpansionError::Unset { name: name.to_owned() })
     } else if let Some(default) = form.strip_prefix(":-") {
         Ok(filled.unwrap_or_else(|| default.to_owned()))
     } else if let Some(message) = form.strip_prefix(":?") {
-        filled.ok_or_else(|| ExpansionFault::Required { name: name.to_owned(), message: message.to_owned() })
+        filled.ok_or_else(|| ExpansionError::Required { name: name.to_owned(), message: message.to_owned() })
     } else {
-        Err(ExpansionFault::Form)
+        Err(ExpansionError::Form)
     }
 }
 
@@ -58,7 +58,7 @@ fn is_of_name(character: char) -> bool {
 
 /// Why a value cannot be expanded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum ExpansionFault {
+pub(super) enum ExpansionError {
     /// The variable is not set and there is no default.
     Unset { name: String },
     /// The variable is not set, or empty, and the file says what that means.
@@ -69,7 +69,7 @@ pub(super) enum ExpansionFault {
     Form,
 }
 
-impl fmt::Display for ExpansionFault {
+impl fmt::Display for ExpansionError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unset { name } => {
@@ -95,7 +95,7 @@ mod tests {
 
     use super::*;
 
-    fn in_test(text: &str) -> Result<String, ExpansionFault> {
+    fn in_test(text: &str) -> Result<String, ExpansionError> {
         expand(text, &|name| match name {
             "SET" => Some("it${SET}$$".to_owned()),
             "EMPTY" => Some(String::new()),
@@ -131,9 +131,9 @@ mod tests {
         );
         assert_eq!(fault("${EMPTY:?ask Ada}"), "the environment variable `EMPTY` is not set: ask Ada");
         assert_eq!(fault("${UNSET:?}"), "the environment variable `UNSET` is not set");
-        assert_eq!(in_test("x${SET"), Err(ExpansionFault::Unclosed));
+        assert_eq!(in_test("x${SET"), Err(ExpansionError::Unclosed));
         for text in ["${}", "${1A}", "${SET-x}", "${SET:+x}", "${ SET}", "${UNSET:-${SET}}", "${Ä}"] {
-            assert_eq!(in_test(text), Err(ExpansionFault::Form), "{text}");
+            assert_eq!(in_test(text), Err(ExpansionError::Form), "{text}");
         }
     }
 

@@ -8,11 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::yaml::{Mark, Marks, Step, SyntaxFault};
+use crate::yaml::{Mark, Marks, Step, SyntaxError};
 
 /// One thing that is wrong with a file, as `file:line:column: what is wrong, and what is accepted`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Fault {
+pub struct ConfigError {
     /// The file as it was named.
     pub file: PathBuf,
     /// Counted from 1.
@@ -23,31 +23,31 @@ pub struct Fault {
     pub message: String,
 }
 
-impl Fault {
+impl ConfigError {
     /// A fault of a file as a whole.
     #[must_use]
     pub fn of_file(file: &Path, message: String) -> Self {
         Self { file: file.to_owned(), line: 1, column: 1, message }
     }
 
-    pub(super) fn of_syntax(file: &Path, fault: SyntaxFault) -> Self {
+    pub(super) fn of_syntax(file: &Path, fault: SyntaxError) -> Self {
         Self { file: file.to_owned(), line: fault.line, column: fault.column, message: fault.message }
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ConfigError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}:{}:{}: {}", self.file.display(), self.line, self.column, self.message)
     }
 }
 
-impl std::error::Error for Fault {}
+impl std::error::Error for ConfigError {}
 
 /// The faults that were found in one file so far.
 pub(super) struct Report<'a> {
     file: &'a Path,
     marks: &'a Marks,
-    faults: RefCell<Vec<Fault>>,
+    faults: RefCell<Vec<ConfigError>>,
     /// Values that were faulty and were taken out, so that the rest could be looked at.
     dropped: RefCell<BTreeSet<Vec<Step>>>,
 }
@@ -63,7 +63,7 @@ impl<'a> Report<'a> {
     }
 
     /// The faults in the order of the file.
-    pub(super) fn into_faults(self) -> Vec<Fault> {
+    pub(super) fn into_faults(self) -> Vec<ConfigError> {
         let mut faults = self.faults.into_inner();
         faults.sort();
         faults.dedup();
@@ -160,7 +160,7 @@ impl Place<'_> {
     }
 
     fn add(&self, mark: Mark, message: String) {
-        let fault = Fault { file: self.report.file.to_owned(), line: mark.line, column: mark.column, message };
+        let fault = ConfigError { file: self.report.file.to_owned(), line: mark.line, column: mark.column, message };
         self.report.faults.borrow_mut().push(fault);
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    fault::{Fault, Place},
+    fault::{ConfigError, Place},
     read,
 };
 
@@ -26,9 +26,9 @@ pub(super) fn pem(place: &Place<'_>, file: &Path, name: &str, label: &str) -> Op
 }
 
 /// The text of the configuration file itself.
-pub(super) fn configuration(file: &Path) -> Result<String, Vec<Fault>> {
+pub(super) fn configuration(file: &Path) -> Result<String, Vec<ConfigError>> {
     read::text_of(file).map_err(|why| {
         let message = format!("cannot read the configuration: {why}; write it, or name another with `--config`");
-        vec![Fault::of_file(file, message)]
+        vec![ConfigError::of_file(file, message)]
     })
 }

@@ -17,8 +17,8 @@ use keymeter_core::{
 use serde_yaml::Value;
 
 use crate::yaml::Marks;
-pub use fault::EditFault;
-pub use file::{FileFault, LockedFile};
+pub use fault::EditError;
+pub use file::{FileError, LockedFile};
 
 /// One change to a keys file.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,7 +117,7 @@ pub enum Field {
 ///
 /// # Errors
 /// The first change that cannot be made, or not without touching something else.
-pub fn apply(text: &str, changes: &[Change]) -> Result<String, EditFault> {
+pub fn apply(text: &str, changes: &[Change]) -> Result<String, EditError> {
     changes.iter().try_fold(text.to_owned(), |text, change| {
         let (mut text, mut again) = apply_once(&text, change)?;
         while again {
@@ -131,19 +131,19 @@ pub fn apply(text: &str, changes: &[Change]) -> Result<String, EditFault> {
 ///
 /// # Errors
 /// When the text cannot be read, or not exactly one key has the id.
-pub fn gives_secret(text: &str, id: &KeyId) -> Result<bool, EditFault> {
+pub fn gives_secret(text: &str, id: &KeyId) -> Result<bool, EditError> {
     model::has_field(&model::read(text)?, id, "secret")
 }
 
 /// Makes one change, of ended secrets only the first; and whether there may be more to do.
-fn apply_once(text: &str, change: &Change) -> Result<(String, bool), EditFault> {
+fn apply_once(text: &str, change: &Change) -> Result<(String, bool), EditError> {
     let marks = Marks::parse(text)?;
     let before = model::read(text)?;
     let Some(step) = model::step(&before, change)? else { return Ok((text.to_owned(), false)) };
     let edited = edit::edit(text, &marks, &step)?;
     let expected = model::after(before, &step);
     if expected.is_none() || model::read(&edited).ok() != expected {
-        return Err(EditFault::Entangled);
+        return Err(EditError::Entangled);
     }
     Ok((edited, matches!(change, Change::DropEnded { .. })))
 }

@@ -13,7 +13,7 @@ use keymeter_core::{
     key::{KeyHash, KeyId, KeyName, KeyRecord, KeyState, OwnLimits, Retiring, Secret},
     limit::Limit,
     price::Usd,
-    wallet::{Allowance, Word},
+    wallet::{Allowance, BalanceUpdate},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -21,14 +21,14 @@ use serde_yaml::Value;
 
 use super::{
     expand::Environment,
-    fault::{Fault, Place, Report},
+    fault::{ConfigError, Place, Report},
     files, raw,
     raw::List,
     read,
     scalar::{Choice, Party, Scalar, Timeout},
     server::transposed,
     upstream::Credential,
-    url::{UpstreamUrl, UrlFault},
+    url::{UpstreamUrl, UrlError},
 };
 use crate::yaml::Marks;
 
@@ -150,7 +150,7 @@ impl Http {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn service_url(url: &str) -> Result<Arc<str>, UrlFault> {
+pub fn service_url(url: &str) -> Result<Arc<str>, UrlError> {
     let (base, _) = url.split_once('?').unwrap_or((url, ""));
     base.parse::<UpstreamUrl>().map(|_| url.into())
 }
@@ -277,11 +277,11 @@ pub fn parse(
     file: &Path,
     secret_checksum_required: bool,
     environment: &Environment<'_>,
-) -> Result<Vec<KeyRecord>, Vec<Fault>> {
+) -> Result<Vec<KeyRecord>, Vec<ConfigError>> {
     let (mut value, marks) = read::document(text, file)?;
     if value.is_null() {
         let message = "the file is empty; for a file without keys write `keys: []`";
-        return Err(vec![Fault::of_file(file, message.to_owned())]);
+        return Err(vec![ConfigError::of_file(file, message.to_owned())]);
     }
     let report = Report::new(file, &marks);
     read::expand_all(&mut value, &report.root(), environment);
@@ -295,7 +295,7 @@ pub fn parse(
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn parse_record(json: &[u8]) -> Result<(KeyRecord, Option<Word>), String> {
+pub fn parse_record(json: &[u8]) -> Result<(KeyRecord, Option<BalanceUpdate>), String> {
     let mut fields: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(json).map_err(|fault| format!("no JSON object: {fault}"))?;
     if fields.contains_key("secret") {
@@ -364,7 +364,7 @@ struct RawAllowance {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn parse_wallet(value: serde_json::Value) -> Result<(Arc<str>, Word), String> {
+pub fn parse_wallet(value: serde_json::Value) -> Result<(Arc<str>, BalanceUpdate), String> {
     let RawWallet { id: Scalar(Party(id)), balance_usd: Scalar(balance), allowance } = read_field(value)?;
     let allowance = allowance.map(|RawAllowance { version, granted_usd, counted_usd, expires_in_ms }| Allowance {
         version: version.0,
@@ -372,7 +372,7 @@ pub fn parse_wallet(value: serde_json::Value) -> Result<(Arc<str>, Word), String
         counted: counted_usd.0,
         lasts: Duration::from_millis(expires_in_ms.0),
     });
-    Ok((id, Word { balance, allowance }))
+    Ok((id, BalanceUpdate { balance, allowance }))
 }
 
 fn records(value: Value, root: &Place<'_>, checksum_required: bool) -> Vec<KeyRecord> {

@@ -42,14 +42,14 @@ pub use self::{
     database::Database,
     endings::{OnClientAbort, OnRevoke},
     expand::Environment,
-    fault::Fault,
+    fault::ConfigError,
     keys::{Keys, Source},
     model::Model,
     server::{Admin, ConnectionTimeouts, Server, Tls},
     shared::{Node, Servers, Shared, SharedUrl, WhenUnreachable},
-    tracing::{CollectorUrl, CollectorUrlFault, Sample, Tracing},
+    tracing::{CollectorUrl, CollectorUrlError, Sample, Tracing},
     upstream::{ApiKeyHeader, Credential, InjectUsage, Upstream},
-    url::{UpstreamUrl, UrlFault},
+    url::{UpstreamUrl, UrlError},
 };
 use self::{
     fault::{Place, Report},
@@ -146,7 +146,7 @@ pub struct Loaded {
 ///
 /// # Errors
 /// All faults of both files, in the order of the text, the configuration's first.
-pub fn load(path: &Path, environment: &Environment<'_>) -> Result<Loaded, Vec<Fault>> {
+pub fn load(path: &Path, environment: &Environment<'_>) -> Result<Loaded, Vec<ConfigError>> {
     load_for(Purpose::Gateway, path, environment)
 }
 
@@ -154,7 +154,7 @@ pub fn load(path: &Path, environment: &Environment<'_>) -> Result<Loaded, Vec<Fa
 ///
 /// # Errors
 /// All faults of both files, in the order of the text, the configuration's first.
-pub fn load_for(purpose: Purpose, path: &Path, environment: &Environment<'_>) -> Result<Loaded, Vec<Fault>> {
+pub fn load_for(purpose: Purpose, path: &Path, environment: &Environment<'_>) -> Result<Loaded, Vec<ConfigError>> {
     let text = files::configuration(path)?;
     let (value, marks) = document(&text, purpose, path)?;
     let report = Report::new(path, &marks);
@@ -181,7 +181,7 @@ pub fn load_for(purpose: Purpose, path: &Path, environment: &Environment<'_>) ->
 ///
 /// # Errors
 /// All faults of the text, in its order.
-pub fn parse(text: &str, path: &Path, environment: &Environment<'_>) -> Result<Config, Vec<Fault>> {
+pub fn parse(text: &str, path: &Path, environment: &Environment<'_>) -> Result<Config, Vec<ConfigError>> {
     let (value, marks) = document(text, Purpose::Gateway, path)?;
     let report = Report::new(path, &marks);
     let (config, _) = check(value, Purpose::Gateway, &report.root(), path, environment);
@@ -222,14 +222,14 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     fields.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
 }
 
-fn document(text: &str, purpose: Purpose, path: &Path) -> Result<(Value, Marks), Vec<Fault>> {
+fn document(text: &str, purpose: Purpose, path: &Path) -> Result<(Value, Marks), Vec<ConfigError>> {
     let (value, marks) = read::document(text, path)?;
     if value.is_null() {
         let required = match purpose {
             Purpose::Gateway => "`upstreams` and `keys` are required",
             Purpose::Plugin => "`keys` is required",
         };
-        return Err(vec![Fault::of_file(path, format!("the file is empty; {required}"))]);
+        return Err(vec![ConfigError::of_file(path, format!("the file is empty; {required}"))]);
     }
     Ok((value, marks))
 }
@@ -323,7 +323,7 @@ fn check_listeners(server: Option<&Server>, admin: &Admin, root: &Place<'_>) {
     }
 }
 
-fn load_keys(keys: &Keys, place: &Place<'_>, environment: &Environment<'_>) -> (Vec<KeyRecord>, Vec<Fault>) {
+fn load_keys(keys: &Keys, place: &Place<'_>, environment: &Environment<'_>) -> (Vec<KeyRecord>, Vec<ConfigError>) {
     let Source::Yaml { path } = &keys.source else { return (Vec::new(), Vec::new()) };
     let text = read::text_of(path).map_err(|why| {
         let path = path.display();

@@ -9,10 +9,10 @@ use serde_yaml::{Mapping, Value};
 
 use super::{
     expand::{Environment, expand},
-    fault::{Fault, Place},
+    fault::{ConfigError, Place},
     nearest::suggestion,
 };
-use crate::yaml::{Marks, Node, Step, SyntaxFault};
+use crate::yaml::{Marks, Node, Step, SyntaxError};
 
 /// The text of a file.
 ///
@@ -30,37 +30,37 @@ pub(super) fn text_of(file: &Path) -> Result<String, String> {
 ///
 /// # Errors
 /// When it is no YAML, or has a field twice.
-pub(super) fn document(text: &str, file: &Path) -> Result<(Value, Marks), Vec<Fault>> {
-    let of_syntax = |fault| vec![Fault::of_syntax(file, fault)];
+pub(super) fn document(text: &str, file: &Path) -> Result<(Value, Marks), Vec<ConfigError>> {
+    let of_syntax = |fault| vec![ConfigError::of_syntax(file, fault)];
     let marks = Marks::parse(text).map_err(of_syntax)?;
     let mut repeated = Vec::new();
     marks.root().into_iter().for_each(|root| repeated_fields(root, &mut repeated));
     if !repeated.is_empty() {
-        return Err(repeated.into_iter().map(|fault| Fault::of_syntax(file, fault)).collect());
+        return Err(repeated.into_iter().map(|fault| ConfigError::of_syntax(file, fault)).collect());
     }
     let mut value: Value = serde_yaml::from_str(text).map_err(|error| of_syntax(unreadable(&error)))?;
     value.apply_merge().map_err(|error| of_syntax(unreadable(&error)))?;
     Ok((value, marks))
 }
 
-fn repeated_fields(node: &Node, faults: &mut Vec<SyntaxFault>) {
+fn repeated_fields(node: &Node, faults: &mut Vec<SyntaxError>) {
     let mut lines = std::collections::HashMap::new();
     for (key, value) in node.fields() {
         let line = key.as_scalar().and_then(|name| Some((name, lines.insert(name, key.start.line)?)));
         if let Some((name, line)) = line {
             let message = format!("the field `{name}` is already given on line {line}");
-            faults.push(SyntaxFault { line: key.start.line, column: key.start.column, message });
+            faults.push(SyntaxError { line: key.start.line, column: key.start.column, message });
         }
         repeated_fields(value, faults);
     }
     node.elements().iter().for_each(|element| repeated_fields(element, faults));
 }
 
-fn unreadable(error: &serde_yaml::Error) -> SyntaxFault {
+fn unreadable(error: &serde_yaml::Error) -> SyntaxError {
     let (line, column) = error.location().map_or((1, 1), |location| (location.line(), location.column()));
     let message = error.to_string();
     let said = message.split(" at line ").next().unwrap_or_default();
-    SyntaxFault { line, column, message: format!("no valid YAML: {said}") }
+    SyntaxError { line, column, message: format!("no valid YAML: {said}") }
 }
 
 /// Expands the variables in all values here; values that cannot be expanded are reported and taken out.

@@ -133,7 +133,7 @@ pub struct Node {
 
 /// Why a text is no URL of such a server. The text is not repeated: it may hold a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SharedUrlFault {
+pub enum SharedUrlError {
     /// None of the schemes.
     Scheme,
     /// `user:password@`.
@@ -148,7 +148,7 @@ pub enum SharedUrlFault {
     Query,
 }
 
-impl fmt::Display for SharedUrlFault {
+impl fmt::Display for SharedUrlError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Scheme => {
@@ -169,42 +169,42 @@ impl fmt::Display for SharedUrlFault {
     }
 }
 
-impl std::error::Error for SharedUrlFault {}
+impl std::error::Error for SharedUrlError {}
 
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
 impl FromStr for SharedUrl {
-    type Err = SharedUrlFault;
+    type Err = SharedUrlError;
 
-    fn from_str(text: &str) -> Result<Self, SharedUrlFault> {
-        let (scheme, rest) = text.split_once("://").ok_or(SharedUrlFault::Scheme)?;
+    fn from_str(text: &str) -> Result<Self, SharedUrlError> {
+        let (scheme, rest) = text.split_once("://").ok_or(SharedUrlError::Scheme)?;
         let (server, kind) = scheme.split_once('-').unwrap_or((scheme, ""));
         let tls = match server {
             "redis" | "valkey" => false,
             "rediss" | "valkeys" => true,
-            _ => return Err(SharedUrlFault::Scheme),
+            _ => return Err(SharedUrlError::Scheme),
         };
         if rest.contains(['?', '#']) {
-            return Err(SharedUrlFault::Query);
+            return Err(SharedUrlError::Query);
         }
         if rest.contains('@') {
-            return Err(SharedUrlFault::UserInfo);
+            return Err(SharedUrlError::UserInfo);
         }
         let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
         let nodes = |port| hosts.split(',').map(|host| node(host, port)).collect::<Result<Vec<_>, _>>();
         let (servers, database) = match kind {
             "" => (Servers::One(node(hosts, PORT)?), number(path)?),
             "cluster" if path.is_empty() => (Servers::Cluster(nodes(PORT)?), 0),
-            "cluster" => return Err(SharedUrlFault::Path),
+            "cluster" => return Err(SharedUrlError::Path),
             "sentinel" => {
                 let (primary, database) = path.split_once('/').unwrap_or((path, ""));
                 if primary.is_empty() {
-                    return Err(SharedUrlFault::Primary);
+                    return Err(SharedUrlError::Primary);
                 }
                 (Servers::Sentinels { nodes: nodes(SENTINEL_PORT)?, primary: primary.into() }, number(database)?)
             }
-            _ => return Err(SharedUrlFault::Scheme),
+            _ => return Err(SharedUrlError::Scheme),
         };
         Ok(Self { tls, servers, database })
     }
@@ -212,25 +212,25 @@ impl FromStr for SharedUrl {
 
 impl FromScalar for SharedUrl {
     fn from_text(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|fault: SharedUrlFault| fault.to_string())
+        text.parse().map_err(|fault: SharedUrlError| fault.to_string())
     }
 }
 
-fn number(path: &str) -> Result<u32, SharedUrlFault> {
-    if path.is_empty() { Ok(0) } else { path.parse().map_err(|_| SharedUrlFault::Path) }
+fn number(path: &str) -> Result<u32, SharedUrlError> {
+    if path.is_empty() { Ok(0) } else { path.parse().map_err(|_| SharedUrlError::Path) }
 }
 
-fn node(text: &str, port: u16) -> Result<Node, SharedUrlFault> {
-    let authority: http::uri::Authority = text.parse().map_err(|_| SharedUrlFault::Hosts)?;
+fn node(text: &str, port: u16) -> Result<Node, SharedUrlError> {
+    let authority: http::uri::Authority = text.parse().map_err(|_| SharedUrlError::Hosts)?;
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    let stated = text.strip_prefix(authority.host()).ok_or(SharedUrlFault::Hosts)?;
+    let stated = text.strip_prefix(authority.host()).ok_or(SharedUrlError::Hosts)?;
     let port = match stated.strip_prefix(':') {
-        Some(stated) => stated.parse().ok().filter(|port| *port > 0).ok_or(SharedUrlFault::Hosts)?,
+        Some(stated) => stated.parse().ok().filter(|port| *port > 0).ok_or(SharedUrlError::Hosts)?,
         None if stated.is_empty() => port,
-        None => return Err(SharedUrlFault::Hosts),
+        None => return Err(SharedUrlError::Hosts),
     };
     if host.is_empty() || host.contains(',') {
-        Err(SharedUrlFault::Hosts)
+        Err(SharedUrlError::Hosts)
     } else {
         Ok(Node { host: host.into(), port })
     }
@@ -262,19 +262,19 @@ mod tests {
     #[test]
     fn what_is_no_such_url_is_refused() {
         for (text, fault) in [
-            ("", SharedUrlFault::Scheme),
-            ("10.0.0.5:6379", SharedUrlFault::Scheme),
-            ("http://a", SharedUrlFault::Scheme),
-            ("redis-ring://a", SharedUrlFault::Scheme),
-            ("redis://:geheim@a", SharedUrlFault::UserInfo),
-            ("redis://", SharedUrlFault::Hosts),
-            ("redis://a,b", SharedUrlFault::Hosts),
-            ("redis://a:0", SharedUrlFault::Hosts),
-            ("redis-cluster://a,", SharedUrlFault::Hosts),
-            ("redis://a/x", SharedUrlFault::Path),
-            ("redis-cluster://a/1", SharedUrlFault::Path),
-            ("redis-sentinel://a", SharedUrlFault::Primary),
-            ("redis://a?db=1", SharedUrlFault::Query),
+            ("", SharedUrlError::Scheme),
+            ("10.0.0.5:6379", SharedUrlError::Scheme),
+            ("http://a", SharedUrlError::Scheme),
+            ("redis-ring://a", SharedUrlError::Scheme),
+            ("redis://:geheim@a", SharedUrlError::UserInfo),
+            ("redis://", SharedUrlError::Hosts),
+            ("redis://a,b", SharedUrlError::Hosts),
+            ("redis://a:0", SharedUrlError::Hosts),
+            ("redis-cluster://a,", SharedUrlError::Hosts),
+            ("redis://a/x", SharedUrlError::Path),
+            ("redis-cluster://a/1", SharedUrlError::Path),
+            ("redis-sentinel://a", SharedUrlError::Primary),
+            ("redis://a?db=1", SharedUrlError::Query),
         ] {
             assert_eq!(text.parse::<SharedUrl>(), Err(fault), "{text}");
         }

@@ -45,12 +45,12 @@ fn directory() -> TempDir {
     directory
 }
 
-fn parsed(text: &str) -> Result<Config, Vec<Fault>> {
+fn parsed(text: &str) -> Result<Config, Vec<ConfigError>> {
     parse(text, &directory().path().join("keymeter.yaml"), &variable)
 }
 
 /// The faults as `check` prints them, with the directory cut off.
-fn lines(directory: &TempDir, faults: &[Fault]) -> Vec<String> {
+fn lines(directory: &TempDir, faults: &[ConfigError]) -> Vec<String> {
     let prefix = format!("{}/", directory.path().display());
     faults.iter().map(|fault| fault.to_string().replace(&prefix, "")).collect()
 }

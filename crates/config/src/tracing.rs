@@ -6,7 +6,7 @@ use super::{
     fault::Place,
     raw,
     scalar::{FromScalar, Scalar},
-    url::{UpstreamUrl, UrlFault},
+    url::{UpstreamUrl, UrlError},
 };
 
 /// Traces of requests, by OpenTelemetry.
@@ -44,20 +44,20 @@ impl CollectorUrl {
 
 /// Why a text is no URL of a collector. The text is not repeated: it may hold a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CollectorUrlFault {
+pub enum CollectorUrlError {
     /// It is no plain URL.
-    Url(UrlFault),
+    Url(UrlError),
     /// Something follows the host and the port.
     Path,
 }
 
-impl fmt::Display for CollectorUrlFault {
+impl fmt::Display for CollectorUrlError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Url(UrlFault::UserInfo) => formatter.write_str(
+            Self::Url(UrlError::UserInfo) => formatter.write_str(
                 "the URL must hold no user and password; the variable OTEL_EXPORTER_OTLP_HEADERS has what the collector wants",
             ),
-            Self::Url(UrlFault::Form) => {
+            Self::Url(UrlError::Form) => {
                 formatter.write_str("no URL with a host; accepted: http:// or https://, a host and a port")
             }
             Self::Url(fault) => fault.fmt(formatter),
@@ -68,15 +68,15 @@ impl fmt::Display for CollectorUrlFault {
     }
 }
 
-impl std::error::Error for CollectorUrlFault {}
+impl std::error::Error for CollectorUrlError {}
 
 impl FromStr for CollectorUrl {
-    type Err = CollectorUrlFault;
+    type Err = CollectorUrlError;
 
-    fn from_str(text: &str) -> Result<Self, CollectorUrlFault> {
-        let url: UpstreamUrl = text.parse().map_err(CollectorUrlFault::Url)?;
+    fn from_str(text: &str) -> Result<Self, CollectorUrlError> {
+        let url: UpstreamUrl = text.parse().map_err(CollectorUrlError::Url)?;
         if !url.path.is_empty() {
-            return Err(CollectorUrlFault::Path);
+            return Err(CollectorUrlError::Path);
         }
         let scheme = if url.tls { "https" } else { "http" };
         Ok(Self { tls: url.tls, origin: format!("{scheme}://{}", url.authority).into() })
@@ -85,7 +85,7 @@ impl FromStr for CollectorUrl {
 
 impl FromScalar for CollectorUrl {
     fn from_text(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|fault: CollectorUrlFault| fault.to_string())
+        text.parse().map_err(|fault: CollectorUrlError| fault.to_string())
     }
 }
 
@@ -150,11 +150,11 @@ mod tests {
     #[test]
     fn what_is_none_is_refused_and_not_repeated() {
         for (text, fault) in [
-            ("127.0.0.1:4317", CollectorUrlFault::Url(UrlFault::Form)),
-            ("grpc://host:4317", CollectorUrlFault::Url(UrlFault::Scheme)),
-            ("http://ada:geheim@host:4317", CollectorUrlFault::Url(UrlFault::UserInfo)),
-            ("http://host:4318/v1/traces", CollectorUrlFault::Path),
-            ("http://host:4317?token=geheim", CollectorUrlFault::Url(UrlFault::Query)),
+            ("127.0.0.1:4317", CollectorUrlError::Url(UrlError::Form)),
+            ("grpc://host:4317", CollectorUrlError::Url(UrlError::Scheme)),
+            ("http://ada:geheim@host:4317", CollectorUrlError::Url(UrlError::UserInfo)),
+            ("http://host:4318/v1/traces", CollectorUrlError::Path),
+            ("http://host:4317?token=geheim", CollectorUrlError::Url(UrlError::Query)),
         ] {
             assert_eq!(text.parse::<CollectorUrl>(), Err(fault), "{text}");
             assert!(!fault.to_string().contains("geheim"), "{fault}");

@@ -21,7 +21,7 @@ pub struct UpstreamUrl {
 
 /// Why a text is no URL of an upstream. The text is not repeated: it may hold a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UrlFault {
+pub enum UrlError {
     /// Not a URL with a scheme and a host.
     Form,
     /// Neither `http` nor `https`.
@@ -36,7 +36,7 @@ pub enum UrlFault {
     Port,
 }
 
-impl fmt::Display for UrlFault {
+impl fmt::Display for UrlError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Form => "no URL with a host; accepted: http:// or https://, a host, a port and a path if need be",
@@ -51,25 +51,25 @@ impl fmt::Display for UrlFault {
     }
 }
 
-impl std::error::Error for UrlFault {}
+impl std::error::Error for UrlError {}
 
 impl FromStr for UpstreamUrl {
-    type Err = UrlFault;
+    type Err = UrlError;
 
-    fn from_str(text: &str) -> Result<Self, UrlFault> {
+    fn from_str(text: &str) -> Result<Self, UrlError> {
         if text.contains('#') {
-            return Err(UrlFault::Fragment);
+            return Err(UrlError::Fragment);
         }
-        let uri: Uri = text.parse().map_err(|_| UrlFault::Form)?;
-        let scheme = uri.scheme().ok_or(UrlFault::Form)?;
+        let uri: Uri = text.parse().map_err(|_| UrlError::Form)?;
+        let scheme = uri.scheme().ok_or(UrlError::Form)?;
         let tls = *scheme == Scheme::HTTPS;
         if !tls && *scheme != Scheme::HTTP {
-            return Err(UrlFault::Scheme);
+            return Err(UrlError::Scheme);
         }
         if uri.query().is_some() {
-            return Err(UrlFault::Query);
+            return Err(UrlError::Query);
         }
-        let host = uri.host().filter(|host| !host.is_empty()).ok_or(UrlFault::Form)?.to_ascii_lowercase();
+        let host = uri.host().filter(|host| !host.is_empty()).ok_or(UrlError::Form)?.to_ascii_lowercase();
         let scheme_port = if tls { 443 } else { 80 };
         let port = stated_port(&uri)?.unwrap_or(scheme_port);
         let authority = if port == scheme_port { host.clone() } else { format!("{host}:{port}") };
@@ -80,15 +80,15 @@ impl FromStr for UpstreamUrl {
 }
 
 /// The port that is written, if one is.
-fn stated_port(uri: &Uri) -> Result<Option<u16>, UrlFault> {
-    let authority = uri.authority().ok_or(UrlFault::Form)?;
+fn stated_port(uri: &Uri) -> Result<Option<u16>, UrlError> {
+    let authority = uri.authority().ok_or(UrlError::Form)?;
     let after_host = authority.as_str().strip_prefix(authority.host());
-    let after_host = after_host.ok_or(UrlFault::UserInfo)?;
+    let after_host = after_host.ok_or(UrlError::UserInfo)?;
     if after_host.is_empty() {
         return Ok(None);
     }
-    let port = after_host.strip_prefix(':').ok_or(UrlFault::UserInfo)?;
-    port.parse().ok().filter(|port| *port > 0).map(Some).ok_or(UrlFault::Port)
+    let port = after_host.strip_prefix(':').ok_or(UrlError::UserInfo)?;
+    port.parse().ok().filter(|port| *port > 0).map(Some).ok_or(UrlError::Port)
 }
 
 #[cfg(test)]
@@ -113,21 +113,21 @@ mod tests {
     #[test]
     fn what_is_no_url_of_an_upstream_is_refused() {
         let refused = [
-            ("", UrlFault::Form),
-            ("127.0.0.1:8000", UrlFault::Form),
-            ("/v1", UrlFault::Form),
-            ("http://", UrlFault::Form),
-            ("http:///v1", UrlFault::Form),
-            ("http://a b", UrlFault::Form),
-            ("ftp://host", UrlFault::Scheme),
-            ("http://ada:geheim@host", UrlFault::UserInfo),
-            ("http://ada@host:80", UrlFault::UserInfo),
-            ("http://host@host", UrlFault::UserInfo),
-            ("http://host/?key=1", UrlFault::Query),
-            ("http://host#top", UrlFault::Fragment),
-            ("http://host:0", UrlFault::Port),
-            ("http://host:", UrlFault::Port),
-            ("http://host:99999", UrlFault::Port),
+            ("", UrlError::Form),
+            ("127.0.0.1:8000", UrlError::Form),
+            ("/v1", UrlError::Form),
+            ("http://", UrlError::Form),
+            ("http:///v1", UrlError::Form),
+            ("http://a b", UrlError::Form),
+            ("ftp://host", UrlError::Scheme),
+            ("http://ada:geheim@host", UrlError::UserInfo),
+            ("http://ada@host:80", UrlError::UserInfo),
+            ("http://host@host", UrlError::UserInfo),
+            ("http://host/?key=1", UrlError::Query),
+            ("http://host#top", UrlError::Fragment),
+            ("http://host:0", UrlError::Port),
+            ("http://host:", UrlError::Port),
+            ("http://host:99999", UrlError::Port),
         ];
         for (text, fault) in refused {
             assert_eq!(text.parse::<UpstreamUrl>(), Err(fault), "{text}");

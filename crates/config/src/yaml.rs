@@ -56,7 +56,7 @@ pub enum Step {
 
 /// Why a text is no YAML document.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SyntaxFault {
+pub struct SyntaxError {
     /// Counted from 1.
     pub line: usize,
     /// Counted from 1, in characters.
@@ -65,13 +65,13 @@ pub struct SyntaxFault {
     pub message: String,
 }
 
-impl fmt::Display for SyntaxFault {
+impl fmt::Display for SyntaxError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}:{}: {}", self.line, self.column, self.message)
     }
 }
 
-impl std::error::Error for SyntaxFault {}
+impl std::error::Error for SyntaxError {}
 
 /// The places of all nodes of one YAML document.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl Marks {
     ///
     /// # Errors
     /// The first place where the text is no YAML, nests more than 64 levels or starts a second document.
-    pub fn parse(text: &str) -> Result<Self, SyntaxFault> {
+    pub fn parse(text: &str) -> Result<Self, SyntaxError> {
         let mut tree = Tree::new(text);
         for event in Parser::new_from_str(text) {
             let (event, span) = event.map_err(|error| syntax_fault(text, &error))?;
@@ -192,7 +192,7 @@ impl<'text> Tree<'text> {
         }
     }
 
-    fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), SyntaxFault> {
+    fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), SyntaxError> {
         let (start, end) = (self.offsets.mark(span.start), self.offsets.mark(span.end));
         match event {
             Event::DocumentStart(_) if self.root.is_some() => {
@@ -213,7 +213,7 @@ impl<'text> Tree<'text> {
         self.open.last().is_some_and(|parent| parent.flow)
     }
 
-    fn begin(&mut self, start: Mark, head_end: Mark, kind: Kind) -> Result<(), SyntaxFault> {
+    fn begin(&mut self, start: Mark, head_end: Mark, kind: Kind) -> Result<(), SyntaxError> {
         if self.open.len() >= DEEPEST {
             return Err(fault_at(start, "nested more than 64 levels deep"));
         }
@@ -361,22 +361,22 @@ fn behind(from: Mark, passed: &str) -> Mark {
     Mark { offset, line: from.line + lines.matches('\n').count() + 1, column: last.chars().count() + 1 }
 }
 
-fn fault_at(mark: Mark, message: &str) -> SyntaxFault {
-    SyntaxFault { line: mark.line, column: mark.column, message: message.to_owned() }
+fn fault_at(mark: Mark, message: &str) -> SyntaxError {
+    SyntaxError { line: mark.line, column: mark.column, message: message.to_owned() }
 }
 
 /// The parser's error, with a plainer word for the tabs that it stumbles over somewhere near.
-fn syntax_fault(text: &str, error: &ScanError) -> SyntaxFault {
+fn syntax_fault(text: &str, error: &ScanError) -> SyntaxError {
     let marker = error.marker();
     for (line, content) in text.lines().enumerate().skip(marker.line().saturating_sub(1)).take(2) {
         let indentation = content.chars().take_while(|character| character.is_whitespace());
         if let Some(tabbed) = indentation.into_iter().position(|character| character == '\t') {
             let message = "a tab in the indentation; YAML allows only spaces there".to_owned();
-            return SyntaxFault { line: line + 1, column: tabbed + 1, message };
+            return SyntaxError { line: line + 1, column: tabbed + 1, message };
         }
     }
     let message = format!("no valid YAML: {}", error.info());
-    SyntaxFault { line: marker.line(), column: marker.col() + 1, message }
+    SyntaxError { line: marker.line(), column: marker.col() + 1, message }
 }
 
 #[cfg(test)]

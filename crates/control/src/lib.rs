@@ -28,7 +28,7 @@ use self::{
     caller::Caller,
     questions::Questions,
     refusal::Refusal,
-    store::{Store, StoreFault, operations::Operation},
+    store::{Store, StoreError, operations::Operation},
     throttle::TokenThrottle,
 };
 
@@ -56,12 +56,12 @@ impl Control {
         limits: Limits,
         socket: std::net::TcpListener,
         listen: impl FnOnce(std::net::TcpListener, &config::Control) -> std::io::Result<L>,
-    ) -> Result<Self, ControlFault> {
-        let fault = |fault| ControlFault::Bind(settings.listen, fault);
+    ) -> Result<Self, ControlError> {
+        let fault = |fault| ControlError::Bind(settings.listen, fault);
         let kept = socket.try_clone().map_err(fault)?;
         let address = socket.local_addr().map_err(fault)?;
         let settings = config::Control { listen: address, ..settings.clone() };
-        let plane = Plane::open(&settings, limits).await.map_err(ControlFault::Store)?;
+        let plane = Plane::open(&settings, limits).await.map_err(ControlError::Store)?;
         let (stop, stopped) = watch::channel(false);
         let listener = listen(socket, &settings).map_err(fault)?;
         let task = tokio::spawn(plane.clone().serve(listener, stopped));
@@ -109,14 +109,14 @@ impl Control {
 
 /// Why there is no control plane.
 #[derive(Debug)]
-pub enum ControlFault {
+pub enum ControlError {
     /// Its address cannot be listened on.
     Bind(SocketAddr, std::io::Error),
     /// Its store cannot be used.
-    Store(StoreFault),
+    Store(StoreError),
 }
 
-impl fmt::Display for ControlFault {
+impl fmt::Display for ControlError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bind(address, fault) if fault.kind() == std::io::ErrorKind::AddrInUse => {
@@ -129,7 +129,7 @@ impl fmt::Display for ControlFault {
     }
 }
 
-impl std::error::Error for ControlFault {}
+impl std::error::Error for ControlError {}
 
 /// Calls that run when the control plane stops may take so long.
 const LAST_CALLS: Duration = Duration::from_secs(3);
@@ -160,7 +160,7 @@ impl Plane {
     ///
     /// # Errors
     /// When that cannot be done.
-    pub async fn open(settings: &config::Control, limits: Limits) -> Result<Arc<Self>, StoreFault> {
+    pub async fn open(settings: &config::Control, limits: Limits) -> Result<Arc<Self>, StoreError> {
         let store = Store::open(&settings.database).await?;
         let operator = settings.token.0.hash();
         Ok(Arc::new(Self {

@@ -10,7 +10,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::store::StoreFault;
+use super::store::StoreError;
 
 /// Why a call was not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -205,8 +205,8 @@ impl Refusal {
     }
 }
 
-impl From<StoreFault> for Refusal {
-    fn from(fault: StoreFault) -> Self {
+impl From<StoreError> for Refusal {
+    fn from(fault: StoreError) -> Self {
         if fault.is_of_data() {
             tracing::warn!("{fault}");
             return Self::new(StatusCode::BAD_REQUEST, "invalid_value", "the database cannot keep what was sent");

@@ -56,7 +56,7 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be opened, or is of a later version.
-    pub async fn open(database: &Database) -> Result<Self, StoreFault> {
+    pub async fn open(database: &Database) -> Result<Self, StoreError> {
         sqlx::any::install_default_drivers();
         let (engine, url) = match database {
             Database::Sqlite(path) => (Engine::Sqlite, files::prepared(path)?),
@@ -64,7 +64,7 @@ impl Store {
         };
         let writers = if engine == Engine::Sqlite { 1 } else { WRITERS_OF_A_SERVER };
         let write = pool(engine, writers).connect(&url).await?;
-        migrator(engine).run(&write).await.map_err(StoreFault::Migration)?;
+        migrator(engine).run(&write).await.map_err(StoreError::Migration)?;
         let read = pool(engine, READERS).connect(&url).await?;
         Ok(Self { write, read, engine, news: News::new() })
     }
@@ -79,7 +79,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn begin(&self) -> Result<Tx, StoreFault> {
+    pub async fn begin(&self) -> Result<Tx, StoreError> {
         Ok(match self.engine {
             // So that it never has to be taken back because another has written since it began to read.
             Engine::Sqlite => self.write.begin_with("BEGIN IMMEDIATE").await?,
@@ -91,7 +91,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer: then nobody knows whether it was kept.
-    pub async fn commit(&self, tx: Tx) -> Result<(), StoreFault> {
+    pub async fn commit(&self, tx: Tx) -> Result<(), StoreError> {
         tx.commit().await?;
         self.news.tell_changed();
         Ok(())
@@ -148,7 +148,7 @@ fn migrator(engine: Engine) -> Migrator {
 
 /// Takes the next number of a series. Whoever takes it holds up the others until the transaction ends, so that numbers
 /// are kept in their order.
-async fn next_number(tx: &mut Tx, series: &str) -> Result<i64, StoreFault> {
+async fn next_number(tx: &mut Tx, series: &str) -> Result<i64, StoreError> {
     let sql = "UPDATE counters SET value = value + 1 WHERE name = $1 RETURNING value";
     Ok(sqlx::query(sql).bind(series).fetch_one(&mut **tx).await?.try_get(0)?)
 }
@@ -163,7 +163,7 @@ fn timestamp(micros: i64) -> Timestamp {
 }
 
 /// A column that may be empty.
-fn optional<T>(row: &AnyRow, column: &str) -> Result<Option<T>, StoreFault>
+fn optional<T>(row: &AnyRow, column: &str) -> Result<Option<T>, StoreError>
 where
     T: for<'row> sqlx::Decode<'row, Any> + sqlx::Type<Any>,
 {
@@ -172,7 +172,7 @@ where
 
 /// Why the store did not do what it was asked.
 #[derive(Debug)]
-pub enum StoreFault {
+pub enum StoreError {
     /// The folder of the file cannot be made.
     Folder(PathBuf, std::io::Error),
     /// The file cannot be made, or kept from others.
@@ -189,7 +189,7 @@ pub enum StoreFault {
     Randomness(getrandom::Error),
 }
 
-impl StoreFault {
+impl StoreError {
     /// Whether there is another of that name already.
     #[must_use]
     pub fn is_duplicate(&self) -> bool {
@@ -215,13 +215,13 @@ fn is_code_of_data(code: &str) -> bool {
     }
 }
 
-impl From<sqlx::Error> for StoreFault {
+impl From<sqlx::Error> for StoreError {
     fn from(fault: sqlx::Error) -> Self {
         Self::Database(fault)
     }
 }
 
-impl fmt::Display for StoreFault {
+impl fmt::Display for StoreError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folder(folder, fault) => {
@@ -243,7 +243,7 @@ impl fmt::Display for StoreFault {
     }
 }
 
-impl std::error::Error for StoreFault {}
+impl std::error::Error for StoreError {}
 
 #[cfg(test)]
 mod tests {

@@ -7,10 +7,10 @@
 
 use std::{future::Future, net::IpAddr, time::Duration};
 
-use keymeter_throttle::Strangers;
+use keymeter_throttle::AuthThrottle;
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::{refusal::Refusal, store::StoreFault};
+use super::{refusal::Refusal, store::StoreError};
 
 /// Wrong tokens that an address may send in a minute.
 const MOST: isize = 20;
@@ -21,14 +21,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Counts the wrong tokens of each address.
 pub struct TokenThrottle {
-    wrong: Strangers,
+    wrong: AuthThrottle,
     /// For look-ups of tokens that come from throttled addresses.
     place: Semaphore,
 }
 
 impl Default for TokenThrottle {
     fn default() -> Self {
-        Self { wrong: Strangers::new(MOST, MINUTE), place: Semaphore::new(1) }
+        Self { wrong: AuthThrottle::new(MOST, MINUTE), place: Semaphore::new(1) }
     }
 }
 
@@ -40,7 +40,7 @@ impl TokenThrottle {
     pub async fn look_up<T>(
         &self,
         address: IpAddr,
-        found: impl Future<Output = Result<Option<T>, StoreFault>>,
+        found: impl Future<Output = Result<Option<T>, StoreError>>,
     ) -> Result<T, Refusal> {
         let _place = if self.wrong.is_throttled(address) {
             let place = timeout(PATIENCE, self.place.acquire()).await;

@@ -21,7 +21,7 @@ use bytes::Bytes;
 
 use splice::Places;
 
-pub use fault::BodyFault;
+pub use fault::BodyError;
 pub use outline::Outline;
 pub use sample::Sample;
 pub use shape::Shape;
@@ -91,10 +91,10 @@ impl fmt::Debug for Scanned {
 /// a value of its type or null (`model` must be a string that may name one: see [`crate::model_name`]). Numbers over `u64::MAX` are taken for it.
 ///
 /// # Errors
-/// When the body is anything else, or the shape is a form's: see [`BodyFault`].
-pub fn scan(body: &Bytes, shape: Shape) -> Result<Scanned, BodyFault> {
+/// When the body is anything else, or the shape is a form's: see [`BodyError`].
+pub fn scan(body: &Bytes, shape: Shape) -> Result<Scanned, BodyError> {
     match shape {
-        Shape::Form => Err(BodyFault::ContentType { problem: multipart::NOT_A_FORM }),
+        Shape::Form => Err(BodyError::ContentType { problem: multipart::NOT_A_FORM }),
         _ => scan::read(text(body)?, body, shape),
     }
 }
@@ -104,18 +104,18 @@ pub fn scan(body: &Bytes, shape: Shape) -> Result<Scanned, BodyFault> {
 /// once at most, as a field in UTF-8; every other part is passed over, a file for one piece of media.
 ///
 /// # Errors
-/// When the body is anything else, or could be divided into parts in two ways: see [`BodyFault`].
-pub fn scan_form(body: &Bytes, content_type: &str) -> Result<Scanned, BodyFault> {
+/// When the body is anything else, or could be divided into parts in two ways: see [`BodyError`].
+pub fn scan_form(body: &Bytes, content_type: &str) -> Result<Scanned, BodyError> {
     form::read(body, content_type)
 }
 
 /// The body as text that begins with an object.
-fn text(body: &Bytes) -> Result<&str, BodyFault> {
-    let text = std::str::from_utf8(body).map_err(|error| BodyFault::NotUtf8 { offset: error.valid_up_to() })?;
+fn text(body: &Bytes) -> Result<&str, BodyError> {
+    let text = std::str::from_utf8(body).map_err(|error| BodyError::NotUtf8 { offset: error.valid_up_to() })?;
     match text.trim_start_matches([' ', '\t', '\n', '\r']).chars().next() {
         Some('{') => Ok(text),
-        Some('\u{feff}') => Err(BodyFault::ByteOrderMark),
-        _ => Err(BodyFault::NotAnObject),
+        Some('\u{feff}') => Err(BodyError::ByteOrderMark),
+        _ => Err(BodyError::NotAnObject),
     }
 }
 
@@ -144,12 +144,12 @@ impl Scanned {
     ///
     /// # Errors
     /// When the body names another one, which an upstream might heed.
-    pub fn with_model(self, model: String) -> Result<Self, BodyFault> {
+    pub fn with_model(self, model: String) -> Result<Self, BodyError> {
         let repeats = |stated: &String| stated.strip_prefix("models/").unwrap_or(stated) == model;
         if self.model.as_ref().is_none_or(repeats) {
             Ok(Self { model: Some(model), ..self })
         } else {
-            Err(BodyFault::OtherModel)
+            Err(BodyError::OtherModel)
         }
     }
 }

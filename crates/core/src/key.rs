@@ -164,11 +164,11 @@ impl fmt::Debug for KeyHash {
 }
 
 impl FromStr for KeyHash {
-    type Err = KeyFault;
+    type Err = KeyError;
 
-    fn from_str(text: &str) -> Result<Self, KeyFault> {
-        let bytes = text.strip_prefix("sha256:").and_then(hex::read).ok_or(KeyFault::Hash)?;
-        bytes.try_into().map(Self).map_err(|_| KeyFault::Hash)
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        let bytes = text.strip_prefix("sha256:").and_then(hex::read).ok_or(KeyError::Hash)?;
+        bytes.try_into().map(Self).map_err(|_| KeyError::Hash)
     }
 }
 
@@ -210,12 +210,12 @@ impl fmt::Debug for KeyId {
 }
 
 impl FromStr for KeyId {
-    type Err = KeyFault;
+    type Err = KeyError;
 
-    fn from_str(text: &str) -> Result<Self, KeyFault> {
+    fn from_str(text: &str) -> Result<Self, KeyError> {
         let fits = (1..=64).contains(&text.len());
         let plain = text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
-        if fits && plain { Ok(Self(text.into())) } else { Err(KeyFault::Id) }
+        if fits && plain { Ok(Self(text.into())) } else { Err(KeyError::Id) }
     }
 }
 
@@ -232,21 +232,21 @@ impl KeyName {
 }
 
 impl FromStr for KeyName {
-    type Err = KeyFault;
+    type Err = KeyError;
 
-    fn from_str(text: &str) -> Result<Self, KeyFault> {
+    fn from_str(text: &str) -> Result<Self, KeyError> {
         let fits = (3..=50).contains(&text.chars().count());
         if fits && !text.chars().any(char::is_control) && text.trim() == text {
             Ok(Self(text.into()))
         } else {
-            Err(KeyFault::Name)
+            Err(KeyError::Name)
         }
     }
 }
 
 /// Why a part of a key's record is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyFault {
+pub enum KeyError {
     /// Not `sha256:` and 64 hexadecimal digits.
     Hash,
     /// Not 1 to 64 characters of `a-z`, `0-9` and `_`.
@@ -255,7 +255,7 @@ pub enum KeyFault {
     Name,
 }
 
-impl fmt::Display for KeyFault {
+impl fmt::Display for KeyError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Hash => "a hash is `sha256:` and 64 hexadecimal digits; `keymeter keys hash` makes one of a secret",
@@ -265,7 +265,7 @@ impl fmt::Display for KeyFault {
     }
 }
 
-impl std::error::Error for KeyFault {}
+impl std::error::Error for KeyError {}
 
 /// Whether a key may be used, as its source says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,7 +282,7 @@ pub enum KeyState {
 
 /// Why a key may not be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bar {
+pub enum KeyDenial {
     /// No key has this secret, or none has it any more.
     Unknown,
     /// Somebody switched it off.
@@ -394,7 +394,7 @@ mod tests {
         assert_eq!(hash.to_string().parse::<KeyHash>().unwrap(), hash);
         assert_eq!(KeyHash::of(b"abc").to_hex(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         for wrong in ["", "sha256:", "sha256:00", "md5:00", &format!("sha256:{}", "g".repeat(64))] {
-            assert_eq!(wrong.parse::<KeyHash>(), Err(KeyFault::Hash));
+            assert_eq!(wrong.parse::<KeyHash>(), Err(KeyError::Hash));
         }
     }
 

@@ -11,7 +11,7 @@ mod tests;
 use std::{error::Error, fmt, num::NonZeroU64, str::FromStr};
 
 pub use counters::{CONCURRENCY_WAIT, MOST_TOKENS};
-pub use counters::{Counters, Level, Over, Place, Refusal, Reservation, Standing};
+pub use counters::{Counters, LimitKind, LimitStatus, Place, Refusal, Reservation, WindowStatus};
 pub use learned::{Learned, LearnedModels, certain_prompt};
 pub use window::SPAN;
 
@@ -51,18 +51,18 @@ impl Limit {
 }
 
 impl FromStr for Limit {
-    type Err = LimitFault;
+    type Err = LimitError;
 
-    fn from_str(text: &str) -> Result<Self, LimitFault> {
+    fn from_str(text: &str) -> Result<Self, LimitError> {
         if text == "unlimited" {
             return Ok(Self::Unlimited);
         }
         let spelled = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_');
         if !spelled || text.is_empty() || text.starts_with('_') || text.ends_with('_') {
-            return Err(LimitFault::Form);
+            return Err(LimitError::Form);
         }
-        let number = text.replace('_', "").parse().map_err(|_| LimitFault::TooLarge)?;
-        Self::at(number).ok_or(LimitFault::Zero)
+        let number = text.replace('_', "").parse().map_err(|_| LimitError::TooLarge)?;
+        Self::at(number).ok_or(LimitError::Zero)
     }
 }
 
@@ -77,7 +77,7 @@ impl fmt::Display for Limit {
 
 /// Why a text is no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LimitFault {
+pub enum LimitError {
     /// Neither `unlimited` nor a whole number.
     Form,
     /// The number 0.
@@ -86,7 +86,7 @@ pub enum LimitFault {
     TooLarge,
 }
 
-impl fmt::Display for LimitFault {
+impl fmt::Display for LimitError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Form => "a limit is `unlimited` or a whole number of at least 1, such as 600 or 5_000_000",
@@ -96,7 +96,7 @@ impl fmt::Display for LimitFault {
     }
 }
 
-impl Error for LimitFault {}
+impl Error for LimitError {}
 
 /// The limits that hold for one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

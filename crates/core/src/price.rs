@@ -56,32 +56,32 @@ impl Sum for Usd {
 }
 
 impl FromStr for Usd {
-    type Err = UsdFault;
+    type Err = UsdError;
 
     /// Reads a decimal number with up to 9 decimals, such as `0.20`, `3` or `-0.0000123`.
-    fn from_str(text: &str) -> Result<Self, UsdFault> {
+    fn from_str(text: &str) -> Result<Self, UsdError> {
         match text.strip_prefix('-') {
-            Some(amount) => nanos(amount)?.checked_neg().map(Self).ok_or(UsdFault::TooLarge),
+            Some(amount) => nanos(amount)?.checked_neg().map(Self).ok_or(UsdError::TooLarge),
             None => nanos(text).map(Self),
         }
     }
 }
 
 /// Reads an amount without a sign, as nano-dollars.
-fn nanos(text: &str) -> Result<i64, UsdFault> {
+fn nanos(text: &str) -> Result<i64, UsdError> {
     let (whole, decimals) = match text.split_once('.') {
         Some((whole, decimals)) => (digits(whole)?, digits(decimals)?),
         None => (digits(text)?, "0"),
     };
     if decimals.len() > DECIMALS {
-        return Err(UsdFault::TooPrecise);
+        return Err(UsdError::TooPrecise);
     }
-    format!("{whole}{decimals:0<DECIMALS$}").parse().map_err(|_| UsdFault::TooLarge)
+    format!("{whole}{decimals:0<DECIMALS$}").parse().map_err(|_| UsdError::TooLarge)
 }
 
-fn digits(text: &str) -> Result<&str, UsdFault> {
+fn digits(text: &str) -> Result<&str, UsdError> {
     let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    plain.then_some(text).ok_or(UsdFault::Form)
+    plain.then_some(text).ok_or(UsdError::Form)
 }
 
 impl Usd {
@@ -114,7 +114,7 @@ impl fmt::Display for Usd {
 
 /// Why a text is no amount of money, or no price.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UsdFault {
+pub enum UsdError {
     /// Not a decimal number.
     Form,
     /// More than 9 decimals.
@@ -125,7 +125,7 @@ pub enum UsdFault {
     Negative,
 }
 
-impl fmt::Display for UsdFault {
+impl fmt::Display for UsdError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Form => "an amount of US dollars is a decimal number such as \"0.20\"",
@@ -136,7 +136,7 @@ impl fmt::Display for UsdFault {
     }
 }
 
-impl Error for UsdFault {}
+impl Error for UsdError {}
 
 /// An amount of US dollars for a unit of something: never negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -156,11 +156,11 @@ impl Rate {
 }
 
 impl FromStr for Rate {
-    type Err = UsdFault;
+    type Err = UsdError;
 
-    fn from_str(text: &str) -> Result<Self, UsdFault> {
+    fn from_str(text: &str) -> Result<Self, UsdError> {
         let usd: Usd = text.parse()?;
-        if usd < Usd::ZERO { Err(UsdFault::Negative) } else { Ok(Self(usd)) }
+        if usd < Usd::ZERO { Err(UsdError::Negative) } else { Ok(Self(usd)) }
     }
 }
 
@@ -284,11 +284,11 @@ mod tests {
         for text in
             ["", "-", "--1", "+1", " 1", "1 ", ".5", "5.", ".", "1.2.3", "1e3", "0x1", "1_000", "1,5", "٣", "NaN"]
         {
-            assert_eq!(text.parse::<Usd>(), Err(UsdFault::Form), "{text}");
+            assert_eq!(text.parse::<Usd>(), Err(UsdError::Form), "{text}");
         }
-        assert_eq!("0.0000000001".parse::<Usd>(), Err(UsdFault::TooPrecise));
-        assert_eq!("9223372036.854775808".parse::<Usd>(), Err(UsdFault::TooLarge));
-        assert_eq!("-0.01".parse::<Rate>(), Err(UsdFault::Negative));
+        assert_eq!("0.0000000001".parse::<Usd>(), Err(UsdError::TooPrecise));
+        assert_eq!("9223372036.854775808".parse::<Usd>(), Err(UsdError::TooLarge));
+        assert_eq!("-0.01".parse::<Rate>(), Err(UsdError::Negative));
         assert_eq!(rate("0.20").map(|rate| rate.to_string()).as_deref(), Some("0.2"));
     }
 

@@ -85,10 +85,10 @@ impl Record {
     ///
     /// # Errors
     /// Which field is wrong, and how.
-    pub fn parse(json: &[u8]) -> Result<Self, RecordFault> {
+    pub fn parse(json: &[u8]) -> Result<Self, RecordError> {
         let mut reader = serde_json::Deserializer::from_slice(json);
         let record = Self::read(&mut reader)?;
-        reader.end().map_err(|error| RecordFault { field: None, why: error.to_string() })?;
+        reader.end().map_err(|error| RecordError { field: None, why: error.to_string() })?;
         Ok(record)
     }
 
@@ -96,10 +96,10 @@ impl Record {
     ///
     /// # Errors
     /// Which field is wrong, and how.
-    pub fn read<'de>(json: impl Deserializer<'de, Error = serde_json::Error>) -> Result<Self, RecordFault> {
+    pub fn read<'de>(json: impl Deserializer<'de, Error = serde_json::Error>) -> Result<Self, RecordError> {
         serde_path_to_error::deserialize(json).map_err(|error| {
             let field = error.path().to_string();
-            RecordFault { field: (field != ".").then_some(field), why: error.into_inner().to_string() }
+            RecordError { field: (field != ".").then_some(field), why: error.into_inner().to_string() }
         })
     }
 
@@ -144,14 +144,14 @@ impl Record {
 
 /// What is wrong with a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecordFault {
+pub struct RecordError {
     /// The field; `None`: it is the record as a whole.
     pub field: Option<String>,
     /// What is wrong, and what is accepted.
     pub why: String,
 }
 
-impl fmt::Display for RecordFault {
+impl fmt::Display for RecordError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.field {
             Some(field) => write!(formatter, "{field}: {}", self.why),
@@ -160,7 +160,7 @@ impl fmt::Display for RecordFault {
     }
 }
 
-impl std::error::Error for RecordFault {}
+impl std::error::Error for RecordError {}
 
 /// The name of a record: 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `_` and `-`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -11,9 +11,9 @@ use http::StatusCode;
 pub use self::code::{ErrorCode, Refused};
 
 use crate::{
-    body::BodyFault,
-    key::{Bar, KeyId},
-    limit::{Over, Refusal},
+    body::BodyError,
+    key::{KeyDenial, KeyId},
+    limit::{LimitKind, Refusal},
 };
 
 /// Why a request is not answered by an upstream.
@@ -55,7 +55,7 @@ pub enum Rejection {
     /// The address sent too many bad keys.
     Throttled,
     /// The body cannot be read in one way only.
-    InvalidBody(BodyFault),
+    InvalidBody(BodyError),
     /// The request's framing can be read in two ways.
     AmbiguousFraming,
     /// The body broke off.
@@ -118,13 +118,13 @@ const MINUTE: Duration = Duration::from_secs(60);
 impl Rejection {
     /// Why the key of `id` may not be used.
     #[must_use]
-    pub fn of_bar(bar: Bar, id: KeyId) -> Self {
+    pub fn of_bar(bar: KeyDenial, id: KeyId) -> Self {
         match bar {
-            Bar::Unknown => Self::InvalidKey,
-            Bar::Disabled => Self::KeyDisabled(id),
-            Bar::Archived => Self::KeyArchived(id),
-            Bar::NoBalance => Self::NoBalance(id),
-            Bar::Expired => Self::KeyExpired(id),
+            KeyDenial::Unknown => Self::InvalidKey,
+            KeyDenial::Disabled => Self::KeyDisabled(id),
+            KeyDenial::Archived => Self::KeyArchived(id),
+            KeyDenial::NoBalance => Self::NoBalance(id),
+            KeyDenial::Expired => Self::KeyExpired(id),
         }
     }
 
@@ -160,7 +160,7 @@ impl Rejection {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::NoBalance(_) => "insufficient_quota",
-            Self::OverLimit { refusal, .. } if refusal.over == Over::Tokens => "tokens",
+            Self::OverLimit { refusal, .. } if refusal.over == LimitKind::Tokens => "tokens",
             Self::PromptTooLarge { .. } => "tokens",
             Self::OverLimit { .. } | Self::Throttled => "requests",
             _ if self.status().is_server_error() => "server_error",
@@ -311,9 +311,9 @@ impl Rejection {
             Self::ModelNotFound { .. } => Some(Refused::Model),
             Self::PromptTooLarge { .. } => Some(Refused::Tokens),
             Self::OverLimit { refusal, .. } => Some(match refusal.over {
-                Over::Requests => Refused::Requests,
-                Over::Tokens => Refused::Tokens,
-                Over::Concurrency => Refused::Concurrency,
+                LimitKind::Requests => Refused::Requests,
+                LimitKind::Tokens => Refused::Tokens,
+                LimitKind::Concurrency => Refused::Concurrency,
             }),
             _ => None,
         }
@@ -325,13 +325,13 @@ fn over_limit(key: &KeyId, refusal: &Refusal) -> String {
     let wait = seconds(refusal.retry_after);
     let reset = seconds(refusal.reset);
     match over {
-        Over::Requests => format!(
+        LimitKind::Requests => format!(
             "the API key {key} made {used} of the {limit} requests that it may make in 60 s; retry in {wait} (all of them are free in {reset})"
         ),
-        Over::Tokens => format!(
+        LimitKind::Tokens => format!(
             "the API key {key} used or reserved {used} of the {limit} tokens that it may use in 60 s; retry in {wait} (all of them are free in {reset})"
         ),
-        Over::Concurrency => format!(
+        LimitKind::Concurrency => format!(
             "the API key {key} has {used} of the {limit} requests running that it may run at once; retry when one has ended"
         ),
     }
@@ -356,15 +356,15 @@ fn shortened(text: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn over(over: Over, retry_after: Duration) -> Rejection {
+    fn over(over: LimitKind, retry_after: Duration) -> Rejection {
         let refusal = Refusal { over, limit: 10, used: 10, retry_after, reset: retry_after };
         Rejection::OverLimit { key: "key_test".parse().unwrap(), refusal }
     }
 
     #[test]
     fn only_a_wait_of_at_most_a_minute_invites_a_retry() {
-        assert!(!over(Over::Requests, Duration::from_secs(60)).forbids_retry());
-        assert!(over(Over::Tokens, Duration::from_millis(60_001)).forbids_retry());
+        assert!(!over(LimitKind::Requests, Duration::from_secs(60)).forbids_retry());
+        assert!(over(LimitKind::Tokens, Duration::from_millis(60_001)).forbids_retry());
         assert!(Rejection::NoBalance("key_test".parse().unwrap()).forbids_retry());
         assert!(!Rejection::InvalidKey.forbids_retry(), "only 429s are retried by clients");
     }
@@ -372,7 +372,7 @@ mod tests {
     #[test]
     fn the_message_names_the_key_the_limit_and_the_wait() {
         assert_eq!(
-            over(Over::Requests, Duration::from_millis(1500)).message(),
+            over(LimitKind::Requests, Duration::from_millis(1500)).message(),
             "the API key key_test made 10 of the 10 requests that it may make in 60 s; retry in 1.500 s (all of them are free in 1.500 s)"
         );
     }

@@ -5,25 +5,25 @@
 //! other: what is left is what was ever granted, less what was ever spent, less what is reserved. Words are numbered, so
 //! that one that was overtaken neither gives back what was given back, nor takes what was granted since.
 
+mod allowance;
 mod grant;
-mod purse;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::RwLock;
 
 pub use self::{
+    allowance::{AllowanceRequestGuard, Hold, WalletAllowance},
     grant::Grant,
-    purse::{Asking, Hold, Purse},
 };
-use crate::{clock::Moment, price::Usd};
+use crate::{clock::MonotonicTime, price::Usd};
 
 /// At this balance or less the keys of a wallet stop.
 pub const USED_UP: Usd = Usd::from_nanos(50_000_000);
 
 /// What a wallet's keeper says of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Word {
+pub struct BalanceUpdate {
     /// What is in it, less what was charged to it so far.
     pub balance: Usd,
     /// What of that is ours to spend; `None`: the keeper grants nobody a part, and all of it is.
@@ -56,7 +56,7 @@ pub enum Short {
 
 /// How far what was heard is gone by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trust {
+pub enum StalePolicy {
     /// As long as it lasts.
     WhileItLasts,
     /// However old: the keeper cannot be asked. What may be spent too much is what was left of the allowance.
@@ -74,7 +74,7 @@ pub enum Cost {
 
 /// What a keeper is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wish {
+pub struct AllowanceRequest {
     /// Of which wallet.
     pub wallet: Arc<str>,
     /// The last allowance that is known; 0: none.
@@ -88,37 +88,37 @@ pub struct Wish {
 /// The wallets of all keys that were met. They stay for the life of the process, as their sums do; there are far fewer
 /// of them than keys.
 #[derive(Debug, Default)]
-pub struct Purses {
-    by_id: RwLock<HashMap<Arc<str>, Arc<Purse>>>,
+pub struct WalletAllowances {
+    by_id: RwLock<HashMap<Arc<str>, Arc<WalletAllowance>>>,
 }
 
-impl Purses {
+impl WalletAllowances {
     /// The purse of the wallet `id`.
     #[must_use]
-    pub fn of(&self, id: &Arc<str>) -> Arc<Purse> {
+    pub fn of(&self, id: &Arc<str>) -> Arc<WalletAllowance> {
         let known = self.by_id.read().get(id).cloned();
         known.unwrap_or_else(|| {
-            let new = || Arc::new(Purse::new(id.clone()));
+            let new = || Arc::new(WalletAllowance::new(id.clone()));
             self.by_id.write().entry(id.clone()).or_insert_with(new).clone()
         })
     }
 
     /// The purse of the wallet `id`, if a key of it was met.
     #[must_use]
-    pub fn known(&self, id: &str) -> Option<Arc<Purse>> {
+    pub fn known(&self, id: &str) -> Option<Arc<WalletAllowance>> {
         self.by_id.read().get(id).cloned()
     }
 
     /// What is in each wallet of which something was heard lately.
     #[must_use]
-    pub fn balances(&self, now: Moment) -> Vec<(Arc<str>, Usd)> {
+    pub fn balances(&self, now: MonotonicTime) -> Vec<(Arc<str>, Usd)> {
         let by_id = self.by_id.read();
         by_id.iter().filter_map(|(id, purse)| Some((id.clone(), purse.balance(now)?))).collect()
     }
 
     /// Of which wallets the keeper is to be asked in advance, and for how much.
     #[must_use]
-    pub fn wishes(&self, now: Moment) -> Vec<Wish> {
+    pub fn wishes(&self, now: MonotonicTime) -> Vec<AllowanceRequest> {
         self.by_id.read().values().filter_map(|purse| purse.wish(now)).collect()
     }
 }

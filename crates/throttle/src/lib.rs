@@ -12,7 +12,7 @@ use std::{
 use pingora_limits::rate::Rate;
 
 /// Counts the bad keys of each address.
-pub struct Strangers {
+pub struct AuthThrottle {
     bad_keys: Rate,
     /// Bad keys within one span of time, from which on an address is throttled for the rest of it.
     most: isize,
@@ -35,13 +35,13 @@ const BAD_KEYS_PER_SECOND: isize = 20;
 const ROWS: usize = 4;
 const CELLS: usize = 16_384;
 
-impl Default for Strangers {
+impl Default for AuthThrottle {
     fn default() -> Self {
         Self::new(BAD_KEYS_PER_SECOND, Duration::from_secs(1))
     }
 }
 
-impl Strangers {
+impl AuthThrottle {
     /// Throttles an address that sends `most` bad keys within a `span`, until the next one begins.
     #[must_use]
     pub fn new(most: isize, span: Duration) -> Self {
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn an_address_is_throttled_after_its_bad_keys_and_another_is_not() {
-        let strangers = Strangers::default();
+        let strangers = AuthThrottle::default();
         let (bad, good): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
         for _ in 0..BAD_KEYS_PER_SECOND {
             strangers.bad_key(bad);
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn one_of_ten_look_ups_that_are_throttled_is_made() {
-        let strangers = Strangers::default();
+        let strangers = AuthThrottle::default();
         for _ in 0..100 {
             assert_eq!((0..10).filter(|_| strangers.may_look_up()).count(), 1);
         }
@@ -113,7 +113,7 @@ mod tests {
     fn whoever_comes_in_turn_with_a_flood_comes_through() {
         for others in 0..30 {
             for start in 0..10 {
-                let strangers = Strangers::default();
+                let strangers = AuthThrottle::default();
                 (0..start).for_each(|_| _ = strangers.may_look_up());
                 let is_through = |_: &u32| {
                     (0..others).for_each(|_| _ = strangers.may_look_up());
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_flood_from_everywhere_throttles_few_others() {
-        let strangers = Strangers::default();
+        let strangers = AuthThrottle::default();
         for number in 0..100_000_u32 {
             strangers.bad_key(IpAddr::V4((0x0A00_0000 + number).into()));
         }

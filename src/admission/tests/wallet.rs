@@ -1,6 +1,6 @@
 //! What a wallet pays for, and what it does not.
 
-use keymeter_core::wallet::{Allowance, Cost, Word};
+use keymeter_core::wallet::{Allowance, BalanceUpdate, Cost};
 
 use super::*;
 
@@ -10,16 +10,16 @@ models: [{name: m, input: "1000", output: "10000"}]
 "#;
 
 /// A key whose wallet has $10, of which all is granted.
-fn house() -> House {
-    let house = House::new(vec![KeyRecord { wallet: Some("ada".into()), ..record("key_a") }], PRICED, 1000);
+fn house() -> Fixture {
+    let house = Fixture::new(vec![KeyRecord { wallet: Some("ada".into()), ..record("key_a") }], PRICED, 1000);
     hear(&house, "10", "10", "0");
     house
 }
 
-fn hear(house: &House, balance: &str, granted: &str, counted: &str) {
+fn hear(house: &Fixture, balance: &str, granted: &str, counted: &str) {
     let [balance, granted, counted] = [balance, granted, counted].map(|text| text.parse().unwrap());
     let allowance = Some(Allowance { version: 1, granted, counted, lasts: Duration::from_secs(60) });
-    house.resolver.purses().of(&"ada".into()).hear(&Word { balance, allowance }, now().moment);
+    house.resolver.purses().of(&"ada".into()).hear(&BalanceUpdate { balance, allowance }, now().moment);
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn an_answer_of_unknown_length_is_held_to_what_the_wallet_pays_for() {
 async fn the_lesser_of_the_minute_and_the_wallet_holds_an_answer_of_unknown_length() {
     for (tokens, expected) in [(5_000, 900..=1000), (500, 400..=500)] {
         let record = KeyRecord { wallet: Some("ada".into()), ..limited("key_a", 10, tokens, 10) };
-        let house = House::new(vec![record], PRICED, 1000);
+        let house = Fixture::new(vec![record], PRICED, 1000);
         hear(&house, "10", "10", "0");
         let maximum = house.lease(r#"{"model":"m","messages":[]}"#).await.change().maximum.unwrap();
         assert!(expected.contains(&maximum), "{maximum} of {tokens}");
@@ -70,11 +70,11 @@ async fn the_lesser_of_the_minute_and_the_wallet_holds_an_answer_of_unknown_leng
 
 #[tokio::test]
 async fn of_a_wallet_of_which_nothing_is_known_its_keeper_is_to_be_asked() {
-    let house = House::new(vec![KeyRecord { wallet: Some("ada".into()), ..record("key_a") }], PRICED, 1000);
+    let house = Fixture::new(vec![KeyRecord { wallet: Some("ada".into()), ..record("key_a") }], PRICED, 1000);
     let visit = house.identify("sk-key_a", now()).await.unwrap();
     let scanned = scan(&Bytes::from_static(CHAT.as_bytes()), Endpoint::ChatCompletions.shape()).unwrap();
     let turned_away = house.gate.admit(visit, Endpoint::ChatCompletions, &scanned, now()).err().unwrap();
-    let Ask { purse, cost } = turned_away.ask.unwrap();
+    let AllowanceNeeded { purse, cost } = turned_away.ask.unwrap();
     assert_eq!(&**purse.id(), "ada");
     assert!(
         matches!(cost, Cost::AtMost(cost) if cost > "10".parse().unwrap()),
@@ -84,6 +84,6 @@ async fn of_a_wallet_of_which_nothing_is_known_its_keeper_is_to_be_asked() {
 
 #[tokio::test]
 async fn a_key_without_a_wallet_asks_nobody() {
-    let house = House::new(vec![record("key_a")], PRICED, 1000);
+    let house = Fixture::new(vec![record("key_a")], PRICED, 1000);
     assert!(house.ask("sk-key_a", CHAT, now()).await.is_ok());
 }

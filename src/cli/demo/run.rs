@@ -2,8 +2,8 @@
 
 use crate::{
     cli::{
+        app::{App, Signals},
         demo::Demo,
-        house::{House, Signals},
         serve::{forbid_core_dumps, runtime, stop},
     },
     observe::{access_log::AccessLog, process_log},
@@ -18,7 +18,7 @@ pub(in crate::cli) fn run(port: u16, admin_port: u16) -> Result<(), Box<dyn std:
         let signals = Signals::new()?;
         let demo = Demo::start(port, admin_port, log.clone()).await?;
         println!("{}", demo.introduction());
-        let mut house = House { server: demo.server, control: None, offer: None };
+        let mut house = App { server: demo.server, control: None, offer: None };
         signals.until_stopped(&mut house).await;
         Ok(())
     });

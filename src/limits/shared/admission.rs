@@ -4,18 +4,17 @@
 use std::{sync::Arc, time::Duration};
 
 use keymeter_core::{
-    clock::Moment,
+    clock::MonotonicTime,
     key::KeyId,
-    limit::{CONCURRENCY_WAIT, Limit, Limits, Over, Refusal},
+    limit::{CONCURRENCY_WAIT, Limit, LimitKind, Limits, Refusal},
 };
 
 use super::{
-    Declined, SharedLimits, Ticket,
-    due::{Batch, Ending, Settlement},
-    keys_of,
-    link::{Connection, LinkFault},
-    seen::Counted,
-    stock::{LIFE, Stock, Wish},
+    Declined, SharedLimits, Ticket, keys_of,
+    link::{Connection, LinkError},
+    quota_lease::{LIFE, QuotaLease, Wish},
+    settlements::{Batch, Ending, Settlement},
+    snapshots::Counted,
 };
 
 /// Settlements that an admission takes along: more would make it slow.
@@ -29,7 +28,7 @@ impl SharedLimits {
         limits: &Limits,
         tokens: u64,
         patience: Duration,
-        now: Moment,
+        now: MonotonicTime,
     ) -> Result<Ticket, Declined> {
         let generation = self.link.generation();
         let Some(mut connection) = self.link.current() else { return Err(self.unreachable(limits)) };
@@ -48,7 +47,7 @@ impl SharedLimits {
             Ok(Ok(answer)) => {
                 self.mode.answered();
                 self.seen.saw(key, answer.counted, now);
-                attempt.was_answered();
+                attempt.answered();
                 answer.decide(&attempt, limits, now)
             }
             Ok(Err(fault)) => {
@@ -60,7 +59,7 @@ impl SharedLimits {
             }
             Err(_) => {
                 if self.mode.was_slow() {
-                    self.say_lost(&LinkFault::Slow(self.terms.timeout));
+                    self.say_lost(&LinkError::Slow(self.terms.timeout));
                 }
                 Err(self.unreachable(limits))
             }
@@ -81,7 +80,7 @@ struct Attempt<'shared> {
 }
 
 impl Attempt<'_> {
-    async fn run(&self, limits: &Limits, connection: &mut Connection) -> Result<Answer, LinkFault> {
+    async fn run(&self, limits: &Limits, connection: &mut Connection) -> Result<Answer, LinkError> {
         let mut call = self.shared.scripts.admit.on(&keys_of(self.key));
         call.arg(&*self.name).arg(self.tokens).arg(number(limits.requests_per_minute));
         call.arg(number(limits.tokens_per_minute)).arg(number(limits.concurrent_requests));
@@ -101,10 +100,10 @@ impl Attempt<'_> {
         }
         let sent = || self.along.iter().for_each(|along| self.shared.due.sent(along));
         let said: Vec<u64> = call.run_once_sent(connection, sent).await?;
-        Answer::read(&said).ok_or(LinkFault::Unreadable)
+        Answer::read(&said).ok_or(LinkError::Unreadable)
     }
 
-    fn was_answered(&mut self) {
+    fn answered(&mut self) {
         self.is_open = false;
         self.along.iter().for_each(|along| self.shared.due.done(along));
     }
@@ -138,7 +137,7 @@ struct Answer {
 #[derive(Clone, Copy)]
 enum Verdict {
     Admitted,
-    Over(Over),
+    LimitKind(LimitKind),
 }
 
 impl Answer {
@@ -146,9 +145,9 @@ impl Answer {
         let [verdict, slot, wait, stock_slot, counted @ ..] = said else { return None };
         let verdict = match verdict {
             0 => Verdict::Admitted,
-            1 => Verdict::Over(Over::Requests),
-            2 => Verdict::Over(Over::Tokens),
-            3 => Verdict::Over(Over::Concurrency),
+            1 => Verdict::LimitKind(LimitKind::Requests),
+            2 => Verdict::LimitKind(LimitKind::Tokens),
+            3 => Verdict::LimitKind(LimitKind::Concurrency),
             _ => return None,
         };
         let (slot, stock_slot) = (*slot, *stock_slot);
@@ -156,12 +155,12 @@ impl Answer {
         Some(Self { verdict, slot, stock_slot, wait, counted: Counted::read(counted)? })
     }
 
-    fn decide(&self, attempt: &Attempt<'_>, limits: &Limits, now: Moment) -> Result<Ticket, Declined> {
+    fn decide(&self, attempt: &Attempt<'_>, limits: &Limits, now: MonotonicTime) -> Result<Ticket, Declined> {
         let Attempt { shared, key, name, tokens, stock, .. } = attempt;
         match self.verdict {
             Verdict::Admitted => {
                 if let (Some((name, wish)), 1..) = (stock, self.stock_slot) {
-                    let stock = Stock::new(name.clone(), self.stock_slot, *wish, now);
+                    let stock = QuotaLease::new(name.clone(), self.stock_slot, *wish, now);
                     if let Some(other) = shared.seen.keep(key, stock) {
                         // Another request took one at the same time.
                         shared.due.push(key, other.into_settlement());
@@ -169,16 +168,16 @@ impl Answer {
                 }
                 Ok(shared.ticket(key, limits, name.clone(), self.slot, *tokens))
             }
-            Verdict::Over(over) => Err(Declined::Refused(self.refusal(over, limits))),
+            Verdict::LimitKind(over) => Err(Declined::Refused(self.refusal(over, limits))),
         }
     }
 
-    fn refusal(&self, over: Over, limits: &Limits) -> Refusal {
+    fn refusal(&self, over: LimitKind, limits: &Limits) -> Refusal {
         let Counted { requests, requests_reset, tokens, tokens_reset, running, .. } = self.counted;
         let (limit, used, retry_after, reset) = match over {
-            Over::Requests => (limits.requests_per_minute, requests, self.wait, requests_reset),
-            Over::Tokens => (limits.tokens_per_minute, tokens, self.wait, tokens_reset),
-            Over::Concurrency => (limits.concurrent_requests, running, CONCURRENCY_WAIT, CONCURRENCY_WAIT),
+            LimitKind::Requests => (limits.requests_per_minute, requests, self.wait, requests_reset),
+            LimitKind::Tokens => (limits.tokens_per_minute, tokens, self.wait, tokens_reset),
+            LimitKind::Concurrency => (limits.concurrent_requests, running, CONCURRENCY_WAIT, CONCURRENCY_WAIT),
         };
         Refusal { over, limit: limit.number().unwrap_or(u64::MAX), used, retry_after, reset }
     }

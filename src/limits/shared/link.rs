@@ -60,12 +60,12 @@ impl Link {
     }
 
     /// The connection, made if there is none.
-    pub(super) async fn connected(&self) -> Result<Connection, LinkFault> {
+    pub(super) async fn connected(&self) -> Result<Connection, LinkError> {
         if let Some(connection) = self.current() {
             return Ok(connection);
         }
         let made = tokio::time::timeout(CONNECTING_TO_ALL, self.connect()).await;
-        let connection = made.map_err(|_| LinkFault::Slow(CONNECTING_TO_ALL))??;
+        let connection = made.map_err(|_| LinkError::Slow(CONNECTING_TO_ALL))??;
         *self.connection.write() = Some(connection.clone());
         Ok(connection)
     }
@@ -80,7 +80,7 @@ impl Link {
         !matches!(self.terms.url.servers, Servers::Cluster(_))
     }
 
-    async fn connect(&self) -> Result<Connection, LinkFault> {
+    async fn connect(&self) -> Result<Connection, LinkError> {
         let certificates = self.certificates()?;
         let config = redis::AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECTING))
@@ -163,9 +163,9 @@ impl Link {
         }
     }
 
-    fn certificates(&self) -> Result<Option<TlsCertificates>, LinkFault> {
+    fn certificates(&self) -> Result<Option<TlsCertificates>, LinkError> {
         let Some(path) = &self.terms.ca else { return Ok(None) };
-        let root_cert = fs::read(path).map_err(|error| LinkFault::Certificates(path.clone(), error))?;
+        let root_cert = fs::read(path).map_err(|error| LinkError::Certificates(path.clone(), error))?;
         Ok(Some(TlsCertificates { client_tls: None, root_cert: Some(root_cert) }))
     }
 }
@@ -212,7 +212,7 @@ impl ConnectionLike for Connection {
 
 /// Why the server was of no use.
 #[derive(Debug)]
-pub(super) enum LinkFault {
+pub(super) enum LinkError {
     /// It said so, or could not be reached.
     Server(RedisError),
     /// It did not answer in time.
@@ -225,13 +225,13 @@ pub(super) enum LinkFault {
     Certificates(PathBuf, std::io::Error),
 }
 
-impl From<RedisError> for LinkFault {
+impl From<RedisError> for LinkError {
     fn from(error: RedisError) -> Self {
         if error.is_timeout() { Self::Slow(PATIENCE) } else { Self::Server(error) }
     }
 }
 
-impl fmt::Display for LinkFault {
+impl fmt::Display for LinkError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Server(error) => error.fmt(formatter),

@@ -10,7 +10,7 @@ use std::{
 };
 
 use keymeter_core::limit::{
-    Limit, Over, SPAN,
+    Limit, LimitKind, SPAN,
     counters::reference::{Check, Subject, any_limits, any_step, repetitions},
 };
 use proptest::prelude::*;
@@ -51,7 +51,7 @@ struct Gateway {
     shared: Arc<SharedLimits>,
     clock: Arc<AtomicU64>,
     connection: Connection,
-    now: Moment,
+    now: MonotonicTime,
 }
 
 impl Gateway {
@@ -60,11 +60,11 @@ impl Gateway {
         let shared = Arc::new(SharedLimits::with_clock(terms, series(), &Clock::Set(clock.clone())).unwrap());
         let connection = shared.link.connected().await.unwrap();
         shared.mode.restore();
-        Self { shared, clock: clock.clone(), connection, now: Moment::default() }
+        Self { shared, clock: clock.clone(), connection, now: MonotonicTime::default() }
     }
 
     /// It is `now`, and the gateway has said what it runs ever since.
-    async fn at(&mut self, now: Moment) {
+    async fn at(&mut self, now: MonotonicTime) {
         // A server's clock does not begin at 0.
         self.clock.store(1_000_000 + now.as_nanos() / 1000, Ordering::SeqCst);
         self.now = now;
@@ -79,7 +79,7 @@ impl Gateway {
         self.shared.hand_in(&mut self.connection).await.unwrap();
     }
 
-    async fn standing(&self, key: &KeyId, limits: &Limits) -> Standing {
+    async fn standing(&self, key: &KeyId, limits: &Limits) -> LimitStatus {
         self.shared.asked_standing(key, limits, self.now).await.unwrap()
     }
 }
@@ -93,8 +93,8 @@ fn refused(answer: Result<Ticket, Declined>) -> Refusal {
     }
 }
 
-fn at(millis: u64) -> Moment {
-    Moment::from_nanos(millis * 1_000_000)
+fn at(millis: u64) -> MonotonicTime {
+    MonotonicTime::from_nanos(millis * 1_000_000)
 }
 
 /// Counters on a server, as one gateway sees them.
@@ -105,7 +105,7 @@ struct OnServer {
 }
 
 impl OnServer {
-    fn ended(&mut self, end: impl FnOnce(), now: Moment) {
+    fn ended(&mut self, end: impl FnOnce(), now: MonotonicTime) {
         self.runtime.clone().block_on(async {
             self.gateway.at(now).await;
             end();
@@ -119,7 +119,7 @@ impl Subject for OnServer {
 
     const TICK: Duration = Duration::from_micros(1);
 
-    fn reserve(&mut self, limits: &Limits, tokens: u64, now: Moment) -> Result<Ticket, Refusal> {
+    fn reserve(&mut self, limits: &Limits, tokens: u64, now: MonotonicTime) -> Result<Ticket, Refusal> {
         self.runtime.clone().block_on(async {
             self.gateway.at(now).await;
             self.gateway.reserve(&self.key, limits, tokens).await.map_err(|declined| refused(Err(declined)))
@@ -130,19 +130,19 @@ impl Subject for OnServer {
         held.tokens()
     }
 
-    fn settle(&mut self, held: Ticket, used: u64, now: Moment) {
+    fn settle(&mut self, held: Ticket, used: u64, now: MonotonicTime) {
         self.ended(|| held.settle(used), now);
     }
 
-    fn cancel(&mut self, held: Ticket, now: Moment) {
+    fn cancel(&mut self, held: Ticket, now: MonotonicTime) {
         self.ended(|| held.cancel(), now);
     }
 
-    fn drop(&mut self, held: Ticket, now: Moment) {
+    fn drop(&mut self, held: Ticket, now: MonotonicTime) {
         self.ended(|| drop(held), now);
     }
 
-    fn standing(&mut self, limits: &Limits, now: Moment) -> Standing {
+    fn standing(&mut self, limits: &Limits, now: MonotonicTime) -> LimitStatus {
         self.runtime.clone().block_on(async {
             self.gateway.at(now).await;
             self.gateway.standing(&self.key, limits).await
@@ -160,7 +160,7 @@ fn the_server_agrees_with_a_plain_list() {
         let key = key(numbers.fetch_add(1, Ordering::Relaxed));
         // A server remembers when it looked at a key that it knows.
         runtime.block_on(async {
-            gateway.at(Moment::default()).await;
+            gateway.at(MonotonicTime::default()).await;
             gateway.reserve(&key, &Limits::UNLIMITED, 0).await.unwrap().cancel();
             gateway.hand_in().await;
         });
@@ -206,7 +206,7 @@ async fn the_places_of_a_silent_gateway_are_free_and_its_tokens_are_not() {
     let [silent, other] = &mut gateways[..] else { unreachable!() };
     let held = [silent.reserve(&key, &limits, 30).await.unwrap(), silent.reserve(&key, &limits, 30).await.unwrap()];
     other.at(at(9_999)).await;
-    assert_eq!(refused(other.reserve(&key, &limits, 10).await).over, Over::Concurrency);
+    assert_eq!(refused(other.reserve(&key, &limits, 10).await).over, LimitKind::Concurrency);
     other.at(at(10_000)).await;
     let theirs = other.reserve(&key, &limits, 10).await.unwrap();
     let standing = other.standing(&key, &limits).await;
@@ -235,7 +235,7 @@ async fn a_gateway_that_says_what_it_runs_keeps_its_places() {
     for second in 1..30 {
         first.at(at(second * 5_000)).await;
         other.at(at(second * 5_000)).await;
-        assert_eq!(refused(other.reserve(&key, &limits, 1).await).over, Over::Concurrency);
+        assert_eq!(refused(other.reserve(&key, &limits, 1).await).over, LimitKind::Concurrency);
     }
     drop(held);
     first.hand_in().await;
@@ -471,7 +471,7 @@ async fn a_clock_that_is_set_back_frees_no_place() {
     for step in 0..12 {
         // Half a minute back, and on from there.
         gateway.at(at(10_000 + step * 2_000)).await;
-        assert_eq!(refused(gateway.reserve(&key, &limits, 1).await).over, Over::Concurrency, "{step}");
+        assert_eq!(refused(gateway.reserve(&key, &limits, 1).await).over, LimitKind::Concurrency, "{step}");
     }
 }
 

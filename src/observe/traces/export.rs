@@ -21,7 +21,7 @@ use opentelemetry_sdk::{
 };
 use tonic::transport::{ClientTlsConfig, Endpoint};
 
-use super::TracesFault;
+use super::TracesError;
 use crate::observe::metrics::TraceSeries;
 
 /// Spans that may wait; at 2 KiB each some 16 MiB.
@@ -38,22 +38,22 @@ const ANSWER: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(20);
 
 /// What takes spans and sends them to the collector at `url`. To be called within the runtime that is to carry them.
-pub(super) fn collector(url: &CollectorUrl, series: TraceSeries) -> Result<Queue, TracesFault> {
+pub(super) fn collector(url: &CollectorUrl, series: TraceSeries) -> Result<Queue, TracesError> {
     let channel = endpoint(url)?.connect_lazy();
     let builder = opentelemetry_otlp::SpanExporter::builder().with_tonic().with_channel(channel);
-    let exporter = builder.build().map_err(TracesFault::Exporter)?;
+    let exporter = builder.build().map_err(TracesError::Exporter)?;
     Ok(Queue::before(exporter, url.as_str(), series, QUEUE))
 }
 
 /// How the collector at `url` is spoken to.
-pub(super) fn endpoint(url: &CollectorUrl) -> Result<Endpoint, TracesFault> {
-    let endpoint = Endpoint::from_shared(url.as_str().to_owned()).map_err(TracesFault::Tls)?;
+pub(super) fn endpoint(url: &CollectorUrl) -> Result<Endpoint, TracesError> {
+    let endpoint = Endpoint::from_shared(url.as_str().to_owned()).map_err(TracesError::Tls)?;
     let endpoint = endpoint.connect_timeout(CONNECT).timeout(ANSWER);
     let endpoint = endpoint.http2_keep_alive_interval(SILENCE).keep_alive_timeout(CONNECT);
     if !url.tls {
         return Ok(endpoint);
     }
-    endpoint.tls_config(ClientTlsConfig::new().with_native_roots()).map_err(TracesFault::Tls)
+    endpoint.tls_config(ClientTlsConfig::new().with_native_roots()).map_err(TracesError::Tls)
 }
 
 /// What the queue and what empties it know together.

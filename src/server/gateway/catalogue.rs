@@ -22,7 +22,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    proxy::Pass,
+    proxy::RequestInfo,
     upstream::{Dialer, address_request},
 };
 
@@ -77,7 +77,7 @@ impl Expiry<Arc<str>, Arc<List>> for Kept {
 
 impl Catalogue {
     /// The models that the key of `pass` may call, sorted by name.
-    pub async fn models_for(&self, pass: &Pass, dialer: &Dialer) -> Vec<Model> {
+    pub async fn models_for(&self, pass: &RequestInfo, dialer: &Dialer) -> Vec<Model> {
         let mut models = BTreeMap::new();
         for upstream in pass.settings.routes().iter().filter_map(|route| route.upstream.as_ref()) {
             let mut names: Vec<String> =

@@ -32,9 +32,9 @@ const LONGEST: Duration = Duration::from_millis(500);
 
 /// Why files cannot be watched.
 #[derive(Debug)]
-pub struct WatchFault(notify::Error);
+pub struct WatchError(notify::Error);
 
-impl fmt::Display for WatchFault {
+impl fmt::Display for WatchError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
@@ -44,14 +44,14 @@ impl fmt::Display for WatchFault {
     }
 }
 
-impl std::error::Error for WatchFault {}
+impl std::error::Error for WatchError {}
 
 impl Watcher {
     /// Begins to watch the files of `reloader`.
     ///
     /// # Errors
     /// When the operating system does not let us watch.
-    pub fn new(reloader: Arc<Reloader>) -> Result<Self, WatchFault> {
+    pub fn new(reloader: Arc<Reloader>) -> Result<Self, WatchError> {
         let (sender, changes) = unbounded_channel();
         let notifier = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // Reading a file is no change of it. Nobody to tell: nobody is watching any more.
@@ -59,9 +59,9 @@ impl Watcher {
                 let _ = sender.send(());
             }
         });
-        let notifier = notifier.map_err(WatchFault)?;
+        let notifier = notifier.map_err(WatchError)?;
         let mut watcher = Self { reloader, notifier, changes, watched: BTreeSet::new() };
-        watcher.watch_directories().map_err(WatchFault)?;
+        watcher.watch_directories().map_err(WatchError)?;
         Ok(watcher)
     }
 
@@ -83,7 +83,7 @@ impl Watcher {
     async fn catch_up(&mut self) {
         loop {
             if let Err(fault) = self.watch_directories() {
-                tracing::warn!("{}", WatchFault(fault));
+                tracing::warn!("{}", WatchError(fault));
             }
             let reloader = self.reloader.clone();
             // A reload that was faulty has said so itself.

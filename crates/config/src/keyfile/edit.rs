@@ -8,14 +8,14 @@ use std::ops::Range;
 
 use serde_yaml::{Mapping, Value};
 
-use super::{EditFault, Step, render};
+use super::{EditError, Step, render};
 use crate::yaml::{Kind, Marks, Node};
 
 /// `text` after `step`.
 ///
 /// # Errors
 /// Where what is to be changed is not written plainly.
-pub(super) fn edit(text: &str, marks: &Marks, step: &Step) -> Result<String, EditFault> {
+pub(super) fn edit(text: &str, marks: &Marks, step: &Step) -> Result<String, EditError> {
     let page = Page { text, line_break: if line_break_is_crlf(text) { "\r\n" } else { "\n" } };
     page.after(page.splices(marks, step)?)
 }
@@ -40,7 +40,7 @@ impl Splice {
     }
 }
 
-type Splices = Result<Vec<Splice>, EditFault>;
+type Splices = Result<Vec<Splice>, EditError>;
 
 /// The text that is edited.
 struct Page<'text> {
@@ -49,11 +49,11 @@ struct Page<'text> {
 }
 
 impl Page<'_> {
-    fn after(&self, mut splices: Vec<Splice>) -> Result<String, EditFault> {
+    fn after(&self, mut splices: Vec<Splice>) -> Result<String, EditError> {
         splices.sort_by_key(|splice| std::cmp::Reverse(splice.range.start));
         splices.into_iter().try_fold(self.text.to_owned(), |text, splice| {
-            let before = text.get(..splice.range.start).ok_or(EditFault::Entangled)?;
-            let behind = text.get(splice.range.end..).ok_or(EditFault::Entangled)?;
+            let before = text.get(..splice.range.start).ok_or(EditError::Entangled)?;
+            let behind = text.get(splice.range.end..).ok_or(EditError::Entangled)?;
             Ok([before, &splice.text, behind].concat())
         })
     }
@@ -70,21 +70,21 @@ impl Page<'_> {
     }
 
     /// The key at that place of the list, if it is written in a way that can be edited.
-    fn key<'marks>(&self, marks: &'marks Marks, place: usize) -> Result<&'marks Node, EditFault> {
-        let (_, keys) = key_list(marks)?.ok_or(EditFault::NoKeys)?;
-        let key = keys.elements().get(place).ok_or_else(|| EditFault::by_hand(keys.start, ALIAS))?;
+    fn key<'marks>(&self, marks: &'marks Marks, place: usize) -> Result<&'marks Node, EditError> {
+        let (_, keys) = key_list(marks)?.ok_or(EditError::NoKeys)?;
+        let key = keys.elements().get(place).ok_or_else(|| EditError::by_hand(keys.start, ALIAS))?;
         self.plain(key).map(|()| key)
     }
 
     /// Refuses what stands for something elsewhere, or is stood for.
-    fn plain(&self, node: &Node) -> Result<(), EditFault> {
+    fn plain(&self, node: &Node) -> Result<(), EditError> {
         let written = self.slice(node.start.offset..node.end.offset);
         if node.kind == Kind::Alias || written.starts_with(['&', '!']) {
-            return Err(EditFault::by_hand(node.start, ALIAS));
+            return Err(EditError::by_hand(node.start, ALIAS));
         }
         node.elements().iter().try_for_each(|element| self.plain(element))?;
         node.fields().iter().try_for_each(|(name, value)| match name.as_scalar() {
-            Some("<<") => Err(EditFault::by_hand(name.start, "a merged mapping")),
+            Some("<<") => Err(EditError::by_hand(name.start, "a merged mapping")),
             _ => self.plain(name).and_then(|()| self.plain(value)),
         })
     }
@@ -94,12 +94,12 @@ impl Page<'_> {
             None => Ok(vec![self.first_key(key)]),
             Some((_, keys)) if !keys.elements().is_empty() => Ok(vec![self.append_key(keys, key)]),
             Some((name, keys)) if self.is_nothing(keys) => self.fill(name, keys, key),
-            Some((_, keys)) => Err(EditFault::by_hand(keys.start, NO_LIST)),
+            Some((_, keys)) => Err(EditError::by_hand(keys.start, NO_LIST)),
         }
     }
 
     fn delete(&self, marks: &Marks, key: usize) -> Splices {
-        let (name, keys) = key_list(marks)?.ok_or(EditFault::NoKeys)?;
+        let (name, keys) = key_list(marks)?.ok_or(EditError::NoKeys)?;
         let mut splices = vec![self.remove_element(keys, key)];
         if !keys.flow && keys.elements().len() == 1 {
             splices.push(Splice::insert(self.behind_colon(name)?, " []"));
@@ -112,7 +112,7 @@ impl Page<'_> {
         let Some((name, rest)) = path.split_first() else { return Ok(Vec::new()) };
         match mapping.field(name).filter(|_| !rest.is_empty()) {
             Some(inner) if !inner.fields().is_empty() => self.set(inner, rest, value),
-            Some(inner) if !self.is_nothing(inner) => Err(EditFault::by_hand(inner.start, "no mapping")),
+            Some(inner) if !self.is_nothing(inner) => Err(EditError::by_hand(inner.start, "no mapping")),
             _ => self.write(mapping, name, &nested(rest, value)),
         }
     }
@@ -138,7 +138,7 @@ impl Page<'_> {
     fn push(&self, mapping: &Node, path: &[&str], element: &Value) -> Splices {
         match path.first().and_then(|name| mapping.field(name)) {
             Some(list) if !list.elements().is_empty() => Ok(vec![self.append_element(list, element)]),
-            Some(list) if !self.is_nothing(list) => Err(EditFault::by_hand(list.start, NO_LIST)),
+            Some(list) if !self.is_nothing(list) => Err(EditError::by_hand(list.start, NO_LIST)),
             _ => self.set(mapping, path, &vec![element.clone()].into()),
         }
     }
@@ -150,10 +150,10 @@ impl Page<'_> {
         }
     }
 
-    fn remove_field(&self, mapping: &Node, name: &str) -> Result<Splice, EditFault> {
+    fn remove_field(&self, mapping: &Node, name: &str) -> Result<Splice, EditError> {
         let fields = mapping.fields();
         let place = fields.iter().position(|(key, _)| key.as_scalar() == Some(name));
-        let place = place.ok_or_else(|| EditFault::by_hand(mapping.start, "no such field"))?;
+        let place = place.ok_or_else(|| EditError::by_hand(mapping.start, "no such field"))?;
         if !mapping.flow {
             return self.remove_lines_of_field(fields, place);
         }
@@ -170,7 +170,7 @@ impl Page<'_> {
     }
 
     /// Puts a value in the place of another, in the style of the old one where both are lists.
-    fn replace(&self, key: &Node, old: &Node, value: &Value) -> Result<Splice, EditFault> {
+    fn replace(&self, key: &Node, old: &Node, value: &Value) -> Result<Splice, EditError> {
         let quoted = self.is_quoted(key);
         match value.as_sequence() {
             Some(elements) if !old.flow && !old.elements().is_empty() && !elements.is_empty() => {
@@ -196,11 +196,11 @@ impl Page<'_> {
         value.end.offset
     }
 
-    fn behind_colon(&self, key: &Node) -> Result<usize, EditFault> {
+    fn behind_colon(&self, key: &Node) -> Result<usize, EditError> {
         let rest = self.slice(key.end.offset..self.text.len());
         let blanks = rest.len() - rest.trim_start().len();
         let found = rest.trim_start().starts_with(':');
-        found.then_some(key.end.offset + blanks + 1).ok_or_else(|| EditFault::by_hand(key.start, "a field without `:`"))
+        found.then_some(key.end.offset + blanks + 1).ok_or_else(|| EditError::by_hand(key.start, "a field without `:`"))
     }
 
     /// Whether there is no value, or an empty one.
@@ -246,10 +246,10 @@ const ALIAS: &str = "an anchor, an alias or a tag";
 const NO_LIST: &str = "something that is no list";
 
 /// The field `keys` and its value; `None` for a file that holds nothing at all.
-fn key_list(marks: &Marks) -> Result<Option<(&Node, &Node)>, EditFault> {
+fn key_list(marks: &Marks) -> Result<Option<(&Node, &Node)>, EditError> {
     let Some(root) = marks.root().filter(|root| root.as_scalar() != Some("")) else { return Ok(None) };
     let keys = root.fields().iter().find(|(key, _)| key.as_scalar() == Some("keys"));
-    keys.map(|(key, value)| Some((key, value))).ok_or(EditFault::NoKeys)
+    keys.map(|(key, value)| Some((key, value))).ok_or(EditError::NoKeys)
 }
 
 /// `value` in mappings of one field each.

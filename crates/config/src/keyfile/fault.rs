@@ -4,13 +4,13 @@ use std::{error::Error, fmt};
 
 use keymeter_core::key::KeyId;
 
-use crate::yaml::{Mark, SyntaxFault};
+use crate::yaml::{Mark, SyntaxError};
 
 /// Why a change is not made. Nothing has been written then.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EditFault {
+pub enum EditError {
     /// The text is no YAML.
-    Syntax(SyntaxFault),
+    Syntax(SyntaxError),
     /// The text is YAML that cannot be read as plain data, such as a field that is there twice.
     Unreadable(String),
     /// The text holds something, but no list `keys`.
@@ -32,13 +32,13 @@ pub enum EditFault {
     Entangled,
 }
 
-impl EditFault {
+impl EditError {
     pub(super) fn by_hand(mark: Mark, what: &'static str) -> Self {
         Self::ByHand { line: mark.line, column: mark.column, what }
     }
 }
 
-impl fmt::Display for EditFault {
+impl fmt::Display for EditError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Syntax(fault) => fault.fmt(formatter),
@@ -58,10 +58,10 @@ impl fmt::Display for EditFault {
     }
 }
 
-impl Error for EditFault {}
+impl Error for EditError {}
 
-impl From<SyntaxFault> for EditFault {
-    fn from(fault: SyntaxFault) -> Self {
+impl From<SyntaxError> for EditError {
+    fn from(fault: SyntaxError) -> Self {
         Self::Syntax(fault)
     }
 }

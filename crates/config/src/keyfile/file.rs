@@ -23,8 +23,8 @@ impl LockedFile {
     ///
     /// # Errors
     /// When the directory cannot be opened or locked, or the path is a link that leads nowhere.
-    pub fn open(path: &Path) -> Result<Self, FileFault> {
-        let fault = |doing| move |error| FileFault { doing, path: path.to_owned(), error };
+    pub fn open(path: &Path) -> Result<Self, FileError> {
+        let fault = |doing| move |error| FileError { doing, path: path.to_owned(), error };
         let target = target(path).map_err(fault("find"))?;
         let directory =
             File::open(target.parent().unwrap_or(Path::new("/"))).map_err(fault("open the directory of"))?;
@@ -36,7 +36,7 @@ impl LockedFile {
     ///
     /// # Errors
     /// When it cannot be read or is not UTF-8.
-    pub fn read(&self) -> Result<Option<String>, FileFault> {
+    pub fn read(&self) -> Result<Option<String>, FileError> {
         match fs::read_to_string(&self.target) {
             Ok(text) => Ok(Some(text)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -49,7 +49,7 @@ impl LockedFile {
     ///
     /// # Errors
     /// When a step of this fails, keeping its owner included.
-    pub fn write(&self, text: &str) -> Result<(), FileFault> {
+    pub fn write(&self, text: &str) -> Result<(), FileError> {
         let (fresh, file) = self.fresh().map_err(|error| self.fault("make a new file beside", error))?;
         let written = self.fill(&file, text).and_then(|()| fs::rename(&fresh, &self.target));
         if let Err(error) = written {
@@ -80,8 +80,8 @@ impl LockedFile {
         file.sync_all()
     }
 
-    fn fault(&self, doing: &'static str, error: io::Error) -> FileFault {
-        FileFault { doing, path: self.target.clone(), error }
+    fn fault(&self, doing: &'static str, error: io::Error) -> FileError {
+        FileError { doing, path: self.target.clone(), error }
     }
 }
 
@@ -120,19 +120,19 @@ fn target_of(path: &Path, found: io::Result<PathBuf>) -> io::Result<PathBuf> {
 
 /// What could not be done with a file, and why.
 #[derive(Debug)]
-pub struct FileFault {
+pub struct FileError {
     doing: &'static str,
     path: PathBuf,
     error: io::Error,
 }
 
-impl fmt::Display for FileFault {
+impl fmt::Display for FileError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "cannot {} {}: {}", self.doing, self.path.display(), self.error)
     }
 }
 
-impl Error for FileFault {
+impl Error for FileError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&self.error)
     }
@@ -148,7 +148,7 @@ mod tests {
         path.metadata().unwrap().mode() & 0o777
     }
 
-    fn write(path: &Path, text: &str) -> Result<(), FileFault> {
+    fn write(path: &Path, text: &str) -> Result<(), FileError> {
         LockedFile::open(path)?.write(text)
     }
 

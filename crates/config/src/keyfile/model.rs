@@ -4,15 +4,15 @@ use jiff::Timestamp;
 use keymeter_core::key::{KeyId, Retiring};
 use serde_yaml::{Mapping, Value};
 
-use super::{Change, EditFault, RETIRING, Setting, Step};
+use super::{Change, EditError, RETIRING, Setting, Step};
 
 /// The data of a keys file; null for one that is empty.
-pub(super) fn read(text: &str) -> Result<Value, EditFault> {
-    serde_yaml::from_str(text).map_err(|error| EditFault::Unreadable(error.to_string()))
+pub(super) fn read(text: &str) -> Result<Value, EditError> {
+    serde_yaml::from_str(text).map_err(|error| EditError::Unreadable(error.to_string()))
 }
 
 /// What is to be done for `change`; `None` where nothing is.
-pub(super) fn step(file: &Value, change: &Change) -> Result<Option<Step>, EditFault> {
+pub(super) fn step(file: &Value, change: &Change) -> Result<Option<Step>, EditError> {
     Ok(Some(match change {
         Change::Create { id, settings } => create(file, id, settings)?,
         Change::Set { id, setting } => {
@@ -55,14 +55,14 @@ pub(super) fn after(mut file: Value, step: &Step) -> Option<Value> {
 }
 
 /// Whether the one key with that id has a field of that name.
-pub(super) fn has_field(file: &Value, id: &KeyId, name: &str) -> Result<bool, EditFault> {
+pub(super) fn has_field(file: &Value, id: &KeyId, name: &str) -> Result<bool, EditError> {
     let key = place(file, id)?;
     Ok(at(file, key, &[name]).is_some())
 }
 
-fn create(file: &Value, id: &KeyId, settings: &[Setting]) -> Result<Step, EditFault> {
+fn create(file: &Value, id: &KeyId, settings: &[Setting]) -> Result<Step, EditError> {
     if keys(file).any(|(_, key)| has_id(key, id)) {
-        return Err(EditFault::Duplicate(id.clone()));
+        return Err(EditError::Duplicate(id.clone()));
     }
     let mut key = Value::from(Mapping::from_iter([(Value::from("id"), Value::from(id.as_str()))]));
     for setting in settings {
@@ -87,12 +87,12 @@ fn retired(old: &Retiring) -> Value {
 }
 
 /// Where in the list of keys the one with this id stands.
-fn place(file: &Value, id: &KeyId) -> Result<usize, EditFault> {
+fn place(file: &Value, id: &KeyId) -> Result<usize, EditError> {
     let mut places = keys(file).filter(|(_, key)| has_id(key, id)).map(|(place, _)| place);
     match (places.next(), places.next()) {
         (Some(place), None) => Ok(place),
-        (None, _) => Err(EditFault::Unknown(id.clone())),
-        _ => Err(EditFault::Duplicate(id.clone())),
+        (None, _) => Err(EditError::Unknown(id.clone())),
+        _ => Err(EditError::Duplicate(id.clone())),
     }
 }
 

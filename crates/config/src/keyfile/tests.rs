@@ -70,7 +70,7 @@ fn assert_edit(text: &str, change: &Change, replaced: &[(&str, &str)]) {
     assert_eq!(apply(text, std::slice::from_ref(change)).unwrap(), expected, "{change:?}");
 }
 
-fn fault(text: &str, change: &Change) -> EditFault {
+fn fault(text: &str, change: &Change) -> EditError {
     apply(text, std::slice::from_ref(change)).unwrap_err()
 }
 
@@ -244,7 +244,7 @@ fn what_looks_like_a_variable_is_written_so_that_it_is_not_one() {
 fn keys_that_give_their_secret_are_told_apart() {
     let text = "keys: [{id: a, secret: '${A}'}, {id: b, hash: x}]";
     assert_eq!((gives_secret(text, &id("a")), gives_secret(text, &id("b"))), (Ok(true), Ok(false)));
-    assert_eq!(gives_secret(text, &id("c")), Err(EditFault::Unknown(id("c"))));
+    assert_eq!(gives_secret(text, &id("c")), Err(EditError::Unknown(id("c"))));
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn what_is_shared_or_strange_is_left_to_people() {
     let rename = set("a", name("New"));
     let by_hand = |text: &str, line, column| {
         let fault = fault(text, &rename);
-        assert!(matches!(fault, EditFault::ByHand { line: l, column: c, .. } if (l, c) == (line, column)), "{fault:?}");
+        assert!(matches!(fault, EditError::ByHand { line: l, column: c, .. } if (l, c) == (line, column)), "{fault:?}");
         assert!(fault.to_string().ends_with("; edit the file by hand"), "{fault}");
     };
     by_hand("keys:\n- id: a\n  name: &n Old\n- id: b\n  name: *n\n", 3, 9);
@@ -262,24 +262,24 @@ fn what_is_shared_or_strange_is_left_to_people() {
     let shared = "keys:\n- &base\n  id: a\n  name: Old\n- id: b\n  <<: *base\n";
     by_hand(shared, 2, 3);
     let kept = "keys:\n- id: a\n  name: |+\n    x\n\n";
-    assert_eq!(fault(kept, &set("a", Setting::Enabled(true))), EditFault::Entangled);
+    assert_eq!(fault(kept, &set("a", Setting::Enabled(true))), EditError::Entangled);
     assert!(matches!(
         fault("keys:\n- id: a\n  limits: &l {x: 1}\n", &clear("a", Field::Limits)),
-        EditFault::ByHand { .. }
+        EditError::ByHand { .. }
     ));
     let number = "keys: [{id: a, limits: 5}]";
-    assert!(matches!(fault(number, &set("a", Setting::RequestsPerMinute(limit("1")))), EditFault::ByHand { .. }));
-    assert!(matches!(fault("keys: 5", &create("a")), EditFault::ByHand { .. } | EditFault::Entangled));
+    assert!(matches!(fault(number, &set("a", Setting::RequestsPerMinute(limit("1")))), EditError::ByHand { .. }));
+    assert!(matches!(fault("keys: 5", &create("a")), EditError::ByHand { .. } | EditError::Entangled));
 }
 
 #[test]
 fn what_is_no_keys_file_or_has_no_such_key_is_refused() {
     let delete = Change::Delete { id: id("a") };
-    assert!(matches!(fault("keys: [", &delete), EditFault::Syntax(_)));
-    assert!(matches!(fault("keys: []\nkeys: []\n", &delete), EditFault::Unreadable(_)));
-    assert_eq!(fault("upstreams: []", &create("a")), EditFault::NoKeys);
-    assert_eq!(fault("keys: []", &delete), EditFault::Unknown(id("a")));
-    assert_eq!(fault("keys: [{id: a}]", &create("a")), EditFault::Duplicate(id("a")));
-    assert_eq!(fault("keys: [{id: 7}]", &create("7")), EditFault::Duplicate(id("7")));
-    assert_eq!(fault("keys: [{id: a}, {id: a}]", &delete), EditFault::Duplicate(id("a")));
+    assert!(matches!(fault("keys: [", &delete), EditError::Syntax(_)));
+    assert!(matches!(fault("keys: []\nkeys: []\n", &delete), EditError::Unreadable(_)));
+    assert_eq!(fault("upstreams: []", &create("a")), EditError::NoKeys);
+    assert_eq!(fault("keys: []", &delete), EditError::Unknown(id("a")));
+    assert_eq!(fault("keys: [{id: a}]", &create("a")), EditError::Duplicate(id("a")));
+    assert_eq!(fault("keys: [{id: 7}]", &create("7")), EditError::Duplicate(id("7")));
+    assert_eq!(fault("keys: [{id: a}, {id: a}]", &delete), EditError::Duplicate(id("a")));
 }

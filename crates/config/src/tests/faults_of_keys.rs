@@ -1,12 +1,12 @@
 //! Faulty keys files, and exactly what is said of them.
 
-use keymeter_core::wallet::{Allowance, Word};
+use keymeter_core::wallet::{Allowance, BalanceUpdate};
 
 use super::*;
 
 fn of(text: &str) -> Vec<String> {
     let faults = keys::parse(text, Path::new("k"), true, &variable).expect_err(text);
-    faults.iter().map(Fault::to_string).collect()
+    faults.iter().map(ConfigError::to_string).collect()
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn of_a_services_record() {
     let record = with(r#","state":"archived","wallet":{"id":"ada","balance_usd":"1.5"},"team":"t","models":["m*"]"#);
     let (record, word) = record.unwrap();
     assert_eq!(record.wallet.as_deref(), Some("ada"));
-    assert_eq!(word, Some(Word { balance: "1.5".parse().unwrap(), allowance: None }));
+    assert_eq!(word, Some(BalanceUpdate { balance: "1.5".parse().unwrap(), allowance: None }));
     assert_eq!((record.id.as_str(), record.state), ("key_a", KeyState::Archived));
     assert!(record.may_call("m1") && !record.may_call("x"));
     assert_eq!(with(r#","enabled":false,"state":"active""#).unwrap().0.state, KeyState::Disabled, "the stricter one");

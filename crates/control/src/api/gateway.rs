@@ -25,7 +25,7 @@ use keymeter_core::{
     model_name::has_control,
     price::Usd,
     record::{Record, Session, decimal, text},
-    wallet::{Wish, Word},
+    wallet::{AllowanceRequest, BalanceUpdate},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -37,7 +37,7 @@ use crate::{
     caller::Gateway,
     refusal::{Refusal, RefusedRecord},
     store::{
-        StoreFault,
+        StoreError,
         changes::KeyChange,
         keys::Key,
         usage::{self, UsageFilter},
@@ -110,9 +110,9 @@ async fn word_for(
     wallet: &str,
     gateway: Option<Session>,
     now: Timestamp,
-) -> Result<Option<Word>, Refusal> {
+) -> Result<Option<BalanceUpdate>, Refusal> {
     let Some(gateway) = gateway else {
-        return Ok(plane.store.balance(wallet).await?.map(|balance| Word { balance, allowance: None }));
+        return Ok(plane.store.balance(wallet).await?.map(|balance| BalanceUpdate { balance, allowance: None }));
     };
     if let Some(word) = plane.store.word(wallet, gateway.as_str(), now).await? {
         return Ok(Some(word));
@@ -161,7 +161,7 @@ fn put(object: &mut Value, field: &str, value: Value) {
     }
 }
 
-fn wallet_json(wallet: &str, word: &Word) -> Value {
+fn wallet_json(wallet: &str, word: &BalanceUpdate) -> Value {
     let mut said = json!({"id": wallet, "balance_usd": word.balance.to_string()});
     if let Some(allowance) = word.allowance {
         let allowance = json!({
@@ -296,7 +296,7 @@ struct Asked {
 }
 
 /// Whether a gateway is granted less than it wants, and others hold some.
-fn is_elsewhere(word: &Word, wanted: Usd) -> bool {
+fn is_elsewhere(word: &BalanceUpdate, wanted: Usd) -> bool {
     let own = word.allowance.and_then(|allowance| allowance.granted.checked_sub(allowance.counted)).unwrap_or(wanted);
     own < wanted && own < word.balance
 }
@@ -356,7 +356,7 @@ fn readable(batch: &[Value]) -> Result<Vec<Record>, Refusal> {
 }
 
 /// Which of the records the store cannot take, where it does not take all of them for `fault`.
-async fn at_fault(plane: &Plane, records: &[Record], fault: StoreFault, now: Timestamp) -> Result<Refusal, StoreFault> {
+async fn at_fault(plane: &Plane, records: &[Record], fault: StoreError, now: Timestamp) -> Result<Refusal, StoreError> {
     let refused = usage::unstorable(&plane.store, records, now).await?;
     if refused.is_empty() {
         // They are, taken together.
@@ -374,7 +374,7 @@ fn shortened(text: &str) -> String {
 }
 
 /// Takes records in, and says what is granted of each wallet that was asked for.
-async fn keep(plane: &Plane, batch: &Batch, records: &[Record], now: Timestamp) -> Result<Vec<Value>, StoreFault> {
+async fn keep(plane: &Plane, batch: &Batch, records: &[Record], now: Timestamp) -> Result<Vec<Value>, StoreError> {
     let mut tx = plane.store.begin().await?;
     // In one order, so that two gateways do not wait for each other.
     let charged = records.iter().filter_map(|record| record.wallet.as_deref());
@@ -386,7 +386,7 @@ async fn keep(plane: &Plane, batch: &Batch, records: &[Record], now: Timestamp) 
     let (mut words, mut recalled) = (Vec::with_capacity(batch.wallets.len()), Vec::new());
     for Asked { id, version, wanted_usd: wanted, granted_usd: granted } in &batch.wallets {
         let (version, wanted, granted) = (*version, *wanted, *granted);
-        let wish = Wish { wallet: id.as_str().into(), version, wanted, granted };
+        let wish = AllowanceRequest { wallet: id.as_str().into(), version, wanted, granted };
         if let Some(word) = wallets::grant(&mut tx, &wish.wallet, batch.gateway.as_str(), Some(&wish), now).await? {
             words.push(wallet_json(&wish.wallet, &word));
             if is_elsewhere(&word, wanted) {

@@ -24,7 +24,7 @@ use crate::{
     caller::{Caller, Who, new_token},
     refusal::{ErrorBody, Refusal},
     store::{
-        self, StoreFault, Tx,
+        self, StoreError, Tx,
         audit::{OPERATOR, note},
         invitations::Invitation,
         keys, membership,
@@ -391,7 +391,7 @@ fn named(id: String, name: String) -> Result<(String, String), Refusal> {
     Ok((id, name))
 }
 
-fn taken(fault: StoreFault, id: &str) -> Refusal {
+fn taken(fault: StoreError, id: &str) -> Refusal {
     if fault.is_duplicate() {
         return Refusal::conflict(format!("`{id}` is the id of a user or a team already"));
     }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use keymeter_core::{hex, key::KeyHash};
 use sha2::Sha256;
 
-use crate::store::{Store, StoreFault};
+use crate::store::{Store, StoreError};
 
 /// Twelve hours, in seconds.
 const LIFE: i64 = 12 * 3600;
@@ -46,7 +46,7 @@ impl Sessions {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn open(store: &Store, operator: &KeyHash) -> Result<Self, StoreFault> {
+    pub async fn open(store: &Store, operator: &KeyHash) -> Result<Self, StoreError> {
         let key = format!("{} {}", store.page_secret().await?.reveal(), operator.to_hex());
         Ok(Self { mac: keyed(key.as_bytes()) })
     }
@@ -113,7 +113,7 @@ impl Session {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn end(&self, store: &Store) -> Result<(), StoreFault> {
+    pub async fn end(&self, store: &Store) -> Result<(), StoreError> {
         store.end_session(&self.nonce, self.until).await
     }
 
@@ -121,7 +121,7 @@ impl Session {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn is_over(&self, store: &Store) -> Result<bool, StoreFault> {
+    pub async fn is_over(&self, store: &Store) -> Result<bool, StoreError> {
         store.is_session_ended(&self.nonce).await
     }
 

@@ -158,8 +158,8 @@ impl From<getrandom::Error> for Trouble {
     }
 }
 
-impl From<crate::store::StoreFault> for Trouble {
-    fn from(fault: crate::store::StoreFault) -> Self {
+impl From<crate::store::StoreError> for Trouble {
+    fn from(fault: crate::store::StoreError) -> Self {
         Self(fault.into())
     }
 }

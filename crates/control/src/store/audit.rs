@@ -6,7 +6,7 @@ use serde_json::Value;
 use sqlx::Row;
 use utoipa::ToSchema;
 
-use super::{Store, StoreFault, Tx, micros, next_number, timestamp};
+use super::{Store, StoreError, Tx, micros, next_number, timestamp};
 
 /// One thing that was done.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -97,7 +97,7 @@ pub async fn note(
     target: &str,
     detail: &Value,
     now: Timestamp,
-) -> Result<(), StoreFault> {
+) -> Result<(), StoreError> {
     let seq = next_number(tx, "audit").await?;
     let sql = "INSERT INTO audit (seq, at, actor, actor_kind, address, action, target, detail) \
                VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
@@ -111,7 +111,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn audit(&self, before: Option<i64>, most: i64) -> Result<Vec<AuditEntry>, StoreFault> {
+    pub async fn audit(&self, before: Option<i64>, most: i64) -> Result<Vec<AuditEntry>, StoreError> {
         // Of entries of earlier versions the name tells, unless a user had the operator's at the time.
         let sql = "SELECT seq, at, actor, CASE WHEN actor_kind <> '' THEN actor_kind \
                    WHEN actor <> 'operator' THEN 'user' \

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sqlx::Row;
 
-use super::{Store, StoreFault, Tx, micros, news, next_number, optional};
+use super::{Store, StoreError, Tx, micros, news, next_number, optional};
 
 /// A changed key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ const KEPT: i64 = 100_000;
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn note(tx: &mut Tx, key_id: &str, hash: Option<&str>, now: Timestamp) -> Result<(), StoreFault> {
+pub async fn note(tx: &mut Tx, key_id: &str, hash: Option<&str>, now: Timestamp) -> Result<(), StoreError> {
     let seq = next_number(tx, "changes").await?;
     let sql = "INSERT INTO changes (seq, key_id, hash, at) VALUES ($1, $2, $3, $4)";
     sqlx::query(sql).bind(seq).bind(key_id).bind(hash).bind(micros(now)).execute(&mut **tx).await?;
@@ -37,7 +37,7 @@ pub async fn note(tx: &mut Tx, key_id: &str, hash: Option<&str>, now: Timestamp)
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn note_wallet(tx: &mut Tx, wallet: &str, now: Timestamp) -> Result<(), StoreFault> {
+pub async fn note_wallet(tx: &mut Tx, wallet: &str, now: Timestamp) -> Result<(), StoreError> {
     let sql = "SELECT id FROM keys WHERE wallet = $1 AND deleted_at IS NULL";
     let keys = sqlx::query(sql).bind(wallet).fetch_all(&mut **tx).await?;
     for key in keys {
@@ -51,7 +51,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn last_change(&self) -> Result<i64, StoreFault> {
+    pub async fn last_change(&self) -> Result<i64, StoreError> {
         let sql = "SELECT value FROM counters WHERE name = 'changes'";
         Ok(sqlx::query(sql).fetch_one(self.reader()).await?.try_get(0)?)
     }
@@ -61,14 +61,14 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn changes_after(&self, seq: i64, most: i64) -> Result<Option<Vec<KeyChange>>, StoreFault> {
+    pub async fn changes_after(&self, seq: i64, most: i64) -> Result<Option<Vec<KeyChange>>, StoreError> {
         let last = self.last_change().await?;
         let sql = "SELECT seq, key_id, hash FROM changes WHERE seq > $1 ORDER BY seq LIMIT $2";
         let rows = sqlx::query(sql).bind(seq).bind(most).fetch_all(self.reader()).await?;
         let change = |row: &sqlx::any::AnyRow| {
             Ok(KeyChange { seq: row.try_get("seq")?, key_id: row.try_get("key_id")?, hash: optional(row, "hash")? })
         };
-        let changes: Vec<KeyChange> = rows.iter().map(change).collect::<Result<_, StoreFault>>()?;
+        let changes: Vec<KeyChange> = rows.iter().map(change).collect::<Result<_, StoreError>>()?;
         let next = changes.first().map_or(last + 1, |change| change.seq);
         // The last number may have been read before the changes were.
         let is_whole = next <= seq + 1 || (changes.is_empty() && seq == last);

@@ -9,21 +9,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::StoreFault;
+use super::StoreError;
 
 /// What SQLite keeps beside a database. It gives these the mode of the database when it makes them.
 const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// Makes the file and its folder where they are missing, takes the files of an earlier version from everybody else, and
 /// gives the URL by which SQLite is to open it.
-pub(super) fn prepared(path: &Path) -> Result<String, StoreFault> {
+pub(super) fn prepared(path: &Path) -> Result<String, StoreError> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::create_dir_all(folder).map_err(|fault| StoreFault::Folder(folder.to_owned(), fault))?;
+        fs::create_dir_all(folder).map_err(|fault| StoreError::Folder(folder.to_owned(), fault))?;
     }
-    let text = path.to_str().ok_or_else(|| StoreFault::Path(path.to_owned()))?;
-    make(path).map_err(|fault| StoreFault::File(path.to_owned(), fault))?;
+    let text = path.to_str().ok_or_else(|| StoreError::Path(path.to_owned()))?;
+    make(path).map_err(|fault| StoreError::File(path.to_owned(), fault))?;
     for file in std::iter::once(path.to_owned()).chain(BESIDE.map(|ending| beside(path, ending))) {
-        keep_from_others(&file).map_err(|fault| StoreFault::File(file, fault))?;
+        keep_from_others(&file).map_err(|fault| StoreError::File(file, fault))?;
     }
     let escaped = text.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
     Ok(format!("sqlite://{escaped}?mode=rwc"))

@@ -9,7 +9,7 @@ use sqlx::{Row, any::AnyRow};
 use utoipa::ToSchema;
 
 use super::{
-    Store, StoreFault, Tx, micros, optional,
+    Store, StoreError, Tx, micros, optional,
     people::{Role, role},
     timestamp,
 };
@@ -72,7 +72,7 @@ pub async fn invite(
     role: Role,
     invited_by: &str,
     now: Timestamp,
-) -> Result<(), StoreFault> {
+) -> Result<(), StoreError> {
     let sql = "INSERT INTO invitations (team_id, user_id, role, invited_by, at) VALUES ($1, $2, $3, $4, $5) \
                ON CONFLICT (team_id, user_id) DO UPDATE SET role = excluded.role, invited_by = excluded.invited_by, \
                at = CASE WHEN invitations.declined_at IS NULL THEN invitations.at ELSE excluded.at END, \
@@ -86,7 +86,7 @@ pub async fn invite(
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn open(tx: &mut Tx, team: &str, user: &str) -> Result<Option<Invitation>, StoreFault> {
+pub async fn open(tx: &mut Tx, team: &str, user: &str) -> Result<Option<Invitation>, StoreError> {
     let sql = format!("{SELECT} WHERE i.team_id = $1 AND i.user_id = $2 AND i.declined_at IS NULL");
     let row = sqlx::query(&sql).bind(team).bind(user).fetch_optional(&mut **tx).await?;
     row.as_ref().map(invitation_of).transpose()
@@ -96,7 +96,7 @@ pub async fn open(tx: &mut Tx, team: &str, user: &str) -> Result<Option<Invitati
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn declined_at(tx: &mut Tx, team: &str, user: &str) -> Result<Option<Timestamp>, StoreFault> {
+pub async fn declined_at(tx: &mut Tx, team: &str, user: &str) -> Result<Option<Timestamp>, StoreError> {
     let sql = "SELECT declined_at FROM invitations WHERE team_id = $1 AND user_id = $2 AND declined_at IS NOT NULL";
     let row = sqlx::query(sql).bind(team).bind(user).fetch_optional(&mut **tx).await?;
     row.map(|row| Ok(timestamp(row.try_get("declined_at")?))).transpose()
@@ -106,7 +106,7 @@ pub async fn declined_at(tx: &mut Tx, team: &str, user: &str) -> Result<Option<T
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn open_counts(tx: &mut Tx, team: &str, user: &str) -> Result<(i64, i64), StoreFault> {
+pub async fn open_counts(tx: &mut Tx, team: &str, user: &str) -> Result<(i64, i64), StoreError> {
     let sql = "SELECT CAST(COUNT(*) AS BIGINT) FROM invitations WHERE team_id = $1 AND declined_at IS NULL";
     let of_team = sqlx::query(sql).bind(team).fetch_one(&mut **tx).await?.try_get(0)?;
     let sql = "SELECT CAST(COUNT(*) AS BIGINT) FROM invitations WHERE user_id = $1 AND declined_at IS NULL";
@@ -118,7 +118,7 @@ pub async fn open_counts(tx: &mut Tx, team: &str, user: &str) -> Result<(i64, i6
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn decline(tx: &mut Tx, team: &str, user: &str, now: Timestamp) -> Result<(), StoreFault> {
+pub async fn decline(tx: &mut Tx, team: &str, user: &str, now: Timestamp) -> Result<(), StoreError> {
     let sql = "UPDATE invitations SET declined_at = $1 WHERE team_id = $2 AND user_id = $3 AND declined_at IS NULL";
     sqlx::query(sql).bind(micros(now)).bind(team).bind(user).execute(&mut **tx).await?;
     Ok(())
@@ -128,7 +128,7 @@ pub async fn decline(tx: &mut Tx, team: &str, user: &str, now: Timestamp) -> Res
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn remove(tx: &mut Tx, team: &str, user: &str) -> Result<bool, StoreFault> {
+pub async fn remove(tx: &mut Tx, team: &str, user: &str) -> Result<bool, StoreError> {
     let sql = "DELETE FROM invitations WHERE team_id = $1 AND user_id = $2 AND declined_at IS NULL";
     let removed = sqlx::query(sql).bind(team).bind(user).execute(&mut **tx).await?;
     Ok(removed.rows_affected() > 0)
@@ -139,7 +139,7 @@ pub async fn remove(tx: &mut Tx, team: &str, user: &str) -> Result<bool, StoreFa
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn remove_beyond(tx: &mut Tx, team: &str, invited_by: &str, role: Option<Role>) -> Result<(), StoreFault> {
+pub async fn remove_beyond(tx: &mut Tx, team: &str, invited_by: &str, role: Option<Role>) -> Result<(), StoreError> {
     let sql = match role {
         Some(Role::Owner) => return Ok(()),
         Some(Role::Admin) => {
@@ -157,7 +157,7 @@ pub async fn remove_beyond(tx: &mut Tx, team: &str, invited_by: &str, role: Opti
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn forget_team(tx: &mut Tx, team: &str) -> Result<(), StoreFault> {
+pub async fn forget_team(tx: &mut Tx, team: &str) -> Result<(), StoreError> {
     sqlx::query("DELETE FROM invitations WHERE team_id = $1").bind(team).execute(&mut **tx).await?;
     Ok(())
 }
@@ -166,7 +166,7 @@ pub async fn forget_team(tx: &mut Tx, team: &str) -> Result<(), StoreFault> {
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn forget_user(tx: &mut Tx, user: &str) -> Result<(), StoreFault> {
+pub async fn forget_user(tx: &mut Tx, user: &str) -> Result<(), StoreError> {
     sqlx::query("DELETE FROM invitations WHERE user_id = $1").bind(user).execute(&mut **tx).await?;
     Ok(())
 }
@@ -181,7 +181,7 @@ impl Store {
         filter: InvitationFilter<'_>,
         (after_team, after_user): (&str, &str),
         most: i64,
-    ) -> Result<Vec<Invitation>, StoreFault> {
+    ) -> Result<Vec<Invitation>, StoreError> {
         let sql = format!(
             "{SELECT} WHERE i.declined_at IS NULL AND ($1 = 1 OR i.team_id = $2) AND ($3 = 1 OR i.user_id = $4) \
              AND (i.team_id > $5 OR (i.team_id = $6 AND i.user_id > $7)) ORDER BY i.team_id, i.user_id LIMIT $8"
@@ -197,7 +197,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn forget_declined(&self, end: Timestamp) -> Result<u64, StoreFault> {
+    pub async fn forget_declined(&self, end: Timestamp) -> Result<u64, StoreError> {
         let mut tx = self.begin().await?;
         let gone = sqlx::query("DELETE FROM invitations WHERE declined_at < $1").bind(micros(end));
         let gone = gone.execute(&mut *tx).await?.rows_affected();
@@ -206,7 +206,7 @@ impl Store {
     }
 }
 
-fn invitation_of(row: &AnyRow) -> Result<Invitation, StoreFault> {
+fn invitation_of(row: &AnyRow) -> Result<Invitation, StoreError> {
     let is_open = optional::<i64>(row, "declined_at")?.is_none();
     Ok(Invitation {
         team: row.try_get("team_id")?,

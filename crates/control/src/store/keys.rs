@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Row, any::AnyRow};
 use utoipa::ToSchema;
 
-use super::{Store, StoreFault, Tx, changes, micros, optional, timestamp};
+use super::{Store, StoreError, Tx, changes, micros, optional, timestamp};
 
 /// A key, as those see it who may manage or use it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -129,7 +129,7 @@ const SELECT: &str = "SELECT k.id, k.name, k.masked, k.enabled, k.owner, k.team,
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn create(tx: &mut Tx, id: &KeyId, secret: &Secret, new: &NewKey, now: Timestamp) -> Result<(), StoreFault> {
+pub async fn create(tx: &mut Tx, id: &KeyId, secret: &Secret, new: &NewKey, now: Timestamp) -> Result<(), StoreError> {
     let sql = "INSERT INTO keys (id, name, masked, enabled, owner, team, wallet, models, limits, expires_at, \
                created_by, created_at, updated_at) VALUES ($1, $2, $3, 1, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
     let wallet = new.team.as_ref().or(new.owner.as_ref());
@@ -143,7 +143,7 @@ pub async fn create(tx: &mut Tx, id: &KeyId, secret: &Secret, new: &NewKey, now:
     changes::note(tx, id.as_str(), Some(&hash), now).await
 }
 
-async fn add_secret(tx: &mut Tx, id: &str, hash: &str) -> Result<(), StoreFault> {
+async fn add_secret(tx: &mut Tx, id: &str, hash: &str) -> Result<(), StoreError> {
     let sql = "INSERT INTO secrets (hash, key_id) VALUES ($1, $2)";
     sqlx::query(sql).bind(hash).bind(id).execute(&mut **tx).await?;
     Ok(())
@@ -153,7 +153,7 @@ async fn add_secret(tx: &mut Tx, id: &str, hash: &str) -> Result<(), StoreFault>
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn find(tx: &mut Tx, id: &str) -> Result<Option<Key>, StoreFault> {
+pub async fn find(tx: &mut Tx, id: &str) -> Result<Option<Key>, StoreError> {
     sqlx::query("UPDATE keys SET updated_at = updated_at WHERE id = $1").bind(id).execute(&mut **tx).await?;
     let row = sqlx::query(&format!("{SELECT} WHERE k.id = $1")).bind(id).fetch_optional(&mut **tx).await?;
     let Some(row) = row else { return Ok(None) };
@@ -166,7 +166,7 @@ pub async fn find(tx: &mut Tx, id: &str) -> Result<Option<Key>, StoreFault> {
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn update(tx: &mut Tx, key: &Key, now: Timestamp) -> Result<(), StoreFault> {
+pub async fn update(tx: &mut Tx, key: &Key, now: Timestamp) -> Result<(), StoreError> {
     let sql = "UPDATE keys SET name = $1, enabled = $2, models = $3, limits = $4, expires_at = $5, updated_at = $6 \
                WHERE id = $7";
     let query = sqlx::query(sql).bind(&key.name).bind(i64::from(key.enabled)).bind(models_text(key.models.as_ref()));
@@ -185,7 +185,7 @@ pub async fn regenerate(
     secret: &Secret,
     retires: Option<Timestamp>,
     now: Timestamp,
-) -> Result<(), StoreFault> {
+) -> Result<(), StoreError> {
     match retires {
         Some(end) => {
             let sql = "UPDATE secrets SET not_after = $1 WHERE key_id = $2 AND not_after IS NULL";
@@ -208,7 +208,7 @@ pub async fn regenerate(
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn delete(tx: &mut Tx, key: &Key, now: Timestamp) -> Result<(), StoreFault> {
+pub async fn delete(tx: &mut Tx, key: &Key, now: Timestamp) -> Result<(), StoreError> {
     remove_secrets(tx, &key.id).await?;
     let sql = "UPDATE keys SET deleted_at = $1, updated_at = $2 WHERE id = $3";
     sqlx::query(sql).bind(micros(now)).bind(micros(now)).bind(&key.id).execute(&mut **tx).await?;
@@ -220,7 +220,7 @@ pub async fn delete(tx: &mut Tx, key: &Key, now: Timestamp) -> Result<(), StoreF
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn find_personal(tx: &mut Tx, user: &str) -> Result<Vec<Key>, StoreFault> {
+pub async fn find_personal(tx: &mut Tx, user: &str) -> Result<Vec<Key>, StoreError> {
     let sql = "SELECT id FROM keys WHERE owner = $1 AND team IS NULL AND deleted_at IS NULL ORDER BY id";
     find_all(tx, sql, user).await
 }
@@ -229,11 +229,11 @@ pub async fn find_personal(tx: &mut Tx, user: &str) -> Result<Vec<Key>, StoreFau
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn find_of_team(tx: &mut Tx, team: &str) -> Result<Vec<Key>, StoreFault> {
+pub async fn find_of_team(tx: &mut Tx, team: &str) -> Result<Vec<Key>, StoreError> {
     find_all(tx, "SELECT id FROM keys WHERE team = $1 AND deleted_at IS NULL ORDER BY id", team).await
 }
 
-async fn find_all(tx: &mut Tx, sql: &str, whose: &str) -> Result<Vec<Key>, StoreFault> {
+async fn find_all(tx: &mut Tx, sql: &str, whose: &str) -> Result<Vec<Key>, StoreError> {
     let ids = sqlx::query(sql).bind(whose).fetch_all(&mut **tx).await?;
     let mut keys = Vec::with_capacity(ids.len());
     for id in ids {
@@ -244,13 +244,13 @@ async fn find_all(tx: &mut Tx, sql: &str, whose: &str) -> Result<Vec<Key>, Store
     Ok(keys)
 }
 
-async fn remove_secrets(tx: &mut Tx, id: &str) -> Result<(), StoreFault> {
+async fn remove_secrets(tx: &mut Tx, id: &str) -> Result<(), StoreError> {
     sqlx::query("DELETE FROM secrets WHERE key_id = $1").bind(id).execute(&mut **tx).await?;
     Ok(())
 }
 
 /// A gateway that knows nothing of the key's id may still know its secrets, as unknown ones.
-async fn tell_all_hashes(tx: &mut Tx, key: &Key, now: Timestamp) -> Result<(), StoreFault> {
+async fn tell_all_hashes(tx: &mut Tx, key: &Key, now: Timestamp) -> Result<(), StoreError> {
     let retiring = key.retiring.iter().map(|retiring| &retiring.hash);
     for hash in key.hash.iter().chain(retiring) {
         changes::note(tx, &key.id, Some(hash), now).await?;
@@ -266,7 +266,7 @@ pub async fn created_before(
     tx: &mut Tx,
     actor: &str,
     idempotency_key: &str,
-) -> Result<Option<(String, String)>, StoreFault> {
+) -> Result<Option<(String, String)>, StoreError> {
     let sql = "SELECT key_id, digest FROM created WHERE actor = $1 AND idempotency_key = $2";
     let row = sqlx::query(sql).bind(actor).bind(idempotency_key).fetch_optional(&mut **tx).await?;
     row.map(|row| Ok((row.try_get("key_id")?, row.try_get("digest")?))).transpose()
@@ -283,7 +283,7 @@ pub async fn note_created(
     digest: &str,
     id: &KeyId,
     now: Timestamp,
-) -> Result<(), StoreFault> {
+) -> Result<(), StoreError> {
     let sql = "INSERT INTO created (actor, idempotency_key, digest, key_id, at) VALUES ($1, $2, $3, $4, $5)";
     let query = sqlx::query(sql).bind(actor).bind(idempotency_key).bind(digest).bind(id.as_str()).bind(micros(now));
     query.execute(&mut **tx).await?;
@@ -295,7 +295,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn key_by_hash(&self, hash: &KeyHash, now: Timestamp) -> Result<Option<Key>, StoreFault> {
+    pub async fn key_by_hash(&self, hash: &KeyHash, now: Timestamp) -> Result<Option<Key>, StoreError> {
         let sql = "SELECT key_id FROM secrets WHERE hash = $1 AND (not_after IS NULL OR not_after >= $2)";
         let row = sqlx::query(sql).bind(hash.to_hex()).bind(micros(now)).fetch_optional(self.reader()).await?;
         let Some(row) = row else { return Ok(None) };
@@ -306,7 +306,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn key(&self, id: &str) -> Result<Option<Key>, StoreFault> {
+    pub async fn key(&self, id: &str) -> Result<Option<Key>, StoreError> {
         let row = sqlx::query(&format!("{SELECT} WHERE k.id = $1")).bind(id).fetch_optional(self.reader()).await?;
         let Some(row) = row else { return Ok(None) };
         let sql = "SELECT hash, not_after FROM secrets WHERE key_id = $1 AND not_after IS NOT NULL ORDER BY not_after";
@@ -318,7 +318,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn keys(&self, filter: &KeyFilter, after: &str, most: i64) -> Result<Vec<Key>, StoreFault> {
+    pub async fn keys(&self, filter: &KeyFilter, after: &str, most: i64) -> Result<Vec<Key>, StoreError> {
         let sql = format!(
             "{SELECT} WHERE k.id > $1 AND ($2 = 1 OR k.deleted_at IS NULL) \
              AND ($3 = 1 OR (k.owner = $4 AND k.team IS NULL) OR k.team = $5) ORDER BY k.id LIMIT $6"
@@ -337,9 +337,9 @@ impl Store {
     }
 }
 
-fn key(row: &AnyRow, retiring: &[AnyRow]) -> Result<Key, StoreFault> {
+fn key(row: &AnyRow, retiring: &[AnyRow]) -> Result<Key, StoreError> {
     let id: String = row.try_get("id")?;
-    let corrupt = |what: &str| StoreFault::Corrupt(format!("the {what} of the key {id}"));
+    let corrupt = |what: &str| StoreError::Corrupt(format!("the {what} of the key {id}"));
     let models = optional::<String>(row, "models")?.map(|text| serde_json::from_str(&text)).transpose();
     let limits = serde_json::from_str(&row.try_get::<String, _>("limits")?);
     let enabled = row.try_get::<i64, _>("enabled")? != 0;
@@ -366,7 +366,7 @@ fn key(row: &AnyRow, retiring: &[AnyRow]) -> Result<Key, StoreFault> {
         models: models.map_err(|_| corrupt("models"))?,
         limits: limits.map_err(|_| corrupt("limits"))?,
         expires_at: optional(row, "expires_at")?.map(timestamp),
-        retiring: retiring.collect::<Result<_, StoreFault>>()?,
+        retiring: retiring.collect::<Result<_, StoreError>>()?,
         created_by: row.try_get("created_by")?,
         created_at: timestamp(row.try_get("created_at")?),
         deleted_at,

@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 
 use super::{
-    StoreFault, Tx, invitations,
+    StoreError, Tx, invitations,
     people::{self, Role, User},
 };
 
@@ -13,7 +13,7 @@ use super::{
 ///
 /// # Errors
 /// When the user is on another team, or the database does not answer.
-pub async fn place(tx: &mut Tx, team: &str, user: &User, role: Role, now: Timestamp) -> Result<bool, StoreFault> {
+pub async fn place(tx: &mut Tx, team: &str, user: &User, role: Role, now: Timestamp) -> Result<bool, StoreError> {
     if role == Role::Owner
         && let Some(owner) = people::owner_of(tx, team).await?.filter(|owner| *owner != user.id)
     {
@@ -32,7 +32,7 @@ pub async fn place(tx: &mut Tx, team: &str, user: &User, role: Role, now: Timest
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn change_role(tx: &mut Tx, team: &str, user: &str, role: Role) -> Result<(), StoreFault> {
+pub async fn change_role(tx: &mut Tx, team: &str, user: &str, role: Role) -> Result<(), StoreError> {
     people::promote(tx, user, role).await?;
     invitations::remove_beyond(tx, team, user, Some(role)).await
 }
@@ -41,7 +41,7 @@ pub async fn change_role(tx: &mut Tx, team: &str, user: &str, role: Role) -> Res
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn remove(tx: &mut Tx, team: &str, user: &str, now: Timestamp) -> Result<(), StoreFault> {
+pub async fn remove(tx: &mut Tx, team: &str, user: &str, now: Timestamp) -> Result<(), StoreError> {
     invitations::remove(tx, team, user).await?;
     invitations::remove_beyond(tx, team, user, None).await?;
     people::leave(tx, user, now).await

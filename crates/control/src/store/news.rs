@@ -15,7 +15,7 @@ use keymeter_config::Database;
 use sqlx::postgres::PgListener;
 use tokio::sync::{broadcast, watch};
 
-use super::{Engine, Store, StoreFault, Tx};
+use super::{Engine, Store, StoreError, Tx};
 
 /// What was told.
 #[derive(Clone)]
@@ -73,7 +73,7 @@ impl News {
 
 /// Why an instance does not hear the others.
 #[derive(Debug)]
-enum DeafFault {
+enum DeafError {
     /// The database does not answer.
     Database(sqlx::Error),
     /// The connection was lost.
@@ -82,13 +82,13 @@ enum DeafFault {
     Silent,
 }
 
-impl From<sqlx::Error> for DeafFault {
+impl From<sqlx::Error> for DeafError {
     fn from(fault: sqlx::Error) -> Self {
         Self::Database(fault)
     }
 }
 
-impl fmt::Display for DeafFault {
+impl fmt::Display for DeafError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Database(fault) => fault.fmt(formatter),
@@ -102,7 +102,7 @@ impl fmt::Display for DeafFault {
 ///
 /// # Errors
 /// When the database does not answer.
-pub(super) async fn tell_all(tx: &mut Tx) -> Result<(), StoreFault> {
+pub(super) async fn tell_all(tx: &mut Tx) -> Result<(), StoreError> {
     if tx.backend_name() == "PostgreSQL" {
         sqlx::query("SELECT 1 FROM pg_notify($1, $2)").bind(CHANNEL).bind(CHANGED).execute(&mut **tx).await?;
     }
@@ -160,7 +160,7 @@ impl Store {
         }
     }
 
-    async fn listen_on(&self, url: &str) -> Result<Infallible, DeafFault> {
+    async fn listen_on(&self, url: &str) -> Result<Infallible, DeafError> {
         let mut listener = PgListener::connect(url).await?;
         // A connection that is lost is found out here, and not made again behind our back.
         listener.eager_reconnect(false);
@@ -170,14 +170,14 @@ impl Store {
         loop {
             match tokio::time::timeout(ALIVE, listener.try_recv()).await {
                 Ok(told) => {
-                    self.news.hear(told?.ok_or(DeafFault::Lost)?.payload());
+                    self.news.hear(told?.ok_or(DeafError::Lost)?.payload());
                     heard = Instant::now();
                     if !self.news.is_listening.swap(true, Ordering::AcqRel) {
                         // What was told before is not told again.
                         self.news.tell_changed();
                     }
                 }
-                Err(_) if heard < asked => return Err(DeafFault::Silent),
+                Err(_) if heard < asked => return Err(DeafError::Silent),
                 Err(_) => {}
             }
             if asked.elapsed() >= ALIVE {

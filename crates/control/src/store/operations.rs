@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sqlx::Row;
 
-use super::{Store, StoreFault, Tx, micros};
+use super::{Store, StoreError, Tx, micros};
 
 /// What is counted, each kind by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub async fn count(
     user: &str,
     most: u32,
     now: Timestamp,
-) -> Result<Result<(), Duration>, StoreFault> {
+) -> Result<Result<(), Duration>, StoreError> {
     let (table, now) = (operation.table(), micros(now));
     // Holds the user, so that two requests at once do not both take the last.
     sqlx::query("UPDATE users SET name = name WHERE id = $1").bind(user).execute(&mut **tx).await?;
@@ -65,7 +65,7 @@ async fn wait<'executor>(
     user: &str,
     most: u32,
     now: i64,
-) -> Result<Option<Duration>, StoreFault> {
+) -> Result<Option<Duration>, StoreError> {
     let Some(before) = most.checked_sub(1) else { return Ok(Some(Duration::from_micros(HOUR.unsigned_abs()))) };
     // The one that has to be an hour ago: so many came after it.
     let sql = format!(
@@ -91,7 +91,7 @@ impl Store {
         user: &str,
         most: u32,
         now: Timestamp,
-    ) -> Result<Result<(), Duration>, StoreFault> {
+    ) -> Result<Result<(), Duration>, StoreError> {
         if let Some(wait) = wait(self.reader(), operation, user, most, micros(now)).await? {
             return Ok(Err(wait));
         }
@@ -106,7 +106,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn forget_operations(&self, now: Timestamp) -> Result<(), StoreFault> {
+    pub async fn forget_operations(&self, now: Timestamp) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         for operation in Operation::ALL {
             let sql = format!("DELETE FROM {} WHERE at <= $1", operation.table());

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use keymeter_core::{key::Secret, price::Usd};
 use sqlx::Row;
 
-use super::{Store, StoreFault, micros, optional, timestamp};
+use super::{Store, StoreError, micros, optional, timestamp};
 
 /// What a key cost of late, and when it was used last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,8 +22,8 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer, or the operating system gives no randomness.
-    pub async fn page_secret(&self) -> Result<Secret, StoreFault> {
-        let new = Secret::generate().map_err(StoreFault::Randomness)?;
+    pub async fn page_secret(&self) -> Result<Secret, StoreError> {
+        let new = Secret::generate().map_err(StoreError::Randomness)?;
         let mut tx = self.begin().await?;
         let sql = "INSERT INTO page_secret (id, secret) VALUES (1, $1) ON CONFLICT (id) DO NOTHING";
         sqlx::query(sql).bind(new.reveal()).execute(&mut *tx).await?;
@@ -37,7 +37,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn end_session(&self, nonce: &str, until: i64) -> Result<(), StoreFault> {
+    pub async fn end_session(&self, nonce: &str, until: i64) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         let sql = "INSERT INTO ended_sessions (nonce, until) VALUES ($1, $2) ON CONFLICT (nonce) DO NOTHING";
         sqlx::query(sql).bind(nonce).bind(until).execute(&mut *tx).await?;
@@ -48,7 +48,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn is_session_ended(&self, nonce: &str) -> Result<bool, StoreFault> {
+    pub async fn is_session_ended(&self, nonce: &str) -> Result<bool, StoreError> {
         let sql = "SELECT nonce FROM ended_sessions WHERE nonce = $1";
         Ok(sqlx::query(sql).bind(nonce).fetch_optional(self.reader()).await?.is_some())
     }
@@ -57,7 +57,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn forget_sessions(&self, now: Timestamp) -> Result<u64, StoreFault> {
+    pub async fn forget_sessions(&self, now: Timestamp) -> Result<u64, StoreError> {
         let mut tx = self.begin().await?;
         let gone = sqlx::query("DELETE FROM ended_sessions WHERE until <= $1").bind(now.as_second());
         let gone = gone.execute(&mut *tx).await?.rows_affected();
@@ -69,7 +69,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn lately(&self, keys: &[&str], since: Timestamp) -> Result<HashMap<String, Lately>, StoreFault> {
+    pub async fn lately(&self, keys: &[&str], since: Timestamp) -> Result<HashMap<String, Lately>, StoreError> {
         if keys.is_empty() {
             return Ok(HashMap::new());
         }
@@ -93,7 +93,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn teams(&self, after: &str, most: i64) -> Result<Vec<(String, String)>, StoreFault> {
+    pub async fn teams(&self, after: &str, most: i64) -> Result<Vec<(String, String)>, StoreError> {
         let sql = "SELECT id, name FROM teams WHERE id > $1 AND deleted_at IS NULL ORDER BY id LIMIT $2";
         let rows = sqlx::query(sql).bind(after).bind(most).fetch_all(self.reader()).await?;
         rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("name")?))).collect()
@@ -103,7 +103,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn balances(&self, after: &str, most: i64) -> Result<Vec<(String, Usd)>, StoreFault> {
+    pub async fn balances(&self, after: &str, most: i64) -> Result<Vec<(String, Usd)>, StoreError> {
         let sql = "SELECT id, balance_nanos FROM wallets WHERE id > $1 ORDER BY id LIMIT $2";
         let rows = sqlx::query(sql).bind(after).bind(most).fetch_all(self.reader()).await?;
         rows.iter().map(|row| Ok((row.try_get("id")?, Usd::from_nanos(row.try_get("balance_nanos")?)))).collect()

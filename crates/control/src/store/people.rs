@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Row, any::AnyRow};
 use utoipa::ToSchema;
 
-use super::{Store, StoreFault, Tx, changes, micros, timestamp};
+use super::{Store, StoreError, Tx, changes, micros, timestamp};
 
 /// A user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -87,8 +87,8 @@ impl FromStr for Role {
     }
 }
 
-pub(super) fn role(text: &str) -> Result<Role, StoreFault> {
-    text.parse().map_err(StoreFault::Corrupt)
+pub(super) fn role(text: &str) -> Result<Role, StoreError> {
+    text.parse().map_err(StoreError::Corrupt)
 }
 
 const SELECT_USER: &str = "SELECT u.id, u.name, u.created_at, m.team_id, m.role FROM users u \
@@ -98,7 +98,7 @@ const SELECT_USER: &str = "SELECT u.id, u.name, u.created_at, m.team_id, m.role 
 ///
 /// # Errors
 /// When there is a user or a team of that name, or the database does not answer.
-pub async fn create_user(tx: &mut Tx, id: &str, name: &str, token: &KeyHash, now: Timestamp) -> Result<(), StoreFault> {
+pub async fn create_user(tx: &mut Tx, id: &str, name: &str, token: &KeyHash, now: Timestamp) -> Result<(), StoreError> {
     open_wallet(tx, id).await?;
     let sql = "INSERT INTO users (id, name, token_hash, created_at) VALUES ($1, $2, $3, $4)";
     let query = sqlx::query(sql).bind(id).bind(name).bind(token.to_hex()).bind(micros(now));
@@ -110,14 +110,14 @@ pub async fn create_user(tx: &mut Tx, id: &str, name: &str, token: &KeyHash, now
 ///
 /// # Errors
 /// When there is a user or a team of that name, the owner is on a team, or the database does not answer.
-pub async fn create_team(tx: &mut Tx, id: &str, name: &str, owner: &str, now: Timestamp) -> Result<(), StoreFault> {
+pub async fn create_team(tx: &mut Tx, id: &str, name: &str, owner: &str, now: Timestamp) -> Result<(), StoreError> {
     open_wallet(tx, id).await?;
     let sql = "INSERT INTO teams (id, name, created_at) VALUES ($1, $2, $3)";
     sqlx::query(sql).bind(id).bind(name).bind(micros(now)).execute(&mut **tx).await?;
     join(tx, id, owner, Role::Owner, now).await
 }
 
-async fn open_wallet(tx: &mut Tx, id: &str) -> Result<(), StoreFault> {
+async fn open_wallet(tx: &mut Tx, id: &str) -> Result<(), StoreError> {
     sqlx::query("INSERT INTO wallets (id, balance_nanos) VALUES ($1, 0)").bind(id).execute(&mut **tx).await?;
     Ok(())
 }
@@ -128,7 +128,7 @@ async fn open_wallet(tx: &mut Tx, id: &str) -> Result<(), StoreFault> {
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn hold_team(tx: &mut Tx, id: &str) -> Result<Option<String>, StoreFault> {
+pub async fn hold_team(tx: &mut Tx, id: &str) -> Result<Option<String>, StoreError> {
     let sql = "UPDATE teams SET name = name WHERE id = $1 AND deleted_at IS NULL RETURNING name";
     let row = sqlx::query(sql).bind(id).fetch_optional(&mut **tx).await?;
     row.map(|row| Ok(row.try_get("name")?)).transpose()
@@ -138,7 +138,7 @@ pub async fn hold_team(tx: &mut Tx, id: &str) -> Result<Option<String>, StoreFau
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn role_on(tx: &mut Tx, team: &str, user: &str) -> Result<Option<Role>, StoreFault> {
+pub async fn role_on(tx: &mut Tx, team: &str, user: &str) -> Result<Option<Role>, StoreError> {
     let sql = "SELECT role FROM members WHERE team_id = $1 AND user_id = $2";
     let row = sqlx::query(sql).bind(team).bind(user).fetch_optional(&mut **tx).await?;
     row.map(|row| role(&row.try_get::<String, _>("role")?)).transpose()
@@ -148,7 +148,7 @@ pub async fn role_on(tx: &mut Tx, team: &str, user: &str) -> Result<Option<Role>
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn members_of(tx: &mut Tx, team: &str) -> Result<Vec<String>, StoreFault> {
+pub async fn members_of(tx: &mut Tx, team: &str) -> Result<Vec<String>, StoreError> {
     let sql = "SELECT user_id FROM members WHERE team_id = $1 ORDER BY user_id";
     let rows = sqlx::query(sql).bind(team).fetch_all(&mut **tx).await?;
     rows.iter().map(|row| Ok(row.try_get("user_id")?)).collect()
@@ -158,7 +158,7 @@ pub async fn members_of(tx: &mut Tx, team: &str) -> Result<Vec<String>, StoreFau
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn owner_of(tx: &mut Tx, team: &str) -> Result<Option<String>, StoreFault> {
+pub async fn owner_of(tx: &mut Tx, team: &str) -> Result<Option<String>, StoreError> {
     let sql = "SELECT user_id FROM members WHERE team_id = $1 AND role = 'owner'";
     let row = sqlx::query(sql).bind(team).fetch_optional(&mut **tx).await?;
     row.map(|row| Ok(row.try_get("user_id")?)).transpose()
@@ -168,7 +168,7 @@ pub async fn owner_of(tx: &mut Tx, team: &str) -> Result<Option<String>, StoreFa
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn delete_team(tx: &mut Tx, id: &str, now: Timestamp) -> Result<(), StoreFault> {
+pub async fn delete_team(tx: &mut Tx, id: &str, now: Timestamp) -> Result<(), StoreError> {
     let sql = "UPDATE teams SET deleted_at = $1 WHERE id = $2";
     sqlx::query(sql).bind(micros(now)).bind(id).execute(&mut **tx).await?;
     Ok(())
@@ -178,7 +178,7 @@ pub async fn delete_team(tx: &mut Tx, id: &str, now: Timestamp) -> Result<(), St
 ///
 /// # Errors
 /// When the user is on a team, or the database does not answer.
-pub async fn join(tx: &mut Tx, team: &str, user: &str, role: Role, now: Timestamp) -> Result<(), StoreFault> {
+pub async fn join(tx: &mut Tx, team: &str, user: &str, role: Role, now: Timestamp) -> Result<(), StoreError> {
     let sql = "INSERT INTO members (user_id, team_id, role) VALUES ($1, $2, $3)";
     sqlx::query(sql).bind(user).bind(team).bind(role.as_str()).execute(&mut **tx).await?;
     note_personal_keys(tx, user, now).await
@@ -188,7 +188,7 @@ pub async fn join(tx: &mut Tx, team: &str, user: &str, role: Role, now: Timestam
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn leave(tx: &mut Tx, user: &str, now: Timestamp) -> Result<(), StoreFault> {
+pub async fn leave(tx: &mut Tx, user: &str, now: Timestamp) -> Result<(), StoreError> {
     sqlx::query("DELETE FROM members WHERE user_id = $1").bind(user).execute(&mut **tx).await?;
     note_personal_keys(tx, user, now).await
 }
@@ -197,13 +197,13 @@ pub async fn leave(tx: &mut Tx, user: &str, now: Timestamp) -> Result<(), StoreF
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn promote(tx: &mut Tx, user: &str, role: Role) -> Result<(), StoreFault> {
+pub async fn promote(tx: &mut Tx, user: &str, role: Role) -> Result<(), StoreError> {
     let sql = "UPDATE members SET role = $1 WHERE user_id = $2";
     sqlx::query(sql).bind(role.as_str()).bind(user).execute(&mut **tx).await?;
     Ok(())
 }
 
-async fn note_personal_keys(tx: &mut Tx, user: &str, now: Timestamp) -> Result<(), StoreFault> {
+async fn note_personal_keys(tx: &mut Tx, user: &str, now: Timestamp) -> Result<(), StoreError> {
     let sql = "SELECT id FROM keys WHERE owner = $1 AND team IS NULL AND deleted_at IS NULL";
     for key in sqlx::query(sql).bind(user).fetch_all(&mut **tx).await? {
         changes::note(tx, &key.try_get::<String, _>("id")?, None, now).await?;
@@ -215,7 +215,7 @@ async fn note_personal_keys(tx: &mut Tx, user: &str, now: Timestamp) -> Result<(
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn delete_user(tx: &mut Tx, id: &str, now: Timestamp) -> Result<(), StoreFault> {
+pub async fn delete_user(tx: &mut Tx, id: &str, now: Timestamp) -> Result<(), StoreError> {
     let sql = "UPDATE users SET deleted_at = $1, token_hash = $2 WHERE id = $3";
     // No token has this as its hash, and each user's is another.
     sqlx::query(sql).bind(micros(now)).bind(format!("deleted {id}")).bind(id).execute(&mut **tx).await?;
@@ -226,7 +226,7 @@ pub async fn delete_user(tx: &mut Tx, id: &str, now: Timestamp) -> Result<(), St
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn user(tx: &mut Tx, id: &str) -> Result<Option<User>, StoreFault> {
+pub async fn user(tx: &mut Tx, id: &str) -> Result<Option<User>, StoreError> {
     sqlx::query("UPDATE users SET name = name WHERE id = $1").bind(id).execute(&mut **tx).await?;
     let row = sqlx::query(&format!("{SELECT_USER} AND u.id = $1")).bind(id).fetch_optional(&mut **tx).await?;
     row.as_ref().map(user_of).transpose()
@@ -237,7 +237,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn user(&self, id: &str) -> Result<Option<User>, StoreFault> {
+    pub async fn user(&self, id: &str) -> Result<Option<User>, StoreError> {
         let row = sqlx::query(&format!("{SELECT_USER} AND u.id = $1")).bind(id).fetch_optional(self.reader()).await?;
         row.as_ref().map(user_of).transpose()
     }
@@ -246,7 +246,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn user_by_token(&self, token: &KeyHash) -> Result<Option<User>, StoreFault> {
+    pub async fn user_by_token(&self, token: &KeyHash) -> Result<Option<User>, StoreError> {
         let sql = format!("{SELECT_USER} AND u.token_hash = $1");
         let row = sqlx::query(&sql).bind(token.to_hex()).fetch_optional(self.reader()).await?;
         row.as_ref().map(user_of).transpose()
@@ -256,7 +256,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn users(&self, after: &str, most: i64) -> Result<Vec<User>, StoreFault> {
+    pub async fn users(&self, after: &str, most: i64) -> Result<Vec<User>, StoreError> {
         let sql = format!("{SELECT_USER} AND u.id > $1 ORDER BY u.id LIMIT $2");
         let rows = sqlx::query(&sql).bind(after).bind(most).fetch_all(self.reader()).await?;
         rows.iter().map(user_of).collect()
@@ -266,7 +266,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn team(&self, id: &str) -> Result<Option<Team>, StoreFault> {
+    pub async fn team(&self, id: &str) -> Result<Option<Team>, StoreError> {
         let sql = "SELECT id, name, created_at FROM teams WHERE id = $1 AND deleted_at IS NULL";
         let Some(row) = sqlx::query(sql).bind(id).fetch_optional(self.reader()).await? else { return Ok(None) };
         let sql = "SELECT user_id, role FROM members WHERE team_id = $1 ORDER BY user_id";
@@ -277,13 +277,13 @@ impl Store {
         Ok(Some(Team {
             id: row.try_get("id")?,
             name: row.try_get("name")?,
-            members: members.iter().map(member).collect::<Result<_, StoreFault>>()?,
+            members: members.iter().map(member).collect::<Result<_, StoreError>>()?,
             created_at: timestamp(row.try_get("created_at")?),
         }))
     }
 }
 
-fn user_of(row: &AnyRow) -> Result<User, StoreFault> {
+fn user_of(row: &AnyRow) -> Result<User, StoreError> {
     let stated: Option<String> = row.try_get("role")?;
     Ok(User {
         id: row.try_get("id")?,

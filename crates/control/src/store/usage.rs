@@ -13,7 +13,7 @@ use serde::Serialize;
 use sqlx::{Row, any::AnyRow};
 use utoipa::ToSchema;
 
-use super::{Store, StoreFault, Tx, micros, timestamp, wallets};
+use super::{Store, StoreError, Tx, micros, timestamp, wallets};
 
 /// Microseconds.
 const HOUR: i64 = 3_600_000_000;
@@ -27,7 +27,7 @@ const DAYS: (&str, i64) = ("usage_days", DAY);
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn take_in(tx: &mut Tx, records: &[Record], now: Timestamp) -> Result<usize, StoreFault> {
+pub async fn take_in(tx: &mut Tx, records: &[Record], now: Timestamp) -> Result<usize, StoreError> {
     let mut new = Vec::new();
     for record in records {
         if insert(tx, record, now).await? {
@@ -50,7 +50,7 @@ pub async fn unstorable(
     store: &Store,
     records: &[Record],
     now: Timestamp,
-) -> Result<Vec<(usize, StoreFault)>, StoreFault> {
+) -> Result<Vec<(usize, StoreError)>, StoreError> {
     let mut tx = store.begin().await?;
     let mut unstorable = Vec::new();
     for (index, record) in records.iter().enumerate() {
@@ -66,7 +66,7 @@ pub async fn unstorable(
     Ok(unstorable)
 }
 
-async fn insert(tx: &mut Tx, record: &Record, now: Timestamp) -> Result<bool, StoreFault> {
+async fn insert(tx: &mut Tx, record: &Record, now: Timestamp) -> Result<bool, StoreError> {
     let sql = "INSERT INTO usage_records (id, gateway, at, key_id, key_name, owner, team, wallet, model, input_tokens, \
                cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_nanos, status, source, \
                received_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) \
@@ -93,7 +93,7 @@ fn number(tokens: u64) -> i64 {
 /// What sums are kept by.
 type Place<'record> = (&'record str, i64, &'record str, &'record str, &'record str);
 
-async fn add_to((table, span): (&str, i64), tx: &mut Tx, records: &[&Record]) -> Result<(), StoreFault> {
+async fn add_to((table, span): (&str, i64), tx: &mut Tx, records: &[&Record]) -> Result<(), StoreError> {
     // In one order everywhere, so that two transactions do not wait for each other.
     let mut places: BTreeMap<Place<'_>, (Sums, &str)> = BTreeMap::new();
     for record in records {
@@ -128,7 +128,7 @@ async fn add_to((table, span): (&str, i64), tx: &mut Tx, records: &[&Record]) ->
 }
 
 /// One entry a wallet, whatever the number of records.
-async fn charge(tx: &mut Tx, records: &[&Record], now: Timestamp) -> Result<(), StoreFault> {
+async fn charge(tx: &mut Tx, records: &[&Record], now: Timestamp) -> Result<(), StoreError> {
     let mut by_gateway: BTreeMap<(&str, &str), Usd> = BTreeMap::new();
     let mut by_wallet: BTreeMap<&str, (Usd, &str)> = BTreeMap::new();
     for record in records {
@@ -346,7 +346,7 @@ impl Store {
         groups: &BTreeSet<Group>,
         filter: &UsageFilter,
         bounds: Bounds,
-    ) -> Result<Result<Vec<UsageRow>, TooMuchUsage>, StoreFault> {
+    ) -> Result<Result<Vec<UsageRow>, TooMuchUsage>, StoreError> {
         let is_whole = |time: Option<Timestamp>| time.is_none_or(|time| micros(time) % DAY == 0);
         let needs_hours = groups.contains(&Group::Hour) || !is_whole(filter.from) || !is_whole(filter.to);
         let (table, _) = if needs_hours { HOURS } else { DAYS };
@@ -392,7 +392,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn forget_records(&self, end: Timestamp) -> Result<u64, StoreFault> {
+    pub async fn forget_records(&self, end: Timestamp) -> Result<u64, StoreError> {
         let mut tx = self.begin().await?;
         let sql = "DELETE FROM usage_records WHERE at < $1";
         let gone = sqlx::query(sql).bind(micros(end)).execute(&mut *tx).await?.rows_affected();
@@ -404,7 +404,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn sums_are_right(&self, since: Timestamp) -> Result<bool, StoreFault> {
+    pub async fn sums_are_right(&self, since: Timestamp) -> Result<bool, StoreError> {
         let since = micros(since).div_euclid(DAY) * DAY;
         for sums in [HOURS, DAYS] {
             if !self.are_right(sums, since).await? {
@@ -414,16 +414,16 @@ impl Store {
         Ok(true)
     }
 
-    async fn are_right(&self, (table, span): (&str, i64), since: i64) -> Result<bool, StoreFault> {
+    async fn are_right(&self, (table, span): (&str, i64), since: i64) -> Result<bool, StoreError> {
         let columns = "CAST(COALESCE(SUM(input_tokens), 0) AS BIGINT), \
                        CAST(COALESCE(SUM(cached_input_tokens), 0) AS BIGINT), \
                        CAST(COALESCE(SUM(cache_write_tokens), 0) AS BIGINT), \
                        CAST(COALESCE(SUM(output_tokens), 0) AS BIGINT), \
                        CAST(COALESCE(SUM(reasoning_tokens), 0) AS BIGINT), \
                        CAST(COALESCE(SUM(cost_nanos), 0) AS BIGINT), COALESCE(MAX(last), 0)";
-        let of = |row: &AnyRow| -> Result<Vec<(String, Vec<i64>)>, StoreFault> {
+        let of = |row: &AnyRow| -> Result<Vec<(String, Vec<i64>)>, StoreError> {
             let name: String = row.try_get(0)?;
-            let sums = (1..=8).map(|index| Ok(row.try_get(index)?)).collect::<Result<_, StoreFault>>()?;
+            let sums = (1..=8).map(|index| Ok(row.try_get(index)?)).collect::<Result<_, StoreError>>()?;
             Ok(vec![(name, sums)])
         };
         let sql = format!(
@@ -448,7 +448,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn last_used(&self, key: &str) -> Result<Option<Timestamp>, StoreFault> {
+    pub async fn last_used(&self, key: &str) -> Result<Option<Timestamp>, StoreError> {
         let sql = "SELECT MAX(last_used_at) FROM usage_days WHERE key_id = $1";
         let row = sqlx::query(sql).bind(key).fetch_one(self.reader()).await?;
         Ok(row.try_get::<Option<i64>, _>(0)?.map(timestamp))
@@ -463,7 +463,7 @@ struct Merged {
 }
 
 impl Merged {
-    fn add(&mut self, row: &AnyRow, groups: &BTreeSet<Group>) -> Result<(), StoreFault> {
+    fn add(&mut self, row: &AnyRow, groups: &BTreeSet<Group>) -> Result<(), StoreError> {
         let (new, place) = usage_row(row, groups)?;
         if let Some(row) = self.places.get(&place).and_then(|index| self.rows.get_mut(*index)) {
             row.add(new);
@@ -475,7 +475,7 @@ impl Merged {
     }
 }
 
-fn usage_row(row: &AnyRow, groups: &BTreeSet<Group>) -> Result<(UsageRow, Vec<String>), StoreFault> {
+fn usage_row(row: &AnyRow, groups: &BTreeSet<Group>) -> Result<(UsageRow, Vec<String>), StoreError> {
     let mut place = Vec::with_capacity(groups.len());
     let mut new = UsageRow::default();
     for (index, group) in groups.iter().enumerate() {

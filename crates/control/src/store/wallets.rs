@@ -4,11 +4,11 @@
 use jiff::Timestamp;
 use keymeter_core::{
     price::Usd,
-    wallet::{Grant, USED_UP, Wish, Word},
+    wallet::{AllowanceRequest, BalanceUpdate, Grant, USED_UP},
 };
 use sqlx::{Row, any::AnyRow};
 
-use super::{Store, StoreFault, Tx, changes, micros, timestamp};
+use super::{Store, StoreError, Tx, changes, micros, timestamp};
 
 /// What became of a credit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub async fn credit(
     amount: Usd,
     idempotency_key: &str,
     now: Timestamp,
-) -> Result<Credited, StoreFault> {
+) -> Result<Credited, StoreError> {
     // Held from here on, so that of two at once the second sees the first.
     let Some(before) = hold(tx, wallet).await? else { return Ok(Credited::NoWallet) };
     let sql = "SELECT amount_nanos FROM wallet_entries WHERE wallet = $1 AND kind = 'credit' AND reference = $2";
@@ -60,7 +60,7 @@ pub async fn charge(
     amount: Usd,
     batch: &str,
     now: Timestamp,
-) -> Result<Option<Usd>, StoreFault> {
+) -> Result<Option<Usd>, StoreError> {
     if hold(tx, wallet).await?.is_none() {
         return Ok(None);
     }
@@ -82,8 +82,8 @@ pub enum Refunded {
 ///
 /// # Errors
 /// When one of them is not there, or the database does not answer.
-pub async fn refund(tx: &mut Tx, from: &str, to: &str, now: Timestamp) -> Result<Refunded, StoreFault> {
-    let missing = |wallet: &str| StoreFault::Corrupt(format!("no wallet of {wallet}"));
+pub async fn refund(tx: &mut Tx, from: &str, to: &str, now: Timestamp) -> Result<Refunded, StoreError> {
+    let missing = |wallet: &str| StoreError::Corrupt(format!("no wallet of {wallet}"));
     let amount = hold(tx, from).await?.ok_or_else(|| missing(from))?;
     let there = hold(tx, to).await?.ok_or_else(|| missing(to))?;
     if amount <= Usd::ZERO {
@@ -104,7 +104,7 @@ async fn book(
     reference: &str,
     amount: Usd,
     now: Timestamp,
-) -> Result<Usd, StoreFault> {
+) -> Result<Usd, StoreError> {
     let sql = "INSERT INTO wallet_entries (wallet, kind, reference, amount_nanos, at) VALUES ($1, $2, $3, $4, $5)";
     let query = sqlx::query(sql).bind(wallet).bind(kind).bind(reference).bind(amount.nanos()).bind(micros(now));
     query.execute(&mut **tx).await?;
@@ -122,7 +122,7 @@ async fn book(
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn hold(tx: &mut Tx, wallet: &str) -> Result<Option<Usd>, StoreFault> {
+pub async fn hold(tx: &mut Tx, wallet: &str) -> Result<Option<Usd>, StoreError> {
     let sql = "UPDATE wallets SET balance_nanos = balance_nanos WHERE id = $1 RETURNING balance_nanos";
     let row = sqlx::query(sql).bind(wallet).fetch_optional(&mut **tx).await?;
     row.map(|row| Ok(Usd::from_nanos(row.try_get(0)?))).transpose()
@@ -132,7 +132,7 @@ pub async fn hold(tx: &mut Tx, wallet: &str) -> Result<Option<Usd>, StoreFault> 
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn count(tx: &mut Tx, wallet: &str, gateway: &str, cost: Usd) -> Result<(), StoreFault> {
+pub async fn count(tx: &mut Tx, wallet: &str, gateway: &str, cost: Usd) -> Result<(), StoreError> {
     let sql = "INSERT INTO allowances (wallet, gateway, version, granted_nanos, counted_nanos, expires_at) \
                VALUES ($1, $2, 0, 0, $3, 0) ON CONFLICT (wallet, gateway) \
                DO UPDATE SET counted_nanos = allowances.counted_nanos + $4";
@@ -149,9 +149,9 @@ pub async fn grant(
     tx: &mut Tx,
     wallet: &str,
     gateway: &str,
-    wish: Option<&Wish>,
+    wish: Option<&AllowanceRequest>,
     now: Timestamp,
-) -> Result<Option<Word>, StoreFault> {
+) -> Result<Option<BalanceUpdate>, StoreError> {
     let Some(balance) = hold(tx, wallet).await? else { return Ok(None) };
     let sql = format!("{SELECT} WHERE wallet = $1 AND gateway = $2");
     let row = sqlx::query(&sql).bind(wallet).bind(gateway).fetch_optional(&mut **tx).await?;
@@ -165,12 +165,12 @@ pub async fn grant(
     let query = sqlx::query(sql).bind(wallet).bind(gateway).bind(i64::try_from(next.version).unwrap_or(i64::MAX));
     let query = query.bind(next.granted.nanos()).bind(next.counted.nanos()).bind(micros(next.expires));
     query.execute(&mut **tx).await?;
-    Ok(Some(Word { balance, allowance: Some(next.allowance(now)) }))
+    Ok(Some(BalanceUpdate { balance, allowance: Some(next.allowance(now)) }))
 }
 
 const SELECT: &str = "SELECT version, granted_nanos, counted_nanos, expires_at FROM allowances";
 
-fn grant_of(row: &AnyRow) -> Result<Grant, StoreFault> {
+fn grant_of(row: &AnyRow) -> Result<Grant, StoreError> {
     Ok(Grant {
         version: u64::try_from(row.try_get::<i64, _>("version")?).unwrap_or(0),
         granted: Usd::from_nanos(row.try_get("granted_nanos")?),
@@ -180,7 +180,7 @@ fn grant_of(row: &AnyRow) -> Result<Grant, StoreFault> {
 }
 
 /// What other gateways were granted and may still spend.
-async fn outstanding(tx: &mut Tx, wallet: &str, gateway: &str, now: i64) -> Result<Usd, StoreFault> {
+async fn outstanding(tx: &mut Tx, wallet: &str, gateway: &str, now: i64) -> Result<Usd, StoreError> {
     let sql = "SELECT CAST(COALESCE(SUM(granted_nanos - counted_nanos), 0) AS BIGINT) FROM allowances \
                WHERE wallet = $1 AND gateway <> $2 AND expires_at > $3 AND granted_nanos > counted_nanos";
     let row = sqlx::query(sql).bind(wallet).bind(gateway).bind(now).fetch_one(&mut **tx).await?;
@@ -193,7 +193,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn word(&self, wallet: &str, gateway: &str, now: Timestamp) -> Result<Option<Word>, StoreFault> {
+    pub async fn word(&self, wallet: &str, gateway: &str, now: Timestamp) -> Result<Option<BalanceUpdate>, StoreError> {
         // In one look, so that the balance is the one by which so much was counted.
         let sql = "SELECT version, granted_nanos, counted_nanos, expires_at, balance_nanos FROM allowances \
                    JOIN wallets ON id = wallet WHERE wallet = $1 AND gateway = $2";
@@ -201,14 +201,14 @@ impl Store {
         let Some(row) = row else { return Ok(None) };
         let grant = grant_of(&row)?;
         let balance = Usd::from_nanos(row.try_get("balance_nanos")?);
-        Ok(grant.lasts_a_while(now).then(|| Word { balance, allowance: Some(grant.allowance(now)) }))
+        Ok(grant.lasts_a_while(now).then(|| BalanceUpdate { balance, allowance: Some(grant.allowance(now)) }))
     }
 
     /// Forgets the allowances of gateways that have not been heard of since `end`.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn forget_allowances(&self, end: Timestamp) -> Result<u64, StoreFault> {
+    pub async fn forget_allowances(&self, end: Timestamp) -> Result<u64, StoreError> {
         let mut tx = self.begin().await?;
         // A row that was only counted for has never been granted anything, and no time.
         let sql = "DELETE FROM allowances WHERE expires_at < $1 AND expires_at > 0";
@@ -221,7 +221,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn balance(&self, wallet: &str) -> Result<Option<Usd>, StoreFault> {
+    pub async fn balance(&self, wallet: &str) -> Result<Option<Usd>, StoreError> {
         let sql = "SELECT balance_nanos FROM wallets WHERE id = $1";
         let row = sqlx::query(sql).bind(wallet).fetch_optional(self.reader()).await?;
         row.map(|row| Ok(Usd::from_nanos(row.try_get(0)?))).transpose()
@@ -231,7 +231,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn unbalanced_wallets(&self) -> Result<Vec<String>, StoreFault> {
+    pub async fn unbalanced_wallets(&self) -> Result<Vec<String>, StoreError> {
         let sql = "SELECT w.id FROM wallets w LEFT JOIN wallet_entries e ON e.wallet = w.id GROUP BY w.id, \
                    w.balance_nanos HAVING w.balance_nanos <> CAST(COALESCE(SUM(e.amount_nanos), 0) AS BIGINT)";
         let rows = sqlx::query(sql).fetch_all(self.reader()).await?;

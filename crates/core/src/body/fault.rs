@@ -8,7 +8,7 @@ use crate::model_name;
 
 /// Why a request's body was refused. Offsets count bytes from the body's start, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BodyFault {
+pub enum BodyError {
     /// JSON, or a form's field that the gateway acts on, is not UTF-8 from `offset` on.
     NotUtf8 {
         /// The first byte that is not part of a character.
@@ -90,7 +90,7 @@ pub enum BodyFault {
     },
 }
 
-impl BodyFault {
+impl BodyError {
     /// The field at fault, where it is one: the `param` of an error answer.
     #[must_use]
     pub fn field(&self) -> Option<&'static str> {
@@ -105,7 +105,7 @@ impl BodyFault {
     }
 }
 
-impl fmt::Display for BodyFault {
+impl fmt::Display for BodyError {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotUtf8 { offset } => write!(to, "the body is not UTF-8 at byte {offset}: send its text in UTF-8"),
@@ -153,4 +153,4 @@ impl fmt::Display for BodyFault {
     }
 }
 
-impl Error for BodyFault {}
+impl Error for BodyError {}

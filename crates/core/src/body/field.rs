@@ -4,7 +4,7 @@
 
 pub(super) mod tables;
 
-use super::{BodyFault, json::Text, outline::Matter};
+use super::{BodyError, json::Text, outline::Matter};
 
 /// What a field is to the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Seen {
     }
 
     /// The field that `text`, which stands at `offset`, names, if it is one that matters.
-    pub fn field(&mut self, text: Text<'_>, offset: usize) -> Result<Option<&'static Known>, BodyFault> {
+    pub fn field(&mut self, text: Text<'_>, offset: usize) -> Result<Option<&'static Known>, BodyError> {
         let Some(spelling) = Spelling::of(text, offset)? else { return Ok(None) };
         let found = self.table.iter().enumerate().find_map(|(index, known)| {
             let name = known.names.into_iter().find(|name| spelling.folds_into(name))?;
@@ -73,10 +73,10 @@ impl Seen {
         });
         let Some((bit, name, known)) = found else { return Ok(None) };
         if !spelling.is(name) {
-            return Err(BodyFault::MiscasedField { name: known.path, offset });
+            return Err(BodyError::MiscasedField { name: known.path, offset });
         }
         if self.bits & bit != 0 {
-            return Err(BodyFault::DuplicateField { name: known.path, offset });
+            return Err(BodyError::DuplicateField { name: known.path, offset });
         }
         self.bits |= bit;
         Ok(Some(known))
@@ -91,7 +91,7 @@ struct Spelling {
 }
 
 impl Spelling {
-    fn of(text: Text<'_>, offset: usize) -> Result<Option<Self>, BodyFault> {
+    fn of(text: Text<'_>, offset: usize) -> Result<Option<Self>, BodyError> {
         let mut spelling = Self { letters: [0; LONGEST], length: 0, is_ascii: true };
         let plain = text.raw.as_bytes();
         if plain.is_ascii() && !plain.contains(&b'\\') {
@@ -102,7 +102,7 @@ impl Spelling {
             return Ok(Some(spelling));
         }
         for character in text.characters() {
-            let character = character.map_err(|_| BodyFault::LoneSurrogate { offset })?;
+            let character = character.map_err(|_| BodyError::LoneSurrogate { offset })?;
             let Some(letter) = to_ascii(character) else { return Ok(None) };
             let Some(place) = spelling.letters.get_mut(spelling.length) else { return Ok(None) };
             *place = letter;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{
-    BodyFault, Scanned, Shape,
+    BodyError, Scanned, Shape,
     multipart::{Head, Part, Parts, fault},
 };
 use crate::model_name;
@@ -25,7 +25,7 @@ const BOOLEAN: &str = "true or false";
 const INTEGER: &str = "a non-negative integer";
 
 /// Reads a form with the boundary in `content_type`.
-pub(super) fn read(body: &Bytes, content_type: &str) -> Result<Scanned, BodyFault> {
+pub(super) fn read(body: &Bytes, content_type: &str) -> Result<Scanned, BodyError> {
     let mut scanned = Scanned::new(body.clone(), Shape::Form);
     let mut seen = Vec::with_capacity(FIELDS.len());
     for part in Parts::new(body, content_type)? {
@@ -35,7 +35,7 @@ pub(super) fn read(body: &Bytes, content_type: &str) -> Result<Scanned, BodyFaul
             continue;
         };
         if seen.contains(&name) {
-            return Err(BodyFault::DuplicateField { name, offset: part.offset });
+            return Err(BodyError::DuplicateField { name, offset: part.offset });
         }
         seen.push(name);
         take(&mut scanned, name, field, &part)?;
@@ -45,7 +45,7 @@ pub(super) fn read(body: &Bytes, content_type: &str) -> Result<Scanned, BodyFaul
 
 /// The field that a part is, if it counts. Frameworks that make lists of what has brackets take
 /// `model[]` for `model`, and `_charset_` changes how all the others are read (RFC 7578 section 4.6).
-fn known(part: &Part<'_>) -> Result<Option<(&'static str, Field)>, BodyFault> {
+fn known(part: &Part<'_>) -> Result<Option<(&'static str, Field)>, BodyError> {
     let name = part.head.name;
     if name.eq_ignore_ascii_case("_charset_") {
         return Err(fault(part.offset, "it names a charset of its own: send UTF-8 and no _charset_"));
@@ -56,14 +56,14 @@ fn known(part: &Part<'_>) -> Result<Option<(&'static str, Field)>, BodyFault> {
         Some(_) if name != stem => {
             Err(fault(part.offset, "a field that is no list is named with brackets: leave them out"))
         }
-        Some((name, _)) => Err(BodyFault::MiscasedField { name, offset: part.offset }),
+        Some((name, _)) => Err(BodyError::MiscasedField { name, offset: part.offset }),
         None => Ok(None),
     }
 }
 
-fn take(scanned: &mut Scanned, name: &'static str, field: Field, part: &Part<'_>) -> Result<(), BodyFault> {
+fn take(scanned: &mut Scanned, name: &'static str, field: Field, part: &Part<'_>) -> Result<(), BodyError> {
     let text = text(name, part)?;
-    let wrong = |expected| BodyFault::WrongType { name, expected, offset: part.content_offset };
+    let wrong = |expected| BodyError::WrongType { name, expected, offset: part.content_offset };
     match field {
         Field::Model if is_model(text) => scanned.model = Some(text.to_owned()),
         Field::Model => return Err(wrong(MODEL)),
@@ -78,9 +78,9 @@ fn take(scanned: &mut Scanned, name: &'static str, field: Field, part: &Part<'_>
 }
 
 /// The content of a part that is plain text in UTF-8, whoever reads it.
-fn text<'a>(name: &'static str, part: &Part<'a>) -> Result<&'a str, BodyFault> {
+fn text<'a>(name: &'static str, part: &Part<'a>) -> Result<&'a str, BodyError> {
     if part.head.has_filename {
-        return Err(BodyFault::FileField { name, offset: part.offset });
+        return Err(BodyError::FileField { name, offset: part.offset });
     }
     if part.head.has_others || !is_plain_text(&part.head, part.content) {
         return Err(fault(
@@ -89,7 +89,7 @@ fn text<'a>(name: &'static str, part: &Part<'a>) -> Result<&'a str, BodyFault> {
         ));
     }
     std::str::from_utf8(part.content)
-        .map_err(|error| BodyFault::NotUtf8 { offset: part.content_offset + error.valid_up_to() })
+        .map_err(|error| BodyError::NotUtf8 { offset: part.content_offset + error.valid_up_to() })
 }
 
 /// Whether a part's Content-Type, if it has one, is that of text whose bytes are UTF-8.

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use memchr::memchr2;
 
-use super::BodyFault;
+use super::BodyError;
 use text::code_unit;
 
 pub(super) use text::Text;
@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next token, which the grammar says must come.
-    pub fn token(&mut self) -> Result<Token<'a>, BodyFault> {
+    pub fn token(&mut self) -> Result<Token<'a>, BodyError> {
         self.skip_whitespace();
         match self.expected {
             Expected::ValueOrEnd if self.peek() == Some(b']') => self.close(),
@@ -84,7 +84,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads the rest of a value whose first token has been read when `depth` levels were open.
-    pub fn skip_to(&mut self, depth: u32) -> Result<(), BodyFault> {
+    pub fn skip_to(&mut self, depth: u32) -> Result<(), BodyError> {
         while self.depth > depth {
             self.token()?;
         }
@@ -92,21 +92,21 @@ impl<'a> Reader<'a> {
     }
 
     /// Checks that nothing but whitespace follows.
-    pub fn finish(mut self) -> Result<(), BodyFault> {
+    pub fn finish(mut self) -> Result<(), BodyError> {
         self.skip_whitespace();
         match self.peek() {
             None => Ok(()),
-            Some(_) => Err(BodyFault::TrailingBytes { offset: self.at }),
+            Some(_) => Err(BodyError::TrailingBytes { offset: self.at }),
         }
     }
 
-    fn after_comma(&mut self) -> Result<Token<'a>, BodyFault> {
+    fn after_comma(&mut self) -> Result<Token<'a>, BodyError> {
         self.at += 1;
         self.skip_whitespace();
         if self.in_object() { self.name() } else { self.value() }
     }
 
-    fn value(&mut self) -> Result<Token<'a>, BodyFault> {
+    fn value(&mut self) -> Result<Token<'a>, BodyError> {
         let start = self.at;
         // Set first, for opening a level sets it otherwise.
         self.expected = Expected::CommaOrEnd;
@@ -123,7 +123,7 @@ impl<'a> Reader<'a> {
         Ok(Token { span: start..self.at, kind })
     }
 
-    fn name(&mut self) -> Result<Token<'a>, BodyFault> {
+    fn name(&mut self) -> Result<Token<'a>, BodyError> {
         let start = self.at;
         if self.peek() != Some(b'"') {
             return Err(self.fault("expected a member's name in double quotes"));
@@ -139,9 +139,9 @@ impl<'a> Reader<'a> {
         Ok(Token { span, kind })
     }
 
-    fn open(&mut self, kind: Kind<'a>) -> Result<Kind<'a>, BodyFault> {
+    fn open(&mut self, kind: Kind<'a>) -> Result<Kind<'a>, BodyError> {
         if self.depth == MAX_DEPTH {
-            return Err(BodyFault::TooDeep { offset: self.at });
+            return Err(BodyError::TooDeep { offset: self.at });
         }
         let object = kind == Kind::ObjectStart;
         self.at += 1;
@@ -151,7 +151,7 @@ impl<'a> Reader<'a> {
         Ok(kind)
     }
 
-    fn close(&mut self) -> Result<Token<'a>, BodyFault> {
+    fn close(&mut self) -> Result<Token<'a>, BodyError> {
         let kind = match (self.in_object(), self.peek()) {
             (true, Some(b'}')) => Kind::ObjectEnd,
             (false, Some(b']')) => Kind::ArrayEnd,
@@ -165,7 +165,7 @@ impl<'a> Reader<'a> {
         Ok(Token { span: self.at - 1..self.at, kind })
     }
 
-    fn literal(&mut self, word: &str, kind: Kind<'a>) -> Result<Kind<'a>, BodyFault> {
+    fn literal(&mut self, word: &str, kind: Kind<'a>) -> Result<Kind<'a>, BodyError> {
         if !self.rest().starts_with(word.as_bytes()) {
             return Err(self.fault("expected true, false or null"));
         }
@@ -173,7 +173,7 @@ impl<'a> Reader<'a> {
         Ok(kind)
     }
 
-    fn number(&mut self) -> Result<&'a str, BodyFault> {
+    fn number(&mut self) -> Result<&'a str, BodyError> {
         let start = self.at;
         self.take(b'-');
         if self.take(b'0') {
@@ -193,7 +193,7 @@ impl<'a> Reader<'a> {
         Ok(self.slice(start..self.at))
     }
 
-    fn digits(&mut self) -> Result<(), BodyFault> {
+    fn digits(&mut self) -> Result<(), BodyError> {
         if !matches!(self.peek(), Some(b'0'..=b'9')) {
             return Err(self.fault("expected a digit"));
         }
@@ -204,7 +204,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a string from its opening quote on.
-    fn string(&mut self) -> Result<Text<'a>, BodyFault> {
+    fn string(&mut self) -> Result<Text<'a>, BodyError> {
         self.at += 1;
         let start = self.at;
         let mut length = 0;
@@ -218,13 +218,13 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads up to the next quote or backslash, and says how many bytes that was.
-    fn plain_run(&mut self) -> Result<u64, BodyFault> {
+    fn plain_run(&mut self) -> Result<u64, BodyError> {
         let rest = self.rest();
         // Next to another escape there is no run; the search's set-up would cost more.
         if matches!(rest.first(), Some(b'"' | b'\\')) {
             return Ok(0);
         }
-        let length = memchr2(b'"', b'\\', rest).ok_or(BodyFault::Syntax {
+        let length = memchr2(b'"', b'\\', rest).ok_or(BodyError::Syntax {
             offset: self.text.len(),
             problem: "the text ends within a string, expected a double quote",
         })?;
@@ -238,7 +238,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads an escape from its backslash on, and says how many bytes its character takes.
-    fn escape(&mut self) -> Result<u64, BodyFault> {
+    fn escape(&mut self) -> Result<u64, BodyError> {
         match self.rest().get(1) {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
                 self.at += 2;
@@ -249,7 +249,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn unicode_escape(&mut self) -> Result<u64, BodyFault> {
+    fn unicode_escape(&mut self) -> Result<u64, BodyError> {
         let unit = code_unit(self.rest()).ok_or_else(|| self.fault("expected four hexadecimal digits after \\u"))?;
         self.at += 6;
         Ok(match unit {
@@ -292,8 +292,8 @@ impl<'a> Reader<'a> {
         self.text.get(range).unwrap_or_default()
     }
 
-    fn fault(&self, problem: &'static str) -> BodyFault {
-        BodyFault::Syntax { offset: self.at, problem }
+    fn fault(&self, problem: &'static str) -> BodyError {
+        BodyError::Syntax { offset: self.at, problem }
     }
 }
 

@@ -8,7 +8,7 @@ mod parameter;
 
 use memchr::memmem::{self, Finder};
 
-use super::BodyFault;
+use super::BodyError;
 
 pub(super) use self::{boundary::NOT_A_FORM, head::Head};
 
@@ -43,8 +43,8 @@ const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 
 impl<'a> Parts<'a> {
     /// The parts of `body`, whose boundary `content_type` states.
-    pub fn new(body: &'a [u8], content_type: &str) -> Result<Self, BodyFault> {
-        let boundary = boundary::of(content_type).map_err(|problem| BodyFault::ContentType { problem })?;
+    pub fn new(body: &'a [u8], content_type: &str) -> Result<Self, BodyError> {
+        let boundary = boundary::of(content_type).map_err(|problem| BodyError::ContentType { problem })?;
         // A parser that takes the quotes for a part of the boundary must find nothing.
         if let Some(offset) = memmem::find(body, format!("--\"{boundary}\"").as_bytes()) {
             return Err(fault(offset, STRAY_BOUNDARY));
@@ -59,7 +59,7 @@ impl<'a> Parts<'a> {
     }
 
     /// What comes after the delimiter at `at`: a part there, or the end.
-    fn after_delimiter(&self, at: usize) -> Result<Option<usize>, BodyFault> {
+    fn after_delimiter(&self, at: usize) -> Result<Option<usize>, BodyError> {
         let end = at + self.delimiter.needle().len();
         match self.body.get(end..).unwrap_or_default() {
             [b'\r', b'\n', ..] => Ok(Some(end + 2)),
@@ -69,7 +69,7 @@ impl<'a> Parts<'a> {
         }
     }
 
-    fn part(&mut self, start: usize) -> Result<Part<'a>, BodyFault> {
+    fn part(&mut self, start: usize) -> Result<Part<'a>, BodyError> {
         self.count += 1;
         if self.count > MOST_PARTS {
             return Err(fault(start, "it has more than 1000 parts: send fewer"));
@@ -88,7 +88,7 @@ impl<'a> Parts<'a> {
 }
 
 impl<'a> Iterator for Parts<'a> {
-    type Item = Result<Part<'a>, BodyFault>;
+    type Item = Result<Part<'a>, BodyError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let start = self.next.take()?;
@@ -100,7 +100,7 @@ const STRAY_BOUNDARY: &str = "a boundary stands within a line: choose one that o
 
 impl<'a> Part<'a> {
     /// A part whose headers and content are `bytes`, which stand at `offset`.
-    fn read(bytes: &'a [u8], offset: usize) -> Result<Self, BodyFault> {
+    fn read(bytes: &'a [u8], offset: usize) -> Result<Self, BodyError> {
         let start = bytes.get(..LONGEST_HEAD + END_OF_HEAD.len()).unwrap_or(bytes);
         let Some(end) = memmem::find(start, END_OF_HEAD) else {
             let problem = if bytes.len() > LONGEST_HEAD {
@@ -122,8 +122,8 @@ impl<'a> Part<'a> {
 }
 
 /// The fault of a form.
-pub(super) fn fault(offset: usize, problem: &'static str) -> BodyFault {
-    BodyFault::Form { offset, problem }
+pub(super) fn fault(offset: usize, problem: &'static str) -> BodyError {
+    BodyError::Form { offset, problem }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::{
-    BodyFault, Scanned, Shape,
+    BodyError, Scanned, Shape,
     field::{Field, Known, Seen, tables::STREAM_OPTIONS},
     json::{Kind, Reader, Text, Token},
     maximum::Stated,
@@ -17,7 +17,7 @@ use super::{
 use crate::model_name;
 
 /// Reads `text`, which is all of `body` and begins with an object.
-pub(super) fn read(text: &str, body: &Bytes, shape: Shape) -> Result<Scanned, BodyFault> {
+pub(super) fn read(text: &str, body: &Bytes, shape: Shape) -> Result<Scanned, BodyError> {
     let mut scan = Scan { reader: Reader::new(text), scanned: Scanned::new(body.clone(), shape), prompts: 0 };
     let brace = scan.reader.token()?;
     scan.scanned.places.members = scan.members(brace.span.end, shape.fields())?;
@@ -46,7 +46,7 @@ struct Scan<'a> {
 
 impl Scan<'_> {
     /// The members of an object whose brace ends at `at`, of which those in `table` count.
-    fn members(&mut self, at: usize, table: &'static [Known]) -> Result<Opening, BodyFault> {
+    fn members(&mut self, at: usize, table: &'static [Known]) -> Result<Opening, BodyError> {
         let mut seen = Seen::none_of(table);
         let mut token = self.reader.token()?;
         let opening = Opening { at, empty: token.kind == Kind::ObjectEnd };
@@ -61,7 +61,7 @@ impl Scan<'_> {
     }
 
     /// The value of a field. Tables within tables end after two levels, and this with them.
-    fn member(&mut self, known: &Known) -> Result<(), BodyFault> {
+    fn member(&mut self, known: &Known) -> Result<(), BodyError> {
         let name = known.path;
         match known.field {
             Field::Model => self.scanned.model = Some(self.model(name)?),
@@ -87,19 +87,19 @@ impl Scan<'_> {
         Ok(())
     }
 
-    fn skip(&mut self) -> Result<(), BodyFault> {
+    fn skip(&mut self) -> Result<(), BodyError> {
         let depth = self.reader.depth();
         self.reader.token()?;
         self.reader.skip_to(depth)
     }
 
-    fn model(&mut self, name: &'static str) -> Result<String, BodyFault> {
+    fn model(&mut self, name: &'static str) -> Result<String, BodyError> {
         let Token { span, kind } = self.reader.token()?;
         let offset = span.start;
-        let wrong = BodyFault::WrongType { name, expected: MODEL, offset };
+        let wrong = BodyError::WrongType { name, expected: MODEL, offset };
         match kind {
             Kind::String(text @ Text { length, .. }) if length <= model_name::LONGEST as u64 => {
-                let model = text.decode().map_err(|_| BodyFault::LoneSurrogate { offset })?;
+                let model = text.decode().map_err(|_| BodyError::LoneSurrogate { offset })?;
                 if model_name::is_valid(&model) { Ok(model) } else { Err(wrong) }
             }
             _ => Err(wrong),
@@ -107,40 +107,40 @@ impl Scan<'_> {
     }
 
     /// A boolean, `None` for null, and its place.
-    fn boolean(&mut self, name: &'static str) -> Result<(Option<bool>, Range<usize>), BodyFault> {
+    fn boolean(&mut self, name: &'static str) -> Result<(Option<bool>, Range<usize>), BodyError> {
         let Token { span, kind } = self.reader.token()?;
         match kind {
             Kind::True => Ok((Some(true), span)),
             Kind::False => Ok((Some(false), span)),
             Kind::Null => Ok((None, span)),
-            _ => Err(BodyFault::WrongType { name, expected: BOOLEAN, offset: span.start }),
+            _ => Err(BodyError::WrongType { name, expected: BOOLEAN, offset: span.start }),
         }
     }
 
-    fn integer(&mut self, name: &'static str) -> Result<Stated, BodyFault> {
+    fn integer(&mut self, name: &'static str) -> Result<Stated, BodyError> {
         let Token { span, kind } = self.reader.token()?;
-        stated(kind, &span).ok_or(BodyFault::WrongType { name, expected: INTEGER, offset: span.start })
+        stated(kind, &span).ok_or(BodyError::WrongType { name, expected: INTEGER, offset: span.start })
     }
 
     /// An integer that means none where it is negative.
-    fn integer_or_none(&mut self, name: &'static str) -> Result<Stated, BodyFault> {
+    fn integer_or_none(&mut self, name: &'static str) -> Result<Stated, BodyError> {
         let Token { span, kind } = self.reader.token()?;
         match kind {
             Kind::Number(number) if number.strip_prefix('-').is_some_and(is_digits) => Ok(Stated::Nothing(span)),
-            _ => stated(kind, &span).ok_or(BodyFault::WrongType { name, expected: ANY_INTEGER, offset: span.start }),
+            _ => stated(kind, &span).ok_or(BodyError::WrongType { name, expected: ANY_INTEGER, offset: span.start }),
         }
     }
 
-    fn object(&mut self, name: &'static str, table: &'static [Known]) -> Result<Object, BodyFault> {
+    fn object(&mut self, name: &'static str, table: &'static [Known]) -> Result<Object, BodyError> {
         let Token { span, kind } = self.reader.token()?;
         match kind {
             Kind::Null => Ok(Object::Null(span)),
             Kind::ObjectStart => Ok(Object::There(self.members(span.end, table)?)),
-            _ => Err(BodyFault::WrongType { name, expected: OBJECT, offset: span.start }),
+            _ => Err(BodyError::WrongType { name, expected: OBJECT, offset: span.start }),
         }
     }
 
-    fn prompt(&mut self, field: Field, matter: Matter) -> Result<(), BodyFault> {
+    fn prompt(&mut self, field: Field, matter: Matter) -> Result<(), BodyError> {
         let media = match (self.scanned.shape, field) {
             (Shape::Embeddings, Field::Prompt) => Media::BareUrls,
             (shape, _) => shape.media(),

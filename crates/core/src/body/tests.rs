@@ -4,7 +4,7 @@ mod properties;
 
 use super::*;
 
-pub(super) fn scan_text(text: &str, shape: Shape) -> Result<Scanned, BodyFault> {
+pub(super) fn scan_text(text: &str, shape: Shape) -> Result<Scanned, BodyError> {
     scan(&Bytes::copy_from_slice(text.as_bytes()), shape)
 }
 
@@ -12,7 +12,7 @@ fn chat(text: &str) -> Scanned {
     scan_text(text, Shape::Chat).unwrap_or_else(|fault| panic!("{text}: {fault}"))
 }
 
-fn fault(text: &str) -> BodyFault {
+fn fault(text: &str) -> BodyError {
     scan_text(text, Shape::Chat).expect_err(text)
 }
 
@@ -121,19 +121,19 @@ fn the_prompt_is_weighed_by_field() {
 #[test]
 fn what_is_no_object_is_refused() {
     for body in ["", " \n", "[]", "null", "\"{}\"", "x", "1", "\u{a0}{}"] {
-        assert_eq!(fault(body), BodyFault::NotAnObject, "{body:?}");
+        assert_eq!(fault(body), BodyError::NotAnObject, "{body:?}");
     }
-    assert_eq!(fault("\u{feff}{}"), BodyFault::ByteOrderMark);
+    assert_eq!(fault("\u{feff}{}"), BodyError::ByteOrderMark);
     let bytes = Bytes::from_static(b"{\"a\":\"\xff\"}");
-    assert_eq!(scan(&bytes, Shape::Chat).unwrap_err(), BodyFault::NotUtf8 { offset: 6 });
+    assert_eq!(scan(&bytes, Shape::Chat).unwrap_err(), BodyError::NotUtf8 { offset: 6 });
     let overlong = Bytes::from_static(b"{\"\xc1\xad\":1}");
-    assert_eq!(scan(&overlong, Shape::Chat).unwrap_err(), BodyFault::NotUtf8 { offset: 2 });
+    assert_eq!(scan(&overlong, Shape::Chat).unwrap_err(), BodyError::NotUtf8 { offset: 2 });
 }
 
 #[test]
 fn what_follows_the_object_is_refused() {
     for (body, offset) in [("{}{}", 2), ("{} x", 3), ("{},", 2), ("{}\0", 2), ("{}\u{a0}", 2)] {
-        assert_eq!(fault(body), BodyFault::TrailingBytes { offset }, "{body:?}");
+        assert_eq!(fault(body), BodyError::TrailingBytes { offset }, "{body:?}");
     }
     chat("{} \t\r\n");
 }
@@ -142,14 +142,14 @@ fn what_follows_the_object_is_refused() {
 fn a_field_that_counts_may_be_there_once_however_it_is_escaped() {
     for name in ["model", "mod\\u0065l", "\\u006d\\u006F\\u0064\\u0065\\u006c"] {
         let body = format!(r#"{{"model":"a","{name}":"b"}}"#);
-        assert_eq!(fault(&body), BodyFault::DuplicateField { name: "model", offset: 13 });
+        assert_eq!(fault(&body), BodyError::DuplicateField { name: "model", offset: 13 });
     }
     for name in
         ["stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "best_of", "prompt", "messages"]
     {
         let escaped = format!("\\u{:04x}{}", name.as_bytes()[0], &name[1..]);
         let fault = fault(&format!(r#"{{"{name}":null,"{escaped}":null}}"#));
-        assert!(matches!(fault, BodyFault::DuplicateField { .. }), "{fault}");
+        assert!(matches!(fault, BodyError::DuplicateField { .. }), "{fault}");
         assert_eq!(fault.field(), Some(name));
     }
     let nested = r#"{"stream_options":{"include_usage":true,"x":1,"include\u005fusage":false}}"#;
@@ -162,10 +162,10 @@ fn a_name_that_some_parsers_take_for_a_field_is_refused() {
     for (spelling, name) in
         [("Model", "model"), ("\\u004dodel", "model"), ("max_to\u{212a}ens", "max_tokens"), ("\u{17f}tream", "stream")]
     {
-        assert_eq!(fault(&format!(r#"{{"{spelling}":null}}"#)), BodyFault::MiscasedField { name, offset: 1 });
+        assert_eq!(fault(&format!(r#"{{"{spelling}":null}}"#)), BodyError::MiscasedField { name, offset: 1 });
     }
     let nested = r#"{"stream_options":{"Include_Usage":true}}"#;
-    assert_eq!(fault(nested), BodyFault::MiscasedField { name: "stream_options.include_usage", offset: 19 });
+    assert_eq!(fault(nested), BodyError::MiscasedField { name: "stream_options.include_usage", offset: 19 });
     chat(r#"{"models":1,"mod":1,"model ":1,"MODEL\u0000":1,"max_completion_tokens_":1,"strёam":1}"#);
 }
 
@@ -184,7 +184,7 @@ fn wrong_types_are_refused_by_name() {
     for (name, values) in cases {
         for value in values {
             let fault = fault(&format!(r#"{{"{name}":{value}}}"#));
-            assert!(matches!(fault, BodyFault::WrongType { offset, .. } if offset == name.len() + 4), "{name}:{value}");
+            assert!(matches!(fault, BodyError::WrongType { offset, .. } if offset == name.len() + 4), "{name}:{value}");
             assert_eq!(fault.field(), Some(name));
         }
     }
@@ -194,8 +194,8 @@ fn wrong_types_are_refused_by_name() {
 #[test]
 fn half_a_surrogate_pair_is_refused_where_it_would_be_compared() {
     for half in ["\\ud800", "\\udc00", "\\ud800\\ud800", "\\ud800x", "\\ude00\\ud83d"] {
-        assert_eq!(fault(&format!(r#"{{"model":"a{half}"}}"#)), BodyFault::LoneSurrogate { offset: 9 });
-        assert_eq!(fault(&format!(r#"{{"model{half}":1}}"#)), BodyFault::LoneSurrogate { offset: 1 });
+        assert_eq!(fault(&format!(r#"{{"model":"a{half}"}}"#)), BodyError::LoneSurrogate { offset: 9 });
+        assert_eq!(fault(&format!(r#"{{"model{half}":1}}"#)), BodyError::LoneSurrogate { offset: 1 });
         chat(&format!(r#"{{"messages":[{{"content":"cut{half}"}}]}}"#));
     }
 }
@@ -204,10 +204,10 @@ fn half_a_surrogate_pair_is_refused_where_it_would_be_compared() {
 fn depth_is_bounded() {
     let nested = |depth: usize| format!("{{\"x\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
     chat(&nested(127));
-    assert_eq!(fault(&nested(128)), BodyFault::TooDeep { offset: 132 });
-    assert_eq!(fault(&format!("{{\"messages\":{}", "[".repeat(1_000_000))), BodyFault::TooDeep { offset: 139 });
-    assert_eq!(fault(&"{\"a\":".repeat(1_000_000)), BodyFault::TooDeep { offset: 640 });
-    assert_eq!(fault(&"[".repeat(1_000_000)), BodyFault::NotAnObject);
+    assert_eq!(fault(&nested(128)), BodyError::TooDeep { offset: 132 });
+    assert_eq!(fault(&format!("{{\"messages\":{}", "[".repeat(1_000_000))), BodyError::TooDeep { offset: 139 });
+    assert_eq!(fault(&"{\"a\":".repeat(1_000_000)), BodyError::TooDeep { offset: 640 });
+    assert_eq!(fault(&"[".repeat(1_000_000)), BodyError::NotAnObject);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What a prompt weighs: its text, its media and its tokens, whatever the objects it is put in.
 
 use super::{
-    BodyFault,
+    BodyError,
     json::{Kind, Reader, Text},
     outline::{Matter, Notes, Outline},
 };
@@ -46,7 +46,7 @@ pub(super) fn walk(
     media: Media,
     matter: Matter,
     outline: &mut Outline,
-) -> Result<Walked, BodyFault> {
+) -> Result<Walked, BodyError> {
     let outside = reader.depth();
     let first = reader.token()?.kind;
     let walked = Walked::default();

@@ -7,7 +7,7 @@ use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{Limit, Limits, window::Window};
-use crate::clock::Moment;
+use crate::clock::MonotonicTime;
 
 /// What one key has used lately and has running. It counts what is unlimited too, so that a
 /// limit set later holds at once. An idle key takes less than 200 bytes, the busiest about 50 KiB.
@@ -31,18 +31,18 @@ impl Counters {
     /// # Errors
     /// When a limit would be exceeded. While as many requests run as may, that is what the refusal
     /// names, since no waiting time could be promised; else it names the limit with the longest wait.
-    pub fn reserve(self: &Arc<Self>, limits: &Limits, tokens: u64, now: Moment) -> Result<Reservation, Refusal> {
+    pub fn reserve(self: &Arc<Self>, limits: &Limits, tokens: u64, now: MonotonicTime) -> Result<Reservation, Refusal> {
         Reservation::of(self.clone(), limits, tokens, now)
     }
 
     /// What is used and what is left at `now`.
     #[must_use]
-    pub fn standing(&self, limits: &Limits, now: Moment) -> Standing {
+    pub fn standing(&self, limits: &Limits, now: MonotonicTime) -> LimitStatus {
         let mut state = self.lock();
         let now = state.advance(now);
-        Standing {
-            requests: Level::of(&state.requests, limits.requests_per_minute, now),
-            tokens: Level::of(&state.tokens, limits.tokens_per_minute, now),
+        LimitStatus {
+            requests: WindowStatus::of(&state.requests, limits.requests_per_minute, now),
+            tokens: WindowStatus::of(&state.tokens, limits.tokens_per_minute, now),
             running: state.running,
         }
     }
@@ -50,7 +50,7 @@ impl Counters {
     /// Whether nothing counts and nothing runs, so that forgetting these counters loses nothing.
     /// It also frees the memory of a key that has fallen silent.
     #[must_use]
-    pub fn is_idle(&self, now: Moment) -> bool {
+    pub fn is_idle(&self, now: MonotonicTime) -> bool {
         let mut state = self.lock();
         state.advance(now);
         state.running == 0 && state.requests.used() == 0 && state.tokens.used() == 0
@@ -93,7 +93,12 @@ impl<Owner: Deref<Target = Counters>> Place<Owner> {
     /// # Errors
     /// The place, and why a limit would be exceeded: the one over concurrency, where that was lowered since the place was
     /// taken, as no waiting time could be promised; else the one with the longest wait.
-    pub fn reserve(self, limits: &Limits, tokens: u64, now: Moment) -> Result<Reservation<Owner>, (Self, Refusal)> {
+    pub fn reserve(
+        self,
+        limits: &Limits,
+        tokens: u64,
+        now: MonotonicTime,
+    ) -> Result<Reservation<Owner>, (Self, Refusal)> {
         let tokens = limits.tokens_per_minute.cut(tokens.min(MOST_TOKENS));
         let admitted = self.counters.lock().admit(limits, tokens, now);
         match admitted {
@@ -131,7 +136,7 @@ impl<Owner: Deref<Target = Counters>> fmt::Debug for Place<Owner> {
 #[must_use = "a reservation that is dropped frees its place at once"]
 pub struct Reservation<Owner: Deref<Target = Counters> = Arc<Counters>> {
     place: Place<Owner>,
-    admitted: Moment,
+    admitted: MonotonicTime,
     tokens: u64,
 }
 
@@ -140,7 +145,7 @@ impl<Owner: Deref<Target = Counters>> Reservation<Owner> {
     ///
     /// # Errors
     /// As those of [`Place::take`] and [`Place::reserve`].
-    pub fn of(counters: Owner, limits: &Limits, tokens: u64, now: Moment) -> Result<Self, Refusal> {
+    pub fn of(counters: Owner, limits: &Limits, tokens: u64, now: MonotonicTime) -> Result<Self, Refusal> {
         let tokens = limits.tokens_per_minute.cut(tokens.min(MOST_TOKENS));
         let admitted = counters.lock().enter_and_admit(limits, tokens, now)?;
         Ok(Self { place: Place { counters, is_taken: true }, admitted, tokens })
@@ -154,7 +159,7 @@ impl<Owner: Deref<Target = Counters>> Reservation<Owner> {
 
     /// Ends the request, which used `used` tokens in all. What it reserved and did not use is
     /// given back, if it still counts; what it used beyond that counts from `now`.
-    pub fn settle(self, used: u64, now: Moment) {
+    pub fn settle(self, used: u64, now: MonotonicTime) {
         let Self { place, admitted, tokens } = self;
         place.leave(|state| state.settle(admitted, tokens, used.min(MOST_TOKENS), now));
     }
@@ -170,7 +175,7 @@ impl<Owner: Deref<Target = Counters>> Reservation<Owner> {
 #[derive(Debug, Default)]
 struct State {
     /// The latest moment seen.
-    latest: Moment,
+    latest: MonotonicTime,
     requests: Window,
     tokens: Window,
     running: u64,
@@ -178,7 +183,7 @@ struct State {
 
 impl State {
     /// Brings both windows to `now`, or to the latest moment seen if that is later, and returns it.
-    fn advance(&mut self, now: Moment) -> Moment {
+    fn advance(&mut self, now: MonotonicTime) -> MonotonicTime {
         self.latest = self.latest.max(now);
         self.requests.roll(self.latest);
         self.tokens.roll(self.latest);
@@ -198,7 +203,7 @@ impl State {
         self.running = self.running.saturating_sub(1);
     }
 
-    fn enter_and_admit(&mut self, limits: &Limits, tokens: u64, now: Moment) -> Result<Moment, Refusal> {
+    fn enter_and_admit(&mut self, limits: &Limits, tokens: u64, now: MonotonicTime) -> Result<MonotonicTime, Refusal> {
         self.enter(limits.concurrent_requests)?;
         let admitted = self.admit(limits, tokens, now);
         if admitted.is_err() {
@@ -208,7 +213,7 @@ impl State {
     }
 
     /// Admits a request that has its place.
-    fn admit(&mut self, limits: &Limits, tokens: u64, now: Moment) -> Result<Moment, Refusal> {
+    fn admit(&mut self, limits: &Limits, tokens: u64, now: MonotonicTime) -> Result<MonotonicTime, Refusal> {
         let now = self.advance(now);
         if let Some(refusal) = self.refusal(limits, tokens, now) {
             return Err(refusal);
@@ -218,21 +223,21 @@ impl State {
         Ok(now)
     }
 
-    fn refusal(&self, limits: &Limits, tokens: u64, now: Moment) -> Option<Refusal> {
-        let requests = || refusal_over(Over::Requests, &self.requests, limits.requests_per_minute, 1, now);
-        let tokens = || refusal_over(Over::Tokens, &self.tokens, limits.tokens_per_minute, tokens, now);
+    fn refusal(&self, limits: &Limits, tokens: u64, now: MonotonicTime) -> Option<Refusal> {
+        let requests = || refusal_over(LimitKind::Requests, &self.requests, limits.requests_per_minute, 1, now);
+        let tokens = || refusal_over(LimitKind::Tokens, &self.tokens, limits.tokens_per_minute, tokens, now);
         // Of equal waits the last is taken.
         let longest = || tokens().into_iter().chain(requests()).max_by_key(|refusal| refusal.retry_after);
         too_many(self.running.saturating_sub(1), limits.concurrent_requests).or_else(longest)
     }
 
-    fn settle(&mut self, admitted: Moment, tokens: u64, used: u64, now: Moment) {
+    fn settle(&mut self, admitted: MonotonicTime, tokens: u64, used: u64, now: MonotonicTime) {
         let now = self.advance(now);
         self.tokens.give_back(admitted, tokens.saturating_sub(used));
         self.tokens.add(now, used.saturating_sub(tokens));
     }
 
-    fn cancel(&mut self, admitted: Moment, tokens: u64) {
+    fn cancel(&mut self, admitted: MonotonicTime, tokens: u64) {
         self.requests.give_back(admitted, 1);
         self.tokens.give_back(admitted, tokens);
     }
@@ -240,7 +245,7 @@ impl State {
 
 /// Which limit a request would exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Over {
+pub enum LimitKind {
     /// Requests in any 60 seconds.
     Requests,
     /// Tokens in any 60 seconds.
@@ -253,7 +258,7 @@ pub enum Over {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The limit that it would exceed.
-    pub over: Over,
+    pub over: LimitKind,
     /// That limit's number.
     pub limit: u64,
     /// What is used of it; more than the limit where more was used than reserved.
@@ -269,11 +274,11 @@ pub struct Refusal {
 fn too_many(running: u64, limit: Limit) -> Option<Refusal> {
     let limit = limit.number()?;
     let (retry_after, reset) = (CONCURRENCY_WAIT, CONCURRENCY_WAIT);
-    (running >= limit).then_some(Refusal { over: Over::Concurrency, limit, used: running, retry_after, reset })
+    (running >= limit).then_some(Refusal { over: LimitKind::Concurrency, limit, used: running, retry_after, reset })
 }
 
 /// The refusal of a request that takes `amount` beyond `limit`. Nothing is never too much.
-fn refusal_over(over: Over, window: &Window, limit: Limit, amount: u64, now: Moment) -> Option<Refusal> {
+fn refusal_over(over: LimitKind, window: &Window, limit: Limit, amount: u64, now: MonotonicTime) -> Option<Refusal> {
     let (limit, used) = (limit.number()?, window.used());
     let excess = used.saturating_add(amount).saturating_sub(limit);
     let refused = amount > 0 && excess > 0;
@@ -282,18 +287,18 @@ fn refusal_over(over: Over, window: &Window, limit: Limit, amount: u64, now: Mom
 
 /// What a key has used and has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct LimitStatus {
     /// Requests in the last 60 seconds.
-    pub requests: Level,
+    pub requests: WindowStatus,
     /// Tokens in the last 60 seconds.
-    pub tokens: Level,
+    pub tokens: WindowStatus,
     /// Requests running now.
     pub running: u64,
 }
 
 /// What is used of one limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Level {
+pub struct WindowStatus {
     /// What is allowed in any 60 seconds.
     pub limit: Limit,
     /// What counts now; it may be more than the limit.
@@ -302,8 +307,8 @@ pub struct Level {
     pub reset: Duration,
 }
 
-impl Level {
-    fn of(window: &Window, limit: Limit, now: Moment) -> Self {
+impl WindowStatus {
+    fn of(window: &Window, limit: Limit, now: MonotonicTime) -> Self {
         Self { limit, used: window.used(), reset: window.reset(now) }
     }
 

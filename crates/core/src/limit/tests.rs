@@ -23,12 +23,12 @@ fn limits_are_read_and_written() {
 #[test]
 fn what_is_no_limit_is_refused() {
     for text in ["", "-1", "+1", "1.5", "1e3", " 1", "Unlimited", "_", "_1", "1_", "none", "٣"] {
-        assert_eq!(text.parse::<Limit>(), Err(LimitFault::Form), "{text}");
+        assert_eq!(text.parse::<Limit>(), Err(LimitError::Form), "{text}");
     }
-    assert_eq!("18446744073709551616".parse::<Limit>(), Err(LimitFault::TooLarge));
-    assert_eq!("0".parse::<Limit>(), Err(LimitFault::Zero));
-    assert_eq!("0_0".parse::<Limit>(), Err(LimitFault::Zero));
-    assert!(LimitFault::Zero.to_string().contains("`enabled: false`"), "it says what to do instead");
+    assert_eq!("18446744073709551616".parse::<Limit>(), Err(LimitError::TooLarge));
+    assert_eq!("0".parse::<Limit>(), Err(LimitError::Zero));
+    assert_eq!("0_0".parse::<Limit>(), Err(LimitError::Zero));
+    assert!(LimitError::Zero.to_string().contains("`enabled: false`"), "it says what to do instead");
 }
 
 const DEMAND: Demand = Demand {

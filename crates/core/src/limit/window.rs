@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::clock::Moment;
+use crate::clock::MonotonicTime;
 
 /// How long what is counted stays counted; up to 100 ms longer where it is kept together with
 /// what came after it.
@@ -25,18 +25,18 @@ pub(super) struct Window {
 /// What came between `first` and `last`, which are at most 100 ms apart.
 #[derive(Debug)]
 struct Slot {
-    first: Moment,
-    last: Moment,
+    first: MonotonicTime,
+    last: MonotonicTime,
     amount: u64,
 }
 
 impl Slot {
     /// All of it leaves when the last of it may, so nothing leaves early.
-    fn leaves(&self) -> Moment {
+    fn leaves(&self) -> MonotonicTime {
         self.last + SPAN
     }
 
-    fn takes(&self, now: Moment) -> bool {
+    fn takes(&self, now: MonotonicTime) -> bool {
         now <= self.first + SLOT
     }
 }
@@ -48,7 +48,7 @@ impl Window {
     }
 
     /// Lets go of what came more than a span ago, and of memory that is no longer needed.
-    pub(super) fn roll(&mut self, now: Moment) {
+    pub(super) fn roll(&mut self, now: MonotonicTime) {
         while let Some(slot) = self.slots.front().filter(|slot| slot.leaves() <= now) {
             self.used = self.used.saturating_sub(slot.amount);
             self.slots.pop_front();
@@ -61,7 +61,7 @@ impl Window {
     }
 
     /// Counts `amount` from `now` on.
-    pub(super) fn add(&mut self, now: Moment, amount: u64) {
+    pub(super) fn add(&mut self, now: MonotonicTime, amount: u64) {
         if amount == 0 {
             return;
         }
@@ -78,7 +78,7 @@ impl Window {
     /// Takes back `amount` of what was added at the moment `added`, if that still counts. Its
     /// slot, if it is still there, is the last that began by then: later slots began later, and
     /// no slot outlives a later one.
-    pub(super) fn give_back(&mut self, added: Moment, amount: u64) {
+    pub(super) fn give_back(&mut self, added: MonotonicTime, amount: u64) {
         let begun = self.slots.partition_point(|slot| slot.first <= added);
         if let Some(slot) = begun.checked_sub(1).and_then(|index| self.slots.get_mut(index)) {
             let amount = amount.min(slot.amount);
@@ -88,7 +88,7 @@ impl Window {
     }
 
     /// How long until `amount` of what counts now no longer does.
-    pub(super) fn wait_for(&self, amount: u64, now: Moment) -> Duration {
+    pub(super) fn wait_for(&self, amount: u64, now: MonotonicTime) -> Duration {
         let mut left = 0_u64;
         let enough = self.slots.iter().find(|slot| {
             left = left.saturating_add(slot.amount);
@@ -98,7 +98,7 @@ impl Window {
     }
 
     /// How long until nothing counts any more.
-    pub(super) fn reset(&self, now: Moment) -> Duration {
+    pub(super) fn reset(&self, now: MonotonicTime) -> Duration {
         let last = self.slots.iter().rev().find(|slot| slot.amount > 0);
         last.map_or(Duration::ZERO, |slot| slot.leaves().saturating_since(now))
     }
@@ -108,15 +108,15 @@ impl Window {
 mod tests {
     use super::*;
 
-    fn at(millis: u64) -> Moment {
-        Moment::from_nanos(millis * 1_000_000)
+    fn at(millis: u64) -> MonotonicTime {
+        MonotonicTime::from_nanos(millis * 1_000_000)
     }
 
     #[test]
     fn what_is_counted_leaves_after_exactly_a_span() {
         let mut window = Window::default();
         window.add(at(5), 7);
-        window.roll(Moment::from_nanos(60_005_000_000 - 1));
+        window.roll(MonotonicTime::from_nanos(60_005_000_000 - 1));
         assert_eq!(window.used(), 7);
         window.roll(at(60_005));
         assert_eq!(window.used(), 0);
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn no_traffic_makes_more_than_601_slots() {
         let mut window = Window::default();
-        let mut now = Moment::default();
+        let mut now = MonotonicTime::default();
         for _ in 0..5_000 {
             window.roll(now);
             window.add(now, 1);
@@ -208,9 +208,9 @@ mod tests {
 
     #[test]
     fn the_present_moves_on() {
-        let before = Moment::now();
-        assert!(Moment::now() >= before);
-        assert_eq!(Moment::from_nanos(u64::MAX) + SPAN, Moment::from_nanos(u64::MAX));
+        let before = MonotonicTime::now();
+        assert!(MonotonicTime::now() >= before);
+        assert_eq!(MonotonicTime::from_nanos(u64::MAX) + SPAN, MonotonicTime::from_nanos(u64::MAX));
         assert_eq!(before.saturating_since(before + SPAN), Duration::ZERO);
     }
 }

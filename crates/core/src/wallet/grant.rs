@@ -1,10 +1,10 @@
-//! What a keeper grants one process of a wallet: the other side of a [`Purse`](super::Purse).
+//! What a keeper grants one process of a wallet: the other side of a [`WalletAllowance`](super::Purse).
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Allowance, Wish};
+use super::{Allowance, AllowanceRequest};
 use crate::price::Usd;
 
 /// What a process was granted so far.
@@ -44,7 +44,7 @@ impl Grant {
     /// The next grant, out of a balance of which `others` were granted so much. What is given back is taken only by one
     /// who knows the last grant: otherwise it was overtaken, and may be in use.
     #[must_use]
-    pub fn next(self, balance: Usd, others: Usd, wish: Option<&Wish>, now: Timestamp) -> Self {
+    pub fn next(self, balance: Usd, others: Usd, wish: Option<&AllowanceRequest>, now: Timestamp) -> Self {
         let known = wish.filter(|wish| wish.version == self.version);
         let granted = known.map_or(self.granted, |wish| wish.granted.min(self.granted));
         let own = Self { granted, ..self }.outstanding(now).nanos();

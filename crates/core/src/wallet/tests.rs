@@ -6,32 +6,32 @@ fn usd(text: &str) -> Usd {
     text.parse().unwrap()
 }
 
-fn at(seconds: u64) -> Moment {
-    Moment::from_nanos(seconds * 1_000_000_000)
+fn at(seconds: u64) -> MonotonicTime {
+    MonotonicTime::from_nanos(seconds * 1_000_000_000)
 }
 
 /// Later than all before it.
-fn word(balance: &str, granted: &str, counted: &str) -> Word {
+fn word(balance: &str, granted: &str, counted: &str) -> BalanceUpdate {
     thread_local! {
         static VERSION: std::cell::Cell<u64> = const { std::cell::Cell::new(100) };
     }
     numbered(VERSION.replace(VERSION.get() + 1), balance, granted, counted)
 }
 
-fn numbered(version: u64, balance: &str, granted: &str, counted: &str) -> Word {
+fn numbered(version: u64, balance: &str, granted: &str, counted: &str) -> BalanceUpdate {
     let lasts = Duration::from_secs(60);
     let allowance = Allowance { version, granted: usd(granted), counted: usd(counted), lasts };
-    Word { balance: usd(balance), allowance: Some(allowance) }
+    BalanceUpdate { balance: usd(balance), allowance: Some(allowance) }
 }
 
-fn purse(word: &Word) -> Arc<Purse> {
-    let purse = Arc::new(Purse::new("team_a".into()));
+fn purse(word: &BalanceUpdate) -> Arc<WalletAllowance> {
+    let purse = Arc::new(WalletAllowance::new("team_a".into()));
     purse.hear(word, at(0));
     purse
 }
 
-fn reserve(purse: &Arc<Purse>, cost: &str, now: Moment) -> Result<Hold, Short> {
-    purse.reserve(Cost::AtMost(usd(cost)), Trust::WhileItLasts, now)
+fn reserve(purse: &Arc<WalletAllowance>, cost: &str, now: MonotonicTime) -> Result<Hold, Short> {
+    purse.reserve(Cost::AtMost(usd(cost)), StalePolicy::WhileItLasts, now)
 }
 
 #[test]
@@ -64,9 +64,9 @@ fn the_request_after_the_one_that_uses_the_wallet_up_is_refused() {
 
 #[test]
 fn of_a_wallet_of_which_nothing_was_heard_the_keeper_is_asked() {
-    let purse = Arc::new(Purse::new("ada".into()));
+    let purse = Arc::new(WalletAllowance::new("ada".into()));
     assert_eq!(reserve(&purse, "0.2", at(0)).unwrap_err(), Short::Ask);
-    assert_eq!(purse.reserve(Cost::AtMost(usd("0.2")), Trust::ForWantOfBetter, at(0)).unwrap_err(), Short::Empty);
+    assert_eq!(purse.reserve(Cost::AtMost(usd("0.2")), StalePolicy::ForWantOfBetter, at(0)).unwrap_err(), Short::Empty);
 }
 
 #[test]
@@ -75,12 +75,15 @@ fn an_allowance_that_ran_out_is_asked_for_again_and_spent_if_nobody_answers() {
     reserve(&purse, "0.5", at(0)).unwrap().settle(usd("0.5"));
     assert!(reserve(&purse, "0.5", at(59)).is_ok());
     assert_eq!(reserve(&purse, "0.5", at(60)).unwrap_err(), Short::Ask);
-    let last = purse.reserve(Cost::AtMost(usd("1.5")), Trust::ForWantOfBetter, at(3600)).unwrap();
-    assert_eq!(purse.reserve(Cost::AtMost(usd("0.01")), Trust::ForWantOfBetter, at(3600)).unwrap_err(), Short::Empty);
+    let last = purse.reserve(Cost::AtMost(usd("1.5")), StalePolicy::ForWantOfBetter, at(3600)).unwrap();
+    assert_eq!(
+        purse.reserve(Cost::AtMost(usd("0.01")), StalePolicy::ForWantOfBetter, at(3600)).unwrap_err(),
+        Short::Empty
+    );
     last.settle(usd("1.5"));
 }
 
-fn wished(purse: &Purse, now: Moment) -> Option<(Usd, Usd)> {
+fn wished(purse: &WalletAllowance, now: MonotonicTime) -> Option<(Usd, Usd)> {
     purse.wish(now).map(|wish| (wish.wanted, wish.granted))
 }
 
@@ -103,7 +106,7 @@ fn an_allowance_that_is_used_is_renewed_before_its_end() {
 fn an_allowance_that_nobody_uses_goes_back_but_for_an_eighth_of_the_balance() {
     let purse = purse(&word("8", "4", "0"));
     reserve(&purse, "0.5", at(1)).unwrap().settle(usd("0.8"));
-    assert_eq!(wished(&purse, Moment::from_nanos(1_400_000_000)), None, "not yet");
+    assert_eq!(wished(&purse, MonotonicTime::from_nanos(1_400_000_000)), None, "not yet");
     assert_eq!(wished(&purse, at(2)), Some((usd("1.7"), usd("1.7"))), "0.8 is spent, and an eighth of 7.2 kept");
     assert_eq!(purse.left(), usd("0.9"));
     assert_eq!(wished(&purse, at(3)), None, "once");
@@ -128,7 +131,7 @@ fn what_others_need_goes_back_at_once_but_for_what_runs() {
 #[test]
 fn what_probably_costs_more_than_there_is_runs_alone() {
     let purse = purse(&word("1", "0.5", "0"));
-    let probably = |cost: &str, now| purse.reserve(Cost::Probably(usd(cost)), Trust::WhileItLasts, now);
+    let probably = |cost: &str, now| purse.reserve(Cost::Probably(usd(cost)), StalePolicy::WhileItLasts, now);
     assert_eq!(probably("3", at(5)).unwrap_err(), Short::Ask, "more may be granted");
     purse.hear(&word("1", "1", "0"), at(5));
     let alone = probably("3", at(5)).unwrap();
@@ -174,10 +177,10 @@ fn what_a_keeper_has_forgotten_is_taken_for_on_its_way() {
 
 #[test]
 fn where_nobody_grants_anything_the_balance_is_there_to_be_spent() {
-    let purse = purse(&Word { balance: usd("0.03"), allowance: None });
+    let purse = purse(&BalanceUpdate { balance: usd("0.03"), allowance: None });
     reserve(&purse, "0.02", at(0)).unwrap().settle(usd("0.02"));
     assert_eq!(reserve(&purse, "0.02", at(0)).unwrap_err(), Short::Empty);
-    purse.hear(&Word { balance: usd("0.01"), allowance: None }, at(9));
+    purse.hear(&BalanceUpdate { balance: usd("0.01"), allowance: None }, at(9));
     assert_eq!(purse.left(), usd("0.01"), "what was spent is no longer in the balance");
     assert_eq!(wished(&purse, at(100)), None);
 }
@@ -202,7 +205,7 @@ enum Step {
         requests: usize,
     },
     /// What is wished for in advance, and what is given back, goes on its way.
-    Wish(usize),
+    AllowanceRequest(usize),
     LookUp(usize),
     Recall(usize),
     /// A message arrives at the keeper, and the answer goes on its way.
@@ -217,7 +220,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (gateway(), 0..300_u32).prop_map(|(gateway, cost)| Step::Begin { gateway, cost }),
         3 => (any::<usize>(), 0..300_u32).prop_map(|(which, cost)| Step::End { which, cost }),
         2 => (gateway(), 0..4_usize).prop_map(|(gateway, requests)| Step::Count { gateway, requests }),
-        3 => gateway().prop_map(Step::Wish),
+        3 => gateway().prop_map(Step::AllowanceRequest),
         1 => gateway().prop_map(Step::LookUp),
         1 => gateway().prop_map(Step::Recall),
         5 => any::<usize>().prop_map(Step::Ask),
@@ -227,31 +230,31 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// What is on its way: of which gateway, asked when, and what.
-type Message<T> = (usize, Moment, T);
+type Message<T> = (usize, MonotonicTime, T);
 
 #[derive(Default)]
 struct World {
-    purses: Vec<Arc<Purse>>,
+    purses: Vec<Arc<WalletAllowance>>,
     grants: Vec<Grant>,
     balance: i64,
     running: Vec<(usize, Hold, i64)>,
     uncounted: Vec<std::collections::VecDeque<i64>>,
-    asked: Vec<Message<Option<Wish>>>,
-    answers: Vec<Message<(Word, Option<Wish>)>>,
+    asked: Vec<Message<Option<AllowanceRequest>>>,
+    answers: Vec<Message<(BalanceUpdate, Option<AllowanceRequest>)>>,
     clock: u64,
 }
 
 impl World {
     fn new() -> Self {
-        let purses = ["ada", "ada"].map(|id| Arc::new(Purse::new(id.into()))).to_vec();
+        let purses = ["ada", "ada"].map(|id| Arc::new(WalletAllowance::new(id.into()))).to_vec();
         let (grants, uncounted) = (vec![Grant::none(); 2], vec![std::collections::VecDeque::new(); 2]);
         Self { purses, grants, balance: 500 * CENT, uncounted, ..Self::default() }
     }
 
     /// A tenth of a second a step: no allowance runs out within a case.
-    fn now(&self) -> (Moment, jiff::Timestamp) {
+    fn now(&self) -> (MonotonicTime, jiff::Timestamp) {
         (
-            Moment::from_nanos(self.clock * 100_000_000),
+            MonotonicTime::from_nanos(self.clock * 100_000_000),
             jiff::Timestamp::from_millisecond(i64::try_from(self.clock).unwrap() * 100).unwrap(),
         )
     }
@@ -263,7 +266,7 @@ impl World {
             Step::Begin { gateway, cost } => {
                 let cost = i64::from(cost) * CENT;
                 let at_most = Cost::AtMost(Usd::from_nanos(cost));
-                match self.purses[gateway].reserve(at_most, Trust::WhileItLasts, moment) {
+                match self.purses[gateway].reserve(at_most, StalePolicy::WhileItLasts, moment) {
                     Ok(hold) => self.running.push((gateway, hold, cost)),
                     Err(Short::Empty) => {}
                     Err(Short::Ask | Short::Wait) => {
@@ -286,7 +289,7 @@ impl World {
                     self.grants[gateway].counted = counted;
                 }
             }
-            Step::Wish(gateway) => {
+            Step::AllowanceRequest(gateway) => {
                 if let Some(wish) = self.purses[gateway].wish(moment) {
                     self.asked.push((gateway, moment, Some(wish)));
                 }
@@ -301,7 +304,7 @@ impl World {
                 if wish.is_some() || !self.grants[gateway].lasts_a_while(date) {
                     self.grants[gateway] = self.grants[gateway].next(balance, others, wish.as_ref(), date);
                 }
-                let word = Word { balance, allowance: Some(self.grants[gateway].allowance(date)) };
+                let word = BalanceUpdate { balance, allowance: Some(self.grants[gateway].allowance(date)) };
                 self.answers.push((gateway, asked, (word, wish)));
             }
             Step::Answer(which) if !self.answers.is_empty() => {

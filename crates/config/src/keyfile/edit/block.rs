@@ -4,7 +4,7 @@ use serde_yaml::Value;
 
 use super::{Page, Splice, Splices, neighbour};
 use crate::{
-    keyfile::{EditFault, render},
+    keyfile::{EditError, render},
     yaml::Node,
 };
 
@@ -18,7 +18,7 @@ impl Page<'_> {
         Splice::insert(self.line_end(self.end_of(key, last)), format!("{}{indentation}{field}", self.line_break))
     }
 
-    pub(super) fn remove_lines_of_field(&self, fields: &[(Node, Node)], place: usize) -> Result<Splice, EditFault> {
+    pub(super) fn remove_lines_of_field(&self, fields: &[(Node, Node)], place: usize) -> Result<Splice, EditError> {
         let Some((key, value)) = fields.get(place) else { return Ok(Splice::insert(0, "")) };
         let (start, end) = (key.start.offset, self.end_of(key, value));
         let line = self.line_start(start);
@@ -27,7 +27,7 @@ impl Page<'_> {
         }
         // It stands behind the dash of its element, where the next field takes its place.
         let Some((next, _)) = fields.get(place + 1) else {
-            return Err(EditFault::by_hand(key.start, "the only field"));
+            return Err(EditError::by_hand(key.start, "the only field"));
         };
         if self.is_blank(self.next_line(end)..next.start.offset) {
             return Ok(Splice::remove(start..next.start.offset));

@@ -30,7 +30,7 @@ pub(super) fn form(parts: &[Vec<u8>]) -> Bytes {
     body.into()
 }
 
-fn scanned(parts: &[Vec<u8>]) -> Result<Scanned, BodyFault> {
+fn scanned(parts: &[Vec<u8>]) -> Result<Scanned, BodyError> {
     scan_form(&form(parts), TYPE)
 }
 
@@ -103,7 +103,7 @@ fn values_of_another_type_are_refused_by_name() {
         for value in values {
             let fault = scanned(&[field(name, value)]).unwrap_err();
             assert!(
-                matches!(fault, BodyFault::WrongType { offset, .. } if offset == 27 + 39 + name.len() + 4),
+                matches!(fault, BodyError::WrongType { offset, .. } if offset == 27 + 39 + name.len() + 4),
                 "{value:?}: {fault}"
             );
             assert_eq!(fault.field(), Some(name));
@@ -116,11 +116,11 @@ fn a_field_that_counts_is_there_once_and_plainly_named() {
     for (name, _) in FIELDS {
         let once = field(name, if name == "model" { "m" } else { "" });
         let fault = scanned(&[once.clone(), file("file", b"x"), once.clone()]).unwrap_err();
-        assert!(matches!(fault, BodyFault::DuplicateField { .. }), "{fault}");
+        assert!(matches!(fault, BodyError::DuplicateField { .. }), "{fault}");
         assert_eq!(fault.field(), Some(name));
         let upper = name.to_uppercase();
         let fault = scanned(&[field(&upper, "")]).unwrap_err();
-        assert_eq!(fault, BodyFault::MiscasedField { name, offset: 27 });
+        assert_eq!(fault, BodyError::MiscasedField { name, offset: 27 });
         for listed in [format!("{name}[]"), format!("{name}[0]"), format!("{upper}[]"), format!("{name}[")] {
             let fault = scanned(&[field(&listed, "")]).unwrap_err();
             assert!(fault.to_string().contains("brackets"), "{listed}: {fault}");
@@ -140,7 +140,7 @@ fn a_field_that_counts_is_no_file() {
         for filename in ["filename=\"\"", "filename=\"a\"", "filename*=utf-8''a"] {
             let part = format!("Content-Disposition: form-data; name=\"{name}\"; {filename}\r\n\r\n1");
             let fault = scanned(&[part.into_bytes()]).unwrap_err();
-            assert_eq!(fault, BodyFault::FileField { name, offset: 27 });
+            assert_eq!(fault, BodyError::FileField { name, offset: 27 });
             assert_eq!(fault.field(), Some(name));
         }
     }
@@ -182,7 +182,7 @@ fn fields_that_count_are_utf_8_and_others_may_be_anything() {
     for (name, _) in FIELDS {
         let part = [field(name, "ab"), vec![0xff]].concat();
         let offset = 27 + part.len() - 1;
-        assert_eq!(scanned(&[part]).unwrap_err(), BodyFault::NotUtf8 { offset }, "{name}");
+        assert_eq!(scanned(&[part]).unwrap_err(), BodyError::NotUtf8 { offset }, "{name}");
     }
     assert!(scanned(&[[field("language", ""), vec![0xff]].concat()]).is_ok());
 }

@@ -1,7 +1,7 @@
 use super::{text::LoneSurrogate, *};
 
 /// Reads one value and what follows it, as the scanner does.
-fn read(text: &str) -> Result<Vec<Kind<'_>>, BodyFault> {
+fn read(text: &str) -> Result<Vec<Kind<'_>>, BodyError> {
     let mut reader = Reader::new(text);
     let mut kinds = vec![reader.token()?.kind];
     while reader.depth() > 0 {
@@ -129,7 +129,7 @@ fn what_the_grammar_does_not_allow_is_refused_at_its_place() {
     ];
     for (text, place) in cases {
         match read(text) {
-            Err(BodyFault::Syntax { offset, problem }) => assert_eq!(offset, place, "{text:?}: {problem}"),
+            Err(BodyError::Syntax { offset, problem }) => assert_eq!(offset, place, "{text:?}: {problem}"),
             other => panic!("{text:?}: {other:?}"),
         }
     }
@@ -139,7 +139,7 @@ fn what_the_grammar_does_not_allow_is_refused_at_its_place() {
 fn a_value_that_is_no_container_ends_the_text() {
     for (text, place) in [("1 2", 2), ("1x", 1), ("\"a\"b", 3), ("true,", 4), ("nullnull", 4), ("0x10", 1), ("1.5.", 3)]
     {
-        assert_eq!(read(text), Err(BodyFault::TrailingBytes { offset: place }), "{text:?}");
+        assert_eq!(read(text), Err(BodyError::TrailingBytes { offset: place }), "{text:?}");
     }
 }
 
@@ -184,7 +184,7 @@ fn half_a_surrogate_pair_is_read_but_not_decoded() {
 fn depth_is_a_count_and_not_the_stack() {
     let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
     assert!(read(&nested(128)).is_ok());
-    assert_eq!(read(&nested(129)), Err(BodyFault::TooDeep { offset: 128 }));
+    assert_eq!(read(&nested(129)), Err(BodyError::TooDeep { offset: 128 }));
     let mixed = "[{\"a\":".repeat(64) + "1" + &"}]".repeat(64);
     assert_eq!(read(&mixed).unwrap().len(), 64 * 5 + 1);
 }

@@ -7,7 +7,7 @@ fn lines(lines: &str) -> Vec<u8> {
     lines.replace('\n', "\r\n").into_bytes()
 }
 
-fn read(body: &[u8]) -> Result<Vec<Part<'_>>, BodyFault> {
+fn read(body: &[u8]) -> Result<Vec<Part<'_>>, BodyError> {
     Parts::new(body, TYPE)?.collect()
 }
 
@@ -16,7 +16,7 @@ fn headed(headers: &str) -> Vec<u8> {
     lines(&format!("--XX\n{headers}\n\nvalue\n--XX--\n"))
 }
 
-fn head(headers: &str) -> Result<bool, BodyFault> {
+fn head(headers: &str) -> Result<bool, BodyError> {
     let body = headed(headers);
     let part = Parts::new(&body, TYPE)?.next().unwrap()?;
     Ok(part.head.is_file())
@@ -24,7 +24,7 @@ fn head(headers: &str) -> Result<bool, BodyFault> {
 
 fn problem(body: &[u8]) -> (usize, &'static str) {
     match read(body) {
-        Err(BodyFault::Form { offset, problem }) => (offset, problem),
+        Err(BodyError::Form { offset, problem }) => (offset, problem),
         other => panic!("{}: {other:?}", String::from_utf8_lossy(body)),
     }
 }
@@ -100,7 +100,7 @@ fn no_line_ends_but_by_crlf() {
                 assert_eq!(read(odd.as_bytes()).unwrap()[0].content, b"one\r");
             } else {
                 assert!(
-                    matches!(read(odd.as_bytes()), Err(BodyFault::Form { .. })),
+                    matches!(read(odd.as_bytes()), Err(BodyError::Form { .. })),
                     "{odd:?}: {:?}",
                     read(odd.as_bytes())
                 );
@@ -212,7 +212,7 @@ fn headers_that_parsers_read_differently_are_refused() {
         (&format!("{named}\nContent-Length: 05"), "content-length is not its length"),
     ] {
         match head(headers) {
-            Err(BodyFault::Form { offset: 6, problem }) => assert!(problem.contains(fault), "{headers}: {problem}"),
+            Err(BodyError::Form { offset: 6, problem }) => assert!(problem.contains(fault), "{headers}: {problem}"),
             other => panic!("{headers}: {other:?}"),
         }
     }

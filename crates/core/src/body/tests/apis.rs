@@ -134,14 +134,14 @@ fn no_field_of_any_api_may_be_there_twice_or_be_written_otherwise() {
             for twin in [name, escaped.as_str()] {
                 let body = within(&path, &format!("\"{name}\":{value},\"{twin}\":{value}"));
                 let fault = scan_text(&body, shape).unwrap_err();
-                assert!(matches!(fault, BodyFault::DuplicateField { .. }), "{shape:?} {body}: {fault}");
+                assert!(matches!(fault, BodyError::DuplicateField { .. }), "{shape:?} {body}: {fault}");
                 assert_eq!(fault.field(), Some(full.as_str()), "{shape:?} {body}");
             }
             let swapped = name.replacen(name.chars().next().unwrap(), &name[..1].to_uppercase(), 1);
             for odd in [name.to_uppercase(), swapped] {
                 let body = within(&path, &format!("\"{odd}\":{value}"));
                 let fault = scan_text(&body, shape).unwrap_err();
-                assert!(matches!(fault, BodyFault::MiscasedField { .. }), "{shape:?} {body}: {fault}");
+                assert!(matches!(fault, BodyError::MiscasedField { .. }), "{shape:?} {body}: {fault}");
                 assert_eq!(fault.field(), Some(full.as_str()), "{shape:?} {body}");
             }
             scan_text(&within(&path, &format!("\"{name}\":{value},\"{name}_\":1,\"{name}_\":2")), shape).unwrap();
@@ -158,14 +158,14 @@ fn both_of_geminis_spellings_at_once_are_one_field_twice() {
         (r#"{"generation_config":{"candidate_count":1,"candidateCount":9}}"#, "generationConfig.candidateCount"),
     ] {
         let fault = scan_text(body, Shape::GenerateContent).unwrap_err();
-        assert!(matches!(fault, BodyFault::DuplicateField { .. }), "{body}: {fault}");
+        assert!(matches!(fault, BodyError::DuplicateField { .. }), "{body}: {fault}");
         assert_eq!(fault.field(), Some(name));
     }
     for body in
         [r#"{"Generation_Config":{}}"#, r#"{"generationconfig":{}}"#, r#"{"generationConfig":{"MAX_OUTPUT_TOKENS":1}}"#]
     {
         let fault = scan_text(body, Shape::GenerateContent).unwrap_err();
-        assert!(matches!(fault, BodyFault::MiscasedField { .. }), "{body}: {fault}");
+        assert!(matches!(fault, BodyError::MiscasedField { .. }), "{body}: {fault}");
     }
 }
 
@@ -185,7 +185,7 @@ fn wrong_types_of_every_api_are_refused_by_name() {
             for value in values {
                 let body = within(&path, &format!("\"{}\":{value}", path.last().unwrap()));
                 let fault = scan_text(&body, shape).unwrap_err();
-                assert!(matches!(fault, BodyFault::WrongType { .. }), "{shape:?} {body}: {fault}");
+                assert!(matches!(fault, BodyError::WrongType { .. }), "{shape:?} {body}: {fault}");
                 assert_eq!(fault.field(), Some(path.join(".").as_str()));
                 refused += 1;
             }
@@ -209,7 +209,7 @@ fn a_negative_maximum_is_none_for_ollama_and_a_fault_elsewhere() {
         (Shape::Messages, r#"{"max_tokens":-1}"#),
         (Shape::GenerateContent, r#"{"generationConfig":{"maxOutputTokens":-1}}"#),
     ] {
-        assert!(matches!(scan_text(body, shape), Err(BodyFault::WrongType { .. })), "{body}");
+        assert!(matches!(scan_text(body, shape), Err(BodyError::WrongType { .. })), "{body}");
     }
 }
 
@@ -246,7 +246,7 @@ fn the_path_names_the_model_and_a_body_may_repeat_it() {
         (r#"{"model":"Gemini"}"#, "gemini"),
     ] {
         let fault = named(body, path).unwrap_err();
-        assert_eq!((fault, fault.field()), (BodyFault::OtherModel, Some("model")), "{body}");
+        assert_eq!((fault, fault.field()), (BodyError::OtherModel, Some("model")), "{body}");
     }
     let kept = named(r#"{"content":{"text":"hi"}}"#, "m").unwrap();
     assert_eq!((kept.prompt_text_bytes, kept.body().len()), (6, 25));

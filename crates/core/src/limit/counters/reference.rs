@@ -27,12 +27,12 @@ pub trait Subject {
     /// How exactly it knows the time.
     const TICK: Duration;
 
-    fn reserve(&mut self, limits: &Limits, tokens: u64, now: Moment) -> Result<Self::Held, Refusal>;
+    fn reserve(&mut self, limits: &Limits, tokens: u64, now: MonotonicTime) -> Result<Self::Held, Refusal>;
     fn tokens(held: &Self::Held) -> u64;
-    fn settle(&mut self, held: Self::Held, used: u64, now: Moment);
-    fn cancel(&mut self, held: Self::Held, now: Moment);
-    fn drop(&mut self, held: Self::Held, now: Moment);
-    fn standing(&mut self, limits: &Limits, now: Moment) -> Standing;
+    fn settle(&mut self, held: Self::Held, used: u64, now: MonotonicTime);
+    fn cancel(&mut self, held: Self::Held, now: MonotonicTime);
+    fn drop(&mut self, held: Self::Held, now: MonotonicTime);
+    fn standing(&mut self, limits: &Limits, now: MonotonicTime) -> LimitStatus;
 }
 
 impl Subject for Arc<Counters> {
@@ -40,7 +40,7 @@ impl Subject for Arc<Counters> {
 
     const TICK: Duration = Duration::from_nanos(1);
 
-    fn reserve(&mut self, limits: &Limits, tokens: u64, now: Moment) -> Result<Reservation, Refusal> {
+    fn reserve(&mut self, limits: &Limits, tokens: u64, now: MonotonicTime) -> Result<Reservation, Refusal> {
         Counters::reserve(self, limits, tokens, now)
     }
 
@@ -48,19 +48,19 @@ impl Subject for Arc<Counters> {
         held.tokens()
     }
 
-    fn settle(&mut self, held: Reservation, used: u64, now: Moment) {
+    fn settle(&mut self, held: Reservation, used: u64, now: MonotonicTime) {
         held.settle(used, now);
     }
 
-    fn cancel(&mut self, held: Reservation, _: Moment) {
+    fn cancel(&mut self, held: Reservation, _: MonotonicTime) {
         drop(held.cancel());
     }
 
-    fn drop(&mut self, held: Reservation, _: Moment) {
+    fn drop(&mut self, held: Reservation, _: MonotonicTime) {
         drop(held);
     }
 
-    fn standing(&mut self, limits: &Limits, now: Moment) -> Standing {
+    fn standing(&mut self, limits: &Limits, now: MonotonicTime) -> LimitStatus {
         Counters::standing(self, limits, now)
     }
 }
@@ -135,7 +135,7 @@ pub fn any_step() -> impl Strategy<Value = Step> {
 /// One admission or overuse, as plainly as can be.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    at: Moment,
+    at: MonotonicTime,
     requests: u64,
     tokens: u64,
     overuse: bool,
@@ -145,15 +145,15 @@ struct Entry {
 pub struct Check<S: Subject> {
     counters: S,
     limits: Limits,
-    now: Moment,
-    latest: Moment,
+    now: MonotonicTime,
+    latest: MonotonicTime,
     history: Vec<Entry>,
     running: Vec<(S::Held, usize)>,
 }
 
 impl<S: Subject> Check<S> {
     pub fn new(counters: S, limits: Limits) -> Self {
-        let now = Moment::default();
+        let now = MonotonicTime::default();
         Self { counters, limits, now, latest: now, history: Vec::new(), running: Vec::new() }
     }
 
@@ -169,7 +169,7 @@ impl<S: Subject> Check<S> {
         self.check_nothing_leaks()
     }
 
-    fn see(&mut self) -> Moment {
+    fn see(&mut self) -> MonotonicTime {
         self.latest = self.latest.max(self.now);
         self.latest
     }
@@ -181,13 +181,13 @@ impl<S: Subject> Check<S> {
     }
 
     /// What would be over its limit if a request of `tokens` came and entries were kept for `age`.
-    fn over(&self, tokens: u64, age: Duration) -> Vec<Over> {
+    fn over(&self, tokens: u64, age: Duration) -> Vec<LimitKind> {
         let (requests, used) = self.counted(age);
         let exceeds = |limit: Limit, total: u64| limit.number().is_some_and(|number| total > number);
         [
-            (Over::Concurrency, exceeds(self.limits.concurrent_requests, self.running.len() as u64 + 1)),
-            (Over::Requests, exceeds(self.limits.requests_per_minute, requests + 1)),
-            (Over::Tokens, tokens > 0 && exceeds(self.limits.tokens_per_minute, used + tokens)),
+            (LimitKind::Concurrency, exceeds(self.limits.concurrent_requests, self.running.len() as u64 + 1)),
+            (LimitKind::Requests, exceeds(self.limits.requests_per_minute, requests + 1)),
+            (LimitKind::Tokens, tokens > 0 && exceeds(self.limits.tokens_per_minute, used + tokens)),
         ]
         .into_iter()
         .filter_map(|(over, exceeded)| exceeded.then_some(over))
@@ -216,7 +216,7 @@ impl<S: Subject> Check<S> {
     /// What is promised: a nanosecond earlier is too early, and then it is enough.
     fn insist(&mut self, tokens: u64) {
         let Err(refusal) = self.reserve(tokens) else { return };
-        if refusal.over == Over::Concurrency {
+        if refusal.over == LimitKind::Concurrency {
             return;
         }
         self.now = self.latest + refusal.retry_after.saturating_sub(S::TICK);
@@ -254,8 +254,8 @@ impl<S: Subject> Check<S> {
             Step::Cancel { which } => self.take(which).into_iter().for_each(|taken| self.cancel(taken)),
             Step::Wait { nanos } => self.now = self.now + ticks::<S>(nanos),
             Step::Lag { nanos } => {
-                let earlier = self.now.saturating_since(Moment::default() + ticks::<S>(nanos));
-                self.now = Moment::default() + earlier;
+                let earlier = self.now.saturating_since(MonotonicTime::default() + ticks::<S>(nanos));
+                self.now = MonotonicTime::default() + earlier;
             }
             Step::Reload { limits } => self.limits = limits,
         }

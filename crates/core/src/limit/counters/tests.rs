@@ -15,8 +15,8 @@ use super::{
 };
 use crate::limit::window::SPAN;
 
-fn at(millis: u64) -> Moment {
-    Moment::from_nanos(millis * 1_000_000)
+fn at(millis: u64) -> MonotonicTime {
+    MonotonicTime::from_nanos(millis * 1_000_000)
 }
 
 fn limit(number: u64) -> Limit {
@@ -41,7 +41,7 @@ fn requests_only(number: u64) -> Limits {
     Limits { requests_per_minute: limit(number), ..UNLIMITED }
 }
 
-fn used(counters: &Counters, now: Moment) -> (u64, u64, u64) {
+fn used(counters: &Counters, now: MonotonicTime) -> (u64, u64, u64) {
     let standing = counters.standing(&UNLIMITED, now);
     (standing.requests.used, standing.tokens.used, standing.running)
 }
@@ -50,7 +50,7 @@ fn used(counters: &Counters, now: Moment) -> (u64, u64, u64) {
 fn unused_reservation_is_given_back() {
     let counters = Arc::new(Counters::default());
     let reservation = counters.reserve(&tokens_only(100), 80, at(0)).unwrap();
-    assert_eq!(counters.reserve(&tokens_only(100), 21, at(1)).unwrap_err().over, Over::Tokens);
+    assert_eq!(counters.reserve(&tokens_only(100), 21, at(1)).unwrap_err().over, LimitKind::Tokens);
     reservation.settle(30, at(2));
     assert_eq!(used(&counters, at(2)), (1, 30, 0));
     assert!(counters.reserve(&tokens_only(100), 70, at(3)).is_ok());
@@ -143,11 +143,11 @@ fn the_longest_wait_is_named() {
     counters.reserve(&both, 4, at(0)).unwrap().settle(10, at(20_000));
     let refusal = counters.reserve(&both, 5, at(30_000)).unwrap_err();
     let (retry_after, reset) = (Duration::from_secs(50), Duration::from_secs(50));
-    assert_eq!(refusal, Refusal { over: Over::Tokens, limit: 10, used: 10, retry_after, reset });
+    assert_eq!(refusal, Refusal { over: LimitKind::Tokens, limit: 10, used: 10, retry_after, reset });
     let refusal = counters.reserve(&both, 4, at(30_000)).unwrap_err();
-    assert_eq!((refusal.over, refusal.retry_after), (Over::Requests, Duration::from_secs(30)), "of equal waits");
+    assert_eq!((refusal.over, refusal.retry_after), (LimitKind::Requests, Duration::from_secs(30)), "of equal waits");
     let refusal = counters.reserve(&both, 0, at(30_000)).unwrap_err();
-    assert_eq!((refusal.over, refusal.retry_after), (Over::Requests, Duration::from_secs(30)));
+    assert_eq!((refusal.over, refusal.retry_after), (LimitKind::Requests, Duration::from_secs(30)));
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn no_wait_is_promised_while_too_many_run() {
     let counters = Arc::new(Counters::default());
     let _running = counters.reserve(&all, 10, at(0)).unwrap();
     let refusal = counters.reserve(&all, 10, at(1)).unwrap_err();
-    assert_eq!((refusal.over, refusal.limit, refusal.used), (Over::Concurrency, 1, 1));
+    assert_eq!((refusal.over, refusal.limit, refusal.used), (LimitKind::Concurrency, 1, 1));
     assert_eq!(refusal.retry_after, Duration::from_secs(1));
 }
 
@@ -167,7 +167,7 @@ fn limits_set_later_hold_for_what_came_before() {
     assert_eq!(counters.reserve(&requests_only(5), 1, at(1)).unwrap_err().used, 5);
     assert_eq!(counters.reserve(&tokens_only(20), 1, at(1)).unwrap_err().used, 50);
     let refusal = counters.reserve(&limits(Limit::Unlimited, Limit::Unlimited, limit(2)), 1, at(1)).unwrap_err();
-    assert_eq!((refusal.over, refusal.used), (Over::Concurrency, 5));
+    assert_eq!((refusal.over, refusal.used), (LimitKind::Concurrency, 5));
     assert!(counters.reserve(&limits(limit(6), limit(60), limit(6)), 10, at(1)).is_ok());
 }
 

@@ -14,7 +14,7 @@ fn a_place_is_all_that_is_taken_before_the_admission() {
     let place = Place::take(counters.clone(), limit(1)).unwrap();
     assert_eq!(used(&counters, at(0)), (0, 0, 1));
     let refusal = Place::take(counters.clone(), limit(1)).unwrap_err();
-    assert_eq!((refusal.over, refusal.limit, refusal.used), (Over::Concurrency, 1, 1));
+    assert_eq!((refusal.over, refusal.limit, refusal.used), (LimitKind::Concurrency, 1, 1));
     assert_eq!(refusal.retry_after, Duration::from_secs(1));
     let reservation = place.reserve(&concurrency(1), 7, at(0)).unwrap();
     assert_eq!(used(&counters, at(0)), (1, 7, 1));
@@ -30,7 +30,7 @@ fn a_refusal_leaves_the_place_and_a_request_that_asks_for_less_may_follow_on_it(
     counters.reserve(&tokens_only(10), 4, at(0)).unwrap().settle(4, at(0));
     // Cut to the limit it is 10, of which 6 are left.
     let (place, refusal) = place.reserve(&both, 11, at(1)).unwrap_err();
-    assert_eq!((refusal.over, refusal.used), (Over::Tokens, 4));
+    assert_eq!((refusal.over, refusal.used), (LimitKind::Tokens, 4));
     assert_eq!(used(&counters, at(1)), (1, 4, 1), "nothing else is taken");
     let place = place.reserve(&both, 6, at(2)).unwrap().cancel();
     assert_eq!(used(&counters, at(2)), (1, 4, 1), "what is cancelled keeps its place");
@@ -43,7 +43,7 @@ fn a_limit_that_was_lowered_meanwhile_holds() {
     let counters = Arc::new(Counters::default());
     let mut places: Vec<_> = (0..3).map(|_| Place::take(counters.clone(), limit(3)).unwrap()).collect();
     let (place, refusal) = places.pop().unwrap().reserve(&concurrency(2), 0, at(0)).unwrap_err();
-    assert_eq!((refusal.over, refusal.limit, refusal.used), (Over::Concurrency, 2, 2));
+    assert_eq!((refusal.over, refusal.limit, refusal.used), (LimitKind::Concurrency, 2, 2));
     drop(place);
     assert!(places.pop().unwrap().reserve(&concurrency(2), 0, at(0)).is_ok());
 }
@@ -86,7 +86,7 @@ proptest! {
                 Step::Arrive => match Place::take(counters.clone(), limit(most)) {
                     Ok(place) => waiting.push(place),
                     Err(refusal) => {
-                        prop_assert_eq!((refusal.over, refusal.used), (Over::Concurrency, most));
+                        prop_assert_eq!((refusal.over, refusal.used), (LimitKind::Concurrency, most));
                         prop_assert_eq!((waiting.len() + running.len()) as u64, most);
                     }
                 },
@@ -100,7 +100,7 @@ proptest! {
                             running.push(reservation);
                         }
                         Err((place, refusal)) => {
-                            prop_assert!(!fits && refusal.over != Over::Concurrency);
+                            prop_assert!(!fits && refusal.over != LimitKind::Concurrency);
                             waiting.push(place);
                         }
                     }

@@ -140,7 +140,7 @@ fn places_are_taken_and_given_back(threads: usize, most: u64) {
                 return drop(reservation);
             }
             (_, Err((place, refusal))) => {
-                assert_ne!(refusal.over, Over::Concurrency, "it had its place");
+                assert_ne!(refusal.over, LimitKind::Concurrency, "it had its place");
                 Some(place)
             }
         };

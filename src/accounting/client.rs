@@ -15,9 +15,9 @@ use http::{StatusCode, header};
 use keymeter_config::keys::{Http, parse_wallet};
 use keymeter_core::record::Session;
 use keymeter_core::{
-    clock::Moment,
+    clock::MonotonicTime,
     key::{KeyHash, Secret},
-    wallet::{Asking, Purse, Purses, Wish},
+    wallet::{AllowanceRequest, AllowanceRequestGuard, WalletAllowance, WalletAllowances},
 };
 use parking_lot::Mutex;
 use reqwest::{Client, Response};
@@ -27,7 +27,7 @@ use serde_json::json;
 use crate::keys::http::{body, plainly};
 
 /// The way to whoever keeps the ledger.
-pub struct Courier {
+pub struct AccountingClient {
     client: Client,
     url: Arc<str>,
     service: Http,
@@ -36,11 +36,11 @@ pub struct Courier {
     /// How long a request waits for a word.
     patience: Duration,
     session: Session,
-    purses: Arc<Purses>,
+    purses: Arc<WalletAllowances>,
     /// Whether the last exchange failed.
     is_failing: AtomicBool,
     /// The wallets of requests that wait for a word, and who asks for all of them.
-    waiting: Mutex<Vec<Arc<Purse>>>,
+    waiting: Mutex<Vec<Arc<WalletAllowance>>>,
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -50,10 +50,16 @@ const LEAST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Wallets that are asked for at once; further ones take the next turn.
 const MOST_WALLETS: usize = 100;
 
-impl Courier {
+impl AccountingClient {
     /// The way to the `usage_url` of `service`.
     #[must_use]
-    pub fn new(client: Client, usage_url: Arc<str>, service: &Http, session: Session, purses: Arc<Purses>) -> Self {
+    pub fn new(
+        client: Client,
+        usage_url: Arc<str>,
+        service: &Http,
+        session: Session,
+        purses: Arc<WalletAllowances>,
+    ) -> Self {
         Self {
             client,
             url: usage_url,
@@ -75,7 +81,7 @@ impl Courier {
     /// # Errors
     /// Why that is not so.
     pub async fn hand_over(&self, records: &[Bytes]) -> Result<(), Refusal> {
-        let asked = Moment::now();
+        let asked = MonotonicTime::now();
         let wishes: Vec<_> = self.purses.wishes(asked).into_iter().take(MOST_WALLETS).collect();
         // A keeper that is away is asked whether it is back, for those who would ask it for more.
         if records.is_empty() && wishes.is_empty() && !self.is_failing.load(Ordering::Acquire) {
@@ -97,18 +103,18 @@ impl Courier {
     ///
     /// # Errors
     /// Why there is no answer.
-    pub async fn ask(&self, asking: Asking) -> Result<(), Refusal> {
+    pub async fn ask(&self, asking: AllowanceRequestGuard) -> Result<(), Refusal> {
         if self.is_failing.load(Ordering::Acquire) {
             return Err(Refusal::Away("the ledger's keeper does not answer".to_owned()));
         }
-        let (purse, start) = (asking.purse(), Moment::now());
+        let (purse, start) = (asking.purse(), MonotonicTime::now());
         self.waiting.lock().push(purse.clone());
         let exchange = async {
             let _turn = self.turn.lock().await;
             if purse.was_asked_since(start) {
                 return Ok(());
             }
-            let (asked, mut purses) = (Moment::now(), std::mem::take(&mut *self.waiting.lock()));
+            let (asked, mut purses) = (MonotonicTime::now(), std::mem::take(&mut *self.waiting.lock()));
             purses.sort_by(|one, other| one.id().cmp(other.id()));
             purses.dedup_by(|one, other| one.id() == other.id());
             let wishes: Vec<_> = purses.iter().map(|purse| purse.question()).collect();
@@ -132,7 +138,7 @@ impl Courier {
         serde_json::from_slice(&body).ok()
     }
 
-    async fn send(&self, records: &[Bytes], wishes: &[Wish], asked: Moment) -> Result<(), Refusal> {
+    async fn send(&self, records: &[Bytes], wishes: &[AllowanceRequest], asked: MonotonicTime) -> Result<(), Refusal> {
         let answer = self.exchange(records, wishes).await;
         let is_failing = matches!(answer, Err(Refusal::Away(_) | Refusal::Failed(_)));
         self.is_failing.store(is_failing, Ordering::Release);
@@ -140,7 +146,7 @@ impl Courier {
         Ok(())
     }
 
-    async fn exchange(&self, records: &[Bytes], wishes: &[Wish]) -> Result<Accepted, Refusal> {
+    async fn exchange(&self, records: &[Bytes], wishes: &[AllowanceRequest]) -> Result<Accepted, Refusal> {
         let exchange = async {
             let mut request = self.client.post(&*self.url).header(header::CONTENT_TYPE, "application/json");
             if let Some(token) = &self.token {
@@ -154,7 +160,7 @@ impl Courier {
         tokio::time::timeout(self.timeout, exchange).await.unwrap_or_else(|_| timeout())
     }
 
-    fn hear(&self, words: Vec<serde_json::Value>, wishes: &[Wish], asked: Moment) {
+    fn hear(&self, words: Vec<serde_json::Value>, wishes: &[AllowanceRequest], asked: MonotonicTime) {
         for word in words {
             match parse_wallet(word) {
                 Ok((id, word)) => {
@@ -170,10 +176,10 @@ impl Courier {
 }
 
 /// What is sent. The records go as they are in the spool.
-fn written(session: &Session, records: &[Bytes], wishes: &[Wish]) -> Vec<u8> {
+fn written(session: &Session, records: &[Bytes], wishes: &[AllowanceRequest]) -> Vec<u8> {
     let wallets: Vec<_> = wishes
         .iter()
-        .map(|Wish { wallet, version, wanted, granted }| {
+        .map(|AllowanceRequest { wallet, version, wanted, granted }| {
             let (wanted, granted) = (wanted.to_string(), granted.to_string());
             json!({"id": wallet, "version": version, "wanted_usd": wanted, "granted_usd": granted})
         })
@@ -305,7 +311,7 @@ mod tests {
     #[test]
     fn records_go_as_they_are_and_wallets_beside_them() {
         let session: Session = "00000000000000ff".parse().unwrap();
-        let wishes = [Wish {
+        let wishes = [AllowanceRequest {
             wallet: "team_x".into(),
             version: 7,
             wanted: "1.50".parse().unwrap(),

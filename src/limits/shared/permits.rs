@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 /// The requests that run.
 #[derive(Default)]
-pub(super) struct Places {
+pub(super) struct Permits {
     by_key: Mutex<HashMap<KeyId, OfKey>>,
 }
 
@@ -25,7 +25,7 @@ pub(super) struct Statement {
     pub names: Vec<Arc<str>>,
 }
 
-impl Places {
+impl Permits {
     /// A request runs. `is_known`: the server admitted it.
     pub(super) fn enter(&self, key: &KeyId, name: Arc<str>, limit: Limit, is_known: bool) {
         let mut by_key = self.by_key.lock();
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn what_was_stated_may_be_known_and_what_ended_is_forgotten() {
-        let (places, key): (Places, KeyId) = (Places::default(), "key_a".parse().unwrap());
+        let (places, key): (Permits, KeyId) = (Permits::default(), "key_a".parse().unwrap());
         places.enter(&key, "g.1".into(), Limit::Unlimited, true);
         places.enter(&key, "g.2".into(), Limit::at(5).unwrap(), false);
         places.enter(&key, "g.3".into(), Limit::at(5).unwrap(), false);

@@ -5,13 +5,13 @@ use std::{
     time::Duration,
 };
 
-use keymeter_core::clock::Moment;
+use keymeter_core::clock::MonotonicTime;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 /// Whether the server is asked, and by how many.
 #[derive(Default)]
-pub(super) struct Mode {
+pub(super) struct Health {
     is_reachable: AtomicBool,
     /// Whether it is known at all.
     is_known: AtomicBool,
@@ -26,7 +26,7 @@ pub(super) struct Mode {
 struct Gateways {
     number: u64,
     /// Since when fewer were seen.
-    fewer_since: Option<Moment>,
+    fewer_since: Option<MonotonicTime>,
 }
 
 /// For so long a server that forgot may not have heard of all of them again.
@@ -38,7 +38,7 @@ const CHANCE: u32 = 3;
 pub(super) const TRIALS: u32 = 3;
 pub(super) const BETWEEN_TRIALS: Duration = Duration::from_millis(50);
 
-impl Mode {
+impl Health {
     pub(super) fn is_reachable(&self) -> bool {
         self.is_reachable.load(Ordering::Acquire)
     }
@@ -67,7 +67,7 @@ impl Mode {
     }
 
     /// So many were seen. That they are fewer than before is believed after some time.
-    pub(super) fn saw(&self, number: u64, now: Moment) {
+    pub(super) fn saw(&self, number: u64, now: MonotonicTime) {
         let mut gateways = self.gateways.lock();
         let fewer_since = (number < gateways.number).then(|| gateways.fewer_since.unwrap_or(now));
         if fewer_since.is_none_or(|since| now.saturating_since(since) >= FORGETFUL) {
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_slow_answer_is_chance_and_three_in_a_row_are_not() {
-        let mode = Mode::default();
+        let mode = Health::default();
         mode.restore();
         assert!(!mode.was_slow() && !mode.was_slow());
         mode.answered();
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn there_is_one_gateway_at_least() {
-        let mode = Mode::default();
+        let mode = Health::default();
         assert_eq!(mode.gateways(), 1);
         mode.saw(4, at(0));
         assert_eq!(mode.gateways(), 4);
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn that_there_are_fewer_gateways_is_believed_after_a_while() {
-        let mode = Mode::default();
+        let mode = Health::default();
         for (seconds, seen, believed) in
             [(0, 4, 4), (2, 1, 4), (4, 3, 4), (6, 4, 4), (8, 2, 4), (17, 2, 4), (18, 2, 2), (19, 3, 3)]
         {
@@ -148,7 +148,7 @@ mod tests {
         }
     }
 
-    fn at(seconds: u64) -> Moment {
-        Moment::from_nanos(seconds * 1_000_000_000)
+    fn at(seconds: u64) -> MonotonicTime {
+        MonotonicTime::from_nanos(seconds * 1_000_000_000)
     }
 }

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// A request that has arrived.
-pub struct Visit {
+pub struct RequestContext {
     /// In the response's `x-request-id`.
     pub id: RequestId,
     /// When its head was there.
@@ -54,7 +54,7 @@ pub struct Visit {
 /// The longest path and model that are logged, in bytes.
 const LOGGED: usize = 128;
 
-impl Visit {
+impl RequestContext {
     /// A request for `path` that has just arrived.
     #[must_use]
     pub fn new(path: &str, settings: Arc<Settings>, now: Now) -> Self {

@@ -7,13 +7,13 @@ use std::{
 };
 
 use keymeter_core::{
-    clock::Moment,
+    clock::MonotonicTime,
     key::KeyId,
-    limit::{Level, Limit, Limits, SPAN, Standing},
+    limit::{Limit, LimitStatus, Limits, SPAN, WindowStatus},
 };
 use parking_lot::{Mutex, MutexGuard};
 
-use super::stock::{Part, Stock};
+use super::quota_lease::{Part, QuotaLease};
 
 /// What counts of a key, and what runs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,12 +44,12 @@ impl Counted {
     }
 
     /// What that was `age` ago is now, if nothing was heard since.
-    pub(super) fn standing(&self, limits: &Limits, age: Duration) -> Standing {
+    pub(super) fn standing(&self, limits: &Limits, age: Duration) -> LimitStatus {
         let level = |limit: Limit, used: u64, reset: Duration| {
             let reset = reset.saturating_sub(age);
-            Level { limit, used: if reset.is_zero() { 0 } else { used }, reset }
+            WindowStatus { limit, used: if reset.is_zero() { 0 } else { used }, reset }
         };
-        Standing {
+        LimitStatus {
             requests: level(limits.requests_per_minute, self.requests, self.requests_reset),
             tokens: level(limits.tokens_per_minute, self.tokens, self.tokens_reset),
             running: self.running,
@@ -59,7 +59,7 @@ impl Counted {
 
 /// What is known of the keys that were used in the last minute.
 #[derive(Default)]
-pub(super) struct Seen {
+pub(super) struct Snapshots {
     /// By a key's hash, so that requests of different keys seldom wait for each other.
     parts: [Mutex<HashMap<KeyId, Sighting>>; PARTS],
     hasher: RandomState,
@@ -71,22 +71,22 @@ const PARTS: usize = 32;
 
 struct Sighting {
     counted: Counted,
-    at: Moment,
+    at: MonotonicTime,
 }
 
 #[derive(Default)]
 struct Busy {
     /// When the server was asked last, and before that.
-    asked: [Option<Moment>; 2],
-    stock: Option<Stock>,
+    asked: [Option<MonotonicTime>; 2],
+    stock: Option<QuotaLease>,
 }
 
 /// A key for which the server was asked twice within this time is worth a stock.
 const BUSY: Duration = Duration::from_secs(1);
 
-impl Seen {
+impl Snapshots {
     /// The server said this of a key.
-    pub(super) fn saw(&self, key: &KeyId, counted: Counted, now: Moment) {
+    pub(super) fn saw(&self, key: &KeyId, counted: Counted, now: MonotonicTime) {
         let (mut part, sighting) = (self.part(key), Sighting { counted, at: now });
         match part.get_mut(key) {
             Some(known) if counted.is_after(&known.counted) => *known = sighting,
@@ -96,7 +96,7 @@ impl Seen {
     }
 
     /// What holds of a key, as far as is known.
-    pub(super) fn standing(&self, key: &KeyId, limits: &Limits, now: Moment) -> Standing {
+    pub(super) fn standing(&self, key: &KeyId, limits: &Limits, now: MonotonicTime) -> LimitStatus {
         let known = self.part(key).get(key).map(|sighting| (sighting.counted, sighting.at));
         let (mut counted, at) = known.unwrap_or((Counted::default(), now));
         if let Some(stock) = self.stocks.lock().get(key).and_then(|busy| busy.stock.as_ref()) {
@@ -108,12 +108,12 @@ impl Seen {
     }
 
     /// A request's part of what was taken in advance, if there is enough of it.
-    pub(super) fn take_part(&self, key: &KeyId, tokens: u64, now: Moment) -> Option<Part> {
+    pub(super) fn take_part(&self, key: &KeyId, tokens: u64, now: MonotonicTime) -> Option<Part> {
         self.stocks.lock().get_mut(key)?.stock.as_mut()?.take(tokens, now)
     }
 
     /// The server is about to be asked for a key. What is left of its stock is to be given back.
-    pub(super) fn asks(&self, key: &KeyId, now: Moment) -> Option<Stock> {
+    pub(super) fn asks(&self, key: &KeyId, now: MonotonicTime) -> Option<QuotaLease> {
         let mut stocks = self.stocks.lock();
         let busy = stocks.entry(key.clone()).or_default();
         busy.asked = [Some(now), busy.asked[0]];
@@ -121,19 +121,23 @@ impl Seen {
     }
 
     /// Whether the server is asked for a key often enough that a stock spares something.
-    pub(super) fn is_busy(&self, key: &KeyId, now: Moment) -> bool {
+    pub(super) fn is_busy(&self, key: &KeyId, now: MonotonicTime) -> bool {
         let before = self.stocks.lock().get(key).and_then(|busy| busy.asked[1]);
         before.is_some_and(|before| now.saturating_since(before) < BUSY)
     }
 
     /// Keeps what was taken in advance. Returns one that another request took at the same time.
     #[must_use]
-    pub(super) fn keep(&self, key: &KeyId, stock: Stock) -> Option<Stock> {
+    pub(super) fn keep(&self, key: &KeyId, stock: QuotaLease) -> Option<QuotaLease> {
         self.stocks.lock().entry(key.clone()).or_default().stock.replace(stock)
     }
 
     /// The stocks that may not be used any more. Keys that are busy no longer are forgotten.
-    pub(super) fn stocks_over(&self, is_over: impl Fn(&Stock) -> bool, now: Moment) -> Vec<(KeyId, Stock)> {
+    pub(super) fn stocks_over(
+        &self,
+        is_over: impl Fn(&QuotaLease) -> bool,
+        now: MonotonicTime,
+    ) -> Vec<(KeyId, QuotaLease)> {
         let mut over = Vec::new();
         self.stocks.lock().retain(|key, busy| {
             if busy.stock.as_ref().is_some_and(&is_over) {
@@ -145,7 +149,7 @@ impl Seen {
     }
 
     /// Forgets keys of which nothing counts any more.
-    pub(super) fn forget(&self, now: Moment) {
+    pub(super) fn forget(&self, now: MonotonicTime) {
         for part in &self.parts {
             part.lock().retain(|_, sighting| now.saturating_since(sighting.at) < SPAN);
         }
@@ -164,7 +168,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_was_overtaken_is_not_believed() {
-        let (seen, key, now) = (Seen::default(), "key_a".parse().unwrap(), Moment::default());
+        let (seen, key, now) = (Snapshots::default(), "key_a".parse().unwrap(), MonotonicTime::default());
         let limits = Limits { requests_per_minute: Limit::at(10).unwrap(), ..Limits::UNLIMITED };
         for (time, requests, believed) in [(500, 6, 6), (700, 10, 10), (600, 8, 10), (700, 9, 10), (900, 3, 3)] {
             let said = [time, requests, 60_000_000, 0, 0, 0];

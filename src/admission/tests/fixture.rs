@@ -23,14 +23,14 @@ const HOUR: Duration = Duration::from_secs(3600);
 const HOME: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 /// A gate with what it stands between: keys, and the log and the metrics that it writes to.
-pub struct House {
+pub struct Fixture {
     pub gate: Arc<Gate>,
     metrics: Arc<Metrics>,
     pub resolver: Arc<Resolver>,
     log: Receiver<Vec<u8>>,
 }
 
-impl House {
+impl Fixture {
     /// With these keys, further sections of the configuration, and room for so many keys in the cache.
     pub fn new(records: Vec<KeyRecord>, sections: &str, capacity: u64) -> Self {
         let metrics = Arc::new(Metrics::new(100).unwrap());
@@ -48,14 +48,14 @@ impl House {
         Self::new(vec![record], "", 1000)
     }
 
-    pub async fn identify(&self, secret: &str, now: Now) -> Result<Visit, Rejection> {
-        let mut visit = Visit::new("/v1/chat/completions", self.gate.settings(), now);
+    pub async fn identify(&self, secret: &str, now: Now) -> Result<RequestContext, Rejection> {
+        let mut visit = RequestContext::new("/v1/chat/completions", self.gate.settings(), now);
         let value = HeaderValue::try_from(secret).unwrap();
         let headers = [(HeaderName::from_static("x-api-key"), value)].into_iter().collect();
         self.gate.identify(&mut visit, &headers, None, HOME, now).await.map(|()| visit)
     }
 
-    pub async fn ask(&self, secret: &str, body: &'static str, now: Now) -> Result<Lease, Rejection> {
+    pub async fn ask(&self, secret: &str, body: &'static str, now: Now) -> Result<ActiveRequest, Rejection> {
         let visit = self.identify(secret, now).await?;
         let scanned = scan(&Bytes::from_static(body.as_bytes()), Endpoint::ChatCompletions.shape()).unwrap();
         let admitted = self.gate.admit(visit, Endpoint::ChatCompletions, &scanned, now);
@@ -65,7 +65,7 @@ impl House {
         })
     }
 
-    pub async fn lease(&self, body: &'static str) -> Lease {
+    pub async fn lease(&self, body: &'static str) -> ActiveRequest {
         self.ask("sk-key_a", body, now()).await.unwrap_or_else(|rejection| panic!("{}", rejection.message()))
     }
 
@@ -147,7 +147,7 @@ pub fn now() -> Now {
 /// So long after the test's beginning. A lease that is dropped reads the clock itself, so that is where time begins.
 pub fn at(later: Duration) -> Now {
     thread_local! {
-        static START: Moment = Moment::now();
+        static START: MonotonicTime = MonotonicTime::now();
     }
     let date = "2026-06-01T00:00:00Z".parse::<Timestamp>().unwrap();
     Now { moment: START.with(|start| *start) + later, date: date + later }

@@ -33,7 +33,7 @@ impl ProxyHttp for Tracing {
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
-        assert!(Pass::of(session.req_header()).is_some(), "it is told whom it serves");
+        assert!(RequestInfo::of(session.req_header()).is_some(), "it is told whom it serves");
         ctx.push("upstream_peer");
         Ok(Box::new(HttpPeer::new(self.upstream, false, String::new())))
     }

@@ -2,7 +2,7 @@
 //! as far as that can be known.
 
 use keymeter_core::{
-    clock::Moment,
+    clock::MonotonicTime,
     limit::{Place, Reservation},
     wallet::Hold,
 };
@@ -10,21 +10,21 @@ use keymeter_core::{
 use crate::limits::{account::Holder, shared::Ticket};
 
 /// What an admitted request has reserved.
-pub struct Held {
+pub struct Reservations {
     /// Of its key's limits.
-    pub limits: HeldLimits,
+    pub limits: LimitReservations,
     /// Of its key's wallet, if it has one.
     pub money: Option<Hold>,
 }
 
 /// What an admitted request has reserved of its key's limits.
-pub struct HeldLimits {
+pub struct LimitReservations {
     here: Reservation<Holder>,
     /// Where several gateways count together.
     shared: Option<Ticket>,
 }
 
-impl HeldLimits {
+impl LimitReservations {
     /// What this gateway alone counts.
     #[must_use]
     pub fn here(here: Reservation<Holder>) -> Self {
@@ -38,7 +38,7 @@ impl HeldLimits {
     }
 
     /// Ends the request, which used `used` tokens in all.
-    pub fn settle(self, used: u64, now: Moment) {
+    pub fn settle(self, used: u64, now: MonotonicTime) {
         self.here.settle(used, now);
         if let Some(ticket) = self.shared {
             ticket.settle(used);

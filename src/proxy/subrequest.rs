@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use http::{Version, header};
 use keymeter_config::OnClientAbort;
-use keymeter_core::key::Bar;
+use keymeter_core::key::KeyDenial;
 use pingora::{
     ErrorType,
     http::RequestHeader,
@@ -27,19 +27,19 @@ use pingora::{
 use tokio::sync::oneshot;
 
 use super::{
-    Context, Stage, finish,
+    Context, RequestState, finish,
     response::{self, KEY_REVOKED, Tail},
 };
 use crate::{
     admission::{Client, Gate},
-    keys::runs::Run,
+    keys::revocation::RevocationEntry,
 };
 
 /// Whether an admitted request is to be run apart, and how long its upstream is then read on after its client has left.
 pub(super) fn limit<C>(session: &Session, context: &Context<C>) -> Option<Duration> {
     // Pingora asked whether there may be an exchange apart before the request had its settings.
     session.subrequest_spawner.as_ref()?;
-    let Stage::Running(running) = &context.stage else { return None };
+    let RequestState::Running(running) = &context.stage else { return None };
     match running.lease.settings().on_client_abort {
         OnClientAbort::Drain { limit } => Some(limit),
         // The end of its key would not reach it otherwise before its upstream says something.
@@ -50,7 +50,7 @@ pub(super) fn limit<C>(session: &Session, context: &Context<C>) -> Option<Durati
 }
 
 /// What the two halves of such a request tell each other. The order of the response's pieces orders this too.
-pub(super) struct Halves {
+pub(super) struct Subrequest {
     /// Bytes of the body that the exchange gave away.
     given: AtomicU64,
     /// How many of them make up the response to its end.
@@ -58,7 +58,7 @@ pub(super) struct Halves {
     client_left_early: AtomicBool,
 }
 
-impl Halves {
+impl Subrequest {
     fn new() -> Self {
         Self { given: AtomicU64::new(0), whole: AtomicU64::new(u64::MAX), client_left_early: AtomicBool::new(false) }
     }
@@ -82,33 +82,33 @@ impl Halves {
 }
 
 /// Which half of such a request this is, if it is one.
-pub(super) enum Apart<C> {
+pub(super) enum SubrequestRole<C> {
     /// It is whole.
     No,
     /// The exchange, which gives everything back when it is over.
     Exchange(oneshot::Sender<Return<C>>),
     /// The client's; what the exchange came to, once it is over.
-    Client(Option<Over>),
+    Client(Option<ExchangeEnd>),
 }
 
 /// What the exchange takes over from the client's request.
 struct Handover<C> {
     head: RequestHeader,
     inner: C,
-    stage: Stage,
+    stage: RequestState,
     home: oneshot::Sender<Return<C>>,
 }
 
 /// What it gives back.
 pub(super) struct Return<C> {
     pub inner: C,
-    pub stage: Stage,
-    pub over: Over,
+    pub stage: RequestState,
+    pub over: ExchangeEnd,
 }
 
 /// What an exchange came to.
 #[derive(Clone, Copy)]
-pub(super) struct Over {
+pub(super) struct ExchangeEnd {
     pub status: Option<u16>,
     pub complete: bool,
     pub client: Client,
@@ -132,11 +132,11 @@ where
     let Some(spawner) = session.subrequest_spawner.take() else {
         return Error::e_explain(ErrorType::InternalError, "Pingora gave no way to run an exchange apart");
     };
-    let halves = Arc::new(Halves::new());
-    context.apart = Apart::Client(None);
-    let mut stage = std::mem::replace(&mut context.stage, Stage::Over);
+    let halves = Arc::new(Subrequest::new());
+    context.role = SubrequestRole::Client(None);
+    let mut stage = std::mem::replace(&mut context.stage, RequestState::ExchangeEnd);
     let mut run = None;
-    if let Stage::Running(running) = &mut stage {
+    if let RequestState::Running(running) = &mut stage {
         running.halves = Some(halves.clone());
         run = running.lease.run().cloned();
     }
@@ -152,11 +152,11 @@ where
     if let Ok(Return { inner, stage, over }) = returning.await {
         context.inner = inner;
         context.stage = stage;
-        context.apart = Apart::Client(Some(over));
+        context.role = SubrequestRole::Client(Some(over));
     }
     let Err(error) = forwarded else { return Ok(()) };
     if *error.etype() == KEY_REVOKED {
-        if let Stage::Running(running) = &mut context.stage {
+        if let RequestState::Running(running) = &mut context.stage {
             // The exchange may have been further than the client.
             running.tail = tail;
         }
@@ -178,8 +178,8 @@ fn with_head_of_http1<T>(session: &mut Session, create: impl FnOnce(&Session) ->
 /// What the client's request does meanwhile.
 struct ClientHalf<'request> {
     session: &'request mut Session,
-    halves: &'request Halves,
-    run: Option<Arc<Run>>,
+    halves: &'request Subrequest,
+    run: Option<Arc<RevocationEntry>>,
     tail: Tail,
 }
 
@@ -255,7 +255,7 @@ impl ClientHalf<'_> {
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Waits until the key of `run` is revoked.
-async fn barred(run: Option<&Run>) -> Bar {
+async fn barred(run: Option<&RevocationEntry>) -> KeyDenial {
     match run {
         Some(run) => std::future::poll_fn(|context| run.poll_barred(context)).await,
         None => std::future::pending().await,
@@ -272,7 +272,7 @@ where
     let Some(Handover { head, inner, stage, home }) = handover else { return Ok(()) };
     context.inner = inner;
     context.stage = stage;
-    context.apart = Apart::Exchange(home);
+    context.role = SubrequestRole::Exchange(home);
     read_the_stand_in(session).await?;
     *session.req_header_mut() = head;
     Ok(())
@@ -284,10 +284,10 @@ pub(super) fn give_back<C>(
     gate: &Gate,
     context: &mut Context<C>,
     spare: C,
-    over: Over,
+    over: ExchangeEnd,
     home: oneshot::Sender<Return<C>>,
 ) {
-    let stage = std::mem::replace(&mut context.stage, Stage::Over);
+    let stage = std::mem::replace(&mut context.stage, RequestState::ExchangeEnd);
     let inner = std::mem::replace(&mut context.inner, spare);
     if let Err(Return { mut stage, .. }) = home.send(Return { inner, stage, over }) {
         finish(gate, &mut stage, over);

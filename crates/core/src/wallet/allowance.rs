@@ -4,12 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
-use super::{Cost, Short, Trust, USED_UP, Wish, Word};
-use crate::{clock::Moment, price::Usd};
+use super::{AllowanceRequest, BalanceUpdate, Cost, Short, StalePolicy, USED_UP};
+use crate::{clock::MonotonicTime, price::Usd};
 
 /// One wallet, as far as this process may spend from it.
 #[derive(Debug)]
-pub struct Purse {
+pub struct WalletAllowance {
     id: Arc<str>,
     state: Mutex<State>,
 }
@@ -26,7 +26,7 @@ struct State {
     /// `settled` as it was when the last word came.
     settled_before: i64,
     /// When something was reserved or settled last.
-    used: Moment,
+    used: MonotonicTime,
     /// Whether others need what we do not.
     is_recalled: bool,
     /// What was given back: no word of this version or an earlier one grants more than this.
@@ -36,13 +36,13 @@ struct State {
 /// The last word, in nano-dollars, and when it was asked for.
 #[derive(Clone, Copy, Debug)]
 struct Heard {
-    asked: Moment,
+    asked: MonotonicTime,
     version: u64,
     balance: i64,
     granted: i64,
     counted: i64,
     /// `None`: there is no allowance that could run out.
-    expires: Option<Moment>,
+    expires: Option<MonotonicTime>,
     /// Whether it is less than was asked for, or all that there is.
     is_short: bool,
 }
@@ -59,7 +59,7 @@ const KEPT: i64 = 8;
 /// What was heard longer ago is not told as what is so.
 const LATELY: Duration = Duration::from_secs(600);
 
-impl Purse {
+impl WalletAllowance {
     /// The purse of the wallet `id`, of which nothing is known yet.
     #[must_use]
     pub fn new(id: Arc<str>) -> Self {
@@ -74,11 +74,11 @@ impl Purse {
 
     /// Says that a request which may cost so much waits for a word of the keeper, as long as this is held.
     #[must_use]
-    pub fn asking(self: &Arc<Self>, cost: Cost) -> Asking {
+    pub fn asking(self: &Arc<Self>, cost: Cost) -> AllowanceRequestGuard {
         let (Cost::AtMost(cost) | Cost::Probably(cost)) = cost;
         let mut state = self.state.lock();
         state.asking = state.asking.saturating_add(cost.nanos());
-        Asking { purse: self.clone(), cost: cost.nanos() }
+        AllowanceRequestGuard { purse: self.clone(), cost: cost.nanos() }
     }
 
     /// Others need what is granted to us and not in use: it goes back with the next wish.
@@ -90,28 +90,28 @@ impl Purse {
 
     /// Whether there is a word to a question that was put at `moment` or later.
     #[must_use]
-    pub fn was_asked_since(&self, moment: Moment) -> bool {
+    pub fn was_asked_since(&self, moment: MonotonicTime) -> bool {
         self.state.lock().heard.is_some_and(|heard| heard.asked >= moment)
     }
 
     /// What the keeper is to be asked for, for those who wait.
     #[must_use]
-    pub fn question(&self) -> Wish {
+    pub fn question(&self) -> AllowanceRequest {
         let state = self.state.lock();
         state.wish(self.id.clone(), state.pending())
     }
 
     /// Takes in what the keeper said without being asked for more, such as with a key.
-    pub fn hear(&self, word: &Word, asked: Moment) {
+    pub fn hear(&self, word: &BalanceUpdate, asked: MonotonicTime) {
         self.take_in(word, asked, 0);
     }
 
     /// Takes in what the keeper answered to a `wish` of `asked`.
-    pub fn hear_answer(&self, word: &Word, asked: Moment, wish: &Wish) {
+    pub fn hear_answer(&self, word: &BalanceUpdate, asked: MonotonicTime, wish: &AllowanceRequest) {
         self.take_in(word, asked, wish.wanted.nanos());
     }
 
-    fn take_in(&self, word: &Word, asked: Moment, wanted: i64) {
+    fn take_in(&self, word: &BalanceUpdate, asked: MonotonicTime, wanted: i64) {
         let mut state = self.state.lock();
         let heard = state.read(word, asked, wanted);
         if state.heard.is_none_or(|before| !before.is_later_than(&heard)) {
@@ -124,9 +124,9 @@ impl Purse {
     ///
     /// # Errors
     /// When that is not left, or nothing was heard of the wallet lately.
-    pub fn reserve(self: &Arc<Self>, cost: Cost, trust: Trust, now: Moment) -> Result<Hold, Short> {
+    pub fn reserve(self: &Arc<Self>, cost: Cost, trust: StalePolicy, now: MonotonicTime) -> Result<Hold, Short> {
         let mut state = self.state.lock();
-        let is_last_word = state.was_refused(now) || trust == Trust::ForWantOfBetter;
+        let is_last_word = state.was_refused(now) || trust == StalePolicy::ForWantOfBetter;
         let cost = match cost {
             Cost::Probably(cost) if is_last_word => {
                 cost.nanos().min(state.left().saturating_add(state.reserved).max(1))
@@ -139,15 +139,15 @@ impl Purse {
             return Ok(Hold { purse: self.clone(), reserved: cost, cost: 0 });
         }
         Err(match trust {
-            Trust::WhileItLasts if !is_last_word => Short::Ask,
-            Trust::WhileItLasts if state.is_elsewhere(cost) => Short::Wait,
-            Trust::WhileItLasts | Trust::ForWantOfBetter => Short::Empty,
+            StalePolicy::WhileItLasts if !is_last_word => Short::Ask,
+            StalePolicy::WhileItLasts if state.is_elsewhere(cost) => Short::Wait,
+            StalePolicy::WhileItLasts | StalePolicy::ForWantOfBetter => Short::Empty,
         })
     }
 
     /// What is in the wallet, as far as we know; `None`: nothing was heard of it lately, and others may have spent it.
     #[must_use]
-    pub fn balance(&self, now: Moment) -> Option<Usd> {
+    pub fn balance(&self, now: MonotonicTime) -> Option<Usd> {
         let state = self.state.lock();
         let heard = state.heard.filter(|heard| now.saturating_since(heard.asked) < LATELY)?;
         Some(Usd::from_nanos(state.balance(&heard)))
@@ -161,14 +161,14 @@ impl Purse {
 
     /// Whether the keeper had less than it was asked for, a moment ago.
     #[must_use]
-    pub fn was_refused(&self, now: Moment) -> bool {
+    pub fn was_refused(&self, now: MonotonicTime) -> bool {
         self.state.lock().was_refused(now)
     }
 
     /// What the keeper is to be asked for in advance, if it is time: more of an allowance that is used and soon runs out,
     /// or less of one that is not used. What is given back is so from here on.
     #[must_use]
-    pub fn wish(&self, now: Moment) -> Option<Wish> {
+    pub fn wish(&self, now: MonotonicTime) -> Option<AllowanceRequest> {
         let mut state = self.state.lock();
         let heard = state.heard?;
         let expires = heard.expires?;
@@ -206,14 +206,14 @@ impl Heard {
 const SOON: Duration = Duration::from_secs(20);
 
 impl State {
-    fn allows(&self, cost: i64, trust: Trust, now: Moment) -> bool {
+    fn allows(&self, cost: i64, trust: StalePolicy, now: MonotonicTime) -> bool {
         let Some(heard) = self.heard else { return false };
-        let lasts = trust == Trust::ForWantOfBetter || heard.expires.is_none_or(|end| now < end);
+        let lasts = trust == StalePolicy::ForWantOfBetter || heard.expires.is_none_or(|end| now < end);
         let used_up = heard.expires.is_some() && self.balance(&heard) <= USED_UP.nanos();
         lasts && !used_up && self.left() > 0 && cost <= self.left()
     }
 
-    fn was_refused(&self, now: Moment) -> bool {
+    fn was_refused(&self, now: MonotonicTime) -> bool {
         self.heard.is_some_and(|heard| heard.is_short && now.saturating_since(heard.asked) < JUST_HEARD)
     }
 
@@ -246,17 +246,17 @@ impl State {
 
     /// What is to be granted and not counted: what was spent, `ahead`, and twice what was spent since the last word, so
     /// that there need not be one for each request.
-    fn wish(&self, wallet: Arc<str>, ahead: i64) -> Wish {
+    fn wish(&self, wallet: Arc<str>, ahead: i64) -> AllowanceRequest {
         let uncounted = self.heard.map_or(self.settled, |heard| self.uncounted(&heard));
         let lately = self.settled.saturating_sub(self.settled_before).max(0);
         let wanted = uncounted.saturating_add(ahead).saturating_add(lately.saturating_mul(2));
         let (version, granted) = self.heard.map_or((0, 0), |heard| (heard.version, heard.granted));
         let [wanted, granted] = [wanted, granted].map(Usd::from_nanos);
-        Wish { wallet, version, wanted, granted }
+        AllowanceRequest { wallet, version, wanted, granted }
     }
 
     /// What a word means to us that answers a question for so much.
-    fn read(&mut self, word: &Word, asked: Moment, wanted: i64) -> Heard {
+    fn read(&mut self, word: &BalanceUpdate, asked: MonotonicTime, wanted: i64) -> Heard {
         let balance = word.balance.nanos();
         let Some(allowance) = word.allowance else {
             let granted = self.settled.saturating_add(balance);
@@ -276,20 +276,20 @@ impl State {
 
 /// Says that somebody waits for a word of a wallet's keeper.
 #[derive(Debug)]
-pub struct Asking {
-    purse: Arc<Purse>,
+pub struct AllowanceRequestGuard {
+    purse: Arc<WalletAllowance>,
     cost: i64,
 }
 
-impl Asking {
+impl AllowanceRequestGuard {
     /// Of which wallet.
     #[must_use]
-    pub fn purse(&self) -> &Arc<Purse> {
+    pub fn purse(&self) -> &Arc<WalletAllowance> {
         &self.purse
     }
 }
 
-impl Drop for Asking {
+impl Drop for AllowanceRequestGuard {
     fn drop(&mut self) {
         let mut state = self.purse.state.lock();
         state.asking = state.asking.saturating_sub(self.cost);
@@ -301,7 +301,7 @@ impl Drop for Asking {
 #[must_use = "what is reserved is given back when this is dropped"]
 #[derive(Debug)]
 pub struct Hold {
-    purse: Arc<Purse>,
+    purse: Arc<WalletAllowance>,
     reserved: i64,
     cost: i64,
 }

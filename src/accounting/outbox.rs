@@ -29,7 +29,7 @@ pub use self::{
 use super::frame::{LONGEST, framed};
 
 /// The spool of this process: a directory of its own within the ledger's.
-pub struct Spool {
+pub struct Outbox {
     shared: Arc<Shared>,
     upkeep: Option<JoinHandle<()>>,
     root: PathBuf,
@@ -49,13 +49,13 @@ struct Shared {
 /// How often room is made, looked for, and what was written is put on the disk itself.
 const UPKEEP: Duration = Duration::from_millis(200);
 
-impl Spool {
+impl Outbox {
     /// Opens the spool of the process that goes by `session` in `root`, which is made if it is not there.
     ///
     /// # Errors
     /// When there can be no such directory. A full disk is none: the spool has no room then.
-    pub fn open(root: &Path, session: &Session) -> Result<Self, OpenFault> {
-        let fault = |error| OpenFault { directory: root.to_owned(), error };
+    pub fn open(root: &Path, session: &Session) -> Result<Self, OpenError> {
+        let fault = |error| OpenError { directory: root.to_owned(), error };
         let claimed = Claimed::new(root, session).map_err(fault)?;
         let journal = Mutex::new(Journal::new(&claimed.path).map_err(fault)?);
         let shared = Arc::new(Shared {
@@ -78,8 +78,8 @@ impl Spool {
     ///
     /// # Errors
     /// When it could not be written. Then the end of its response must not be passed on.
-    pub fn append(&self, record: &Record) -> Result<(), SpoolFault> {
-        let Some(frame) = framed(&record.to_json()) else { return Err(SpoolFault::TooLong) };
+    pub fn append(&self, record: &Record) -> Result<(), OutboxError> {
+        let Some(frame) = framed(&record.to_json()) else { return Err(OutboxError::TooLong) };
         let written = {
             let mut journal = self.shared.journal.lock();
             let written = journal.append(frame);
@@ -127,7 +127,7 @@ impl Spool {
     }
 }
 
-impl Drop for Spool {
+impl Drop for Outbox {
     fn drop(&mut self) {
         self.shared.is_closed.store(true, Ordering::Release);
         if let Some(upkeep) = self.upkeep.take() {
@@ -233,23 +233,23 @@ impl Reader {
 
 /// Why there is no spool.
 #[derive(Debug)]
-pub struct OpenFault {
+pub struct OpenError {
     directory: PathBuf,
     error: io::Error,
 }
 
-impl fmt::Display for OpenFault {
+impl fmt::Display for OpenError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (directory, error) = (self.directory.display(), &self.error);
         write!(formatter, "cannot keep the ledger in {directory}: {error}; `ledger.directory` must be writable")
     }
 }
 
-impl std::error::Error for OpenFault {}
+impl std::error::Error for OpenError {}
 
 /// Why a record is not on disk.
 #[derive(Debug)]
-pub enum SpoolFault {
+pub enum OutboxError {
     /// It could not be written now; it is held in memory and written as soon as that can be done.
     Held(io::Error),
     /// It could not be written, and there is no more memory for such.
@@ -258,7 +258,7 @@ pub enum SpoolFault {
     TooLong,
 }
 
-impl fmt::Display for SpoolFault {
+impl fmt::Display for OutboxError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Held(error) => write!(formatter, "a record waits in memory, for it cannot be written: {error}"),
@@ -268,7 +268,7 @@ impl fmt::Display for SpoolFault {
     }
 }
 
-impl std::error::Error for SpoolFault {}
+impl std::error::Error for OutboxError {}
 
 #[cfg(test)]
 mod tests;

@@ -9,18 +9,18 @@ use std::{
 };
 
 use futures_util::future::try_join_all;
-use keymeter_core::{clock::Moment, key::KeyId, limit::Limit};
+use keymeter_core::{clock::MonotonicTime, key::KeyId, limit::Limit};
 
 use super::{
     SharedLimits,
     admission::number,
-    due::{Batch, Ending, Settlement},
+    health::{BETWEEN_TRIALS, TRIALS},
     keys_of,
-    link::{Connection, LinkFault},
-    mode::{BETWEEN_TRIALS, TRIALS},
-    places::Statement,
+    link::{Connection, LinkError},
+    permits::Statement,
+    quota_lease::QuotaLease,
     running_of,
-    stock::Stock,
+    settlements::{Batch, Ending, Settlement},
 };
 
 /// How often stocks are looked through for those whose time is over.
@@ -70,7 +70,7 @@ impl SharedLimits {
     /// Gives back what was taken in advance, and waits until all that has ended is handed in, `limit` at most: for a
     /// process that is about to end.
     pub async fn finish(&self, limit: Duration) {
-        self.give_back_stocks(|_| true, Moment::now());
+        self.give_back_stocks(|_| true, MonotonicTime::now());
         let handed_in = async {
             while self.mode.is_reachable() && !self.due.is_empty() {
                 tokio::time::sleep(LINGER).await;
@@ -81,24 +81,24 @@ impl SharedLimits {
     }
 
     /// Brings the server up to date, and trusts it if it answers in time.
-    async fn restored(&self, is_first: bool) -> Result<(), LinkFault> {
+    async fn restored(&self, is_first: bool) -> Result<(), LinkError> {
         let mut connection = self.link.connected().await?;
         if is_first {
             warn_of_evictions(&mut connection).await;
         }
-        self.renew(&mut connection, Moment::now()).await?;
+        self.renew(&mut connection, MonotonicTime::now()).await?;
         self.hand_in(&mut connection).await?;
         let trials = if is_first { 1 } else { TRIALS };
         for trial in 0..trials {
             if trial > 0 {
                 tokio::time::sleep(BETWEEN_TRIALS).await;
             }
-            let asked = self.count_gateways(&mut connection, Moment::now());
+            let asked = self.count_gateways(&mut connection, MonotonicTime::now());
             let answer = tokio::time::timeout(self.terms.timeout, asked).await;
-            answer.map_err(|_| LinkFault::Slow(self.terms.timeout))??;
+            answer.map_err(|_| LinkError::Slow(self.terms.timeout))??;
         }
         // While it was being tried, more may have ended.
-        self.renew(&mut connection, Moment::now()).await?;
+        self.renew(&mut connection, MonotonicTime::now()).await?;
         self.mode.restore();
         self.series.reachable(true);
         let gateways = self.mode.gateways();
@@ -107,11 +107,11 @@ impl SharedLimits {
     }
 
     /// Keeps everything up to date until the server is of no use, and says why.
-    async fn kept(&self) -> LinkFault {
-        let Some(connection) = self.link.current() else { return LinkFault::Cut };
+    async fn kept(&self) -> LinkError {
+        let Some(connection) = self.link.current() else { return LinkError::Cut };
         // Apart, so that however much has ended, places are renewed in time.
         let ended = tokio::select! {
-            () = self.mode.lost() => return LinkFault::Cut,
+            () = self.mode.lost() => return LinkError::Cut,
             renewed = self.renew_on(connection.clone()) => renewed,
             handed_in = self.hand_in_on(connection) => handed_in,
         };
@@ -120,12 +120,12 @@ impl SharedLimits {
         }
     }
 
-    async fn renew_on(&self, mut connection: Connection) -> Result<Infallible, LinkFault> {
+    async fn renew_on(&self, mut connection: Connection) -> Result<Infallible, LinkError> {
         let mut ticks: u32 = 0;
         loop {
             tokio::time::sleep(TICK).await;
             ticks = ticks.wrapping_add(1);
-            let now = Moment::now();
+            let now = MonotonicTime::now();
             self.give_back_stocks(|stock| stock.is_over(now), now);
             if ticks.is_multiple_of(RENEW) {
                 self.renew(&mut connection, now).await?;
@@ -136,7 +136,7 @@ impl SharedLimits {
         }
     }
 
-    async fn hand_in_on(&self, mut connection: Connection) -> Result<Infallible, LinkFault> {
+    async fn hand_in_on(&self, mut connection: Connection) -> Result<Infallible, LinkError> {
         loop {
             self.due.arrived().await;
             // More may end meanwhile, or be taken along by an admission.
@@ -146,13 +146,13 @@ impl SharedLimits {
     }
 
     /// Gives back what was taken in advance and not used.
-    pub(super) fn give_back_stocks(&self, is_over: impl Fn(&Stock) -> bool, now: Moment) {
+    pub(super) fn give_back_stocks(&self, is_over: impl Fn(&QuotaLease) -> bool, now: MonotonicTime) {
         for (key, stock) in self.seen.stocks_over(is_over, now) {
             self.due.push(&key, stock.into_settlement());
         }
     }
 
-    async fn count_gateways(&self, connection: &mut Connection, now: Moment) -> Result<(), LinkFault> {
+    async fn count_gateways(&self, connection: &mut Connection, now: MonotonicTime) -> Result<(), LinkError> {
         let mut call = self.scripts.gateways.on(&[GATEWAYS]);
         call.arg(&*self.gateway);
         let gateways = call.run(connection).await?;
@@ -162,7 +162,7 @@ impl SharedLimits {
     }
 
     /// Says which places go on, and takes those again that were freed meanwhile.
-    pub(super) async fn renew(&self, connection: &mut Connection, now: Moment) -> Result<(), LinkFault> {
+    pub(super) async fn renew(&self, connection: &mut Connection, now: MonotonicTime) -> Result<(), LinkError> {
         self.count_gateways(connection, now).await?;
         let mut statements = self.places.state();
         statements.extend(self.due.unsent().into_iter().map(|(key, name)| Statement {
@@ -194,7 +194,7 @@ impl SharedLimits {
     }
 
     /// Returns the names of those that were freed.
-    async fn renew_group(&self, group: &[Piece<'_>], mut connection: Connection) -> Result<Vec<String>, LinkFault> {
+    async fn renew_group(&self, group: &[Piece<'_>], mut connection: Connection) -> Result<Vec<String>, LinkError> {
         let keys: Vec<_> = group.iter().map(|piece| running_of(piece.key)).collect();
         let mut call = self.scripts.renew.on(&keys);
         for piece in group {
@@ -210,7 +210,7 @@ impl SharedLimits {
         piece: &Piece<'_>,
         freed: &HashSet<String>,
         mut connection: Connection,
-    ) -> Result<(), LinkFault> {
+    ) -> Result<(), LinkError> {
         let runs = |name: &str| self.places.has(piece.key, name) || self.due.is_unsent(piece.key, name);
         let names: Vec<_> = piece.names.iter().filter(|name| freed.contains(&***name) && runs(name)).collect();
         if names.is_empty() {
@@ -229,7 +229,7 @@ impl SharedLimits {
     }
 
     /// Hands in what has ended.
-    pub(super) async fn hand_in(&self, connection: &mut Connection) -> Result<(), LinkFault> {
+    pub(super) async fn hand_in(&self, connection: &mut Connection) -> Result<(), LinkError> {
         loop {
             let batches = self.due.all(SETTLEMENTS * AT_ONCE, SETTLEMENTS);
             let groups = self.grouped(&batches, |batch| batch.settlements.len(), SETTLEMENTS);
@@ -246,7 +246,7 @@ impl SharedLimits {
         }
     }
 
-    async fn hand_in_group(&self, group: &[Batch], mut connection: Connection) -> Result<(), LinkFault> {
+    async fn hand_in_group(&self, group: &[Batch], mut connection: Connection) -> Result<(), LinkError> {
         let keys: Vec<_> = group.iter().flat_map(|batch| keys_of(&batch.key)).collect();
         let mut call = self.scripts.settle.on(&keys);
         for batch in group {

@@ -3,26 +3,26 @@
 use std::{net::TcpListener, sync::Arc};
 
 use keymeter_config::Control as Settings;
-use keymeter_control::{Control, ControlFault};
+use keymeter_control::{Control, ControlError};
 use keymeter_core::limit::Limits;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{program::Program, service_manager};
 use crate::server::{
     Drained, Server, control_plane,
-    handover::{HandoverFault, Offer, Sockets, Successor},
+    handover::{HandoverError, Offer, Sockets, Successor},
     reload::Reloader,
 };
 
 /// What runs.
-pub(super) struct House {
+pub(super) struct App {
     pub server: Server,
     pub control: Option<Control>,
     /// Where another process may take over.
     pub offer: Option<Offer>,
 }
 
-impl House {
+impl App {
     /// Comes back with a process that asks for the sockets, and has got them.
     async fn heir(&self) -> Successor {
         let sockets = || {
@@ -39,12 +39,12 @@ impl House {
     }
 
     /// Lets `successor` take over. If it does not come up, everything goes on as before.
-    async fn hand_over(&mut self, mut successor: Successor) -> Result<(), HandoverFault> {
+    async fn hand_over(&mut self, mut successor: Successor) -> Result<(), HandoverError> {
         tracing::info!("another process is about to take over");
         successor.asks_to_give_way().await?;
         // There is one control plane over a database of one machine.
         let Some(control) = self.control.take() else { return successor.takes_over().await };
-        let (settings, limits, socket) = control.terms().map_err(HandoverFault::Link)?;
+        let (settings, limits, socket) = control.terms().map_err(HandoverError::Link)?;
         control.stop().await;
         let taken = successor.takes_over().await;
         if taken.is_err() {
@@ -74,9 +74,9 @@ impl House {
 }
 
 /// The control plane, on the socket that it had.
-async fn started_again(settings: &Settings, limits: Limits, socket: &TcpListener) -> Result<Control, ControlFault> {
+async fn started_again(settings: &Settings, limits: Limits, socket: &TcpListener) -> Result<Control, ControlError> {
     let mut sockets = Sockets::none();
-    sockets.keep(socket).map_err(|fault| ControlFault::Bind(settings.listen, fault))?;
+    sockets.keep(socket).map_err(|fault| ControlError::Bind(settings.listen, fault))?;
     control_plane::start(settings, limits, &mut sockets).await
 }
 
@@ -102,7 +102,7 @@ impl Signals {
 
     /// Reloads on SIGHUP; on SIGUSR2 starts the program anew, to take over; on SIGTERM or SIGINT lets running requests
     /// finish, and on a second one does not. When another process has taken over, whoever is connected is served.
-    pub async fn until_stopped(mut self, house: &mut House) {
+    pub async fn until_stopped(mut self, house: &mut App) {
         let has_handed_over = self.until_told(house).await;
         if has_handed_over {
             // What the manager is told is up to the process that took over.
@@ -120,7 +120,7 @@ impl Signals {
     }
 
     /// Comes back when the process is to stop, and says whether that is because another has taken over.
-    async fn until_told(&mut self, house: &mut House) -> bool {
+    async fn until_told(&mut self, house: &mut App) -> bool {
         loop {
             tokio::select! {
                 Some(()) = self.hang_up.recv() => {
@@ -139,7 +139,7 @@ impl Signals {
     }
 
     /// What came of a handover, during which the process can be told to reload, and to stop: then `None`.
-    async fn handed_over(&mut self, house: &mut House, successor: Successor) -> Option<Result<(), HandoverFault>> {
+    async fn handed_over(&mut self, house: &mut App, successor: Successor) -> Option<Result<(), HandoverError>> {
         let reloader = house.server.reloader().clone();
         let mut handover = std::pin::pin!(house.hand_over(successor));
         loop {

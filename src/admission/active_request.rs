@@ -12,7 +12,7 @@ use bytes::Bytes;
 use keymeter_core::{
     api::Endpoint,
     body::Change,
-    limit::{Learned, Limits, Standing},
+    limit::{Learned, LimitStatus, Limits},
     price::{TokenCounts, Usd},
     record::Record,
     rejection::Rejection,
@@ -20,14 +20,14 @@ use keymeter_core::{
 };
 
 use super::{
-    Gate, Held, Model, Now, Outcome, Prompt, Route, Settings, Visit,
-    visit::{RequestId, millis},
+    Gate, Model, Now, Outcome, Prompt, RequestContext, Reservations, Route, Settings,
+    context::{RequestId, millis},
 };
 use crate::{
-    accounting::SpoolFault,
+    accounting::OutboxError,
     keys::{
         Key,
-        runs::{Run, Running},
+        revocation::{RevocationEntry, RevocationGuard},
     },
     observe::{
         metrics::UpstreamSeries,
@@ -52,15 +52,15 @@ pub struct Admitted {
 }
 
 /// The right of one request to run.
-pub struct Lease {
+pub struct ActiveRequest {
     gate: Arc<Gate>,
-    visit: Visit,
+    visit: RequestContext,
     admitted: Admitted,
     prompt: Prompt,
     change: Change,
     adds_usage: bool,
     /// `None` once the response has ended.
-    held: Option<Held>,
+    held: Option<Reservations>,
     is_settled: bool,
     /// Whether its record was handed to the ledger.
     is_recorded: bool,
@@ -70,7 +70,7 @@ pub struct Lease {
     status: u16,
     first_token: Option<Now>,
     /// `None`: it goes on though its key is revoked.
-    running: Option<Running>,
+    running: Option<RevocationGuard>,
 }
 
 /// What the meter says at the end.
@@ -88,12 +88,12 @@ impl Default for Reading {
     }
 }
 
-impl Lease {
+impl ActiveRequest {
     pub(super) fn new(
         gate: Arc<Gate>,
-        visit: Visit,
+        visit: RequestContext,
         admitted: Admitted,
-        held: Held,
+        held: Reservations,
         prompt: Prompt,
         wish: Change,
         now: Now,
@@ -158,14 +158,14 @@ impl Lease {
 
     /// What is left of the key's limits.
     #[must_use]
-    pub fn standing(&self, now: Now) -> Standing {
+    pub fn standing(&self, now: Now) -> LimitStatus {
         self.gate.standing(&self.admitted.key, &self.admitted.limits, now)
     }
 
     /// What is to be looked at for the end of the key, if that ends the request.
     #[must_use]
-    pub fn run(&self) -> Option<&Arc<Run>> {
-        self.running.as_ref().map(Running::run)
+    pub fn run(&self) -> Option<&Arc<RevocationEntry>> {
+        self.running.as_ref().map(RevocationGuard::run)
     }
 
     /// Why the request is to end although it runs: its key may not be used any more.
@@ -235,7 +235,7 @@ impl Lease {
     ///
     /// # Errors
     /// When it cannot be recorded: then the client must not see the end.
-    pub fn close(&mut self, now: Now) -> Result<(), SpoolFault> {
+    pub fn close(&mut self, now: Now) -> Result<(), OutboxError> {
         if self.meter.is_some() || self.gate.ledger().is_some() {
             self.read(&Outcome { complete: true, ..Outcome::default() }, now);
         }
@@ -338,11 +338,11 @@ impl Lease {
     }
 
     /// Hands what the response came to over to the ledger, once.
-    fn record(&mut self, status: u16) -> Result<(), SpoolFault> {
+    fn record(&mut self, status: u16) -> Result<(), OutboxError> {
         let (Some(ledger), Some(reading), false) = (self.gate.ledger(), &self.reading, self.is_recorded) else {
             return Ok(());
         };
-        let (Visit { id, arrived, .. }, key) = (&self.visit, &self.admitted.key.record);
+        let (RequestContext { id, arrived, .. }, key) = (&self.visit, &self.admitted.key.record);
         // Each request's name is one of a record, too.
         let Ok(id) = id.as_str().parse() else { return Ok(()) };
         let Usage { input, cached_input, cache_write, output, reasoning } = reading.metered.usage;
@@ -470,7 +470,7 @@ fn counts(usage: &Usage) -> TokenCounts {
 /// head, as nginx does.
 const CLIENT_CLOSED: u16 = 499;
 
-impl Drop for Lease {
+impl Drop for ActiveRequest {
     /// Whatever happened to the request, a panic included: what was delivered is charged.
     fn drop(&mut self) {
         if !self.is_settled {
@@ -484,11 +484,11 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     use super::*;
-    use crate::admission::tests::house::{House, record};
+    use crate::admission::tests::fixture::{Fixture, record};
 
     #[tokio::test]
     async fn a_meter_that_panics_fails_its_request_and_leaks_nothing() {
-        let house = House::of(record("key_a"));
+        let house = Fixture::of(record("key_a"));
         let mut lease = house.lease(r#"{"model":"m","max_tokens":5,"messages":[]}"#).await;
         lease.meter = Some(Meter::broken());
         let account = lease.admitted.key.account.clone();
@@ -496,7 +496,7 @@ mod tests {
         let failed = catch_unwind(AssertUnwindSafe(move || drop(lease.pass(Bytes::from_static(b"{}")))));
         assert!(failed.is_err(), "the request fails");
         house.in_flight("0");
-        assert_eq!(account.counters.standing(&limits, keymeter_core::clock::Moment::now()).running, 0);
+        assert_eq!(account.counters.standing(&limits, keymeter_core::clock::MonotonicTime::now()).running, 0);
         assert_eq!(house.lines().len(), 1, "and is settled once");
     }
 }

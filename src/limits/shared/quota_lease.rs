@@ -4,11 +4,11 @@
 use std::{sync::Arc, time::Duration};
 
 use keymeter_core::{
-    clock::Moment,
+    clock::MonotonicTime,
     limit::{Limit, Limits},
 };
 
-use super::due::{Ending, Settlement};
+use super::settlements::{Ending, Settlement};
 
 /// How long what was taken in advance may be used.
 pub(super) const LIFE: Duration = Duration::from_secs(1);
@@ -44,14 +44,14 @@ impl Wish {
 
 /// What was taken in advance, and is left.
 #[derive(Debug)]
-pub(super) struct Stock {
+pub(super) struct QuotaLease {
     name: Arc<str>,
     slot: u64,
     requests: u64,
     tokens: u64,
     /// Numbers of places, from 1 on, that are free.
     places: Vec<u64>,
-    end: Moment,
+    end: MonotonicTime,
 }
 
 /// A part of a stock that one request holds.
@@ -60,15 +60,15 @@ pub(super) struct Part {
     pub slot: u64,
 }
 
-impl Stock {
+impl QuotaLease {
     /// What a server gave at `slot`, when it was asked at the moment `asked`.
-    pub(super) fn new(name: Arc<str>, slot: u64, wish: Wish, asked: Moment) -> Self {
+    pub(super) fn new(name: Arc<str>, slot: u64, wish: Wish, asked: MonotonicTime) -> Self {
         let Wish { requests, tokens, places } = wish;
         Self { name, slot, requests, tokens, places: (1..=places).collect(), end: asked + LIFE }
     }
 
     /// A request's part, if there is enough left and it is in time.
-    pub(super) fn take(&mut self, tokens: u64, now: Moment) -> Option<Part> {
+    pub(super) fn take(&mut self, tokens: u64, now: MonotonicTime) -> Option<Part> {
         if now >= self.end || self.requests == 0 || self.tokens < tokens {
             return None;
         }
@@ -78,7 +78,7 @@ impl Stock {
         Some(Part { name: format!("{}.{place}", self.name).into(), slot: self.slot })
     }
 
-    pub(super) fn is_over(&self, now: Moment) -> bool {
+    pub(super) fn is_over(&self, now: MonotonicTime) -> bool {
         now >= self.end
     }
 
@@ -90,7 +90,7 @@ impl Stock {
     /// Gives back what is left.
     pub(super) fn into_settlement(self) -> Settlement {
         let places: Vec<_> = self.places.iter().map(|place| format!("{}.{place}", self.name)).collect();
-        let ending = Ending::Stock { requests: self.requests, tokens: self.tokens, places: places.join(" ") };
+        let ending = Ending::QuotaLease { requests: self.requests, tokens: self.tokens, places: places.join(" ") };
         Settlement { name: self.name, slot: self.slot, tokens: 0, ending }
     }
 }
@@ -115,15 +115,15 @@ mod tests {
 
     #[test]
     fn a_stock_is_used_up_or_given_back() {
-        let (now, wish) = (Moment::from_nanos(0), Wish { requests: 3, tokens: 25, places: 2 });
-        let mut stock = Stock::new("g.7".into(), 9, wish, now);
+        let (now, wish) = (MonotonicTime::from_nanos(0), Wish { requests: 3, tokens: 25, places: 2 });
+        let mut stock = QuotaLease::new("g.7".into(), 9, wish, now);
         assert_eq!(&*stock.take(10, now).unwrap().name, "g.7.2");
         assert!(stock.take(16, now).is_none() && stock.take(10, now + LIFE).is_none());
         assert_eq!(stock.take(10, now).unwrap().slot, 9);
         assert!(stock.take(1, now).is_none(), "no place is left");
         let Settlement { name, ending, .. } = stock.into_settlement();
         assert!(
-            matches!(ending, Ending::Stock { requests: 1, tokens: 5, places } if places.is_empty() && &*name == "g.7")
+            matches!(ending, Ending::QuotaLease { requests: 1, tokens: 5, places } if places.is_empty() && &*name == "g.7")
         );
     }
 }

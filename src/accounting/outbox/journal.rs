@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    SpoolFault,
+    OutboxError,
     reader::Position,
     segment::{self, Segment},
 };
@@ -49,15 +49,15 @@ impl Journal {
     }
 
     /// Writes `frame`, or holds it.
-    pub(super) fn append(&mut self, frame: Vec<u8>) -> Result<(), SpoolFault> {
+    pub(super) fn append(&mut self, frame: Vec<u8>) -> Result<(), OutboxError> {
         match self.write(&frame) {
             Ok(()) => Ok(()),
             Err(error) if self.held_bytes + frame.len() <= MOST_HELD => {
                 self.held_bytes += frame.len();
                 self.held.push_back(frame);
-                Err(SpoolFault::Held(error))
+                Err(OutboxError::Held(error))
             }
-            Err(error) => Err(SpoolFault::Lost(error)),
+            Err(error) => Err(OutboxError::Lost(error)),
         }
     }
 

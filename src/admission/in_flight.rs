@@ -11,18 +11,18 @@ use crate::limits::account::Account;
 
 /// The process's requests.
 #[derive(Default)]
-pub struct Traffic {
+pub struct InFlight {
     present: AtomicUsize,
     draining: AtomicBool,
     body_bytes: AtomicU64,
 }
 
-impl Traffic {
+impl InFlight {
     /// Counts a request until the value is dropped.
     #[must_use]
-    pub fn enter(self: &Arc<Self>) -> Presence {
+    pub fn enter(self: &Arc<Self>) -> InFlightGuard {
         self.present.fetch_add(1, Ordering::AcqRel);
-        Presence(self.clone())
+        InFlightGuard(self.clone())
     }
 
     /// How many requests are in the house.
@@ -57,9 +57,9 @@ impl Traffic {
 }
 
 /// A request is in the house as long as this lives.
-pub struct Presence(Arc<Traffic>);
+pub struct InFlightGuard(Arc<InFlight>);
 
-impl Drop for Presence {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.0.present.fetch_sub(1, Ordering::AcqRel);
     }
@@ -70,7 +70,7 @@ const SHARE_OF_ONE_KEY: u64 = 4;
 
 /// Room for a body, given back when this is dropped.
 pub struct BodyRoom {
-    traffic: Arc<Traffic>,
+    traffic: Arc<InFlight>,
     account: Arc<Account>,
     max: u64,
     bytes: u64,
@@ -121,7 +121,7 @@ impl Drop for BodyRoom {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{admission::tests::house::record, limits::account::Accounts, observe::metrics::Metrics};
+    use crate::{admission::tests::fixture::record, limits::account::Accounts, observe::metrics::Metrics};
 
     fn accounts<const KEYS: usize>(ids: [&str; KEYS]) -> [Arc<Account>; KEYS] {
         let accounts = Accounts::new(Arc::new(Metrics::new(10).unwrap()));
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn room_is_taken_as_bytes_arrive_and_comes_back() {
-        let traffic = Arc::new(Traffic::default());
+        let traffic = Arc::new(InFlight::default());
         let keys = accounts(["key_a", "key_b", "key_c", "key_d", "key_e"]);
         let mut rooms: Vec<_> = keys.iter().map(|key| traffic.body_room(key.clone(), 1000)).collect();
         let last = rooms.len() - 1;
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn one_key_holds_a_quarter_at_most() {
-        let traffic = Arc::new(Traffic::default());
+        let traffic = Arc::new(InFlight::default());
         let [a, b] = accounts(["key_a", "key_b"]);
         let (mut first, mut second) = (traffic.body_room(a.clone(), 1000), traffic.body_room(a, 1000));
         assert_eq!(
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_body_that_is_its_keys_only_one_may_be_larger() {
-        let traffic = Arc::new(Traffic::default());
+        let traffic = Arc::new(InFlight::default());
         let [a, b] = accounts(["key_a", "key_b"]);
         let (mut first, mut second) = (traffic.body_room(a.clone(), 1000), traffic.body_room(a, 1000));
         assert_eq!((first.take(250), first.take(350), second.take(1)), (Ok(()), Ok(()), Err(NoRoom)));
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_copy_of_a_body_is_counted_and_given_back() {
-        let traffic = Arc::new(Traffic::default());
+        let traffic = Arc::new(InFlight::default());
         let [a, b, c] = accounts(["key_a", "key_b", "key_c"]);
         let mut copied = traffic.body_room(a.clone(), 1000);
         assert_eq!(copied.take(250), Ok(()));
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn whoever_leaves_is_no_longer_counted() {
-        let traffic = Arc::new(Traffic::default());
+        let traffic = Arc::new(InFlight::default());
         let presences: Vec<_> = (0..3).map(|_| traffic.enter()).collect();
         assert_eq!(traffic.present(), 3);
         drop(presences);

@@ -25,7 +25,7 @@ fn ids(batch: &Batch) -> Vec<String> {
 }
 
 /// Leaves the spool as a killed process does: its lock is free, and nothing is tidied up.
-fn kill(spool: Spool) {
+fn kill(spool: Outbox) {
     let path = spool.shared.claimed.path.clone();
     let copy = path.with_extension("copy");
     assert!(Command::new("cp").arg("-a").args([&path, &copy]).status().unwrap().success());
@@ -60,7 +60,7 @@ fn wait_for(what: &str, condition: impl Fn() -> bool) {
 #[test]
 fn records_are_read_in_their_order_and_once() {
     let root = tempfile::tempdir().unwrap();
-    let spool = Spool::open(root.path(), &session()).unwrap();
+    let spool = Outbox::open(root.path(), &session()).unwrap();
     let mut reader = spool.reader();
     assert!(spool.has_room());
     assert!(reader.next(10).unwrap().payloads.is_empty());
@@ -77,7 +77,7 @@ fn records_are_read_in_their_order_and_once() {
 #[test]
 fn a_process_that_ends_with_nothing_to_send_leaves_nothing() {
     let root = tempfile::tempdir().unwrap();
-    let spool = Spool::open(root.path(), &session()).unwrap();
+    let spool = Outbox::open(root.path(), &session()).unwrap();
     spool.append(&example("a")).unwrap();
     let mut reader = spool.reader();
     let batch = reader.next(1).unwrap();
@@ -89,7 +89,7 @@ fn a_process_that_ends_with_nothing_to_send_leaves_nothing() {
 #[test]
 fn what_a_killed_process_left_is_adopted_by_one() {
     let root = tempfile::tempdir().unwrap();
-    let killed = Spool::open(root.path(), &session()).unwrap();
+    let killed = Outbox::open(root.path(), &session()).unwrap();
     for id in ["a", "b", "c", "d"] {
         killed.append(&example(id)).unwrap();
     }
@@ -97,7 +97,7 @@ fn what_a_killed_process_left_is_adopted_by_one() {
     let batch = reader.next(1).unwrap();
     reader.acknowledge(&batch).unwrap();
     drop(reader);
-    let next = Spool::open(root.path(), &session()).unwrap();
+    let next = Outbox::open(root.path(), &session()).unwrap();
     assert!(next.adopt().unwrap().is_empty(), "it lives");
     kill(killed);
 
@@ -122,7 +122,7 @@ fn what_a_killed_process_left_is_adopted_by_one() {
 fn a_lost_cursor_sends_again_and_loses_nothing() {
     let root = tempfile::tempdir().unwrap();
     for text in [None, Some(""), Some("1"), Some("1 999999999999"), Some("x 8\n"), Some("1 3\n")] {
-        let spool = Spool::open(root.path(), &session()).unwrap();
+        let spool = Outbox::open(root.path(), &session()).unwrap();
         spool.append(&example("a")).unwrap();
         let path = spool.shared.claimed.path.clone();
         kill(spool);
@@ -143,7 +143,7 @@ fn adopt_one(root: &Path) -> Orphan {
 #[test]
 fn segments_follow_each_other_and_go_when_all_in_them_is_acknowledged() {
     let root = tempfile::tempdir().unwrap();
-    let spool = Spool::open(root.path(), &session()).unwrap();
+    let spool = Outbox::open(root.path(), &session()).unwrap();
     let path = spool.shared.claimed.path.clone();
     let segments = || {
         fs::read_dir(&path)
@@ -172,7 +172,7 @@ fn segments_follow_each_other_and_go_when_all_in_them_is_acknowledged() {
 #[test]
 fn many_threads_append_and_nothing_is_lost_or_torn() {
     let root = tempfile::tempdir().unwrap();
-    let spool = Spool::open(root.path(), &session()).unwrap();
+    let spool = Outbox::open(root.path(), &session()).unwrap();
     thread::scope(|scope| {
         for thread in 0..4 {
             let spool = &spool;
@@ -189,7 +189,7 @@ fn many_threads_append_and_nothing_is_lost_or_torn() {
 #[test]
 fn what_cannot_be_read_is_put_aside_and_not_deleted() {
     let root = tempfile::tempdir().unwrap();
-    let spool = Spool::open(root.path(), &session()).unwrap();
+    let spool = Outbox::open(root.path(), &session()).unwrap();
     for id in ["a", "b", "c"] {
         spool.append(&example(id)).unwrap();
     }
@@ -214,7 +214,7 @@ proptest! {
         tail in prop::collection::vec(any::<u8>(), 0..64),
     ) {
         let root = tempfile::tempdir().unwrap();
-        let spool = Spool::open(root.path(), &session()).unwrap();
+        let spool = Outbox::open(root.path(), &session()).unwrap();
         for record in &records {
             spool.append(record).unwrap();
         }
@@ -246,7 +246,7 @@ fn a_full_disk_stops_new_work_and_loses_nothing() {
         return fill_and_free(Path::new(&disk));
     }
     let disk = tempfile::tempdir().unwrap();
-    let test = "accounting::spool::tests::a_full_disk_stops_new_work_and_loses_nothing";
+    let test = "accounting::outbox::tests::a_full_disk_stops_new_work_and_loses_nothing";
     let script = r#"mount -t tmpfs -o size=32m none "$0" && exec "$1" --exact "$2" --nocapture"#;
     let binary = std::env::current_exe().unwrap();
     let mut process = Command::new("unshare");
@@ -258,7 +258,7 @@ fn a_full_disk_stops_new_work_and_loses_nothing() {
 }
 
 fn fill_and_free(disk: &Path) {
-    let spool = Spool::open(&disk.join("spool"), &session()).unwrap();
+    let spool = Outbox::open(&disk.join("spool"), &session()).unwrap();
     assert!(spool.has_room());
     let ballast = disk.join("ballast");
     let start = Instant::now();
@@ -278,7 +278,7 @@ fn fill_and_free(disk: &Path) {
         }
     };
     assert!(ids.len() > 20_000, "{} records had room", ids.len());
-    assert!(matches!(&held, SpoolFault::Held(error) if error.kind() == io::ErrorKind::StorageFull), "{held}");
+    assert!(matches!(&held, OutboxError::Held(error) if error.kind() == io::ErrorKind::StorageFull), "{held}");
     assert_eq!(spool.spooled(), ids.len() as u64 - 1);
 
     fs::remove_file(&ballast).unwrap();
@@ -309,7 +309,7 @@ fn fill(path: &Path) {
 #[test]
 fn many_records_a_second_are_no_full_disk() {
     let root = tempfile::tempdir().unwrap();
-    let spool = Spool::open(root.path(), &session()).unwrap();
+    let spool = Outbox::open(root.path(), &session()).unwrap();
     let record = example("req_many");
     // Whoever appends is now and then a segment ahead of whoever puts segments on the disk.
     for number in 0..120_000 {

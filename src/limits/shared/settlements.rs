@@ -25,14 +25,14 @@ pub(super) enum Ending {
     /// It was not made.
     Cancelled,
     /// What was taken in advance was not all used: this is left.
-    Stock { requests: u64, tokens: u64, places: String },
+    QuotaLease { requests: u64, tokens: u64, places: String },
 }
 
 impl Ending {
     /// Of a stock of which nothing was used, or that there may not even be.
     pub(super) fn of_whole_stock(name: &str, places: u64) -> Self {
         let places: Vec<_> = (1..=places).map(|place| format!("{name}.{place}")).collect();
-        Self::Stock { requests: 0, tokens: 0, places: places.join(" ") }
+        Self::QuotaLease { requests: 0, tokens: 0, places: places.join(" ") }
     }
 }
 
@@ -55,19 +55,19 @@ impl Settlement {
             Ending::Settled { used } => ("settle", *tokens, *used, ""),
             Ending::Dropped => ("drop", *tokens, 0, ""),
             Ending::Cancelled => ("cancel", *tokens, 0, ""),
-            Ending::Stock { requests, tokens, places } => ("stock", *requests, *tokens, &**places),
+            Ending::QuotaLease { requests, tokens, places } => ("stock", *requests, *tokens, &**places),
         };
         call.arg(&**name).arg(word).arg(*slot).arg(third).arg(fourth).arg(fifth);
     }
 
     fn is_of_request(&self) -> bool {
-        !matches!(self.ending, Ending::Stock { .. })
+        !matches!(self.ending, Ending::QuotaLease { .. })
     }
 }
 
 /// Those of all keys.
 #[derive(Default)]
-pub(super) struct Due {
+pub(super) struct Settlements {
     by_key: Mutex<HashMap<KeyId, Vec<Entry>>>,
     numbers: AtomicU64,
     arrived: Notify,
@@ -89,7 +89,7 @@ pub(super) struct Batch {
     numbers: Vec<u64>,
 }
 
-impl Due {
+impl Settlements {
     pub(super) fn push(&self, key: &KeyId, settlement: Settlement) {
         let mut by_key = self.by_key.lock();
         // Under the lock, so that the numbers of a key ascend.
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn what_is_not_acknowledged_is_said_again() {
-        let due = Due::default();
+        let due = Settlements::default();
         let keys: [KeyId; 2] = ["key_a".parse().unwrap(), "key_b".parse().unwrap()];
         for (key, name) in [(&keys[0], "1"), (&keys[0], "2"), (&keys[1], "3")] {
             due.push(key, settlement(name));
