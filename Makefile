@@ -32,9 +32,10 @@ run: cmake ## build, and run a gateway with a demo upstream and a fresh key
 .PHONY: test
 test: cmake nextest promtool postgresql redis chromium clients ## set up, then run every test
 	@rm -rf $(CANARY)
-	KEYMETER_CANARY=$(CURDIR)/$(CANARY) cargo nextest run --locked --lib --bins --tests --examples
+	KEYMETER_CANARY=$(CURDIR)/$(CANARY) cargo nextest run --locked --workspace --lib --bins --tests --examples
 	python3 -B tests/secrets.py $(CANARY)
-	cargo test --locked --doc
+	cargo test --locked --workspace --doc
+	cargo nextest run --locked --no-default-features --test plugin
 	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python tests/clients/openai_client.py
 	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python tests/clients/anthropic_client.py
 	cargo build --locked --bins --example key_source
@@ -71,7 +72,7 @@ real-servers: cmake $(SERVERS)/ready ## check counts against inference servers t
 
 .PHONY: soak
 soak: cmake nextest postgresql redis ## run the tests at their full figures
-	KEYMETER_SOAK=1000 PROPTEST_CASES=20000 cargo nextest run --locked --release --lib --bins --tests --no-fail-fast
+	KEYMETER_SOAK=1000 PROPTEST_CASES=20000 cargo nextest run --locked --workspace --release --lib --bins --tests --no-fail-fast
 
 .PHONY: bench
 bench: cmake valgrind ## measure admission, metering and limits, in time and in instructions
@@ -136,9 +137,13 @@ fuzz: cmake c++ cargo-fuzz ## run each fuzz target for FUZZ_SECONDS (60)
 
 .PHONY: check
 check: cmake deny ## formatting, lints, documentation, dependencies (OFFLINE=1: without the advisory database)
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --lib --no-default-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+	@! cargo tree --locked --package keymeter --no-default-features --edges normal --prefix none | \
+	grep -E '^(axum|maud|mimalloc|opentelemetry|redis|sqlx|tonic|utoipa)[a-z_-]* ' || \
+	{ echo "the plugin alone is built with what only the program needs" >&2; exit 1; }
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --manifest-path fuzz/Cargo.toml --target-dir target --locked --no-default-features -- -D warnings
 	cargo deny --locked check bans licenses sources

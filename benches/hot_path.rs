@@ -17,10 +17,12 @@ use std::{hint::black_box, sync::Arc, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use http::HeaderMap;
-use keymeter::{
+use keymeter::accounting::Outbox;
+use keymeter_core::{
     body::{Change, Shape, scan},
-    ledger::{Record, Session, Spool},
-    limit::{Counters, Limit, Limits, Moment},
+    clock::MonotonicTime,
+    limit::{Counters, Limit, Limits},
+    record::{Record, Session},
 };
 
 use workload::{
@@ -63,7 +65,7 @@ fn windows(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("reserve_and_settle");
     for (name, step) in [("sparse", Duration::from_secs(61)), ("every slot in use", Duration::from_millis(20))] {
         let counters = Arc::new(Counters::default());
-        let mut now = Moment::from_nanos(0);
+        let mut now = MonotonicTime::from_nanos(0);
         for _ in 0..6_000 {
             now = now + step;
             counters.reserve(&limits, 100, now).expect("room").settle(50, now);
@@ -127,7 +129,7 @@ fn meter(criterion: &mut Criterion) {
 fn ledger(criterion: &mut Criterion) {
     let directory = tempfile::tempdir().expect("a directory");
     let session = Session::generate().expect("randomness");
-    let spool = Spool::open(directory.path(), &session).expect("a spool");
+    let spool = Outbox::open(directory.path(), &session).expect("a spool");
     let mut reader = spool.reader();
     let record = Record::parse(RECORD.as_bytes()).expect("a record");
     let mut appended = 0;

@@ -11,11 +11,12 @@ mod workload;
 
 use std::{env, hint::black_box, process::Command, sync::Arc, time::Duration};
 
-use keymeter::{
+use keymeter::admission::Now;
+use keymeter_core::{
     body::{Change, Shape, scan},
-    gate::Now,
-    ledger::Record,
-    limit::{Counters, Limit, Limits, Moment},
+    clock::MonotonicTime,
+    limit::{Counters, Limit, Limits},
+    record::Record,
 };
 
 use workload::{
@@ -103,7 +104,7 @@ fn requests() -> impl Iterator<Item = Case> {
                 tokens_per_minute: Limit::at(1_000_000_000).expect("not zero"),
                 concurrent_requests: Limit::at(1000).expect("not zero"),
             };
-            let (counters, mut now) = (Arc::new(Counters::default()), Moment::from_nanos(0));
+            let (counters, mut now) = (Arc::new(Counters::default()), MonotonicTime::from_nanos(0));
             repeat(count, || {
                 now = now + Duration::from_millis(20);
                 counters.reserve(&limits, 100, now).expect("room").settle(50, now);

@@ -14,12 +14,14 @@ use std::{sync::Arc, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use keymeter::{
-    account::Accounts,
-    config::KeyCache,
+    keys::{Resolver, YamlSource},
+    limits::account::Accounts,
+    observe::metrics::Metrics,
+};
+use keymeter_config::KeyCache;
+use keymeter_core::{
+    clock::MonotonicTime,
     key::{KeyHash, KeyRecord, KeyState, OwnLimits},
-    limit::Moment,
-    metrics::Metrics,
-    resolve::{Resolver, YamlSource},
 };
 
 const KEYS: [usize; 3] = [1, 1_000, 1_000_000];
@@ -32,7 +34,7 @@ fn look_ups(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("look_up");
     for count in KEYS {
         let resolver = resolver(count);
-        let now = Moment::now();
+        let now = MonotonicTime::now();
         let mut ask = |name, first: usize| {
             let hashes: Vec<_> = (first..first + count.min(50_000)).map(hash).collect();
             for hash in &hashes {

@@ -27,11 +27,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keymeter::{
-    config,
-    limit::{Limit, Limits, Moment},
-    metrics::Metrics,
-    shared::SharedLimits,
+use keymeter::{limits::shared::SharedLimits, observe::metrics::Metrics};
+use keymeter_config::{self as config};
+use keymeter_core::{
+    clock::MonotonicTime,
+    limit::{Limit, Limits},
 };
 
 use self::redis::Redis;
@@ -154,7 +154,7 @@ impl Round {
                 next = next.wrapping_mul(31).wrapping_add(17);
                 let key = format!("key_{}", next % keys).parse().unwrap();
                 let asked = Instant::now();
-                let answer = shared.reserve(&key, &limits, 500, Moment::now()).await;
+                let answer = shared.reserve(&key, &limits, 500, MonotonicTime::now()).await;
                 waits.push(asked.elapsed());
                 if let Ok(ticket) = answer {
                     ticket.settle(400);

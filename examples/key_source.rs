@@ -31,7 +31,7 @@ use axum::{
 };
 use clap::Parser;
 use futures_util::{StreamExt, stream};
-use keymeter::config::keys::parse_record;
+use keymeter_config::keys::parse_record;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::{net::TcpListener, sync::watch, time::sleep};

@@ -1,10 +1,10 @@
 //! The commands. Each is a file; what goes wrong is one line on standard error and exit code 1.
 
+mod app;
 mod check;
 mod check_source;
 mod demo;
 mod describe;
-mod house;
 pub mod keys;
 mod money;
 mod people;
@@ -18,7 +18,7 @@ use std::{fmt::Display, path::PathBuf, process::ExitCode, time::Duration};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::process_log;
+use crate::observe::process_log;
 
 /// Meters and limits API keys in front of inference servers.
 #[derive(Parser)]
@@ -90,7 +90,7 @@ pub fn run() -> ExitCode {
         Command::Serve { config, upgrade } => exit_code(serve::run(config, upgrade)),
         Command::Check { source: Some(service), .. } => exit_code(check_source::run(&service)),
         Command::Check { config, source: None } => check::run(&config),
-        Command::Demo { port, admin_port } => exit_code(demo::run(port, admin_port)),
+        Command::Demo { port, admin_port } => exit_code(demo::run::run(port, admin_port)),
         Command::Keys(arguments) => keys::main(arguments),
         Command::Users(arguments) => exit_code(people::users(arguments)),
         Command::Teams(arguments) => exit_code(people::teams(arguments)),

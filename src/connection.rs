@@ -18,6 +18,7 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
+use keymeter_config::ConnectionTimeouts;
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
@@ -25,7 +26,7 @@ pub use self::{
     registry::{Connections, OpenConnection},
     stream::TimedStream,
 };
-use crate::{config::ConnectionTimeouts, runs::Run};
+use crate::keys::revocation::RevocationEntry;
 
 tokio::task_local! {
     /// The connection that the task serves, where it carries one request at a time.
@@ -37,7 +38,7 @@ pub struct Connection {
     timeouts: ConnectionTimeouts,
     state: Mutex<State>,
     /// What runs on it, where its reader is to fail when that is revoked.
-    revocable: Mutex<Option<Arc<Run>>>,
+    revocable: Mutex<Option<Arc<RevocationEntry>>>,
     /// Who waits for the client.
     reader: AtomicWaker,
     /// Says that no further request is wanted here.
@@ -95,7 +96,7 @@ impl Connection {
     }
 
     /// From now on the reader fails when `run` is revoked; or never, without one.
-    pub fn carries(&self, run: Option<Arc<Run>>) {
+    pub fn carries(&self, run: Option<Arc<RevocationEntry>>) {
         *self.revocable.lock() = run;
     }
 

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! [`proxy`] carries a request along this way and is the only place that answers clients of the API.
-//! [`gate::Gate`] decides: it identifies the key, admits the request and gives a [`gate::Lease`],
+//! [`gate::Gate`] decides: it identifies the key, admits the request and gives a [`gate::ActiveRequest`],
 //! or a [`rejection::Rejection`]. The lease meters the response and settles once.
 //!
 //! # The rooms, from the street to the cellar
@@ -61,46 +61,15 @@
 //! `fuzz/` has a target for each reader of what a stranger sends, `benches/` measures the hot path, `examples/` has a proxy
 //! that is metered in 7 lines and a key service, and `conf/` configurations that a test loads.
 
-pub mod account;
-pub mod admin;
-pub mod api;
-pub mod body;
+pub mod accounting;
+pub mod admission;
+#[cfg(feature = "cli")]
 pub mod cli;
-pub mod config;
 pub mod connection;
-pub mod control;
-pub mod demo;
-pub mod digits;
-pub mod gate;
-pub mod gateway;
-pub mod glob;
-pub mod handover;
-pub mod head;
-pub mod hex;
-pub mod hosts;
-pub mod json_line;
-pub mod key;
-pub mod keyfile;
-pub mod ledger;
-pub mod levels;
-pub mod limit;
-pub mod line_writer;
-pub mod metrics;
-pub mod model_name;
-pub mod plugin;
-pub mod price;
-pub mod printable;
-pub mod process_log;
+pub mod headers;
+pub mod keys;
+pub mod limits;
+pub mod observe;
 pub mod proxy;
-pub mod rejection;
-pub mod reload;
-pub mod resolve;
-pub mod runs;
 pub mod server;
-pub mod shared;
-pub mod tls;
-pub mod traces;
 pub mod upstream;
-pub mod usage;
-pub mod wallet;
-pub mod yaml;

@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 /// Less of the processor's time with many keys, and more memory: see docs/performance.md.
-#[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -2,18 +2,25 @@
 //! what comes back, and hands every phase on to the proxy within. This and its parts are the only
 //! places that write a response to a client.
 
-mod apart;
 mod body;
 mod forward;
 mod query;
 mod respond;
 mod response;
+mod subrequest;
 mod usage;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header;
+use keymeter_config::Upstream;
+use keymeter_core::{
+    api::{Api, Call, Endpoint, recognise},
+    body::Scanned,
+    key::KeyRecord,
+    rejection::Rejection,
+};
 use pingora::{
     ErrorSource,
     http::RequestHeader,
@@ -22,22 +29,18 @@ use pingora::{
     proxy::Session,
 };
 
-use self::body::{Held, Outgoing, receive, scan_request};
+use self::body::{BufferedBody, Outgoing, receive, scan_request};
 use self::query::take_key;
 pub use self::respond::{respond_json, respond_rejection};
 use crate::{
-    api::{Api, Call, Endpoint, recognise},
-    body::Scanned,
-    config::Upstream,
-    connection::Connection,
-    gate::{
-        BodyRoom, CREDENTIAL_HEADERS, Client, Gate, Lease, Now, Outcome, Presence, RequestId, Route, Settings, Visit,
+    admission::{
+        ActiveRequest, BodyRoom, CREDENTIAL_HEADERS, Client, Gate, InFlightGuard, Now, Outcome, RequestContext,
+        RequestId, Route, Settings,
     },
-    head::{change_request, header_value, remove_hop_by_hop},
-    key::KeyRecord,
-    rejection::Rejection,
-    resolve::Key,
-    traces::RequestTrace,
+    connection::Connection,
+    headers::{change_request, header_value, remove_hop_by_hop},
+    keys::Key,
+    observe::traces::RequestTrace,
 };
 
 /// A Pingora proxy behind a gate.
@@ -57,7 +60,7 @@ impl<P> Gated<P> {
 /// What the proxy within can ask of the request that it serves: it stands in the extensions
 /// of the request's header.
 #[derive(Clone)]
-pub struct Pass {
+pub struct RequestInfo {
     /// The name of the request.
     pub id: RequestId,
     /// Whose request it is.
@@ -71,7 +74,7 @@ pub struct Pass {
     gate: Arc<Gate>,
 }
 
-impl Pass {
+impl RequestInfo {
     /// The pass of a request, if it is let in.
     #[must_use]
     pub fn of(request: &RequestHeader) -> Option<&Self> {
@@ -94,44 +97,44 @@ impl Pass {
 /// A request's state: the inner proxy's, and ours.
 pub struct Context<C> {
     inner: C,
-    stage: Stage,
+    stage: RequestState,
     /// Whether its exchange with the upstream runs apart from its client.
-    apart: apart::Apart<C>,
-    _presence: Presence,
+    role: subrequest::SubrequestRole<C>,
+    _presence: InFlightGuard,
 }
 
 impl<C> Context<C> {
     /// Whether this is an exchange that runs apart from its client's request.
     fn is_exchange(&self) -> bool {
-        matches!(self.apart, apart::Apart::Exchange(_))
+        matches!(self.role, subrequest::SubrequestRole::Exchange(_))
     }
 
     /// Whether this is such a request, whose exchange does everything else.
     fn is_clients(&self) -> bool {
-        matches!(self.apart, apart::Apart::Client(_))
+        matches!(self.role, subrequest::SubrequestRole::Client(_))
     }
 }
 
 /// How far a request has come.
 #[allow(clippy::large_enum_variant, reason = "every request is a visit first, and a box costs more than the room")]
-enum Stage {
+enum RequestState {
     /// Its head is being looked at.
     New,
     /// It is not admitted, or not yet.
-    Visiting(Visit, Option<Rejection>),
+    Visiting(RequestContext, Option<Rejection>),
     /// It runs.
     Running(Box<Running>),
     /// It is settled.
-    Over,
+    ExchangeEnd,
 }
 
-impl Stage {
+impl RequestState {
     /// The request's trace, where requests are traced.
     fn trace(&self) -> Option<&RequestTrace> {
         match self {
             Self::Running(running) => running.lease.trace(),
             Self::Visiting(visit, _) => visit.trace.as_deref(),
-            Self::New | Self::Over => None,
+            Self::New | Self::ExchangeEnd => None,
         }
     }
 
@@ -140,7 +143,7 @@ impl Stage {
         match self {
             Self::Running(running) => running.lease.trace_mut(),
             Self::Visiting(visit, _) => visit.trace.as_deref_mut(),
-            Self::New | Self::Over => None,
+            Self::New | Self::ExchangeEnd => None,
         }
     }
 
@@ -164,13 +167,13 @@ impl Stage {
 
 /// An admitted request.
 struct Running {
-    lease: Lease,
+    lease: ActiveRequest,
     /// What goes upstream, until the response is there.
     body: Option<Outgoing>,
     rejection: Option<Rejection>,
     tail: response::Tail,
     /// Where it runs apart from its client's request.
-    halves: Option<Arc<apart::Halves>>,
+    halves: Option<Arc<subrequest::Subrequest>>,
     /// The connection that carries it, if the end of its key reaches it there.
     connection: Option<Arc<Connection>>,
 }
@@ -193,7 +196,7 @@ impl<P> Gated<P> {
     async fn enter<C>(&self, session: &mut Session, context: &mut Context<C>) -> Result<(), Rejection> {
         let now = Now::read();
         let head = session.req_header();
-        let visit = Visit::new(head.uri.path(), self.gate.settings(), now);
+        let visit = RequestContext::new(head.uri.path(), self.gate.settings(), now);
         let call = recognise(&head.method, &visit.path);
         let mut visit = visit.traced(&self.gate, &head.method, &head.headers, call.as_ref().ok());
         let in_query = (visit.api == Api::Gemini).then(|| take_key(session.req_header_mut())).flatten();
@@ -202,7 +205,7 @@ impl<P> Gated<P> {
         let identified = self.gate.identify(&mut visit, &head.headers, in_query.as_deref(), from, now).await;
         visit.work = Now::read().moment.saturating_since(now.moment);
         let settings = visit.settings.clone();
-        context.stage = Stage::Visiting(visit, None);
+        context.stage = RequestState::Visiting(visit, None);
         if self.gate.traffic().is_draining() {
             return Err(Rejection::ShuttingDown);
         }
@@ -212,7 +215,7 @@ impl<P> Gated<P> {
                 let room = self.expect_body(context, now)?;
                 let body = receive(session, room, &settings).await?;
                 let start = Now::read();
-                if let Stage::Visiting(visit, _) = &mut context.stage {
+                if let RequestState::Visiting(visit, _) = &mut context.stage {
                     self.gate.confirm(visit, from, start).await?;
                 }
                 let scanned = scan_request(session.req_header(), endpoint, model, &body.bytes);
@@ -225,7 +228,7 @@ impl<P> Gated<P> {
 
     /// Takes the request's place, and says where its body is counted.
     fn expect_body<C>(&self, context: &mut Context<C>, now: Now) -> Result<BodyRoom, Rejection> {
-        let Stage::Visiting(visit, _) = &mut context.stage else { return Err(Rejection::InvalidKey) };
+        let RequestState::Visiting(visit, _) = &mut context.stage else { return Err(Rejection::InvalidKey) };
         self.gate.take_place(visit, now)?;
         self.gate.body_room(visit)
     }
@@ -236,10 +239,10 @@ impl<P> Gated<P> {
         context: &mut Context<C>,
         endpoint: Endpoint,
         scanned: Scanned,
-        held: Held,
+        held: BufferedBody,
         start: Now,
     ) -> Result<(), Rejection> {
-        let Stage::Visiting(visit, _) = std::mem::replace(&mut context.stage, Stage::New) else {
+        let RequestState::Visiting(visit, _) = std::mem::replace(&mut context.stage, RequestState::New) else {
             return Err(Rejection::InvalidKey);
         };
         // The key may have been asked about since.
@@ -254,11 +257,11 @@ impl<P> Gated<P> {
                     connection.carries(lease.run().cloned());
                 }
                 let running = Running { lease, body: Some(body), rejection: None, tail, halves: None, connection };
-                context.stage = Stage::Running(Box::new(running));
+                context.stage = RequestState::Running(Box::new(running));
                 Ok(())
             }
             Err(turned_away) => {
-                context.stage = Stage::Visiting(turned_away.visit, None);
+                context.stage = RequestState::Visiting(turned_away.visit, None);
                 Err(turned_away.rejection)
             }
         }
@@ -269,9 +272,9 @@ impl<P> Gated<P> {
         let head = session.req_header();
         let Ok(call) = recognise(&head.method, head.uri.path()) else { return };
         let pass = match &context.stage {
-            Stage::Running(running) => {
+            RequestState::Running(running) => {
                 let admitted = running.lease.admitted();
-                Pass {
+                RequestInfo {
                     id: running.lease.request_id().clone(),
                     key: admitted.key.clone(),
                     call,
@@ -280,10 +283,10 @@ impl<P> Gated<P> {
                     gate: self.gate.clone(),
                 }
             }
-            Stage::Visiting(visit, None) => {
+            RequestState::Visiting(visit, None) => {
                 let Some(key) = visit.key.clone() else { return };
                 let (id, settings) = (visit.id.clone(), visit.settings.clone());
-                Pass { id, key, call, route: None, settings, gate: self.gate.clone() }
+                RequestInfo { id, key, call, route: None, settings, gate: self.gate.clone() }
             }
             _ => return,
         };
@@ -293,7 +296,7 @@ impl<P> Gated<P> {
     /// Answers a request that is not let in.
     async fn refuse<C>(&self, session: &mut Session, context: &mut Context<C>, rejection: Rejection) -> Result<bool> {
         let reply = respond::Reply::to(&self.gate, &context.stage, &rejection, Now::read());
-        if let Stage::Visiting(visit, reason) = &mut context.stage {
+        if let RequestState::Visiting(visit, reason) = &mut context.stage {
             // Whoever is refused may come again at once.
             visit.place = None;
             *reason = Some(rejection);
@@ -305,12 +308,12 @@ impl<P> Gated<P> {
 
 /// Takes the client's credential and what concerns its connection with us out of a request,
 /// and describes the body as it goes upstream.
-fn prepare_upstream_request(request: &mut RequestHeader, stage: &Stage) -> Result<()> {
+fn prepare_upstream_request(request: &mut RequestHeader, stage: &RequestState) -> Result<()> {
     let trace = stage.trace().map(RequestTrace::headers);
     let (id, length) = match stage {
-        Stage::Running(running) => (Some(running.lease.request_id()), Some(running.upstream_body().len())),
-        Stage::Visiting(visit, _) => (Some(&visit.id), None),
-        Stage::New | Stage::Over => (None, None),
+        RequestState::Running(running) => (Some(running.lease.request_id()), Some(running.upstream_body().len())),
+        RequestState::Visiting(visit, _) => (Some(&visit.id), None),
+        RequestState::New | RequestState::ExchangeEnd => (None, None),
     };
     change_request(request, |headers| {
         remove_hop_by_hop(headers);
@@ -342,20 +345,20 @@ fn peer_address(session: &Session) -> std::net::IpAddr {
 }
 
 /// What a request came to, as its session saw it.
-fn over(session: &Session, error: Option<&Error>) -> apart::Over {
+fn over(session: &Session, error: Option<&Error>) -> subrequest::ExchangeEnd {
     let status = session.response_written().map(|response| response.status.as_u16());
     let client = match error {
         Some(error) if *error.esource() == ErrorSource::Downstream => Client::Gone,
         _ => Client::There,
     };
-    apart::Over { status, complete: error.is_none(), client }
+    subrequest::ExchangeEnd { status, complete: error.is_none(), client }
 }
 
 /// Settles a request that is over, whatever became of it.
-fn finish(gate: &Gate, stage: &mut Stage, over: apart::Over) {
+fn finish(gate: &Gate, stage: &mut RequestState, over: subrequest::ExchangeEnd) {
     let now = Now::read();
-    match std::mem::replace(stage, Stage::Over) {
-        Stage::Running(running) => {
+    match std::mem::replace(stage, RequestState::ExchangeEnd) {
+        RequestState::Running(running) => {
             let Running { lease, rejection, halves, connection, body, .. } = *running;
             // Its room is free before anybody is told that the request is over.
             drop(body);
@@ -368,13 +371,13 @@ fn finish(gate: &Gate, stage: &mut Stage, over: apart::Over) {
                 Client::Gone if lease.revoked().is_some() => Client::There,
                 client => client,
             };
-            let apart::Over { status, complete, .. } = over;
+            let subrequest::ExchangeEnd { status, complete, .. } = over;
             lease.settle(&Outcome { status, complete, client, rejection: rejection.as_ref() }, now);
         }
-        Stage::Visiting(mut visit, rejection) => {
+        RequestState::Visiting(mut visit, rejection) => {
             gate.turned_away(&mut visit, over.status.unwrap_or(499), rejection.as_ref(), now);
         }
-        Stage::New | Stage::Over => {}
+        RequestState::New | RequestState::ExchangeEnd => {}
     }
 }
 

@@ -2,6 +2,15 @@
 //! that are bound before anything is served, so that a port in use is an error in words.
 //! Everything runs on the runtime that calls `start`; a process or a test may run several.
 
+pub mod admin;
+#[cfg(feature = "control")]
+pub mod control_plane;
+pub mod gateway;
+pub mod handover;
+pub mod plugin;
+pub mod reload;
+pub mod tls;
+
 use std::{
     fmt, io,
     net::{SocketAddr, TcpListener},
@@ -11,7 +20,8 @@ use std::{
 };
 
 use futures_util::future::join_all;
-
+use keymeter_config::{self as config, Loaded};
+use keymeter_core::clock::MonotonicTime;
 use parking_lot::Mutex;
 use pingora::{
     apps::HttpServerOptions,
@@ -24,23 +34,22 @@ use pingora::{
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
-    config::{self, Loaded},
     connection::{
         Connections,
         app::TimedApp,
         descriptors::{most_of_admin, most_of_gateway},
         listener::Listener,
     },
-    gate::AccessLog,
-    gateway::Gateway,
-    handover::Sockets,
-    limit::Moment,
-    plugin::{Plugin, PluginFault},
+    keys::http::client,
+    observe::{access_log::AccessLog, traces::Traces},
     proxy::Gated,
-    reload::Reloader,
-    resolve::http::client,
-    tls::{Certificate, Pair},
-    traces::Traces,
+    server::{
+        gateway::Gateway,
+        handover::Sockets,
+        plugin::{Plugin, PluginError},
+        reload::Reloader,
+        tls::{Certificate, Pair},
+    },
 };
 
 /// A running gateway with its admin address.
@@ -73,8 +82,8 @@ impl Server {
     ///
     /// # Errors
     /// When an address cannot be bound or a certificate cannot be used.
-    pub fn start(loaded: Loaded, path: PathBuf, log: AccessLog, sockets: &mut Sockets) -> Result<Self, StartFault> {
-        let plugin = Plugin::new(loaded, path, log).map_err(StartFault::Plugin)?;
+    pub fn start(loaded: Loaded, path: PathBuf, log: AccessLog, sockets: &mut Sockets) -> Result<Self, StartError> {
+        let plugin = Plugin::new(loaded, path, log).map_err(StartError::Plugin)?;
         let config = plugin.reloader().config();
         let bound = Bound::of(&config, sockets)?;
         let connections = Connections::new(config.server.timeouts, most_of_gateway(config.server.max_connections));
@@ -95,7 +104,7 @@ impl Server {
         let app = TimedApp::new(gateway_app(proxy), connections.clone()).reporting(move |peer| gate.malformed(peer));
         let gateway = Gateways::new(gateway, tls, app, &connections)?;
         let of_admin = Connections::new(config.server.timeouts, most_of_admin());
-        let admin = Listener::new(admin.1, of_admin.clone()).map_err(|fault| StartFault::Bind(admin_address, fault))?;
+        let admin = Listener::new(admin.1, of_admin.clone()).map_err(|fault| StartError::Bind(admin_address, fault))?;
         let answers = Arc::new(TimedApp::new(plugin.admin(admin_address), of_admin));
         let listening = tokio::spawn(gateway.listen(gateway_stopped));
         tokio::spawn(answers.listen(admin.with_reserve(), None, admin_stopped));
@@ -160,16 +169,16 @@ impl Server {
     }
 
     async fn emptied(&self, limit: Duration, left: impl Fn(&Self) -> usize) -> Drained {
-        let start = Moment::now();
+        let start = MonotonicTime::now();
         while left(self) > 0 {
-            if Moment::now().saturating_since(start) >= limit {
+            if MonotonicTime::now().saturating_since(start) >= limit {
                 return Drained::Cut(self.plugin.gate().traffic().present());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         self.plugin.finish().await;
         if let Some(ledger) = self.plugin.gate().ledger() {
-            ledger.sent(LAST_RECORDS.min(limit.saturating_sub(Moment::now().saturating_since(start)))).await;
+            ledger.sent(LAST_RECORDS.min(limit.saturating_sub(MonotonicTime::now().saturating_since(start)))).await;
         }
         Drained::Empty
     }
@@ -205,9 +214,9 @@ impl Gateways {
         tls: Option<Arc<Acceptor>>,
         app: TimedApp<HttpProxy<Gated<Gateway>>>,
         connections: &Arc<Connections>,
-    ) -> Result<Self, StartFault> {
+    ) -> Result<Self, StartError> {
         let listener = |(address, socket)| {
-            Listener::new(socket, connections.clone()).map_err(|fault| StartFault::Bind(address, fault))
+            Listener::new(socket, connections.clone()).map_err(|fault| StartError::Bind(address, fault))
         };
         let listeners = sockets.into_iter().map(listener).collect::<Result<_, _>>()?;
         Ok(Self { app: Arc::new(app), listeners, tls })
@@ -238,26 +247,26 @@ fn gateway_app(gateway: Gated<Gateway>) -> HttpProxy<Gated<Gateway>> {
 /// # Errors
 /// When the certificate or its key is not one, or they do not belong together, or the certificates of the key service or
 /// of the collector of traces cannot be used.
-pub fn rehearse(config: &config::Config) -> Result<(), StartFault> {
+pub fn rehearse(config: &config::Config) -> Result<(), StartError> {
     if let config::Source::Http(service) = &config.keys.source {
-        client(service).map_err(|fault| StartFault::Plugin(PluginFault::Source(fault)))?;
+        client(service).map_err(|fault| StartError::Plugin(PluginError::Source(fault)))?;
     }
     if let Some(terms) = &config.tracing {
-        Traces::rehearse(terms).map_err(|fault| StartFault::Plugin(PluginFault::Traces(fault)))?;
+        Traces::rehearse(terms).map_err(|fault| StartError::Plugin(PluginError::Traces(fault)))?;
     }
     certificate(config).map(drop)
 }
 
 /// What clients are shown, where they speak TLS.
-fn certificate(config: &config::Config) -> Result<Option<Arc<Certificate>>, StartFault> {
+fn certificate(config: &config::Config) -> Result<Option<Arc<Certificate>>, StartError> {
     let Some(tls) = &config.server.tls else { return Ok(None) };
-    Pair::read(tls).map(|pair| Some(Certificate::of(pair))).map_err(StartFault::Tls)
+    Pair::read(tls).map(|pair| Some(Certificate::of(pair))).map_err(StartError::Tls)
 }
 
 /// TLS 1.2 and 1.3, and HTTP/2 for those who offer it.
-fn tls_settings(certificate: Arc<Certificate>) -> Result<TlsSettings, StartFault> {
+fn tls_settings(certificate: Arc<Certificate>) -> Result<TlsSettings, StartError> {
     // The paths would be read only if nothing else said what to show.
-    let mut settings = TlsSettings::intermediate("", "").map_err(|fault| StartFault::Tls(fault.to_string()))?;
+    let mut settings = TlsSettings::intermediate("", "").map_err(|fault| StartError::Tls(fault.to_string()))?;
     settings.set_cert_resolver(certificate);
     settings.enable_h2();
     Ok(settings)
@@ -271,7 +280,7 @@ struct Bound {
 }
 
 impl Bound {
-    fn of(config: &config::Config, sockets: &mut Sockets) -> Result<Self, StartFault> {
+    fn of(config: &config::Config, sockets: &mut Sockets) -> Result<Self, StartError> {
         let mut kept = Sockets::none();
         let mut bind = |address: SocketAddr| {
             let mut attempt = || {
@@ -281,7 +290,7 @@ impl Bound {
                 }
                 Ok((socket.local_addr()?, socket))
             };
-            attempt().map_err(|fault| StartFault::Bind(address, fault))
+            attempt().map_err(|fault| StartError::Bind(address, fault))
         };
         let gateway = config.server.listen.iter().map(|address| bind(*address)).collect::<Result<_, _>>()?;
         let admin = bind(config.admin.listen)?;
@@ -291,16 +300,16 @@ impl Bound {
 
 /// Why nothing was started.
 #[derive(Debug)]
-pub enum StartFault {
+pub enum StartError {
     /// An address cannot be listened on.
     Bind(SocketAddr, io::Error),
     /// The certificate or its key cannot be used.
     Tls(String),
     /// There is no gate.
-    Plugin(PluginFault),
+    Plugin(PluginError),
 }
 
-impl fmt::Display for StartFault {
+impl fmt::Display for StartError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bind(address, fault) if fault.kind() == io::ErrorKind::AddrInUse => {
@@ -313,4 +322,4 @@ impl fmt::Display for StartFault {
     }
 }
 
-impl std::error::Error for StartFault {}
+impl std::error::Error for StartError {}

@@ -12,6 +12,8 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue, Uri, header};
+use keymeter_config::Upstream;
+use keymeter_core::clock::MonotonicTime;
 use parking_lot::Mutex;
 use pingora::{
     ErrorType,
@@ -23,7 +25,7 @@ use pingora::{
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
-use crate::{config::Upstream, head::change_request, limit::Moment};
+use crate::headers::change_request;
 
 /// Connections are dropped before an upstream's own keep-alive ends them: a request that meets a
 /// closing connection cannot be sent again. Uvicorn's is 5 s.
@@ -45,7 +47,7 @@ pub struct Dialer {
 
 struct Resolved {
     addresses: Vec<SocketAddr>,
-    at: Moment,
+    at: MonotonicTime,
 }
 
 impl Dialer {
@@ -91,7 +93,7 @@ impl Dialer {
         if let Ok(address) = bare(host).parse() {
             return Ok(SocketAddr::new(address, port));
         }
-        let now = Moment::now();
+        let now = MonotonicTime::now();
         let name = format!("{host}:{port}");
         let known = self.names.lock().get(&name).cloned();
         let resolved = match known {
@@ -104,7 +106,7 @@ impl Dialer {
     }
 
     /// Asks for the name's addresses; a name that was known is believed on while nobody answers.
-    async fn resolve(&self, name: String, now: Moment, known: Option<Arc<Resolved>>) -> Result<Arc<Resolved>> {
+    async fn resolve(&self, name: String, now: MonotonicTime, known: Option<Arc<Resolved>>) -> Result<Arc<Resolved>> {
         let found = tokio::net::lookup_host(&name).await.map(Iterator::collect::<Vec<_>>);
         let addresses = match (found, known) {
             (Ok(addresses), _) if !addresses.is_empty() => addresses,

@@ -88,7 +88,7 @@ async fn of_200_requests_at_once_exactly_as_many_are_admitted_as_a_minute_allows
     let times = repetitions(3);
     let secret = |time: usize| format!("sk-crowd-{time}");
     let keys = (0..times).map(|time| {
-        let hash = keymeter::key::Secret::new(secret(time)).hash();
+        let hash = keymeter_core::key::Secret::new(secret(time)).hash();
         format!("  - {{id: key_{time}, name: Test key, hash: \"{hash}\", limits: {{requests_per_minute: 10}}}}\n")
     });
     let gateway = Gateway::start(&config(&upstream, ""), &format!("keys:\n{}", keys.collect::<String>()));
@@ -311,7 +311,7 @@ async fn counters_outlive_a_new_secret_and_a_reload() {
     let gateway = limited(&upstream, "requests_per_minute: 3");
     assert_eq!(gateway.chat(&chat()).await.header("x-ratelimit-remaining-requests"), Some("2"));
     let keys = one_key(", limits: {requests_per_minute: 3}").replace("Test key", "Another name");
-    let hash = |secret: &str| keymeter::key::Secret::new(secret).hash().to_string();
+    let hash = |secret: &str| keymeter_core::key::Secret::new(secret).hash().to_string();
     gateway.write_keys(&keys.replace(&hash(SECRET), &hash("sk-new")));
     assert_eq!(gateway.admin("POST", "/-/reload").await.status, 200);
     let mut client = gateway.connect().await;

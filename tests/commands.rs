@@ -4,9 +4,11 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    time::Duration,
 };
 
-use keymeter::{config::Source, metrics::ErrorCode};
+use keymeter_config::Source;
+use keymeter_core::rejection::ErrorCode;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -57,9 +59,9 @@ fn check_takes_the_example_with_a_control_plane_if_its_tokens_are_set() {
     );
     assert!(short.contains(":26:18: a token of 2 characters could be guessed: at least 32 are needed"), "{short}");
     assert!(short.contains("`openssl rand -hex 32` makes one"), "{short}");
-    let loaded = keymeter::config::load(&example, &|name| Some(name.repeat(5))).unwrap();
+    let loaded = keymeter_config::load(&example, &|name| Some(name.repeat(5))).unwrap();
     let control = loaded.config.control.unwrap();
-    assert_eq!(control.usage_retention, keymeter::control::store::usage::RETENTION, "what is written is the default");
+    assert_eq!(control.usage_retention, Duration::from_secs(365 * 24 * 3600), "what is written is the default");
     assert_eq!((control.key_operations_per_hour, control.changes_per_hour), (15, 600));
 }
 
@@ -98,7 +100,7 @@ fn check_takes_the_example_with_a_key_service_if_its_token_is_set() {
     assert!(output.status.code() == Some(1) && said.contains("KEYS_TOKEN"), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
 
-    let loaded = keymeter::config::load(&of_service, &|_| Some("token".to_owned())).unwrap();
+    let loaded = keymeter_config::load(&of_service, &|_| Some("token".to_owned())).unwrap();
     let Source::Http(service) = loaded.config.keys.source else { panic!("its keys are not a service's") };
     assert_eq!(service.events_url.as_deref(), Some("http://127.0.0.1:9092/v1/keys/events"));
     assert_eq!(service.url_with("0"), "http://127.0.0.1:9092/v1/keys/0", "where the example of a service listens");
@@ -123,7 +125,7 @@ fn every_example_is_used_and_loads() {
         "prometheus",
     ];
     assert_eq!(names, expected);
-    let loaded = keymeter::config::load(&repository("conf/keymeter.yaml"), &|_| None).unwrap();
+    let loaded = keymeter_config::load(&repository("conf/keymeter.yaml"), &|_| None).unwrap();
     assert!(loaded.files[1].ends_with("conf/keys.yaml"), "{:?}", loaded.files);
     assert_eq!(loaded.keys, []);
 

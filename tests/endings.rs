@@ -7,7 +7,7 @@ mod every_api;
 
 use std::time::{Duration, Instant};
 
-use keymeter::usage::count_tokens;
+use keymeter_core::usage::count_tokens;
 use tokio::net::TcpSocket;
 
 use crate::support::{

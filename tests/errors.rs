@@ -3,7 +3,7 @@
 mod secrets;
 mod upstream;
 
-use keymeter::key::Secret;
+use keymeter_core::key::Secret;
 use serde_json::json;
 
 use crate::support::{

@@ -11,13 +11,8 @@ use std::{
     time::Duration,
 };
 
-use keymeter::{
-    ledger::{
-        Record,
-        frame::{MAGIC, frames},
-    },
-    usage::Source,
-};
+use keymeter::accounting::frame::{MAGIC, frames};
+use keymeter_core::{record::Record, usage::Source};
 use serde_json::{Value, json};
 
 use crate::{

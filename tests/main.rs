@@ -47,7 +47,6 @@ mod ledger;
 mod metering;
 mod models;
 mod operation;
-mod plugin;
 mod reloading;
 mod scale;
 mod scrape;

@@ -3,7 +3,7 @@
 
 mod costs;
 
-use keymeter::usage::count_tokens;
+use keymeter_core::usage::count_tokens;
 use serde_json::{Value, json};
 
 use crate::support::{

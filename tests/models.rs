@@ -1,6 +1,6 @@
 //! `GET /v1/models` tells a key what it may call, and the first upstream that serves a model gets its requests.
 
-use keymeter::key::Secret;
+use keymeter_core::key::Secret;
 use serde_json::{Value, json};
 
 use crate::support::{

@@ -1,4 +1,24 @@
-//! Somebody's own proxy behind the gate, run by Pingora's own server: the one in `examples/`.
+//! Somebody's own proxy behind the gate, run by Pingora's own server: the one in `examples/`. A binary of its own, which is
+//! also built without the program's features: the plugin alone must do.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "a test stops at the first surprise"
+)]
+
+#[allow(dead_code, unreachable_pub, reason = "other tests use the rest of it")]
+mod support {
+    pub mod canary;
+    pub mod client;
+    pub mod gateway;
+    pub mod script;
+    pub mod upstream;
+    pub mod wire;
+}
 
 #[path = "../examples/metered_proxy.rs"]
 #[allow(dead_code, reason = "its `main` is not called here")]
@@ -13,7 +33,7 @@ use std::{
 
 use async_trait::async_trait;
 use clap::Parser;
-use keymeter::config::{self, Purpose};
+use keymeter_config::{self as config, Purpose};
 use pingora::server::{RunArgs, ShutdownSignal, ShutdownSignalWatch};
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -5,7 +5,7 @@ mod watching;
 
 use std::time::Duration;
 
-use keymeter::key::{KeyHash, Secret};
+use keymeter_core::key::{KeyHash, Secret};
 use serde_json::{Value, json};
 
 use crate::support::{

@@ -9,14 +9,19 @@ use std::{
 
 use async_trait::async_trait;
 use keymeter::{
-    account::Accounts,
-    config::{self, KeyCache},
-    gate::{AccessLog, Gate, Now, Settings},
+    admission::{Gate, Now, Settings},
+    keys::{
+        Answer, Change, EntityTag, Found, KeySource, ResolveError, Resolver, SourceError,
+        revocation::RevocationRegistry,
+    },
+    limits::account::Accounts,
+    observe::{access_log::AccessLog, metrics::Metrics},
+};
+use keymeter_config::{self as config, KeyCache};
+use keymeter_core::{
+    clock::MonotonicTime,
     key::{KeyHash, KeyRecord, KeyState, OwnLimits},
-    limit::{Limit, Limits, Moment},
-    metrics::Metrics,
-    resolve::{Answer, Change, EntityTag, Found, KeySource, ResolveFault, Resolver, SourceFault},
-    runs::Runs,
+    limit::{Limit, Limits},
 };
 use parking_lot::RwLock;
 
@@ -57,7 +62,7 @@ impl Numbered {
 
 #[async_trait]
 impl KeySource for Numbered {
-    async fn look_up(&self, hash: &KeyHash, _: Option<&EntityTag>) -> Result<Answer, SourceFault> {
+    async fn look_up(&self, hash: &KeyHash, _: Option<&EntityTag>) -> Result<Answer, SourceError> {
         let number = self.by_hash.read().get(hash).copied();
         Ok(number.map_or(Answer::Unknown, |number| {
             let record = Arc::new(self.record(number, *hash));
@@ -74,13 +79,13 @@ struct House {
     source: Arc<Numbered>,
     metrics: Arc<Metrics>,
     resolver: Arc<Resolver>,
-    runs: Arc<Runs>,
+    runs: Arc<RevocationRegistry>,
 }
 
 impl House {
     fn with(keys: u32) -> Self {
         let metrics = Arc::new(Metrics::new(100_000).unwrap());
-        let (source, runs) = (Arc::new(Numbered::new(keys)), Arc::new(Runs::default()));
+        let (source, runs) = (Arc::new(Numbered::new(keys)), Arc::new(RevocationRegistry::default()));
         let hour = Duration::from_secs(3600);
         let terms = KeyCache { capacity: 1_000_000, ttl: hour, unknown_ttl: Duration::from_secs(5), stale_for: hour };
         let accounts = Arc::new(Accounts::new(metrics.clone()));
@@ -96,9 +101,12 @@ impl House {
 
     async fn meet_all(&self) {
         for number in 0..self.source.keys {
-            self.resolver.resolve(hash(number), Moment::now()).await.unwrap_or_else(|_| panic!("there is such a key"));
+            self.resolver
+                .resolve(hash(number), MonotonicTime::now())
+                .await
+                .unwrap_or_else(|_| panic!("there is such a key"));
         }
-        self.resolver.tidy(Moment::now());
+        self.resolver.tidy(MonotonicTime::now());
     }
 }
 
@@ -128,9 +136,9 @@ async fn what_a_key_takes_is_bounded_and_strangers_push_out_nobody() {
     assert!(taken < 1 << 30, "{taken} bytes");
     for number in 0..strangers {
         let stranger = hash(keys + number);
-        assert_eq!(house.resolver.resolve(stranger, Moment::now()).await.err(), Some(ResolveFault::Unknown));
+        assert_eq!(house.resolver.resolve(stranger, MonotonicTime::now()).await.err(), Some(ResolveError::Unknown));
     }
-    house.resolver.tidy(Moment::now());
+    house.resolver.tidy(MonotonicTime::now());
     let known = (0..keys).filter(|number| house.resolver.known(&hash(*number)).is_some()).count();
     let grown = resident().saturating_sub(before + taken);
     println!(
@@ -149,7 +157,7 @@ async fn the_series_of_a_hundred_thousand_keys_are_scraped_in_seconds() {
     let (model, limit) = ("llama-3*".into(), Limit::at(600).unwrap());
     let limits = Limits { requests_per_minute: limit, tokens_per_minute: limit, concurrent_requests: limit };
     for number in 0..keys {
-        let key = house.resolver.resolve(hash(number), Moment::now()).await.ok().unwrap();
+        let key = house.resolver.resolve(hash(number), MonotonicTime::now()).await.ok().unwrap();
         key.account.metrics.model(&model).answered(200);
         key.account.metrics.held_to(&limits);
     }
@@ -168,7 +176,7 @@ async fn a_revoked_key_is_refused_within_milliseconds_whatever_the_number_of_key
     house.meet_all().await;
     let mut running = Vec::new();
     for number in 0..runs {
-        let key = house.resolver.resolve(hash(number), Moment::now()).await.ok().unwrap();
+        let key = house.resolver.resolve(hash(number), MonotonicTime::now()).await.ok().unwrap();
         running.push(house.runs.enter(&key.record.id, *key.hash(), key.end()));
     }
     let mut lags = Vec::new();
@@ -177,7 +185,7 @@ async fn a_revoked_key_is_refused_within_milliseconds_whatever_the_number_of_key
         house.source.disabled.write().insert(hash(number));
         let id = format!("key_{number:016}").parse().unwrap();
         let start = Instant::now();
-        house.resolver.changed(Change::Key { id: Some(id), hash: None }, Moment::now());
+        house.resolver.changed(Change::Key { id: Some(id), hash: None }, MonotonicTime::now());
         std::future::poll_fn(|context| running.run().poll_barred(context)).await;
         lags.push(start.elapsed());
     }

@@ -7,7 +7,7 @@ mod servers;
 
 use std::time::{Duration, Instant};
 
-use keymeter::key::Secret;
+use keymeter_core::key::Secret;
 use serde_json::{Value, json};
 
 use crate::support::{

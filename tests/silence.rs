@@ -5,13 +5,13 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 
 use bytes::Bytes;
 use keymeter::{
-    config,
     connection::descriptors::raise_limit,
-    control::Control,
-    handover::Sockets,
-    limit::{Limit, Limits},
-    server::Drained,
+    server::control_plane,
+    server::{Drained, handover::Sockets},
 };
+use keymeter_config::{self as config};
+use keymeter_control::Control;
+use keymeter_core::limit::{Limit, Limits};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -92,7 +92,7 @@ async fn control(fields: &str) -> (Control, tempfile::TempDir) {
     let unlimited = Limit::Unlimited;
     let limits =
         Limits { requests_per_minute: unlimited, tokens_per_minute: unlimited, concurrent_requests: unlimited };
-    (Control::start(&settings, limits, &mut Sockets::none()).await.unwrap(), folder)
+    (control_plane::start(&settings, limits, &mut Sockets::none()).await.unwrap(), folder)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use keymeter::key::Secret;
+use keymeter_core::key::Secret;
 use serde_json::{Value, json};
 
 use crate::support::{

@@ -23,7 +23,7 @@ mod measure;
 mod target;
 mod upstream;
 
-#[cfg(feature = "mimalloc")]
+#[cfg(feature = "cli")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
-use keymeter::key::Secret;
+use keymeter_core::key::Secret;
 use memchr::memmem;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -4,7 +4,7 @@
 pub mod requests;
 
 use bytes::Bytes;
-use keymeter::{
+use keymeter_core::{
     api::Endpoint,
     usage::{Ending, Form, Meter, Metered},
 };

@@ -5,14 +5,16 @@ use std::{net::Ipv4Addr, path::Path, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderMap, header::AUTHORIZATION};
 use keymeter::{
-    account::Accounts,
+    admission::{Gate, Now, Outcome, RequestContext, Settings},
+    keys::{Resolver, YamlSource},
+    limits::account::Accounts,
+    observe::{access_log::AccessLog, metrics::Metrics},
+};
+use keymeter_config::{self as config};
+use keymeter_core::{
     api::Endpoint,
     body::Scanned,
-    config,
-    gate::{AccessLog, Gate, Now, Outcome, Settings, Visit},
     key::{KeyHash, KeyRecord, KeyState, OwnLimits},
-    metrics::Metrics,
-    resolve::{Resolver, YamlSource},
 };
 
 /// A request from its head to its end: identified, admitted and settled.
@@ -24,8 +26,8 @@ pub async fn exchange(gate: &Arc<Gate>, head: &HeaderMap, body: &Scanned) {
 }
 
 /// A request whose key is known.
-pub async fn identified(gate: &Arc<Gate>, head: &HeaderMap, now: Now) -> Visit {
-    let mut visit = Visit::new("/v1/chat/completions", gate.settings(), now);
+pub async fn identified(gate: &Arc<Gate>, head: &HeaderMap, now: Now) -> RequestContext {
+    let mut visit = RequestContext::new("/v1/chat/completions", gate.settings(), now);
     let from = Ipv4Addr::LOCALHOST.into();
     gate.identify(&mut visit, head, None, from, now).await.expect("a known key");
     visit

@@ -6,11 +6,11 @@
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, stream};
-use keymeter::body::{Scanned, scan_form};
+use keymeter_core::body::{Scanned, scan_form};
 use keymeter_fuzz::Input;
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../../src/body/form/tests/lenient.rs"]
+#[path = "../../crates/core/src/body/form/tests/lenient.rs"]
 mod lenient;
 
 fuzz_target!(|data: &[u8]| {
@@ -25,8 +25,8 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-fn everything() -> keymeter::body::Change {
-    keymeter::body::Change { include_usage: true, maximum: Some(1) }
+fn everything() -> keymeter_core::body::Change {
+    keymeter_core::body::Change { include_usage: true, maximum: Some(1) }
 }
 
 fn content_type_of(body: &[u8]) -> String {

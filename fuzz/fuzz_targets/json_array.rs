@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use keymeter::{api::Endpoint, usage::Form};
+use keymeter_core::{api::Endpoint, usage::Form};
 use keymeter_fuzz::{Case, every_endpoint, objects};
 use libfuzzer_sys::fuzz_target;
 

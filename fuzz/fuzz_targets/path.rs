@@ -3,7 +3,7 @@
 #![no_main]
 
 use http::Method;
-use keymeter::api::{Api, Call, Unrecognised, recognise};
+use keymeter_core::api::{Api, Call, Unrecognised, recognise};
 use libfuzzer_sys::fuzz_target;
 use percent_encoding::percent_decode_str;
 
@@ -32,6 +32,6 @@ fn named(path: &str) -> Option<String> {
     let (segment, method) = path.strip_prefix("/v1beta/models/")?.rsplit_once(':')?;
     assert!(!segment.contains('/') && !method.is_empty(), "{path}");
     let model = percent_decode_str(segment).decode_utf8().expect("only UTF-8 is a name").into_owned();
-    assert!(!model.contains(['/', '\\']) && keymeter::model_name::is_valid(&model), "{path}");
+    assert!(!model.contains(['/', '\\']) && keymeter_core::model_name::is_valid(&model), "{path}");
     Some(model)
 }

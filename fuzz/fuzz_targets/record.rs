@@ -2,11 +2,9 @@
 
 #![no_main]
 
-use keymeter::{
-    config::keys::{parse_record, parse_wallet},
-    ledger::Record,
-    resolve::push::parse_change,
-};
+use keymeter::keys::push::parse_change;
+use keymeter_config::keys::{parse_record, parse_wallet};
+use keymeter_core::record::Record;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use keymeter::body::{BodyFault, Change, Scanned, Shape, scan};
+use keymeter_core::body::{BodyError, Change, Scanned, Shape, scan};
 use keymeter_fuzz::Input;
 use libfuzzer_sys::fuzz_target;
 use serde::{
@@ -116,22 +116,23 @@ impl Visitor<'_> for NameVisitor {
 }
 
 /// Whether a body is refused for what it says, and not for what another parser would have taken for no JSON.
-fn is_for_other_reasons(fault: &BodyFault, body: &[u8]) -> bool {
+fn is_for_other_reasons(fault: &BodyError, body: &[u8]) -> bool {
     let is_syntax = match fault {
-        BodyFault::NotUtf8 { .. }
-        | BodyFault::ByteOrderMark
-        | BodyFault::NotAnObject
-        | BodyFault::Syntax { .. }
-        | BodyFault::TrailingBytes { .. } => true,
-        BodyFault::TooDeep { .. }
-        | BodyFault::DuplicateField { .. }
-        | BodyFault::MiscasedField { .. }
-        | BodyFault::WrongType { .. }
-        | BodyFault::LoneSurrogate { .. } => false,
-        BodyFault::OtherModel
-        | BodyFault::ContentType { .. }
-        | BodyFault::Form { .. }
-        | BodyFault::FileField { .. } => {
+        BodyError::NotUtf8 { .. }
+        | BodyError::ByteOrderMark
+        | BodyError::NotAnObject
+        | BodyError::Syntax { .. }
+        | BodyError::TrailingBytes { .. } => true,
+        BodyError::TooDeep { .. }
+        | BodyError::DuplicateField { .. }
+        | BodyError::MiscasedField { .. }
+        | BodyError::WrongType { .. }
+        | BodyError::LoneSurrogate { .. } => false,
+        BodyError::ModelName
+        | BodyError::OtherModel
+        | BodyError::ContentType { .. }
+        | BodyError::Form { .. }
+        | BodyError::FileField { .. } => {
             return false;
         }
     };

@@ -2,10 +2,8 @@
 
 #![no_main]
 
-use keymeter::ledger::{
-    Record,
-    frame::{framed, frames},
-};
+use keymeter::accounting::frame::{framed, frames};
+use keymeter_core::record::Record;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use keymeter::usage::Form;
+use keymeter_core::usage::Form;
 use keymeter_fuzz::every_endpoint;
 use libfuzzer_sys::fuzz_target;
 

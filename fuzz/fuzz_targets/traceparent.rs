@@ -4,7 +4,7 @@
 #![no_main]
 
 use http::{HeaderMap, HeaderValue};
-use keymeter::traces::{parent, written};
+use keymeter::observe::traces::{parent, written};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -2,10 +2,7 @@
 //! out, memory is bounded, and whoever leaves after the end has not left early.
 
 use bytes::Bytes;
-use keymeter::{
-    api::Endpoint,
-    usage::{Ending, Form, Meter, Metered, Source},
-};
+use keymeter_core::{api::Endpoint, usage::{Ending, Form, Meter, Metered, Source}};
 
 use crate::{Input, events};
 

@@ -2,7 +2,9 @@
 
 use std::{path::Path, process::ExitCode};
 
-use crate::{config, server};
+use keymeter_config::{self as config};
+
+use crate::server;
 
 pub(super) fn run(path: &Path) -> ExitCode {
     match config::load(path, &config::environment) {

@@ -9,19 +9,17 @@ mod report;
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
+use keymeter_config::{
+    Credential,
+    keys::{Http, service_url},
+};
+use keymeter_core::key::{KeyHash, Secret};
 
 use self::{
     asking::{Asking, REFUSALS, has_status},
     report::{Report, Verdict},
 };
 use super::serve::forbid_core_dumps;
-use crate::{
-    config::{
-        Credential,
-        keys::{Http, service_url},
-    },
-    key::{KeyHash, Secret},
-};
 
 /// Which service, and what is needed to reach it. Secrets come from the environment.
 #[derive(Args)]

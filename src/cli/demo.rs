@@ -1,28 +1,228 @@
-//! `keymeter demo`: something to try, without any set-up.
+//! The demo: everything that `serve` runs, in front of an upstream with canned answers, with a control plane and one
+//! fresh key that was made through it. What it writes is in a folder that goes when it ends.
 
-use crate::{
-    cli::{
-        house::{House, Signals},
-        serve::{forbid_core_dumps, runtime, stop},
-    },
-    demo::Demo,
-    gate::AccessLog,
-    process_log,
+pub(super) mod run;
+pub mod upstream;
+
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::fd::IntoRawFd,
+    path::PathBuf,
+    sync::Arc,
 };
 
-pub(super) fn run(port: u16, admin_port: u16) -> Result<(), Box<dyn std::error::Error>> {
-    process_log::start()?;
-    forbid_core_dumps();
-    let runtime = runtime(None)?;
-    let log = AccessLog::to(std::io::stdout())?;
-    let ended: Result<(), Box<dyn std::error::Error>> = runtime.block_on(async {
-        let signals = Signals::new()?;
-        let demo = Demo::start(port, admin_port, log.clone()).await?;
-        println!("{}", demo.introduction());
-        let mut house = House { server: demo.server, control: None, offer: None };
-        signals.until_stopped(&mut house).await;
-        Ok(())
-    });
-    stop(runtime, &log);
-    ended
+use keymeter_config::{self as config, Loaded};
+use keymeter_control::{Control, ControlError};
+use keymeter_core::{key::Secret, usage::count_tokens};
+use parking_lot::Mutex;
+use pingora::{
+    server::Fds,
+    services::{Service, listening::Service as Listening},
+};
+use tokio::sync::watch;
+
+use self::upstream::DemoUpstream;
+use crate::{
+    observe::access_log::AccessLog,
+    server::{Server, StartError, control_plane, handover::Sockets},
+};
+
+/// A running demo. It ends when it is dropped.
+pub struct Demo {
+    /// The gateway.
+    pub server: Server,
+    /// The fresh key's id and secret.
+    pub key: (String, Secret),
+    /// Where keys are made.
+    pub control: Control,
+    /// The operator's token for that.
+    pub operator: Secret,
+    _folder: Folder,
+    _upstream: UpstreamGuard,
 }
+
+/// The demo upstream runs as long as this lives.
+struct UpstreamGuard(watch::Sender<bool>);
+
+impl Drop for UpstreamGuard {
+    fn drop(&mut self) {
+        // Nobody listens any more where it has ended by itself.
+        let _ = self.0.send(true);
+    }
+}
+
+impl Demo {
+    /// Starts on loopback, on these ports; 0: any free one.
+    ///
+    /// # Errors
+    /// When a port is in use.
+    pub async fn start(port: u16, admin_port: u16, log: AccessLog) -> Result<Self, DemoError> {
+        let (upstream, guard) = start_upstream().map_err(DemoError::Upstream)?;
+        let folder = Folder::new().map_err(DemoError::Folder)?;
+        let [operator, gateways] = [Secret::generate()?, Secret::generate()?];
+        let path = folder.0.join("the demo's built-in configuration");
+        let tokens = (operator.reveal(), gateways.reveal());
+        // The gateway asks where the control plane has come to listen.
+        let parse = |control: SocketAddr| {
+            let text = configuration((port, admin_port), upstream, control, tokens);
+            config::parse(&text, &path, &|_| None).map_err(DemoError::Configuration)
+        };
+        let first = parse((Ipv4Addr::LOCALHOST, 1).into())?;
+        let settings = first.control.as_ref().ok_or(DemoError::Configuration(Vec::new()))?;
+        let control = control_plane::start(settings, first.limits.limits, &mut Sockets::none())
+            .await
+            .map_err(DemoError::Control)?;
+        let key = make_key(&control, &operator).await.map_err(DemoError::Key)?;
+        let config = parse(control.address)?;
+        let loaded = Loaded { config, keys: Vec::new(), files: Vec::new() };
+        let server = Server::start(loaded, path, log, &mut Sockets::none()).map_err(DemoError::Start)?;
+        Ok(Self { server, key, control, operator, _folder: folder, _upstream: guard })
+    }
+
+    /// What somebody who sees it for the first time wants to know.
+    #[must_use]
+    pub fn introduction(&self) -> String {
+        let gateway = self.server.addresses.first().map(ToString::to_string).unwrap_or_default();
+        let (admin, (id, secret)) = (self.server.admin_address, &self.key);
+        let secret = secret.reveal();
+        let (control, operator) = (self.control.address, self.operator.reveal());
+        format!(
+            r#"keymeter demo: a gateway in front of a demo upstream. Nothing is kept; stop it with Ctrl-C.
+
+  API key         {secret}
+  its id          {id}
+  API             http://{gateway}/v1
+  metrics         http://{admin}/metrics
+  control plane   http://{control}/api/v1
+  page for keys   http://{control}/
+  their token     {operator}
+
+Try it:
+
+  curl -N http://{gateway}/v1/chat/completions -H "Authorization: Bearer {secret}" -H "Content-Type: application/json" -d '{{"model": "qwen3-8b", "stream": true, "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+
+  curl -s http://{admin}/metrics | grep keymeter_tokens_total
+
+  curl -s 'http://{control}/api/v1/usage?group_by=key,model' -H "Authorization: Bearer {operator}"
+
+The key may make 60 requests and use 200000 tokens a minute, 4 at once. One line a request follows.
+"#
+        )
+    }
+}
+
+fn configuration(
+    (port, admin_port): (u16, u16),
+    upstream: SocketAddr,
+    control: SocketAddr,
+    (operator, gateways): (&str, &str),
+) -> String {
+    format!(
+        r#"
+server: {{listen: ["127.0.0.1:{port}"], drain_timeout: 5s}}
+admin: {{listen: "127.0.0.1:{admin_port}"}}
+upstreams:
+  - {{name: demo, url: "http://{upstream}"}}
+keys:
+  http:
+    url: "http://{control}/v1/keys/{{hash}}"
+    events_url: "http://{control}/v1/keys/events"
+    usage_url: "http://{control}/v1/usage/records"
+    token: "{gateways}"
+control: {{listen: "127.0.0.1:0", token: "{operator}", gateway_token: "{gateways}"}}
+limits: {{requests_per_minute: 60, tokens_per_minute: 200000, concurrent_requests: 4}}
+models:
+  - {{name: "llama-*", input: "0.20", cached_input: "0.05", output: "0.60"}}
+  - {{name: "qwen3-*", input: "0.10", cached_input: "0.02", output: "0.40"}}
+  - {{name: "demo-embedding", input: "0.02"}}
+"#
+    )
+}
+
+/// Makes the one key, as anybody would.
+async fn make_key(control: &Control, operator: &Secret) -> Result<(String, Secret), String> {
+    let client = reqwest::Client::builder().no_proxy().build().map_err(|fault| fault.to_string())?;
+    let call = client.post(format!("http://{}/api/v1/keys", control.address)).bearer_auth(operator.reveal());
+    let answer = call.json(&serde_json::json!({"name": "Demo key"})).send().await.map_err(|fault| fault.to_string())?;
+    let made: serde_json::Value = answer.json().await.map_err(|fault| fault.to_string())?;
+    let text = |field| made.get(field).and_then(serde_json::Value::as_str);
+    let key = text("id").zip(text("secret")).map(|(id, secret)| (id.to_owned(), Secret::new(secret)));
+    key.ok_or_else(|| made.to_string())
+}
+
+/// A folder that is removed when this is dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> std::io::Result<Self> {
+        let mut name = [0_u8; 8];
+        getrandom::fill(&mut name).map_err(|fault| std::io::Error::other(fault.to_string()))?;
+        let path = std::env::temp_dir().join(format!("keymeter-demo-{:016x}", u64::from_be_bytes(name)));
+        std::fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(fault) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!("the demo's folder stays at {}: {fault}", self.0.display());
+        }
+    }
+}
+
+/// The upstream on a free port, until the sender is dropped.
+fn start_upstream() -> std::io::Result<(SocketAddr, UpstreamGuard)> {
+    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    socket.set_nonblocking(true)?;
+    let address = socket.local_addr()?;
+    let mut fds = Fds::new();
+    fds.add(address.to_string(), socket.into_raw_fd());
+    let mut service = Listening::new("demo upstream".to_owned(), DemoUpstream::new(count_tokens));
+    service.add_tcp(&address.to_string());
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(async move { service.start_service(Some(Arc::new(Mutex::new(fds))), stopped, 1).await });
+    Ok((address, UpstreamGuard(stop)))
+}
+
+/// Why there is no demo.
+#[derive(Debug)]
+pub enum DemoError {
+    /// Its upstream has no port.
+    Upstream(std::io::Error),
+    /// The operating system gives no randomness.
+    Randomness(getrandom::Error),
+    /// Its own configuration is faulty, which a test would have shown.
+    Configuration(Vec<config::ConfigError>),
+    /// There is no folder for what it writes.
+    Folder(std::io::Error),
+    /// Its control plane does not start.
+    Control(ControlError),
+    /// Its key cannot be made.
+    Key(String),
+    /// The gateway does not start.
+    Start(StartError),
+}
+
+impl From<getrandom::Error> for DemoError {
+    fn from(fault: getrandom::Error) -> Self {
+        Self::Randomness(fault)
+    }
+}
+
+impl fmt::Display for DemoError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Upstream(fault) => write!(formatter, "the demo's upstream does not start: {fault}"),
+            Self::Randomness(fault) => write!(formatter, "no randomness for a key: {fault}"),
+            Self::Configuration(faults) => write!(formatter, "the demo's configuration is faulty: {faults:?}"),
+            Self::Folder(fault) => write!(formatter, "no folder for what the demo writes: {fault}"),
+            Self::Control(fault) => fault.fmt(formatter),
+            Self::Key(fault) => write!(formatter, "the demo's key cannot be made: {fault}"),
+            Self::Start(fault) => write!(formatter, "{fault}; `--port 0 --admin-port 0` takes any free ones"),
+        }
+    }
+}
+
+impl std::error::Error for DemoError {}

@@ -8,8 +8,7 @@ use std::{
 
 use clap::Command;
 use clap_complete::Shell;
-
-use crate::config::schema;
+use keymeter_config::schema;
 
 #[derive(clap::Args)]
 pub(super) struct SchemaArgs {

@@ -17,14 +17,12 @@ use std::{
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
+use keymeter_config::Environment;
+use keymeter_core::key::{KeyId, KeyName};
 
-pub use self::fault::KeysFault;
+pub use self::fault::KeysError;
 use self::options::{Clearable, Grace, Options, parse_name};
 use super::remote::Output;
-use crate::{
-    config::Environment,
-    key::{KeyId, KeyName},
-};
 
 /// Make keys and change them.
 #[derive(Debug, Args)]
@@ -177,7 +175,7 @@ pub fn main(args: KeysArgs) -> ExitCode {
 ///
 /// # Errors
 /// When it cannot do what it is for. The keys file is as it was then, unless the fault says otherwise.
-pub fn run(args: KeysArgs, io: &mut Io<'_>) -> Result<(), KeysFault> {
+pub fn run(args: KeysArgs, io: &mut Io<'_>) -> Result<(), KeysError> {
     if let Some(source) = args.command.source().cloned()
         && let Some(url) = &source.control
     {

@@ -1,11 +1,11 @@
 //! `keymeter wallets`, `keymeter usage` and `keymeter audit`: what there is to spend, what was spent, and who did what.
 
 use clap::{Args, Subcommand, ValueEnum};
+use keymeter_core::printable::plain_json;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::remote::{Output, RemoteArgs, RemoteFault, print, print_one, print_rows, segment};
-use crate::printable::plain_json;
+use super::remote::{Output, RemoteArgs, RemoteError, print, print_one, print_rows, segment};
 
 /// Show and credit wallets.
 #[derive(Debug, Args)]
@@ -97,7 +97,7 @@ pub(super) struct AuditArgs {
     output: Output,
 }
 
-pub(super) fn wallets(WalletsArgs { command }: WalletsArgs) -> Result<(), RemoteFault> {
+pub(super) fn wallets(WalletsArgs { command }: WalletsArgs) -> Result<(), RemoteError> {
     let path = |owner: &str| format!("/api/v1/wallets/{}", segment(owner));
     match command {
         Wallets::Show { remote, owner, output } => {
@@ -113,7 +113,7 @@ pub(super) fn wallets(WalletsArgs { command }: WalletsArgs) -> Result<(), Remote
     }
 }
 
-pub(super) fn usage(arguments: UsageArgs) -> Result<(), RemoteFault> {
+pub(super) fn usage(arguments: UsageArgs) -> Result<(), RemoteError> {
     let remote = arguments.remote.open()?;
     let groups = if arguments.by.is_empty() { vec![Group::Key] } else { arguments.by };
     let names: Vec<_> = groups.iter().map(|group| group.name()).collect();
@@ -139,7 +139,7 @@ pub(super) fn usage(arguments: UsageArgs) -> Result<(), RemoteFault> {
     print_rows(&rows, &columns, output)
 }
 
-pub(super) fn audit(AuditArgs { remote, output }: AuditArgs) -> Result<(), RemoteFault> {
+pub(super) fn audit(AuditArgs { remote, output }: AuditArgs) -> Result<(), RemoteError> {
     print_rows(&remote.open()?.list("/api/v1/audit")?, &AUDIT, output)
 }
 

@@ -1,11 +1,11 @@
 //! `keymeter users` and `keymeter teams`: who there is, on a control plane.
 
 use clap::{Args, Subcommand};
+use keymeter_control::store::people::Role;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::remote::{Output, RemoteArgs, RemoteFault, print_one, print_rows, print_secret, segment};
-use crate::control::store::people::Role;
+use super::remote::{Output, RemoteArgs, RemoteError, print_one, print_rows, print_secret, segment};
 
 /// Make users and let them go.
 #[derive(Debug, Args)]
@@ -149,7 +149,7 @@ const INVITATIONS: [(&str, &str); 6] = [
     ("SINCE", "created_at"),
 ];
 
-pub(super) fn users(UsersArgs { command }: UsersArgs) -> Result<(), RemoteFault> {
+pub(super) fn users(UsersArgs { command }: UsersArgs) -> Result<(), RemoteError> {
     match command {
         Users::Create { remote, id, name } => {
             let made = remote.open()?.call(Method::POST, "/api/v1/users", Some(&json!({"id": id, "name": name})))?;
@@ -164,7 +164,7 @@ pub(super) fn users(UsersArgs { command }: UsersArgs) -> Result<(), RemoteFault>
     }
 }
 
-pub(super) fn teams(TeamsArgs { command }: TeamsArgs) -> Result<(), RemoteFault> {
+pub(super) fn teams(TeamsArgs { command }: TeamsArgs) -> Result<(), RemoteError> {
     let member = |id: &str, user: &str| format!("/api/v1/teams/{}/members/{}", segment(id), segment(user));
     match command {
         Teams::Create { remote, id, name, owner } => {
@@ -214,6 +214,6 @@ pub(super) fn teams(TeamsArgs { command }: TeamsArgs) -> Result<(), RemoteFault>
 }
 
 /// Answers an invitation of one's own.
-fn answer(remote: &RemoteArgs, team: &str, answer: &Value) -> Result<Value, RemoteFault> {
+fn answer(remote: &RemoteArgs, team: &str, answer: &Value) -> Result<Value, RemoteError> {
     remote.open()?.call(Method::POST, &format!("/api/v1/teams/{}/invitation", segment(team)), Some(answer))
 }

@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command},
 };
 
-use crate::handover::HandoverFault;
+use crate::server::handover::HandoverError;
 
 /// The program that this process runs, found at the start: later its file may be another, which is the point.
 pub(super) struct Program {
@@ -23,7 +23,7 @@ impl Program {
     /// Starts the program that is now in that file, to take over from this process.
     pub fn start_anew(&self, is_foreseen: bool) {
         if !is_foreseen {
-            tracing::warn!("{}", HandoverFault::Unconfigured);
+            tracing::warn!("{}", HandoverError::Unconfigured);
             return;
         }
         let file = self.file.display();

@@ -9,15 +9,14 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use reqwest::{Client, Method};
-use serde_json::Value;
-use tokio::runtime::{Builder, Runtime};
-
-use crate::{
-    config::UpstreamUrl,
+use keymeter_config::UpstreamUrl;
+use keymeter_core::{
     key::Secret,
     printable::{Printable, plain_json, steers},
 };
+use reqwest::{Client, Method};
+use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
 
 /// Where the control plane is.
 #[derive(Clone, Debug, Args)]
@@ -35,7 +34,7 @@ impl RemoteArgs {
     ///
     /// # Errors
     /// When there is no token, or the URL or the certificates cannot be used.
-    pub fn open(&self) -> Result<Remote, RemoteFault> {
+    pub fn open(&self) -> Result<Remote, RemoteError> {
         Remote::new(&self.control, self.ca.as_ref())
     }
 }
@@ -66,23 +65,23 @@ impl Remote {
     ///
     /// # Errors
     /// When there is no token, or the URL or the certificates cannot be used.
-    pub fn new(url: &str, ca: Option<&PathBuf>) -> Result<Self, RemoteFault> {
-        url.parse::<UpstreamUrl>().map_err(|fault| RemoteFault::Url(fault.to_string()))?;
-        let token = std::env::var(TOKEN).ok().filter(|token| !token.is_empty()).ok_or(RemoteFault::NoToken)?;
+    pub fn new(url: &str, ca: Option<&PathBuf>) -> Result<Self, RemoteError> {
+        url.parse::<UpstreamUrl>().map_err(|fault| RemoteError::Url(fault.to_string()))?;
+        let token = std::env::var(TOKEN).ok().filter(|token| !token.is_empty()).ok_or(RemoteError::NoToken)?;
         let mut builder = Client::builder()
             .user_agent(concat!("keymeter/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .timeout(Duration::from_secs(60));
         if let Some(path) = ca {
-            let fault = |why: String| RemoteFault::Certificates(path.clone(), why);
+            let fault = |why: String| RemoteError::Certificates(path.clone(), why);
             let text = std::fs::read(path).map_err(|error| fault(error.to_string()))?;
             let trusted = reqwest::Certificate::from_pem_bundle(&text).map_err(|error| fault(error.to_string()))?;
             builder = builder.tls_built_in_root_certs(false);
             builder = trusted.into_iter().fold(builder, reqwest::ClientBuilder::add_root_certificate);
         }
-        let client = builder.build().map_err(|error| RemoteFault::Unreachable(url.to_owned(), error.to_string()))?;
-        let runtime = Builder::new_current_thread().enable_all().build().map_err(RemoteFault::Stream)?;
+        let client = builder.build().map_err(|error| RemoteError::Unreachable(url.to_owned(), error.to_string()))?;
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(RemoteError::Stream)?;
         Ok(Self { base: url.trim_end_matches('/').to_owned(), token: Secret::new(token), client, runtime })
     }
 
@@ -90,21 +89,21 @@ impl Remote {
     ///
     /// # Errors
     /// When the control plane cannot be reached, or refuses.
-    pub fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, RemoteFault> {
+    pub fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, RemoteError> {
         let text = self.text(method, path, body)?;
         if text.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_str(&text).map_err(|fault| RemoteFault::Unreachable(self.base.clone(), fault.to_string()))
+        serde_json::from_str(&text).map_err(|fault| RemoteError::Unreachable(self.base.clone(), fault.to_string()))
     }
 
     /// Calls, and gives the answer as it is.
     ///
     /// # Errors
     /// When the control plane cannot be reached, or refuses.
-    pub fn text(&self, method: Method, path: &str, body: Option<&Value>) -> Result<String, RemoteFault> {
+    pub fn text(&self, method: Method, path: &str, body: Option<&Value>) -> Result<String, RemoteError> {
         let unreachable =
-            |fault: reqwest::Error| RemoteFault::Unreachable(self.base.clone(), crate::resolve::http::plainly(&fault));
+            |fault: reqwest::Error| RemoteError::Unreachable(self.base.clone(), crate::keys::http::plainly(&fault));
         let mut request = self.client.request(method, format!("{}{path}", self.base)).bearer_auth(self.token.reveal());
         if let Some(body) = body {
             request = request.json(body);
@@ -121,7 +120,7 @@ impl Remote {
     ///
     /// # Errors
     /// When the control plane cannot be reached, or refuses.
-    pub fn list(&self, path: &str) -> Result<Vec<Value>, RemoteFault> {
+    pub fn list(&self, path: &str) -> Result<Vec<Value>, RemoteError> {
         let (mut rows, mut cursor) = (Vec::new(), String::new());
         loop {
             let joint = if path.contains('?') { '&' } else { '?' };
@@ -150,18 +149,18 @@ pub fn segment(text: &str) -> String {
     })
 }
 
-fn refused(status: u16, text: &str) -> RemoteFault {
+fn refused(status: u16, text: &str) -> RemoteError {
     let body: Value = serde_json::from_str(text).unwrap_or_default();
     let part = |name| body.get("error").and_then(|error| error.get(name)).and_then(Value::as_str).map(str::to_owned);
     let message = part("message").unwrap_or_else(|| "it did not say why".to_owned());
-    RemoteFault::Refused { status, message, param: part("param") }
+    RemoteError::Refused { status, message, param: part("param") }
 }
 
 /// Prints rows under the names of their columns, or all of it as JSON.
 ///
 /// # Errors
 /// When standard output cannot be written.
-pub fn print_rows(rows: &[Value], columns: &[(&str, &str)], output: Output) -> Result<(), RemoteFault> {
+pub fn print_rows(rows: &[Value], columns: &[(&str, &str)], output: Output) -> Result<(), RemoteError> {
     if output == Output::Json {
         return print(&plain_json(&format!("{:#}\n", Value::from(rows.to_vec()))));
     }
@@ -183,7 +182,7 @@ pub fn print_rows(rows: &[Value], columns: &[(&str, &str)], output: Output) -> R
 ///
 /// # Errors
 /// When standard output cannot be written.
-pub fn print_one(thing: &Value, output: Output) -> Result<(), RemoteFault> {
+pub fn print_one(thing: &Value, output: Output) -> Result<(), RemoteError> {
     let fields = thing.as_object().filter(|_| output == Output::Text);
     let text = fields.map(|fields| {
         let lines: Vec<_> = fields.keys().map(|name| format!("{name:22} {}\n", cell(thing, name))).collect();
@@ -196,16 +195,16 @@ pub fn print_one(thing: &Value, output: Output) -> Result<(), RemoteFault> {
 ///
 /// # Errors
 /// When that cannot be done.
-pub fn print(text: &str) -> Result<(), RemoteFault> {
+pub fn print(text: &str) -> Result<(), RemoteError> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(RemoteFault::Stream)
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(RemoteError::Stream)
 }
 
 /// Prints a secret alone on standard output, and what was done on standard error.
 ///
 /// # Errors
 /// When it cannot be printed: then nobody has it.
-pub fn print_secret(answer: &Value, field: &str, done: &str) -> Result<(), RemoteFault> {
+pub fn print_secret(answer: &Value, field: &str, done: &str) -> Result<(), RemoteError> {
     let secret = answer.get(field).and_then(Value::as_str).unwrap_or_default();
     print(&format!("{secret}\n"))?;
     eprintln!("{done}; this secret is shown once");
@@ -233,7 +232,7 @@ fn cell(row: &Value, path: &str) -> String {
 
 /// Why a call did not come about.
 #[derive(Debug)]
-pub enum RemoteFault {
+pub enum RemoteError {
     /// The environment has none.
     NoToken,
     /// It is no URL.
@@ -257,7 +256,7 @@ pub enum RemoteFault {
     Stream(io::Error),
 }
 
-impl fmt::Display for RemoteFault {
+impl fmt::Display for RemoteError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoToken => write!(formatter, "no token: set {TOKEN} to the operator's or a user's"),
@@ -278,7 +277,7 @@ impl fmt::Display for RemoteFault {
     }
 }
 
-impl std::error::Error for RemoteFault {}
+impl std::error::Error for RemoteError {}
 
 #[cfg(test)]
 mod tests {

@@ -2,28 +2,29 @@
 
 use std::{fmt, num::NonZeroUsize, path::PathBuf, time::Duration};
 
+use keymeter_config::{self as config, Config, ConfigError, Source};
+use keymeter_control::{Control, ControlError};
 use tokio::runtime::{Builder, Runtime};
 
 use super::{
-    house::{House, Signals},
+    app::{App, Signals},
     service_manager,
 };
 use crate::{
-    config::{self, Config, Fault, Source},
     connection::descriptors::raise_limit,
-    control::{Control, ControlFault},
-    gate::AccessLog,
-    handover::{HandoverFault, Heir, Offer, Sockets},
-    process_log,
-    server::{Server, StartFault, rehearse},
-    traces::LAST_SPANS,
+    observe::{access_log::AccessLog, process_log, traces::LAST_SPANS},
+    server::{
+        Server, StartError, control_plane,
+        handover::{HandoverError, Heir, Offer, Sockets},
+        rehearse,
+    },
 };
 
-pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeFault> {
+pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeError> {
     process_log::start()?;
     forbid_core_dumps();
     raise_limit();
-    let loaded = config::load(&path, &config::environment).map_err(ServeFault::Configuration)?;
+    let loaded = config::load(&path, &config::environment).map_err(ServeError::Configuration)?;
     let keys = match &loaded.config.keys.source {
         Source::Yaml { .. } => format!("keys: {}", loaded.keys.len()),
         Source::Http(_) => "keys from a service".to_owned(),
@@ -48,7 +49,7 @@ pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeFault> {
         tracing::info!("listening on {addresses} ({keys}), admin address {admin}");
         let offer = offer(&settings, heir)?;
         service_manager::ready(upgrade);
-        let mut house = House { server, control, offer };
+        let mut house = App { server, control, offer };
         signals.until_stopped(&mut house).await;
         if let Some(control) = house.control {
             control.stop().await;
@@ -64,19 +65,19 @@ pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeFault> {
 }
 
 /// What another process left to this one, if it is to take over from one.
-fn inherited(config: &Config, upgrade: bool) -> Result<(Option<Heir>, Sockets), ServeFault> {
+fn inherited(config: &Config, upgrade: bool) -> Result<(Option<Heir>, Sockets), ServeError> {
     if !upgrade {
         return Ok((None, Sockets::none()));
     }
     // What would fail later fails before the process that runs is asked for anything.
     rehearse(config)?;
-    let path = config.server.upgrade_socket.as_ref().ok_or(HandoverFault::Unconfigured)?;
+    let path = config.server.upgrade_socket.as_ref().ok_or(HandoverError::Unconfigured)?;
     let (heir, sockets) = Heir::of(path)?;
     Ok((Some(heir), sockets))
 }
 
 /// Tells the process before that this one is up, and waits for one to come after it.
-fn offer(settings: &config::Server, heir: Option<Heir>) -> Result<Option<Offer>, ServeFault> {
+fn offer(settings: &config::Server, heir: Option<Heir>) -> Result<Option<Offer>, ServeError> {
     let Some(path) = settings.upgrade_socket.as_deref() else { return Ok(None) };
     let Some(heir) = heir else { return Ok(Some(Offer::at(path)?)) };
     heir.is_up()?;
@@ -85,9 +86,9 @@ fn offer(settings: &config::Server, heir: Option<Heir>) -> Result<Option<Offer>,
 }
 
 /// The control plane, where the configuration has one.
-async fn start_control(config: &Config, sockets: &mut Sockets) -> Result<Option<Control>, ServeFault> {
+async fn start_control(config: &Config, sockets: &mut Sockets) -> Result<Option<Control>, ServeError> {
     let Some(settings) = &config.control else { return Ok(None) };
-    let control = Control::start(settings, config.limits.limits, sockets).await.map_err(ServeFault::Control)?;
+    let control = control_plane::start(settings, config.limits.limits, sockets).await.map_err(ServeError::Control)?;
     tracing::info!("the control plane is on {}", control.address);
     Ok(Some(control))
 }
@@ -121,33 +122,33 @@ pub(super) fn runtime(threads: Option<NonZeroUsize>) -> std::io::Result<Runtime>
 
 /// Why the gateway does not run.
 #[derive(Debug)]
-pub(super) enum ServeFault {
-    Configuration(Vec<Fault>),
-    Start(StartFault),
-    Control(ControlFault),
-    Handover(HandoverFault),
+pub(super) enum ServeError {
+    Configuration(Vec<ConfigError>),
+    Start(StartError),
+    Control(ControlError),
+    Handover(HandoverError),
     System(std::io::Error),
 }
 
-impl From<StartFault> for ServeFault {
-    fn from(fault: StartFault) -> Self {
+impl From<StartError> for ServeError {
+    fn from(fault: StartError) -> Self {
         Self::Start(fault)
     }
 }
 
-impl From<HandoverFault> for ServeFault {
-    fn from(fault: HandoverFault) -> Self {
+impl From<HandoverError> for ServeError {
+    fn from(fault: HandoverError) -> Self {
         Self::Handover(fault)
     }
 }
 
-impl From<std::io::Error> for ServeFault {
+impl From<std::io::Error> for ServeError {
     fn from(fault: std::io::Error) -> Self {
         Self::System(fault)
     }
 }
 
-impl fmt::Display for ServeFault {
+impl fmt::Display for ServeError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Configuration(faults) => {

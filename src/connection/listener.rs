@@ -58,6 +58,21 @@ impl Listener {
         Self { reserve: Reserve::of(RESERVE), ..self }
     }
 
+    /// The address that is listened on.
+    ///
+    /// # Errors
+    /// When the system does not know.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.get_ref().local_addr()
+    }
+
+    /// The next connection, as a stream that ends when its time is over.
+    pub async fn accept_timed(&self) -> (TimedStream<TcpStream>, SocketAddr) {
+        let Accepted { stream, peer, open } = self.accept().await;
+        let digest = socket::digest(&stream, peer);
+        (TimedStream::new(stream, open, Some(digest)), peer)
+    }
+
     /// The next connection.
     pub async fn accept(&self) -> Accepted {
         loop {
@@ -108,20 +123,4 @@ fn is_of_connection(fault: &io::Error) -> bool {
 
 fn is_exhaustion(fault: &io::Error) -> bool {
     matches!(Errno::from_io_error(fault), Some(Errno::MFILE | Errno::NFILE))
-}
-
-/// For servers of axum's.
-impl axum::serve::Listener for Listener {
-    type Io = TimedStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
-        let Accepted { stream, peer, open } = Self::accept(self).await;
-        let digest = socket::digest(&stream, peer);
-        (TimedStream::new(stream, open, Some(digest)), peer)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.get_ref().local_addr()
-    }
 }

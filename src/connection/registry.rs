@@ -9,11 +9,11 @@ use std::{
     },
 };
 
+use keymeter_config::ConnectionTimeouts;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use super::Connection;
-use crate::config::ConnectionTimeouts;
 
 /// Connections that are open, of which there are never more than a number.
 pub struct Connections {

@@ -3,17 +3,17 @@
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Version, header};
-use pingora::{http::RequestHeader, proxy::Session};
-
-use crate::{
+use keymeter_core::{
     api::Endpoint,
-    body::{BodyFault, Change, Scanned, Shape, scan, scan_form},
-    gate::{BodyRoom, NoRoom, Settings},
+    body::{BodyError, Change, Scanned, Shape, scan, scan_form},
     rejection::Rejection,
 };
+use pingora::{http::RequestHeader, proxy::Session};
+
+use crate::admission::{BodyRoom, NoRoom, Settings};
 
 /// A body, and the room that it takes.
-pub(super) struct Held {
+pub(super) struct BufferedBody {
     pub bytes: Bytes,
     room: BodyRoom,
 }
@@ -27,8 +27,8 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     /// What was received and scanned, with `change` written into it.
-    pub fn new(scanned: Scanned, change: &Change, held: Held) -> Self {
-        let Held { bytes: received, mut room } = held;
+    pub fn new(scanned: Scanned, change: &Change, held: BufferedBody) -> Self {
+        let BufferedBody { bytes: received, mut room } = held;
         let bytes = scanned.splice(change);
         if bytes.as_ptr() != received.as_ptr() {
             room.grow(bytes.len() as u64);
@@ -53,7 +53,7 @@ pub(super) fn scan_request(
     endpoint: Endpoint,
     model: Option<String>,
     body: &Bytes,
-) -> Result<Scanned, BodyFault> {
+) -> Result<Scanned, BodyError> {
     let scanned = match endpoint.shape() {
         Shape::Form => scan_form(body, content_type(head)?)?,
         shape => scan(body, shape)?,
@@ -65,7 +65,7 @@ pub(super) fn scan_request(
 }
 
 /// The Content-Type of a form, on which its division depends: there must be one.
-fn content_type(head: &RequestHeader) -> Result<&str, BodyFault> {
+fn content_type(head: &RequestHeader) -> Result<&str, BodyError> {
     let mut values = head.headers.get_all(header::CONTENT_TYPE).iter();
     let problem = match (values.next().map(|value| value.to_str()), values.next()) {
         (Some(Ok(only)), None) => return Ok(only),
@@ -73,7 +73,7 @@ fn content_type(head: &RequestHeader) -> Result<&str, BodyFault> {
         (Some(Err(_)), None) => "has characters beyond ASCII: leave them out",
         (None, None) => "is missing: send multipart/form-data with a boundary",
     };
-    Err(BodyFault::ContentType { problem })
+    Err(BodyError::ContentType { problem })
 }
 
 /// Bytes that Pingora keeps to send a body again. It replays what it kept, and waits for ever for a
@@ -84,7 +84,11 @@ const RETRY_BUFFER: u64 = 65_536;
 const MAX_WITHOUT_LENGTH: u64 = RETRY_BUFFER;
 
 /// Reads the body of a request, and counts it in `room`.
-pub(super) async fn receive(session: &mut Session, mut room: BodyRoom, settings: &Settings) -> Result<Held, Rejection> {
+pub(super) async fn receive(
+    session: &mut Session,
+    mut room: BodyRoom,
+    settings: &Settings,
+) -> Result<BufferedBody, Rejection> {
     let length = Length::of(session)?;
     if is_encoded(&session.req_header().headers) {
         return Err(Rejection::UnsupportedEncoding);
@@ -98,7 +102,7 @@ pub(super) async fn receive(session: &mut Session, mut room: BodyRoom, settings:
     };
     let reading = tokio::time::timeout(settings.body_timeout, read(session, most, &mut room));
     let bytes = reading.await.map_err(|_| Rejection::BodyTimeout(settings.body_timeout))??;
-    Ok(Held { bytes, room })
+    Ok(BufferedBody { bytes, room })
 }
 
 /// What a request's head says of its body's length.
@@ -192,7 +196,7 @@ mod tests {
 
     const FORM: &[u8] = b"--X\r\ncontent-disposition: form-data; name=model\r\n\r\nm\r\n--X--";
 
-    fn model(endpoint: Endpoint, path: Option<&str>, types: &[&str], body: &'static [u8]) -> Result<String, BodyFault> {
+    fn model(endpoint: Endpoint, path: Option<&str>, types: &[&str], body: &'static [u8]) -> Result<String, BodyError> {
         let mut head = RequestHeader::build("POST", b"/", None).unwrap();
         for kind in types {
             head.append_header(header::CONTENT_TYPE, *kind).unwrap();
@@ -208,7 +212,7 @@ mod tests {
         assert_eq!(model(Endpoint::Transcriptions, None, form, FORM).unwrap(), "m");
         assert_eq!(model(Endpoint::GenerateContent, Some("m"), &[], b"{}").unwrap(), "m");
         let other = model(Endpoint::GenerateContent, Some("m"), &[], br#"{"model":"x"}"#);
-        assert_eq!(other, Err(BodyFault::OtherModel));
+        assert_eq!(other, Err(BodyError::OtherModel));
     }
 
     #[test]
@@ -216,7 +220,7 @@ mod tests {
         let form = "multipart/form-data; boundary=X";
         for types in [&[][..], &[form, form], &["application/json"], &["multipart/form-data; boundary=\u{fc}"]] {
             let fault = model(Endpoint::ImageEdits, None, types, FORM).unwrap_err();
-            assert!(matches!(fault, BodyFault::ContentType { .. }), "{types:?}: {fault}");
+            assert!(matches!(fault, BodyError::ContentType { .. }), "{types:?}: {fault}");
         }
     }
 

@@ -17,9 +17,12 @@ use pingora::{
 };
 use tokio::sync::mpsc;
 
-use crate::{connection::Connection, head::change_request};
+use crate::{connection::Connection, headers::change_request};
 
-use super::{Context, Gated, Stage, apart, apart::Apart, finish, over, prepare_upstream_request, response};
+use super::{
+    Context, Gated, RequestState, finish, over, prepare_upstream_request, response, subrequest,
+    subrequest::SubrequestRole,
+};
 
 #[async_trait]
 impl<P> ProxyHttp for Gated<P>
@@ -31,7 +34,7 @@ where
 
     fn new_ctx(&self) -> Self::CTX {
         let presence = self.gate.traffic().enter();
-        Context { inner: self.inner.new_ctx(), stage: Stage::New, apart: Apart::No, _presence: presence }
+        Context { inner: self.inner.new_ctx(), stage: RequestState::New, role: SubrequestRole::No, _presence: presence }
     }
 
     fn init_downstream_modules(&self, modules: &mut HttpModules) {
@@ -39,7 +42,7 @@ where
     }
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<()> {
-        apart::take_over(session, ctx).await?;
+        subrequest::take_over(session, ctx).await?;
         if ctx.is_exchange() {
             return Ok(());
         }
@@ -52,7 +55,7 @@ where
     }
 
     fn allow_spawning_subrequest(&self, session: &Session, ctx: &Self::CTX) -> bool {
-        self.inner.allow_spawning_subrequest(session, &ctx.inner) || self.gate.may_run_apart()
+        self.inner.allow_spawning_subrequest(session, &ctx.inner) || self.gate.may_need_subrequest()
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
@@ -68,8 +71,8 @@ where
         if self.inner.request_filter(session, &mut ctx.inner).await? {
             return Ok(true);
         }
-        let Some(limit) = apart::limit(session, ctx) else { return Ok(false) };
-        apart::forward(&self.gate, session, ctx, limit, self.inner.new_ctx()).await?;
+        let Some(limit) = subrequest::limit(session, ctx) else { return Ok(false) };
+        subrequest::forward(&self.gate, session, ctx, limit, self.inner.new_ctx()).await?;
         Ok(true)
     }
 
@@ -80,7 +83,7 @@ where
         end_of_stream: bool,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
-        if let Stage::Running(running) = &ctx.stage {
+        if let RequestState::Running(running) = &ctx.stage {
             // What Pingora replays is the tail of what we read: the whole goes in its place.
             *body = Some(if end_of_stream { running.upstream_body() } else { Bytes::new() });
         }
@@ -252,7 +255,7 @@ where
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Self::CTX) {
-        if let Apart::Client(over) = &ctx.apart {
+        if let SubrequestRole::Client(over) = &ctx.role {
             // An exchange that was lost has settled what it held by being dropped.
             if let Some(over) = *over {
                 finish(&self.gate, &mut ctx.stage, over);
@@ -261,9 +264,9 @@ where
         }
         self.inner.logging(session, error, &mut ctx.inner).await;
         let over = over(session, error);
-        match std::mem::replace(&mut ctx.apart, Apart::No) {
-            Apart::Exchange(home) => apart::give_back(&self.gate, ctx, self.inner.new_ctx(), over, home),
-            Apart::No | Apart::Client(_) => finish(&self.gate, &mut ctx.stage, over),
+        match std::mem::replace(&mut ctx.role, SubrequestRole::No) {
+            SubrequestRole::Exchange(home) => subrequest::give_back(&self.gate, ctx, self.inner.new_ctx(), over, home),
+            SubrequestRole::No | SubrequestRole::Client(_) => finish(&self.gate, &mut ctx.stage, over),
         }
     }
 

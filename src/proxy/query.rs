@@ -2,9 +2,8 @@
 //! the request's target: a query is logged and forwarded as a credential's header never would be.
 
 use http::{Uri, uri::PathAndQuery};
+use keymeter_core::api::percent_decoded;
 use pingora::http::RequestHeader;
-
-use crate::api::percent_decoded;
 
 /// Takes `key` out of the request's query. Two that differ are none that could be right, and
 /// come as an empty one.

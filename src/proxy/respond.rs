@@ -5,22 +5,24 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use jiff::Timestamp;
+use keymeter_core::{
+    api::{Api, Unrecognised},
+    body::BodyError,
+    digits::Digits,
+    limit::{LimitStatus, WindowStatus},
+    rejection::Rejection,
+};
 use pingora::{
     http::{RequestHeader, ResponseHeader},
     prelude::{Error, Result},
     proxy::Session,
 };
 
-use super::{Pass, Stage};
+use super::{RequestInfo, RequestState};
 use crate::{
-    api::{Api, Unrecognised},
-    body::BodyFault,
-    digits::Digits,
-    gate::{Gate, Now, RequestId},
-    head::header_value,
-    limit::{Level, Standing},
-    rejection::Rejection,
-    resolve::Key,
+    admission::{Gate, Now, RequestId},
+    headers::header_value,
+    keys::Key,
 };
 
 /// What a request is called, as most look for it.
@@ -41,17 +43,17 @@ pub(super) struct Reply {
 
 impl Reply {
     /// What the sender of a request is told in place of a response.
-    pub fn to(gate: &Gate, stage: &Stage, rejection: &Rejection, now: Now) -> Self {
+    pub fn to(gate: &Gate, stage: &RequestState, rejection: &Rejection, now: Now) -> Self {
         let (api, id, standing) = match stage {
-            Stage::Visiting(visit, _) => {
+            RequestState::Visiting(visit, _) => {
                 let standing = |key: &Arc<Key>| gate.standing(key, &visit.settings.limits_of(&key.record), now);
                 (visit.api, Some(&visit.id), visit.key.as_ref().map(standing))
             }
-            Stage::Running(running) => {
+            RequestState::Running(running) => {
                 let lease = &running.lease;
                 (lease.admitted().endpoint.api(), Some(lease.request_id()), Some(lease.standing(now)))
             }
-            Stage::New | Stage::Over => (Api::OpenAi, None, None),
+            RequestState::New | RequestState::ExchangeEnd => (Api::OpenAi, None, None),
         };
         let id = id.map(RequestId::as_str).unwrap_or_default();
         let mut headers = Vec::with_capacity(12);
@@ -79,13 +81,13 @@ pub(super) fn unrecognised(why: Unrecognised, head: &RequestHeader) -> Rejection
             Rejection::UnknownUrl { method: head.method.to_string(), path: head.uri.path().to_owned() }
         }
         Unrecognised::Method(allowed) => Rejection::MethodNotAllowed { allowed },
-        Unrecognised::ModelName => Rejection::InvalidBody(BodyFault::ModelName),
+        Unrecognised::ModelName => Rejection::InvalidBody(BodyError::ModelName),
     }
 }
 
 /// What is left of what is limited: `x-ratelimit-*`, and `anthropic-ratelimit-*` on Anthropic's paths.
 pub(super) fn rate_headers(
-    standing: &Standing,
+    standing: &LimitStatus,
     api: Api,
     now: Now,
 ) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<> {
@@ -93,11 +95,11 @@ pub(super) fn rate_headers(
         Api::Anthropic => &ANTHROPIC_RATES,
         Api::OpenAi | Api::Ollama | Api::Gemini => &OPENAI_RATES,
     };
-    let reset = move |level: &Level| match api {
+    let reset = move |level: &WindowStatus| match api {
         Api::Anthropic => header_value(instant(level.reset, now)),
         Api::OpenAi | Api::Ollama | Api::Gemini => compact(level.reset),
     };
-    let of = |level: &Level, [limit, remaining, reset_at]: &'static [HeaderName; 3]| {
+    let of = |level: &WindowStatus, [limit, remaining, reset_at]: &'static [HeaderName; 3]| {
         let number = level.limit.number()?;
         let left = level.remaining().unwrap_or(0);
         Some([(limit.clone(), written(number)), (remaining.clone(), written(left)), (reset_at.clone(), reset(level))])
@@ -280,7 +282,7 @@ pub(super) async fn write_last(session: &mut Session, bytes: Bytes) -> Result<()
 ///
 /// # Errors
 /// When the client is gone.
-pub async fn respond_json(session: &mut Session, pass: &Pass, status: StatusCode, body: Vec<u8>) -> Result<()> {
+pub async fn respond_json(session: &mut Session, pass: &RequestInfo, status: StatusCode, body: Vec<u8>) -> Result<()> {
     let limits = pass.settings.limits_of(&pass.key.record);
     let now = Now::read();
     let mut headers: Vec<_> = id_headers(Api::OpenAi, pass.id.as_str()).collect();
@@ -292,7 +294,7 @@ pub async fn respond_json(session: &mut Session, pass: &Pass, status: StatusCode
 ///
 /// # Errors
 /// When the client is gone.
-pub async fn respond_rejection(session: &mut Session, pass: &Pass, rejection: &Rejection) -> Result<()> {
+pub async fn respond_rejection(session: &mut Session, pass: &RequestInfo, rejection: &Rejection) -> Result<()> {
     respond_json(session, pass, rejection.status(), rejection.body(Api::OpenAi, pass.id.as_str())).await
 }
 
@@ -312,7 +314,10 @@ mod tests {
 
     #[test]
     fn resets_are_written_as_anthropic_does() {
-        let now = Now { moment: crate::limit::Moment::from_nanos(0), date: "2026-01-01T00:00:00.5Z".parse().unwrap() };
+        let now = Now {
+            moment: keymeter_core::clock::MonotonicTime::from_nanos(0),
+            date: "2026-01-01T00:00:00.5Z".parse().unwrap(),
+        };
         for (millis, written) in
             [(0, "2026-01-01T00:00:01Z"), (500, "2026-01-01T00:00:01Z"), (501, "2026-01-01T00:00:02Z")]
         {

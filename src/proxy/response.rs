@@ -3,6 +3,7 @@
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Version, header};
+use keymeter_core::{api::Api, rejection::Rejection};
 use pingora::{
     ErrorSource, ErrorType,
     http::ResponseHeader,
@@ -11,15 +12,13 @@ use pingora::{
 };
 
 use super::{
-    Running, Stage,
+    RequestState, Running,
     body::is_encoded,
     respond::{self, Reply, id_headers, rate_headers},
 };
 use crate::{
-    api::Api,
-    gate::{Gate, Now},
-    head::{change_response, header_value},
-    rejection::Rejection,
+    admission::{Gate, Now},
+    headers::{change_response, header_value},
 };
 
 /// Why we ourselves end an exchange with an upstream.
@@ -34,7 +33,7 @@ pub(super) const LEDGER_UNAVAILABLE: ErrorType = ErrorType::Custom("the response
 
 /// Looks at an upstream's head before anything else does: its 401 and 403 are about our
 /// credential and not for the client, and a refusal of what we added calls for another try.
-pub(super) fn judge_head(stage: &mut Stage, head: &ResponseHeader) -> Result<()> {
+pub(super) fn judge_head(stage: &mut RequestState, head: &ResponseHeader) -> Result<()> {
     let status = head.status.as_u16();
     if let Some(trace) = stage.trace_mut() {
         trace.upstream_answered(status);
@@ -46,7 +45,7 @@ pub(super) fn judge_head(stage: &mut Stage, head: &ResponseHeader) -> Result<()>
     if matches!(status, 401 | 403) {
         return Err(Error::explain(CREDENTIAL_REFUSED, format!("status {status}")).into_up());
     }
-    if let Stage::Running(running) = stage
+    if let RequestState::Running(running) = stage
         && running.lease.withdraw_addition(status)
     {
         running.rewrite_body();
@@ -64,12 +63,12 @@ fn is_of_limits(name: &str) -> bool {
 }
 
 /// Begins the metering, and puts our headers in place of the upstream's.
-pub(super) fn begin(session: &Session, stage: &mut Stage, head: &mut ResponseHeader) -> Result<()> {
+pub(super) fn begin(session: &Session, stage: &mut RequestState, head: &mut ResponseHeader) -> Result<()> {
     if head.status.is_informational() {
         return Ok(());
     }
     match stage {
-        Stage::Running(running) => {
+        RequestState::Running(running) => {
             // Nothing will be sent again: the body's memory is free for others.
             running.body = None;
             let text = |name| head.headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
@@ -94,10 +93,10 @@ pub(super) fn begin(session: &Session, stage: &mut Stage, head: &mut ResponseHea
             })?;
             if has_no_body(head) { close(running) } else { Ok(()) }
         }
-        Stage::Visiting(visit, _) => change_response(head, |headers| {
+        RequestState::Visiting(visit, _) => change_response(head, |headers| {
             headers.insert(respond::X_REQUEST_ID, header_value(visit.id.as_str().to_owned()));
         }),
-        Stage::New | Stage::Over => Ok(()),
+        RequestState::New | RequestState::ExchangeEnd => Ok(()),
     }
 }
 
@@ -115,16 +114,16 @@ fn chunk(session: &Session, headers: &mut HeaderMap) {
 }
 
 /// Whether a request runs whose key is revoked, and whose response has not come to its end.
-pub(super) fn is_revoked(stage: &Stage) -> bool {
-    matches!(stage, Stage::Running(running) if running.lease.revoked().is_some() && !running.lease.has_ended())
+pub(super) fn is_revoked(stage: &RequestState) -> bool {
+    matches!(stage, RequestState::Running(running) if running.lease.revoked().is_some() && !running.lease.has_ended())
 }
 
 /// Meters a response's next bytes, and leaves in `body` what is to be forwarded.
-pub(super) fn pass(stage: &mut Stage, body: &mut Option<Bytes>, end_of_stream: bool) -> Result<()> {
+pub(super) fn pass(stage: &mut RequestState, body: &mut Option<Bytes>, end_of_stream: bool) -> Result<()> {
     if is_revoked(stage) {
         return Err(Error::explain(KEY_REVOKED, "the key is revoked").into_in());
     }
-    let Stage::Running(running) = stage else { return Ok(()) };
+    let RequestState::Running(running) = stage else { return Ok(()) };
     if let Some(chunk) = body.take() {
         *body = Some(running.lease.pass(chunk));
     }
@@ -150,8 +149,8 @@ fn close(running: &mut Running) -> Result<()> {
 }
 
 /// What was held back of a response that ends with trailers, and then what the proxy within adds.
-pub(super) fn before_trailers(stage: &mut Stage, theirs: Option<Bytes>) -> Result<Option<Bytes>> {
-    let Stage::Running(running) = stage else { return Ok(theirs) };
+pub(super) fn before_trailers(stage: &mut RequestState, theirs: Option<Bytes>) -> Result<Option<Bytes>> {
+    let RequestState::Running(running) = stage else { return Ok(theirs) };
     let held = running.lease.flush();
     close(running)?;
     Ok(match (held, theirs) {
@@ -204,10 +203,15 @@ impl Tail {
 /// Answers for a request that failed: in the API's form if nothing was answered yet, by an error
 /// event in a stream that stands between two events, and else by closing the connection.
 /// `None`: it is the inner proxy's own failure, and its own to answer.
-pub(super) async fn fail(gate: &Gate, session: &mut Session, stage: &mut Stage, error: &Error) -> Option<FailToProxy> {
+pub(super) async fn fail(
+    gate: &Gate,
+    session: &mut Session,
+    stage: &mut RequestState,
+    error: &Error,
+) -> Option<FailToProxy> {
     let rejection = verdict(stage, error)?;
     let status = rejection.status().as_u16();
-    if let Stage::Running(running) = stage {
+    if let RequestState::Running(running) = stage {
         let answered = session.response_written().map(|head| head.status).filter(|status| !status.is_informational());
         running.lease.give_up(answered.map_or(status, |status| status.as_u16()), Now::read());
     }
@@ -224,18 +228,18 @@ pub(super) async fn fail(gate: &Gate, session: &mut Session, stage: &mut Stage, 
         }
     };
     match stage {
-        Stage::Running(running) => running.rejection = Some(rejection),
-        Stage::Visiting(_, reason) => *reason = Some(rejection),
-        Stage::New | Stage::Over => {}
+        RequestState::Running(running) => running.rejection = Some(rejection),
+        RequestState::Visiting(_, reason) => *reason = Some(rejection),
+        RequestState::New | RequestState::ExchangeEnd => {}
     }
     Some(FailToProxy { error_code: status, can_reuse_downstream: can_reuse })
 }
 
 /// What a failure means to the client; `None`: nothing that we should say.
-fn verdict(stage: &Stage, error: &Error) -> Option<Rejection> {
+fn verdict(stage: &RequestState, error: &Error) -> Option<Rejection> {
     let upstream = match stage {
-        Stage::Running(running) if is_revoked(stage) => return running.lease.revoked(),
-        Stage::Running(running) => running.lease.admitted().route.name.to_string(),
+        RequestState::Running(running) if is_revoked(stage) => return running.lease.revoked(),
+        RequestState::Running(running) => running.lease.admitted().route.name.to_string(),
         _ => "upstream".to_owned(),
     };
     match (error.esource(), error.etype()) {
@@ -255,8 +259,8 @@ fn verdict(stage: &Stage, error: &Error) -> Option<Rejection> {
 
 /// Ends a broken stream of events with an event that says so. A stream that broke within an event
 /// is left as it is: whatever followed would be taken for a part of that event.
-async fn write_error_event(session: &mut Session, stage: &Stage, rejection: &Rejection) {
-    let Stage::Running(running) = stage else { return };
+async fn write_error_event(session: &mut Session, stage: &RequestState, rejection: &Rejection) {
+    let RequestState::Running(running) = stage else { return };
     let Running { lease, tail, .. } = &**running;
     // The end of what could not be recorded was not passed on.
     let has_ended = lease.has_ended() && *rejection != Rejection::LedgerUnavailable;

@@ -1,9 +1,9 @@
 //! What somebody's proxy relies on behind the gate: that each of its hooks is called as if the
 //! gate were not there, and that its answer counts.
 
-mod apart;
 mod hooks;
 mod probe;
+mod subrequest;
 
 use std::{
     any::Any,
@@ -16,6 +16,8 @@ use std::{
 
 use async_trait::async_trait;
 use http::{HeaderMap, Method, StatusCode};
+use keymeter_config::{self as config};
+use keymeter_core::key::{KeyState, OwnLimits, Secret};
 use pingora::{
     ErrorType,
     cache::{
@@ -36,12 +38,9 @@ use tokio::{
 use self::probe::{BODY, MARK, Probe, Steps, call};
 use super::*;
 use crate::{
-    account::Accounts,
-    config,
-    gate::AccessLog,
-    key::{KeyState, OwnLimits, Secret},
-    metrics::Metrics,
-    resolve::{Resolver, YamlSource},
+    keys::{Resolver, YamlSource},
+    limits::account::Accounts,
+    observe::{access_log::AccessLog, metrics::Metrics},
 };
 
 const SECRET: &str = "sk-probe";
@@ -158,7 +157,7 @@ async fn request_hooks(bench: &mut Bench) {
 
     assert!(bench.gated.request_filter(&mut bench.session, &mut bench.context).await.unwrap());
     bench.proves("request_filter", CHAT);
-    let pass = Pass::of(bench.session.req_header()).expect("a pass");
+    let pass = RequestInfo::of(bench.session.req_header()).expect("a pass");
     assert_eq!((pass.key().id.as_str(), pass.route.as_ref().map(|route| &*route.name)), ("key_probe", Some("u")));
 
     let mut body = Some(Bytes::from("its tail"));
@@ -359,7 +358,7 @@ async fn last_hooks(bench: &mut Bench) {
     let refused = Error::new(ErrorType::HTTPStatus(418));
     bench.gated.logging(&mut bench.session, Some(&refused), &mut bench.context).await;
     bench.proves("logging", (CHAT, Some(ErrorType::HTTPStatus(418))));
-    assert!(matches!(bench.context.stage, Stage::Over), "the lease is settled");
+    assert!(matches!(bench.context.stage, RequestState::ExchangeEnd), "the lease is settled");
 
     let kept = bench.gated.persist_connection_context(&bench.session, &bench.context).expect("what was kept");
     assert_eq!(kept.downcast_ref(), Some(&9_u8));
@@ -374,7 +373,7 @@ async fn a_request_that_is_refused_does_not_reach_the_request_filter_within() {
     let mut bench = Bench::new("sk-unknown", REQUEST).await;
     assert!(bench.gated.request_filter(&mut bench.session, &mut bench.context).await.unwrap(), "it is answered");
     assert_eq!(bench.gated.inner.take(), [""; 0]);
-    assert!(Pass::of(bench.session.req_header()).is_none());
+    assert!(RequestInfo::of(bench.session.req_header()).is_none());
     bench.gated.logging(&mut bench.session, None, &mut bench.context).await;
     bench.proves("logging", (CHAT, None::<ErrorType>));
     drop(bench.session);
@@ -387,7 +386,7 @@ async fn a_request_that_is_refused_does_not_reach_the_request_filter_within() {
 async fn what_is_held_back_of_a_stream_goes_before_what_the_proxy_within_adds_to_its_trailers() {
     let mut bench = Bench::new(SECRET, r#"{"model": "m", "stream": true}"#).await;
     assert!(bench.gated.request_filter(&mut bench.session, &mut bench.context).await.unwrap());
-    let Stage::Running(running) = &mut bench.context.stage else { panic!("it is admitted") };
+    let RequestState::Running(running) = &mut bench.context.stage else { panic!("it is admitted") };
     running.lease.answered(200, "text/event-stream", false);
     let mut event = Some(Bytes::from("data: {\"half\""));
     response::pass(&mut bench.context.stage, &mut event, false).unwrap();

@@ -1,12 +1,13 @@
 //! What a key is told of itself: `GET /v1/usage`. Its limits come from the counters that enforce them, and what it used in
 //! all, with its balance, from whoever keeps the accounts, if anybody does.
 
+use keymeter_core::limit::WindowStatus;
 use serde_json::{Value, json};
 
-use super::Pass;
-use crate::{gate::Now, limit::Level};
+use super::RequestInfo;
+use crate::admission::Now;
 
-impl Pass {
+impl RequestInfo {
     /// What the key may use, has used, and has left.
     pub async fn usage(&self) -> Value {
         let (record, limits) = (&self.key.record, self.settings.limits_of(&self.key.record));
@@ -32,7 +33,7 @@ impl Pass {
 }
 
 /// Where there is no limit, nothing is left of it either: both are `null`.
-fn level(level: &Level) -> Value {
+fn level(level: &WindowStatus) -> Value {
     json!({
         "limit": level.limit.number(),
         "used": level.used,

@@ -1,7 +1,7 @@
 //! Whose request it is: where the secret may stand, which keys may be used, and where a secret never goes.
 
 use jiff::{Span, Timestamp};
-use keymeter::key::Secret;
+use keymeter_core::key::Secret;
 
 use super::{answering, chat};
 use crate::support::{

@@ -17,7 +17,7 @@ over_both! {
 async fn a_key_lives_from_its_making_to_its_deletion(plane: &Plane) {
     let made = plane.operate("POST", "/api/v1/keys", json!({"name": "Production", "models": ["m*"]})).await.with(201);
     let (id, secret) = (made["id"].as_str().unwrap(), made["secret"].as_str().unwrap());
-    assert!(keymeter::key::is_well_formed(secret));
+    assert!(keymeter_core::key::is_well_formed(secret));
     assert_eq!(
         (&made["state"], &made["name"], &made["created_by"]),
         (&json!("active"), &json!("Production"), &json!("operator"))
@@ -165,7 +165,7 @@ async fn a_record_is_asked_for_by_its_tag(plane: &Plane) {
     let (id, secret) = plane.key(OPERATOR, json!({"name": "Some key"})).await;
     let record = plane.look_up(&secret).await;
     let tag = record.headers["etag"].to_str().unwrap().to_owned();
-    let hash = keymeter::key::Secret::new(secret).hash().to_hex();
+    let hash = keymeter_core::key::Secret::new(secret).hash().to_hex();
     let path = format!("/v1/keys/{hash}");
     let headers = [("if-none-match", tag.as_str())];
     let ask = || plane.call_with(GATEWAYS, "GET", &path, Value::Null, &headers);

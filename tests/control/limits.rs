@@ -1,6 +1,6 @@
 //! What one user may change in an hour, and how much of the database's work they may ask for.
 
-use keymeter::key::Secret;
+use keymeter_core::key::Secret;
 use serde_json::{Value, json};
 
 use super::{over_both, page::Browser};

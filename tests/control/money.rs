@@ -1,6 +1,6 @@
 //! Wallets and allowances.
 
-use keymeter::price::Usd;
+use keymeter_core::price::Usd;
 use serde_json::{Value, json};
 
 use super::over_both;
@@ -65,7 +65,7 @@ async fn no_two_gateways_are_granted_the_same_dollar(plane: &Plane) {
     plane.user("ada").await;
     plane.credit("ada", "10", "first").await;
     let (id, secret) = plane.key(OPERATOR, json!({"name": "Some key", "owner": "ada"})).await;
-    let hash = keymeter::key::Secret::new(secret).hash().to_hex();
+    let hash = keymeter_core::key::Secret::new(secret).hash().to_hex();
     let met = |gateway: &'static str| {
         let path = format!("/v1/keys/{hash}");
         async move {
@@ -144,14 +144,16 @@ pub(super) async fn wish(plane: &Plane, gateway: &str, usd: &str, granted: &str,
 /// The bound on what several gateways spend too much: one that was cut off spends what it was granted, though that ran out
 /// and was granted to another.
 async fn a_balance_is_overspent_by_what_was_granted_to_those_who_were_cut_off(plane: &Plane) {
-    use keymeter::{control::store::wallets::grant, wallet::Wish};
+    use keymeter_control::store::wallets::grant;
+    use keymeter_core::wallet::AllowanceRequest;
     plane.user("ada").await;
     plane.credit("ada", "10", "first").await;
     let (id, _) = plane.key(OPERATOR, json!({"name": "Some key", "owner": "ada"})).await;
     let now = jiff::Timestamp::now();
     let granted = |gateway: &'static str, wanted: &'static str, now| async move {
         let mut tx = plane.store().begin().await.unwrap();
-        let wish = Wish { wallet: "ada".into(), version: 0, wanted: wanted.parse().unwrap(), granted: Usd::ZERO };
+        let wish =
+            AllowanceRequest { wallet: "ada".into(), version: 0, wanted: wanted.parse().unwrap(), granted: Usd::ZERO };
         let word = grant(&mut tx, "ada", gateway, Some(&wish), now).await.unwrap().unwrap();
         plane.store().commit(tx).await.unwrap();
         word.allowance.unwrap().granted.to_string()

@@ -1,6 +1,6 @@
 //! Users, teams, and what a role may do.
 
-use keymeter::limit::{Limit, Limits};
+use keymeter_core::limit::{Limit, Limits};
 use serde_json::{Value, json};
 
 use super::{invitations::answer, over_both};

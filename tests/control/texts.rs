@@ -59,7 +59,7 @@ async fn a_record_that_the_store_refuses_is_named(plane: &Plane) {
          $$ BEGIN RAISE EXCEPTION 'no such status' USING ERRCODE = '22023'; END $$",
         "CREATE TRIGGER t BEFORE INSERT ON usage_records FOR EACH ROW WHEN (NEW.status = 299) EXECUTE FUNCTION t()",
     ];
-    let is_sqlite = plane.store().engine() == keymeter::control::store::Engine::Sqlite;
+    let is_sqlite = plane.store().engine() == keymeter_control::store::Engine::Sqlite;
     let rules = if is_sqlite { &of_sqlite[..] } else { &of_postgres[..] };
     let mut tx = plane.store().begin().await.unwrap();
     for rule in rules {

@@ -2,7 +2,8 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
-use keymeter::{control::store::Database, key::Secret};
+use keymeter_config::Database;
+use keymeter_core::key::Secret;
 use serde_json::{Value, json};
 
 use super::over_both;

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use keymeter::key::Secret;
+use keymeter_core::key::Secret;
 use serde_json::{Value, json};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
@@ -33,15 +33,15 @@ pub async fn version_4(url: String) {
     sqlx::any::install_default_drivers();
     let is_postgres = url.starts_with("postgres");
     let append_only = if is_postgres {
-        include_str!("../../src/control/store/append_only_postgres.sql")
+        include_str!("../../crates/control/src/store/append_only_postgres.sql")
     } else {
-        include_str!("../../src/control/store/append_only_sqlite.sql")
+        include_str!("../../crates/control/src/store/append_only_sqlite.sql")
     };
     let versions = [
-        (1, "tables", include_str!("../../src/control/store/schema_1.sql")),
+        (1, "tables", include_str!("../../crates/control/src/store/schema_1.sql")),
         (2, "the audit is only added to", append_only),
-        (3, "sessions of the page", include_str!("../../src/control/store/schema_3.sql")),
-        (4, "sessions that were ended", include_str!("../../src/control/store/schema_4.sql")),
+        (3, "sessions of the page", include_str!("../../crates/control/src/store/schema_3.sql")),
+        (4, "sessions that were ended", include_str!("../../crates/control/src/store/schema_4.sql")),
     ];
     let migrations = versions.map(|(version, name, sql)| {
         Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, Cow::Borrowed(sql), false)

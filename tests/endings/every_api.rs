@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keymeter::usage::count_tokens;
+use keymeter_core::usage::count_tokens;
 use serde_json::Value;
 
 use self::exchanges::{DOCUMENTS, STREAMS};

@@ -4,7 +4,7 @@ use std::error::Error;
 
 use bytes::Bytes;
 use http::Method;
-use keymeter::{
+use keymeter_core::{
     api::{self, Call, Endpoint},
     body::{self, Scanned},
     limit::Learned,

@@ -19,7 +19,8 @@ use std::{
     io::{BufRead, BufReader},
 };
 
-use keymeter::{gate::Prompt, limit::Learned};
+use keymeter::admission::Prompt;
+use keymeter_core::limit::Learned;
 
 use exchange::Exchange;
 use model::Model;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use keymeter::api::Endpoint;
+use keymeter_core::api::Endpoint;
 
 use super::exchange::Exchange;
 

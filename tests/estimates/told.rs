@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use keymeter::{api::Endpoint, usage::count_tokens};
+use keymeter_core::{api::Endpoint, usage::count_tokens};
 use serde_json::Value;
 
 /// Texts that were delivered, each piece put to what it belongs to.

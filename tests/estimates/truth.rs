@@ -1,6 +1,6 @@
 //! What is known of an exchange to hold an estimate against, and what nobody outside its upstream can know.
 
-use keymeter::{api::Endpoint, usage::Usage};
+use keymeter_core::{api::Endpoint, usage::Usage};
 use serde_json::Value;
 
 use super::exchange::Exchange;

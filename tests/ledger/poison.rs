@@ -2,8 +2,9 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
-use keymeter::{
-    ledger::{Record, Session, Spool},
+use keymeter::accounting::Outbox;
+use keymeter_core::{
+    record::{Record, Session},
     usage::Source,
 };
 use serde_json::{Value, json};
@@ -87,7 +88,7 @@ async fn while_the_keeper_takes_nothing_nothing_is_set_aside() {
 }
 
 /// A gateway of before let a client name a model as it liked.
-fn poisoned(spool: &Spool, number: u64, model: &str) -> String {
+fn poisoned(spool: &Outbox, number: u64, model: &str) -> String {
     let id = format!("req_old{number}");
     let record = Record {
         id: id.parse().unwrap(),
@@ -119,7 +120,7 @@ async fn a_poisoned_spool_drains(plane: &Plane) {
     let gateway = gateways::gateway(&upstream, plane, "").await;
     let root = gateway.directory.path().join("data/spool");
     // Left by a process that is gone; the one that runs looks for such.
-    let spool = Spool::open(&root, &Session::generate().unwrap()).unwrap();
+    let spool = Outbox::open(&root, &Session::generate().unwrap()).unwrap();
     let mut bad = Vec::new();
     for number in 0..20 {
         let model = if number % 4 == 3 { "m1\0x" } else { "m" };

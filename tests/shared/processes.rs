@@ -3,10 +3,9 @@
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
-use keymeter::{
-    control::store::{Database, Store},
-    price::Usd,
-};
+use keymeter_config::Database;
+use keymeter_control::store::Store;
+use keymeter_core::price::Usd;
 use sqlx::Row;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -24,7 +23,7 @@ use crate::{
 const PRICES: &str = "models: [{name: \"*\", input: \"2\", output: \"4\"}]";
 
 /// The whole house.
-struct House {
+struct Fleet {
     postgres: Postgres,
     redis: Redis,
     planes: Vec<Plane>,
@@ -38,7 +37,7 @@ struct House {
     folder: TempDir,
 }
 
-impl House {
+impl Fleet {
     async fn new() -> Self {
         let stated = Stated::default();
         let upstream = counting_upstream(&stated).await;
@@ -128,7 +127,7 @@ fn configured(folder: &TempDir, name: &str, text: &str) -> PathBuf {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_killed_under_load_the_books_are_right() {
-    let mut house = House::new().await;
+    let mut house = Fleet::new().await;
     house.planes[0].call("POST", "/api/v1/users", &json!({"id": "ada", "name": "Ada"})).await;
     let credit = json!({"usd": "1000", "idempotency_key": "first"});
     house.planes[1].call("POST", "/api/v1/wallets/ada/credits", &credit).await;
@@ -194,7 +193,7 @@ async fn recorded(postgres: &Postgres) -> HashMap<String, i64> {
 }
 
 /// A key that is disabled at one instance is refused by every gateway.
-async fn disabled_everywhere(house: &House, id: &str, secret: &str) {
+async fn disabled_everywhere(house: &Fleet, id: &str, secret: &str) {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let status = async |address: std::net::SocketAddr| {
         let url = format!("http://{address}/v1/chat/completions");

@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, process::Output, sync::Arc};
 
-use keymeter::key::Secret;
+use keymeter_core::key::Secret;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{
@@ -11,6 +11,7 @@ use tokio_rustls::{
     rustls::{ServerConfig, crypto::ring::default_provider, pki_types::PrivateKeyDer},
 };
 
+use self::Breach::{Answers, Ends, Header, Open, Sends, Unchanged};
 use super::{
     another, record,
     reference::{Reference, TOKEN},
@@ -21,8 +22,6 @@ use crate::support::{
     script::{Script, Step},
     upstream::{Received, ScriptedUpstream},
 };
-
-use self::Breach::{Answers, Ends, Header, Open, Sends, Unchanged};
 
 /// What it says of a service, line by line, and whether it is content.
 async fn check(url: &str, arguments: &[&str], variables: &[(&str, &str)]) -> (bool, Vec<String>) {

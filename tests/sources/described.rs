@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use keymeter::{config::keys::parse_record, ledger::Record, resolve::push::parse_change};
+use keymeter::keys::push::parse_change;
+use keymeter_config::keys::parse_record;
+use keymeter_core::record::Record;
 use serde_json::{Map, Value, json};
 
 /// The document.
@@ -159,7 +161,7 @@ fn the_described_change_is_one() {
     let change = described.example(&described.schema("Change"));
     assert!(matches!(
         parse_change(&change.to_string()),
-        Ok(keymeter::resolve::Change::Key { id: Some(_), hash: Some(_) })
+        Ok(keymeter::keys::Change::Key { id: Some(_), hash: Some(_) })
     ));
 }
 

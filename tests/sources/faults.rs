@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use keymeter::key::Secret;
+use keymeter_core::key::Secret;
 use serde_json::Value;
 
 use super::{OTHER, another, answering, asked, gateway, record};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use keymeter::{key::Secret, usage::count_tokens};
+use keymeter_core::{key::Secret, usage::count_tokens};
 use serde_json::{Value, json};
 
 use super::{OTHER, another, answering, ask, asked, gateway, record};

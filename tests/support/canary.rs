@@ -9,7 +9,7 @@ use std::{
     sync::{Mutex, Once},
 };
 
-use keymeter::levels;
+use keymeter::observe::levels;
 use tracing_subscriber::{filter::filter_fn, prelude::*};
 
 /// Where what is written goes, if anybody wants to know.

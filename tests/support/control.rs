@@ -8,13 +8,10 @@ use std::{
     time::Duration,
 };
 
-use keymeter::{
-    config::{self, Control as Settings},
-    control::{
-        Control,
-        store::{Database, Store},
-    },
-    handover::Sockets,
+use keymeter::server::{control_plane, handover::Sockets};
+use keymeter_config::{self as config, Control as Settings, Database};
+use keymeter_control::{Control, store::Store};
+use keymeter_core::{
     key::Secret,
     limit::{Limit, Limits},
 };
@@ -139,7 +136,7 @@ impl Plane {
     async fn started(settings: Settings, limits: Limits, section: &str, keeps: Arc<dyn Send + Sync>) -> Self {
         let database = settings.database.clone();
         canary::watch();
-        let control = Control::start(&settings, limits, &mut Sockets::none()).await;
+        let control = control_plane::start(&settings, limits, &mut Sockets::none()).await;
         let control = control.unwrap_or_else(|fault| panic!("{fault}"));
         let client = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
         Self { control, client, database, section: section.to_owned(), keeps }

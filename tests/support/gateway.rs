@@ -6,7 +6,12 @@ use std::{
     sync::mpsc::{Receiver, channel},
 };
 
-use keymeter::{config, gate::AccessLog, handover::Sockets, key::Secret, server::Server};
+use keymeter::{
+    observe::access_log::AccessLog,
+    server::{Server, handover::Sockets},
+};
+use keymeter_config::{self as config};
+use keymeter_core::key::Secret;
 use serde_json::Value;
 use tempfile::TempDir;
 

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keymeter::ledger::Record;
+use keymeter_core::record::Record;
 use serde_json::{Value, json};
 
 use super::{

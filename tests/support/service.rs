@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use keymeter::key::{KeyHash, Secret};
+use keymeter_core::key::{KeyHash, Secret};
 use serde_json::Value;
 use tokio::sync::watch;
 

@@ -6,13 +6,11 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use keymeter_config::keys::Http;
 use reqwest::{Client, RequestBuilder, Response};
 
 use super::{TOKEN, report::Verdict};
-use crate::{
-    config::keys::Http,
-    resolve::http::{ClientFault, Failure, body, client, plainly},
-};
+use crate::keys::http::{ClientError, Failure, body, client, plainly};
 
 /// How a service refuses whoever has no right to ask.
 pub(super) const REFUSALS: [u16; 2] = [401, 403];
@@ -33,7 +31,7 @@ pub(super) struct Reply {
 }
 
 impl Asking {
-    pub(super) fn new(service: Http) -> Result<Self, ClientFault> {
+    pub(super) fn new(service: Http) -> Result<Self, ClientError> {
         Ok(Self { client: client(&service)?, service, slowest: Cell::default() })
     }
 

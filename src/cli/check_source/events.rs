@@ -10,7 +10,7 @@ use super::{
     asking::{REFUSALS, came},
     report::{Report, Verdict},
 };
-use crate::resolve::{
+use crate::keys::{
     http::plainly,
     push::{events::Reader, is_event_stream},
 };

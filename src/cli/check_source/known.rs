@@ -1,18 +1,16 @@
 //! What the service says of a key that it has, and how it renews that.
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use keymeter_core::key::{KeyHash, KeyState};
 
 use super::{
     Examiner, SECRET,
     asking::{Reply, came, has_status},
     report::{Report, Verdict},
 };
-use crate::{
-    key::{KeyHash, KeyState},
-    resolve::{
-        EntityTag,
-        http::{max_age, record, tag},
-    },
+use crate::keys::{
+    EntityTag,
+    http::{max_age, record, tag},
 };
 
 const RECORD: &str = "a known hash";

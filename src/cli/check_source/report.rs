@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::printable::Printable;
+use keymeter_core::printable::Printable;
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,15 +3,15 @@
 use std::path::Path;
 
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
-
-use super::{Create, Io, KeysFault, One, Regenerate, Update, options::Grace, read};
-use crate::{
-    config::Environment,
-    key::{KeyId, Retiring, Secret},
-    keyfile::{self, Change, EditFault, LockedFile, Setting},
+use keymeter_config::{
+    Environment,
+    keyfile::{self, Change, EditError, LockedFile, Setting},
 };
+use keymeter_core::key::{KeyId, Retiring, Secret};
 
-pub(super) fn create(create: Create, io: &mut Io<'_>) -> Result<(), KeysFault> {
+use super::{Create, Io, KeysError, One, Regenerate, Update, options::Grace, read};
+
+pub(super) fn create(create: Create, io: &mut Io<'_>) -> Result<(), KeysError> {
     let id = create.id.map_or_else(KeyId::generate, Ok)?;
     let secret = Secret::generate()?;
     let settings = [Setting::Name(create.name), Setting::Hash(secret.hash())];
@@ -24,15 +24,15 @@ pub(super) fn create(create: Create, io: &mut Io<'_>) -> Result<(), KeysFault> {
     show_secret("created", path, &id, &secret, io)
 }
 
-pub(super) fn update(update: Update, io: &mut Io<'_>) -> Result<(), KeysFault> {
+pub(super) fn update(update: Update, io: &mut Io<'_>) -> Result<(), KeysError> {
     let One { id, source } = update.key;
     let settings: Vec<_> = update.name.map(Setting::Name).into_iter().chain(update.options.settings()).collect();
     let cleared: Vec<_> = update.clear.into_iter().map(super::Clearable::field).collect();
     if settings.is_empty() && cleared.is_empty() {
-        return Err(KeysFault::NothingToChange(id));
+        return Err(KeysError::NothingToChange(id));
     }
     if settings.iter().any(|setting| cleared.iter().any(|field| field.is_set_by(setting))) {
-        return Err(KeysFault::SetAndCleared);
+        return Err(KeysError::SetAndCleared);
     }
     let clear = cleared.into_iter().map(|field| Change::Clear { id: id.clone(), field });
     let set = settings.into_iter().map(|setting| Change::Set { id: id.clone(), setting });
@@ -40,24 +40,24 @@ pub(super) fn update(update: Update, io: &mut Io<'_>) -> Result<(), KeysFault> {
     Ok(writeln!(io.stderr, "updated {id}")?)
 }
 
-pub(super) fn enable(key: &One, enabled: bool, io: &mut Io<'_>) -> Result<(), KeysFault> {
+pub(super) fn enable(key: &One, enabled: bool, io: &mut Io<'_>) -> Result<(), KeysError> {
     let One { id, source } = key;
     edit(source.file(), &[Change::Set { id: id.clone(), setting: Setting::Enabled(enabled) }], io)?;
     Ok(writeln!(io.stderr, "{} {id}", if enabled { "enabled" } else { "disabled" })?)
 }
 
-pub(super) fn delete(key: One, io: &mut Io<'_>) -> Result<(), KeysFault> {
+pub(super) fn delete(key: One, io: &mut Io<'_>) -> Result<(), KeysError> {
     let One { id, source } = key;
     edit(source.file(), &[Change::Delete { id: id.clone() }], io)?;
     Ok(writeln!(io.stderr, "deleted {id}")?)
 }
 
-pub(super) fn regenerate(regenerate: &Regenerate, io: &mut Io<'_>) -> Result<(), KeysFault> {
+pub(super) fn regenerate(regenerate: &Regenerate, io: &mut Io<'_>) -> Result<(), KeysError> {
     let One { id, source } = &regenerate.key;
     let (path, secret) = (source.file(), Secret::generate()?);
     let (file, text) = existing(path)?;
-    if keyfile::gives_secret(&text, id).map_err(|fault| KeysFault::Edit(path.to_owned(), fault))? {
-        return Err(KeysFault::GivesSecret(path.to_owned(), id.clone()));
+    if keyfile::gives_secret(&text, id).map_err(|fault| KeysError::Edit(path.to_owned(), fault))? {
+        return Err(KeysError::GivesSecret(path.to_owned(), id.clone()));
     }
     let retire = regenerate.grace.map(|grace| retire(&text, path, id, grace, io)).transpose()?;
     let set = Change::Set { id: id.clone(), setting: Setting::Hash(secret.hash()) };
@@ -68,10 +68,10 @@ pub(super) fn regenerate(regenerate: &Regenerate, io: &mut Io<'_>) -> Result<(),
 }
 
 /// Lets the present secret of a key go on working for a while.
-fn retire(text: &str, path: &Path, id: &KeyId, grace: Grace, io: &Io<'_>) -> Result<Change, KeysFault> {
-    let known = read::known(text, path, io.environment).map_err(KeysFault::Faulty)?;
+fn retire(text: &str, path: &Path, id: &KeyId, grace: Grace, io: &Io<'_>) -> Result<Change, KeysError> {
+    let known = read::known(text, path, io.environment).map_err(KeysError::Faulty)?;
     let record = known.records.into_iter().find(|record| record.id == *id);
-    let record = record.ok_or_else(|| KeysFault::Edit(path.to_owned(), EditFault::Unknown(id.clone())))?;
+    let record = record.ok_or_else(|| KeysError::Edit(path.to_owned(), EditError::Unknown(id.clone())))?;
     let old = Retiring { hash: record.hash, not_after: end(io.now, grace) };
     Ok(Change::Retire { id: id.clone(), old })
 }
@@ -83,14 +83,14 @@ fn end(now: Timestamp, Grace(grace): Grace) -> Timestamp {
 }
 
 /// Changes a file that exists.
-fn edit(path: &Path, changes: &[Change], io: &Io<'_>) -> Result<(), KeysFault> {
+fn edit(path: &Path, changes: &[Change], io: &Io<'_>) -> Result<(), KeysError> {
     let (file, text) = existing(path)?;
     write(file, path, &text, changes, io.environment)
 }
 
-fn existing(path: &Path) -> Result<(LockedFile, String), KeysFault> {
+fn existing(path: &Path) -> Result<(LockedFile, String), KeysError> {
     let file = LockedFile::open(path)?;
-    let text = file.read()?.ok_or_else(|| KeysFault::Missing(path.to_owned()))?;
+    let text = file.read()?.ok_or_else(|| KeysError::Missing(path.to_owned()))?;
     Ok((file, text))
 }
 
@@ -101,11 +101,11 @@ fn write(
     text: &str,
     changes: &[Change],
     environment: &Environment<'_>,
-) -> Result<(), KeysFault> {
-    let edited = keyfile::apply(text, changes).map_err(|fault| KeysFault::Edit(path.to_owned(), fault))?;
+) -> Result<(), KeysError> {
+    let edited = keyfile::apply(text, changes).map_err(|fault| KeysError::Edit(path.to_owned(), fault))?;
     if let Err(faults) = read::known(&edited, path, environment) {
         let before = read::known(text, path, environment).err();
-        return Err(before.map_or(KeysFault::WouldBreak(faults), KeysFault::Faulty));
+        return Err(before.map_or(KeysError::WouldBreak(faults), KeysError::Faulty));
     }
     file.write(&edited)?;
     drop(file);
@@ -113,8 +113,8 @@ fn write(
 }
 
 /// Prints a new secret alone on standard output.
-fn show_secret(done: &str, path: &Path, id: &KeyId, secret: &Secret, io: &mut Io<'_>) -> Result<(), KeysFault> {
+fn show_secret(done: &str, path: &Path, id: &KeyId, secret: &Secret, io: &mut Io<'_>) -> Result<(), KeysError> {
     let shown = writeln!(io.stdout, "{}", secret.reveal()).and_then(|()| io.stdout.flush());
-    shown.map_err(|error| KeysFault::SecretLost(path.to_owned(), id.clone(), error))?;
+    shown.map_err(|error| KeysError::SecretLost(path.to_owned(), id.clone(), error))?;
     Ok(writeln!(io.stderr, "{done} {id}; this secret is shown once")?)
 }

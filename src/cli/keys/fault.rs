@@ -6,28 +6,29 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{
-    cli::remote::RemoteFault,
-    config::Fault,
-    key::KeyId,
-    keyfile::{EditFault, FileFault},
+use keymeter_config::{
+    ConfigError,
+    keyfile::{EditError, FileError},
 };
+use keymeter_core::key::KeyId;
+
+use crate::cli::remote::RemoteError;
 
 /// Why the command fails. Unless said otherwise, nothing has been changed.
 #[derive(Debug)]
-pub enum KeysFault {
+pub enum KeysError {
     /// The file cannot be read or replaced.
-    File(FileFault),
+    File(FileError),
     /// The file cannot be read.
     Unreadable(PathBuf, io::Error),
     /// There is no file.
     Missing(PathBuf),
     /// The file has faults, which are to be mended first.
-    Faulty(Vec<Fault>),
+    Faulty(Vec<ConfigError>),
     /// The change would give the file faults.
-    WouldBreak(Vec<Fault>),
+    WouldBreak(Vec<ConfigError>),
     /// The change cannot be made.
-    Edit(PathBuf, EditFault),
+    Edit(PathBuf, EditError),
     /// The key's secret is in a variable or in the file itself, where it cannot be replaced by a hash.
     GivesSecret(PathBuf, KeyId),
     /// No option says what is to be changed.
@@ -43,10 +44,10 @@ pub enum KeysFault {
     /// The key has a new secret that could not be printed: nobody has it.
     SecretLost(PathBuf, KeyId, io::Error),
     /// The control plane did not do it.
-    Remote(RemoteFault),
+    Remote(RemoteError),
 }
 
-impl fmt::Display for KeysFault {
+impl fmt::Display for KeysError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(fault) => fault.fmt(formatter),
@@ -86,43 +87,43 @@ impl fmt::Display for KeysFault {
     }
 }
 
-fn lines(formatter: &mut fmt::Formatter<'_>, faults: &[Fault]) -> fmt::Result {
+fn lines(formatter: &mut fmt::Formatter<'_>, faults: &[ConfigError]) -> fmt::Result {
     let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
     formatter.write_str(&lines.join("\n"))
 }
 
 /// Without the places: they are those of a text that is not written.
-fn would_break(formatter: &mut fmt::Formatter<'_>, faults: &[Fault]) -> fmt::Result {
+fn would_break(formatter: &mut fmt::Formatter<'_>, faults: &[ConfigError]) -> fmt::Result {
     let messages: Vec<&str> = faults.iter().map(|fault| fault.message.as_str()).collect();
     write!(formatter, "the file would no longer be right, so it was not changed: {}", messages.join("; "))
 }
 
-fn edit(formatter: &mut fmt::Formatter<'_>, path: &Path, fault: &EditFault) -> fmt::Result {
-    let blank = if matches!(fault, EditFault::Syntax(_) | EditFault::ByHand { .. }) { "" } else { " " };
+fn edit(formatter: &mut fmt::Formatter<'_>, path: &Path, fault: &EditError) -> fmt::Result {
+    let blank = if matches!(fault, EditError::Syntax(_) | EditError::ByHand { .. }) { "" } else { " " };
     write!(formatter, "{}:{blank}{fault}", path.display())
 }
 
-impl Error for KeysFault {}
+impl Error for KeysError {}
 
-impl From<RemoteFault> for KeysFault {
-    fn from(fault: RemoteFault) -> Self {
+impl From<RemoteError> for KeysError {
+    fn from(fault: RemoteError) -> Self {
         Self::Remote(fault)
     }
 }
 
-impl From<FileFault> for KeysFault {
-    fn from(fault: FileFault) -> Self {
+impl From<FileError> for KeysError {
+    fn from(fault: FileError) -> Self {
         Self::File(fault)
     }
 }
 
-impl From<getrandom::Error> for KeysFault {
+impl From<getrandom::Error> for KeysError {
     fn from(error: getrandom::Error) -> Self {
         Self::NoRandomness(error)
     }
 }
 
-impl From<io::Error> for KeysFault {
+impl From<io::Error> for KeysError {
     fn from(error: io::Error) -> Self {
         Self::Stream(error)
     }

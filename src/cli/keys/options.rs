@@ -4,14 +4,13 @@ use std::{str::FromStr, time::Duration};
 
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
-
-use crate::{
+use keymeter_config::keyfile::{Field, Setting};
+use keymeter_core::{
     glob::Glob,
-    key::{KeyFault, KeyName},
-    keyfile::{Field, Setting},
+    key::{KeyError, KeyName},
     limit::Limit,
 };
+use serde_json::{Map, Value, json};
 
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct Options {
@@ -140,7 +139,7 @@ impl FromStr for Grace {
 
 /// A key's name; the error says how long the one given is.
 pub(super) fn parse_name(text: &str) -> Result<KeyName, String> {
-    text.parse().map_err(|fault: KeyFault| match text.chars().count() {
+    text.parse().map_err(|fault: KeyError| match text.chars().count() {
         length @ (0..3 | 51..) => format!("{fault}; this one has {length}"),
         _ => fault.to_string(),
     })

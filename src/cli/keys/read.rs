@@ -2,10 +2,8 @@
 
 use std::path::Path;
 
-use crate::{
-    config::{Environment, Fault, keys},
-    key::KeyRecord,
-};
+use keymeter_config::{ConfigError, Environment, keys};
+use keymeter_core::key::KeyRecord;
 
 /// The keys that a file's text gives.
 pub(super) struct Known {
@@ -18,7 +16,7 @@ pub(super) struct Known {
 
 /// Reads and checks the text. Variables that are not set may stand for anything: the one who manages keys need not
 /// have the secrets that the gateway is given.
-pub(super) fn known(text: &str, path: &Path, environment: &Environment<'_>) -> Result<Known, Vec<Fault>> {
+pub(super) fn known(text: &str, path: &Path, environment: &Environment<'_>) -> Result<Known, Vec<ConfigError>> {
     let parse = |environment: &Environment<'_>| keys::parse(text, path, false, environment);
     let faults = match parse(environment) {
         Ok(records) => return Ok(Known { records, complete: true }),

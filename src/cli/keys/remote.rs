@@ -1,13 +1,11 @@
 //! The same commands on the keys of a control plane.
 
+use keymeter_core::key::KeyId;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::{Clearable, Command, KeysFault, Source};
-use crate::{
-    cli::remote::{Remote, RemoteFault, print_one, print_rows, print_secret, segment},
-    key::KeyId,
-};
+use super::{Clearable, Command, KeysError, Source};
+use crate::cli::remote::{Remote, RemoteError, print_one, print_rows, print_secret, segment};
 
 const COLUMNS: [(&str, &str); 10] = [
     ("ID", "id"),
@@ -23,12 +21,12 @@ const COLUMNS: [(&str, &str); 10] = [
 ];
 
 /// Runs a command on the control plane at `url`.
-pub(super) fn run(command: Command, url: &str, source: &Source) -> Result<(), KeysFault> {
+pub(super) fn run(command: Command, url: &str, source: &Source) -> Result<(), KeysError> {
     let remote = Remote::new(url, source.ca.as_ref())?;
     match command {
         Command::Create(create) => {
             if create.id.is_some() {
-                return Err(RemoteFault::Unfit("a control plane gives ids by itself: leave --id out").into());
+                return Err(RemoteError::Unfit("a control plane gives ids by itself: leave --id out").into());
             }
             let mut body = create.options.json();
             body.insert("name".to_owned(), create.name.as_str().into());
@@ -73,7 +71,7 @@ fn path(id: &KeyId) -> String {
     format!("/api/v1/keys/{}", segment(id.as_str()))
 }
 
-fn enable(remote: &Remote, id: &KeyId, enabled: bool) -> Result<(), RemoteFault> {
+fn enable(remote: &Remote, id: &KeyId, enabled: bool) -> Result<(), RemoteError> {
     remote.call(Method::PATCH, &path(id), Some(&json!({"enabled": enabled})))?;
     eprintln!("{} {id}", if enabled { "enabled" } else { "disabled" });
     Ok(())
@@ -85,18 +83,18 @@ fn changes(
     id: &KeyId,
     mut changes: Map<String, Value>,
     cleared: &[Clearable],
-) -> Result<Map<String, Value>, KeysFault> {
+) -> Result<Map<String, Value>, KeysError> {
     if changes.is_empty() && cleared.is_empty() {
-        return Err(KeysFault::NothingToChange(id.clone()));
+        return Err(KeysError::NothingToChange(id.clone()));
     }
     if changes.contains_key("owner") || changes.contains_key("team") {
-        return Err(RemoteFault::Unfit("whose a key is, does not change: make another for them").into());
+        return Err(RemoteError::Unfit("whose a key is, does not change: make another for them").into());
     }
     let mut limits = None;
     for field in cleared {
         match field {
             Clearable::Owner | Clearable::Team => {
-                return Err(RemoteFault::Unfit("whose a key is, does not change: make another for them").into());
+                return Err(RemoteError::Unfit("whose a key is, does not change: make another for them").into());
             }
             Clearable::Models => drop(changes.insert("models".to_owned(), Value::Null)),
             Clearable::ExpiresAt => drop(changes.insert("expires_at".to_owned(), Value::Null)),
@@ -125,7 +123,7 @@ fn changes(
     Ok(changes)
 }
 
-fn own_limits(remote: &Remote, id: &KeyId) -> Result<Map<String, Value>, RemoteFault> {
+fn own_limits(remote: &Remote, id: &KeyId) -> Result<Map<String, Value>, RemoteError> {
     let key = remote.call(Method::GET, &path(id), None)?;
     Ok(key.get("limits").and_then(Value::as_object).cloned().unwrap_or_default())
 }

@@ -7,19 +7,19 @@ use std::{
 };
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
-use zeroize::Zeroizing;
-
-use super::{Io, KeysFault, Output, read};
-use crate::{
+use keymeter_config::keyfile::{self, EditError};
+use keymeter_core::{
     glob::Glob,
     key::{KeyHash, KeyId, KeyRecord, KeyState},
-    keyfile::{self, EditFault},
     limit::Limit,
     printable::{plain_json, steers},
 };
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
-pub(super) fn list(path: &Path, output: Output, io: &mut Io<'_>) -> Result<(), KeysFault> {
+use super::{Io, KeysError, Output, read};
+
+pub(super) fn list(path: &Path, output: Output, io: &mut Io<'_>) -> Result<(), KeysError> {
     let (known, _) = known(path, io)?;
     let text = match output {
         Output::Text => table(&known.records, io.now),
@@ -28,10 +28,10 @@ pub(super) fn list(path: &Path, output: Output, io: &mut Io<'_>) -> Result<(), K
     print(&text, io)
 }
 
-pub(super) fn show(path: &Path, id: &KeyId, output: Output, io: &mut Io<'_>) -> Result<(), KeysFault> {
+pub(super) fn show(path: &Path, id: &KeyId, output: Output, io: &mut Io<'_>) -> Result<(), KeysError> {
     let (known, text) = known(path, io)?;
     let record = known.records.into_iter().find(|record| record.id == *id);
-    let record = record.ok_or_else(|| KeysFault::Edit(path.to_owned(), EditFault::Unknown(id.clone())))?;
+    let record = record.ok_or_else(|| KeysError::Edit(path.to_owned(), EditError::Unknown(id.clone())))?;
     let hash_known = known.complete || !keyfile::gives_secret(&text, id).unwrap_or(true);
     let shown = match output {
         Output::Text => description(&record, hash_known, io.now),
@@ -43,28 +43,28 @@ pub(super) fn show(path: &Path, id: &KeyId, output: Output, io: &mut Io<'_>) -> 
 /// More than any secret has.
 const LONGEST_SECRET: u64 = 64 * 1024;
 
-pub(super) fn hash(io: &mut Io<'_>) -> Result<(), KeysFault> {
+pub(super) fn hash(io: &mut Io<'_>) -> Result<(), KeysError> {
     // With room for all, no copy of the secret is left where the buffer grew from.
     let mut input = Zeroizing::new(Vec::with_capacity(usize::try_from(LONGEST_SECRET).unwrap_or_default() + 1));
     let length = Read::take(&mut *io.stdin, LONGEST_SECRET + 1).read_to_end(&mut input)?;
     let secret = input.strip_suffix(b"\n").unwrap_or(&input);
     let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
     if secret.is_empty() || u64::try_from(length).is_ok_and(|length| length > LONGEST_SECRET) {
-        return Err(KeysFault::NoSecret);
+        return Err(KeysError::NoSecret);
     }
     print(&format!("{}\n", KeyHash::of(secret)), io)
 }
 
-fn known(path: &Path, io: &Io<'_>) -> Result<(read::Known, String), KeysFault> {
+fn known(path: &Path, io: &Io<'_>) -> Result<(read::Known, String), KeysError> {
     let text = fs::read_to_string(path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => KeysFault::Missing(path.to_owned()),
-        _ => KeysFault::Unreadable(path.to_owned(), error),
+        ErrorKind::NotFound => KeysError::Missing(path.to_owned()),
+        _ => KeysError::Unreadable(path.to_owned(), error),
     })?;
-    let known = read::known(&text, path, io.environment).map_err(KeysFault::Faulty)?;
+    let known = read::known(&text, path, io.environment).map_err(KeysError::Faulty)?;
     Ok((known, text))
 }
 
-fn print(text: &str, io: &mut Io<'_>) -> Result<(), KeysFault> {
+fn print(text: &str, io: &mut Io<'_>) -> Result<(), KeysError> {
     io.stdout.write_all(text.as_bytes())?;
     Ok(io.stdout.flush()?)
 }

@@ -1,13 +1,11 @@
 use std::{fs, path::Path};
 
 use clap::Parser;
+use keymeter_config::keys;
+use keymeter_core::key::{KeyHash, KeyRecord, Secret, is_well_formed};
 use tempfile::TempDir;
 
 use super::*;
-use crate::{
-    config::keys,
-    key::{KeyHash, KeyRecord, Secret, is_well_formed},
-};
 
 #[derive(Parser)]
 struct Line {
@@ -305,6 +303,6 @@ fn a_secret_that_could_not_be_printed_is_not_passed_over() {
     let (stdin, stderr) = (&mut io::empty(), &mut io::sink());
     let mut io = Io { stdin, stdout: &mut Closed, stderr, environment: &|_| None, now: NOW.parse().unwrap() };
     let fault = run(args, &mut io).unwrap_err();
-    assert!(matches!(&fault, KeysFault::SecretLost(_, id, _) if id.as_str() == "key_a"));
+    assert!(matches!(&fault, KeysError::SecretLost(_, id, _) if id.as_str() == "key_a"));
     assert!(fault.to_string().ends_with("make another by `keymeter keys regenerate`"), "{fault}");
 }

@@ -1,0 +1,97 @@
+//! The control plane: where it listens, where it remembers, and who may do what.
+
+use std::{net::Ipv4Addr, net::SocketAddr, path::Path, time::Duration};
+
+use keymeter_core::hosts::HostName;
+
+use super::{
+    client_address::ClientAddress,
+    database::Database,
+    fault::Place,
+    files, raw,
+    scalar::{Scalar, Span},
+    server::{ConnectionTimeouts, Server, hosts, transposed},
+    token::long_enough,
+    upstream::Credential,
+};
+
+/// The control plane that `serve` runs beside the gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// Port 0 is any free one.
+    pub listen: SocketAddr,
+    /// What `Host` may say where `listen` is loopback, beside `localhost` and loopback addresses.
+    pub hosts: Vec<HostName>,
+    /// Those of `server`, which hold here too.
+    pub timeouts: ConnectionTimeouts,
+    /// For a whole body to arrive: that of `server`.
+    pub body_timeout: Duration,
+    /// Where it remembers.
+    pub database: Database,
+    /// The operator's.
+    pub token: Credential,
+    /// That of gateways; `None`: none may ask.
+    pub gateway_token: Option<Credential>,
+    /// Secrets that a user may make or replace in an hour.
+    pub key_operations_per_hour: u32,
+    /// Everything else that a user may change in an hour.
+    pub changes_per_hour: u32,
+    /// Whom to believe about the client's address; `None`: nobody, the peer's counts.
+    pub client_address: Option<ClientAddress>,
+    /// How long records of single requests are kept; their sums stay.
+    pub usage_retention: Duration,
+}
+
+/// How long records are kept where nothing is configured: a year.
+const RETENTION: Duration = Duration::from_secs(365 * 24 * 3600);
+
+const HOW_TO_MAKE_ONE: &str = "the operator's; `openssl rand -hex 32` makes one, and `${KEYMETER_CONTROL_TOKEN}` reads \
+                               it from the environment";
+
+impl Control {
+    pub(super) fn check(raw: raw::Control, server: Option<&Server>, place: &Place<'_>, file: &Path) -> Option<Self> {
+        let hosts = hosts(raw.hosts, &place.field("hosts"));
+        let token = place.required("token", raw.token, HOW_TO_MAKE_ONE);
+        let database = match &raw.database {
+            None => Some(Database::Sqlite(files::beside(file, "data/keymeter.db"))),
+            Some(Scalar(url)) => database(url, file).or_else(|| {
+                let message =
+                    "`sqlite://` and the path of a file, or `postgres://…` as PostgreSQL's own clients take it";
+                place.field("database").fault(message);
+                None
+            }),
+        };
+        let client_address = raw.client_address.map(|raw| ClientAddress::check(raw, &place.field("client_address")));
+        let gateway_token = raw.gateway_token.map(|token| long_enough(token, &place.field("gateway_token")));
+        let token = long_enough(token?, &place.field("token"));
+        if gateway_token.as_ref().is_some_and(|gateways| gateways.0.hash() == token.0.hash()) {
+            place.field("gateway_token").fault("the operator's `token` must be another: gateways may do less");
+        }
+        Some(Self {
+            listen: raw.listen.map_or((Ipv4Addr::LOCALHOST, 9091).into(), |Scalar(address)| address),
+            hosts,
+            // Without a good `server` there is no configuration.
+            timeouts: server.map(|server| server.timeouts).unwrap_or_default(),
+            body_timeout: server.map_or(Duration::from_secs(60), |server| server.body_timeout),
+            database: database?,
+            token,
+            gateway_token,
+            key_operations_per_hour: an_hour(raw.key_operations_per_hour, 15),
+            changes_per_hour: an_hour(raw.changes_per_hour, 600),
+            client_address: transposed(client_address)?,
+            usage_retention: raw.usage_retention.map_or(RETENTION, |Scalar(Span(time))| time),
+        })
+    }
+}
+
+fn an_hour(written: Option<Scalar<u64>>, default: u32) -> u32 {
+    written.map_or(default, |Scalar(number)| u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+fn database(url: &str, file: &Path) -> Option<Database> {
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return Some(Database::Postgres(url.into()));
+    }
+    let path = url.strip_prefix("sqlite://")?;
+    (!path.is_empty()).then(|| Database::Sqlite(files::beside(file, path)))
+}

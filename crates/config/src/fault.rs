@@ -1,0 +1,180 @@
+//! What is wrong with a file and where, and the book in which the faults of one reading are kept, so that one
+//! run names them all.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeSet,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use crate::yaml::{Mark, Marks, Step, SyntaxError};
+
+/// One thing that is wrong with a file, as `file:line:column: what is wrong, and what is accepted`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConfigError {
+    /// The file as it was named.
+    pub file: PathBuf,
+    /// Counted from 1.
+    pub line: usize,
+    /// Counted from 1, in characters.
+    pub column: usize,
+    /// What is wrong there, and what to write instead. Never a secret.
+    pub message: String,
+}
+
+impl ConfigError {
+    /// A fault of a file as a whole.
+    #[must_use]
+    pub fn of_file(file: &Path, message: String) -> Self {
+        Self { file: file.to_owned(), line: 1, column: 1, message }
+    }
+
+    pub(super) fn of_syntax(file: &Path, fault: SyntaxError) -> Self {
+        Self { file: file.to_owned(), line: fault.line, column: fault.column, message: fault.message }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}:{}:{}: {}", self.file.display(), self.line, self.column, self.message)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The faults that were found in one file so far.
+pub(super) struct Report<'a> {
+    file: &'a Path,
+    marks: &'a Marks,
+    faults: RefCell<Vec<ConfigError>>,
+    /// Values that were faulty and were taken out, so that the rest could be looked at.
+    dropped: RefCell<BTreeSet<Vec<Step>>>,
+}
+
+impl<'a> Report<'a> {
+    pub(super) fn new(file: &'a Path, marks: &'a Marks) -> Self {
+        Self { file, marks, faults: RefCell::default(), dropped: RefCell::default() }
+    }
+
+    /// The top of the file.
+    pub(super) fn root(&self) -> Place<'_> {
+        Place { report: self, path: Vec::new() }
+    }
+
+    /// The faults in the order of the file.
+    pub(super) fn into_faults(self) -> Vec<ConfigError> {
+        let mut faults = self.faults.into_inner();
+        faults.sort();
+        faults.dedup();
+        faults
+    }
+}
+
+/// A place in a file, for which faults can be reported.
+#[derive(Clone)]
+pub(super) struct Place<'a> {
+    report: &'a Report<'a>,
+    path: Vec<Step>,
+}
+
+impl Place<'_> {
+    /// The field of that name.
+    pub(super) fn field(&self, name: &str) -> Self {
+        self.step(Step::Key(name.to_owned()))
+    }
+
+    /// The element, counted from 0.
+    pub(super) fn element(&self, index: usize) -> Self {
+        self.step(Step::Index(index))
+    }
+
+    pub(super) fn step(&self, step: Step) -> Self {
+        let mut path = self.path.clone();
+        path.push(step);
+        Self { report: self.report, path }
+    }
+
+    /// Reports a fault of the value that stands here or, where nothing does, of what it belongs to.
+    pub(super) fn fault(&self, message: impl Into<String>) {
+        self.add(self.mark(), message.into());
+    }
+
+    /// Reports a fault of the name of the field here.
+    pub(super) fn fault_of_name(&self, message: impl Into<String>) {
+        let mark = self.report.marks.locate_key(&self.path).unwrap_or_else(|| self.mark());
+        self.add(mark, message.into());
+    }
+
+    /// Reports the value here as faulty and remembers that it is taken out.
+    pub(super) fn drop_with(&self, message: impl Into<String>) {
+        self.fault(message);
+        self.report.dropped.borrow_mut().insert(self.path.clone());
+    }
+
+    /// The value of a required field; reports that it is missing, unless it was there and faulty.
+    pub(super) fn required<T>(&self, name: &str, value: Option<T>, what: &str) -> Option<T> {
+        if value.is_none() && !self.dropped(name) {
+            self.fault(format!("missing field `{name}`{}: {what}", self.inside()));
+        }
+        value
+    }
+
+    /// The elements of the list here with their places; reports those that were left empty.
+    pub(super) fn elements<T>(&self, list: Vec<Option<T>>) -> Vec<(Self, T)> {
+        let placed = list.into_iter().enumerate().map(|(index, element)| (self.element(index), element));
+        let filled = placed.filter_map(|(place, element)| {
+            if element.is_none() && !place.was_dropped() {
+                place.fault("an element without a value");
+            }
+            element.map(|element| (place, element))
+        });
+        filled.collect()
+    }
+
+    /// ` in server.tls`, or nothing at the top of the file.
+    pub(super) fn inside(&self) -> String {
+        let name = self.to_string();
+        if name.is_empty() { name } else { format!(" in {name}") }
+    }
+
+    /// The line on which the value stands.
+    pub(super) fn line(&self) -> usize {
+        self.mark().line
+    }
+
+    /// Whether the field was there and taken out as faulty.
+    pub(super) fn dropped(&self, name: &str) -> bool {
+        self.field(name).was_dropped()
+    }
+
+    /// Whether the value here was taken out as faulty.
+    pub(super) fn was_dropped(&self) -> bool {
+        self.report.dropped.borrow().contains(&self.path)
+    }
+
+    fn mark(&self) -> Mark {
+        let nearest = (0..=self.path.len()).rev().filter_map(|length| self.path.get(..length));
+        let mut marks = nearest.filter_map(|path| self.report.marks.locate(path));
+        marks.next().unwrap_or(Mark { offset: 0, line: 1, column: 1 })
+    }
+
+    fn add(&self, mark: Mark, message: String) {
+        let fault = ConfigError { file: self.report.file.to_owned(), line: mark.line, column: mark.column, message };
+        self.report.faults.borrow_mut().push(fault);
+    }
+}
+
+/// As in `server.tls` and `upstreams[0].url`.
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (depth, step) in self.path.iter().enumerate() {
+            match step {
+                Step::Key(name) if depth == 0 => formatter.write_str(name)?,
+                Step::Key(name) => write!(formatter, ".{name}")?,
+                Step::Index(index) => write!(formatter, "[{index}]")?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,232 @@
+//! The keys file, edited in place as text: comments, order, quoting and blank lines of everything that a change is
+//! not about stay as people wrote them. Each result is read again and compared with what was wanted, so that an
+//! edit that would do anything else is refused instead of written.
+
+mod edit;
+mod fault;
+mod file;
+mod model;
+mod render;
+
+use jiff::Timestamp;
+use keymeter_core::{
+    glob::Glob,
+    key::{KeyHash, KeyId, KeyName, Retiring},
+    limit::Limit,
+};
+use serde_yaml::Value;
+
+use crate::yaml::Marks;
+pub use fault::EditError;
+pub use file::{FileError, LockedFile};
+
+/// One change to a keys file.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// Adds a key behind the others, and the list of keys where there is none.
+    Create {
+        /// The new key's; no other may have it.
+        id: KeyId,
+        /// What else is written of it.
+        settings: Vec<Setting>,
+    },
+    /// Gives a field of a key its value, whether it had one before or not.
+    Set {
+        /// The key's.
+        id: KeyId,
+        /// The field and its new value.
+        setting: Setting,
+    },
+    /// Takes a field away from a key; one that is not there stays so.
+    Clear {
+        /// The key's.
+        id: KeyId,
+        /// Which field.
+        field: Field,
+    },
+    /// Adds a replaced secret, which goes on working for a while.
+    Retire {
+        /// The key's.
+        id: KeyId,
+        /// The replaced secret's hash and its end.
+        old: Retiring,
+    },
+    /// Takes the replaced secrets away that no longer work.
+    DropEnded {
+        /// The key's.
+        id: KeyId,
+        /// What has ended by this time is taken away.
+        now: Timestamp,
+    },
+    /// Takes a key away, with the comments between its lines; those above it stay.
+    Delete {
+        /// The key's.
+        id: KeyId,
+    },
+}
+
+/// A field of a key and the value that is written there.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Setting {
+    /// What people call the key.
+    Name(KeyName),
+    /// Of its secret.
+    Hash(KeyHash),
+    /// Whether it may be used.
+    Enabled(bool),
+    /// The user or team that it belongs to.
+    Owner(String),
+    /// The team that uses it.
+    Team(String),
+    /// The models that it may call.
+    Models(Vec<Glob>),
+    /// Requests in any 60 seconds.
+    RequestsPerMinute(Limit),
+    /// Tokens in any 60 seconds.
+    TokensPerMinute(Limit),
+    /// Requests running at once.
+    ConcurrentRequests(Limit),
+    /// When it stops working.
+    ExpiresAt(Timestamp),
+}
+
+/// A field of a key that can be taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// The user or team that the key belongs to.
+    Owner,
+    /// The team that uses it.
+    Team,
+    /// The models that it may call: without it, all.
+    Models,
+    /// All of its own limits.
+    Limits,
+    /// Requests in any 60 seconds.
+    RequestsPerMinute,
+    /// Tokens in any 60 seconds.
+    TokensPerMinute,
+    /// Requests running at once.
+    ConcurrentRequests,
+    /// When it stops working.
+    ExpiresAt,
+    /// Replaced secrets that still work.
+    Retiring,
+}
+
+/// The text of a keys file after `changes`, one after the other.
+///
+/// # Errors
+/// The first change that cannot be made, or not without touching something else.
+pub fn apply(text: &str, changes: &[Change]) -> Result<String, EditError> {
+    changes.iter().try_fold(text.to_owned(), |text, change| {
+        let (mut text, mut again) = apply_once(&text, change)?;
+        while again {
+            (text, again) = apply_once(&text, change)?;
+        }
+        Ok(text)
+    })
+}
+
+/// Whether the file gives the secret of a key, or the variable that holds it, and not the hash alone.
+///
+/// # Errors
+/// When the text cannot be read, or not exactly one key has the id.
+pub fn gives_secret(text: &str, id: &KeyId) -> Result<bool, EditError> {
+    model::has_field(&model::read(text)?, id, "secret")
+}
+
+/// Makes one change, of ended secrets only the first; and whether there may be more to do.
+fn apply_once(text: &str, change: &Change) -> Result<(String, bool), EditError> {
+    let marks = Marks::parse(text)?;
+    let before = model::read(text)?;
+    let Some(step) = model::step(&before, change)? else { return Ok((text.to_owned(), false)) };
+    let edited = edit::edit(text, &marks, &step)?;
+    let expected = model::after(before, &step);
+    if expected.is_none() || model::read(&edited).ok() != expected {
+        return Err(EditError::Entangled);
+    }
+    Ok((edited, matches!(change, Change::DropEnded { .. })))
+}
+
+/// A change as the text and the model see it: fields are named by their path, keys by their place.
+enum Step {
+    Create(Value),
+    Set { key: usize, path: Path, value: Value },
+    Clear { key: usize, path: Path },
+    Push { key: usize, path: Path, element: Value },
+    Drop { key: usize, path: Path, element: usize },
+    Delete { key: usize },
+}
+
+/// The names that lead from a key to one of its fields: one or two.
+type Path = &'static [&'static str];
+
+const RETIRING: Path = &["retiring"];
+
+impl Setting {
+    fn path(&self) -> Path {
+        match self {
+            Self::Name(_) => &["name"],
+            Self::Hash(_) => &["hash"],
+            Self::Enabled(_) => &["enabled"],
+            Self::Owner(_) => Field::Owner.path(),
+            Self::Team(_) => Field::Team.path(),
+            Self::Models(_) => Field::Models.path(),
+            Self::RequestsPerMinute(_) => Field::RequestsPerMinute.path(),
+            Self::TokensPerMinute(_) => Field::TokensPerMinute.path(),
+            Self::ConcurrentRequests(_) => Field::ConcurrentRequests.path(),
+            Self::ExpiresAt(_) => Field::ExpiresAt.path(),
+        }
+    }
+
+    fn value(&self) -> Value {
+        match self {
+            Self::Name(name) => literal(name.as_str()),
+            Self::Hash(hash) => hash.to_string().into(),
+            Self::Enabled(enabled) => (*enabled).into(),
+            Self::Owner(text) | Self::Team(text) => literal(text),
+            Self::Models(globs) => globs.iter().map(|glob| literal(glob.as_str())).collect(),
+            Self::RequestsPerMinute(limit) | Self::TokensPerMinute(limit) | Self::ConcurrentRequests(limit) => {
+                limit_value(*limit)
+            }
+            Self::ExpiresAt(time) => time.to_string().into(),
+        }
+    }
+}
+
+/// A text that is read as it is: what would stand for a variable of the environment is written with `$$`.
+fn literal(text: &str) -> Value {
+    if text.contains("${") || text.contains("$$") { text.replace('$', "$$").into() } else { text.into() }
+}
+
+fn limit_value(limit: Limit) -> Value {
+    match limit {
+        Limit::Unlimited => "unlimited".into(),
+        Limit::At(number) => number.get().into(),
+    }
+}
+
+impl Field {
+    /// Whether `setting` gives exactly this field its value.
+    #[must_use]
+    pub fn is_set_by(self, setting: &Setting) -> bool {
+        setting.path() == self.path()
+    }
+
+    fn path(self) -> Path {
+        match self {
+            Self::Owner => &["owner"],
+            Self::Team => &["team"],
+            Self::Models => &["models"],
+            Self::Limits => &["limits"],
+            Self::RequestsPerMinute => &["limits", "requests_per_minute"],
+            Self::TokensPerMinute => &["limits", "tokens_per_minute"],
+            Self::ConcurrentRequests => &["limits", "concurrent_requests"],
+            Self::ExpiresAt => &["expires_at"],
+            Self::Retiring => RETIRING,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,284 @@
+//! A step as splices of the text. Everything is found by the places of the YAML nodes, never by searching the text
+//! for names.
+
+mod block;
+mod flow;
+
+use std::ops::Range;
+
+use serde_yaml::{Mapping, Value};
+
+use super::{EditError, Step, render};
+use crate::yaml::{Kind, Marks, Node};
+
+/// `text` after `step`.
+///
+/// # Errors
+/// Where what is to be changed is not written plainly.
+pub(super) fn edit(text: &str, marks: &Marks, step: &Step) -> Result<String, EditError> {
+    let page = Page { text, line_break: if line_break_is_crlf(text) { "\r\n" } else { "\n" } };
+    page.after(page.splices(marks, step)?)
+}
+
+fn line_break_is_crlf(text: &str) -> bool {
+    text.find('\n').and_then(|position| text.get(..position)).is_some_and(|line| line.ends_with('\r'))
+}
+
+/// What is put in the place of a range of the text.
+struct Splice {
+    range: Range<usize>,
+    text: String,
+}
+
+impl Splice {
+    fn insert(at: usize, text: impl Into<String>) -> Self {
+        Self { range: at..at, text: text.into() }
+    }
+
+    fn remove(range: Range<usize>) -> Self {
+        Self { range, text: String::new() }
+    }
+}
+
+type Splices = Result<Vec<Splice>, EditError>;
+
+/// The text that is edited.
+struct Page<'text> {
+    text: &'text str,
+    line_break: &'static str,
+}
+
+impl Page<'_> {
+    fn after(&self, mut splices: Vec<Splice>) -> Result<String, EditError> {
+        splices.sort_by_key(|splice| std::cmp::Reverse(splice.range.start));
+        splices.into_iter().try_fold(self.text.to_owned(), |text, splice| {
+            let before = text.get(..splice.range.start).ok_or(EditError::Entangled)?;
+            let behind = text.get(splice.range.end..).ok_or(EditError::Entangled)?;
+            Ok([before, &splice.text, behind].concat())
+        })
+    }
+
+    fn splices(&self, marks: &Marks, step: &Step) -> Splices {
+        match step {
+            Step::Create(fields) => self.create(marks, fields),
+            Step::Set { key, path, value } => self.set(self.key(marks, *key)?, path, value),
+            Step::Clear { key, path } => self.clear(self.key(marks, *key)?, path),
+            Step::Push { key, path, element } => self.push(self.key(marks, *key)?, path, element),
+            Step::Drop { key, path, element } => self.drop_element(self.key(marks, *key)?, path, *element),
+            Step::Delete { key } => self.delete(marks, *key),
+        }
+    }
+
+    /// The key at that place of the list, if it is written in a way that can be edited.
+    fn key<'marks>(&self, marks: &'marks Marks, place: usize) -> Result<&'marks Node, EditError> {
+        let (_, keys) = key_list(marks)?.ok_or(EditError::NoKeys)?;
+        let key = keys.elements().get(place).ok_or_else(|| EditError::by_hand(keys.start, ALIAS))?;
+        self.plain(key).map(|()| key)
+    }
+
+    /// Refuses what stands for something elsewhere, or is stood for.
+    fn plain(&self, node: &Node) -> Result<(), EditError> {
+        let written = self.slice(node.start.offset..node.end.offset);
+        if node.kind == Kind::Alias || written.starts_with(['&', '!']) {
+            return Err(EditError::by_hand(node.start, ALIAS));
+        }
+        node.elements().iter().try_for_each(|element| self.plain(element))?;
+        node.fields().iter().try_for_each(|(name, value)| match name.as_scalar() {
+            Some("<<") => Err(EditError::by_hand(name.start, "a merged mapping")),
+            _ => self.plain(name).and_then(|()| self.plain(value)),
+        })
+    }
+
+    fn create(&self, marks: &Marks, key: &Value) -> Splices {
+        match key_list(marks)? {
+            None => Ok(vec![self.first_key(key)]),
+            Some((_, keys)) if !keys.elements().is_empty() => Ok(vec![self.append_key(keys, key)]),
+            Some((name, keys)) if self.is_nothing(keys) => self.fill(name, keys, key),
+            Some((_, keys)) => Err(EditError::by_hand(keys.start, NO_LIST)),
+        }
+    }
+
+    fn delete(&self, marks: &Marks, key: usize) -> Splices {
+        let (name, keys) = key_list(marks)?.ok_or(EditError::NoKeys)?;
+        let mut splices = vec![self.remove_element(keys, key)];
+        if !keys.flow && keys.elements().len() == 1 {
+            splices.push(Splice::insert(self.behind_colon(name)?, " []"));
+        }
+        Ok(splices)
+    }
+
+    /// Puts `value` at the end of `path`.
+    fn set(&self, mapping: &Node, path: &[&str], value: &Value) -> Splices {
+        let Some((name, rest)) = path.split_first() else { return Ok(Vec::new()) };
+        match mapping.field(name).filter(|_| !rest.is_empty()) {
+            Some(inner) if !inner.fields().is_empty() => self.set(inner, rest, value),
+            Some(inner) if !self.is_nothing(inner) => Err(EditError::by_hand(inner.start, "no mapping")),
+            _ => self.write(mapping, name, &nested(rest, value)),
+        }
+    }
+
+    /// Writes the value of one field, where it stands or on a line of its own.
+    fn write(&self, mapping: &Node, name: &str, value: &Value) -> Splices {
+        let splice = match mapping.fields().iter().find(|(key, _)| key.as_scalar() == Some(name)) {
+            Some((key, old)) => self.replace(key, old, value)?,
+            None if mapping.flow => self.insert_in_flow(mapping, name, value),
+            None => self.insert_line(mapping, name, value),
+        };
+        Ok(vec![splice])
+    }
+
+    fn clear(&self, mapping: &Node, path: &[&str]) -> Splices {
+        let Some((name, rest)) = path.split_first() else { return Ok(Vec::new()) };
+        match mapping.field(name).filter(|_| !rest.is_empty()) {
+            Some(inner) if inner.fields().len() > 1 => self.clear(inner, rest),
+            _ => self.remove_field(mapping, name).map(|splice| vec![splice]),
+        }
+    }
+
+    fn push(&self, mapping: &Node, path: &[&str], element: &Value) -> Splices {
+        match path.first().and_then(|name| mapping.field(name)) {
+            Some(list) if !list.elements().is_empty() => Ok(vec![self.append_element(list, element)]),
+            Some(list) if !self.is_nothing(list) => Err(EditError::by_hand(list.start, NO_LIST)),
+            _ => self.set(mapping, path, &vec![element.clone()].into()),
+        }
+    }
+
+    fn drop_element(&self, mapping: &Node, path: &[&str], element: usize) -> Splices {
+        match path.first().and_then(|name| mapping.field(name)) {
+            Some(list) if list.elements().len() > 1 => Ok(vec![self.remove_element(list, element)]),
+            _ => self.clear(mapping, path),
+        }
+    }
+
+    fn remove_field(&self, mapping: &Node, name: &str) -> Result<Splice, EditError> {
+        let fields = mapping.fields();
+        let place = fields.iter().position(|(key, _)| key.as_scalar() == Some(name));
+        let place = place.ok_or_else(|| EditError::by_hand(mapping.start, "no such field"))?;
+        if !mapping.flow {
+            return self.remove_lines_of_field(fields, place);
+        }
+        let spans: Vec<_> = fields.iter().map(|(key, value)| key.start.offset..self.end_of(key, value)).collect();
+        Ok(self.remove_from_flow(&spans, place))
+    }
+
+    fn remove_element(&self, list: &Node, place: usize) -> Splice {
+        if !list.flow {
+            return self.remove_lines_of_element(list, place);
+        }
+        let spans: Vec<_> = list.elements().iter().map(|node| node.start.offset..node.end.offset).collect();
+        self.remove_from_flow(&spans, place)
+    }
+
+    /// Puts a value in the place of another, in the style of the old one where both are lists.
+    fn replace(&self, key: &Node, old: &Node, value: &Value) -> Result<Splice, EditError> {
+        let quoted = self.is_quoted(key);
+        match value.as_sequence() {
+            Some(elements) if !old.flow && !old.elements().is_empty() && !elements.is_empty() => {
+                Ok(self.replace_block_list(old, elements, quoted))
+            }
+            _ if old.flow || (old.as_scalar().is_some() && !self.is_blank(old.start.offset..old.end.offset)) => {
+                Ok(Splice { range: old.start.offset..old.end.offset, text: render::flow(value, quoted) })
+            }
+            _ => {
+                let behind_colon = self.behind_colon(key)?;
+                let range = behind_colon..old.end.offset.max(behind_colon);
+                let range = if old.as_scalar().is_some() { behind_colon..behind_colon } else { range };
+                Ok(Splice { range, text: format!(" {}", render::flow(value, quoted)) })
+            }
+        }
+    }
+
+    /// The place behind a field, one without a value included.
+    fn end_of(&self, key: &Node, value: &Node) -> usize {
+        if self.is_blank(value.start.offset..value.end.offset) {
+            return self.behind_colon(key).unwrap_or(key.end.offset);
+        }
+        value.end.offset
+    }
+
+    fn behind_colon(&self, key: &Node) -> Result<usize, EditError> {
+        let rest = self.slice(key.end.offset..self.text.len());
+        let blanks = rest.len() - rest.trim_start().len();
+        let found = rest.trim_start().starts_with(':');
+        found.then_some(key.end.offset + blanks + 1).ok_or_else(|| EditError::by_hand(key.start, "a field without `:`"))
+    }
+
+    /// Whether there is no value, or an empty one.
+    fn is_nothing(&self, node: &Node) -> bool {
+        let written = self.slice(node.start.offset..node.end.offset).trim();
+        match &node.kind {
+            Kind::Scalar(_) => matches!(written, "" | "~" | "null" | "Null" | "NULL"),
+            Kind::Sequence(elements) => elements.is_empty(),
+            Kind::Mapping(fields) => fields.is_empty(),
+            Kind::Alias => false,
+        }
+    }
+
+    /// Whether names and texts are written as in JSON, to judge by one name.
+    fn is_quoted(&self, key: &Node) -> bool {
+        self.slice(key.start.offset..key.end.offset).starts_with('"')
+    }
+
+    fn slice(&self, range: Range<usize>) -> &str {
+        self.text.get(range).unwrap_or_default()
+    }
+
+    fn is_blank(&self, range: Range<usize>) -> bool {
+        self.slice(range).trim().is_empty()
+    }
+
+    fn line_start(&self, offset: usize) -> usize {
+        self.slice(0..offset).rfind('\n').map_or(0, |position| position + 1)
+    }
+
+    /// Before the break that ends the line, or the end of the text.
+    fn line_end(&self, offset: usize) -> usize {
+        let line = self.slice(offset..self.next_line(offset));
+        offset + line.trim_end_matches(['\r', '\n']).len()
+    }
+
+    fn next_line(&self, offset: usize) -> usize {
+        self.slice(offset..self.text.len()).find('\n').map_or(self.text.len(), |position| offset + position + 1)
+    }
+}
+
+const ALIAS: &str = "an anchor, an alias or a tag";
+const NO_LIST: &str = "something that is no list";
+
+/// The field `keys` and its value; `None` for a file that holds nothing at all.
+fn key_list(marks: &Marks) -> Result<Option<(&Node, &Node)>, EditError> {
+    let Some(root) = marks.root().filter(|root| root.as_scalar() != Some("")) else { return Ok(None) };
+    let keys = root.fields().iter().find(|(key, _)| key.as_scalar() == Some("keys"));
+    keys.map(|(key, value)| Some((key, value))).ok_or(EditError::NoKeys)
+}
+
+/// `value` in mappings of one field each.
+fn nested(path: &[&str], value: &Value) -> Value {
+    let wrap = |value, name: &&str| Mapping::from_iter([(Value::from(*name), value)]).into();
+    path.iter().rev().fold(value.clone(), wrap)
+}
+
+/// The order in which the fields of a key, and those of its limits, are written.
+const ORDER: [&str; 14] = [
+    "id",
+    "name",
+    "hash",
+    "secret",
+    "enabled",
+    "owner",
+    "team",
+    "models",
+    "limits",
+    "expires_at",
+    "retiring",
+    "requests_per_minute",
+    "tokens_per_minute",
+    "concurrent_requests",
+];
+
+/// The field behind which a new one is written: the last that comes before it by rights, else the last of all.
+fn neighbour<'node>(mapping: &'node Node, name: &str) -> Option<&'node (Node, Node)> {
+    let rank = |name: &str| ORDER.iter().position(|known| *known == name);
+    let before = |(key, _): &&(Node, Node)| key.as_scalar().is_some_and(|key| rank(key) < rank(name));
+    mapping.fields().iter().rev().find(before).or(mapping.fields().last())
+}

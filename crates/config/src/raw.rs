@@ -1,0 +1,379 @@
+//! What is written in the configuration file, field by field. Every field may be absent here: what is required, and
+//! what fits together, is checked afterwards, so that one fault does not hide the others.
+
+use std::{net::SocketAddr, num::NonZeroU64, sync::Arc};
+
+use http::HeaderName;
+use ipnet::IpNet;
+use keymeter_core::{
+    api::Api,
+    glob::Glob,
+    hosts::HostName,
+    key::Secret,
+    limit::{Limit, Strategy},
+    price::Rate,
+};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{
+    endings::{ClientAbort, OnRevoke},
+    keys::SecretChecksum,
+    scalar::{Scalar, Size, Span, Timeout, UpstreamName},
+    shared::{Percent, SharedUrl, WhenUnreachable},
+    tracing::{CollectorUrl, Sample},
+    upstream::{ApiKeyHeader, InjectUsage},
+    url::UpstreamUrl,
+};
+
+/// An element is `None` where nothing is written or where it was faulty.
+pub(super) type List<T> = Vec<Option<T>>;
+
+/// The configuration of keymeter.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "fields, `upstreams` and `keys` at least")]
+// A control plane may run without a gateway.
+#[schemars(extend("anyOf" = [{"required": ["upstreams", "keys"]}, {"required": ["control"]}]))]
+pub(super) struct File {
+    /// Where clients connect, and what their requests may take.
+    pub(super) server: Option<Server>,
+    /// Where operators connect.
+    pub(super) admin: Option<Admin>,
+    /// The inference servers. The first that speaks a request's API and serves its model gets it.
+    pub(super) upstreams: Option<List<Upstream>>,
+    /// Where keys come from: exactly one of `yaml` and `http`.
+    pub(super) keys: Option<Keys>,
+    /// How long what a key service says is believed.
+    pub(super) key_cache: Option<KeyCache>,
+    /// What keys may use that set no limits of their own.
+    pub(super) limits: Option<Limits>,
+    /// Prices and the largest answers of models. The first entry whose name or pattern matches a model counts.
+    pub(super) models: Option<List<Model>>,
+    /// What is exported to Prometheus.
+    pub(super) metrics: Option<Metrics>,
+    /// Whether the upstream finishes a response that nobody reads: `stop` ends it, `drain` lets it end.
+    #[schemars(extend("default" = "stop"))]
+    pub(super) on_client_abort: Option<Scalar<ClientAbort>>,
+    /// How long such a response may take to end.
+    #[schemars(extend("default" = "60s"))]
+    pub(super) drain_limit: Option<Scalar<Span>>,
+    /// What a running stream does when its key is revoked: `cut` ends it with an error, `finish` lets it end.
+    #[schemars(extend("default" = "cut"))]
+    pub(super) on_revoke: Option<Scalar<OnRevoke>>,
+    /// Where a record of each request waits to be sent; with `keys.http.usage_url`.
+    pub(super) ledger: Option<Ledger>,
+    /// A control plane, which makes keys, teams and wallets, in this process.
+    pub(super) control: Option<Control>,
+    /// Where traces of requests are sent; without it there are none.
+    pub(super) tracing: Option<Tracing>,
+}
+
+/// Traces of requests, by OpenTelemetry.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "fields, `otlp` at least")]
+pub(super) struct Tracing {
+    /// The collector, which takes OTLP over gRPC, such as `http://127.0.0.1:4317` or `https://…`.
+    #[schemars(required)]
+    pub(super) otlp: Option<Scalar<CollectorUrl>>,
+    /// Of the requests that come without a `traceparent`, the part that is traced; one with it is traced if its caller's is.
+    #[schemars(extend("default" = "100%"))]
+    pub(super) sample: Option<Scalar<Sample>>,
+}
+
+/// The ledger.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "the field `directory`")]
+pub(super) struct Ledger {
+    /// Where records wait until they are acknowledged: a directory of this machine's own disk.
+    #[schemars(extend("default" = "data/spool"))]
+    pub(super) directory: Option<Scalar<Arc<str>>>,
+}
+
+/// The control plane.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "fields, `token` at least")]
+pub(super) struct Control {
+    /// Its address and port.
+    #[schemars(extend("default" = "127.0.0.1:9091"))]
+    pub(super) listen: Option<Scalar<SocketAddr>>,
+    /// Names without a port that `Host` may say where `listen` is loopback, beside `localhost` and loopback addresses: such as
+    /// the one under which a reverse proxy of this machine shows the page.
+    #[schemars(extend("default" = []))]
+    pub(super) hosts: Option<List<Scalar<HostName>>>,
+    /// `sqlite://path`, beside the configuration, or `postgres://user@host/name` where several machines share it.
+    #[schemars(extend("default" = "sqlite://data/keymeter.db"))]
+    pub(super) database: Option<Scalar<Arc<str>>>,
+    /// The operator's token, of at least 32 characters; `openssl rand -hex 32` makes one.
+    #[schemars(required)]
+    pub(super) token: Option<Scalar<Secret>>,
+    /// The gateways' token, of at least 32 characters: for look-ups, events and usage records, and nothing else.
+    pub(super) gateway_token: Option<Scalar<Secret>>,
+    /// Keys that each user may make and secrets that they may replace in an hour.
+    #[schemars(extend("default" = 15))]
+    pub(super) key_operations_per_hour: Option<Scalar<u64>>,
+    /// Everything else that each user may change in an hour, refused attempts included.
+    #[schemars(extend("default" = 600))]
+    pub(super) changes_per_hour: Option<Scalar<u64>>,
+    /// Where the client's address stands when a proxy is in front; without it, the peer's address counts.
+    pub(super) client_address: Option<ClientAddress>,
+    /// How long records of single requests are kept; their sums by the hour stay.
+    #[schemars(extend("default" = "8760h"))]
+    pub(super) usage_retention: Option<Scalar<Span>>,
+}
+
+/// Where clients connect, and what their requests may take.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "fields, such as `listen`")]
+pub(super) struct Server {
+    /// Addresses and ports; HTTP/1.1 and HTTP/2 without TLS, and with `tls` both by ALPN.
+    #[schemars(extend("default" = ["127.0.0.1:8080"]))]
+    pub(super) listen: Option<List<Scalar<SocketAddr>>>,
+    /// A certificate, for TLS 1.2 and 1.3. Without it there is no TLS.
+    pub(super) tls: Option<Tls>,
+    /// Threads that serve requests; 0: one for each core.
+    #[schemars(extend("default" = 0))]
+    pub(super) threads: Option<Scalar<u64>>,
+    /// The largest body of a request.
+    #[schemars(extend("default" = "32MiB"))]
+    pub(super) max_request_body: Option<Scalar<Size>>,
+    /// The most memory that bodies may take, of all requests together, as their bytes arrive; over it a request gets 503. One key gets a quarter of it at most, or one body.
+    #[schemars(extend("default" = "1GiB"))]
+    pub(super) max_buffered_bodies: Option<Scalar<Size>>,
+    /// How long a body may take to come, in total.
+    #[schemars(extend("default" = "60s"))]
+    pub(super) body_timeout: Option<Scalar<Timeout>>,
+    /// How long a request's head may take to come: from the connection's start, TLS included, or from the first byte of a
+    /// further request.
+    #[schemars(extend("default" = "10s"))]
+    pub(super) head_timeout: Option<Scalar<Timeout>>,
+    /// How long a connection stays open between requests; with HTTP/2, without a stream.
+    #[schemars(extend("default" = "75s"))]
+    pub(super) keep_alive: Option<Scalar<Timeout>>,
+    /// How long a client may read nothing of what is there for it.
+    #[schemars(extend("default" = "60s"))]
+    pub(super) write_timeout: Option<Scalar<Timeout>>,
+    /// The most connections of clients at once; 0: nine tenths of the file descriptors.
+    #[schemars(extend("default" = 0))]
+    pub(super) max_connections: Option<Scalar<u64>>,
+    /// How long running responses may take after SIGTERM.
+    #[schemars(extend("default" = "10m"))]
+    pub(super) drain_timeout: Option<Scalar<Span>>,
+    /// A Unix socket at which a new process takes over this one's sockets (`serve --upgrade`); without it, none can.
+    pub(super) upgrade_socket: Option<Scalar<Arc<str>>>,
+    /// Where the client's address stands when a load balancer is in front; without it, the peer's address counts.
+    pub(super) client_address: Option<ClientAddress>,
+}
+
+/// A certificate and its key, in PEM form.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "the fields `cert` and `key`")]
+pub(super) struct Tls {
+    /// The certificate, and those that it depends on.
+    #[schemars(required)]
+    pub(super) cert: Option<Scalar<Arc<str>>>,
+    /// Its private key.
+    #[schemars(required)]
+    pub(super) key: Option<Scalar<Arc<str>>>,
+}
+
+/// Where the client's address stands.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "the fields `header` and `trusted`")]
+pub(super) struct ClientAddress {
+    /// A header such as x-forwarded-for.
+    #[schemars(required)]
+    pub(super) header: Option<Scalar<HeaderName>>,
+    /// The networks of the load balancers whose word counts.
+    #[schemars(required)]
+    pub(super) trusted: Option<List<Scalar<IpNet>>>,
+}
+
+/// Where operators connect.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "fields, such as `listen`")]
+pub(super) struct Admin {
+    /// Its address and port: /metrics, /-/healthy, /-/ready, POST /-/reload, POST /-/keys/invalidate.
+    #[schemars(extend("default" = "127.0.0.1:9090"))]
+    pub(super) listen: Option<Scalar<SocketAddr>>,
+    /// For the POSTs, as `Authorization: Bearer`, at least 32 characters; required where `listen` is not loopback.
+    pub(super) token: Option<Scalar<Secret>>,
+    /// Names without a port that `Host` may say where `listen` is loopback, beside `localhost` and loopback addresses.
+    #[schemars(extend("default" = []))]
+    pub(super) hosts: Option<List<Scalar<HostName>>>,
+}
+
+/// An inference server.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "the fields of an upstream, `name` and `url` at least")]
+pub(super) struct Upstream {
+    /// What it is called in metrics and logs: 1 to 64 characters of a-z, A-Z, 0-9, `.`, `_` and `-`.
+    #[schemars(required)]
+    pub(super) name: Option<Scalar<UpstreamName>>,
+    /// Where it is. Its path is put before the client's; a /v1 at the seam stands once.
+    #[schemars(required)]
+    pub(super) url: Option<Scalar<UpstreamUrl>>,
+    /// The APIs that it speaks.
+    #[schemars(extend("default" = ["openai"]))]
+    pub(super) apis: Option<List<Scalar<Api>>>,
+    /// The models that it serves: names, or patterns with `*`.
+    #[schemars(extend("default" = ["*"]))]
+    pub(super) models: Option<List<Scalar<Glob>>>,
+    /// Our credential for it, sent in place of the client's; without it none is sent.
+    pub(super) api_key: Option<Scalar<Secret>>,
+    /// The header that bears it; `authorization` is `Authorization: Bearer`.
+    #[schemars(extend("default" = "authorization"))]
+    pub(super) api_key_header: Option<Scalar<ApiKeyHeader>>,
+    /// Whether streams are made to state usage: `auto` until the upstream refuses that.
+    #[schemars(extend("default" = "auto"))]
+    pub(super) inject_usage: Option<Scalar<InjectUsage>>,
+    /// Certificates in PEM form that are trusted in place of the system's.
+    pub(super) ca: Option<Scalar<Arc<str>>>,
+    /// How long a connection may take to be made.
+    #[schemars(extend("default" = "5s"))]
+    pub(super) connect_timeout: Option<Scalar<Timeout>>,
+    /// How long it may take to go on with a response.
+    #[schemars(extend("default" = "10m"))]
+    pub(super) read_timeout: Option<Scalar<Timeout>>,
+}
+
+/// Where keys come from: exactly one of `yaml` and `http`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a source of keys, such as `yaml: {path: keys.yaml}`")]
+#[schemars(extend("oneOf" = [{"required": ["yaml"]}, {"required": ["http"]}]))]
+pub(super) struct Keys {
+    /// A file of keys.
+    pub(super) yaml: Option<KeysYaml>,
+    /// A key service, or keymeter's own control plane.
+    pub(super) http: Option<KeysHttp>,
+    /// `required`: all secrets are ones that keymeter made, and a typo is refused without a look-up.
+    #[schemars(extend("default" = "off"))]
+    pub(super) secret_checksum: Option<Scalar<SecretChecksum>>,
+    /// Whether /-/ready says yes before the key service has answered for the first time.
+    #[schemars(extend("default" = false))]
+    pub(super) ready_without_source: Option<Scalar<bool>>,
+}
+
+/// A file of keys.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "the field `path`")]
+pub(super) struct KeysYaml {
+    /// The file, beside the configuration.
+    #[schemars(required)]
+    pub(super) path: Option<Scalar<Arc<str>>>,
+}
+
+/// A key service.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "fields, `url` at least")]
+pub(super) struct KeysHttp {
+    /// Where a key is asked for; `{hash}` stands for the SHA-256 of its secret.
+    #[schemars(required)]
+    pub(super) url: Option<Scalar<Arc<str>>>,
+    /// Where the service tells of changes, as server-sent events.
+    pub(super) events_url: Option<Scalar<Arc<str>>>,
+    /// Where a record of each request is sent.
+    pub(super) usage_url: Option<Scalar<Arc<str>>>,
+    /// Our token, sent as `Authorization: Bearer`.
+    pub(super) token: Option<Scalar<Secret>>,
+    /// Certificates in PEM form that are trusted in place of the system's.
+    pub(super) ca: Option<Scalar<Arc<str>>>,
+    /// How long an answer may take.
+    #[schemars(extend("default" = "2s"))]
+    pub(super) timeout: Option<Scalar<Timeout>>,
+}
+
+/// How long what a key service says is believed.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "fields, such as `capacity`")]
+pub(super) struct KeyCache {
+    /// Keys that are kept.
+    #[schemars(extend("default" = 1_000_000))]
+    pub(super) capacity: Option<Scalar<NonZeroU64>>,
+    /// How long a key is believed; the service may say less.
+    #[schemars(extend("default" = "60s"))]
+    pub(super) ttl: Option<Scalar<Span>>,
+    /// How long it is believed that there is no such key.
+    #[schemars(extend("default" = "5s"))]
+    pub(super) unknown_ttl: Option<Scalar<Span>>,
+    /// How much longer a key is served while the service fails.
+    #[schemars(extend("default" = "10m"))]
+    pub(super) stale_for: Option<Scalar<Span>>,
+}
+
+/// What keys may use that set no limits of their own.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "fields, such as `requests_per_minute`")]
+pub(super) struct Limits {
+    /// Requests that are admitted in any 60 seconds.
+    #[schemars(extend("default" = "unlimited"))]
+    pub(super) requests_per_minute: Option<Scalar<Limit>>,
+    /// Tokens that are reserved in any 60 seconds.
+    #[schemars(extend("default" = "unlimited"))]
+    pub(super) tokens_per_minute: Option<Scalar<Limit>>,
+    /// Requests that run at once.
+    #[schemars(extend("default" = "unlimited"))]
+    pub(super) concurrent_requests: Option<Scalar<Limit>>,
+    /// What a request reserves for its answer: what answers lately took (`expected`), or its maximum (`worst_case`).
+    #[schemars(extend("default" = "expected"))]
+    pub(super) reservation: Option<Scalar<Strategy>>,
+    /// A server on which several gateways count one limit together.
+    pub(super) shared: Option<Shared>,
+}
+
+/// A server on which several gateways count one limit together: Redis or Valkey.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "fields, `url` at least")]
+pub(super) struct Shared {
+    /// Such as `redis://127.0.0.1:6379`, `rediss://…`, `redis-sentinel://…` or `redis-cluster://…`.
+    #[schemars(required)]
+    pub(super) url: Option<Scalar<SharedUrl>>,
+    /// The user.
+    pub(super) username: Option<Scalar<Arc<str>>>,
+    /// The user's password.
+    pub(super) password: Option<Scalar<Secret>>,
+    /// The sentinels' password.
+    pub(super) sentinel_password: Option<Scalar<Secret>>,
+    /// Certificates in PEM form that are trusted in place of the system's.
+    pub(super) ca: Option<Scalar<Arc<str>>>,
+    /// How long an answer may take before it counts as away.
+    #[schemars(extend("default" = "50ms"))]
+    pub(super) timeout: Option<Scalar<Timeout>>,
+    /// Without it: each gateway allows its share, or refuses.
+    #[schemars(extend("default" = "local_share"))]
+    pub(super) when_unreachable: Option<Scalar<WhenUnreachable>>,
+    /// The part of a busy key's minute that a gateway takes in advance.
+    #[schemars(extend("default" = "0%"))]
+    pub(super) lease: Option<Scalar<Percent>>,
+}
+
+/// A model's prices, in US dollars for a million tokens, and its largest answer.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "the fields of a model, `name` at least")]
+pub(super) struct Model {
+    /// Its name, or a pattern with `*`.
+    #[schemars(required)]
+    pub(super) name: Option<Scalar<Glob>>,
+    /// Of the prompt, from no cache.
+    pub(super) input: Option<Scalar<Rate>>,
+    /// Of the prompt, read from a cache; without it, as `input`.
+    pub(super) cached_input: Option<Scalar<Rate>>,
+    /// Of the prompt, written to a cache; without it, as `input`.
+    pub(super) cache_write: Option<Scalar<Rate>>,
+    /// Of the answer, reasoning included.
+    pub(super) output: Option<Scalar<Rate>>,
+    /// For a minute of audio.
+    pub(super) audio_minute: Option<Scalar<Rate>>,
+    /// For a request.
+    pub(super) request: Option<Scalar<Rate>>,
+    /// The most tokens that an answer has.
+    pub(super) max_output_tokens: Option<Scalar<NonZeroU64>>,
+}
+
+/// What is exported to Prometheus.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "the field `max_key_series`")]
+pub(super) struct Metrics {
+    /// Keys that have series of their own; the others share `key_id="other"`.
+    #[schemars(extend("default" = 100_000))]
+    pub(super) max_key_series: Option<Scalar<usize>>,
+}

@@ -1,0 +1,20 @@
+//! Tokens of our own that whoever comes by may try to guess.
+
+use keymeter_core::key::Secret;
+
+use super::{fault::Place, scalar::Scalar, upstream::Credential};
+
+/// Characters of a token: as many as 128 bits take in hexadecimal digits.
+const LEAST: usize = 32;
+
+/// The token that stands here. One that could be guessed is reported.
+pub(super) fn long_enough(Scalar(token): Scalar<Secret>, place: &Place<'_>) -> Credential {
+    let length = token.reveal().chars().count();
+    if length < LEAST {
+        place.fault(format!(
+            "a token of {length} characters could be guessed: at least {LEAST} are needed; `openssl rand -hex 32` makes \
+             one of 64"
+        ));
+    }
+    Credential(token)
+}

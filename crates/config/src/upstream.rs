@@ -1,0 +1,180 @@
+//! The inference servers that requests are passed on to.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use http::{HeaderName, header};
+use keymeter_core::{api::Api, glob::Glob, key::Secret};
+
+use super::{
+    fault::Place,
+    files, raw,
+    scalar::{Choice, Scalar, Timeout},
+    url::UpstreamUrl,
+};
+
+/// One inference server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// 1 to 64 characters of `a-z`, `A-Z`, `0-9`, `.`, `_` and `-`; no two upstreams share one.
+    pub name: Arc<str>,
+    /// Where it is.
+    pub url: UpstreamUrl,
+    /// The APIs that it speaks, at least one, each once.
+    pub apis: Vec<Api>,
+    /// The models that it serves, at least one pattern.
+    pub models: Vec<Glob>,
+    /// Sent instead of the client's credential; `None`: no credential is sent.
+    pub api_key: Option<Credential>,
+    /// How `api_key` is sent.
+    pub api_key_header: ApiKeyHeader,
+    /// Whether it is asked to state usage in streams.
+    pub inject_usage: InjectUsage,
+    /// Certificates in PEM form that are trusted instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// For a connection to be made; not zero.
+    pub connect_timeout: Duration,
+    /// For each read of a response; not zero.
+    pub read_timeout: Duration,
+}
+
+impl Choice for Api {
+    const CHOICES: &[(&str, Self)] =
+        &[("openai", Self::OpenAi), ("anthropic", Self::Anthropic), ("ollama", Self::Ollama), ("gemini", Self::Gemini)];
+}
+
+/// The header that bears an upstream's credential.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ApiKeyHeader {
+    /// `Authorization: Bearer …` (RFC 6750).
+    #[default]
+    Authorization,
+    /// `x-api-key`.
+    XApiKey,
+    /// `api-key`.
+    ApiKey,
+    /// `x-goog-api-key`.
+    XGoogApiKey,
+}
+
+impl ApiKeyHeader {
+    /// The header's name.
+    #[must_use]
+    pub const fn name(self) -> HeaderName {
+        match self {
+            Self::Authorization => header::AUTHORIZATION,
+            Self::XApiKey => HeaderName::from_static("x-api-key"),
+            Self::ApiKey => HeaderName::from_static("api-key"),
+            Self::XGoogApiKey => HeaderName::from_static("x-goog-api-key"),
+        }
+    }
+}
+
+impl Choice for ApiKeyHeader {
+    const CHOICES: &[(&str, Self)] = &[
+        ("authorization", Self::Authorization),
+        ("x-api-key", Self::XApiKey),
+        ("api-key", Self::ApiKey),
+        ("x-goog-api-key", Self::XGoogApiKey),
+    ];
+}
+
+/// Whether a stream's request is made to ask for usage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InjectUsage {
+    /// Until the upstream refuses the request because of it.
+    #[default]
+    Auto,
+    /// Whatever the upstream answers.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+impl Choice for InjectUsage {
+    const CHOICES: &[(&str, Self)] = &[("auto", Self::Auto), ("always", Self::Always), ("never", Self::Never)];
+}
+
+/// A secret of our own, which two states of the configuration can be compared by.
+#[derive(Clone, Debug)]
+pub struct Credential(pub Secret);
+
+impl PartialEq for Credential {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.hash() == other.0.hash()
+    }
+}
+
+impl Eq for Credential {}
+
+impl Upstream {
+    /// At least one, no two of a name.
+    pub(super) fn check_all(raw: raw::List<raw::Upstream>, place: &Place<'_>, file: &Path) -> Option<Vec<Arc<Self>>> {
+        if raw.is_empty() {
+            place.fault("at least one upstream is needed, with a `name` and a `url`");
+        }
+        let mut lines = HashMap::new();
+        let mut upstreams = Vec::with_capacity(raw.len());
+        for (place, raw) in place.elements(raw) {
+            let upstream = Self::check(raw, &place, file);
+            let Some(upstream) = upstream else { continue };
+            let of_name = place.field("name");
+            if let Some(line) = lines.insert(upstream.name.clone(), of_name.line()) {
+                of_name.fault(format!("the name `{}` is already used on line {line}", upstream.name));
+            }
+            upstreams.push(Arc::new(upstream));
+        }
+        (!upstreams.is_empty()).then_some(upstreams)
+    }
+
+    fn check(raw: raw::Upstream, place: &Place<'_>, file: &Path) -> Option<Self> {
+        let name = place.required("name", raw.name, "what the upstream is called in metrics and logs");
+        let url = place.required("url", raw.url, "such as http://127.0.0.1:8000");
+        let apis = apis(raw.apis, &place.field("apis"));
+        let models = models(raw.models, &place.field("models"));
+        let (Scalar(name), Scalar(url)) = (name?, url?);
+        let ca = raw.ca.and_then(|Scalar(name)| files::pem(&place.field("ca"), file, &name, "CERTIFICATE-----"));
+        Some(Self {
+            name: name.0,
+            url,
+            apis: apis?,
+            models: models?,
+            api_key: raw.api_key.map(|Scalar(secret)| Credential(secret)),
+            api_key_header: raw.api_key_header.map_or_else(ApiKeyHeader::default, |Scalar(header)| header),
+            inject_usage: raw.inject_usage.map_or_else(InjectUsage::default, |Scalar(inject)| inject),
+            ca,
+            connect_timeout: raw.connect_timeout.map_or(Duration::from_secs(5), |Scalar(Timeout(time))| time),
+            read_timeout: raw.read_timeout.map_or(Duration::from_secs(600), |Scalar(Timeout(time))| time),
+        })
+    }
+}
+
+fn apis(written: Option<raw::List<Scalar<Api>>>, place: &Place<'_>) -> Option<Vec<Api>> {
+    let Some(written) = written else { return Some(vec![Api::OpenAi]) };
+    if written.is_empty() {
+        let names: Vec<_> = Api::CHOICES.iter().map(|(name, _)| *name).collect();
+        place.fault(format!("at least one API is needed; accepted: {}", names.join(", ")));
+        return None;
+    }
+    let mut apis = Vec::with_capacity(written.len());
+    for (place, Scalar(api)) in place.elements(written) {
+        if apis.contains(&api) {
+            place.fault("this API is already in the list");
+        }
+        apis.push(api);
+    }
+    Some(apis)
+}
+
+fn models(written: Option<raw::List<Scalar<Glob>>>, place: &Place<'_>) -> Option<Vec<Glob>> {
+    let Some(written) = written else { return Some(vec![Glob::new("*")]) };
+    if written.is_empty() {
+        place.fault("at least one model or pattern is needed; without the field, all models are served");
+        return None;
+    }
+    Some(place.elements(written).into_iter().map(|(_, Scalar(glob))| glob).collect())
+}

@@ -1,0 +1,127 @@
+//! Bodies of calls: JSON of a bounded length, whose faults are told by the field that they are in.
+
+use std::sync::Arc;
+
+use axum::{
+    body::{Body as HttpBody, to_bytes},
+    extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request, rejection::RawPathParamsRejection},
+    http::request::Parts,
+    middleware::Next,
+    response::Response,
+};
+use keymeter_core::{model_name::has_control, printable::Printable};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{Plane, refusal::Refusal};
+
+/// The body of a call.
+pub(crate) struct Body<T>(pub T);
+
+/// Room for all models that a key may have, however they are escaped.
+const LONGEST: usize = 256 * 1024;
+
+impl<T: DeserializeOwned> FromRequest<Arc<Plane>> for Body<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, _: &Arc<Plane>) -> Result<Self, Refusal> {
+        let bytes = read(request.into_body(), LONGEST).await?;
+        parse(&bytes).map(Self)
+    }
+}
+
+/// Reads a body of up to `longest` bytes.
+pub(crate) async fn read(body: HttpBody, longest: usize) -> Result<bytes::Bytes, Refusal> {
+    let fault = |_| Refusal::unreadable_body(format!("the body broke off, or has more than {longest} bytes"));
+    to_bytes(body, longest).await.map_err(fault)
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    // A call whose fields are all optional may leave out the body.
+    let bytes = if bytes.is_empty() { b"{}" } else { bytes };
+    if let Some(field) = serde_json::from_slice(bytes).ok().and_then(|value| steering(&value)) {
+        return Err(Refusal::invalid(field, STEERING));
+    }
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|fault| {
+        let field = fault.path().to_string();
+        let fault = fault.into_inner();
+        match field.as_str() {
+            "." if !fault.is_data() => Refusal::unreadable_body(format!("the body is no JSON: {fault}")),
+            "." => Refusal::invalid(named(&fault.to_string()).unwrap_or_default(), fault.to_string()),
+            _ => Refusal::invalid(field, fault.to_string()),
+        }
+    })?;
+    reader.end().map_err(|fault| Refusal::unreadable_body(format!("there is more than one JSON value: {fault}")))?;
+    Ok(value)
+}
+
+/// Said of what no name has, and not every database keeps.
+const STEERING: &str = "a control character stands in it, such as U+0000; leave it out";
+
+/// The place of the first text with a control character.
+fn steering(value: &Value) -> Option<String> {
+    let within = |name: String, inner: &Value| {
+        steering(inner).map(|rest| match rest.as_str() {
+            "" => name,
+            _ if rest.starts_with('[') => name + &rest,
+            _ => format!("{name}.{rest}"),
+        })
+    };
+    match value {
+        Value::String(text) => has_control(text).then(String::new),
+        Value::Array(list) => list.iter().enumerate().find_map(|(index, inner)| within(format!("[{index}]"), inner)),
+        Value::Object(fields) => fields.iter().find_map(|(name, inner)| {
+            if has_control(name) { Some(Printable(name).to_string()) } else { within(name.clone(), inner) }
+        }),
+        _ => None,
+    }
+}
+
+/// Refuses a call whose path or query has a control character, or is not UTF-8, before anybody looks for what they name.
+pub(super) async fn plainly_named(
+    places: Result<RawPathParams, RawPathParamsRejection>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Refusal> {
+    if let Err(fault @ RawPathParamsRejection::InvalidUtf8InPathParam(_)) = &places {
+        return Err(Refusal::invalid("path", fault.body_text()));
+    }
+    if let Some((name, _)) = places.iter().flatten().find(|(_, text)| has_control(text)) {
+        return Err(Refusal::invalid(name, STEERING));
+    }
+    if let Ok(Query(asked)) = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
+        && let Some((name, _)) = asked.iter().find(|(name, text)| has_control(name) || has_control(text))
+    {
+        return Err(Refusal::invalid(Printable(name).to_string(), STEERING));
+    }
+    Ok(next.run(request).await)
+}
+
+/// The field that a fault of the whole object names: one that is missing, or that there is not.
+fn named(fault: &str) -> Option<String> {
+    fault.split('`').nth(1).map(str::to_owned)
+}
+
+/// What is asked for in the URL.
+pub(crate) struct Asked<T>(pub T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Plane>> for Asked<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Plane>) -> Result<Self, Refusal> {
+        match Query::try_from_uri(&parts.uri) {
+            Ok(Query(asked)) => Ok(Self(asked)),
+            Err(fault) => {
+                let fault = fault.to_string();
+                Err(Refusal::invalid(named(&fault).unwrap_or_else(|| "query".to_owned()), fault))
+            }
+        }
+    }
+}
+
+/// Tells what is absent from what is `null`: the one is left as it is, the other taken away.
+#[allow(clippy::option_option, reason = "absent, null and a value are three cases")]
+pub(crate) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(reader: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(reader).map(Some)
+}

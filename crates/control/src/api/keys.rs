@@ -1,0 +1,451 @@
+//! `/api/v1/keys`.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode},
+};
+use jiff::Timestamp;
+use keymeter_config::duration;
+use keymeter_core::{
+    glob::{self, Glob},
+    key::{KeyHash, KeyId, KeyName, Secret},
+    limit::Limit,
+    model_name::has_control,
+    price::Usd,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    body::{Asked, Body, given},
+    next_cursor, page_size,
+};
+use crate::{
+    Plane,
+    caller::{Caller, Uncounted, Who},
+    refusal::{ErrorBody, Refusal},
+    store::{
+        Tx,
+        audit::note,
+        keys::{self, Key, KeyFilter, KeyLimits, LimitValue, NewKey},
+        operations::{self, Operation},
+        people, wallets,
+    },
+};
+
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateKey {
+    /// 3 to 50 characters.
+    pub(crate) name: String,
+    /// The team whose it is to be.
+    #[serde(default)]
+    pub(crate) team: Option<String>,
+    /// The user whose it is to be: the operator's to give.
+    #[serde(default)]
+    pub(crate) owner: Option<String>,
+    /// The models that it may call, names and globs, 256 of 1 to 256 bytes at most; absent: all.
+    #[serde(default)]
+    pub(crate) models: Option<Vec<String>>,
+    /// Its own limits.
+    #[serde(default)]
+    pub(crate) limits: KeyLimits,
+    /// When it stops working.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(crate) expires_at: Option<Timestamp>,
+}
+
+/// A key with its secret, which is shown this once.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct MadeKey {
+    #[serde(flatten)]
+    pub(crate) key: Key,
+    /// Absent where the same call was done before: it is not kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) secret: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UpdateKey {
+    /// 3 to 50 characters.
+    #[serde(default)]
+    pub(crate) name: Option<String>,
+    /// Whether it may be used.
+    #[serde(default)]
+    pub(crate) enabled: Option<bool>,
+    /// `null`: all.
+    #[serde(default, deserialize_with = "given")]
+    #[allow(clippy::option_option, reason = "absent, null and a value are three cases")]
+    pub(crate) models: Option<Option<Vec<String>>>,
+    /// In place of those that it has.
+    #[serde(default)]
+    pub(crate) limits: Option<KeyLimits>,
+    /// `null`: never.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    #[allow(clippy::option_option, reason = "absent, null and a value are three cases")]
+    pub(crate) expires_at: Option<Option<Timestamp>>,
+}
+
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RegenerateKey {
+    /// How long the old secret goes on working, such as `10m`; absent: not at all.
+    #[serde(default)]
+    pub(crate) grace: Option<String>,
+}
+
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListKeys {
+    /// Keys of this team only.
+    pub(crate) team: Option<String>,
+    /// Personal keys of this user only: the operator's to ask.
+    pub(crate) owner: Option<String>,
+    /// Deleted keys too.
+    pub(crate) deleted: Option<bool>,
+    /// Where the page begins, as the page before said.
+    pub(crate) cursor: Option<String>,
+    /// Rows on a page.
+    pub(crate) limit: Option<i64>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct KeyPage {
+    pub(crate) data: Vec<Key>,
+    pub(crate) next_cursor: Option<String>,
+}
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// Makes a key. Its secret is in this answer and in no other.
+#[utoipa::path(post, path = "/api/v1/keys", request_body = CreateKey,
+    params(("Idempotency-Key" = Option<String>, Header, description = "Makes one key however often the call is sent; \
+        only the first answer bears the secret")),
+    responses((status = 201, body = MadeKey), (status = 200, body = MadeKey), (status = "4XX", body = ErrorBody)))]
+pub(crate) async fn create(
+    State(plane): State<Arc<Plane>>,
+    Uncounted(caller): Uncounted<Caller>,
+    headers: HeaderMap,
+    Body(asked): Body<CreateKey>,
+) -> Result<(StatusCode, Json<MadeKey>), Refusal> {
+    let made = make(&plane, &caller, idempotency_key(&headers)?, asked).await?;
+    let status = if made.secret.is_some() { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(made)))
+}
+
+/// Makes a key, once for each idempotency key.
+pub(crate) async fn make(
+    plane: &Plane,
+    caller: &Caller,
+    idempotency_key: Option<String>,
+    asked: CreateKey,
+) -> Result<MadeKey, Refusal> {
+    let digest = KeyHash::of(json!(asked).to_string().as_bytes()).to_hex();
+    let new = checked(plane, caller, asked)?;
+    let (now, actor) = (Timestamp::now(), caller.actor());
+    let mut tx = plane.store.begin().await?;
+    if let Some(idempotency_key) = &idempotency_key
+        && let Some((id, before)) = keys::created_before(&mut tx, &actor.unmistakable(), idempotency_key).await?
+    {
+        if before != digest {
+            return Err(Refusal::conflict("another key was made under this Idempotency-Key; take a new one"));
+        }
+        // Whoever made it may have left its team since.
+        let key = keys::find(&mut tx, &id).await?.filter(|key| caller.may_see(key));
+        let key = key.ok_or_else(|| Refusal::not_found("key", &id))?;
+        return Ok(MadeKey { key, secret: None });
+    }
+    may_create(&mut tx, caller, &new).await?;
+    count_operation(plane, &mut tx, caller, now).await?;
+    let (id, secret) = (KeyId::generate()?, Secret::generate()?);
+    keys::create(&mut tx, &id, &secret, &new, now).await?;
+    if let Some(idempotency_key) = &idempotency_key {
+        let noted = keys::note_created(&mut tx, &actor.unmistakable(), idempotency_key, &digest, &id, now).await;
+        let under_way = || Refusal::conflict("the same call was under way; send it again to see what it made");
+        noted.map_err(|fault| if fault.is_duplicate() { under_way() } else { fault.into() })?;
+    }
+    let detail = json!({"name": new.name, "owner": new.owner, "team": new.team, "models": new.models,
+        "limits": new.limits, "expires_at": new.expires_at});
+    note(&mut tx, &actor, "key.create", id.as_str(), &detail, now).await?;
+    let key = keys::find(&mut tx, id.as_str()).await?.ok_or_else(|| Refusal::not_found("key", id.as_str()))?;
+    plane.store.commit(tx).await?;
+    Ok(MadeKey { key, secret: Some(secret.reveal().to_owned()) })
+}
+
+/// Lists keys: the operator's all, a user's own, and those of their team.
+#[utoipa::path(get, path = "/api/v1/keys", params(ListKeys), responses(
+    (status = 200, body = KeyPage), (status = "4XX", body = ErrorBody)
+))]
+pub(crate) async fn list(
+    State(plane): State<Arc<Plane>>,
+    caller: Caller,
+    Asked(asked): Asked<ListKeys>,
+) -> Result<Json<KeyPage>, Refusal> {
+    let most = page_size(asked.limit)?;
+    let deleted = asked.deleted.unwrap_or(false);
+    let filter = match (&caller.who, asked.team, asked.owner) {
+        (_, Some(_), Some(_)) => return Err(Refusal::invalid("owner", "either `team` or `owner`, not both")),
+        (_, Some(team), None) => {
+            caller.role_on(&team).ok_or_else(|| Refusal::not_found("team", &team))?;
+            KeyFilter { team: Some(team), deleted, ..KeyFilter::default() }
+        }
+        (Who::Operator, None, Some(owner)) => KeyFilter { owner: Some(owner), deleted, ..KeyFilter::default() },
+        (Who::Operator, None, None) => KeyFilter { all: true, deleted, ..KeyFilter::default() },
+        (Who::User(user), None, Some(owner)) if user.id != owner => return Err(Refusal::not_found("user", &owner)),
+        (Who::User(user), None, Some(_)) => KeyFilter { owner: Some(user.id.clone()), deleted, ..KeyFilter::default() },
+        (Who::User(user), None, None) => {
+            KeyFilter { owner: Some(user.id.clone()), team: user.team.clone(), deleted, all: false }
+        }
+    };
+    let data = plane.store.keys(&filter, asked.cursor.as_deref().unwrap_or(""), most).await?;
+    let next_cursor = next_cursor(&data, most, |key| key.id.clone());
+    Ok(Json(KeyPage { data, next_cursor }))
+}
+
+/// A key, also a deleted one.
+#[utoipa::path(get, path = "/api/v1/keys/{id}", params(("id" = String, Path)), responses(
+    (status = 200, body = Key), (status = "4XX", body = ErrorBody)
+))]
+pub(crate) async fn show(
+    State(plane): State<Arc<Plane>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<Key>, Refusal> {
+    let key = plane.store.key(&id).await?.filter(|key| caller.may_see(key));
+    key.map(Json).ok_or_else(|| Refusal::not_found("key", &id))
+}
+
+/// Changes a key. What is absent stays as it is.
+#[utoipa::path(patch, path = "/api/v1/keys/{id}", params(("id" = String, Path)), request_body = UpdateKey, responses(
+    (status = 200, body = Key), (status = "4XX", body = ErrorBody)
+))]
+pub(crate) async fn update(
+    State(plane): State<Arc<Plane>>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Body(asked): Body<UpdateKey>,
+) -> Result<Json<Key>, Refusal> {
+    let now = Timestamp::now();
+    let mut tx = plane.store.begin().await?;
+    let before = managed(&mut tx, &caller, &id).await?;
+    let mut key = before.clone();
+    let mut detail = serde_json::Map::new();
+    if let Some(name) = asked.name {
+        key.name = checked_name(name)?;
+        detail.insert("name".to_owned(), json!(key.name));
+    }
+    if let Some(enabled) = asked.enabled {
+        key.enabled = enabled;
+        detail.insert("enabled".to_owned(), json!(enabled));
+    }
+    if let Some(models) = asked.models {
+        key.models = checked_models(models)?;
+        detail.insert("models".to_owned(), json!(key.models));
+    }
+    if let Some(limits) = asked.limits {
+        key.limits = checked_limits(&plane, &caller, limits)?;
+        detail.insert("limits".to_owned(), json!(key.limits));
+    }
+    if let Some(expires_at) = asked.expires_at {
+        key.expires_at = expires_at;
+        detail.insert("expires_at".to_owned(), json!(expires_at));
+    }
+    if key == before {
+        // Nothing that anybody would have to be told, now or later.
+        return Ok(Json(key));
+    }
+    keys::update(&mut tx, &key, now).await?;
+    note(&mut tx, &caller.actor(), "key.update", &id, &detail.into(), now).await?;
+    let key = keys::find(&mut tx, &id).await?.ok_or_else(|| Refusal::not_found("key", &id))?;
+    plane.store.commit(tx).await?;
+    Ok(Json(key))
+}
+
+/// Gives a key another secret, which is in this answer and in no other. Its id and its history stay.
+#[utoipa::path(post, path = "/api/v1/keys/{id}/regenerate", params(("id" = String, Path)),
+    request_body = RegenerateKey, responses((status = 200, body = MadeKey), (status = "4XX", body = ErrorBody)))]
+pub(crate) async fn regenerate(
+    State(plane): State<Arc<Plane>>,
+    Uncounted(caller): Uncounted<Caller>,
+    Path(id): Path<String>,
+    Body(asked): Body<RegenerateKey>,
+) -> Result<Json<MadeKey>, Refusal> {
+    replace(&plane, &caller, &id, None, asked).await.map(Json)
+}
+
+/// Gives a key another secret in place of the one that the caller has `seen`, masked; of any, where they saw none.
+pub(crate) async fn replace(
+    plane: &Plane,
+    caller: &Caller,
+    id: &str,
+    seen: Option<&str>,
+    asked: RegenerateKey,
+) -> Result<MadeKey, Refusal> {
+    let now = Timestamp::now();
+    let grace = asked.grace.as_deref().map(|text| duration(text).map_err(|why| Refusal::invalid("grace", why)));
+    let retires = grace.transpose()?.filter(|grace| !grace.is_zero());
+    let retires = retires.map(|grace| now.checked_add(grace));
+    let retires = retires.transpose().map_err(|_| Refusal::invalid("grace", "such a time never comes"))?;
+    let mut tx = plane.store.begin().await?;
+    let key = managed(&mut tx, caller, id).await?;
+    if key.state == "archived" && caller.user().is_some() {
+        return Err(Refusal::conflict(format!("the key {id} is archived while its owner is on a team")));
+    }
+    if seen.is_some_and(|seen| seen != key.masked) {
+        return Err(Refusal::conflict(
+            "the secret was replaced meanwhile; look at the key before you replace it again",
+        ));
+    }
+    count_operation(plane, &mut tx, caller, now).await?;
+    let secret = Secret::generate()?;
+    keys::regenerate(&mut tx, &key, &secret, retires, now).await?;
+    note(&mut tx, &caller.actor(), "key.regenerate", id, &json!({"retires_at": retires}), now).await?;
+    let key = keys::find(&mut tx, id).await?.ok_or_else(|| Refusal::not_found("key", id))?;
+    plane.store.commit(tx).await?;
+    Ok(MadeKey { key, secret: Some(secret.reveal().to_owned()) })
+}
+
+/// Deletes a key. What it used stays on record.
+#[utoipa::path(delete, path = "/api/v1/keys/{id}", params(("id" = String, Path)), responses(
+    (status = 204), (status = "4XX", body = ErrorBody)
+))]
+pub(crate) async fn delete(
+    State(plane): State<Arc<Plane>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Refusal> {
+    let now = Timestamp::now();
+    let mut tx = plane.store.begin().await?;
+    let key = managed(&mut tx, &caller, &id).await?;
+    keys::delete(&mut tx, &key, now).await?;
+    note(&mut tx, &caller.actor(), "key.delete", &id, &json!({"name": key.name}), now).await?;
+    plane.store.commit(tx).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A key that is there and that the caller may change.
+async fn managed(tx: &mut Tx, caller: &Caller, id: &str) -> Result<Key, Refusal> {
+    let key = keys::find(tx, id).await?.filter(|key| caller.may_see(key) && key.deleted_at.is_none());
+    let key = key.ok_or_else(|| Refusal::not_found("key", id))?;
+    caller.must_manage(&key)?;
+    Ok(key)
+}
+
+async fn count_operation(plane: &Plane, tx: &mut Tx, caller: &Caller, now: Timestamp) -> Result<(), Refusal> {
+    let Some(user) = caller.user() else { return Ok(()) };
+    let most = plane.operations_per_hour;
+    let counted = operations::count(tx, Operation::Secret, &user.id, most, now).await?;
+    counted.map_err(|wait| Refusal::too_many_operations(most, wait))
+}
+
+/// What is asked for, as far as it can be told without the store.
+fn checked(plane: &Plane, caller: &Caller, asked: CreateKey) -> Result<NewKey, Refusal> {
+    if let (Some(user), Some(_)) = (caller.user(), &asked.owner) {
+        return Err(Refusal::forbidden(format!("`owner` is the operator's to give; leave it out, {}", user.id)));
+    }
+    if asked.owner.is_some() && asked.team.is_some() {
+        return Err(Refusal::invalid("owner", "either `team` or `owner`, not both: a team's key is the team's"));
+    }
+    let owner = match (caller.user(), &asked.team) {
+        (Some(user), None) => Some(user.id.clone()),
+        _ => asked.owner,
+    };
+    Ok(NewKey {
+        name: checked_name(asked.name)?,
+        owner,
+        models: checked_models(asked.models)?,
+        limits: checked_limits(plane, caller, asked.limits)?,
+        expires_at: asked.expires_at,
+        created_by: caller.actor().name,
+        team: asked.team,
+    })
+}
+
+/// Whether the caller may make such a key, and its wallet pays for what it will be used for.
+async fn may_create(tx: &mut Tx, caller: &Caller, new: &NewKey) -> Result<(), Refusal> {
+    if let Some(team) = &new.team {
+        caller.must_lead(team)?;
+        people::hold_team(tx, team).await?.ok_or_else(|| Refusal::not_found("team", team))?;
+    }
+    if let Some(owner) = &new.owner {
+        let user = people::user(tx, owner).await?.ok_or_else(|| Refusal::not_found("user", owner))?;
+        if let Some(team) = user.team {
+            return Err(Refusal::conflict(format!(
+                "`{owner}` is on the team `{team}`: make a key of the team's instead"
+            )));
+        }
+    }
+    match new.team.as_ref().or(new.owner.as_ref()) {
+        Some(wallet) if wallets::hold(tx, wallet).await?.is_none_or(|balance| balance <= Usd::ZERO) => {
+            Err(Refusal::no_balance(wallet))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn checked_name(name: String) -> Result<String, Refusal> {
+    match name.parse::<KeyName>() {
+        Ok(_) => Ok(name),
+        Err(fault) => Err(Refusal::invalid("name", fault.to_string())),
+    }
+}
+
+/// A gateway reads records of 64 KiB at most, the other fields included.
+const MOST_OF_A_RECORD: usize = 48 * 1024;
+
+fn checked_models(models: Option<Vec<String>>) -> Result<Option<Vec<String>>, Refusal> {
+    let Some(models) = models else { return Ok(None) };
+    if models.len() > glob::MOST {
+        let message = format!("a key has {} names and patterns at most; `null` is all models", glob::MOST);
+        return Err(Refusal::invalid("models", message));
+    }
+    for (index, model) in models.iter().enumerate() {
+        let fault = |fault| Refusal::invalid("models", format!("the one at {index}, counted from 0: {fault}"));
+        model.parse::<Glob>().map_err(fault)?;
+    }
+    if json!(models).to_string().len() > MOST_OF_A_RECORD {
+        let message = format!("all of them have more than {MOST_OF_A_RECORD} bytes of JSON, which no gateway reads");
+        return Err(Refusal::invalid("models", message));
+    }
+    Ok(Some(models))
+}
+
+/// Limits that are some; a user gives no key more than what keys have that have none of their own.
+fn checked_limits(plane: &Plane, caller: &Caller, limits: KeyLimits) -> Result<KeyLimits, Refusal> {
+    let most = &plane.limits;
+    for (field, value, most) in [
+        ("limits.requests_per_minute", &limits.requests_per_minute, most.requests_per_minute),
+        ("limits.tokens_per_minute", &limits.tokens_per_minute, most.tokens_per_minute),
+        ("limits.concurrent_requests", &limits.concurrent_requests, most.concurrent_requests),
+    ] {
+        let Some(value) = value else { continue };
+        let text = match value {
+            LimitValue::Number(number) => number.to_string(),
+            LimitValue::Word(word) => word.clone(),
+        };
+        let limit: Limit = text.parse().map_err(|_| Refusal::invalid(field, "a number above 0, or `unlimited`"))?;
+        let is_more = match (limit.number(), most.number()) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(limit), Some(most)) => limit > most,
+        };
+        if is_more && caller.user().is_some() {
+            return Err(Refusal::invalid(field, format!("at most {most}, as the operator has set it for all keys")));
+        }
+    }
+    Ok(limits)
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let text = value.to_str().ok().filter(|text| (1..=128).contains(&text.len()) && !has_control(text));
+    let text = text.ok_or_else(|| Refusal::invalid("Idempotency-Key", "1 to 128 visible characters of ASCII"))?;
+    Ok(Some(text.to_owned()))
+}

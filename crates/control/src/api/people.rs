@@ -1,0 +1,399 @@
+//! `/api/v1/users` and `/api/v1/teams`.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use jiff::Timestamp;
+use keymeter_core::key::{KeyId, KeyName};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    body::{Asked, Body},
+    invitations::{self, Inviter, may_withdraw},
+    next_cursor, page_size,
+};
+use crate::{
+    Plane,
+    caller::{Caller, Who, new_token},
+    refusal::{ErrorBody, Refusal},
+    store::{
+        self, StoreError, Tx,
+        audit::{OPERATOR, note},
+        invitations::Invitation,
+        keys, membership,
+        people::{self, Role, Team, User},
+    },
+};
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateUser {
+    /// Their stable name: 1 to 64 of a-z, 0-9 and _, not that of a team, and not `operator`.
+    id: String,
+    /// What people call them: 3 to 50 characters.
+    name: String,
+}
+
+/// A user with their token, which is shown this once.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct MadeUser {
+    #[serde(flatten)]
+    user: User,
+    token: String,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListUsers {
+    /// Where the page begins, as the page before said.
+    cursor: Option<String>,
+    /// Rows on a page.
+    limit: Option<i64>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct UserPage {
+    data: Vec<User>,
+    next_cursor: Option<String>,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateTeam {
+    /// Its stable name: 1 to 64 of a-z, 0-9 and _, not that of a user.
+    id: String,
+    /// What people call it: 3 to 50 characters.
+    name: String,
+    /// A user who is on no team.
+    owner: String,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PutMember {
+    pub(crate) role: Role,
+}
+
+/// Makes a user. Their token is in this answer and in no other.
+#[utoipa::path(post, path = "/api/v1/users", request_body = CreateUser, responses(
+    (status = 201, body = MadeUser), (status = "4XX", body = ErrorBody)
+))]
+pub(crate) async fn create_user(
+    State(plane): State<Arc<Plane>>,
+    caller: Caller,
+    Body(asked): Body<CreateUser>,
+) -> Result<(StatusCode, Json<MadeUser>), Refusal> {
+    caller.must_be_operator()?;
+    let (id, name) = named(asked.id, asked.name)?;
+    if id == OPERATOR {
+        let message = "`operator` is what the audit calls the operator: call the user otherwise";
+        return Err(Refusal::invalid("id", message));
+    }
+    let now = Timestamp::now();
+    let (token, hash) = new_token()?;
+    let mut tx = plane.store.begin().await?;
+    people::create_user(&mut tx, &id, &name, &hash, now).await.map_err(|fault| taken(fault, &id))?;
+    note(&mut tx, &caller.actor(), "user.create", &id, &json!({"name": name}), now).await?;
+    let user = people::user(&mut tx, &id).await?.ok_or_else(|| Refusal::not_found("user", &id))?;
+    plane.store.commit(tx).await?;
+    Ok((StatusCode::CREATED, Json(MadeUser { user, token: token.reveal().to_owned() })))
+}
+
+/// Lists users.
+#[utoipa::path(get, path = "/api/v1/users", params(ListUsers), responses(
+    (status = 200, body = UserPage), (status = "4XX", body = ErrorBody)
+))]
+pub(crate) async fn list_users(
+    State(plane): State<Arc<Plane>>,
+    caller: Caller,
+    Asked(asked): Asked<ListUsers>,
+) -> Result<Json<UserPage>, Refusal> {
+    caller.must_be_operator()?;
+    let most = page_size(asked.limit)?;
+    let data = plane.store.users(asked.cursor.as_deref().unwrap_or(""), most).await?;
+    let next_cursor = next_cursor(&data, most, |user| user.id.clone());
+    Ok(Json(UserPage { data, next_cursor }))
+}
+
+/// Deletes a user, with their own keys, their place on a team and their invitations. The owner of a team hands it over first.
+#[utoipa::path(delete, path = "/api/v1/users/{id}", params(("id" = String, Path)), responses(
+    (status = 204), (status = "4XX", body = ErrorBody)
+))]
+pub(crate) async fn delete_user(
+    State(plane): State<Arc<Plane>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Refusal> {
+    caller.must_be_operator()?;
+    let now = Timestamp::now();
+    let team = plane.store.user(&id).await?.and_then(|user| user.team);
+    let mut tx = plane.store.begin().await?;
+    if let Some(team) = team {
+        people::hold_team(&mut tx, &team).await?;
+    }
+    let user = people::user(&mut tx, &id).await?.ok_or_else(|| Refusal::not_found("user", &id))?;
+    must_not_own(&user, "name another owner, take the user off it, or delete it first")?;
+    for key in keys::find_personal(&mut tx, &id).await? {
+        keys::delete(&mut tx, &key, now).await?;
+    }
+    if let Some(team) = &user.team {
+        membership::remove(&mut tx, team, &id, now).await?;
+    }
+    store::invitations::forget_user(&mut tx, &id).await?;
+    people::delete_user(&mut tx, &id, now).await?;
+    note(&mut tx, &caller.actor(), "user.delete", &id, &json!({"name": user.name}), now).await?;
+    plane.store.commit(tx).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Makes a team: the operator for anybody, a user for themselves.
+#[utoipa::path(post, path = "/api/v1/teams", request_body = CreateTeam, responses(
+    (status = 201, body = Team), (status = "4XX", body = ErrorBody)
+))]
+pub(crate) async fn create_team(
+    State(plane): State<Arc<Plane>>,
+    caller: Caller,
+    Body(asked): Body<CreateTeam>,
+) -> Result<(StatusCode, Json<Team>), Refusal> {
+    if caller.user().is_some_and(|user| user.id != asked.owner) {
+        return Err(Refusal::forbidden("a user makes a team for themselves: name yourself as its `owner`"));
+    }
+    let (id, name) = named(asked.id, asked.name)?;
+    let now = Timestamp::now();
+    let mut tx = plane.store.begin().await?;
+    on_no_team(&mut tx, &asked.owner).await?;
+    people::create_team(&mut tx, &id, &name, &asked.owner, now).await.map_err(|fault| taken(fault, &id))?;
+    note(&mut tx, &caller.actor(), "team.create", &id, &json!({"name": name, "owner": asked.owner}), now).await?;
+    plane.store.commit(tx).await?;
+    Ok((StatusCode::CREATED, Json(team(&plane, &id).await?)))
+}
+
+/// A team and who is on it: for the operator and its members.
+#[utoipa::path(get, path = "/api/v1/teams/{id}", params(("id" = String, Path)), responses(
+    (status = 200, body = Team), (status = "4XX", body = ErrorBody)
+))]
+pub(crate) async fn show_team(
+    State(plane): State<Arc<Plane>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<Team>, Refusal> {
+    caller.role_on(&id).ok_or_else(|| Refusal::not_found("team", &id))?;
+    team(&plane, &id).await.map(Json)
+}
+
+/// Who a `PUT` of a member has put on a team, or invited.
+pub(crate) enum Put {
+    /// The user has the role.
+    Done(Team),
+    /// The user has to accept it.
+    Invited(Invitation),
+}
+
+impl IntoResponse for Put {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Done(team) => Json(team).into_response(),
+            Self::Invited(invitation) => (StatusCode::ACCEPTED, Json(invitation)).into_response(),
+        }
+    }
+}
+
+/// Invites a user to a team, or gives a member another role. Nothing of an invited user changes until they accept; so it
+/// is with a member who is to be the owner, who stays what they are, as the present owner does, until then. The operator's
+/// call takes effect at once.
+#[utoipa::path(put, path = "/api/v1/teams/{id}/members/{user}", request_body = PutMember,
+    params(("id" = String, Path), ("user" = String, Path)),
+    responses((status = 200, description = "The user has the role", body = Team),
+        (status = 202, description = "The user has to accept it", body = Invitation),
+        (status = "4XX", body = ErrorBody)))]
+pub(crate) async fn put_member(
+    State(plane): State<Arc<Plane>>,
+    caller: Caller,
+    Path((id, user)): Path<(String, String)>,
+    Body(PutMember { role }): Body<PutMember>,
+) -> Result<Put, Refusal> {
+    let now = Timestamp::now();
+    let mut tx = plane.store.begin().await?;
+    let own = hold_led(&mut tx, &caller, &id).await?;
+    let user = people::user(&mut tx, &user).await?.ok_or_else(|| Refusal::not_found("user", &user))?;
+    if role > own {
+        return Err(Refusal::forbidden(format!("only the owner of `{id}` hands it over")));
+    }
+    let change = match &caller.who {
+        Who::Operator => put_at_once(&mut tx, &id, &user, role, now).await?,
+        Who::User(inviter) => {
+            let inviter = Inviter { id: &inviter.id, role: own, actor: caller.actor() };
+            put_or_invite(&mut tx, &inviter, &id, &user, role, now).await?
+        }
+    };
+    if matches!(change, Change::Made) {
+        note(&mut tx, &caller.actor(), "team.member", &id, &json!({"user": user.id, "role": role}), now).await?;
+    }
+    plane.store.commit(tx).await?;
+    match change {
+        Change::Offered(invitation) => Ok(Put::Invited(invitation)),
+        Change::Made | Change::None => Ok(Put::Done(team(&plane, &id).await?)),
+    }
+}
+
+/// What a call changed of a team's members.
+enum Change {
+    /// What was asked for was so already.
+    None,
+    /// It is so from now on.
+    Made,
+    /// It depends on the user.
+    Offered(Invitation),
+}
+
+impl Change {
+    fn noted(is_made: bool) -> Self {
+        if is_made { Self::Made } else { Self::None }
+    }
+}
+
+/// What the operator puts, is so.
+async fn put_at_once(tx: &mut Tx, team: &str, user: &User, role: Role, now: Timestamp) -> Result<Change, Refusal> {
+    match &user.team {
+        Some(other) if other != team => Err(on_another_team(&user.id)),
+        _ => Ok(Change::noted(membership::place(tx, team, user, role, now).await?)),
+    }
+}
+
+/// A member is given a role at once, but for the owner's; for that, and by anybody else, there is an invitation.
+async fn put_or_invite(
+    tx: &mut Tx,
+    inviter: &Inviter<'_>,
+    team: &str,
+    user: &User,
+    role: Role,
+    now: Timestamp,
+) -> Result<Change, Refusal> {
+    let present = user.role.filter(|_| user.team.as_deref() == Some(team));
+    match present {
+        Some(Role::Owner) if role != Role::Owner => {
+            Err(Refusal::conflict(format!("`{}` owns `{team}`: hand it over by making another its owner", user.id)))
+        }
+        Some(present) if role != Role::Owner || present == Role::Owner => {
+            if inviter.role == Role::Owner {
+                // The owner may think better of an offer that is not accepted yet.
+                return Ok(Change::noted(membership::place(tx, team, user, role, now).await?));
+            }
+            if present == role {
+                return Ok(Change::None);
+            }
+            membership::change_role(tx, team, &user.id, role).await?;
+            Ok(Change::Made)
+        }
+        _ => invitations::invite(tx, inviter, team, &user.id, role, now).await.map(Change::Offered),
+    }
+}
+
+/// Takes a user off a team, or withdraws their invitation; members may leave by themselves. Their own keys work again.
+#[utoipa::path(delete, path = "/api/v1/teams/{id}/members/{user}",
+    params(("id" = String, Path), ("user" = String, Path)),
+    responses((status = 204), (status = "4XX", body = ErrorBody)))]
+pub(crate) async fn remove_member(
+    State(plane): State<Arc<Plane>>,
+    caller: Caller,
+    Path((id, user)): Path<(String, String)>,
+) -> Result<StatusCode, Refusal> {
+    let leaves = matches!(&caller.who, Who::User(own) if own.id == user && own.team.as_deref() == Some(&*id));
+    let now = Timestamp::now();
+    let mut tx = plane.store.begin().await?;
+    let own = if leaves {
+        people::hold_team(&mut tx, &id).await?.ok_or_else(|| Refusal::not_found("team", &id))?;
+        Role::Member
+    } else {
+        hold_led(&mut tx, &caller, &id).await?
+    };
+    let none = || Refusal::not_found("member", &user);
+    let member = people::user(&mut tx, &user).await?.ok_or_else(none)?;
+    let action = if member.team.as_deref() == Some(&*id) {
+        if caller.user().is_some() {
+            must_not_own(&member, "hand it over first, by making another its owner")?;
+        }
+        membership::remove(&mut tx, &id, &user, now).await?;
+        "team.leave"
+    } else {
+        let invitation = store::invitations::open(&mut tx, &id, &user).await?.filter(|_| !leaves).ok_or_else(none)?;
+        may_withdraw(&invitation, own)?;
+        store::invitations::remove(&mut tx, &id, &user).await?;
+        "team.withdraw"
+    };
+    note(&mut tx, &caller.actor(), action, &id, &json!({"user": user}), now).await?;
+    plane.store.commit(tx).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The caller's role on a team whose members they may manage.
+pub(crate) fn leading(caller: &Caller, team: &str) -> Result<Role, Refusal> {
+    led(caller.role_on(team), team)
+}
+
+/// The same of a team that is held from here on: meanwhile the caller may have become something else.
+async fn hold_led(tx: &mut Tx, caller: &Caller, team: &str) -> Result<Role, Refusal> {
+    leading(caller, team)?;
+    people::hold_team(tx, team).await?.ok_or_else(|| Refusal::not_found("team", team))?;
+    match &caller.who {
+        Who::Operator => Ok(Role::Owner),
+        Who::User(user) => led(people::role_on(tx, team, &user.id).await?, team),
+    }
+}
+
+fn led(role: Option<Role>, team: &str) -> Result<Role, Refusal> {
+    match role {
+        Some(role @ (Role::Owner | Role::Admin)) => Ok(role),
+        Some(Role::Member) => {
+            Err(Refusal::forbidden(format!("members of `{team}` are its owner's and its admins' to invite")))
+        }
+        None => Err(Refusal::not_found("team", team)),
+    }
+}
+
+async fn team(plane: &Plane, id: &str) -> Result<Team, Refusal> {
+    plane.store.team(id).await?.ok_or_else(|| Refusal::not_found("team", id))
+}
+
+async fn on_no_team(tx: &mut Tx, user: &str) -> Result<(), Refusal> {
+    match people::user(tx, user).await? {
+        None => Err(Refusal::not_found("user", user)),
+        Some(User { team: Some(_), .. }) => Err(on_another_team(user)),
+        Some(_) => Ok(()),
+    }
+}
+
+fn on_another_team(user: &str) -> Refusal {
+    Refusal::conflict(format!("`{user}` is on a team already; a user is on one at most"))
+}
+
+fn must_not_own(user: &User, instead: &str) -> Result<(), Refusal> {
+    match (&user.team, user.role) {
+        (Some(team), Some(Role::Owner)) => {
+            Err(Refusal::conflict(format!("`{}` owns the team `{team}`: {instead}", user.id)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The id and the name of a new user or team.
+fn named(id: String, name: String) -> Result<(String, String), Refusal> {
+    // They are held to the same form as those of keys.
+    id.parse::<KeyId>().map_err(|fault| Refusal::invalid("id", fault.to_string()))?;
+    name.parse::<KeyName>().map_err(|fault| Refusal::invalid("name", fault.to_string()))?;
+    Ok((id, name))
+}
+
+fn taken(fault: StoreError, id: &str) -> Refusal {
+    if fault.is_duplicate() {
+        return Refusal::conflict(format!("`{id}` is the id of a user or a team already"));
+    }
+    fault.into()
+}

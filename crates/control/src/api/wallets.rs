@@ -1,0 +1,100 @@
+//! `/api/v1/wallets`.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use jiff::Timestamp;
+use keymeter_core::{price::Usd, record::decimal};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+
+use super::body::Body;
+use crate::{
+    Plane,
+    caller::{Caller, Who},
+    refusal::{ErrorBody, Refusal},
+    store::{
+        audit::note,
+        wallets::{self, Credited},
+    },
+};
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Wallet {
+    /// The user or team whose it is.
+    pub(crate) owner: String,
+    /// US dollars, as a decimal number.
+    #[serde(with = "decimal")]
+    #[schema(value_type = String, example = "12.5")]
+    pub(crate) balance_usd: Usd,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Credit {
+    /// US dollars, above 0, as a decimal number.
+    #[serde(with = "decimal")]
+    #[schema(value_type = String, example = "12.50")]
+    pub(crate) usd: Usd,
+    /// By which the credit counts once, however often it is sent: 1 to 128 characters.
+    pub(crate) idempotency_key: String,
+}
+
+/// What is in a wallet.
+#[utoipa::path(get, path = "/api/v1/wallets/{owner}", params(("owner" = String, Path)), responses(
+    (status = 200, body = Wallet), (status = "4XX", body = ErrorBody)
+))]
+pub(crate) async fn show(
+    State(plane): State<Arc<Plane>>,
+    caller: Caller,
+    Path(owner): Path<String>,
+) -> Result<Json<Wallet>, Refusal> {
+    let is_own = match &caller.who {
+        Who::Operator => true,
+        Who::User(user) => user.id == owner || caller.role_on(&owner).is_some(),
+    };
+    let balance = if is_own { plane.store.balance(&owner).await? } else { None };
+    let balance_usd = balance.ok_or_else(|| Refusal::not_found("wallet", &owner))?;
+    Ok(Json(Wallet { owner, balance_usd }))
+}
+
+/// Adds to a wallet, once for each idempotency key.
+#[utoipa::path(post, path = "/api/v1/wallets/{owner}/credits", params(("owner" = String, Path)), request_body = Credit,
+    responses((status = 200, body = Wallet), (status = "4XX", body = ErrorBody)))]
+pub(crate) async fn credit(
+    State(plane): State<Arc<Plane>>,
+    caller: Caller,
+    Path(owner): Path<String>,
+    Body(credit): Body<Credit>,
+) -> Result<Json<Wallet>, Refusal> {
+    caller.must_be_operator()?;
+    if credit.usd <= Usd::ZERO {
+        return Err(Refusal::invalid("usd", "a credit is more than $0"));
+    }
+    if !(1..=128).contains(&credit.idempotency_key.chars().count()) {
+        return Err(Refusal::invalid("idempotency_key", "an idempotency key has 1 to 128 characters"));
+    }
+    let now = Timestamp::now();
+    let mut tx = plane.store.begin().await?;
+    let credited = wallets::credit(&mut tx, &owner, credit.usd, &credit.idempotency_key, now).await?;
+    let balance_usd = match credited {
+        Credited::To(balance) => balance,
+        Credited::Before(balance_usd) => return Ok(Json(Wallet { owner, balance_usd })),
+        Credited::Otherwise(before) => {
+            return Err(Refusal::conflict(format!(
+                "`{}` was the idempotency key of another credit, of ${before}",
+                credit.idempotency_key
+            )));
+        }
+        Credited::NoWallet => return Err(Refusal::not_found("wallet", &owner)),
+        Credited::TooMuch => return Err(Refusal::invalid("usd", "the balance would be more than can be counted")),
+    };
+    let detail = json!({"usd": credit.usd.to_string(), "idempotency_key": credit.idempotency_key});
+    note(&mut tx, &caller.actor(), "wallet.credit", &owner, &detail, now).await?;
+    plane.store.commit(tx).await?;
+    Ok(Json(Wallet { owner, balance_usd }))
+}

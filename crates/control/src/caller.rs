@@ -1,0 +1,193 @@
+//! Who calls, as their token proves, and how far their role reaches.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderMap, header, request::Parts},
+};
+use keymeter_core::key::{KeyHash, Secret};
+
+use super::{
+    Plane,
+    refusal::Refusal,
+    store::{
+        audit::{Actor, ActorKind, OPERATOR},
+        keys::Key,
+        people::{Role, User},
+    },
+};
+
+/// Whoever may manage something.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Who it is.
+    pub who: Who,
+    /// The address that the call came from.
+    address: String,
+}
+
+/// The operator, or a user.
+#[derive(Clone, Debug)]
+pub enum Who {
+    /// May do everything.
+    Operator,
+    /// May do what their role says.
+    User(User),
+}
+
+impl Caller {
+    /// Whose token it is that comes with a request.
+    ///
+    /// # Errors
+    /// When it is nobody's, or the database does not answer.
+    pub async fn presenting(plane: &Plane, token: &KeyHash, parts: &Parts) -> Result<Self, Refusal> {
+        if *token == plane.operator {
+            return Ok(Self::operator(plane, parts));
+        }
+        if plane.is_gateway(token) {
+            // It is in the wrong place, but nobody guesses with it.
+            return Err(Refusal::unauthorized());
+        }
+        let address = plane.client_address(parts);
+        let user = plane.throttle.look_up(address, plane.store.user_by_token(token)).await?;
+        Ok(Self { who: Who::User(user), address: address.to_string() })
+    }
+
+    /// The user whose token has this hash, as a session of theirs says.
+    ///
+    /// # Errors
+    /// When there is none any more, or the database does not answer.
+    pub async fn signed_in(plane: &Plane, token: &KeyHash, parts: &Parts) -> Result<Self, Refusal> {
+        let user = plane.store.user_by_token(token).await?.ok_or_else(Refusal::unauthorized)?;
+        Ok(Self { who: Who::User(user), address: plane.client_address(parts).to_string() })
+    }
+
+    /// The operator, whom something else than their token has proven.
+    pub fn operator(plane: &Plane, parts: &Parts) -> Self {
+        Self { who: Who::Operator, address: plane.client_address(parts).to_string() }
+    }
+
+    /// For the audit.
+    pub fn actor(&self) -> Actor {
+        let (kind, name) = match &self.who {
+            Who::Operator => (ActorKind::Operator, OPERATOR.to_owned()),
+            Who::User(user) => (ActorKind::User, user.id.clone()),
+        };
+        Actor { kind, name, address: self.address.clone() }
+    }
+
+    /// The user, if it is one.
+    pub fn user(&self) -> Option<&User> {
+        match &self.who {
+            Who::Operator => None,
+            Who::User(user) => Some(user),
+        }
+    }
+
+    /// # Errors
+    /// When it is not the operator.
+    pub fn must_be_operator(&self) -> Result<(), Refusal> {
+        match self.who {
+            Who::Operator => Ok(()),
+            Who::User(_) => Err(Refusal::forbidden("only the operator may do this")),
+        }
+    }
+
+    /// The user's role on `team`; the operator's is the owner's on every team.
+    pub fn role_on(&self, team: &str) -> Option<Role> {
+        match &self.who {
+            Who::Operator => Some(Role::Owner),
+            Who::User(user) if user.team.as_deref() == Some(team) => user.role,
+            Who::User(_) => None,
+        }
+    }
+
+    /// Whether a key may be seen: one's own, and those of one's team.
+    pub fn may_see(&self, key: &Key) -> bool {
+        match (&self.who, &key.team, &key.owner) {
+            (Who::Operator, _, _) => true,
+            (Who::User(_), Some(team), _) => self.role_on(team).is_some(),
+            (Who::User(user), None, owner) => owner.as_ref() == Some(&user.id),
+        }
+    }
+
+    /// # Errors
+    /// When a key that may be seen may not be changed by the caller.
+    pub fn must_manage(&self, key: &Key) -> Result<(), Refusal> {
+        match &key.team {
+            Some(team) => self.must_lead(team),
+            None => Ok(()),
+        }
+    }
+
+    /// # Errors
+    /// When the caller is neither owner nor admin of the team.
+    pub fn must_lead(&self, team: &str) -> Result<(), Refusal> {
+        match self.role_on(team) {
+            Some(Role::Owner | Role::Admin) => Ok(()),
+            Some(Role::Member) => Err(Refusal::forbidden(format!(
+                "the keys of `{team}` are its owner's and its admins' to make and change"
+            ))),
+            None => Err(Refusal::not_found("team", team)),
+        }
+    }
+}
+
+/// A call that is not only to look is counted as a change, whatever becomes of it: so no call is free that somebody adds.
+impl FromRequestParts<Arc<Plane>> for Caller {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, Refusal> {
+        let Uncounted(caller) = Uncounted::<Self>::from_request_parts(parts, plane).await?;
+        if !parts.method.is_safe() {
+            plane.count_change(&caller).await?;
+        }
+        Ok(caller)
+    }
+}
+
+/// Somebody whose call is not counted as a change: one that makes secrets, which are counted by themselves.
+pub struct Uncounted<T>(pub T);
+
+impl FromRequestParts<Arc<Plane>> for Uncounted<Caller> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, Refusal> {
+        let token = bearer(&parts.headers).ok_or_else(Refusal::unauthorized)?;
+        Caller::presenting(plane, &token.hash(), parts).await.map(Self)
+    }
+}
+
+/// A gateway. It may look up keys, listen to changes and hand in usage, and nothing else.
+pub struct Gateway;
+
+impl FromRequestParts<Arc<Plane>> for Gateway {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, Refusal> {
+        let token = bearer(&parts.headers).ok_or_else(Refusal::unauthorized)?.hash();
+        match token {
+            token if plane.is_gateway(&token) => Ok(Self),
+            token if token == plane.operator => Err(Refusal::unauthorized()),
+            _ => Err(plane.throttle.refuse(plane.client_address(parts))),
+        }
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<Secret> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| Secret::new(token.trim()))
+}
+
+/// A new personal access token, and its hash.
+///
+/// # Errors
+/// When the operating system gives no randomness.
+pub fn new_token() -> Result<(Secret, KeyHash), getrandom::Error> {
+    let random = Secret::generate()?;
+    let token = Secret::new(format!("kmu-{}", random.reveal().trim_start_matches("sk-")));
+    let hash = token.hash();
+    Ok((token, hash))
+}

@@ -1,0 +1,259 @@
+//! The control plane: where keys, teams and wallets are made and usage is kept, for those who have no key service of
+//! their own. Gateways speak to it as to any key service (docs/key-source.md), be they in the same process or not.
+
+pub mod api;
+mod bounds;
+mod caller;
+mod page;
+mod questions;
+mod refusal;
+pub mod store;
+mod throttle;
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{extract::ConnectInfo, http::request::Parts};
+use jiff::Timestamp;
+use keymeter_config::{self as config, Database};
+use keymeter_core::{key::KeyHash, limit::Limits};
+use tokio::{sync::watch, task::JoinHandle};
+
+pub use self::bounds::{CallConnection, CallListener};
+use self::{
+    caller::Caller,
+    questions::Questions,
+    refusal::Refusal,
+    store::{Store, StoreError, operations::Operation},
+    throttle::TokenThrottle,
+};
+
+/// A control plane that answers.
+pub struct Control {
+    /// Where.
+    pub address: SocketAddr,
+    plane: Arc<Plane>,
+    /// Another handle of the socket, for whoever comes after.
+    kept: std::net::TcpListener,
+    /// As it was started, at the address that it really has.
+    terms: (config::Control, Limits),
+    stop: watch::Sender<bool>,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Control {
+    /// Opens the store and answers at `socket`, on the connections that `listen` accepts there. `limits` are those of keys
+    /// that set none of their own.
+    ///
+    /// # Errors
+    /// When one of the two cannot be done.
+    pub async fn start<L: CallListener>(
+        settings: &config::Control,
+        limits: Limits,
+        socket: std::net::TcpListener,
+        listen: impl FnOnce(std::net::TcpListener, &config::Control) -> std::io::Result<L>,
+    ) -> Result<Self, ControlError> {
+        let fault = |fault| ControlError::Bind(settings.listen, fault);
+        let kept = socket.try_clone().map_err(fault)?;
+        let address = socket.local_addr().map_err(fault)?;
+        let settings = config::Control { listen: address, ..settings.clone() };
+        let plane = Plane::open(&settings, limits).await.map_err(ControlError::Store)?;
+        let (stop, stopped) = watch::channel(false);
+        let listener = listen(socket, &settings).map_err(fault)?;
+        let task = tokio::spawn(plane.clone().serve(listener, stopped));
+        let terms = (settings, limits);
+        Ok(Self { address, plane, kept, terms, stop, task })
+    }
+
+    /// What it remembers.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.plane.store
+    }
+
+    /// Another handle of its socket, for another process.
+    ///
+    /// # Errors
+    /// When the system has no handle left.
+    pub fn socket(&self) -> std::io::Result<std::net::TcpListener> {
+        self.kept.try_clone()
+    }
+
+    /// What it was started with, and its socket, with which it can be started again once it has stopped.
+    ///
+    /// # Errors
+    /// When the system has no handle left.
+    pub fn terms(&self) -> std::io::Result<(config::Control, Limits, std::net::TcpListener)> {
+        let (settings, limits) = self.terms.clone();
+        Ok((settings, limits, self.socket()?))
+    }
+
+    /// Lets running calls finish, for a few seconds, and closes the store.
+    pub async fn stop(self) {
+        drop(self.kept);
+        self.stop.send_replace(true);
+        let mut task = self.task;
+        match tokio::time::timeout(LAST_CALLS, &mut task).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(fault))) => tracing::error!("the control plane ended early: {fault}"),
+            Ok(Err(fault)) => tracing::error!("the control plane broke off: {fault}"),
+            // Whoever began a call and does not end it holds up nobody.
+            Err(_) => task.abort(),
+        }
+    }
+}
+
+/// Why there is no control plane.
+#[derive(Debug)]
+pub enum ControlError {
+    /// Its address cannot be listened on.
+    Bind(SocketAddr, std::io::Error),
+    /// Its store cannot be used.
+    Store(StoreError),
+}
+
+impl fmt::Display for ControlError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind(address, fault) if fault.kind() == std::io::ErrorKind::AddrInUse => {
+                let what = "another program does; stop it or choose another port in `control.listen`";
+                write!(formatter, "cannot listen on {address}: {what}")
+            }
+            Self::Bind(address, fault) => write!(formatter, "cannot listen on {address} of `control.listen`: {fault}"),
+            Self::Store(fault) => fault.fmt(formatter),
+        }
+    }
+}
+
+impl std::error::Error for ControlError {}
+
+/// Calls that run when the control plane stops may take so long.
+const LAST_CALLS: Duration = Duration::from_secs(3);
+
+/// A gateway that has not asked for so long is gone.
+const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Everything that a call needs.
+pub struct Plane {
+    store: Store,
+    operator: KeyHash,
+    gateways: Option<KeyHash>,
+    operations_per_hour: u32,
+    changes_per_hour: u32,
+    client_address: Option<config::ClientAddress>,
+    throttle: TokenThrottle,
+    questions: Arc<Questions>,
+    /// What keys have that set none of their own: a user gives no key more.
+    limits: Limits,
+    retention: Duration,
+    database: Database,
+    sessions: page::Sessions,
+    bounds: bounds::Bounds,
+}
+
+impl Plane {
+    /// Opens the store and brings it up to date.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub async fn open(settings: &config::Control, limits: Limits) -> Result<Arc<Self>, StoreError> {
+        let store = Store::open(&settings.database).await?;
+        let operator = settings.token.0.hash();
+        Ok(Arc::new(Self {
+            sessions: page::Sessions::open(&store, &operator).await?,
+            store,
+            operator,
+            gateways: settings.gateway_token.as_ref().map(|token| token.0.hash()),
+            operations_per_hour: settings.key_operations_per_hour,
+            changes_per_hour: settings.changes_per_hour,
+            client_address: settings.client_address.clone(),
+            throttle: TokenThrottle::default(),
+            questions: Arc::default(),
+            limits,
+            retention: settings.usage_retention,
+            database: settings.database.clone(),
+            bounds: bounds::Bounds::of(settings),
+        }))
+    }
+
+    /// What it remembers.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    fn is_gateway(&self, token: &KeyHash) -> bool {
+        self.gateways.is_some_and(|gateways| *token == gateways)
+    }
+
+    /// The address that a request comes from.
+    fn client_address(&self, parts: &Parts) -> IpAddr {
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        let peer = peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |ConnectInfo(peer)| peer.ip().to_canonical());
+        self.client_address.as_ref().map_or(peer, |from| from.client(&parts.headers, peer))
+    }
+
+    /// Counts that a user changes something, or tries to; the operator may change as much as they like.
+    async fn count_change(&self, caller: &Caller) -> Result<(), Refusal> {
+        self.count(caller, Operation::Change).await
+    }
+
+    async fn count(&self, caller: &Caller, operation: Operation) -> Result<(), Refusal> {
+        let Some(user) = caller.user() else { return Ok(()) };
+        let most = self.changes_per_hour;
+        let counted = self.store.count_operation(operation, &user.id, most, Timestamp::now()).await?;
+        counted.map_err(|wait| Refusal::too_many_changes(most, wait))
+    }
+
+    /// Answers calls until it is told to stop; then those that run may finish.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: impl CallListener,
+        mut stop: watch::Receiver<bool>,
+    ) -> std::io::Result<()> {
+        let plane = self.clone();
+        let upkeep =
+            tokio::spawn(async move { tokio::join!(plane.clone().upkeep(), plane.store.listen(&plane.database)) });
+        let router = api::router(self.clone(), stop.clone());
+        let service = router.into_make_service_with_connect_info::<bounds::Peer>();
+        // An error means that whoever could say so is gone.
+        let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
+        let served = axum::serve(listener, service).with_graceful_shutdown(stopped).await;
+        upkeep.abort();
+        self.store.close().await;
+        served
+    }
+
+    /// Forgets records that are older than is configured.
+    async fn upkeep(self: Arc<Self>) {
+        const HOUR: Duration = Duration::from_secs(3600);
+        loop {
+            let end = Timestamp::now().checked_sub(self.retention).unwrap_or(Timestamp::MIN);
+            if let Err(fault) = self.store.forget_records(end).await {
+                tracing::warn!("old usage records stay for now: {fault}");
+            }
+            let end = Timestamp::now().checked_sub(FORGOTTEN).unwrap_or(Timestamp::MIN);
+            if let Err(fault) = self.store.forget_allowances(end).await {
+                tracing::warn!("the allowances of gateways that are gone stay for now: {fault}");
+            }
+            if let Err(fault) = self.store.forget_sessions(Timestamp::now()).await {
+                tracing::warn!("sessions of the page that are over stay for now: {fault}");
+            }
+            if let Err(fault) = self.store.forget_operations(Timestamp::now()).await {
+                tracing::warn!("what users did more than an hour ago stays for now: {fault}");
+            }
+            let end = Timestamp::now().checked_sub(store::invitations::DECLINED_FOR).unwrap_or(Timestamp::MIN);
+            if let Err(fault) = self.store.forget_declined(end).await {
+                tracing::warn!("invitations that were declined long ago stay for now: {fault}");
+            }
+            tokio::time::sleep(HOUR).await;
+        }
+    }
+}

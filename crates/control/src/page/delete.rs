@@ -1,0 +1,51 @@
+//! Deleting a key, after one has been asked.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Path, State},
+    response::{IntoResponse, Redirect, Response},
+};
+use maud::html;
+
+use super::{
+    layout,
+    secret::managed,
+    visit::{Sent, Signed, Trouble},
+};
+use crate::{Plane, api::keys};
+
+/// `GET /keys/{id}/delete`.
+pub async fn ask(State(plane): State<Arc<Plane>>, Path(id): Path<String>, signed: Signed) -> Result<Response, Trouble> {
+    let key = managed(&plane, &signed.caller, &id).await?;
+    let path = format!("/keys/{}", key.id);
+    let main = html! {
+        div.narrow {
+            p.crumb { a href="/" { "Keys" } " / " a href=(path) { (key.name) } }
+            h1 { "Delete “" (key.name) "”?" }
+            p {
+                "Its secret " code { (key.masked) } " stops working at once; what becomes of running requests, the "
+                "gateways' " code { "on_revoke" } " says. A deleted key does not come back. What it used stays on "
+                "record."
+            }
+            form method="post" action=(format!("{path}/delete")) {
+                (layout::form_token(&signed))
+                div.actions {
+                    button.danger type="submit" { "Delete the key" }
+                    a href=(path) { "Cancel" }
+                }
+            }
+        }
+    };
+    Ok(layout::page("Delete a key", &signed, &main))
+}
+
+/// `POST /keys/{id}/delete`.
+pub async fn delete(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    Sent { signed, .. }: Sent,
+) -> Result<Response, Trouble> {
+    keys::delete(State(plane), signed.caller, Path(id)).await?;
+    Ok(Redirect::to("/?done=deleted").into_response())
+}

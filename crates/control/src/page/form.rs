@@ -1,0 +1,134 @@
+//! Fields of forms, each with its label, a hint, and what is wrong with it.
+
+use maud::{Markup, html};
+
+use super::{layout::sentence, visit::Fields};
+use crate::refusal::Refusal;
+
+/// A form that may have been sent before, and refused.
+pub struct Form<'form> {
+    /// What was filled in.
+    pub fields: &'form Fields,
+    /// What was wrong.
+    pub fault: Option<&'form Refusal>,
+}
+
+/// What a field is beside its name.
+#[derive(Clone, Copy, Default)]
+pub struct Field<'field> {
+    /// By which programs know it.
+    pub name: &'field str,
+    /// By which people do.
+    pub label: &'field str,
+    /// What may be in it.
+    pub hint: &'field str,
+    /// `text`, if nothing is said.
+    pub kind: Option<&'field str>,
+    /// Which keys a telephone shows.
+    pub keys: Option<&'field str>,
+    /// Whether it must be filled in.
+    pub is_required: bool,
+}
+
+impl Form<'_> {
+    /// What is wrong, above the form, with the way to the field.
+    pub fn alert(&self) -> Markup {
+        html! {
+            @if let Some(fault) = self.fault {
+                div.alert role="alert" {
+                    p {
+                        @match whole_field(fault) {
+                            Some(field) => { a href=(format!("#{}", id(field))) { (sentence(fault.message())) } }
+                            None => { (sentence(fault.message())) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// A field of one line.
+    pub fn line(&self, field: Field<'_>) -> Markup {
+        let fault = self.fault_of(field.name);
+        let kind = field.kind.unwrap_or("text");
+        // What is secret is not sent back.
+        let value = if kind == "password" { "" } else { self.fields.text(field.name) };
+        let complete = if kind == "password" { "current-password" } else { "off" };
+        around(
+            field,
+            fault,
+            &html! {
+                input id=(id(field.name)) name=(field.name) type=(kind) value=(value) autocomplete=(complete)
+                    spellcheck="false" autocapitalize="none" inputmode=[field.keys] required[field.is_required]
+                    aria-describedby=[described(field, fault)] aria-invalid=[fault.map(|_| "true")];
+            },
+        )
+    }
+
+    /// A field of several lines.
+    pub fn lines(&self, field: Field<'_>) -> Markup {
+        let fault = self.fault_of(field.name);
+        around(
+            field,
+            fault,
+            &html! {
+                textarea id=(id(field.name)) name=(field.name) rows="3" spellcheck="false" autocapitalize="none"
+                    aria-describedby=[described(field, fault)] aria-invalid=[fault.map(|_| "true")]
+                    { (self.fields.text(field.name)) }
+            },
+        )
+    }
+
+    /// One of several.
+    pub fn choice(&self, field: Field<'_>, choices: &[(&str, &str)]) -> Markup {
+        let fault = self.fault_of(field.name);
+        around(
+            field,
+            fault,
+            &html! {
+                select id=(id(field.name)) name=(field.name)
+                    aria-describedby=[described(field, fault)] aria-invalid=[fault.map(|_| "true")] {
+                    @for (value, words) in choices {
+                        option value=(value) selected[self.fields.text(field.name) == *value] { (words) }
+                    }
+                }
+            },
+        )
+    }
+
+    fn fault_of(&self, name: &str) -> Option<&str> {
+        self.fault.filter(|fault| whole_field(fault) == Some(name)).map(Refusal::message)
+    }
+}
+
+/// The field that is wrong: of a list, all of it.
+fn whole_field(fault: &Refusal) -> Option<&str> {
+    fault.field().and_then(|field| field.split('[').next())
+}
+
+fn around(field: Field<'_>, fault: Option<&str>, input: &Markup) -> Markup {
+    html! {
+        div.field {
+            label for=(id(field.name)) {
+                (field.label) @if !field.is_required { span.optional { " (optional)" } }
+            }
+            @if !field.hint.is_empty() { p.hint id=(format!("{}-hint", id(field.name))) { (field.hint) } }
+            @if let Some(fault) = fault { p.fault id=(format!("{}-fault", id(field.name))) { (sentence(fault)) } }
+            (input)
+        }
+    }
+}
+
+fn described(field: Field<'_>, fault: Option<&str>) -> Option<String> {
+    let id = id(field.name);
+    match (field.hint.is_empty(), fault) {
+        (true, None) => None,
+        (false, None) => Some(format!("{id}-hint")),
+        (true, Some(_)) => Some(format!("{id}-fault")),
+        (false, Some(_)) => Some(format!("{id}-fault {id}-hint")),
+    }
+}
+
+fn id(name: &str) -> String {
+    format!("field-{}", name.replace('.', "-"))
+}

@@ -1,0 +1,168 @@
+//! One key: what it is, what can be done with it, and what it used.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use axum::{
+    Json,
+    extract::{Path, Query, State},
+    response::{IntoResponse, Redirect, Response},
+};
+use jiff::Timestamp;
+use maud::{Markup, html};
+
+use super::{
+    chart::{self, Chart},
+    keys::{Place, holder, state, used},
+    layout,
+    visit::{Sent, Signed, Trouble},
+    words::{cost, number, time},
+};
+use crate::{
+    Plane,
+    api::{
+        body::Body,
+        keys::{self, UpdateKey},
+        usage::{ask, visible_to},
+    },
+    caller::Caller,
+    refusal::Refusal,
+    store::{
+        keys::{Key, LimitValue},
+        usage::{Group, UsageFilter, UsageRow},
+    },
+};
+
+/// `GET /keys/{id}`.
+pub async fn show(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    Query(begin): Query<Place>,
+    signed: Signed,
+) -> Result<Response, Trouble> {
+    let Json(key) = keys::show(State(plane.clone()), signed.caller.clone(), Path(id)).await?;
+    let now = Timestamp::now();
+    let days = usage(&plane, &signed.caller, &key, Group::Day, now).await?;
+    let models = usage(&plane, &signed.caller, &key, Group::Model, now).await?;
+    let last_used_at = plane.store.last_used(&key.id).await?;
+    let done = match begin.done.as_deref() {
+        Some("enabled") => Some("The key is switched on."),
+        Some("disabled") => Some("The key is switched off."),
+        _ => None,
+    };
+    let main = html! {
+        p.crumb { a href="/" { "Keys" } }
+        div.head { h1 { (key.name) } (state(&key)) }
+        (layout::notice(done))
+        (facts(&key, last_used_at))
+        @if key.deleted_at.is_none() && signed.caller.must_manage(&key).is_ok() { (actions(&key, &signed)) }
+        section aria-labelledby="usage" {
+            h2 id="usage" { "Usage of the last 30 days" }
+            (chart::figure(&Chart::of(&days, now)))
+            (by_model(&models))
+        }
+    };
+    Ok(layout::page(&key.name, &signed, &main))
+}
+
+/// `POST /keys/{id}/enabled`.
+pub async fn switch(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    Sent { signed, fields, .. }: Sent,
+) -> Result<Response, Trouble> {
+    let (enabled, done) = match fields.text("enabled") {
+        "true" => (true, "enabled"),
+        "false" => (false, "disabled"),
+        _ => return Err(Refusal::invalid("enabled", "either `true` or `false`").into()),
+    };
+    let asked = UpdateKey { enabled: Some(enabled), ..UpdateKey::default() };
+    let Json(key) = keys::update(State(plane), signed.caller, Path(id), Body(asked)).await?;
+    Ok(Redirect::to(&format!("/keys/{}?done={done}", key.id)).into_response())
+}
+
+async fn usage(
+    plane: &Arc<Plane>,
+    caller: &Caller,
+    key: &Key,
+    group: Group,
+    now: Timestamp,
+) -> Result<Vec<UsageRow>, Refusal> {
+    let filter = UsageFilter {
+        from: Some(chart::first_day(now)),
+        key: Some(key.id.clone()),
+        visible_to: visible_to(caller),
+        ..UsageFilter::default()
+    };
+    ask(plane, Some(caller), BTreeSet::from([group]), filter).await
+}
+
+fn facts(key: &Key, last_used_at: Option<Timestamp>) -> Markup {
+    let limit = |limit: Option<&LimitValue>| match limit {
+        None => "as for all keys".to_owned(),
+        Some(LimitValue::Number(count)) => number(i64::try_from(*count).unwrap_or(i64::MAX)),
+        Some(LimitValue::Word(word)) => word.clone(),
+    };
+    html! {
+        dl {
+            div { dt { "Secret" } dd { code { (key.masked) } } }
+            div { dt { "Of" } dd { (holder(key)) } }
+            div { dt { "Last used" } dd { (used(last_used_at)) } }
+            div { dt { "Made" } dd { (time(key.created_at)) " by " (key.created_by) } }
+            div { dt { "Expires" } dd { @match key.expires_at { Some(end) => { (time(end)) } None => { "never" } } } }
+            div { dt { "Models" } dd {
+                @match &key.models {
+                    Some(models) => { ul.models { @for model in models { li { code { (model) } } } } }
+                    None => { "all" }
+                }
+            } }
+            div { dt { "Requests a minute" } dd { (limit(key.limits.requests_per_minute.as_ref())) } }
+            div { dt { "Tokens a minute" } dd { (limit(key.limits.tokens_per_minute.as_ref())) } }
+            div { dt { "Requests at once" } dd { (limit(key.limits.concurrent_requests.as_ref())) } }
+            @for retiring in &key.retiring {
+                div { dt { "Old secret" } dd { "works until " (time(retiring.not_after)) } }
+            }
+        }
+    }
+}
+
+fn actions(key: &Key, signed: &Signed) -> Markup {
+    let path = format!("/keys/{}", key.id);
+    let (value, words) = if key.enabled { ("false", "Switch off") } else { ("true", "Switch on") };
+    html! {
+        div.actions {
+            form method="post" action=(format!("{path}/enabled")) {
+                (layout::form_token(signed))
+                button.plain type="submit" name="enabled" value=(value) { (words) }
+            }
+            a.button.plain href=(format!("{path}/secret")) { "Replace the secret" }
+            a.button.plain.danger href=(format!("{path}/delete")) { "Delete" }
+        }
+    }
+}
+
+fn by_model(rows: &[UsageRow]) -> Markup {
+    html! {
+        @if !rows.is_empty() {
+            h3 id="models" { "By model" }
+            div.scroll role="region" aria-labelledby="models" tabindex="0" {
+                table {
+                    caption.hidden { "Usage of the last 30 days by model" }
+                    thead { tr {
+                        th scope="col" { "Model" }
+                        @for head in ["Requests", "Tokens in", "Cached", "Tokens out", "Cost"] {
+                            th.number scope="col" { (head) }
+                        }
+                    } }
+                    tbody { @for row in rows { tr {
+                        th scope="row" { (row.model.as_deref().unwrap_or_default()) }
+                        td.number { (number(row.requests)) }
+                        td.number { (number(row.input_tokens.saturating_add(row.cache_write_tokens))) }
+                        td.number { (number(row.cached_input_tokens)) }
+                        td.number { (number(row.output_tokens)) }
+                        td.number { (cost(row.cost_usd)) }
+                    } } }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Making a key. A form makes one key, however often it is sent; its secret is on the page that answers it, and on no
+//! other.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use jiff::Timestamp;
+use maud::{Markup, html};
+
+use super::{
+    form::{Field, Form},
+    layout, secret,
+    session::nonce,
+    visit::{Fields, Sent, Signed, Trouble},
+};
+use crate::{
+    Plane,
+    api::keys::{self, CreateKey},
+    caller::{Caller, Uncounted},
+    refusal::Refusal,
+    store::keys::{Key, KeyLimits, LimitValue},
+};
+
+/// By which a form makes one key.
+const ONCE: &str = "once";
+
+/// `GET /keys/new`.
+pub async fn ask(signed: Signed) -> Result<Response, Trouble> {
+    if let Some(team) = team_of(&signed.caller) {
+        signed.caller.must_lead(team)?;
+    }
+    let fields = Fields::of([(ONCE, nonce()?)]);
+    Ok(page(&signed, &Form { fields: &fields, fault: None }))
+}
+
+/// `POST /keys/new`.
+pub async fn make(
+    State(plane): State<Arc<Plane>>,
+    Uncounted(Sent { signed, fields, .. }): Uncounted<Sent>,
+) -> Result<Response, Trouble> {
+    let once = Some(fields.text(ONCE)).filter(|once| (1..=128).contains(&once.len())).map(str::to_owned);
+    let once = once.ok_or_else(|| Refusal::invalid(ONCE, "this form is not whole; load the page again"))?;
+    let made = match asked(&signed.caller, &fields) {
+        Ok(asked) => keys::make(&plane, &signed.caller, Some(once), asked).await,
+        Err(refusal) => Err(refusal),
+    };
+    match made {
+        Ok(made) => {
+            let page = match &made.secret {
+                Some(text) => secret::shown("The key is made", &made.key, text, &signed),
+                None => made_before(&made.key, &signed),
+            };
+            let status = if made.secret.is_some() { StatusCode::CREATED } else { StatusCode::OK };
+            Ok((status, page).into_response())
+        }
+        Err(refusal) => Ok(page(&signed, &Form { fields: &fields, fault: Some(&refusal) })),
+    }
+}
+
+/// What the form asks for, as a call would.
+fn asked(caller: &Caller, fields: &Fields) -> Result<CreateKey, Refusal> {
+    let owned = |name| fields.given(name).map(str::to_owned);
+    let limit = |name| {
+        let text = fields.given(name)?;
+        let number = text.parse().map(LimitValue::Number);
+        Some(number.unwrap_or_else(|_| LimitValue::Word(text.to_owned())))
+    };
+    let models: Vec<_> = fields.text("models").split(['\n', ',']).map(str::trim).collect();
+    let models: Vec<_> = models.into_iter().filter(|model| !model.is_empty()).map(str::to_owned).collect();
+    Ok(CreateKey {
+        name: fields.text("name").to_owned(),
+        team: team_of(caller).map(str::to_owned).or_else(|| owned("team")),
+        owner: owned("owner"),
+        models: Some(models).filter(|models| !models.is_empty()),
+        limits: KeyLimits {
+            requests_per_minute: limit("limits.requests_per_minute"),
+            tokens_per_minute: limit("limits.tokens_per_minute"),
+            concurrent_requests: limit("limits.concurrent_requests"),
+        },
+        expires_at: fields.given("expires_at").map(expiry).transpose()?,
+    })
+}
+
+/// A browser sends `2026-12-01T10:00`, with seconds where there are some.
+fn expiry(text: &str) -> Result<Timestamp, Refusal> {
+    let written = if text.matches(':').count() == 1 { format!("{text}:00Z") } else { format!("{text}Z") };
+    written.parse().map_err(|_| Refusal::invalid("expires_at", "a date and a time of UTC, such as 2026-12-01T10:00"))
+}
+
+/// Somebody on a team makes keys of the team's.
+fn team_of(caller: &Caller) -> Option<&str> {
+    caller.user().and_then(|user| user.team.as_deref())
+}
+
+fn page(signed: &Signed, form: &Form<'_>) -> Response {
+    let main = html! {
+        div.narrow {
+            p.crumb { a href="/" { "Keys" } }
+            h1 { "Make a key" }
+            (form.alert())
+            form method="post" action="/keys/new" {
+                (layout::form_token(signed))
+                input type="hidden" name=(ONCE) value=(form.fields.text(ONCE));
+                (form.line(Field {
+                    name: "name", label: "Name", hint: "3 to 50 characters.", is_required: true, ..Field::default()
+                }))
+                (whose(signed, form))
+                (form.lines(Field {
+                    name: "models",
+                    label: "Models",
+                    ..hinted("One on a line, names or patterns such as llama-3*. None: all models.")
+                }))
+                (limits(form))
+                (form.line(Field {
+                    name: "expires_at", label: "Expires, in UTC", kind: Some("datetime-local"),
+                    ..hinted("None: never.")
+                }))
+                button type="submit" { "Make the key" }
+            }
+        }
+    };
+    let title = if form.fault.is_some() { "Error: Make a key" } else { "Make a key" };
+    layout::refused(layout::page(title, signed, &main), form.fault)
+}
+
+fn hinted(hint: &str) -> Field<'_> {
+    Field { hint, ..Field::default() }
+}
+
+fn whose(signed: &Signed, form: &Form<'_>) -> Markup {
+    html! {
+        @match (signed.caller.user(), team_of(&signed.caller)) {
+            (None, _) => {
+                (form.line(Field { name: "team", label: "Team", ..hinted("The id of the team whose it is to be.") }))
+                (form.line(Field {
+                    name: "owner", label: "Owner",
+                    ..hinted("The id of the user whose it is to be. Neither: nobody's, and nobody is charged.")
+                }))
+            }
+            (Some(_), Some(team)) => { p { "It will be the key of your team, " strong { (team) } "." } }
+            (Some(_), None) => { p { "It will be a key of your own." } }
+        }
+    }
+}
+
+fn limits(form: &Form<'_>) -> Markup {
+    let most = [
+        ("limits.requests_per_minute", "Requests a minute"),
+        ("limits.tokens_per_minute", "Tokens a minute"),
+        ("limits.concurrent_requests", "Requests at once"),
+    ];
+    html! {
+        fieldset {
+            legend { "Limits" span.optional { " (optional)" } }
+            p.hint {
+                "Each a number, or " code { "unlimited" } ". Left empty: as the operator has set it for all keys."
+            }
+            div.row { @for (name, label) in most { (form.line(Field { name, label, ..Field::default() })) } }
+        }
+    }
+}
+
+fn made_before(key: &Key, signed: &Signed) -> Response {
+    let path = format!("/keys/{}", key.id);
+    let main = html! {
+        div.narrow {
+            h1 { "The key was made before" }
+            p { "This form was sent before and made the key " a href=(path) { (key.name) } ". No other was made." }
+            p {
+                "Its secret was shown then. It is not kept, so it cannot be shown again; whoever lost it can "
+                a href=(format!("{path}/secret")) { "replace it" } "."
+            }
+        }
+    };
+    layout::page("The key was made before", signed, &main)
+}

@@ -1,0 +1,239 @@
+//! Who is signed in, as a cookie proves that only we can have made. Nothing is kept of a session until it is ended, so every
+//! instance over one database knows it, and a restart ends none. Whose it is, is looked up at each request: it ends with
+//! their token.
+
+use axum::http::{HeaderMap, HeaderValue, header};
+use hmac::{Hmac, Mac};
+use jiff::Timestamp;
+use keymeter_core::{hex, key::KeyHash};
+use sha2::Sha256;
+
+use crate::store::{Store, StoreError};
+
+/// Twelve hours, in seconds.
+const LIFE: i64 = 12 * 3600;
+
+/// Makes sessions, and reads them.
+pub struct Sessions {
+    mac: Hmac<Sha256>,
+}
+
+/// One browser's stay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Whose it is.
+    pub holder: Holder,
+    /// By which it differs from all others.
+    nonce: String,
+    /// Seconds since 1970.
+    until: i64,
+}
+
+/// Whose a session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// Nobody has signed in yet.
+    Visitor,
+    /// The operator's.
+    Operator,
+    /// That of the user whose token has this hash.
+    User(KeyHash),
+}
+
+impl Sessions {
+    /// Signs with what the database keeps for it and with the operator's token: another token ends all sessions, and
+    /// who knows only one of the two makes none.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn open(store: &Store, operator: &KeyHash) -> Result<Self, StoreError> {
+        let key = format!("{} {}", store.page_secret().await?.reveal(), operator.to_hex());
+        Ok(Self { mac: keyed(key.as_bytes()) })
+    }
+
+    /// A new session.
+    ///
+    /// # Errors
+    /// When the operating system gives no randomness.
+    pub fn begin(holder: Holder, now: Timestamp) -> Result<Session, getrandom::Error> {
+        Ok(Session { holder, nonce: nonce()?, until: now.as_second() + LIFE })
+    }
+
+    /// The `set-cookie` of a session.
+    pub fn cookie(&self, session: &Session, is_secure: bool) -> Option<HeaderValue> {
+        let text = session.text();
+        let signature = self.signed("cookie", &text);
+        set_cookie(is_secure, &format!("{text}.{signature}"), LIFE)
+    }
+
+    /// The session that a request comes in.
+    pub fn read(&self, headers: &HeaderMap, now: Timestamp) -> Option<Session> {
+        let name = cookie_name(is_secure(headers));
+        let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+        let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        let mut values = pairs.filter(|(stated, _)| *stated == name).map(|(_, value)| value);
+        values.find_map(|value| self.session(value)).filter(|session| session.until > now.as_second())
+    }
+
+    fn session(&self, value: &str) -> Option<Session> {
+        let (text, signature) = value.rsplit_once('.')?;
+        self.is_signed("cookie", text, signature).then(|| Session::parse(text))?
+    }
+
+    /// What each form of a session bears, and no other's.
+    pub fn form_token(&self, session: &Session) -> String {
+        self.signed("form", &session.nonce)
+    }
+
+    /// Whether a form bears it.
+    pub fn is_own_form(&self, session: &Session, token: &str) -> bool {
+        self.is_signed("form", &session.nonce, token)
+    }
+
+    fn signed(&self, what: &str, text: &str) -> String {
+        let bytes: [u8; 32] = self.mac_of(what, text).finalize().into_bytes().into();
+        hex::written(&bytes)
+    }
+
+    fn is_signed(&self, what: &str, text: &str, signature: &str) -> bool {
+        hex::read(signature).is_some_and(|signature| self.mac_of(what, text).verify_slice(&signature).is_ok())
+    }
+
+    fn mac_of(&self, what: &str, text: &str) -> Hmac<Sha256> {
+        let mut mac = self.mac.clone();
+        mac.update(what.as_bytes());
+        mac.update(b"\n");
+        mac.update(text.as_bytes());
+        mac
+    }
+}
+
+impl Session {
+    /// Ends it, so that its cookie is of no use to anybody who has a copy.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn end(&self, store: &Store) -> Result<(), StoreError> {
+        store.end_session(&self.nonce, self.until).await
+    }
+
+    /// Whether it was ended.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn is_over(&self, store: &Store) -> Result<bool, StoreError> {
+        store.is_session_ended(&self.nonce).await
+    }
+
+    fn text(&self) -> String {
+        let holder = match &self.holder {
+            Holder::Visitor => "visitor".to_owned(),
+            Holder::Operator => "operator".to_owned(),
+            Holder::User(token) => token.to_hex(),
+        };
+        format!("{}.{holder}.{}", self.until, self.nonce)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('.');
+        let (until, holder, nonce) = (parts.next()?, parts.next()?, parts.next()?);
+        let holder = match holder {
+            "visitor" => Holder::Visitor,
+            "operator" => Holder::Operator,
+            token => Holder::User(format!("sha256:{token}").parse().ok()?),
+        };
+        Some(Self { holder, nonce: nonce.to_owned(), until: until.parse().ok()? })
+    }
+}
+
+/// What nobody guesses.
+///
+/// # Errors
+/// When the operating system gives no randomness.
+pub fn nonce() -> Result<String, getrandom::Error> {
+    let mut bytes = [0_u8; 16];
+    getrandom::fill(&mut bytes)?;
+    Ok(hex::written(&bytes))
+}
+
+/// The `set-cookie` that ends a session.
+pub fn no_cookie(is_secure: bool) -> Option<HeaderValue> {
+    set_cookie(is_secure, "", 0)
+}
+
+/// Whether the browser reached us by HTTPS, as the proxy before us says.
+pub fn is_secure(headers: &HeaderMap) -> bool {
+    let stated = headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok());
+    stated.and_then(|protocols| protocols.split(',').next()).is_some_and(|protocol| protocol.trim() == "https")
+}
+
+/// By its name the browser lets no other host set it.
+fn cookie_name(is_secure: bool) -> &'static str {
+    if is_secure { "__Host-keymeter" } else { "keymeter" }
+}
+
+fn set_cookie(is_secure: bool, value: &str, seconds: i64) -> Option<HeaderValue> {
+    let secure = if is_secure { "; Secure" } else { "" };
+    let name = cookie_name(is_secure);
+    let text = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
+    HeaderValue::try_from(text).ok()
+}
+
+#[allow(clippy::expect_used, reason = "HMAC takes a key of any length")]
+fn keyed(key: &[u8]) -> Hmac<Sha256> {
+    Hmac::new_from_slice(key).expect("HMAC takes a key of any length")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sessions(key: &str) -> Sessions {
+        Sessions { mac: keyed(key.as_bytes()) }
+    }
+
+    fn headers(cookie: &str) -> HeaderMap {
+        HeaderMap::from_iter([(header::COOKIE, HeaderValue::try_from(cookie).unwrap())])
+    }
+
+    fn cookie_of(sessions: &Sessions, session: &Session) -> String {
+        let set = sessions.cookie(session, false).unwrap();
+        set.to_str().unwrap().split(';').next().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_cookie_is_read_back_until_it_ends() {
+        let (sessions, now) = (sessions("key"), Timestamp::now());
+        for holder in [Holder::Visitor, Holder::Operator, Holder::User(KeyHash::of(b"token"))] {
+            let session = Sessions::begin(holder, now).unwrap();
+            let headers = headers(&format!("other=1; keymeter=forged; {}", cookie_of(&sessions, &session)));
+            assert_eq!(sessions.read(&headers, now), Some(session));
+            let end = Timestamp::from_second(now.as_second() + LIFE).unwrap();
+            assert_eq!(sessions.read(&headers, end), None);
+        }
+    }
+
+    #[test]
+    fn what_is_changed_or_signed_by_another_is_no_session() {
+        let (own, now) = (sessions("key"), Timestamp::now());
+        let session = Sessions::begin(Holder::Visitor, now).unwrap();
+        let cookie = cookie_of(&own, &session);
+        assert_eq!(sessions("another").read(&headers(&cookie), now), None);
+        for changed in
+            [cookie.replace("visitor", "operator"), format!("{cookie}0"), cookie.replace('.', ""), String::new()]
+        {
+            assert_eq!(own.read(&headers(&changed), now), None, "{changed}");
+        }
+    }
+
+    #[test]
+    fn a_form_is_one_sessions_and_no_cookie() {
+        let (sessions, now) = (sessions("key"), Timestamp::now());
+        let [one, other] = [0, 1].map(|_| Sessions::begin(Holder::Operator, now).unwrap());
+        let token = sessions.form_token(&one);
+        assert!(sessions.is_own_form(&one, &token));
+        assert!(!sessions.is_own_form(&other, &token));
+        assert!(!sessions.is_own_form(&one, ""));
+        assert_eq!(sessions.read(&headers(&format!("keymeter={}.{token}", one.nonce)), now), None);
+    }
+}

@@ -1,0 +1,118 @@
+//! Signing in with a token, and out.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, header, request::Parts},
+    response::{IntoResponse, Redirect, Response},
+};
+use jiff::Timestamp;
+use keymeter_core::key::Secret;
+use maud::html;
+
+use super::{
+    form::{Field, Form},
+    layout,
+    session::{Holder, Session, Sessions, is_secure, no_cookie},
+    visit::{FORM_TOKEN, Fields, Sent, Signed, Trouble},
+};
+use crate::{
+    Plane,
+    caller::{Caller, Uncounted, Who},
+    refusal::Refusal,
+    store::operations::Operation,
+};
+
+/// `GET /sign-in`.
+pub async fn ask(
+    State(plane): State<Arc<Plane>>,
+    signed: Result<Signed, Trouble>,
+    headers: HeaderMap,
+) -> Result<Response, Trouble> {
+    match signed {
+        Ok(_) => Ok(Redirect::to("/").into_response()),
+        Err(_) => form(&plane, &headers, None),
+    }
+}
+
+/// `POST /sign-in`.
+pub async fn sign_in(State(plane): State<Arc<Plane>>, request: Request) -> Result<Response, Trouble> {
+    let (parts, body) = request.into_parts();
+    let request = Request::from_parts(parts.clone(), body);
+    match signed_in(&plane, &parts, request).await {
+        Ok(session) => {
+            let answer = Redirect::to("/").into_response();
+            Ok(with_cookie(answer, plane.sessions.cookie(&session, is_secure(&parts.headers))))
+        }
+        Err(refusal) => form(&plane, &parts.headers, Some(&refusal)),
+    }
+}
+
+async fn signed_in(plane: &Arc<Plane>, parts: &Parts, request: Request) -> Result<Session, Refusal> {
+    let session = plane.sessions.read(&parts.headers, Timestamp::now());
+    let session = session.ok_or_else(|| {
+        Refusal::forbidden("this page was open for too long, or your browser keeps no cookies; try again")
+    })?;
+    let fields = Fields::read(request, plane, &session).await?;
+    let token = Secret::new(fields.text("token")).hash();
+    let caller = Caller::presenting(plane, &token, parts).await.map_err(|refusal| match refusal {
+        refusal if refusal == Refusal::unauthorized() => {
+            Refusal::invalid("token", "this is neither the operator's token nor a user's")
+        }
+        refusal => refusal,
+    })?;
+    let holder = match caller.who {
+        Who::Operator => Holder::Operator,
+        Who::User(_) => Holder::User(token),
+    };
+    Ok(Sessions::begin(holder, Timestamp::now())?)
+}
+
+/// `POST /sign-out`.
+pub async fn sign_out(
+    State(plane): State<Arc<Plane>>,
+    headers: HeaderMap,
+    Uncounted(sent): Uncounted<Sent>,
+) -> Result<Response, Trouble> {
+    // Counted by itself: whoever has changed too much may leave all the same.
+    plane.count(&sent.signed.caller, Operation::SignOut).await?;
+    sent.session.end(plane.store()).await?;
+    Ok(with_cookie(Redirect::to("/sign-in").into_response(), no_cookie(is_secure(&headers))))
+}
+
+/// The form, in the session of a visitor: so that nobody is signed in by another's form.
+fn form(plane: &Plane, headers: &HeaderMap, fault: Option<&Refusal>) -> Result<Response, Trouble> {
+    let now = Timestamp::now();
+    let known = plane.sessions.read(headers, now).filter(|session| session.holder == Holder::Visitor);
+    let session = known.map_or_else(|| Sessions::begin(Holder::Visitor, now), Ok)?;
+    let form = Form { fields: &Fields::default(), fault };
+    let main = html! {
+        div.narrow {
+            h1 { "Sign in" }
+            (form.alert())
+            form method="post" action="/sign-in" {
+                input type="hidden" name=(FORM_TOKEN) value=(plane.sessions.form_token(&session));
+                (form.line(Field {
+                    name: "token",
+                    label: "Token",
+                    hint: "Your personal access token, which you got when you were made a user, or the operator's.",
+                    kind: Some("password"),
+                    is_required: true,
+                    ..Field::default()
+                }))
+                button type="submit" { "Sign in" }
+            }
+        }
+    };
+    let title = if fault.is_some() { "Error: Sign in" } else { "Sign in" };
+    let page = layout::refused(layout::document(title, &html! {}, &main), fault);
+    Ok(with_cookie(page, plane.sessions.cookie(&session, is_secure(headers))))
+}
+
+fn with_cookie(mut response: Response, cookie: Option<HeaderValue>) -> Response {
+    if let Some(cookie) = cookie {
+        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    }
+    response
+}

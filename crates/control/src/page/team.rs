@@ -1,0 +1,306 @@
+//! Teams, and who is on them.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Path, Query, State},
+    response::{IntoResponse, Redirect, Response},
+};
+use maud::{Markup, html};
+
+use super::{
+    form::{Field, Form},
+    invitations,
+    keys::{Place, pager},
+    layout,
+    visit::{Fields, Sent, Signed, Trouble},
+};
+use crate::{
+    Plane,
+    api::{
+        self,
+        body::{Asked, Body},
+        invitations::ListInvitations,
+        next_cursor,
+        people::{self, Put, PutMember},
+    },
+    refusal::Refusal,
+    store::{
+        invitations::Invitation,
+        people::{Member, Role, Team},
+    },
+};
+
+const ROWS: i64 = 25;
+
+/// `GET /teams`: the operator's all, a user's own.
+pub async fn list(
+    State(plane): State<Arc<Plane>>,
+    Query(begin): Query<Place>,
+    signed: Signed,
+) -> Result<Response, Trouble> {
+    match signed.caller.user().map(|user| user.team.as_deref()) {
+        Some(Some(team)) => return Ok(Redirect::to(&format!("/teams/{team}")).into_response()),
+        Some(None) => return Ok(Redirect::to("/invitations").into_response()),
+        None => {}
+    }
+    let teams = plane.store.teams(begin.cursor.as_deref().unwrap_or(""), ROWS).await?;
+    let next = next_cursor(&teams, ROWS, |(id, _)| id.clone());
+    let done = begin.done.as_deref().filter(|done| *done == "deleted").map(|_| "The team is deleted.");
+    let main = html! {
+        h1 { "Teams" }
+        (layout::notice(done))
+        @if teams.is_empty() { p.empty { "There are no teams." } } @else {
+            ul.list { @for (id, name) in &teams {
+                li { a href=(format!("/teams/{id}")) { (name) } " " code { (id) } }
+            } }
+        }
+        (pager("/teams", begin.cursor.is_some(), next.as_deref()))
+    };
+    Ok(layout::page("Teams", &signed, &main))
+}
+
+/// `GET /teams/{id}`.
+pub async fn show(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    Query(begin): Query<Place>,
+    signed: Signed,
+) -> Result<Response, Trouble> {
+    let shown = Shown::of(&plane, &signed, id).await?;
+    let done = match begin.done.as_deref() {
+        Some("member") => Some("The member has this role now."),
+        Some("invited") => Some("The user is invited: nothing changes until they accept."),
+        Some("removed") => Some("The user is neither on the team nor invited to it any more."),
+        Some("accepted") => Some("You accepted the invitation."),
+        _ => None,
+    };
+    let fields = Fields::of([("role", "member".to_owned())]);
+    Ok(page(&signed, &shown, done, &Form { fields: &fields, fault: None }))
+}
+
+/// A team, and what else its page has on it.
+struct Shown {
+    team: Team,
+    /// Those to it, for whoever leads it.
+    invited: Vec<Invitation>,
+    /// Those of whoever looks.
+    waiting: Markup,
+}
+
+impl Shown {
+    async fn of(plane: &Arc<Plane>, signed: &Signed, id: String) -> Result<Self, Refusal> {
+        let Json(team) = people::show_team(State(plane.clone()), signed.caller.clone(), Path(id)).await?;
+        let invited = invited(plane, signed, &team.id).await?;
+        Ok(Self { team, invited, waiting: invitations::waiting(plane, signed).await? })
+    }
+}
+
+/// All open invitations to a team, which are no more than a page has, if they may be seen.
+async fn invited(plane: &Arc<Plane>, signed: &Signed, team: &str) -> Result<Vec<Invitation>, Refusal> {
+    if people::leading(&signed.caller, team).is_err() {
+        return Ok(Vec::new());
+    }
+    let asked = ListInvitations { team: Some(team.to_owned()), ..ListInvitations::default() };
+    let Json(page) = api::invitations::list(State(plane.clone()), signed.caller.clone(), Asked(asked)).await?;
+    Ok(page.data)
+}
+
+/// `POST /teams/{id}/members`: invites a user, or gives a member another role.
+pub async fn put(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    Sent { signed, fields, .. }: Sent,
+) -> Result<Response, Trouble> {
+    let user = fields.text("user").to_owned();
+    let put = match fields.text("role").parse::<Role>() {
+        Ok(role) => {
+            let whose = Path((id.clone(), user));
+            people::put_member(State(plane.clone()), signed.caller.clone(), whose, Body(PutMember { role })).await
+        }
+        Err(fault) => Err(Refusal::invalid("role", fault)),
+    };
+    match put {
+        Ok(put) => {
+            let done = if matches!(put, Put::Invited(_)) { "invited" } else { "member" };
+            Ok(Redirect::to(&format!("/teams/{id}?done={done}")).into_response())
+        }
+        Err(refusal) => {
+            let shown = Shown::of(&plane, &signed, id).await?;
+            let refusal = refusal.at("user");
+            Ok(page(&signed, &shown, None, &Form { fields: &fields, fault: Some(&refusal) }))
+        }
+    }
+}
+
+/// `GET /teams/{id}/members/{user}/remove`.
+pub async fn ask_to_remove(
+    State(plane): State<Arc<Plane>>,
+    Path((id, user)): Path<(String, String)>,
+    signed: Signed,
+) -> Result<Response, Trouble> {
+    let Json(team) = people::show_team(State(plane.clone()), signed.caller.clone(), Path(id)).await?;
+    let role = team.members.iter().find(|member| member.user == user).map(|member| member.role);
+    if role.is_none() && !invited(&plane, &signed, &team.id).await?.iter().any(|invited| invited.user == user) {
+        return Err(Refusal::not_found("member", &user).into());
+    }
+    let path = format!("/teams/{}", team.id);
+    let (question, meaning, action) = match role {
+        None => (format!("Withdraw the invitation of {user}?"), "They can be invited again.", "Withdraw"),
+        Some(_) if is_self(&signed, &user) => (
+            "Leave the team?".to_owned(),
+            "The keys of the team stay as they are. Keys of your own, made before, work again.",
+            "Leave",
+        ),
+        Some(Role::Owner) => (
+            format!("Take {user} off the team?"),
+            "The team has no owner then, until you give it another. Keys of their own, made before, work again.",
+            "Take off the team",
+        ),
+        Some(_) => (
+            format!("Take {user} off the team?"),
+            "The keys of the team stay as they are. Keys of their own, made before, work again.",
+            "Take off the team",
+        ),
+    };
+    let main = html! {
+        div.narrow {
+            p.crumb { a href=(path) { (team.name) } }
+            h1 { (question) }
+            p { (meaning) }
+            form method="post" action=(format!("{path}/members/{user}/remove")) {
+                (layout::form_token(&signed))
+                div.actions {
+                    button.danger type="submit" { (action) }
+                    a href=(path) { "Cancel" }
+                }
+            }
+        }
+    };
+    Ok(layout::page(&question, &signed, &main))
+}
+
+/// `POST /teams/{id}/members/{user}/remove`.
+pub async fn remove(
+    State(plane): State<Arc<Plane>>,
+    Path((id, user)): Path<(String, String)>,
+    Sent { signed, .. }: Sent,
+) -> Result<Response, Trouble> {
+    let is_self = is_self(&signed, &user);
+    people::remove_member(State(plane), signed.caller, Path((id.clone(), user))).await?;
+    let next = if is_self { "/".to_owned() } else { format!("/teams/{id}?done=removed") };
+    Ok(Redirect::to(&next).into_response())
+}
+
+fn is_self(signed: &Signed, user: &str) -> bool {
+    signed.caller.user().is_some_and(|own| own.id == user)
+}
+
+fn page(signed: &Signed, shown: &Shown, done: Option<&str>, form: &Form<'_>) -> Response {
+    let Shown { team, invited, waiting } = shown;
+    let leads = people::leading(&signed.caller, &team.id).ok();
+    let main = html! {
+        @if signed.caller.user().is_none() { p.crumb { a href="/teams" { "Teams" } } }
+        div.head { h1 { (team.name) } code { (team.id) } }
+        p { a href=(format!("/wallets/{}", team.id)) { "The team's wallet" } }
+        (layout::notice(done))
+        (waiting)
+        h2 { "Members" }
+        // On a narrow screen its rows are cards, as those of keys are.
+        table.cards role="table" {
+            caption.hidden { "Members of the team" }
+            thead role="rowgroup" { tr role="row" {
+                th scope="col" role="columnheader" { "User" }
+                th scope="col" role="columnheader" { "Role" }
+                th scope="col" role="columnheader" { span.hidden { "Actions" } }
+            } }
+            tbody role="rowgroup" { @for member in &team.members { (row(signed, team, member, leads)) } }
+        }
+        @if !invited.is_empty() { (invited_table(team, invited)) }
+        @if let Some(own) = leads { (bring_in(signed, team, own, form)) }
+        @if signed.caller.must_be_operator().is_ok() {
+            div.actions { a.button.plain.danger href=(format!("/teams/{}/delete", team.id)) { "Delete the team" } }
+        }
+    };
+    let title = if form.fault.is_some() { format!("Error: {}", team.name) } else { team.name.clone() };
+    layout::refused(layout::page(&title, signed, &main), form.fault)
+}
+
+fn row(signed: &Signed, team: &Team, member: &Member, leads: Option<Role>) -> Markup {
+    let remove = format!("/teams/{}/members/{}/remove", team.id, member.user);
+    html! {
+        tr role="row" {
+            th scope="row" role="rowheader" { (member.user) }
+            td role="cell" data-head="Role" { @match leads {
+                Some(own) if member.role != Role::Owner => { (role_form(signed, team, member, own)) }
+                _ => { (member.role.to_string()) }
+            } }
+            td role="cell" { @match (member.role, leads) {
+                (Role::Owner, _) if signed.caller.user().is_some() => {}
+                _ if is_self(signed, &member.user) => { a href=(remove) { "Leave" } }
+                (_, Some(_)) => { a href=(remove) { "Remove" span.hidden { " " (member.user) } } }
+                (_, None) => {}
+            } }
+        }
+    }
+}
+
+fn invited_table(team: &Team, invited: &[Invitation]) -> Markup {
+    html! {
+        h2 { "Invited" }
+        table.cards role="table" {
+            caption.hidden { "Users who have not answered yet" }
+            thead role="rowgroup" { tr role="row" {
+                @for head in ["User", "Role", "By"] { th scope="col" role="columnheader" { (head) } }
+                th scope="col" role="columnheader" { span.hidden { "Actions" } }
+            } }
+            tbody role="rowgroup" { @for Invitation { user, role, invited_by, .. } in invited { tr role="row" {
+                th scope="row" role="rowheader" { (user) }
+                td role="cell" data-head="Role" { (role.to_string()) }
+                td role="cell" data-head="By" { (invited_by) }
+                td role="cell" { a href=(format!("/teams/{}/members/{user}/remove", team.id)) {
+                    "Withdraw" span.hidden { " the invitation of " (user) }
+                } }
+            } } }
+        }
+    }
+}
+
+fn role_form(signed: &Signed, team: &Team, member: &Member, own: Role) -> Markup {
+    html! {
+        form.inline method="post" action=(format!("/teams/{}/members", team.id)) {
+            (layout::form_token(signed))
+            input type="hidden" name="user" value=(member.user);
+            select name="role" aria-label=(format!("Role of {}", member.user)) {
+                @for (role, words) in roles(own) {
+                    option value=(role) selected[member.role.to_string() == *role] { (words) }
+                }
+            }
+            button.plain type="submit" { "Change" span.hidden { " the role of " (member.user) } }
+        }
+    }
+}
+
+/// The roles that somebody with this one may give.
+fn roles(own: Role) -> &'static [(&'static str, &'static str)] {
+    const ALL: [(&str, &str); 3] = [("member", "member"), ("admin", "admin"), ("owner", "owner (hand over)")];
+    if own == Role::Owner { &ALL } else { ALL.split_last().map_or(&ALL, |(_, rest)| rest) }
+}
+
+fn bring_in(signed: &Signed, team: &Team, own: Role, form: &Form<'_>) -> Markup {
+    let (title, action) = match signed.caller.user() {
+        Some(_) => ("Invite somebody", "Invite"),
+        None => ("Bring somebody in", "Bring in"),
+    };
+    html! {
+        h2 id="bring-in" { (title) }
+        (form.alert())
+        form.row method="post" action=(format!("/teams/{}/members", team.id)) aria-labelledby="bring-in" {
+            (layout::form_token(signed))
+            (form.line(Field { name: "user", label: "User's id", is_required: true, ..Field::default() }))
+            (form.choice(Field { name: "role", label: "Role", is_required: true, ..Field::default() }, roles(own)))
+            button type="submit" { (action) }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Who asks for a page, and what their form says.
+
+use std::{collections::HashMap, sync::Arc};
+
+use axum::{
+    Form,
+    extract::{FromRequest, FromRequestParts, Request},
+    http::{HeaderMap, request::Parts},
+    response::{IntoResponse, Redirect, Response},
+};
+use jiff::Timestamp;
+use keymeter_core::{model_name::has_control, printable::Printable};
+
+use super::{
+    layout,
+    session::{Holder, Session},
+};
+use crate::{
+    Plane,
+    caller::{Caller, Uncounted},
+    refusal::Refusal,
+};
+
+/// Somebody who is signed in.
+pub struct Signed {
+    /// Who it is.
+    pub caller: Caller,
+    /// What their forms bear.
+    pub form_token: String,
+}
+
+/// A form that somebody sends who is signed in.
+pub struct Sent {
+    /// Who it is.
+    pub signed: Signed,
+    /// In which stay.
+    pub session: Session,
+    /// What they filled in.
+    pub fields: Fields,
+}
+
+/// What a form says, as text. A field that it does not have is empty.
+#[derive(Debug, Default)]
+pub struct Fields(HashMap<String, String>);
+
+/// The field that bears a form's token.
+pub const FORM_TOKEN: &str = "form_token";
+
+/// A page that says why there is no other.
+pub struct Trouble(Refusal);
+
+impl Fields {
+    /// Fields as if they were filled in.
+    pub fn of<const MANY: usize>(fields: [(&str, String); MANY]) -> Self {
+        Self(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+
+    /// What is in a field.
+    pub fn text(&self, name: &str) -> &str {
+        self.0.get(name).map_or("", |value| value.trim())
+    }
+
+    /// What is in a field, unless it is empty.
+    pub fn given(&self, name: &str) -> Option<&str> {
+        Some(self.text(name)).filter(|text| !text.is_empty())
+    }
+
+    /// Reads a form that comes from a page of the session's.
+    ///
+    /// # Errors
+    /// When it comes from elsewhere, or is none.
+    pub async fn read(request: Request, plane: &Arc<Plane>, session: &Session) -> Result<Self, Refusal> {
+        must_be_from_here(request.headers())?;
+        let form = Form::<HashMap<String, String>>::from_request(request, plane).await;
+        let Form(fields) = form.map_err(|fault| Refusal::unreadable_body(fault.to_string()))?;
+        let steers = |text: &String| has_control(&text.replace(['\n', '\r', '\t'], " "));
+        if let Some((name, _)) = fields.iter().find(|(name, text)| has_control(name) || steers(text)) {
+            let message = "a control character stands in it, such as U+0000; leave it out";
+            return Err(Refusal::invalid(Printable(name).to_string(), message));
+        }
+        let fields = Self(fields);
+        if plane.sessions.is_own_form(session, fields.text(FORM_TOKEN)) { Ok(fields) } else { Err(stranger()) }
+    }
+}
+
+/// Browsers that say where a form comes from are believed.
+fn must_be_from_here(headers: &HeaderMap) -> Result<(), Refusal> {
+    match headers.get("sec-fetch-site") {
+        Some(site) if site != "same-origin" => Err(stranger()),
+        _ => Ok(()),
+    }
+}
+
+fn stranger() -> Refusal {
+    Refusal::forbidden(
+        "this form is not of your session: it came from another site, or you have signed in or out since; load the \
+         page again and repeat",
+    )
+}
+
+impl Signed {
+    async fn read(parts: &Parts, plane: &Plane, session: &Session) -> Result<Self, Refusal> {
+        let caller = match &session.holder {
+            Holder::Visitor => return Err(Refusal::unauthorized()),
+            Holder::Operator => Caller::operator(plane, parts),
+            Holder::User(token) => Caller::signed_in(plane, token, parts).await?,
+        };
+        Ok(Self { caller, form_token: plane.sessions.form_token(session) })
+    }
+}
+
+async fn session(parts: &Parts, plane: &Plane) -> Result<Session, Refusal> {
+    let session = plane.sessions.read(&parts.headers, Timestamp::now()).ok_or_else(Refusal::unauthorized)?;
+    if session.is_over(plane.store()).await? { Err(Refusal::unauthorized()) } else { Ok(session) }
+}
+
+impl FromRequestParts<Arc<Plane>> for Signed {
+    type Rejection = Trouble;
+
+    async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, Trouble> {
+        let session = session(parts, plane).await?;
+        Ok(Self::read(parts, plane, &session).await?)
+    }
+}
+
+/// Each form is counted as a change, as each call is.
+impl FromRequest<Arc<Plane>> for Sent {
+    type Rejection = Trouble;
+
+    async fn from_request(request: Request, plane: &Arc<Plane>) -> Result<Self, Trouble> {
+        let Uncounted(sent) = Uncounted::<Self>::from_request(request, plane).await?;
+        plane.count_change(&sent.signed.caller).await?;
+        Ok(sent)
+    }
+}
+
+impl FromRequest<Arc<Plane>> for Uncounted<Sent> {
+    type Rejection = Trouble;
+
+    async fn from_request(request: Request, plane: &Arc<Plane>) -> Result<Self, Trouble> {
+        let (parts, body) = request.into_parts();
+        let session = session(&parts, plane).await?;
+        let signed = Signed::read(&parts, plane, &session).await?;
+        let fields = Fields::read(Request::from_parts(parts, body), plane, &session).await?;
+        Ok(Self(Sent { signed, session, fields }))
+    }
+}
+
+impl From<Refusal> for Trouble {
+    fn from(refusal: Refusal) -> Self {
+        Self(refusal)
+    }
+}
+
+impl From<getrandom::Error> for Trouble {
+    fn from(fault: getrandom::Error) -> Self {
+        Self(fault.into())
+    }
+}
+
+impl From<crate::store::StoreError> for Trouble {
+    fn from(fault: crate::store::StoreError) -> Self {
+        Self(fault.into())
+    }
+}
+
+impl IntoResponse for Trouble {
+    fn into_response(self) -> Response {
+        if self.0 == Refusal::unauthorized() {
+            return Redirect::to("/sign-in").into_response();
+        }
+        layout::trouble(&self.0)
+    }
+}

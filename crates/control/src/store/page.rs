@@ -1,0 +1,111 @@
+//! What the page for people asks for beside what the calls do.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use keymeter_core::{key::Secret, price::Usd};
+use sqlx::Row;
+
+use super::{Store, StoreError, micros, optional, timestamp};
+
+/// What a key cost of late, and when it was used last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lately {
+    /// US dollars.
+    pub cost: Usd,
+    /// When its last request ended.
+    pub last_used_at: Option<Timestamp>,
+}
+
+impl Store {
+    /// What sessions are signed with: made once, and the same at all instances.
+    ///
+    /// # Errors
+    /// When the database does not answer, or the operating system gives no randomness.
+    pub async fn page_secret(&self) -> Result<Secret, StoreError> {
+        let new = Secret::generate().map_err(StoreError::Randomness)?;
+        let mut tx = self.begin().await?;
+        let sql = "INSERT INTO page_secret (id, secret) VALUES (1, $1) ON CONFLICT (id) DO NOTHING";
+        sqlx::query(sql).bind(new.reveal()).execute(&mut *tx).await?;
+        let kept = sqlx::query("SELECT secret FROM page_secret WHERE id = 1").fetch_one(&mut *tx).await?;
+        self.commit(tx).await?;
+        Ok(Secret::new(kept.try_get::<String, _>("secret")?))
+    }
+
+    /// From now on the session with this `nonce`, whose cookie is good until so many seconds after 1970, is over at all
+    /// instances.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn end_session(&self, nonce: &str, until: i64) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        let sql = "INSERT INTO ended_sessions (nonce, until) VALUES ($1, $2) ON CONFLICT (nonce) DO NOTHING";
+        sqlx::query(sql).bind(nonce).bind(until).execute(&mut *tx).await?;
+        self.commit(tx).await
+    }
+
+    /// Whether the session with this `nonce` was ended.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn is_session_ended(&self, nonce: &str) -> Result<bool, StoreError> {
+        let sql = "SELECT nonce FROM ended_sessions WHERE nonce = $1";
+        Ok(sqlx::query(sql).bind(nonce).fetch_optional(self.reader()).await?.is_some())
+    }
+
+    /// Forgets ended sessions whose cookies are of no use at `now`.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn forget_sessions(&self, now: Timestamp) -> Result<u64, StoreError> {
+        let mut tx = self.begin().await?;
+        let gone = sqlx::query("DELETE FROM ended_sessions WHERE until <= $1").bind(now.as_second());
+        let gone = gone.execute(&mut *tx).await?.rows_affected();
+        self.commit(tx).await?;
+        Ok(gone)
+    }
+
+    /// What each of these keys cost from the day of `since` on.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn lately(&self, keys: &[&str], since: Timestamp) -> Result<HashMap<String, Lately>, StoreError> {
+        if keys.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let places: Vec<_> = (2..keys.len() + 2).map(|number| format!("${number}")).collect();
+        let sql = format!(
+            "SELECT key_id, CAST(SUM(CASE WHEN since >= $1 THEN cost_nanos ELSE 0 END) AS BIGINT) AS cost, \
+             MAX(last_used_at) AS last_used_at FROM usage_days WHERE key_id IN ({}) GROUP BY key_id",
+            places.join(", ")
+        );
+        let query = keys.iter().fold(sqlx::query(&sql).bind(micros(since)), |query, key| query.bind(*key));
+        let rows = query.fetch_all(self.reader()).await?;
+        rows.iter()
+            .map(|row| {
+                let last_used_at = optional(row, "last_used_at")?.map(timestamp);
+                Ok((row.try_get("key_id")?, Lately { cost: Usd::from_nanos(row.try_get("cost")?), last_used_at }))
+            })
+            .collect()
+    }
+
+    /// The ids and names of teams in the order of their ids after `after`, `most` of them at most.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn teams(&self, after: &str, most: i64) -> Result<Vec<(String, String)>, StoreError> {
+        let sql = "SELECT id, name FROM teams WHERE id > $1 AND deleted_at IS NULL ORDER BY id LIMIT $2";
+        let rows = sqlx::query(sql).bind(after).bind(most).fetch_all(self.reader()).await?;
+        rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("name")?))).collect()
+    }
+
+    /// The owners of wallets and what is in them, in the order of their ids after `after`, `most` of them at most.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn balances(&self, after: &str, most: i64) -> Result<Vec<(String, Usd)>, StoreError> {
+        let sql = "SELECT id, balance_nanos FROM wallets WHERE id > $1 ORDER BY id LIMIT $2";
+        let rows = sqlx::query(sql).bind(after).bind(most).fetch_all(self.reader()).await?;
+        rows.iter().map(|row| Ok((row.try_get("id")?, Usd::from_nanos(row.try_get("balance_nanos")?)))).collect()
+    }
+}

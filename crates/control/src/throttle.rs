@@ -1,0 +1,94 @@
+//! Wrong tokens, wherever they are sent: to the page, to calls, or as a gateway's. An address that sends many in a minute is
+//! told to wait, which bounds what guessing costs us and how much of it is heard; no token of 32 characters is found by it.
+//!
+//! A right token is taken from a throttled address too, so that whoever guesses locks out nobody behind the same address.
+//! The operator's and the gateways' are compared in memory. Users' are looked up, for throttled addresses one at a time:
+//! that is all of the database that guessing can occupy.
+
+use std::{future::Future, net::IpAddr, time::Duration};
+
+use keymeter_throttle::AuthThrottle;
+use tokio::{sync::Semaphore, time::timeout};
+
+use super::{refusal::Refusal, store::StoreError};
+
+/// Wrong tokens that an address may send in a minute.
+const MOST: isize = 20;
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// How long a look-up for a throttled address waits for those before it.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Counts the wrong tokens of each address.
+pub struct TokenThrottle {
+    wrong: AuthThrottle,
+    /// For look-ups of tokens that come from throttled addresses.
+    place: Semaphore,
+}
+
+impl Default for TokenThrottle {
+    fn default() -> Self {
+        Self { wrong: AuthThrottle::new(MOST, MINUTE), place: Semaphore::new(1) }
+    }
+}
+
+impl TokenThrottle {
+    /// What a token stands for that `address` sent, as the database says.
+    ///
+    /// # Errors
+    /// When it stands for nothing, or too many such came from there.
+    pub async fn look_up<T>(
+        &self,
+        address: IpAddr,
+        found: impl Future<Output = Result<Option<T>, StoreError>>,
+    ) -> Result<T, Refusal> {
+        let _place = if self.wrong.is_throttled(address) {
+            let place = timeout(PATIENCE, self.place.acquire()).await;
+            Some(place.map_err(|_| Refusal::too_many_attempts(MINUTE))?)
+        } else {
+            None
+        };
+        found.await?.ok_or_else(|| self.refuse(address))
+    }
+
+    /// What is said to a wrong token from `address`, which is counted.
+    pub fn refuse(&self, address: IpAddr) -> Refusal {
+        if self.wrong.is_throttled(address) {
+            // The sketch tells no time, but its minute is over before another is.
+            return Refusal::too_many_attempts(MINUTE);
+        }
+        self.wrong.bad_key(address);
+        Refusal::unauthorized()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn sent(throttle: &TokenThrottle, address: &str, found: Option<()>) -> Result<(), u16> {
+        let found = throttle.look_up(address.parse().unwrap(), async { Ok(found) }).await;
+        found.map_err(|refusal| refusal.status().as_u16())
+    }
+
+    #[tokio::test]
+    async fn an_address_that_guesses_waits_unless_its_token_is_right() {
+        let throttle = TokenThrottle::default();
+        for _ in 0..MOST {
+            assert_eq!(sent(&throttle, "192.0.2.1", None).await, Err(401));
+        }
+        assert_eq!(sent(&throttle, "192.0.2.1", None).await, Err(429));
+        assert_eq!(sent(&throttle, "192.0.2.1", Some(())).await, Ok(()));
+        assert_eq!(sent(&throttle, "192.0.2.2", None).await, Err(401));
+    }
+
+    #[tokio::test]
+    async fn addresses_of_one_subscriber_count_together() {
+        let throttle = TokenThrottle::default();
+        for number in 0..MOST {
+            assert_eq!(sent(&throttle, &format!("2001:db8:1:2::{number:x}"), None).await, Err(401));
+        }
+        assert_eq!(sent(&throttle, "2001:db8:1:2:ffff::9", None).await, Err(429));
+        assert_eq!(sent(&throttle, "2001:db8:1:3::1", None).await, Err(401));
+    }
+}

@@ -1,0 +1,259 @@
+//! A request of each API, and what is refused of each.
+
+use super::super::*;
+use super::{
+    generate::{SHAPES, layout},
+    scan_text,
+};
+
+/// What an example says: model, stream, maximum, choices, bytes of text, media, tokens given.
+type Said = (Option<&'static str>, bool, Option<u64>, u64, u64, u64, u64);
+
+fn said(scanned: &Scanned) -> (Option<&str>, bool, Option<u64>, u64, u64, u64, u64) {
+    let Scanned { stream, maximum, choices, prompt_text_bytes, media, prompt_tokens_given, .. } = *scanned;
+    (scanned.model.as_deref(), stream, maximum, choices, prompt_text_bytes, media, prompt_tokens_given)
+}
+
+const EXAMPLES: [(Shape, &str, Said); 20] = [
+    (
+        Shape::Chat,
+        r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"max_completion_tokens":9,"n":2}"#,
+        (Some("m"), false, Some(9), 2, 17, 0, 0),
+    ),
+    (Shape::Completions, r#"{"model":"m","prompt":["ab","c"],"stream":true}"#, (Some("m"), true, None, 2, 3, 0, 0)),
+    (Shape::Embeddings, r#"{"model":"m","input":[[1,2],[3]]}"#, (Some("m"), false, None, 1, 0, 0, 3)),
+    (
+        Shape::Responses,
+        r#"{"model":"m","instructions":"be","input":"hi","stream":true,"max_output_tokens":50,"tools":[{"type":"f"}]}"#,
+        (Some("m"), true, Some(50), 1, 2 + 2 + 5, 0, 0),
+    ),
+    (
+        Shape::Responses,
+        r#"{"model":"m","input":[{"role":"user","content":[{"type":"input_image","image_url":"data:,A"},{"x":7}]}]}"#,
+        (Some("m"), false, None, 1, 4 + 4 + 7 + 4 + 11 + 9 + 1, 1, 0),
+    ),
+    (Shape::Moderations, r#"{"model":"m","input":["ab",{"text":"c"}]}"#, (Some("m"), false, None, 1, 7, 0, 0)),
+    (Shape::Moderations, r#"{"input":"ab"}"#, (None, false, None, 1, 2, 0, 0)),
+    (
+        Shape::Rerank,
+        r#"{"model":"m","query":"ab","documents":["c",{"text":"d"}],"top_n":3}"#,
+        (Some("m"), false, None, 1, 2 + 1 + 5, 0, 0),
+    ),
+    (Shape::Images, r#"{"model":"m","prompt":"a cat","n":4,"size":"1x1"}"#, (Some("m"), false, None, 4, 5, 0, 0)),
+    (
+        Shape::Speech,
+        r#"{"model":"m","input":"hello","voice":"v","instructions":"slow"}"#,
+        (Some("m"), false, None, 1, 9, 0, 0),
+    ),
+    (
+        Shape::Messages,
+        r#"{"model":"m","max_tokens":5,"system":"s","stream":true,"messages":[{"role":"user","content":[
+            {"type":"image","source":{"type":"base64","media_type":"image/png","data":"AAAA"}}]}]}"#,
+        (Some("m"), true, Some(5), 1, 1 + 4 + 4 + 7 + 4 + 5 + 6 + 4 + 6 + 10 + 9 + 4, 1, 0),
+    ),
+    (Shape::Messages, r#"{"model":"m","max_tokens":0}"#, (Some("m"), false, None, 1, 0, 0, 0)),
+    (
+        Shape::CountTokens,
+        r#"{"model":"m","messages":[{"content":"hi"}],"max_tokens":5}"#,
+        (Some("m"), false, None, 1, 9, 0, 0),
+    ),
+    (
+        Shape::OllamaChat,
+        r#"{"model":"m","messages":[{"role":"user","content":"hi","images":["AAAA"]}],"options":{"num_predict":7}}"#,
+        (Some("m"), true, Some(7), 1, 4 + 4 + 7 + 2 + 6, 1, 0),
+    ),
+    (
+        Shape::OllamaGenerate,
+        r#"{"model":"m","prompt":"ab","system":"c","images":["A","B"],"context":[1,2],"stream":false,"options":null}"#,
+        (Some("m"), false, None, 1, 3, 2, 2),
+    ),
+    (Shape::OllamaGenerate, r#"{"model":"m","stream":null}"#, (Some("m"), true, None, 1, 0, 0, 0)),
+    (Shape::OllamaEmbed, r#"{"model":"m","input":["ab","c"]}"#, (Some("m"), false, None, 1, 3, 0, 0)),
+    (
+        Shape::GenerateContent,
+        r#"{"systemInstruction":{"parts":[{"text":"s"}]},"contents":[{"parts":[{"text":"hi"},
+            {"inlineData":{"mimeType":"image/png","data":"AAAA"}}]}],
+            "generationConfig":{"maxOutputTokens":9,"candidateCount":3,"responseSchema":{"type":"x"}}}"#,
+        (None, false, Some(9), 3, (5 + 4 + 1) + (5 + 4 + 2) + (10 + 8 + 9 + 4) + 5, 1, 0),
+    ),
+    (
+        Shape::GenerateContent,
+        r#"{"system_instruction":{"text":"s"},"contents":{"text":"hi"},
+            "generation_config":{"max_output_tokens":9,"candidate_count":2}}"#,
+        (None, false, Some(9), 2, 5 + 6, 0, 0),
+    ),
+    (
+        Shape::EmbedContent,
+        r#"{"model":"models/m","content":{"parts":[{"text":"hi"}]},"title":"t"}"#,
+        (Some("models/m"), false, None, 1, 5 + 4 + 2 + 1, 0, 0),
+    ),
+];
+
+#[test]
+fn every_api_is_read_as_its_reference_writes_it() {
+    for (shape, body, expected) in EXAMPLES {
+        let scanned = scan_text(body, shape).unwrap_or_else(|fault| panic!("{body}: {fault}"));
+        assert_eq!(said(&scanned), expected, "{body}");
+    }
+    for shape in SHAPES {
+        assert!(EXAMPLES.iter().any(|(of, ..)| *of == shape), "{shape:?}");
+    }
+}
+
+/// Every field that a shape acts on, with the objects that it is within.
+fn fields(shape: Shape) -> Vec<Vec<&'static str>> {
+    let layout = layout(shape);
+    let mut fields = vec![vec!["model"]];
+    fields.extend(
+        [layout.texts, layout.prompts, layout.media, layout.foreign].concat().into_iter().map(|name| vec![name]),
+    );
+    fields.extend(layout.own.iter().chain(layout.choices).map(|path| path.to_vec()));
+    fields.extend(layout.object.map(|name| vec![name]));
+    fields.extend(layout.streams.then_some(vec!["stream"]));
+    fields.sort();
+    fields.dedup();
+    fields
+}
+
+/// An object with these members, within the objects that lead to `path`.
+fn within(path: &[&str], members: &str) -> String {
+    path[..path.len() - 1].iter().rev().fold(format!("{{{members}}}"), |inner, name| format!("{{\"{name}\":{inner}}}"))
+}
+
+fn value(path: &[&str]) -> &'static str {
+    if path == ["model"] { r#""a""# } else { "null" }
+}
+
+#[test]
+fn no_field_of_any_api_may_be_there_twice_or_be_written_otherwise() {
+    for shape in SHAPES {
+        for path in fields(shape) {
+            let (name, value) = (path.last().unwrap(), value(&path));
+            let full = path.join(".");
+            let escaped = format!("\\u{:04x}{}", name.as_bytes()[0], &name[1..]);
+            for twin in [name, escaped.as_str()] {
+                let body = within(&path, &format!("\"{name}\":{value},\"{twin}\":{value}"));
+                let fault = scan_text(&body, shape).unwrap_err();
+                assert!(matches!(fault, BodyError::DuplicateField { .. }), "{shape:?} {body}: {fault}");
+                assert_eq!(fault.field(), Some(full.as_str()), "{shape:?} {body}");
+            }
+            let swapped = name.replacen(name.chars().next().unwrap(), &name[..1].to_uppercase(), 1);
+            for odd in [name.to_uppercase(), swapped] {
+                let body = within(&path, &format!("\"{odd}\":{value}"));
+                let fault = scan_text(&body, shape).unwrap_err();
+                assert!(matches!(fault, BodyError::MiscasedField { .. }), "{shape:?} {body}: {fault}");
+                assert_eq!(fault.field(), Some(full.as_str()), "{shape:?} {body}");
+            }
+            scan_text(&within(&path, &format!("\"{name}\":{value},\"{name}_\":1,\"{name}_\":2")), shape).unwrap();
+        }
+    }
+}
+
+#[test]
+fn both_of_geminis_spellings_at_once_are_one_field_twice() {
+    for (body, name) in [
+        (r#"{"systemInstruction":{},"system_instruction":{}}"#, "systemInstruction"),
+        (r#"{"generation_config":{},"generationConfig":{}}"#, "generationConfig"),
+        (r#"{"generationConfig":{"maxOutputTokens":1,"max_output_tokens":9}}"#, "generationConfig.maxOutputTokens"),
+        (r#"{"generation_config":{"candidate_count":1,"candidateCount":9}}"#, "generationConfig.candidateCount"),
+    ] {
+        let fault = scan_text(body, Shape::GenerateContent).unwrap_err();
+        assert!(matches!(fault, BodyError::DuplicateField { .. }), "{body}: {fault}");
+        assert_eq!(fault.field(), Some(name));
+    }
+    for body in
+        [r#"{"Generation_Config":{}}"#, r#"{"generationconfig":{}}"#, r#"{"generationConfig":{"MAX_OUTPUT_TOKENS":1}}"#]
+    {
+        let fault = scan_text(body, Shape::GenerateContent).unwrap_err();
+        assert!(matches!(fault, BodyError::MiscasedField { .. }), "{body}: {fault}");
+    }
+}
+
+#[test]
+fn wrong_types_of_every_api_are_refused_by_name() {
+    let integers = ["1.5", "1e3", "\"5\"", "[5]", "{}", "true"];
+    let objects = ["1", "[]", "\"\"", "true"];
+    let mut refused = 0;
+    for shape in SHAPES {
+        let layout = layout(shape);
+        let mut cases: Vec<(Vec<&str>, &[&str])> = vec![(vec!["model"], &["1", "null", "[]"])];
+        cases.extend(layout.own.iter().chain(layout.choices).map(|path| (path.to_vec(), &integers[..])));
+        cases.extend(layout.foreign.iter().map(|name| (vec![*name], &integers[..])));
+        cases.extend(layout.object.map(|name| (vec![name], &objects[..])));
+        cases.extend(layout.streams.then_some((vec!["stream"], &["1", "\"true\"", "{}"][..])));
+        for (path, values) in cases {
+            for value in values {
+                let body = within(&path, &format!("\"{}\":{value}", path.last().unwrap()));
+                let fault = scan_text(&body, shape).unwrap_err();
+                assert!(matches!(fault, BodyError::WrongType { .. }), "{shape:?} {body}: {fault}");
+                assert_eq!(fault.field(), Some(path.join(".").as_str()));
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 100, "{refused}");
+}
+
+#[test]
+fn a_negative_maximum_is_none_for_ollama_and_a_fault_elsewhere() {
+    for number in ["-1", "-2", "-0", "0", "-99999999999999999999"] {
+        for shape in [Shape::OllamaChat, Shape::OllamaGenerate] {
+            let body = format!(r#"{{"options":{{"num_predict":{number}}}}}"#);
+            assert_eq!(scan_text(&body, shape).unwrap().maximum, None, "{body}");
+        }
+    }
+    for (shape, body) in [
+        (Shape::OllamaChat, r#"{"options":{"num_predict":-1.5}}"#),
+        (Shape::OllamaChat, r#"{"options":{"num_predict":-1e3}}"#),
+        (Shape::Responses, r#"{"max_output_tokens":-1}"#),
+        (Shape::Messages, r#"{"max_tokens":-1}"#),
+        (Shape::GenerateContent, r#"{"generationConfig":{"maxOutputTokens":-1}}"#),
+    ] {
+        assert!(matches!(scan_text(body, shape), Err(BodyError::WrongType { .. })), "{body}");
+    }
+}
+
+#[test]
+fn a_field_of_one_api_means_nothing_in_another() {
+    for (shape, body) in [
+        (Shape::Messages, r#"{"max_output_tokens":"x","options":1,"generationConfig":2,"stream_options":3,"n":"x"}"#),
+        (Shape::OllamaChat, r#"{"max_tokens":"x","num_predict":"y","n":[],"input":[1]}"#),
+        (Shape::GenerateContent, r#"{"max_tokens":"x","stream":1,"options":"y","maxOutputTokens":"z"}"#),
+        (Shape::Rerank, r#"{"stream":"x","prompt":[1],"n":"y"}"#),
+        (Shape::Moderations, r#"{"stream":"x","messages":["abc"]}"#),
+    ] {
+        let scanned = scan_text(body, shape).unwrap_or_else(|fault| panic!("{body}: {fault}"));
+        let by_default = shape == Shape::OllamaChat;
+        assert_eq!(said(&scanned), (None, by_default, None, 1, 0, 0, 0), "{body}");
+    }
+}
+
+#[test]
+fn the_path_names_the_model_and_a_body_may_repeat_it() {
+    let named = |body, path: &str| scan_text(body, Shape::EmbedContent).unwrap().with_model(path.to_owned());
+    for (body, path) in [
+        ("{}", "gemini"),
+        (r#"{"model":"gemini"}"#, "gemini"),
+        (r#"{"model":"models/gemini"}"#, "gemini"),
+        (r#"{"model":"models\/gemini"}"#, "gemini"),
+    ] {
+        assert_eq!(named(body, path).unwrap().model.as_deref(), Some("gemini"), "{body}");
+    }
+    for (body, path) in [
+        (r#"{"model":"other"}"#, "gemini"),
+        (r#"{"model":"models/models/gemini"}"#, "gemini"),
+        (r#"{"model":"tunedModels/gemini"}"#, "gemini"),
+        (r#"{"model":"Gemini"}"#, "gemini"),
+    ] {
+        let fault = named(body, path).unwrap_err();
+        assert_eq!((fault, fault.field()), (BodyError::OtherModel, Some("model")), "{body}");
+    }
+    let kept = named(r#"{"content":{"text":"hi"}}"#, "m").unwrap();
+    assert_eq!((kept.prompt_text_bytes, kept.body().len()), (6, 25));
+}
+
+#[test]
+fn json_is_no_form() {
+    let fault = scan_text(r#"{"model":"m"}"#, Shape::Form).unwrap_err();
+    assert_eq!(fault.to_string(), "the content-type is not that of a form: send multipart/form-data");
+}

@@ -1,0 +1,48 @@
+//! Monotonic time, for windows and durations. Whoever needs to know what time it is is told.
+
+use std::{
+    ops::Add,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+/// A point in monotonic time: nanoseconds since an arbitrary origin, which is the same for the
+/// whole process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MonotonicTime(u64);
+
+impl MonotonicTime {
+    /// The moment `nanos` nanoseconds after the origin.
+    #[must_use]
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// Nanoseconds after the origin.
+    #[must_use]
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// The present.
+    #[must_use]
+    pub fn now() -> Self {
+        static ORIGIN: OnceLock<Instant> = OnceLock::new();
+        Self::default() + ORIGIN.get_or_init(Instant::now).elapsed()
+    }
+
+    /// The time from `earlier` to this; none if that is not earlier.
+    #[must_use]
+    pub const fn saturating_since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for MonotonicTime {
+    type Output = Self;
+
+    /// Saturates after some 584 years.
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}

@@ -1,0 +1,21 @@
+//! What keymeter knows of keys, limits, usage and money: pure code without input or output, in which time is an argument.
+//! Everything else of keymeter is built on it.
+
+pub mod api;
+pub mod body;
+pub mod clock;
+pub mod digits;
+pub mod glob;
+pub mod hex;
+pub mod hosts;
+pub mod json_line;
+pub mod key;
+pub mod limit;
+pub mod model_name;
+pub mod price;
+pub mod printable;
+pub mod record;
+pub mod rejection;
+pub mod usage;
+pub mod wallet;
+mod words;

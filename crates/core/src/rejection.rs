@@ -1,0 +1,379 @@
+//! Every way in which a request is refused, and what its sender is told: a status, a type and
+//! a code that programs branch on, and a sentence that says what to do. No secret reaches here.
+
+mod code;
+mod form;
+
+use std::{borrow::Cow, time::Duration};
+
+use http::StatusCode;
+
+pub use self::code::{ErrorCode, Refused};
+
+use crate::{
+    body::BodyError,
+    key::{KeyDenial, KeyId},
+    limit::{LimitKind, Refusal},
+};
+
+/// Why a request is not answered by an upstream.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Rejection {
+    /// No key, a malformed, unknown, deleted or replaced one: they all look alike.
+    InvalidKey,
+    /// Somebody switched the key off.
+    KeyDisabled(KeyId),
+    /// The key's time is over.
+    KeyExpired(KeyId),
+    /// The key is put away.
+    KeyArchived(KeyId),
+    /// The key's wallet is used up.
+    NoBalance(KeyId),
+    /// No upstream serves the model, or the key may not call it.
+    ModelNotFound {
+        /// The key that asked.
+        key: KeyId,
+        /// The model as the client wrote it.
+        model: String,
+    },
+    /// One of the key's limits is reached.
+    OverLimit {
+        /// The key whose limit it is.
+        key: KeyId,
+        /// Which limit, and when there is room again.
+        refusal: Refusal,
+    },
+    /// The prompt alone is certainly over what the key may use in a minute.
+    PromptTooLarge {
+        /// The key whose limit it is.
+        key: KeyId,
+        /// Tokens that the prompt has at least.
+        least: u64,
+        /// Tokens a minute.
+        limit: u64,
+    },
+    /// The address sent too many bad keys.
+    Throttled,
+    /// The body cannot be read in one way only.
+    InvalidBody(BodyError),
+    /// The request's framing can be read in two ways.
+    AmbiguousFraming,
+    /// The body broke off.
+    BodyCut,
+    /// The body did not arrive in time.
+    BodyTimeout(Duration),
+    /// The body is longer than is taken.
+    BodyTooLarge {
+        /// Bytes.
+        max: u64,
+    },
+    /// The body's length is not stated, and it is long.
+    LengthRequired {
+        /// Bytes that are taken without a stated length.
+        max: u64,
+    },
+    /// The body is compressed.
+    UnsupportedEncoding,
+    /// The path is none of an API.
+    UnknownUrl {
+        /// As the client wrote it.
+        method: String,
+        /// As the client wrote it.
+        path: String,
+    },
+    /// The path is asked with another method.
+    MethodNotAllowed {
+        /// The one method that it has.
+        allowed: &'static str,
+    },
+    /// The key source cannot answer.
+    SourceUnavailable,
+    /// Too many bodies are held at once.
+    Overloaded,
+    /// There is no room for the request's record.
+    LedgerUnavailable,
+    /// Those who count with us cannot be asked.
+    LimitsUnavailable,
+    /// The process is stopping.
+    ShuttingDown,
+    /// The upstream is unreachable, or broke off.
+    Upstream {
+        /// Its configured name.
+        upstream: String,
+    },
+    /// The upstream refused our credential for it.
+    UpstreamCredential {
+        /// Its configured name.
+        upstream: String,
+    },
+    /// The upstream is too slow.
+    UpstreamTimeout {
+        /// Its configured name.
+        upstream: String,
+    },
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+impl Rejection {
+    /// Why the key of `id` may not be used.
+    #[must_use]
+    pub fn of_bar(bar: KeyDenial, id: KeyId) -> Self {
+        match bar {
+            KeyDenial::Unknown => Self::InvalidKey,
+            KeyDenial::Disabled => Self::KeyDisabled(id),
+            KeyDenial::Archived => Self::KeyArchived(id),
+            KeyDenial::NoBalance => Self::NoBalance(id),
+            KeyDenial::Expired => Self::KeyExpired(id),
+        }
+    }
+
+    /// The response's status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::InvalidKey | Self::KeyDisabled(_) | Self::KeyExpired(_) | Self::KeyArchived(_) => {
+                StatusCode::UNAUTHORIZED
+            }
+            Self::ModelNotFound { .. } | Self::UnknownUrl { .. } => StatusCode::NOT_FOUND,
+            Self::NoBalance(_) | Self::OverLimit { .. } | Self::PromptTooLarge { .. } | Self::Throttled => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
+            Self::InvalidBody(_) | Self::AmbiguousFraming | Self::BodyCut => StatusCode::BAD_REQUEST,
+            Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::LengthRequired { .. } => StatusCode::LENGTH_REQUIRED,
+            Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::SourceUnavailable
+            | Self::Overloaded
+            | Self::LedgerUnavailable
+            | Self::LimitsUnavailable
+            | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Upstream { .. } | Self::UpstreamCredential { .. } => StatusCode::BAD_GATEWAY,
+            Self::UpstreamTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// OpenAI's `type`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NoBalance(_) => "insufficient_quota",
+            Self::OverLimit { refusal, .. } if refusal.over == LimitKind::Tokens => "tokens",
+            Self::PromptTooLarge { .. } => "tokens",
+            Self::OverLimit { .. } | Self::Throttled => "requests",
+            _ if self.status().is_server_error() => "server_error",
+            _ => "invalid_request_error",
+        }
+    }
+
+    /// OpenAI's `code`. It is also the `reason` of the access log.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::InvalidKey => ErrorCode::InvalidApiKey,
+            Self::KeyDisabled(_) => ErrorCode::ApiKeyDisabled,
+            Self::KeyExpired(_) => ErrorCode::ApiKeyExpired,
+            Self::KeyArchived(_) => ErrorCode::ApiKeyArchived,
+            Self::NoBalance(_) => ErrorCode::InsufficientQuota,
+            Self::ModelNotFound { .. } => ErrorCode::ModelNotFound,
+            Self::OverLimit { .. } | Self::Throttled => ErrorCode::RateLimitExceeded,
+            Self::PromptTooLarge { .. } | Self::BodyTooLarge { .. } => ErrorCode::RequestTooLarge,
+            Self::InvalidBody(_) => ErrorCode::InvalidJson,
+            Self::AmbiguousFraming | Self::BodyCut => ErrorCode::InvalidRequest,
+            Self::BodyTimeout(_) => ErrorCode::RequestTimeout,
+            Self::LengthRequired { .. } => ErrorCode::LengthRequired,
+            Self::UnsupportedEncoding => ErrorCode::UnsupportedEncoding,
+            Self::UnknownUrl { .. } => ErrorCode::UnknownUrl,
+            Self::MethodNotAllowed { .. } => ErrorCode::MethodNotAllowed,
+            Self::SourceUnavailable => ErrorCode::KeySourceUnavailable,
+            Self::Overloaded => ErrorCode::Overloaded,
+            Self::LedgerUnavailable => ErrorCode::LedgerUnavailable,
+            Self::LimitsUnavailable => ErrorCode::LimitsUnavailable,
+            Self::ShuttingDown => ErrorCode::ShuttingDown,
+            Self::Upstream { .. } | Self::UpstreamCredential { .. } => ErrorCode::UpstreamError,
+            Self::UpstreamTimeout { .. } => ErrorCode::UpstreamTimeout,
+        }
+    }
+
+    /// The parameter of the request that is at fault, where it is one.
+    fn parameter(&self) -> Option<&'static str> {
+        match self {
+            Self::ModelNotFound { .. } => Some("model"),
+            Self::InvalidBody(fault) => fault.field(),
+            _ => None,
+        }
+    }
+
+    /// What the sender is told.
+    #[must_use]
+    pub fn message(&self) -> Cow<'static, str> {
+        match self {
+            Self::InvalidKey => {
+                "the API key is missing or not valid; send a valid one as `Authorization: Bearer sk-…`".into()
+            }
+            Self::KeyDisabled(key) => format!("the API key {key} is disabled; ask its owner to enable it").into(),
+            Self::KeyExpired(key) => format!("the API key {key} has expired; ask its owner for a new one").into(),
+            Self::KeyArchived(key) => {
+                format!("the API key {key} is archived while its owner is on a team; use a key of the team").into()
+            }
+            Self::NoBalance(key) => format!("the balance that the API key {key} draws on is used up; add credit").into(),
+            Self::ModelNotFound { key, model } if model.is_empty() => {
+                format!("the request names no model; GET /v1/models lists those that the API key {key} may call").into()
+            }
+            Self::ModelNotFound { key, model } => format!(
+                "the model `{}` does not exist or the API key {key} may not call it; GET /v1/models lists those it may",
+                shortened(model)
+            )
+            .into(),
+            Self::OverLimit { key, refusal } => over_limit(key, refusal).into(),
+            Self::PromptTooLarge { key, least, limit } => format!(
+                "the prompt has at least {least} tokens and the API key {key} may use {limit} in 60 s; send a shorter one"
+            )
+            .into(),
+            Self::Throttled => "too many requests with bad API keys from this address; retry in 1 s with a valid one".into(),
+            Self::InvalidBody(fault) => format!("the request body cannot be used: {fault}").into(),
+            Self::AmbiguousFraming => {
+                "the request states both content-length and transfer-encoding; state one of them".into()
+            }
+            Self::BodyCut => "the request body broke off; send it again".into(),
+            Self::BodyTimeout(limit) => format!(
+                "the request body did not arrive within {}; send it faster or smaller",
+                seconds(*limit)
+            )
+            .into(),
+            Self::BodyTooLarge { max } => {
+                format!("the request body is over {max} bytes, the most that is taken; send a smaller one").into()
+            }
+            Self::LengthRequired { max } => {
+                format!("a request body over {max} bytes needs a content-length header; state its length").into()
+            }
+            Self::UnsupportedEncoding => {
+                "the request body is compressed, which is not supported; send it without content-encoding".into()
+            }
+            Self::UnknownUrl { method, path } => {
+                format!("there is no {method} {}; see the documentation for the paths that are served", shortened(path)).into()
+            }
+            Self::MethodNotAllowed { allowed } => format!("this path is asked with {allowed} only").into(),
+            Self::SourceUnavailable => "the API key cannot be checked at the moment; retry shortly".into(),
+            Self::Overloaded => "too many large requests are being received at once; retry shortly".into(),
+            Self::LedgerUnavailable => "usage cannot be recorded at the moment; retry shortly".into(),
+            Self::LimitsUnavailable => "the API key's limits cannot be checked at the moment; retry shortly".into(),
+            Self::ShuttingDown => "the server is shutting down; retry, and another will answer".into(),
+            Self::Upstream { upstream } => {
+                format!("the upstream {upstream} is unreachable or broke off; retry shortly").into()
+            }
+            Self::UpstreamCredential { upstream } => format!(
+                "the upstream {upstream} refused the gateway's own credential; tell whoever runs the gateway"
+            )
+            .into(),
+            Self::UpstreamTimeout { upstream } => format!("the upstream {upstream} did not answer in time; retry").into(),
+        }
+    }
+
+    /// How long to wait before a retry has a chance, where waiting helps.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::OverLimit { refusal, .. } => Some(refusal.retry_after),
+            Self::Throttled
+            | Self::Overloaded
+            | Self::LedgerUnavailable
+            | Self::LimitsUnavailable
+            | Self::ShuttingDown
+            | Self::SourceUnavailable => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+
+    /// Whether clients that retry by themselves had better not: because waiting does not
+    /// help, or takes longer than a minute.
+    #[must_use]
+    pub fn forbids_retry(&self) -> bool {
+        self.status() == StatusCode::TOO_MANY_REQUESTS && self.retry_after().is_none_or(|wait| wait > MINUTE)
+    }
+
+    /// Whether it is not known where the request ends: whatever follows on its connection could be a part of it.
+    #[must_use]
+    pub fn loses_the_end(&self) -> bool {
+        matches!(self, Self::AmbiguousFraming | Self::BodyCut | Self::BodyTimeout(_))
+    }
+
+    /// The reason under which a known key's refusal is counted.
+    #[must_use]
+    pub fn refused(&self) -> Option<Refused> {
+        match self {
+            Self::KeyDisabled(_) => Some(Refused::Disabled),
+            Self::KeyExpired(_) => Some(Refused::Expired),
+            Self::KeyArchived(_) => Some(Refused::Archived),
+            Self::NoBalance(_) => Some(Refused::Balance),
+            Self::ModelNotFound { .. } => Some(Refused::Model),
+            Self::PromptTooLarge { .. } => Some(Refused::Tokens),
+            Self::OverLimit { refusal, .. } => Some(match refusal.over {
+                LimitKind::Requests => Refused::Requests,
+                LimitKind::Tokens => Refused::Tokens,
+                LimitKind::Concurrency => Refused::Concurrency,
+            }),
+            _ => None,
+        }
+    }
+}
+
+fn over_limit(key: &KeyId, refusal: &Refusal) -> String {
+    let Refusal { over, limit, used, .. } = refusal;
+    let wait = seconds(refusal.retry_after);
+    let reset = seconds(refusal.reset);
+    match over {
+        LimitKind::Requests => format!(
+            "the API key {key} made {used} of the {limit} requests that it may make in 60 s; retry in {wait} (all of them are free in {reset})"
+        ),
+        LimitKind::Tokens => format!(
+            "the API key {key} used or reserved {used} of the {limit} tokens that it may use in 60 s; retry in {wait} (all of them are free in {reset})"
+        ),
+        LimitKind::Concurrency => format!(
+            "the API key {key} has {used} of the {limit} requests running that it may run at once; retry when one has ended"
+        ),
+    }
+}
+
+/// A duration for people, rounded up to the millisecond.
+fn seconds(duration: Duration) -> String {
+    let millis = duration.as_nanos().div_ceil(1_000_000);
+    if millis.is_multiple_of(1000) {
+        format!("{} s", millis / 1000)
+    } else {
+        format!("{}.{:03} s", millis / 1000, millis % 1000)
+    }
+}
+
+/// What a client wrote, cut where it would swell a message.
+fn shortened(text: &str) -> &str {
+    text.char_indices().nth(128).map_or(text, |(end, _)| text.get(..end).unwrap_or(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn over(over: LimitKind, retry_after: Duration) -> Rejection {
+        let refusal = Refusal { over, limit: 10, used: 10, retry_after, reset: retry_after };
+        Rejection::OverLimit { key: "key_test".parse().unwrap(), refusal }
+    }
+
+    #[test]
+    fn only_a_wait_of_at_most_a_minute_invites_a_retry() {
+        assert!(!over(LimitKind::Requests, Duration::from_secs(60)).forbids_retry());
+        assert!(over(LimitKind::Tokens, Duration::from_millis(60_001)).forbids_retry());
+        assert!(Rejection::NoBalance("key_test".parse().unwrap()).forbids_retry());
+        assert!(!Rejection::InvalidKey.forbids_retry(), "only 429s are retried by clients");
+    }
+
+    #[test]
+    fn the_message_names_the_key_the_limit_and_the_wait() {
+        assert_eq!(
+            over(LimitKind::Requests, Duration::from_millis(1500)).message(),
+            "the API key key_test made 10 of the 10 requests that it may make in 60 s; retry in 1.500 s (all of them are free in 1.500 s)"
+        );
+    }
+}

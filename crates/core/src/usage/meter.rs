@@ -1,0 +1,176 @@
+//! Looks at a response while it passes, and says at the end what it used.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::api::{Api, Endpoint};
+
+use super::dialect::Charge;
+use super::frame::around_answer;
+use super::response::{Read, Response};
+use super::stated::Statement;
+use super::{Ending, Form, Metered, Source, Usage};
+use super::{anthropic, audio, embeddings, gemini, images, ollama, openai, rerank, responses};
+
+/// One response's meter. Give it each chunk as it comes; it keeps at most 64 KiB, whatever comes.
+pub struct Meter {
+    endpoint: Endpoint,
+    response: Box<dyn Response>,
+}
+
+/// Who reads what an endpoint answers: one row for each API.
+fn response(endpoint: Endpoint, form: Form, remove_usage_event: bool) -> Box<dyn Response> {
+    match endpoint {
+        Endpoint::ChatCompletions | Endpoint::Completions => {
+            Read::new(openai::Reader::default(), form, remove_usage_event)
+        }
+        Endpoint::Responses => Read::new(responses::Reader::default(), form, false),
+        Endpoint::Embeddings | Endpoint::Moderations => Read::new(embeddings::Reader::default(), form, false),
+        Endpoint::Rerank => Read::new(rerank::Reader::default(), form, false),
+        Endpoint::ImageGenerations | Endpoint::ImageEdits => Read::new(images::Reader::default(), form, false),
+        Endpoint::Speech => Read::new(audio::Reader::of_speech(), form, false),
+        Endpoint::Transcriptions | Endpoint::Translations => Read::or_text(audio::Reader::of_text(), form),
+        Endpoint::Messages => Read::new(anthropic::Reader::default(), form, false),
+        Endpoint::CountTokens => Read::new(anthropic::Reader::free(), form, false),
+        Endpoint::OllamaChat | Endpoint::OllamaGenerate => Read::or_documents(ollama::Reader::default(), form),
+        Endpoint::OllamaEmbed => Read::new(ollama::Reader::of_embeddings(), form, false),
+        Endpoint::GenerateContent | Endpoint::StreamGenerateContent => {
+            Read::new(gemini::Reader::default(), form, false)
+        }
+        Endpoint::EmbedContent => Read::new(gemini::Reader::of_embeddings(), form, false),
+    }
+}
+
+impl Meter {
+    /// A meter for a response of `endpoint` whose Content-Type says `form`. With `remove_usage_event`, the extra event
+    /// that `stream_options.include_usage` brings is taken out of a chat's or a completion's stream: it was not the
+    /// client who asked for it.
+    #[must_use]
+    pub fn new(endpoint: Endpoint, form: Form, remove_usage_event: bool) -> Self {
+        Self { endpoint, response: response(endpoint, form, remove_usage_event) }
+    }
+
+    /// The same, for a request that has several prompts, as a completion's may: servers that state usage with each choice
+    /// state the prompt that it belongs to.
+    #[must_use]
+    pub fn of_prompts(mut self, prompts: u64) -> Self {
+        self.response.of_prompts(prompts);
+        self
+    }
+
+    /// One that fails whatever is asked of it.
+    #[cfg(any(test, feature = "test-util"))]
+    #[must_use]
+    pub fn broken() -> Self {
+        Self { endpoint: Endpoint::ChatCompletions, response: Box::new(super::response::Broken) }
+    }
+
+    /// Looks at the next bytes and gives back what is to be forwarded now: the same bytes, not copied, unless a usage
+    /// event that is to be taken out is, or may be, among them.
+    #[must_use]
+    pub fn feed(&mut self, chunk: Bytes) -> Bytes {
+        self.response.feed(chunk)
+    }
+
+    /// After the last chunk: what was held back and is to be forwarded after all.
+    pub fn flush(&mut self) -> Option<Bytes> {
+        self.response.flush()
+    }
+
+    /// Whether the response's end was seen in its bytes: its API's terminal event (`[DONE]`, `response.completed`,
+    /// `message_stop`, `"done":true`, …), or the closing bracket of a JSON answer.
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        self.response.ended()
+    }
+
+    /// Whether the response is a stream to which an event can be added between two others: server-sent events, or JSON
+    /// documents one after the other. Gemini's stream in one JSON array is none.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        self.response.is_stream()
+    }
+
+    /// Whether any text has passed; the first time is the time to first token.
+    #[must_use]
+    pub fn text_delivered(&self) -> bool {
+        self.response.delivered().any()
+    }
+
+    /// The bytes this meter keeps of the response at the moment.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        size_of::<Self>() + self.response.held_bytes()
+    }
+
+    /// The usage: what was stated, or where nothing was or the response ended early, what the delivered text is in
+    /// tokens of `o200k_base` (or what was stated, if that is more), with the tags around it if it is complete.
+    /// `prompt_estimate`, in tokens, stands for an input nobody stated.
+    #[must_use]
+    pub fn finish(self, ending: Ending, prompt_estimate: impl FnOnce() -> u64) -> Metered {
+        self.finish_for(ending, prompt_estimate, |found| found)
+    }
+
+    /// The same for a model whose vocabulary is another: `own_tokens` says what the tokens that are found in a text are
+    /// in the model's own.
+    #[must_use]
+    pub fn finish_for(
+        self,
+        ending: Ending,
+        prompt_estimate: impl FnOnce() -> u64,
+        own_tokens: impl Fn(u64) -> u64,
+    ) -> Metered {
+        let stated = self.response.stated();
+        if self.used_nothing(&stated, ending) {
+            return Metered::none();
+        }
+        let audio = stated.audio.unwrap_or(Duration::ZERO);
+        let is_whole = self.response.is_whole(ending) && !stated.is_part;
+        if let (true, Some(input), Some(output)) = (is_whole, stated.input, stated.output) {
+            return Metered { usage: usage(&stated, input, output, 0), audio, source: Source::Upstream };
+        }
+        let found = self.response.delivered().estimate();
+        let found_output = own_tokens(found.output);
+        let output = match stated.output {
+            Some(stated) => stated.max(found_output),
+            None => found_output.saturating_add(self.unseen(ending)),
+        };
+        let input = stated.input.unwrap_or_else(prompt_estimate);
+        let usage = usage(&stated, input, output, own_tokens(found.reasoning));
+        Metered { usage, audio, source: Source::Estimated }
+    }
+
+    /// The tokens around what was delivered. Of an answer that was cut, nothing is charged that was not seen.
+    fn unseen(&self, ending: Ending) -> u64 {
+        let ends_silently = self.endpoint.api() == Api::Gemini && self.response.is_whole(ending);
+        let is_complete = self.response.ended() || ends_silently;
+        if is_complete && self.text_delivered() && !self.response.failed() {
+            around_answer(self.endpoint, self.response.delivered().calls())
+        } else {
+            0
+        }
+    }
+
+    /// An answer without a byte is an error's (llama-cpp-python).
+    fn used_nothing(&self, stated: &Statement, ending: Ending) -> bool {
+        let failed = ending == Ending::Failed || self.response.failed();
+        let says_nothing = *stated == Statement::default() && !self.text_delivered();
+        let is_empty = ending == Ending::Complete && !self.response.has_begun();
+        self.response.charge() == Charge::Never || failed && says_nothing || is_empty
+    }
+}
+
+/// Reasoning is part of the output, so it is never more.
+fn usage(stated: &Statement, input: u64, output: u64, reasoning_found: u64) -> Usage {
+    Usage {
+        input,
+        cached_input: stated.cached_input.unwrap_or(0),
+        cache_write: stated.cache_write.unwrap_or(0),
+        output,
+        reasoning: stated.reasoning.unwrap_or(reasoning_found).min(output),
+    }
+}
+
+#[cfg(test)]
+mod tests;

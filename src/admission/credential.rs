@@ -1,0 +1,171 @@
+//! Where a client puts its secret. A request that names two different ones is refused, because
+//! whatever we chose, somebody else may have meant the other.
+
+use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
+use keymeter_core::key::Secret;
+
+/// The headers that carry a credential, all of which are taken out before a request goes upstream.
+pub static CREDENTIAL_HEADERS: [HeaderName; 4] = [
+    AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+];
+
+/// The longest secret that is looked at, in bytes: longer ones are no key.
+const LONGEST: usize = 512;
+
+/// Why there is no secret in a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CredentialError {
+    /// None of the headers is there.
+    Missing,
+    /// One is there and is no credential, or two differ.
+    Malformed,
+}
+
+/// The secret that a request bears, in its headers or as what its query says of `key`.
+///
+/// # Errors
+/// When it bears none, something that cannot be one, or two different ones.
+pub fn credential(headers: &HeaderMap, in_query: Option<&str>) -> Result<Secret, CredentialError> {
+    if in_query.is_some_and(|secret| !plausible(secret)) {
+        return Err(CredentialError::Malformed);
+    }
+    let mut found = in_query;
+    for name in &CREDENTIAL_HEADERS {
+        for value in headers.get_all(name) {
+            let text = value.to_str().map_err(|_| CredentialError::Malformed)?;
+            let secret = if *name == AUTHORIZATION { bearer(text) } else { Some(text.trim()) };
+            let secret = secret.filter(|secret| plausible(secret)).ok_or(CredentialError::Malformed)?;
+            if found.is_some_and(|earlier| earlier != secret) {
+                return Err(CredentialError::Malformed);
+            }
+            found = Some(secret);
+        }
+    }
+    found.map(Secret::new).ok_or(CredentialError::Missing)
+}
+
+/// The token of `Bearer token` (RFC 6750, section 2.1); the scheme is not case-sensitive.
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+fn plausible(secret: &str) -> bool {
+    !secret.is_empty() && secret.len() <= LONGEST && secret.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use http::{HeaderName, HeaderValue};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(headers: &[(&str, &str)]) -> Result<String, CredentialError> {
+        let pairs = headers.iter().map(|(name, value)| {
+            (name.parse::<HeaderName>().unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap())
+        });
+        credential(&pairs.collect(), None).map(|secret| secret.reveal().to_owned())
+    }
+
+    #[test]
+    fn every_header_carries_one() {
+        for headers in [
+            ("authorization", "Bearer sk-a"),
+            ("authorization", "bearer  sk-a "),
+            ("x-api-key", "sk-a"),
+            ("api-key", "sk-a"),
+            ("x-goog-api-key", "sk-a"),
+        ] {
+            assert_eq!(read(&[headers]).as_deref(), Ok("sk-a"), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn the_same_one_twice_is_one() {
+        assert_eq!(read(&[("authorization", "Bearer sk-a"), ("x-api-key", "sk-a")]).as_deref(), Ok("sk-a"));
+    }
+
+    #[test]
+    fn a_query_counts_like_a_header() {
+        let headers: HeaderMap = [(AUTHORIZATION, HeaderValue::from_static("Bearer sk-a"))].into_iter().collect();
+        let read = |headers: &HeaderMap, key| credential(headers, key).map(|secret| secret.reveal().to_owned());
+        assert_eq!(read(&HeaderMap::new(), Some("sk-a")).as_deref(), Ok("sk-a"));
+        assert_eq!(read(&headers, Some("sk-a")).as_deref(), Ok("sk-a"));
+        assert_eq!(read(&headers, Some("sk-b")), Err(CredentialError::Malformed));
+        assert_eq!(read(&HeaderMap::new(), Some("")), Err(CredentialError::Malformed));
+    }
+
+    #[test]
+    fn what_is_no_credential_is_refused() {
+        assert_eq!(read(&[]), Err(CredentialError::Missing));
+        for headers in [
+            vec![("authorization", "Bearer sk-a"), ("x-api-key", "sk-b")],
+            vec![("authorization", "Basic c2s6YQ==")],
+            vec![("authorization", "sk-a")],
+            vec![("authorization", "Bearer ")],
+            vec![("x-api-key", "")],
+            vec![("x-api-key", "sk a")],
+            vec![("x-api-key", "sk-é")],
+        ] {
+            assert_eq!(read(&headers), Err(CredentialError::Malformed), "{headers:?}");
+        }
+        assert_eq!(read(&[("x-api-key", &"a".repeat(513))]), Err(CredentialError::Malformed));
+    }
+
+    /// What a stranger may write where a secret is expected.
+    fn any_value() -> impl Strategy<Value = String> {
+        let pieces = ["Bearer ", "bearer\t", "BEARER  ", "Basic ", "sk-a", "sk-b", " ", "\t", "é", ",", "\u{a0}"];
+        prop_oneof![
+            4 => prop::sample::select(vec!["sk-a", "Bearer sk-a"]).prop_map(str::to_owned),
+            3 => prop::collection::vec(prop::sample::select(pieces.to_vec()), 0..4).prop_map(|pieces| pieces.concat()),
+            1 => (511..514_usize).prop_map(|length| "s".repeat(length)),
+        ]
+    }
+
+    /// The secret in one header's value, as a reader without a standard library finds it.
+    fn secret_in(name: &str, value: &str) -> Option<String> {
+        let blanks = [' ', '\t'];
+        let text = value.trim_matches(blanks);
+        let text = match (name, text.get(..7)) {
+            ("authorization", Some(scheme)) if scheme.to_lowercase() == "bearer " => text[7..].trim_matches(blanks),
+            ("authorization", _) => return None,
+            _ => text,
+        };
+        let is_secret =
+            (1..=512).contains(&text.len()) && text.chars().all(|character| ('!'..='~').contains(&character));
+        is_secret.then(|| text.to_owned())
+    }
+
+    proptest! {
+        /// There is a secret where all places that bear one agree, in whatever order and however often; and the
+        /// headers that bear none have no say.
+        #[test]
+        fn all_places_agree_or_there_is_none(
+            headers in prop::collection::vec(
+                (prop::sample::select(vec!["authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie"]), any_value()),
+                0..4,
+            ),
+            in_query in prop::option::weighted(0.2, any_value()),
+        ) {
+            let pairs = headers.iter().map(|(name, value)| {
+                (name.parse::<HeaderName>().unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap())
+            });
+            let read = credential(&pairs.collect(), in_query.as_deref()).map(|secret| secret.reveal().to_owned());
+            let in_headers = headers.iter().filter(|(name, _)| *name != "cookie").map(|(name, value)| secret_in(name, value));
+            let query = in_query.iter().map(|value| secret_in("", value).filter(|secret| secret == value));
+            let places: HashSet<Option<String>> = in_headers.chain(query).collect();
+            let expected = match Vec::from_iter(places).as_slice() {
+                [] => Err(CredentialError::Missing),
+                [Some(secret)] => Ok(secret.clone()),
+                _ => Err(CredentialError::Malformed),
+            };
+            prop_assert_eq!(read, expected);
+        }
+    }
+}

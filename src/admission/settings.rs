@@ -1,0 +1,222 @@
+//! The part of the configuration that admission asks, laid out for asking: what holds for a
+//! key, which route serves a model, what a model costs.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use keymeter_config::{self as config, ClientAddress, Config, InjectUsage, OnClientAbort, OnRevoke};
+use keymeter_core::{
+    api::Api,
+    glob::Glob,
+    key::KeyRecord,
+    limit::{Limits, Strategy},
+    price::Price,
+};
+
+use crate::observe::metrics::{Metrics, UpstreamSeries};
+
+/// What holds for a request from its arrival to its end.
+pub struct Settings {
+    /// For keys that set none of their own.
+    pub limits: Limits,
+    /// How much a request reserves.
+    pub strategy: Strategy,
+    /// Bytes.
+    pub max_request_body: u64,
+    /// Bytes, of all requests together.
+    pub max_buffered_bodies: u64,
+    /// In total.
+    pub body_timeout: Duration,
+    /// Whether a secret without a right checksum is refused without a look-up.
+    pub secret_checksum_required: bool,
+    /// What becomes of a response whose client has left.
+    pub on_client_abort: OnClientAbort,
+    /// Whether a response ends when its key is revoked.
+    pub cuts_revoked: bool,
+    client_address: Option<ClientAddress>,
+    models: Vec<Arc<Model>>,
+    other: Arc<Model>,
+    routes: Vec<Arc<Route>>,
+}
+
+/// What is configured of a model.
+#[derive(Debug)]
+pub struct Model {
+    /// The name under which it stands in metrics: as configured, or `other`.
+    pub label: Arc<str>,
+    /// What its tokens cost.
+    pub price: Price,
+    /// The most that it puts out.
+    pub max_output_tokens: Option<u64>,
+    names: Glob,
+    index: usize,
+}
+
+/// Where requests for some models go.
+pub struct Route {
+    /// What it is called in metrics, logs and errors.
+    pub name: Arc<str>,
+    /// The upstream, as configured; `None`: the proxy behind the gate knows where requests go.
+    pub upstream: Option<Arc<config::Upstream>>,
+    models: Vec<Glob>,
+    inject_usage: InjectUsage,
+    refuses_stream_options: AtomicBool,
+    series: Vec<OnceLock<Arc<UpstreamSeries>>>,
+}
+
+impl Settings {
+    /// What `config` says.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        let models: Vec<_> =
+            config.models.iter().enumerate().map(|(index, model)| Arc::new(Model::of(model, index))).collect();
+        Self {
+            limits: config.limits.limits,
+            strategy: config.limits.reservation,
+            max_request_body: config.server.max_request_body,
+            max_buffered_bodies: config.server.max_buffered_bodies,
+            body_timeout: config.server.body_timeout,
+            secret_checksum_required: config.keys.secret_checksum_required,
+            on_client_abort: config.on_client_abort,
+            cuts_revoked: config.on_revoke == OnRevoke::Cut,
+            client_address: config.server.client_address.clone(),
+            routes: routes(&config.upstreams, models.len() + 1),
+            other: Arc::new(Model::other(models.len())),
+            models,
+        }
+    }
+
+    /// The limits of the key in `record`: its own, and the configuration's where it has none.
+    #[must_use]
+    pub fn limits_of(&self, record: &KeyRecord) -> Limits {
+        let own = record.limits;
+        Limits {
+            requests_per_minute: own.requests_per_minute.unwrap_or(self.limits.requests_per_minute),
+            tokens_per_minute: own.tokens_per_minute.unwrap_or(self.limits.tokens_per_minute),
+            concurrent_requests: own.concurrent_requests.unwrap_or(self.limits.concurrent_requests),
+        }
+    }
+
+    /// The first route that speaks `api` and serves `model`.
+    #[must_use]
+    pub fn route(&self, api: Api, model: &str) -> Option<Arc<Route>> {
+        let serves = |route: &&Arc<Route>| route.speaks(api) && route.models.iter().any(|names| names.matches(model));
+        self.routes.iter().find(serves).cloned()
+    }
+
+    /// Every route, in the order of the configuration.
+    #[must_use]
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.routes
+    }
+
+    /// What is configured of `model`: the first entry that it fits, or `other`.
+    #[must_use]
+    pub fn model(&self, model: &str) -> Arc<Model> {
+        self.models.iter().find(|known| known.names.matches(model)).unwrap_or(&self.other).clone()
+    }
+
+    /// What holds for models that no entry names.
+    #[must_use]
+    pub fn other(&self) -> Arc<Model> {
+        self.other.clone()
+    }
+
+    /// Where a request comes from: the peer, or whom a trusted peer says that it forwards for.
+    #[must_use]
+    pub fn client_address(&self, headers: &http::HeaderMap, peer: IpAddr) -> IpAddr {
+        self.client_address.as_ref().map_or(peer.to_canonical(), |from| from.client(headers, peer))
+    }
+}
+
+/// The routes to `upstreams`; where none is configured, the one that everything takes.
+fn routes(upstreams: &[Arc<config::Upstream>], models: usize) -> Vec<Arc<Route>> {
+    if upstreams.is_empty() {
+        return vec![Arc::new(Route::of_inner_proxy(models))];
+    }
+    upstreams.iter().map(|upstream| Arc::new(Route::to(upstream.clone(), models))).collect()
+}
+
+impl Model {
+    fn of(model: &config::Model, index: usize) -> Self {
+        Self {
+            label: model.name.as_str().into(),
+            price: model.price,
+            max_output_tokens: model.max_output_tokens,
+            names: model.name.clone(),
+            index,
+        }
+    }
+
+    fn other(index: usize) -> Self {
+        let names = Glob::new("*");
+        Self { label: "other".into(), price: Price::default(), max_output_tokens: None, names, index }
+    }
+}
+
+impl Route {
+    /// The way to `upstream`, with room for the series of so many configured models.
+    fn to(upstream: Arc<config::Upstream>, models: usize) -> Self {
+        Self {
+            name: upstream.name.clone(),
+            models: upstream.models.clone(),
+            inject_usage: upstream.inject_usage,
+            upstream: Some(upstream),
+            ..Self::of_inner_proxy(models)
+        }
+    }
+
+    /// The way to wherever the proxy behind the gate sends a request.
+    fn of_inner_proxy(models: usize) -> Self {
+        Self {
+            name: "upstream".into(),
+            models: vec![Glob::new("*")],
+            inject_usage: InjectUsage::Auto,
+            refuses_stream_options: AtomicBool::new(false),
+            series: std::iter::repeat_with(OnceLock::new).take(models).collect(),
+            upstream: None,
+        }
+    }
+
+    /// Whether requests of `api` are understood. A proxy of somebody's own may speak any.
+    fn speaks(&self, api: Api) -> bool {
+        self.upstream.as_ref().is_none_or(|upstream| upstream.apis.contains(&api))
+    }
+
+    /// Whether streams are asked to state their usage.
+    #[must_use]
+    pub fn injects_usage(&self) -> bool {
+        match self.inject_usage {
+            InjectUsage::Always => true,
+            InjectUsage::Never => false,
+            InjectUsage::Auto => !self.refuses_stream_options.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether a refusal of what we added to a request is met by sending it again without.
+    #[must_use]
+    pub fn may_retry_without_usage(&self) -> bool {
+        self.inject_usage == InjectUsage::Auto
+    }
+
+    /// The upstream took a request without our addition that it had refused with it.
+    pub fn learn_refusal(&self) {
+        if !self.refuses_stream_options.swap(true, Ordering::Relaxed) {
+            let name = &self.name;
+            tracing::info!("upstream {name} refuses stream_options: its streams are no longer asked for their usage");
+        }
+    }
+
+    /// The series of this route and `model`.
+    #[must_use]
+    pub fn series(&self, model: &Model, metrics: &Metrics) -> Arc<UpstreamSeries> {
+        let find = || Arc::new(metrics.upstream(&self.name, &model.label));
+        self.series.get(model.index).map_or_else(find, |known| known.get_or_init(find).clone())
+    }
+}

@@ -1,0 +1,27 @@
+//! `keymeter demo`: something to try, without any set-up.
+
+use crate::{
+    cli::{
+        app::{App, Signals},
+        demo::Demo,
+        serve::{forbid_core_dumps, runtime, stop},
+    },
+    observe::{access_log::AccessLog, process_log},
+};
+
+pub(in crate::cli) fn run(port: u16, admin_port: u16) -> Result<(), Box<dyn std::error::Error>> {
+    process_log::start()?;
+    forbid_core_dumps();
+    let runtime = runtime(None)?;
+    let log = AccessLog::to(std::io::stdout())?;
+    let ended: Result<(), Box<dyn std::error::Error>> = runtime.block_on(async {
+        let signals = Signals::new()?;
+        let demo = Demo::start(port, admin_port, log.clone()).await?;
+        println!("{}", demo.introduction());
+        let mut house = App { server: demo.server, control: None, offer: None };
+        signals.until_stopped(&mut house).await;
+        Ok(())
+    });
+    stop(runtime, &log);
+    ended
+}

@@ -1,0 +1,146 @@
+//! What is not counted here but asked for when somebody scrapes: how much of its limits a key has taken, what is in a wallet,
+//! and what the logs have dropped. All of it is known to others, who answer with plain numbers.
+
+use std::{
+    fmt::{self, Write},
+    sync::Arc,
+};
+
+use keymeter_core::{key::KeyId, limit::Limits, price::Usd};
+
+use super::{KeySeries, key::escape};
+
+/// How much of each limit of a key is taken: 1 is all of it, more is owed; `None`: it is not limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Shares {
+    /// Of requests a minute.
+    pub requests_per_minute: Option<f64>,
+    /// Of tokens a minute.
+    pub tokens_per_minute: Option<f64>,
+    /// Of requests at once.
+    pub concurrent_requests: Option<f64>,
+}
+
+/// Wallets, and what is known to be in them.
+pub type Balances = Vec<(Arc<str>, Usd)>;
+
+const SHARE: &str = "keymeter_key_limit_used_ratio";
+const BALANCE: &str = "keymeter_wallet_balance_usd";
+const DROPPED: &str = "keymeter_log_lines_dropped_total";
+
+impl KeySeries {
+    /// Adds to `text` what `shares` says of each key that has series of its own, and of the limits that it is held to.
+    pub fn write_shares(&self, text: &mut String, shares: impl Fn(&KeyId, &Limits) -> Option<Shares>) {
+        let lines = self.all().into_iter().filter_map(|key| {
+            let id = key.id()?;
+            Some((id.clone(), shares(id, &key.limits())?))
+        });
+        let help = "How much of a key's limit is taken now: 1 is all of it; more was used than was reserved.";
+        written(text, (SHARE, "gauge"), help, |text| {
+            lines.into_iter().try_for_each(|(id, shares)| {
+                let Shares { requests_per_minute, tokens_per_minute, concurrent_requests } = shares;
+                let limits = [
+                    ("requests_per_minute", requests_per_minute),
+                    ("tokens_per_minute", tokens_per_minute),
+                    ("concurrent_requests", concurrent_requests),
+                ];
+                limits.into_iter().filter_map(|(limit, share)| Some((limit, share?))).try_for_each(|(limit, share)| {
+                    writeln!(text, "{SHARE}{{key_id=\"{}\",limit=\"{limit}\"}} {}", id.as_str(), rounded(share))
+                })
+            })
+        });
+    }
+
+    /// Adds to `text` what is in wallets; of as many of them as there may be keys.
+    pub fn write_balances(&self, text: &mut String, mut balances: Balances) {
+        balances.sort_unstable();
+        balances.truncate(self.max());
+        let help = "What is in a wallet, in US dollars, as this gateway last heard, less what it has charged since.";
+        written(text, (BALANCE, "gauge"), help, |text| {
+            balances.iter().try_for_each(|(wallet, balance)| {
+                write!(text, "{BALANCE}{{wallet=\"")?;
+                escape(text, wallet);
+                writeln!(text, "\"}} {balance}")
+            })
+        });
+    }
+}
+
+/// Adds to `text` how many lines the logs have dropped.
+pub fn write_dropped_lines(text: &mut String, access: u64, process: u64) {
+    let help = "Lines that were dropped because nobody read them in time, by log: access or process.";
+    written(text, (DROPPED, "counter"), help, |text| {
+        [("access", access), ("process", process)]
+            .into_iter()
+            .try_for_each(|(log, lines)| writeln!(text, "{DROPPED}{{log=\"{log}\"}} {lines}"))
+    });
+}
+
+/// One metric with its lines, if it has some.
+fn written(
+    text: &mut String,
+    (metric, kind): (&str, &str),
+    help: &str,
+    lines: impl FnOnce(&mut String) -> fmt::Result,
+) {
+    let start = text.len();
+    let head = write!(text, "# HELP {metric} {help}\n# TYPE {metric} {kind}\n");
+    let end = text.len();
+    // Writing to a `String` does not fail.
+    let _ = head.and_then(|()| lines(text));
+    if text.len() == end {
+        text.truncate(start);
+    }
+}
+
+/// A share to a millionth, so that it takes few bytes.
+fn rounded(share: f64) -> f64 {
+    (share * 1e6).round() / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wallets_name_is_escaped_and_their_number_bounded() {
+        let series = Arc::new(KeySeries::new(2));
+        let wallet = |name: &str, nanos| (Arc::from(name), Usd::from_nanos(nanos));
+        let mut text = String::new();
+        series.write_balances(&mut text, vec![wallet("c", 1), wallet("b\"}", -50_000_000), wallet("a", 1_500_000_000)]);
+        let lines: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(
+            lines,
+            [r#"keymeter_wallet_balance_usd{wallet="a"} 1.5"#, r#"keymeter_wallet_balance_usd{wallet="b\"}"} -0.05"#]
+        );
+    }
+
+    #[test]
+    fn a_key_has_a_share_of_each_limit_that_it_has() {
+        let series = Arc::new(KeySeries::new(1));
+        let own = series.of(&"key_a".parse().unwrap());
+        let folded = series.of(&"key_b".parse().unwrap());
+        let mut text = String::new();
+        let shares =
+            Shares { requests_per_minute: Some(1.0 / 3.0), concurrent_requests: Some(2.0), ..Shares::default() };
+        series.write_shares(&mut text, |_, _| Some(shares));
+        let lines: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(
+            lines,
+            [
+                r#"keymeter_key_limit_used_ratio{key_id="key_a",limit="requests_per_minute"} 0.333333"#,
+                r#"keymeter_key_limit_used_ratio{key_id="key_a",limit="concurrent_requests"} 2"#,
+            ]
+        );
+        drop((own, folded));
+    }
+
+    #[test]
+    fn nothing_is_said_of_nothing() {
+        let mut text = String::new();
+        let series = Arc::new(KeySeries::new(1));
+        series.write_balances(&mut text, Vec::new());
+        series.write_shares(&mut text, |_, _| None);
+        assert_eq!(text, "");
+    }
+}

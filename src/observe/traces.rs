@@ -1,0 +1,159 @@
+//! Traces of requests, by OpenTelemetry: a span for each request, from its arrival to its settlement, and one below it for
+//! its exchange with an upstream. Nothing else in the house knows OpenTelemetry; it says what happened, and this says how
+//! that is named, carries a caller's trace on, and sends it all to a collector without ever holding up a request.
+
+mod export;
+mod names;
+mod parent;
+mod request;
+
+use std::{error::Error as _, fmt, time::Duration};
+
+use keymeter_config::{Sample, Tracing};
+use opentelemetry::{InstrumentationScope, KeyValue, trace::TracerProvider};
+use opentelemetry_sdk::{
+    Resource,
+    trace::{Sampler, SdkTracer, SdkTracerProvider, SpanProcessor},
+};
+use parking_lot::Mutex;
+use tokio::runtime::{Builder, Runtime};
+
+use self::{
+    export::{collector, endpoint},
+    request::began,
+};
+pub use self::{
+    parent::{parent, written},
+    request::RequestTrace,
+};
+pub use super::traced::{Arrival, Ended, ExchangeEnded, LAST_SPANS, Spent};
+use crate::observe::metrics::TraceSeries;
+
+/// What traces requests.
+pub struct Traces {
+    tracer: SdkTracer,
+    provider: SdkTracerProvider,
+    is_flushed: Mutex<bool>,
+    /// What carries spans to the collector: whatever becomes of the runtime that serves requests, the last ones get there.
+    /// `None` once it is over.
+    runtime: Option<Runtime>,
+}
+
+impl Traces {
+    /// Traces that go to the collector that `terms` name.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread, or what the environment says of OTLP cannot be used.
+    pub fn start(terms: &Tracing, series: TraceSeries) -> Result<Self, TracesError> {
+        let mut runtime = Builder::new_multi_thread();
+        let runtime =
+            runtime.worker_threads(1).thread_name("traces").enable_all().build().map_err(TracesError::System)?;
+        let processor = {
+            // The connection is made by what runs there, once there is something to send.
+            let _within = runtime.enter();
+            collector(&terms.otlp, series)?
+        };
+        Ok(Self::of(processor, terms.sample, Some(runtime)))
+    }
+
+    /// Whether `start` could use what `terms` say.
+    ///
+    /// # Errors
+    /// When the system's certificates, by which the collector is to be known, cannot be used.
+    pub fn rehearse(terms: &Tracing) -> Result<(), TracesError> {
+        endpoint(&terms.otlp).map(drop)
+    }
+
+    /// Traces that `processor` is given, and what it needs to live.
+    fn of(processor: impl SpanProcessor + 'static, sample: Sample, runtime: Option<Runtime>) -> Self {
+        let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(sample.ratio())));
+        let provider = SdkTracerProvider::builder().with_span_processor(processor).with_sampler(sampler);
+        let provider = provider.with_resource(resource()).build();
+        let scope = InstrumentationScope::builder("keymeter").with_version(env!("CARGO_PKG_VERSION")).build();
+        Self { tracer: provider.tracer_with_scope(scope), provider, is_flushed: Mutex::new(false), runtime }
+    }
+
+    /// Begins the trace of a request, or carries its caller's on. `None`: no more of them are taken.
+    #[must_use]
+    pub fn begin(&self, arrival: &Arrival<'_>) -> Option<Box<RequestTrace>> {
+        began(&self.tracer, arrival, parent(arrival.headers))
+    }
+
+    /// Sends what is still to be sent, for a process that is about to end, and waits for that, `limit` at most. Whatever
+    /// ends later is not traced.
+    pub fn flush(&self, limit: Duration) {
+        // Whoever comes second waits for the first.
+        let mut is_flushed = self.is_flushed.lock();
+        if !std::mem::replace(&mut *is_flushed, true) && self.provider.shutdown_with_timeout(limit).is_err() {
+            tracing::warn!("the last spans were not sent within {} s", limit.as_secs_f32());
+        }
+    }
+}
+
+impl Drop for Traces {
+    fn drop(&mut self) {
+        self.flush(LAST_SPANS);
+        if let Some(runtime) = self.runtime.take() {
+            // This may be a thread of another runtime, which must not wait.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// What the spans say of this process: what `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` say, and what they do not.
+fn resource() -> Resource {
+    let stated = Resource::builder().build();
+    let is_stated = |name: &'static str| match stated.get(&name.into()) {
+        Some(value) => name != SERVICE_NAME || !value.as_str().starts_with("unknown_service"),
+        None => false,
+    };
+    let ours = [
+        (SERVICE_NAME, "keymeter".to_owned()),
+        ("service.version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("service.instance.id", instance()),
+    ];
+    let ours = ours.into_iter().filter(|(name, _)| !is_stated(name));
+    Resource::builder().with_attributes(ours.map(|(name, value)| KeyValue::new(name, value))).build()
+}
+
+const SERVICE_NAME: &str = "service.name";
+
+/// A name of this process that no other has.
+fn instance() -> String {
+    let process = || u64::from(std::process::id());
+    let parts = [getrandom::u64().unwrap_or_else(|_| process()), getrandom::u64().unwrap_or_else(|_| process())];
+    parts.map(|part| format!("{part:016x}")).concat()
+}
+
+/// Why there are no traces.
+#[derive(Debug)]
+pub enum TracesError {
+    /// The operating system gives no thread.
+    System(std::io::Error),
+    /// The system's certificates cannot be used.
+    Tls(tonic::transport::Error),
+    /// What the environment says of OTLP cannot be used.
+    Exporter(opentelemetry_otlp::ExporterBuildError),
+}
+
+impl fmt::Display for TracesError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System(fault) => write!(formatter, "traces need a thread: {fault}"),
+            Self::Tls(fault) => {
+                // What is outermost says only that there is something.
+                let reasons = std::iter::successors(fault.source(), |reason| (*reason).source());
+                let reasons: Vec<_> = reasons.map(ToString::to_string).collect();
+                write!(formatter, "the collector of `tracing.otlp` cannot be spoken to: {}", reasons.join(": "))
+            }
+            Self::Exporter(fault) => {
+                write!(formatter, "traces cannot be sent as the variables OTEL_EXPORTER_OTLP_… say: {fault}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for TracesError {}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! What OpenTelemetry's conventions for generative AI call what a request asks for. Where they have no word, the name of the
+//! endpoint is one, as they allow.
+
+use std::borrow::Cow;
+
+use http::Method;
+use keymeter_core::api::{Api, Call, Endpoint};
+
+/// `gen_ai.operation.name`
+pub(super) fn operation(endpoint: Endpoint) -> &'static str {
+    match endpoint {
+        Endpoint::ChatCompletions | Endpoint::Responses | Endpoint::Messages | Endpoint::OllamaChat => "chat",
+        Endpoint::Completions | Endpoint::OllamaGenerate => "text_completion",
+        Endpoint::GenerateContent | Endpoint::StreamGenerateContent => "generate_content",
+        Endpoint::Embeddings | Endpoint::OllamaEmbed | Endpoint::EmbedContent => "embeddings",
+        Endpoint::Moderations => "moderation",
+        Endpoint::Rerank => "rerank",
+        Endpoint::ImageGenerations => "image_generation",
+        Endpoint::ImageEdits => "image_edit",
+        Endpoint::Speech => "speech",
+        Endpoint::Transcriptions => "transcription",
+        Endpoint::Translations => "translation",
+        Endpoint::CountTokens => "count_tokens",
+    }
+}
+
+/// `gen_ai.provider.name`: whose form the telemetry has, whoever it is that answers.
+pub(super) fn provider(api: Api) -> &'static str {
+    match api {
+        Api::OpenAi => "openai",
+        Api::Anthropic => "anthropic",
+        Api::Ollama => "ollama",
+        Api::Gemini => "gcp.gemini",
+    }
+}
+
+/// `http.request.method`: one of those that are known, as anybody may send any.
+pub(super) fn method(method: &Method) -> &'static str {
+    const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+    KNOWN.into_iter().find(|known| method == *known).unwrap_or("_OTHER")
+}
+
+/// The name of a request's span before its model is known; it keeps it where there is none.
+pub(super) fn span(request: &Method, call: Option<&Call>) -> Cow<'static, str> {
+    match call {
+        Some(Call::Inference { endpoint, .. }) => operation(*endpoint).into(),
+        Some(Call::Models) => "GET /v1/models".into(),
+        Some(Call::Model(_)) => "GET /v1/models/{id}".into(),
+        Some(Call::Usage) => "GET /v1/usage".into(),
+        None if method(request) == "_OTHER" => "HTTP".into(),
+        None => method(request).into(),
+    }
+}

@@ -1,0 +1,240 @@
+//! The trace of one request: its own span and that of its exchange with an upstream. Nothing of what is said between a client
+//! and a model is in it, no secret and no query; what a client can write at will is short.
+
+use http::{HeaderName, HeaderValue};
+use jiff::Timestamp;
+use keymeter_core::{
+    api::{Call, Endpoint},
+    rejection::ErrorCode,
+    usage::{Source, Usage},
+};
+use opentelemetry::{
+    Context, KeyValue, Value,
+    trace::{Span as _, SpanContext, SpanKind, Status, TraceContextExt, Tracer},
+};
+use opentelemetry_sdk::trace::{SdkTracer, Span};
+
+use super::{Arrival, Ended, ExchangeEnded, Spent, names, parent::written};
+
+/// The trace of a request.
+pub struct RequestTrace {
+    tracer: SdkTracer,
+    id: String,
+    span: Span,
+    exchange: Option<Exchange>,
+    asked: Asked,
+}
+
+/// What a request asks of a model.
+#[derive(Clone, Default)]
+struct Asked {
+    operation: Option<&'static str>,
+    provider: &'static str,
+    model: Option<String>,
+    maximum: Option<u64>,
+    is_stream: bool,
+}
+
+/// The exchange with an upstream, of one attempt or several.
+struct Exchange {
+    span: Span,
+    began: Timestamp,
+    attempts: u32,
+    status: Option<u16>,
+}
+
+/// Begins the trace of a request, within that of its caller if there is one.
+pub(super) fn began(
+    tracer: &SdkTracer,
+    arrival: &Arrival<'_>,
+    parent: Option<SpanContext>,
+) -> Option<Box<RequestTrace>> {
+    let Arrival { method, path, api, call, id, at, .. } = *arrival;
+    let context = parent.map_or_else(Context::new, |parent| Context::new().with_remote_span_context(parent));
+    let builder = tracer.span_builder(names::span(method, call)).with_kind(SpanKind::Server).with_start_time(at);
+    let mut span = tracer.build_with_context(builder, &context);
+    if !span.span_context().is_valid() {
+        return None;
+    }
+    let mut asked = Asked { provider: names::provider(api), ..Asked::default() };
+    if let Some(Call::Inference { endpoint, .. }) = call {
+        asked.operation = Some(names::operation(*endpoint));
+    }
+    if span.is_recording() {
+        set(&mut span, "http.request.method", names::method(method));
+        set(&mut span, "url.path", path.to_owned());
+        set(&mut span, "keymeter.request.id", id.to_owned());
+        asked.describe(&mut span);
+    }
+    let id = span.span_context().trace_id().to_string();
+    Some(Box::new(RequestTrace { tracer: tracer.clone(), id, span, exchange: None, asked }))
+}
+
+impl RequestTrace {
+    /// The name of the trace, in 32 hexadecimal digits.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What the request asks for, once its body is read. The model is named as briefly as in the log.
+    pub fn asks(&mut self, endpoint: Endpoint, model: Option<&str>, maximum: Option<u64>, is_stream: bool) {
+        if !self.span.is_recording() {
+            return;
+        }
+        let operation = names::operation(endpoint);
+        let is_stream = is_stream || endpoint == Endpoint::StreamGenerateContent;
+        let (provider, model) = (names::provider(endpoint.api()), model.map(str::to_owned));
+        self.asked = Asked { operation: Some(operation), provider, model, maximum, is_stream };
+        if let Some(model) = &self.asked.model {
+            self.span.update_name(format!("{operation} {model}"));
+            set(&mut self.span, "gen_ai.request.model", model.clone());
+        }
+    }
+
+    /// The exchange with an upstream begins, or is tried once more. `server` is its host and port.
+    pub fn exchange_begins(&mut self, upstream: &str, server: Option<(&str, u16)>, at: Timestamp) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.attempts += 1;
+            exchange.status = None;
+            return;
+        }
+        let parent = Context::new().with_remote_span_context(self.span.span_context().clone());
+        let builder = self.tracer.span_builder(self.asked.span_name()).with_kind(SpanKind::Client).with_start_time(at);
+        let mut span = self.tracer.build_with_context(builder, &parent);
+        if span.is_recording() {
+            self.asked.describe(&mut span);
+            set_some(&mut span, "gen_ai.request.model", self.asked.model.clone());
+            set_some(&mut span, "gen_ai.request.max_tokens", self.asked.maximum.map(count));
+            set_some(&mut span, "gen_ai.request.stream", self.asked.is_stream.then_some(true));
+            set(&mut span, "keymeter.upstream", upstream.to_owned());
+            if let Some((host, port)) = server {
+                set(&mut span, "server.address", host.to_owned());
+                set(&mut span, "server.port", i64::from(port));
+            }
+        }
+        self.exchange = Some(Exchange { span, began: at, attempts: 1, status: None });
+    }
+
+    /// What names the exchange to the upstream: headers to be set, or to be taken out.
+    #[must_use]
+    pub fn headers(&self) -> [(HeaderName, Option<HeaderValue>); 2] {
+        written(self.exchange.as_ref().map_or(&self.span, |exchange| &exchange.span).span_context())
+    }
+
+    /// The upstream has answered with this status.
+    pub fn upstream_answered(&mut self, status: u16) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.status = Some(status);
+        }
+    }
+
+    /// The exchange with the upstream is over, if there is one. The first time counts.
+    pub fn exchange_ended(&mut self, ended: &ExchangeEnded, at: Timestamp) {
+        let Some(Exchange { span, began, attempts, status }) = &mut self.exchange else { return };
+        if !span.is_recording() {
+            return;
+        }
+        set_some(span, "http.response.status_code", status.map(i64::from));
+        set_some(span, "http.request.resend_count", (*attempts > 1).then(|| i64::from(*attempts - 1)));
+        let waited = |first: Timestamp| first.duration_since(*began).as_secs_f64().max(0.0);
+        set_some(span, "gen_ai.response.time_to_first_chunk", ended.first_piece.map(waited));
+        if ended.source != Source::None {
+            describe_usage(span, &ended.usage);
+        }
+        let refused = status.filter(|status| *status >= 400).map(|status| status.to_string());
+        if let Some(fault) = refused.or_else(|| ended.failure.map(|code| code.as_str().to_owned())) {
+            fail(span, fault);
+        }
+        span.end_with_timestamp(at.into());
+    }
+
+    /// The request is over. Of its key, the id and the team are told.
+    pub fn ended(&mut self, ended: &Ended<'_>, key: Option<(&str, Option<&str>)>, at: Timestamp) {
+        let span = &mut self.span;
+        if !span.is_recording() {
+            return;
+        }
+        let Ended { status, reason, broke_off, client_aborted, upstream, ref spent } = *ended;
+        set(span, "http.response.status_code", i64::from(status));
+        set_some(span, "keymeter.key.id", key.map(|(id, _)| id.to_owned()));
+        set_some(span, "keymeter.key.team", key.and_then(|(_, team)| team).map(str::to_owned));
+        set_some(span, "keymeter.upstream", upstream.map(str::to_owned));
+        set_some(span, "keymeter.rejection", reason.map(ErrorCode::as_str));
+        if let Some(spent) = spent {
+            describe_spent(span, spent);
+            set(span, "keymeter.client_aborted", client_aborted);
+        }
+        // A refusal that is the client's own fault is no error of this span.
+        let failed = status < 400 && !client_aborted && (broke_off || reason.is_some());
+        if status >= 500 || failed {
+            let unnamed = || if status >= 500 { status.to_string() } else { "_OTHER".to_owned() };
+            fail(span, reason.map_or_else(unnamed, |code| code.as_str().to_owned()));
+        }
+        span.end_with_timestamp(at.into());
+    }
+}
+
+impl Asked {
+    fn span_name(&self) -> String {
+        let operation = self.operation.unwrap_or("HTTP");
+        self.model.as_ref().map_or_else(|| operation.to_owned(), |model| format!("{operation} {model}"))
+    }
+
+    fn describe(&self, span: &mut Span) {
+        if let Some(operation) = self.operation {
+            set(span, "gen_ai.operation.name", operation);
+            set(span, "gen_ai.provider.name", self.provider);
+        }
+    }
+}
+
+/// Usage as the conventions count it: the input is all of the prompt.
+fn describe_usage(span: &mut Span, usage: &Usage) {
+    let Usage { input, cached_input, cache_write, output, reasoning } = *usage;
+    let prompt = input.saturating_add(cached_input).saturating_add(cache_write);
+    set(span, "gen_ai.usage.input_tokens", count(prompt));
+    set(span, "gen_ai.usage.output_tokens", count(output));
+    for (name, tokens) in [
+        ("gen_ai.usage.cache_read.input_tokens", cached_input),
+        ("gen_ai.usage.cache_creation.input_tokens", cache_write),
+        ("gen_ai.usage.reasoning.output_tokens", reasoning),
+    ] {
+        set_some(span, name, (tokens > 0).then(|| count(tokens)));
+    }
+}
+
+/// Usage as it is charged, and under names of our own: whoever adds up the conventions' counts each request once.
+fn describe_spent(span: &mut Span, spent: &Spent) {
+    let Usage { input, cached_input, cache_write, output, .. } = spent.usage;
+    for (name, tokens) in [
+        ("keymeter.tokens.input", input),
+        ("keymeter.tokens.cached_input", cached_input),
+        ("keymeter.tokens.cache_write", cache_write),
+        ("keymeter.tokens.output", output),
+    ] {
+        set(span, name, count(tokens));
+    }
+    set(span, "keymeter.usage.source", spent.source.as_str());
+    set(span, "keymeter.cost_usd", spent.cost.to_string());
+}
+
+/// Marks a span as failed. What is said of it is a word of ours or a status.
+fn fail(span: &mut Span, fault: String) {
+    set(span, "error.type", fault);
+    span.set_status(Status::error(""));
+}
+
+fn set(span: &mut Span, name: &'static str, value: impl Into<Value>) {
+    span.set_attribute(KeyValue::new(name, value));
+}
+
+fn set_some(span: &mut Span, name: &'static str, value: Option<impl Into<Value>>) {
+    if let Some(value) = value {
+        set(span, name, value);
+    }
+}
+
+fn count(tokens: u64) -> i64 {
+    i64::try_from(tokens).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,306 @@
+//! An exchange with an upstream that runs apart from its client: as a request of its own within Pingora, a subrequest,
+//! whose response the client's request only forwards. So the exchange need not end with the client
+//! (`on_client_abort: drain`), and the client is still there when we end the exchange (`on_revoke: cut`).
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Version, header};
+use keymeter_config::OnClientAbort;
+use keymeter_core::key::KeyDenial;
+use pingora::{
+    ErrorType,
+    http::RequestHeader,
+    prelude::{Error, Result},
+    protocols::http::{HttpTask, subrequest::server::SubrequestHandle},
+    proxy::{
+        Session,
+        subrequest::{BodyMode, Ctx},
+    },
+};
+use tokio::sync::oneshot;
+
+use super::{
+    Context, RequestState, finish,
+    response::{self, KEY_REVOKED, Tail},
+};
+use crate::{
+    admission::{Client, Gate},
+    keys::revocation::RevocationEntry,
+};
+
+/// Whether an admitted request is to be run apart, and how long its upstream is then read on after its client has left.
+pub(super) fn limit<C>(session: &Session, context: &Context<C>) -> Option<Duration> {
+    // Pingora asked whether there may be an exchange apart before the request had its settings.
+    session.subrequest_spawner.as_ref()?;
+    let RequestState::Running(running) = &context.stage else { return None };
+    match running.lease.settings().on_client_abort {
+        OnClientAbort::Drain { limit } => Some(limit),
+        // The end of its key would not reach it otherwise before its upstream says something.
+        OnClientAbort::Stop => {
+            (running.lease.run().is_some() && running.connection.is_none()).then_some(Duration::ZERO)
+        }
+    }
+}
+
+/// What the two halves of such a request tell each other. The order of the response's pieces orders this too.
+pub(super) struct Subrequest {
+    /// Bytes of the body that the exchange gave away.
+    given: AtomicU64,
+    /// How many of them make up the response to its end.
+    whole: AtomicU64,
+    client_left_early: AtomicBool,
+}
+
+impl Subrequest {
+    fn new() -> Self {
+        Self { given: AtomicU64::new(0), whole: AtomicU64::new(u64::MAX), client_left_early: AtomicBool::new(false) }
+    }
+
+    /// The exchange gives a piece away, with which the response has ended or not.
+    pub fn give(&self, piece: &[u8], ended: bool) {
+        let given = self.given.fetch_add(piece.len() as u64, Ordering::Relaxed) + piece.len() as u64;
+        if ended {
+            self.whole.fetch_min(given, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the client left before it had the response to its end.
+    pub fn client_left_early(&self) -> bool {
+        self.client_left_early.load(Ordering::Relaxed)
+    }
+
+    fn client_left_after(&self, delivered: u64) {
+        self.client_left_early.store(delivered < self.whole.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+/// Which half of such a request this is, if it is one.
+pub(super) enum SubrequestRole<C> {
+    /// It is whole.
+    No,
+    /// The exchange, which gives everything back when it is over.
+    Exchange(oneshot::Sender<Return<C>>),
+    /// The client's; what the exchange came to, once it is over.
+    Client(Option<ExchangeEnd>),
+}
+
+/// What the exchange takes over from the client's request.
+struct Handover<C> {
+    head: RequestHeader,
+    inner: C,
+    stage: RequestState,
+    home: oneshot::Sender<Return<C>>,
+}
+
+/// What it gives back.
+pub(super) struct Return<C> {
+    pub inner: C,
+    pub stage: RequestState,
+    pub over: ExchangeEnd,
+}
+
+/// What an exchange came to.
+#[derive(Clone, Copy)]
+pub(super) struct ExchangeEnd {
+    pub status: Option<u16>,
+    pub complete: bool,
+    pub client: Client,
+}
+
+/// Runs an admitted request as an exchange of its own, and forwards what comes of it. After the client has left, the
+/// exchange goes on for `limit` at most.
+///
+/// # Errors
+/// When the client left, or the response broke off.
+pub(super) async fn forward<C>(
+    gate: &Gate,
+    session: &mut Session,
+    context: &mut Context<C>,
+    limit: Duration,
+    spare: C,
+) -> Result<()>
+where
+    C: Send + Sync + 'static,
+{
+    let Some(spawner) = session.subrequest_spawner.take() else {
+        return Error::e_explain(ErrorType::InternalError, "Pingora gave no way to run an exchange apart");
+    };
+    let halves = Arc::new(Subrequest::new());
+    context.role = SubrequestRole::Client(None);
+    let mut stage = std::mem::replace(&mut context.stage, RequestState::ExchangeEnd);
+    let mut run = None;
+    if let RequestState::Running(running) = &mut stage {
+        running.halves = Some(halves.clone());
+        run = running.lease.run().cloned();
+    }
+    let (home, returning) = oneshot::channel();
+    let inner = std::mem::replace(&mut context.inner, spare);
+    let handover = Handover { head: session.req_header().clone(), inner, stage, home };
+    let own = Ctx::builder().user_ctx(Box::new(Some(handover))).body_mode(BodyMode::ExpectBody).build();
+    let (exchange, handle) = with_head_of_http1(session, |session| spawner.create_subrequest(session.as_ref(), own));
+    // Both in one task: neither outlives the other, and their connections stay on one thread.
+    let mut client = ClientHalf { session, halves: &halves, run, tail: Tail::default() };
+    let (forwarded, ()) = tokio::join!(client.carry(handle, limit), exchange.run());
+    let tail = client.tail;
+    if let Ok(Return { inner, stage, over }) = returning.await {
+        context.inner = inner;
+        context.stage = stage;
+        context.role = SubrequestRole::Client(Some(over));
+    }
+    let Err(error) = forwarded else { return Ok(()) };
+    if *error.etype() == KEY_REVOKED {
+        if let RequestState::Running(running) = &mut context.stage {
+            // The exchange may have been further than the client.
+            running.tail = tail;
+        }
+        response::fail(gate, session, &mut context.stage, &error).await;
+    }
+    Err(error)
+}
+
+/// Pingora writes the request's head out for an exchange and reads it again, which HTTP/2's version does not survive.
+/// The exchange gets the true head afterwards.
+fn with_head_of_http1<T>(session: &mut Session, create: impl FnOnce(&Session) -> T) -> T {
+    let version = session.req_header().version;
+    session.req_header_mut().set_version(Version::HTTP_11);
+    let created = create(session);
+    session.req_header_mut().set_version(version);
+    created
+}
+
+/// What the client's request does meanwhile.
+struct ClientHalf<'request> {
+    session: &'request mut Session,
+    halves: &'request Subrequest,
+    run: Option<Arc<RevocationEntry>>,
+    tail: Tail,
+}
+
+/// Why a response was not forwarded to its end.
+enum End {
+    /// The client left after so many bytes of the body.
+    ClientLeft {
+        error: Box<Error>,
+        delivered: u64,
+    },
+    /// The client's key is revoked.
+    Revoked,
+    Broken,
+}
+
+impl ClientHalf<'_> {
+    /// Forwards the exchange's response, or what is left of it to nobody.
+    async fn carry(&mut self, mut handle: SubrequestHandle, limit: Duration) -> Result<()> {
+        // The exchange has the request's body already. This one byte is what Pingora replays in its place.
+        let _ = handle.tx.send(HttpTask::Body(Some(Bytes::from_static(b"-")), true)).await;
+        let forwarded = self.forward_all(&mut handle).await;
+        if let Err(End::ClientLeft { delivered, .. }) = &forwarded {
+            self.halves.client_left_after(*delivered);
+        }
+        let has_all = forwarded.is_ok();
+        // The exchange is left to end by itself, so that its connection is fit for another; dropping the handle ends it
+        // wherever it is.
+        if has_all || self.halves.client_left_early() {
+            let rest = async { while handle.rx.recv().await.is_some() {} };
+            let limit = if has_all { LAST_WORDS } else { limit };
+            tokio::select! {
+                _ = tokio::time::timeout(limit, rest) => {}
+                _ = barred(self.run.as_deref()) => {}
+            }
+        }
+        forwarded.map_err(|end| match end {
+            End::Broken => Error::explain(ErrorType::ConnectionClosed, "the response broke off").into_up(),
+            End::Revoked => Error::explain(KEY_REVOKED, "the key is revoked").into_in(),
+            End::ClientLeft { error, .. } => error,
+        })
+    }
+
+    async fn forward_all(&mut self, handle: &mut SubrequestHandle) -> Result<(), End> {
+        let (mut watches, mut delivered) = (true, 0);
+        let left = |error: Box<Error>, delivered| End::ClientLeft { error: error.into_down(), delivered };
+        loop {
+            let task = tokio::select! {
+                // First, since the connection's reader may fail for the same reason.
+                biased;
+                _ = barred(self.run.as_deref()) => return Err(End::Revoked),
+                task = handle.rx.recv() => task.ok_or(End::Broken)?,
+                idle = self.session.downstream_session.read_body_or_idle(true), if watches => match idle {
+                    Ok(_) => {
+                        watches = false;
+                        continue;
+                    }
+                    Err(error) => return Err(left(error, delivered)),
+                },
+            };
+            let piece = if let HttpTask::Body(Some(piece), _) = &task { piece.clone() } else { Bytes::new() };
+            let written = self.session.downstream_session.response_duplex_vec(vec![task]).await;
+            let is_over = written.map_err(|error| left(error, delivered))?;
+            delivered += piece.len() as u64;
+            self.tail.saw(&piece);
+            if is_over {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// How long an exchange whose response is forwarded may take to end by itself.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Waits until the key of `run` is revoked.
+async fn barred(run: Option<&RevocationEntry>) -> KeyDenial {
+    match run {
+        Some(run) => std::future::poll_fn(|context| run.poll_barred(context)).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// In the exchange: takes over the client's request, if there is one to be taken over.
+pub(super) async fn take_over<C>(session: &mut Session, context: &mut Context<C>) -> Result<()>
+where
+    C: Send + Sync + 'static,
+{
+    let own = session.subrequest_ctx.as_mut().and_then(|own| own.user_ctx_mut());
+    let handover = own.and_then(|own| own.downcast_mut::<Option<Handover<C>>>()).and_then(Option::take);
+    let Some(Handover { head, inner, stage, home }) = handover else { return Ok(()) };
+    context.inner = inner;
+    context.stage = stage;
+    context.role = SubrequestRole::Exchange(home);
+    read_the_stand_in(session).await?;
+    *session.req_header_mut() = head;
+    Ok(())
+}
+
+/// In the exchange, at its end: gives the client's request back what was taken over. That settles it, once the client has
+/// all of the response or has left.
+pub(super) fn give_back<C>(
+    gate: &Gate,
+    context: &mut Context<C>,
+    spare: C,
+    over: ExchangeEnd,
+    home: oneshot::Sender<Return<C>>,
+) {
+    let stage = std::mem::replace(&mut context.stage, RequestState::ExchangeEnd);
+    let inner = std::mem::replace(&mut context.inner, spare);
+    if let Err(Return { mut stage, .. }) = home.send(Return { inner, stage, over }) {
+        finish(gate, &mut stage, over);
+    }
+}
+
+/// Reads the byte that stands for the body, so that Pingora replays it: as with a body that was read from a client,
+/// `request_body_filter` then runs once, at the body's end, and puts the whole in its place.
+async fn read_the_stand_in(session: &mut Session) -> Result<()> {
+    let head = session.req_header_mut();
+    head.remove_header(&header::TRANSFER_ENCODING);
+    head.insert_header(header::CONTENT_LENGTH, 1)?;
+    session.enable_retry_buffering();
+    while session.read_request_body().await?.is_some() {}
+    Ok(())
+}

@@ -1,0 +1,273 @@
+//! The admin address: metrics, health and reload, for operators and their tools.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use http::{Method, Response, StatusCode, header};
+use keymeter_core::{
+    clock::MonotonicTime,
+    hosts::{ForeignRequestError, check_host, check_site},
+};
+use pingora::{apps::http_app::ServeHttp, protocols::http::ServerSession};
+use serde_json::json;
+use subtle::ConstantTimeEq;
+
+use crate::{
+    admission::{Gate, Now},
+    connection::Connection,
+    keys::{
+        Resolver,
+        push::{Push, parse_change},
+    },
+    observe::levels,
+    server::reload::Reloader,
+};
+
+/// Answers operators.
+pub struct Admin {
+    gate: Arc<Gate>,
+    reloader: Arc<Reloader>,
+    resolver: Arc<Resolver>,
+    /// Where keys come from a service that may tell of changes.
+    push: Option<Arc<Push>>,
+    /// Where it is.
+    listen: SocketAddr,
+}
+
+type Answer = Response<Vec<u8>>;
+
+const NO_PATH: &str =
+    "there are /metrics, /-/healthy, /-/ready, /-/log, POST /-/reload, POST /-/keys/invalidate and POST /-/log\n";
+
+/// The largest body: an id and a hash, or levels.
+const LARGEST_BODY: usize = 4096;
+
+#[async_trait]
+impl ServeHttp for Admin {
+    async fn response(&self, session: &mut ServerSession) -> Answer {
+        if let Some(connection) = Connection::current() {
+            connection.head_is_read();
+        }
+        keep_as_asked(session);
+        let head = session.req_header();
+        let (method, path) = (head.method.clone(), head.uri.path().to_owned());
+        if let Err(fault) = self.check_sender(session) {
+            // What it sends besides is of no interest.
+            session.set_keepalive(None);
+            return text(StatusCode::FORBIDDEN, refusal_of(fault));
+        }
+        match (&method, path.as_str()) {
+            (&Method::GET | &Method::HEAD, "/metrics") => self.metrics().await,
+            (&Method::GET | &Method::HEAD, "/-/healthy") => text(StatusCode::OK, "ok\n"),
+            (&Method::GET | &Method::HEAD, "/-/ready") => self.ready(),
+            (&Method::GET | &Method::HEAD, "/-/log") => text(StatusCode::OK, &format!("{}\n", levels::current())),
+            (&Method::POST, "/-/reload" | "/-/keys/invalidate" | "/-/log") if !self.is_authorized(session) => {
+                text(StatusCode::UNAUTHORIZED, "send `Authorization: Bearer` with the token of `admin.token`\n")
+            }
+            (&Method::POST, "/-/reload" | "/-/keys/invalidate" | "/-/log") => self.obey(session, &path).await,
+            (_, "/metrics" | "/-/healthy" | "/-/ready") => not_allowed("GET"),
+            (_, "/-/reload" | "/-/keys/invalidate") => not_allowed("POST"),
+            (_, "/-/log") => not_allowed("GET, POST"),
+            _ => text(StatusCode::NOT_FOUND, NO_PATH),
+        }
+    }
+}
+
+impl Admin {
+    /// What answers at `listen`.
+    #[must_use]
+    pub fn new(
+        gate: Arc<Gate>,
+        reloader: Arc<Reloader>,
+        resolver: Arc<Resolver>,
+        push: Option<Arc<Push>>,
+        listen: SocketAddr,
+    ) -> Self {
+        Self { gate, reloader, resolver, push, listen }
+    }
+
+    /// Whether a request was meant for this address and, if it may change something, sent by no page of somebody else's.
+    fn check_sender(&self, session: &ServerSession) -> Result<(), ForeignRequestError> {
+        let head = session.req_header();
+        check_host(self.listen, &self.reloader.config().admin.hosts, (&head.uri, &head.headers, head.version))?;
+        match head.method {
+            Method::GET | Method::HEAD => Ok(()),
+            _ => check_site((&head.uri, &head.headers)),
+        }
+    }
+
+    /// Does what a POST says, once all of it is here.
+    async fn obey(&self, session: &mut ServerSession, path: &str) -> Answer {
+        let received = MonotonicTime::now();
+        let limit = self.reloader.config().server.body_timeout;
+        let body = match read_body(session, limit).await {
+            Ok(body) => body,
+            Err(fault) => {
+                session.set_keepalive(None);
+                return fault.answer();
+            }
+        };
+        match path {
+            "/-/reload" => self.reload().await,
+            "/-/keys/invalidate" => self.invalidate(&body, received),
+            _ => log(&body),
+        }
+    }
+
+    /// A hundred thousand keys take a while, in which no request shall wait.
+    async fn metrics(&self) -> Answer {
+        let gate = self.gate.clone();
+        let failed = |fault: &dyn std::fmt::Display| {
+            text(StatusCode::INTERNAL_SERVER_ERROR, &format!("the metrics cannot be written: {fault}\n"))
+        };
+        match tokio::task::spawn_blocking(move || gate.scrape(Now::read())).await {
+            Ok(Ok(text)) => answer(StatusCode::OK, prometheus::TEXT_FORMAT, text.into_bytes()),
+            Ok(Err(fault)) => failed(&fault),
+            Err(fault) => failed(&fault),
+        }
+    }
+
+    fn ready(&self) -> Answer {
+        let may_wait = self.reloader.config().keys.ready_without_source;
+        let (status, word) = match (self.gate.traffic().is_draining(), self.resolver.has_answered()) {
+            (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "shutting down"),
+            (false, false) if !may_wait => (StatusCode::SERVICE_UNAVAILABLE, "waiting for the key source"),
+            (false, _) => (StatusCode::OK, "ok"),
+        };
+        text(status, &format!("{word}\n{}", self.state_of_source()))
+    }
+
+    /// What is known of a key service, for people.
+    fn state_of_source(&self) -> String {
+        let Some(push) = &self.push else { return String::new() };
+        let source = if self.resolver.has_answered() { "has answered" } else { "has not answered yet" };
+        let events = match (push.is_configured(), push.is_connected()) {
+            (false, _) => "not configured",
+            (true, false) => "not connected",
+            (true, true) => "connected",
+        };
+        format!("key source: {source}\nkey events: {events}\n")
+    }
+
+    fn invalidate(&self, body: &[u8], received: MonotonicTime) -> Answer {
+        match parse_change(&String::from_utf8_lossy(body)) {
+            Ok(change) => {
+                self.resolver.changed(change, received);
+                answer(StatusCode::NO_CONTENT, "text/plain; charset=utf-8", Vec::new())
+            }
+            Err(fault) => text(StatusCode::BAD_REQUEST, &format!("{fault}; send {{\"id\"}}, {{\"hash\"}} or both\n")),
+        }
+    }
+
+    async fn reload(&self) -> Answer {
+        let reloader = self.reloader.clone();
+        match tokio::task::spawn_blocking(move || reloader.reload()).await {
+            Ok(Ok(done)) => json(StatusCode::OK, &json!({"keys": done.keys, "restart_needed": done.restart_needed})),
+            Ok(Err(faults)) => {
+                let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+                json(StatusCode::UNPROCESSABLE_ENTITY, &json!({"faults": faults}))
+            }
+            Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the reload broke off; the log says why\n"),
+        }
+    }
+
+    /// Whether a request that changes something bears the token, where there is one.
+    fn is_authorized(&self, session: &ServerSession) -> bool {
+        let Some(token) = self.reloader.config().admin.token else { return true };
+        let stated = session.get_header_bytes(header::AUTHORIZATION).strip_prefix(b"Bearer ").unwrap_or_default();
+        stated.ct_eq(token.0.reveal().as_bytes()).into()
+    }
+}
+
+/// Keeps the connection only if its client counts on that: Pingora would keep every one, and a client of HTTP/1.0 waits for
+/// the end of it.
+fn keep_as_asked(session: &mut ServerSession) {
+    if session.get_keepalive().is_some()
+        && let ServerSession::H1(session) = session
+    {
+        session.respect_keepalive();
+    }
+}
+
+/// Changes what is logged for people, to what the body says.
+fn log(body: &[u8]) -> Answer {
+    match levels::change(&String::from_utf8_lossy(body)) {
+        Ok(()) => {
+            tracing::warn!("what is logged was changed to {}", levels::current());
+            answer(StatusCode::NO_CONTENT, "text/plain; charset=utf-8", Vec::new())
+        }
+        Err(fault) => {
+            text(StatusCode::BAD_REQUEST, &format!("{fault}; send what RUST_LOG may be, such as info,keymeter=debug\n"))
+        }
+    }
+}
+
+/// The whole body.
+async fn read_body(session: &mut ServerSession, limit: Duration) -> Result<Vec<u8>, PostBodyError> {
+    let reading = async {
+        let mut body = Vec::new();
+        while let Some(piece) = session.read_request_body().await.map_err(|_| PostBodyError::Incomplete)? {
+            body.extend_from_slice(&piece);
+            if body.len() > LARGEST_BODY {
+                return Err(PostBodyError::TooLarge);
+            }
+        }
+        Ok(body)
+    };
+    tokio::time::timeout(limit, reading).await.unwrap_or(Err(PostBodyError::TooSlow))
+}
+
+/// Why a body is not obeyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PostBodyError {
+    TooLarge,
+    TooSlow,
+    /// It broke off, or cannot be told from what follows it.
+    Incomplete,
+}
+
+impl PostBodyError {
+    fn answer(self) -> Answer {
+        match self {
+            Self::TooLarge => {
+                text(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body has more than {LARGEST_BODY} bytes\n"))
+            }
+            Self::TooSlow => text(StatusCode::REQUEST_TIMEOUT, "the body did not come within `server.body_timeout`\n"),
+            Self::Incomplete => text(StatusCode::BAD_REQUEST, "the body broke off; nothing was changed\n"),
+        }
+    }
+}
+
+fn refusal_of(fault: ForeignRequestError) -> &'static str {
+    match fault {
+        ForeignRequestError::Host => {
+            "`Host` names no host of this address: use localhost or a loopback address, or list the name in `admin.hosts`\n"
+        }
+        ForeignRequestError::Site => {
+            "a page of another site sent this (`Origin` or `Sec-Fetch-Site`); pages may change nothing here\n"
+        }
+    }
+}
+
+fn not_allowed(allowed: &'static str) -> Answer {
+    let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, &format!("this path is asked with {allowed} only\n"));
+    answer.headers_mut().insert(header::ALLOW, http::HeaderValue::from_static(allowed));
+    answer
+}
+
+fn json(status: StatusCode, body: &serde_json::Value) -> Answer {
+    answer(status, "application/json", body.to_string().into_bytes())
+}
+
+fn text(status: StatusCode, body: &str) -> Answer {
+    answer(status, "text/plain; charset=utf-8", body.as_bytes().to_vec())
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Answer {
+    let length = body.len();
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    answer
+}

@@ -1,0 +1,431 @@
+//! The plugin as one piece: the gate before somebody's own proxy, and the services that their
+//! Pingora server runs beside it. Our own gateway is put together from the same parts.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use keymeter_config::{self as config, ConfigError, KeyCache, Loaded, Purpose};
+use keymeter_core::{clock::MonotonicTime, usage::warm_up};
+use pingora::{
+    server::ShutdownWatch,
+    services::{
+        ServiceWithDependents,
+        background::{BackgroundService, background_service},
+        listening::Service as Listening,
+    },
+};
+
+use crate::{
+    accounting::{AccountingClient, Ledger, LedgerError, Sender},
+    admission::{Gate, InFlight, Settings},
+    connection::{Connections, app::TimedApp, descriptors::most_of_admin},
+    keys::{HttpSource, Resolver, YamlSource, http::ClientError, push::Push},
+    limits::{
+        account::Accounts,
+        shared::{SharedLimits, SharedLimitsError},
+    },
+    observe::{
+        access_log::AccessLog,
+        metrics::Metrics,
+        traces::{LAST_SPANS, Traces, TracesError},
+    },
+    proxy::Gated,
+    server::{
+        admin::Admin,
+        reload::{Reloader, Watcher},
+    },
+};
+
+/// A gate with its keys, its metrics and all that keeps them up to date. It may stand before
+/// several proxies of a process: what a key uses through one of them counts for all.
+///
+/// ```no_run
+/// # fn proxy() -> impl pingora::proxy::ProxyHttp<CTX = ()> + Send + Sync {
+/// #     keymeter::gateway::Gateway::default()
+/// # }
+/// use keymeter::{gate::AccessLog, plugin::Plugin};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut server = pingora::server::Server::new(None)?;
+/// let plugin = Plugin::load("keymeter.yaml", AccessLog::to(std::io::stdout())?)?;
+/// let mut service = pingora::proxy::http_proxy_service(&server.configuration, plugin.gated(proxy()));
+/// service.add_tcp("127.0.0.1:8080");
+/// server.add_service(service);
+/// server.add_services(plugin.services());
+/// server.run_forever()
+/// # }
+/// ```
+pub struct Plugin {
+    gate: Arc<Gate>,
+    reloader: Arc<Reloader>,
+    resolver: Arc<Resolver>,
+    accounts: Arc<Accounts>,
+    source: Source,
+    sender: Option<Arc<Sender>>,
+    shared: Option<Arc<SharedLimits>>,
+}
+
+/// Where keys come from, as far as that is kept up to date.
+#[derive(Clone)]
+enum Source {
+    Yaml(Arc<YamlSource>),
+    Http(Arc<Push>),
+}
+
+impl Plugin {
+    /// Loads a plugin's configuration and the keys that it names. It needs no `upstreams`, since
+    /// the proxy within may know itself where requests go: then all of them take one route that
+    /// is called `upstream`. Nothing listens on what it says of `server`; its bounds on bodies hold.
+    ///
+    /// # Errors
+    /// All faults of the files.
+    pub fn load(path: impl Into<PathBuf>, log: AccessLog) -> Result<Self, PluginError> {
+        let path = path.into();
+        let loaded = config::load_for(Purpose::Plugin, &path, &config::environment);
+        Self::new(loaded.map_err(PluginError::Configuration)?, path, log)
+    }
+
+    /// A plugin of what is loaded already. A reload loads from `path`.
+    ///
+    /// # Errors
+    /// When the key service's certificates cannot be used.
+    pub fn new(loaded: Loaded, path: PathBuf, log: AccessLog) -> Result<Self, PluginError> {
+        let Loaded { config, keys, files } = loaded;
+        let metrics = Arc::new(Metrics::new(config.metrics.max_key_series).map_err(PluginError::Metrics)?);
+        let accounts = Arc::new(Accounts::new(metrics.clone()));
+        let resolver = |source, terms: &KeyCache| {
+            Arc::new(Resolver::new(source, terms, accounts.clone(), metrics.clone(), Arc::default()))
+        };
+        let mut ledger = None;
+        let (resolver, source) = match &config.keys.source {
+            config::Source::Yaml { .. } => {
+                let yaml = Arc::new(YamlSource::new(keys));
+                // What was read from a file is never out of reach, so nothing of it outlives its time.
+                let terms = KeyCache { stale_for: Duration::ZERO, ..config.key_cache.clone() };
+                (resolver(yaml.clone(), &terms), Source::Yaml(yaml))
+            }
+            config::Source::Http(service) => {
+                let http = HttpSource::new(service.clone()).map_err(PluginError::Source)?;
+                let opened = service.usage_url.as_ref().map(|_| Ledger::open(&config.ledger, metrics.clone()));
+                let opened = opened.transpose().map_err(PluginError::Ledger)?.map(Arc::new);
+                let http = Arc::new(match &opened {
+                    Some(ledger) => http.with_session(ledger.session().clone()),
+                    None => http,
+                });
+                let resolver = resolver(http.clone(), &config.key_cache);
+                ledger = opened.and_then(|ledger| with_courier(ledger, service, http.client(), &resolver));
+                let push = Push::new(http.client().clone(), service.clone(), resolver.clone(), metrics.clone());
+                (resolver, Source::Http(Arc::new(push)))
+            }
+        };
+        let gate = Gate::new(Settings::of(&config), resolver.clone(), metrics.clone(), log);
+        let (gate, sender) = match ledger {
+            Some((ledger, courier)) => {
+                let sender = Sender::new(ledger.clone(), courier.clone(), &config.ledger);
+                (gate.with_ledger(ledger, courier), Some(Arc::new(sender)))
+            }
+            None => (gate, None),
+        };
+        let shared = config.limits.shared.as_ref().map(|terms| shared_limits(terms, &metrics)).transpose()?;
+        let gate = match &shared {
+            Some(shared) => gate.with_shared_limits(shared.clone()),
+            None => gate,
+        };
+        let gate = Arc::new(match &config.tracing {
+            Some(terms) => gate.with_traces(Arc::new(traces(terms, &metrics)?)),
+            None => gate,
+        });
+        let yaml = match &source {
+            Source::Yaml(yaml) => Some(yaml.clone()),
+            Source::Http(_) => None,
+        };
+        let reloader = Reloader::new(path, files, config, gate.clone(), yaml, resolver.clone(), metrics.clone());
+        Ok(Self { gate, reloader: Arc::new(reloader), resolver, accounts, source, sender, shared })
+    }
+
+    /// `proxy` behind the gate.
+    #[must_use]
+    pub fn gated<P>(&self, proxy: P) -> Gated<P> {
+        Gated::new(self.gate.clone(), proxy)
+    }
+
+    /// What a Pingora server is to run beside the proxy: the admin address and the upkeep.
+    #[must_use]
+    pub fn services(&self) -> Vec<Box<dyn ServiceWithDependents>> {
+        let config = self.reloader.config();
+        let (listen, timeouts) = (config.admin.listen, config.server.timeouts);
+        let admin = TimedApp::new(self.admin(listen), Connections::new(timeouts, most_of_admin()));
+        let mut service = Listening::new("admin".to_owned(), admin);
+        service.add_tcp(&listen.to_string());
+        vec![Box::new(service), Box::new(background_service("keymeter", self.upkeep()))]
+    }
+
+    /// What answers at the admin address, which is listened on at `listen`.
+    #[must_use]
+    pub fn admin(&self, listen: SocketAddr) -> Admin {
+        let push = match &self.source {
+            Source::Http(push) => Some(push.clone()),
+            Source::Yaml(_) => None,
+        };
+        Admin::new(self.gate.clone(), self.reloader.clone(), self.resolver.clone(), push, listen)
+    }
+
+    /// What keeps the plugin up to date.
+    #[must_use]
+    pub fn upkeep(&self) -> Upkeep {
+        Upkeep {
+            reloader: self.reloader.clone(),
+            resolver: self.resolver.clone(),
+            accounts: self.accounts.clone(),
+            source: self.source.clone(),
+            sender: self.sender.clone(),
+            shared: self.shared.clone(),
+            traces: self.gate.traces().cloned(),
+            traffic: self.gate.traffic().clone(),
+        }
+    }
+
+    /// The gate.
+    #[must_use]
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    /// Hands in what has ended where limits are shared, for a process that is about to end.
+    pub async fn finish(&self) {
+        if let Some(shared) = &self.shared {
+            shared.finish(LAST_SETTLEMENTS).await;
+        }
+    }
+
+    /// What loads the configuration anew, for those who want to do so at a signal of their own.
+    #[must_use]
+    pub fn reloader(&self) -> &Arc<Reloader> {
+        &self.reloader
+    }
+}
+
+/// A ledger, and what carries its records to the service that takes them.
+fn with_courier(
+    ledger: Arc<Ledger>,
+    service: &config::keys::Http,
+    client: &reqwest::Client,
+    resolver: &Resolver,
+) -> Option<(Arc<Ledger>, Arc<AccountingClient>)> {
+    let (session, purses) = (ledger.session().clone(), resolver.purses().clone());
+    let courier = AccountingClient::new(client.clone(), service.usage_url.clone()?, service, session, purses);
+    Some((ledger, Arc::new(courier)))
+}
+
+/// Limits that are kept as `terms` say.
+fn shared_limits(terms: &config::Shared, metrics: &Metrics) -> Result<Arc<SharedLimits>, PluginError> {
+    let series = metrics.shared().map_err(PluginError::Metrics)?;
+    SharedLimits::new(terms.clone(), series).map(Arc::new).map_err(PluginError::Shared)
+}
+
+/// Traces that are sent as `terms` say.
+fn traces(terms: &config::Tracing, metrics: &Metrics) -> Result<Traces, PluginError> {
+    let series = metrics.traces().map_err(PluginError::Metrics)?;
+    Traces::start(terms, series).map_err(PluginError::Traces)
+}
+
+/// Reloads when a file changes, and closes the accounts of deleted keys, until the server stops.
+pub struct Upkeep {
+    reloader: Arc<Reloader>,
+    resolver: Arc<Resolver>,
+    accounts: Arc<Accounts>,
+    source: Source,
+    sender: Option<Arc<Sender>>,
+    shared: Option<Arc<SharedLimits>>,
+    traces: Option<Arc<Traces>>,
+    traffic: Arc<InFlight>,
+}
+
+/// How long the last settlements may take to be handed in.
+const LAST_SETTLEMENTS: Duration = Duration::from_secs(1);
+
+/// How often running requests are looked through for keys that have expired.
+const EXPIRE: Duration = Duration::from_millis(250);
+
+/// How often accounts of deleted keys are looked for.
+const SWEEP: Duration = Duration::from_secs(30);
+
+#[async_trait]
+impl BackgroundService for Upkeep {
+    async fn start(&self, mut stop: ShutdownWatch) {
+        // The tokenizer's tables take a moment to unpack: now, and not in somebody's request.
+        tokio::task::spawn_blocking(warm_up);
+        tokio::select! {
+            () = self.watch() => {}
+            () = self.sweep() => {}
+            () = self.expire() => {}
+            () = self.listen() => {}
+            () = self.send() => {}
+            () = self.share() => {}
+            () = async {
+                // An error means that whoever could say so is gone.
+                let _ = stop.wait_for(|stop| *stop).await;
+                self.emptied().await;
+            } => {}
+        }
+    }
+}
+
+impl Upkeep {
+    async fn watch(&self) {
+        match Watcher::new(self.reloader.clone()) {
+            Ok(watcher) => watcher.run().await,
+            Err(fault) => tracing::warn!("{fault}"),
+        }
+        // Without a watcher there is still the sweeping to do.
+        std::future::pending::<()>().await;
+    }
+
+    async fn expire(&self) {
+        loop {
+            tokio::time::sleep(EXPIRE).await;
+            self.resolver.runs().expire(Timestamp::now());
+        }
+    }
+
+    async fn listen(&self) {
+        if let Source::Http(push) = &self.source {
+            tokio::join!(self.resolver.wait_for_source(), push.run());
+        }
+        std::future::pending::<()>().await;
+    }
+
+    async fn send(&self) {
+        match &self.sender {
+            Some(sender) => sender.run().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until the requests that run have ended, and what they used is handed in and their spans are sent.
+    async fn emptied(&self) {
+        while self.traffic.present() > 0 {
+            tokio::time::sleep(EXPIRE).await;
+        }
+        if let Some(shared) = &self.shared {
+            shared.finish(LAST_SETTLEMENTS).await;
+        }
+        if let Some(traces) = self.traces.clone() {
+            // It waits. Should it fail, there is nothing more to be sent.
+            let _ = tokio::task::spawn_blocking(move || traces.flush(LAST_SPANS)).await;
+        }
+    }
+
+    async fn share(&self) {
+        match &self.shared {
+            Some(shared) => shared.keep().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn sweep(&self) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            self.sweep_once(MonotonicTime::now());
+        }
+    }
+
+    fn sweep_once(&self, now: MonotonicTime) {
+        // What the cache has not let go of yet would hold its account open.
+        self.resolver.tidy(now);
+        self.accounts.sweep(
+            |id, account| match &self.source {
+                Source::Yaml(yaml) => yaml.has(id),
+                Source::Http(_) => account.exists(),
+            },
+            now,
+        );
+    }
+}
+
+/// Why there is no plugin.
+#[derive(Debug)]
+pub enum PluginError {
+    /// The files are faulty.
+    Configuration(Vec<ConfigError>),
+    /// The key service cannot be asked.
+    Source(ClientError),
+    /// Usage cannot be recorded.
+    Ledger(LedgerError),
+    /// Limits cannot be shared.
+    Shared(SharedLimitsError),
+    /// Requests cannot be traced.
+    Traces(TracesError),
+    /// Two metrics share a name.
+    Metrics(prometheus::Error),
+}
+
+impl fmt::Display for PluginError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Configuration(faults) => {
+                let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
+                formatter.write_str(&lines.join("\n"))
+            }
+            Self::Source(fault) => fault.fmt(formatter),
+            Self::Ledger(fault) => fault.fmt(formatter),
+            Self::Shared(fault) => fault.fmt(formatter),
+            Self::Traces(fault) => fault.fmt(formatter),
+            Self::Metrics(fault) => write!(formatter, "cannot register the metrics: {fault}"),
+        }
+    }
+}
+
+impl std::error::Error for PluginError {}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, path::Path};
+
+    use http::{HeaderMap, HeaderValue};
+
+    use super::*;
+    use crate::{
+        admission::{Now, RequestContext},
+        limits::account::SERIES_OF_DELETED_KEYS,
+    };
+    use keymeter_config::keys;
+
+    /// As it is before somebody's Pingora server runs.
+    #[test]
+    fn traces_need_no_runtime_of_whoever_loads_the_plugin() {
+        let text = "{tracing: {otlp: 'http://127.0.0.1:1'}, keys: {yaml: {path: none}}, upstreams: [{name: a, url: 'http://h:1'}]}";
+        let path = Path::new("keymeter.yaml");
+        let config = config::parse(text, path, &|_| None).unwrap();
+        let plugin =
+            Plugin::new(Loaded { config, keys: Vec::new(), files: Vec::new() }, path.to_owned(), AccessLog::none());
+        assert!(plugin.unwrap().gate().traces().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_deleted_keys_series_go_though_nothing_stirs_the_cache_any_more() {
+        let text =
+            "{upstreams: [{name: a, url: 'http://127.0.0.1:1'}], keys: {yaml: {path: none}}, key_cache: {ttl: 1ms}}";
+        let path = Path::new("keymeter.yaml");
+        let config = config::parse(text, path, &|_| None).unwrap();
+        let keys = keys::parse("keys: [{id: key_a, name: some key, secret: sk-a}]", path, false, &|_| None).unwrap();
+        let loaded = Loaded { config, keys, files: Vec::new() };
+        let plugin = Plugin::new(loaded, path.to_owned(), AccessLog::none()).unwrap();
+
+        let now = Now::read();
+        let mut visit = RequestContext::new("/v1/models", plugin.gate().settings(), now);
+        let headers: HeaderMap =
+            [(http::header::AUTHORIZATION, HeaderValue::from_static("Bearer sk-a"))].into_iter().collect();
+        plugin.gate().identify(&mut visit, &headers, None, Ipv4Addr::LOCALHOST.into(), now).await.unwrap();
+        drop(visit);
+        assert!(plugin.gate.scrape(Now::read()).unwrap().contains("\"key_a\""));
+
+        let Source::Yaml(yaml) = &plugin.source else { panic!("keys come from YAML") };
+        yaml.replace(Vec::new());
+        let (upkeep, later) = (plugin.upkeep(), now.moment + Duration::from_millis(2));
+        upkeep.sweep_once(later);
+        upkeep.sweep_once(later + SERIES_OF_DELETED_KEYS);
+        assert!(!plugin.gate.scrape(Now::read()).unwrap().contains("\"key_a\""));
+    }
+}

@@ -1,0 +1,173 @@
+//! Watches, loads, checks and swaps. The new state is loaded whole and checked whole; a faulty
+//! one changes nothing and is reported. Requests that are running keep what held when they came.
+
+mod watch;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
+
+use jiff::Timestamp;
+use keymeter_config::{self as config, Config, ConfigError, Loaded, restart_needed};
+use keymeter_core::clock::MonotonicTime;
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+
+pub use self::watch::{WatchError, Watcher};
+use crate::{
+    admission::{Gate, Settings},
+    keys::{Change, Resolver, YamlSource},
+    observe::metrics::Metrics,
+    server::tls::{Certificate, Pair},
+};
+
+/// Loads the configuration and the keys anew, one reload at a time.
+pub struct Reloader {
+    path: PathBuf,
+    state: Mutex<State>,
+    gate: Arc<Gate>,
+    /// Where keys come from a file.
+    source: Option<Arc<YamlSource>>,
+    resolver: Arc<Resolver>,
+    metrics: Arc<Metrics>,
+    /// What clients are shown, where they speak TLS.
+    certificate: OnceLock<Arc<Certificate>>,
+}
+
+struct State {
+    /// What the process was started with: what needs a restart is compared with this.
+    started: Config,
+    config: Config,
+    files: Vec<PathBuf>,
+    /// What the files held when they were last read, for good or ill.
+    contents: [u8; 32],
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reloaded {
+    /// How many keys there are.
+    pub keys: usize,
+    /// Fields that differ and that a restart only can change.
+    pub restart_needed: Vec<&'static str>,
+}
+
+impl Reloader {
+    /// A reloader of `path`, from which `config` was loaded.
+    #[must_use]
+    pub fn new(
+        path: PathBuf,
+        files: Vec<PathBuf>,
+        config: Config,
+        gate: Arc<Gate>,
+        source: Option<Arc<YamlSource>>,
+        resolver: Arc<Resolver>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        metrics.reloaded(true, Timestamp::now().as_second());
+        let contents = contents(&files);
+        let state = Mutex::new(State { started: config.clone(), config, files, contents });
+        Self { path, state, gate, source, resolver, metrics, certificate: OnceLock::new() }
+    }
+
+    /// From now on a reload renews `certificate`.
+    pub fn shows(&self, certificate: Arc<Certificate>) {
+        // There is one for all listeners of a process.
+        let _ = self.certificate.set(certificate);
+    }
+
+    /// The configuration that holds.
+    #[must_use]
+    pub fn config(&self) -> Config {
+        self.state.lock().config.clone()
+    }
+
+    /// The files that it was loaded from.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.state.lock().files.clone()
+    }
+
+    /// Loads, checks and swaps. It reads files, so call it where that may block.
+    ///
+    /// # Errors
+    /// All faults of the files. Then everything is as it was.
+    pub fn reload(&self) -> Result<Reloaded, Vec<ConfigError>> {
+        self.read(&mut self.state.lock())
+    }
+
+    /// Reloads if a file is not as it was last read; `None`: all are.
+    #[must_use]
+    pub fn reload_if_changed(&self) -> Option<Result<Reloaded, Vec<ConfigError>>> {
+        let mut state = self.state.lock();
+        (contents(&state.files) != state.contents).then(|| self.read(&mut state))
+    }
+
+    fn read(&self, state: &mut State) -> Result<Reloaded, Vec<ConfigError>> {
+        let received = MonotonicTime::now();
+        // Before they are read: what changes while they are is read again.
+        state.contents = contents(&state.files);
+        let loaded = config::load_for(state.config.purpose, &self.path, &config::environment);
+        let ready = loaded.and_then(|loaded| Ok((self.renewed(&loaded.config)?, loaded)));
+        let result = ready.map(|(pair, loaded)| {
+            if let (Some(certificate), Some(pair)) = (self.certificate.get(), pair) {
+                certificate.replace(pair);
+            }
+            self.swap(state, loaded, received)
+        });
+        self.metrics.reloaded(result.is_ok(), Timestamp::now().as_second());
+        match &result {
+            Ok(done) => report(done),
+            Err(faults) => faults.iter().for_each(|fault| tracing::error!("not reloaded: {fault}")),
+        }
+        result
+    }
+
+    /// The certificate as it is now, where one is shown.
+    fn renewed(&self, config: &Config) -> Result<Option<Pair>, Vec<ConfigError>> {
+        let (Some(_), Some(tls)) = (self.certificate.get(), &config.server.tls) else { return Ok(None) };
+        let fault =
+            |why| vec![ConfigError::of_file(&tls.cert, format!("cannot use the certificate of `server.tls`: {why}"))];
+        Pair::read(tls).map(Some).map_err(fault)
+    }
+
+    /// Settings first, then keys: a key is never held to limits that came after it.
+    fn swap(&self, state: &mut State, loaded: Loaded, received: MonotonicTime) -> Reloaded {
+        let Loaded { mut config, keys, files } = loaded;
+        if config.admin.listen != state.started.admin.listen {
+            // It is only on its new address, after a restart, that it may go without a token.
+            config.admin.token = config.admin.token.or_else(|| state.config.admin.token.clone());
+        }
+        self.gate.replace_settings(Settings::of(&config));
+        // What keys come from is changed by a restart only.
+        let source = self.source.as_ref().filter(|_| matches!(config.keys.source, config::Source::Yaml { .. }));
+        if let Some(source) = source {
+            source.replace(keys);
+            self.resolver.changed(Change::All, received);
+        }
+        let restart_needed = restart_needed(&state.started, &config);
+        state.config = config;
+        state.files = files;
+        Reloaded { keys: self.source.as_ref().map_or(0, |source| source.len()), restart_needed }
+    }
+}
+
+fn report(done: &Reloaded) {
+    tracing::info!("reloaded; keys: {}", done.keys);
+    if !done.restart_needed.is_empty() {
+        tracing::warn!("restart to apply the changes of: {}", done.restart_needed.join(", "));
+    }
+}
+
+/// Which files there are and what they hold; one that cannot be read holds nothing.
+fn contents(files: &[PathBuf]) -> [u8; 32] {
+    let mut all = Sha256::new();
+    for file in files {
+        let text = std::fs::read(file).unwrap_or_default();
+        all.update(file.as_os_str().as_encoded_bytes());
+        all.update(text.len().to_le_bytes());
+        all.update(text);
+    }
+    all.finalize().into()
+}

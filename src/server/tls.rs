@@ -1,0 +1,54 @@
+//! The certificate that clients are shown. A new one takes the place of the old while connections are made, so that
+//! renewing it needs no restart; connections that are open keep what they began with.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use keymeter_config::Tls;
+use pingora::tls::{ClientHello, ResolvesServerCert, ServerConfig, sign::CertifiedKey};
+
+/// What is shown now.
+#[derive(Debug)]
+pub struct Certificate {
+    current: ArcSwap<CertifiedKey>,
+}
+
+/// A certificate that was read, with the key that belongs to it.
+#[derive(Debug)]
+pub struct Pair(Arc<CertifiedKey>);
+
+impl Pair {
+    /// Reads both from their files.
+    ///
+    /// # Errors
+    /// When they cannot be read, or do not belong together.
+    pub fn read(tls: &Tls) -> Result<Self, String> {
+        pingora::tls::install_default_crypto_provider();
+        let paths = (tls.cert.to_str(), tls.key.to_str());
+        let (Some(cert), Some(key)) = paths else { return Err("its path is not UTF-8".to_owned()) };
+        let files = pingora::tls::load_certs_and_key_files(cert, key).map_err(|fault| fault.to_string())?;
+        let (certificates, key) = files.ok_or("the files hold no certificate, or no key")?;
+        let builder = ServerConfig::builder();
+        let pair = CertifiedKey::from_der(certificates, key, builder.crypto_provider());
+        pair.map(|pair| Self(Arc::new(pair))).map_err(|fault| fault.to_string())
+    }
+}
+
+impl Certificate {
+    /// Shows `pair`.
+    #[must_use]
+    pub fn of(Pair(pair): Pair) -> Arc<Self> {
+        Arc::new(Self { current: ArcSwap::new(pair) })
+    }
+
+    /// From the next handshake on, `pair` is shown.
+    pub fn replace(&self, Pair(pair): Pair) {
+        self.current.store(pair);
+    }
+}
+
+impl ResolvesServerCert for Certificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.load_full())
+    }
+}
