@@ -27,7 +27,13 @@ help: ## list the targets
 
 .PHONY: run
 run: cmake ## build, and run a gateway with a demo upstream and a fresh key
-	cargo run --release --locked -- demo
+	@[ -e target/demo/keymeter ] || echo "building keymeter and what it needs: some four minutes on two cores, once"
+	cargo build --profile demo --locked --bin keymeter
+	@target/demo/keymeter demo
+
+.PHONY: symbols
+symbols: cmake ## build the release once more with its symbols, into target/symbols
+	cargo build --profile symbols --locked --bin keymeter
 
 .PHONY: test
 test: cmake nextest promtool postgresql redis chromium clients ## set up, then run every test

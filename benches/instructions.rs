@@ -91,7 +91,7 @@ fn requests() -> impl Iterator<Item = Case> {
         ("identify", |count| {
             let (gate, head) = (gate(1), head(0));
             let runtime = runtime();
-            repeat(count, || runtime.block_on(identified(&gate, &head, Now::read())).path.len());
+            repeat(count, || runtime.block_on(identified(&gate, &head, Now::read())).context.path.len());
         }),
         ("identify, admit and settle", |count| {
             let (gate, head, body) = (gate(1), head(0), scan(&chat(KIB), Shape::Chat).expect("a good body"));

@@ -16,7 +16,7 @@ use std::{
 
 use async_trait::async_trait;
 use clap::Parser;
-use keymeter::{observe::access_log::AccessLog, server::plugin::Plugin}; // metered
+use keymeter::{AccessLog, Plugin}; // metered
 use pingora::{
     http::ResponseHeader,
     prelude::{HttpPeer, Result},

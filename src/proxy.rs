@@ -16,8 +16,7 @@ use bytes::Bytes;
 use http::header;
 use keymeter_config::Upstream;
 use keymeter_core::{
-    api::{Api, Call, Endpoint, recognise},
-    body::Scanned,
+    api::{Api, Call, Endpoint, Unrecognised, recognise},
     key::KeyRecord,
     rejection::Rejection,
 };
@@ -29,13 +28,15 @@ use pingora::{
     proxy::Session,
 };
 
-use self::body::{BufferedBody, Outgoing, receive, scan_request};
-use self::query::take_key;
 pub use self::respond::{respond_json, respond_rejection};
+use self::{
+    body::{Outgoing, receive, scan_request},
+    query::take_key,
+};
 use crate::{
     admission::{
-        ActiveRequest, BodyRoom, CREDENTIAL_HEADERS, Client, Gate, InFlightGuard, Now, Outcome, RequestContext,
-        RequestId, Route, Settings,
+        ActiveRequest, CREDENTIAL_HEADERS, Client, Credentials, Gate, Identified, InFlightGuard, Now, Outcome,
+        Rejected, RequestContext, RequestId, Route, Settings,
     },
     connection::Connection,
     headers::{change_request, header_value, remove_hop_by_hop},
@@ -75,10 +76,28 @@ pub struct RequestInfo {
 }
 
 impl RequestInfo {
-    /// The pass of a request, if it is let in.
+    /// What is known of a request, if it is let in.
     #[must_use]
     pub fn of(request: &RequestHeader) -> Option<&Self> {
         request.extensions.get()
+    }
+
+    fn of_running(running: &Running, call: Call, gate: &Arc<Gate>) -> Self {
+        let (request, admitted) = (&running.request, running.request.admitted());
+        Self {
+            id: request.request_id().clone(),
+            key: admitted.key.clone(),
+            call,
+            route: Some(admitted.route.clone()),
+            settings: request.settings().clone(),
+            gate: gate.clone(),
+        }
+    }
+
+    fn of_identified(request: &Identified, call: Call, gate: &Arc<Gate>) -> Self {
+        let Identified { context, key } = request;
+        let (id, key, settings) = (context.id.clone(), key.clone(), context.settings.clone());
+        Self { id, key, call, route: None, settings, gate: gate.clone() }
     }
 
     /// What is known of the key.
@@ -97,10 +116,10 @@ impl RequestInfo {
 /// A request's state: the inner proxy's, and ours.
 pub struct Context<C> {
     inner: C,
-    stage: RequestState,
+    state: RequestState,
     /// Whether its exchange with the upstream runs apart from its client.
     role: subrequest::SubrequestRole<C>,
-    _presence: InFlightGuard,
+    _in_flight: InFlightGuard,
 }
 
 impl<C> Context<C> {
@@ -116,47 +135,67 @@ impl<C> Context<C> {
 }
 
 /// How far a request has come.
-#[allow(clippy::large_enum_variant, reason = "every request is a visit first, and a box costs more than the room")]
+#[allow(clippy::large_enum_variant, reason = "every request is identified first, and a box costs more than the room")]
 enum RequestState {
     /// Its head is being looked at.
     New,
-    /// It is not admitted, or not yet.
-    Visiting(RequestContext, Option<Rejection>),
+    /// Its key is known, and it asks no model.
+    Identified(Identified),
+    /// It is refused.
+    Refused(Box<Rejected>),
     /// It runs.
     Running(Box<Running>),
     /// It is settled.
-    ExchangeEnd,
+    Settled,
 }
 
 impl RequestState {
     /// The request's trace, where requests are traced.
     fn trace(&self) -> Option<&RequestTrace> {
         match self {
-            Self::Running(running) => running.lease.trace(),
-            Self::Visiting(visit, _) => visit.trace.as_deref(),
-            Self::New | Self::ExchangeEnd => None,
+            Self::Running(running) => running.request.trace(),
+            Self::Identified(request) => request.context.trace.as_deref(),
+            Self::Refused(rejected) => rejected.context.trace.as_deref(),
+            Self::New | Self::Settled => None,
         }
     }
 
     /// The same, to tell it what happens.
     fn trace_mut(&mut self) -> Option<&mut RequestTrace> {
         match self {
-            Self::Running(running) => running.lease.trace_mut(),
-            Self::Visiting(visit, _) => visit.trace.as_deref_mut(),
-            Self::New | Self::ExchangeEnd => None,
+            Self::Running(running) => running.request.trace_mut(),
+            Self::Identified(request) => request.context.trace.as_deref_mut(),
+            Self::Refused(rejected) => rejected.context.trace.as_deref_mut(),
+            Self::New | Self::Settled => None,
         }
     }
 
     /// The exchange with the upstream begins, or is tried once more.
     fn exchange_begins(&mut self) {
         let route = match self {
-            Self::Running(running) if running.lease.trace().is_some() => running.lease.admitted().route.clone(),
+            Self::Running(running) if running.request.trace().is_some() => running.request.admitted().route.clone(),
             _ => return,
         };
         let server = route.upstream.as_ref().map(|upstream| (&*upstream.url.host, upstream.url.port));
         if let Some(trace) = self.trace_mut() {
             trace.exchange_begins(&route.name, server, Now::read().date);
         }
+    }
+
+    /// The request is answered with `rejection` in place of a response.
+    fn fail(&mut self, rejection: Rejection) {
+        *self = match std::mem::replace(self, Self::Settled) {
+            Self::Running(mut running) => {
+                running.rejection = Some(rejection);
+                Self::Running(running)
+            }
+            Self::Identified(request) => Self::Refused(request.rejected(rejection)),
+            Self::Refused(mut rejected) => {
+                rejected.rejection = rejection;
+                Self::Refused(rejected)
+            }
+            other => other,
+        };
     }
 
     /// Whether the upstream's answer has begun: what it was asked is not kept any longer.
@@ -167,13 +206,13 @@ impl RequestState {
 
 /// An admitted request.
 struct Running {
-    lease: ActiveRequest,
+    request: ActiveRequest,
     /// What goes upstream, until the response is there.
     body: Option<Outgoing>,
     rejection: Option<Rejection>,
     tail: response::Tail,
     /// Where it runs apart from its client's request.
-    halves: Option<Arc<subrequest::Subrequest>>,
+    subrequest: Option<Arc<subrequest::Subrequest>>,
     /// The connection that carries it, if the end of its key reaches it there.
     connection: Option<Arc<Connection>>,
 }
@@ -183,137 +222,115 @@ impl Running {
         self.body.as_ref().map(Outgoing::bytes).unwrap_or_default()
     }
 
-    /// Writes the lease's changes into the body anew.
+    /// Writes the request's changes into the body anew.
     fn rewrite_body(&mut self) {
         if let Some(body) = &mut self.body {
-            body.rewrite(self.lease.change());
+            body.rewrite(self.request.change());
         }
     }
 }
 
 impl<P> Gated<P> {
-    /// The way of a request up to its lease: head, key, place, body, limits.
-    async fn enter<C>(&self, session: &mut Session, context: &mut Context<C>) -> Result<(), Rejection> {
-        let now = Now::read();
-        let head = session.req_header();
-        let visit = RequestContext::new(head.uri.path(), self.gate.settings(), now);
-        let call = recognise(&head.method, &visit.path);
-        let mut visit = visit.traced(&self.gate, &head.method, &head.headers, call.as_ref().ok());
-        let in_query = (visit.api == Api::Gemini).then(|| take_key(session.req_header_mut())).flatten();
-        let head = session.req_header();
-        let from = visit.settings.client_address(&head.headers, peer_address(session));
-        let identified = self.gate.identify(&mut visit, &head.headers, in_query.as_deref(), from, now).await;
-        visit.work = Now::read().moment.saturating_since(now.moment);
-        let settings = visit.settings.clone();
-        context.stage = RequestState::Visiting(visit, None);
+    /// The way of a request until it runs, or is to be answered by the proxy within: head, key, body, limits.
+    async fn enter<C>(&self, session: &mut Session, context: &mut Context<C>) -> Result<(), Box<Rejected>> {
+        let (arrived, call) = self.arrive(session);
+        let now = arrived.arrived;
+        let in_query = (arrived.api == Api::Gemini).then(|| take_key(session.req_header_mut())).flatten();
+        let credentials = Credentials { headers: &session.req_header().headers, in_query: in_query.as_deref() };
+        let identified = self.gate.identify(arrived, credentials, now).await;
         if self.gate.traffic().is_draining() {
-            return Err(Rejection::ShuttingDown);
+            return Err(shutting_down(identified));
         }
-        identified?;
-        match call {
+        let mut request = identified?;
+        request.context.work = Now::read().moment.saturating_since(now.moment);
+        let info = match call {
             Ok(Call::Inference { endpoint, model }) => {
-                let room = self.expect_body(context, now)?;
-                let body = receive(session, room, &settings).await?;
-                let start = Now::read();
-                if let RequestState::Visiting(visit, _) = &mut context.stage {
-                    self.gate.confirm(visit, from, start).await?;
-                }
-                let scanned = scan_request(session.req_header(), endpoint, model, &body.bytes);
-                self.admit(context, endpoint, scanned.map_err(Rejection::InvalidBody)?, body, start).await
+                let call = Call::Inference { endpoint, model: model.clone() };
+                let running = self.admit(session, request, endpoint, model).await?;
+                let info = RequestInfo::of_running(&running, call, &self.gate);
+                context.state = RequestState::Running(Box::new(running));
+                info
             }
-            Ok(_) => Ok(()),
-            Err(unrecognised) => Err(respond::unrecognised(unrecognised, session.req_header())),
-        }
+            Ok(call) => {
+                let info = RequestInfo::of_identified(&request, call, &self.gate);
+                context.state = RequestState::Identified(request);
+                info
+            }
+            Err(unrecognised) => {
+                return Err(request.rejected(respond::unrecognised(unrecognised, session.req_header())));
+            }
+        };
+        session.req_header_mut().extensions_mut().insert(info);
+        Ok(())
     }
 
-    /// Takes the request's place, and says where its body is counted.
-    fn expect_body<C>(&self, context: &mut Context<C>, now: Now) -> Result<BodyRoom, Rejection> {
-        let RequestState::Visiting(visit, _) = &mut context.stage else { return Err(Rejection::InvalidKey) };
-        self.gate.take_place(visit, now)?;
-        self.gate.body_room(visit)
+    /// A request whose head is there, and what it asks for.
+    fn arrive(&self, session: &Session) -> (RequestContext, Result<Call, Unrecognised>) {
+        let (head, settings) = (session.req_header(), self.gate.settings());
+        let from = settings.client_address(&head.headers, peer_address(session));
+        let arrived = RequestContext::new(head.uri.path(), from, settings, Now::read());
+        let call = recognise(&head.method, &arrived.path);
+        (arrived.traced(&self.gate, &head.method, &head.headers, call.as_ref().ok()), call)
     }
 
-    /// From a body, which was read from `start` on, to a lease.
-    async fn admit<C>(
+    /// Reads the request's body, and lets it run or refuses it.
+    async fn admit(
         &self,
-        context: &mut Context<C>,
+        session: &mut Session,
+        request: Identified,
         endpoint: Endpoint,
-        scanned: Scanned,
-        held: BufferedBody,
-        start: Now,
-    ) -> Result<(), Rejection> {
-        let RequestState::Visiting(visit, _) = std::mem::replace(&mut context.stage, RequestState::New) else {
-            return Err(Rejection::InvalidKey);
+        model: Option<String>,
+    ) -> Result<Running, Box<Rejected>> {
+        let settings = request.context.settings.clone();
+        let mut buffered = None;
+        let read_body = async |room| {
+            let body = receive(session, room, &settings).await?;
+            let scanned = scan_request(session.req_header(), endpoint, model, &body.bytes);
+            buffered = Some(body);
+            Ok(scanned)
         };
-        // The key may have been asked about since.
-        let now = Now::read();
-        match self.gate.admit_asking(visit, endpoint, &scanned, now).await {
-            Ok(mut lease) => {
-                let body = Outgoing::new(scanned, lease.change(), held);
-                lease.worked(Now::read().moment.saturating_since(start.moment));
-                let tail = response::Tail::default();
-                let connection = Connection::current();
-                if let Some(connection) = &connection {
-                    connection.carries(lease.run().cloned());
-                }
-                let running = Running { lease, body: Some(body), rejection: None, tail, halves: None, connection };
-                context.stage = RequestState::Running(Box::new(running));
-                Ok(())
-            }
-            Err(turned_away) => {
-                context.stage = RequestState::Visiting(turned_away.visit, None);
-                Err(turned_away.rejection)
-            }
+        let (request, scanned) = self.gate.admit(request, endpoint, read_body, Now::read).await?;
+        let body = buffered.map(|body| Outgoing::new(scanned, request.change(), body));
+        let connection = Connection::current();
+        if let Some(connection) = &connection {
+            connection.carries(request.run().cloned());
         }
+        Ok(Running { request, body, rejection: None, tail: response::Tail::default(), subrequest: None, connection })
     }
 
-    /// Lets the proxy within know whom it serves.
-    fn publish<C>(&self, session: &mut Session, context: &Context<C>) {
-        let head = session.req_header();
-        let Ok(call) = recognise(&head.method, head.uri.path()) else { return };
-        let pass = match &context.stage {
-            RequestState::Running(running) => {
-                let admitted = running.lease.admitted();
-                RequestInfo {
-                    id: running.lease.request_id().clone(),
-                    key: admitted.key.clone(),
-                    call,
-                    route: Some(admitted.route.clone()),
-                    settings: running.lease.settings().clone(),
-                    gate: self.gate.clone(),
-                }
-            }
-            RequestState::Visiting(visit, None) => {
-                let Some(key) = visit.key.clone() else { return };
-                let (id, settings) = (visit.id.clone(), visit.settings.clone());
-                RequestInfo { id, key, call, route: None, settings, gate: self.gate.clone() }
-            }
-            _ => return,
-        };
-        session.req_header_mut().extensions_mut().insert(pass);
-    }
-
-    /// Answers a request that is not let in.
-    async fn refuse<C>(&self, session: &mut Session, context: &mut Context<C>, rejection: Rejection) -> Result<bool> {
-        let reply = respond::Reply::to(&self.gate, &context.stage, &rejection, Now::read());
-        if let RequestState::Visiting(visit, reason) = &mut context.stage {
-            // Whoever is refused may come again at once.
-            visit.place = None;
-            *reason = Some(rejection);
-        }
+    /// Answers a request that is refused.
+    async fn refuse<C>(
+        &self,
+        session: &mut Session,
+        context: &mut Context<C>,
+        rejected: Box<Rejected>,
+    ) -> Result<bool> {
+        let reply = respond::Reply::to_refused(&self.gate, &rejected, Now::read());
+        context.state = RequestState::Refused(rejected);
         respond::before_body(session, reply).await?;
         Ok(true)
     }
 }
 
+/// Whatever was found of a request: the process stops.
+fn shutting_down(identified: Result<Identified, Box<Rejected>>) -> Box<Rejected> {
+    match identified {
+        Ok(request) => request.rejected(Rejection::ShuttingDown),
+        Err(mut rejected) => {
+            rejected.rejection = Rejection::ShuttingDown;
+            rejected
+        }
+    }
+}
+
 /// Takes the client's credential and what concerns its connection with us out of a request,
 /// and describes the body as it goes upstream.
-fn prepare_upstream_request(request: &mut RequestHeader, stage: &RequestState) -> Result<()> {
-    let trace = stage.trace().map(RequestTrace::headers);
-    let (id, length) = match stage {
-        RequestState::Running(running) => (Some(running.lease.request_id()), Some(running.upstream_body().len())),
-        RequestState::Visiting(visit, _) => (Some(&visit.id), None),
-        RequestState::New | RequestState::ExchangeEnd => (None, None),
+fn prepare_upstream_request(request: &mut RequestHeader, state: &RequestState) -> Result<()> {
+    let trace = state.trace().map(RequestTrace::headers);
+    let (id, length) = match state {
+        RequestState::Running(running) => (Some(running.request.request_id()), Some(running.upstream_body().len())),
+        RequestState::Identified(request) => (Some(&request.context.id), None),
+        RequestState::New | RequestState::Refused(_) | RequestState::Settled => (None, None),
     };
     change_request(request, |headers| {
         remove_hop_by_hop(headers);
@@ -355,29 +372,34 @@ fn over(session: &Session, error: Option<&Error>) -> subrequest::ExchangeEnd {
 }
 
 /// Settles a request that is over, whatever became of it.
-fn finish(gate: &Gate, stage: &mut RequestState, over: subrequest::ExchangeEnd) {
+fn finish(gate: &Gate, state: &mut RequestState, over: subrequest::ExchangeEnd) {
     let now = Now::read();
-    match std::mem::replace(stage, RequestState::ExchangeEnd) {
+    match std::mem::replace(state, RequestState::Settled) {
         RequestState::Running(running) => {
-            let Running { lease, rejection, halves, connection, body, .. } = *running;
+            let Running { request, rejection, subrequest, connection, body, .. } = *running;
             // Its room is free before anybody is told that the request is over.
             drop(body);
             if let Some(connection) = connection {
                 connection.carries(None);
             }
             let client = match over.client {
-                _ if halves.is_some_and(|halves| halves.client_left_early()) => Client::LeftEarly,
+                _ if subrequest.is_some_and(|subrequest| subrequest.client_left_early()) => Client::LeftEarly,
                 // It was we who left.
-                Client::Gone if lease.revoked().is_some() => Client::There,
+                Client::Gone if request.revoked().is_some() => Client::There,
                 client => client,
             };
             let subrequest::ExchangeEnd { status, complete, .. } = over;
-            lease.settle(&Outcome { status, complete, client, rejection: rejection.as_ref() }, now);
+            request.settle(&Outcome { status, complete, client, rejection: rejection.as_ref() }, now);
         }
-        RequestState::Visiting(mut visit, rejection) => {
-            gate.turned_away(&mut visit, over.status.unwrap_or(499), rejection.as_ref(), now);
+        RequestState::Identified(mut request) => {
+            let Identified { context, key } = &mut request;
+            gate.end_unmetered(context, Some(key), over.status.unwrap_or(499), None, now);
         }
-        RequestState::New | RequestState::ExchangeEnd => {}
+        RequestState::Refused(mut rejected) => {
+            let Rejected { context, key, rejection } = &mut *rejected;
+            gate.end_unmetered(context, key.as_deref(), over.status.unwrap_or(499), Some(rejection), now);
+        }
+        RequestState::New | RequestState::Settled => {}
     }
 }
 

@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, path::Path, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderMap, header::AUTHORIZATION};
 use keymeter::{
-    admission::{Gate, Now, Outcome, RequestContext, Settings},
+    admission::{Credentials, Gate, Identified, Now, Outcome, RequestContext, Settings},
     keys::{Resolver, YamlSource},
     limits::account::Accounts,
     observe::{access_log::AccessLog, metrics::Metrics},
@@ -20,17 +20,20 @@ use keymeter_core::{
 /// A request from its head to its end: identified, admitted and settled.
 pub async fn exchange(gate: &Arc<Gate>, head: &HeaderMap, body: &Scanned) {
     let now = Now::read();
-    let visit = identified(gate, head, now).await;
-    let Ok(lease) = gate.admit(visit, Endpoint::ChatCompletions, body, now) else { panic!("refused") };
-    lease.settle(&Outcome { status: Some(200), complete: true, ..Outcome::default() }, now);
+    let request = identified(gate, head, now).await;
+    let read_body = async |_| Ok(Ok(body.clone()));
+    let Ok((request, _)) = gate.admit(request, Endpoint::ChatCompletions, read_body, || now).await else {
+        panic!("refused")
+    };
+    request.settle(&Outcome { status: Some(200), complete: true, ..Outcome::default() }, now);
 }
 
 /// A request whose key is known.
-pub async fn identified(gate: &Arc<Gate>, head: &HeaderMap, now: Now) -> RequestContext {
-    let mut visit = RequestContext::new("/v1/chat/completions", gate.settings(), now);
-    let from = Ipv4Addr::LOCALHOST.into();
-    gate.identify(&mut visit, head, None, from, now).await.expect("a known key");
-    visit
+pub async fn identified(gate: &Arc<Gate>, head: &HeaderMap, now: Now) -> Identified {
+    let context = RequestContext::new("/v1/chat/completions", Ipv4Addr::LOCALHOST.into(), gate.settings(), now);
+    let credentials = Credentials { headers: head, in_query: None };
+    let Ok(request) = gate.identify(context, credentials, now).await else { panic!("an unknown key") };
+    request
 }
 
 pub fn gate(keys: usize) -> Arc<Gate> {

@@ -13,15 +13,13 @@ use keymeter_core::{
     api::Endpoint,
     body::Change,
     limit::{Learned, LimitStatus, Limits},
-    price::{TokenCounts, Usd},
-    record::Record,
     rejection::Rejection,
     usage::{Ending, Form, Meter, Metered, Source, Usage},
 };
 
 use super::{
-    Gate, Model, Now, Outcome, Prompt, RequestContext, Reservations, Route, Settings,
-    context::{RequestId, millis},
+    Gate, Model, Now, Outcome, Prompt, RequestContext, RequestId, Reservations, Route, Settings,
+    completed::{Charge, Completed},
 };
 use crate::{
     accounting::OutboxError,
@@ -29,10 +27,7 @@ use crate::{
         Key,
         revocation::{RevocationEntry, RevocationGuard},
     },
-    observe::{
-        metrics::UpstreamSeries,
-        traces::{Ended, ExchangeEnded, RequestTrace, Spent},
-    },
+    observe::traces::{ExchangeEnded, RequestTrace},
 };
 
 /// Who was admitted, to what, on which terms.
@@ -54,67 +49,52 @@ pub struct Admitted {
 /// The right of one request to run.
 pub struct ActiveRequest {
     gate: Arc<Gate>,
-    visit: RequestContext,
+    context: RequestContext,
     admitted: Admitted,
     prompt: Prompt,
     change: Change,
     adds_usage: bool,
     /// `None` once the response has ended.
-    held: Option<Reservations>,
+    reservations: Option<Reservations>,
     is_settled: bool,
     /// Whether its record was handed to the ledger.
     is_recorded: bool,
     meter: Option<Meter>,
-    /// What the response came to, once it has ended.
-    reading: Option<Reading>,
+    /// What the response used, once it has ended.
+    charge: Option<Charge>,
     status: u16,
     first_token: Option<Now>,
     /// `None`: it goes on though its key is revoked.
     running: Option<RevocationGuard>,
 }
 
-/// What the meter says at the end.
-#[derive(Clone, Copy)]
-struct Reading {
-    complete: bool,
-    is_stream: bool,
-    metered: Metered,
-    cost: Usd,
-}
-
-impl Default for Reading {
-    fn default() -> Self {
-        Self { complete: false, is_stream: false, metered: Metered::none(), cost: Usd::ZERO }
-    }
-}
-
 impl ActiveRequest {
     pub(super) fn new(
         gate: Arc<Gate>,
-        visit: RequestContext,
+        context: RequestContext,
         admitted: Admitted,
-        held: Reservations,
+        reservations: Reservations,
         prompt: Prompt,
-        wish: Change,
+        change: Change,
         now: Now,
     ) -> Self {
         admitted.key.account.metrics.began(now.date.as_second());
-        let adds_usage = wish.include_usage;
+        let adds_usage = change.include_usage;
         let key = &admitted.key;
         let enter = || gate.runs().enter(&key.record.id, *key.hash(), key.end());
-        let running = visit.settings.cuts_revoked.then(enter);
+        let running = context.settings.cuts_revoked.then(enter);
         Self {
             gate,
-            visit,
+            context,
             admitted,
             prompt,
-            change: wish,
+            change,
             adds_usage,
-            held: Some(held),
+            reservations: Some(reservations),
             is_settled: false,
             is_recorded: false,
             meter: None,
-            reading: None,
+            charge: None,
             status: 0,
             first_token: None,
             running,
@@ -130,24 +110,24 @@ impl ActiveRequest {
     /// The name of the request.
     #[must_use]
     pub fn request_id(&self) -> &RequestId {
-        &self.visit.id
+        &self.context.id
     }
 
     /// What held when the request arrived.
     #[must_use]
     pub fn settings(&self) -> &Arc<Settings> {
-        &self.visit.settings
+        &self.context.settings
     }
 
     /// The request's trace, where requests are traced.
     #[must_use]
     pub fn trace(&self) -> Option<&RequestTrace> {
-        self.visit.trace.as_deref()
+        self.context.trace.as_deref()
     }
 
     /// The same, to tell it what happens.
     pub fn trace_mut(&mut self) -> Option<&mut RequestTrace> {
-        self.visit.trace.as_deref_mut()
+        self.context.trace.as_deref_mut()
     }
 
     /// What is to be changed in the request's body before it goes upstream.
@@ -177,7 +157,7 @@ impl ActiveRequest {
 
     /// Adds to the time that we ourselves spent on the request.
     pub fn worked(&mut self, time: Duration) {
-        self.visit.work += time;
+        self.context.work += time;
     }
 
     /// Whether a refusal with `status` may be due to what we added to the request, which then
@@ -227,7 +207,7 @@ impl ActiveRequest {
     /// Whether the response came to the end that its API knows.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.reading.map_or_else(|| self.meter.as_ref().is_some_and(Meter::ended), |reading| reading.complete)
+        self.charge.map_or_else(|| self.meter.as_ref().is_some_and(Meter::ended), |charge| charge.complete)
     }
 
     /// The response has come to its end: what it used counts from here on, its place is free, and it is recorded, before
@@ -236,26 +216,28 @@ impl ActiveRequest {
     /// # Errors
     /// When it cannot be recorded: then the client must not see the end.
     pub fn close(&mut self, now: Now) -> Result<(), OutboxError> {
+        let outcome = Outcome { status: Some(self.status), complete: true, ..Outcome::default() };
         if self.meter.is_some() || self.gate.ledger().is_some() {
-            self.read(&Outcome { complete: true, ..Outcome::default() }, now);
+            self.charge(&outcome, now);
         }
         self.end_exchange(None, now);
-        self.record(self.status)
+        self.record(&outcome, now)
     }
 
     /// The client is about to be told, with `status`, that there is no response, or no more of it.
     pub fn give_up(&mut self, status: u16, now: Now) {
         if self.gate.ledger().is_some() {
-            self.read(&Outcome::default(), now);
+            let outcome = Outcome { status: Some(status), ..Outcome::default() };
+            self.charge(&outcome, now);
             // The client is not told of a success. What cannot be written is held.
-            let _ = self.record(status);
+            let _ = self.record(&outcome, now);
         }
     }
 
     /// Whether the response is a stream of events.
     #[must_use]
     pub fn is_stream(&self) -> bool {
-        self.reading.map_or_else(|| self.meter.as_ref().is_some_and(Meter::is_stream), |reading| reading.is_stream)
+        self.charge.map_or_else(|| self.meter.as_ref().is_some_and(Meter::is_stream), |charge| charge.is_stream)
     }
 
     /// Whether an event that the client did not ask for may be taken out of the response.
@@ -273,110 +255,64 @@ impl ActiveRequest {
         if std::mem::replace(&mut self.is_settled, true) {
             return;
         }
-        let Reading { complete, is_stream, metered, cost, .. } = self.read(outcome, now);
-        let aborted = outcome.is_aborted(complete);
+        let charge = self.charge(outcome, now);
         self.end_exchange(outcome.rejection, now);
-        self.learn(&metered, complete);
-        let status = outcome.status.unwrap_or(if aborted { CLIENT_CLOSED } else { self.status });
+        self.learn(&charge);
         // Whoever saw the response's end did so after it was recorded.
-        let _ = self.record(status);
-        self.count(&metered, cost, status, aborted);
-        if let Some(rejection) = outcome.rejection {
-            self.gate.metrics.error(rejection.code());
-        }
-        let series = self.admitted.route.series(&self.admitted.model, &self.gate.metrics);
-        series.answered(outcome.of_upstream(self.status, complete));
-        self.time(&series, &metered, is_stream && complete, now);
-        self.end_trace(&metered, cost, status, outcome, now);
-        self.log(&metered, cost, status, aborted, outcome.rejection, now);
+        let _ = self.record(outcome, now);
+        let (context, first_token) = (&self.context, self.first_token);
+        let completed = Completed::new(context, &self.admitted, charge, self.status, outcome, first_token, now);
+        completed.count(&self.gate.metrics);
+        self.gate.log.write(&completed.line());
+        let upstream = &self.admitted.route.name;
+        let ended = completed.ended(upstream);
+        self.context.trace_ended(&ended, Some(&self.admitted.key.record), now);
     }
 
-    /// What the response came to. The first time it is looked at, its tokens are settled and its place is given back.
-    fn read(&mut self, outcome: &Outcome<'_>, now: Now) -> Reading {
-        if let Some(reading) = self.reading {
-            return reading;
+    /// What the response used. The first time it is looked at, its tokens and its money are settled and its place is given
+    /// back.
+    fn charge(&mut self, outcome: &Outcome<'_>, now: Now) -> Charge {
+        if let Some(charge) = self.charge {
+            return charge;
         }
-        let held = self.held.take();
+        let reservations = self.reservations.take();
         // A meter may have failed in the middle of a chunk, and a second panic while the first one
         // unwinds would end the process. Without a reading, what was reserved stays counted.
         let read = catch_unwind(AssertUnwindSafe(|| self.read_meter(outcome)));
-        if let (Ok(reading), Some(held)) = (&read, held) {
-            held.limits.settle(reading.metered.usage.total(), now.moment);
-            if let Some(money) = held.money {
-                money.settle(reading.cost);
-            }
+        if let (Ok(charge), Some(reservations)) = (&read, reservations) {
+            reservations.settle(charge.metered.usage.total(), charge.cost, now.moment);
         }
-        *self.reading.insert(read.unwrap_or_default())
+        *self.charge.insert(read.unwrap_or_default())
     }
 
     /// Tells the request's trace what its exchange with the upstream came to. The first time counts.
     fn end_exchange(&mut self, rejection: Option<&Rejection>, now: Now) {
-        let Some(trace) = &mut self.visit.trace else { return };
-        let reading = self.reading.unwrap_or_default();
-        let first_piece = self.first_token.filter(|_| reading.is_stream).map(|first| first.date);
-        let Metered { usage, source, .. } = reading.metered;
+        let Some(trace) = &mut self.context.trace else { return };
+        let charge = self.charge.unwrap_or_default();
+        let first_piece = self.first_token.filter(|_| charge.is_stream).map(|first| first.date);
+        let Metered { usage, source, .. } = charge.metered;
         let failure = rejection.map(Rejection::code);
         trace.exchange_ended(&ExchangeEnded { usage, source, first_piece, failure }, now.date);
     }
 
-    /// Tells it what the whole came to.
-    fn end_trace(&mut self, metered: &Metered, cost: Usd, status: u16, outcome: &Outcome<'_>, now: Now) {
-        if self.visit.trace.is_none() {
-            return;
-        }
-        let complete = self.reading.is_some_and(|reading| reading.complete);
-        let upstream = self.admitted.route.name.clone();
-        let ended = Ended {
-            status,
-            reason: outcome.rejection.map(Rejection::code),
-            broke_off: !complete,
-            client_aborted: outcome.is_aborted(complete),
-            upstream: Some(&upstream),
-            spent: Some(Spent { usage: metered.usage, source: metered.source, cost }),
-        };
-        self.visit.ended(&ended, now);
-    }
-
-    /// Hands what the response came to over to the ledger, once.
-    fn record(&mut self, status: u16) -> Result<(), OutboxError> {
-        let (Some(ledger), Some(reading), false) = (self.gate.ledger(), &self.reading, self.is_recorded) else {
+    /// Hands what the request came to over to the ledger, once.
+    fn record(&mut self, outcome: &Outcome<'_>, now: Now) -> Result<(), OutboxError> {
+        let (Some(ledger), Some(charge), false) = (self.gate.ledger(), self.charge, self.is_recorded) else {
             return Ok(());
         };
-        let (RequestContext { id, arrived, .. }, key) = (&self.visit, &self.admitted.key.record);
-        // Each request's name is one of a record, too.
-        let Ok(id) = id.as_str().parse() else { return Ok(()) };
-        let Usage { input, cached_input, cache_write, output, reasoning } = reading.metered.usage;
-        let record = Record {
-            id,
-            gateway: ledger.session().clone(),
-            time: arrived.date,
-            key_id: key.id.clone(),
-            key_name: key.name.clone(),
-            owner: key.owner.clone(),
-            team: key.team.clone(),
-            wallet: key.wallet.clone(),
-            model: self.visit.kept_model().unwrap_or_default().into(),
-            input_tokens: input,
-            cached_input_tokens: cached_input,
-            cache_write_tokens: cache_write,
-            output_tokens: output,
-            reasoning_tokens: reasoning,
-            cost_usd: reading.cost,
-            status,
-            usage_source: reading.metered.source,
-        };
+        let (context, first_token) = (&self.context, self.first_token);
+        let completed = Completed::new(context, &self.admitted, charge, self.status, outcome, first_token, now);
+        let Some(record) = completed.record(ledger.session()) else { return Ok(()) };
         let appended = ledger.append(record);
         self.is_recorded = true;
         appended
     }
 
-    fn read_meter(&mut self, outcome: &Outcome<'_>) -> Reading {
+    fn read_meter(&mut self, outcome: &Outcome<'_>) -> Charge {
         let (is_served, is_stream) = (self.meter.is_some(), self.is_stream());
         let complete = outcome.complete || self.has_ended();
         let metered = self.metered(complete, outcome.is_aborted(complete));
-        let is_charged = is_served || metered.source != Source::None;
-        let cost = if is_charged { self.cost(&metered) } else { Usd::ZERO };
-        Reading { complete, is_stream, metered, cost }
+        Charge::new(&self.admitted, metered, complete, is_stream, is_served)
     }
 
     fn metered(&mut self, complete: bool, aborted: bool) -> Metered {
@@ -399,76 +335,18 @@ impl ActiveRequest {
         self.prompt.counted(&self.admitted.learned)
     }
 
-    fn cost(&self, metered: &Metered) -> Usd {
-        self.admitted.model.price.cost(&counts(&metered.usage), metered.audio)
-    }
-
     /// Remembers what the model's prompts and outputs are like, from counts that its upstream stated.
-    fn learn(&self, metered: &Metered, complete: bool) {
-        if metered.source != Source::Upstream || !complete {
+    fn learn(&self, charge: &Charge) {
+        if charge.metered.source != Source::Upstream || !charge.complete {
             return;
         }
-        let usage = &metered.usage;
+        let usage = &charge.metered.usage;
         let prompt_tokens = usage.total().saturating_sub(usage.output);
-        let learned = self.gate.learned.of(self.visit.model.as_deref().unwrap_or_default());
+        let learned = self.gate.learned.of(self.context.model.as_deref().unwrap_or_default());
         let output = self.admitted.endpoint.has_output().then_some(usage.output);
         self.prompt.teach(&learned, prompt_tokens, output);
     }
-
-    fn count(&self, metered: &Metered, cost: Usd, status: u16, aborted: bool) {
-        let series = &self.admitted.key.account.metrics;
-        series.ended();
-        let model = series.model(&self.admitted.model.label);
-        model.used(&metered.usage, cost);
-        model.answered(status);
-        self.gate.metrics.usage_from(metered.source);
-        if aborted {
-            self.gate.metrics.client_aborted();
-        }
-        if metered.source != Source::None && self.admitted.model.price.is_absent() {
-            self.gate.metrics.unpriced(&self.admitted.model.label);
-        }
-    }
-
-    fn time(&self, series: &UpstreamSeries, metered: &Metered, streamed: bool, now: Now) {
-        let arrived = self.visit.arrived.moment;
-        series.request_duration.observe(now.moment.saturating_since(arrived).as_secs_f64());
-        series.overhead.observe(self.visit.work.as_secs_f64());
-        let Some(first) = self.first_token else { return };
-        series.time_to_first_token.observe(first.moment.saturating_since(arrived).as_secs_f64());
-        if streamed && metered.usage.output > 1 {
-            let rest = u32::try_from(metered.usage.output - 1).unwrap_or(u32::MAX);
-            series.time_per_output_token.observe((now.moment.saturating_since(first.moment) / rest).as_secs_f64());
-        }
-    }
-
-    fn log(&self, metered: &Metered, cost: Usd, status: u16, aborted: bool, rejection: Option<&Rejection>, now: Now) {
-        let usage = &metered.usage;
-        let arrived = self.visit.arrived.moment;
-        let mut line = self.visit.line(status, rejection.map(Rejection::code), now);
-        line.upstream = Some(&self.admitted.route.name);
-        line.time_to_first_token_ms = self.first_token.map(|first| millis(first.moment.saturating_since(arrived)));
-        line.input_tokens = usage.input;
-        line.cached_input_tokens = usage.cached_input;
-        line.cache_write_tokens = usage.cache_write;
-        line.output_tokens = usage.output;
-        line.reasoning_tokens = usage.reasoning;
-        line.usage_source = metered.source.as_str();
-        line.cost_usd = cost.to_string();
-        line.client_aborted = aborted;
-        self.gate.log.write(&line);
-    }
 }
-
-/// A response's tokens as they are priced.
-fn counts(usage: &Usage) -> TokenCounts {
-    let Usage { input, cached_input, cache_write, output, .. } = *usage;
-    TokenCounts { input, cached_input, cache_write, output }
-}
-
-/// What is logged and counted as the status of a response whose client went away before its
-/// head, as nginx does.
-const CLIENT_CLOSED: u16 = 499;
 
 impl Drop for ActiveRequest {
     /// Whatever happened to the request, a panic included: what was delivered is charged.
@@ -488,15 +366,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_meter_that_panics_fails_its_request_and_leaks_nothing() {
-        let house = Fixture::of(record("key_a"));
-        let mut lease = house.lease(r#"{"model":"m","max_tokens":5,"messages":[]}"#).await;
-        lease.meter = Some(Meter::broken());
-        let account = lease.admitted.key.account.clone();
-        let limits = lease.admitted.limits;
-        let failed = catch_unwind(AssertUnwindSafe(move || drop(lease.pass(Bytes::from_static(b"{}")))));
+        let fixture = Fixture::of(record("key_a"));
+        let mut request = fixture.admitted(r#"{"model":"m","max_tokens":5,"messages":[]}"#).await;
+        request.meter = Some(Meter::broken());
+        let account = request.admitted.key.account.clone();
+        let limits = request.admitted.limits;
+        let failed = catch_unwind(AssertUnwindSafe(move || drop(request.pass(Bytes::from_static(b"{}")))));
         assert!(failed.is_err(), "the request fails");
-        house.in_flight("0");
+        fixture.in_flight("0");
         assert_eq!(account.counters.standing(&limits, keymeter_core::clock::MonotonicTime::now()).running, 0);
-        assert_eq!(house.lines().len(), 1, "and is settled once");
+        assert_eq!(fixture.lines().len(), 1, "and is settled once");
     }
 }

@@ -1,8 +1,9 @@
-//! What is known of a request before it is admitted, and of one that never is: enough to
-//! answer it, to log it and to tell its sender which request we speak of.
+//! What is known of a request from its head on, whether it is admitted or not: enough to answer it, to log it and to tell
+//! its sender which request we speak of.
 
 use std::{
     fmt,
+    net::IpAddr,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -15,17 +16,13 @@ use keymeter_core::{
     api::{Api, Call, Endpoint},
     body::Scanned,
     hex,
-    limit::Place,
+    key::KeyRecord,
     rejection::ErrorCode,
 };
 
 use super::{Gate, Now, Settings};
 use crate::observe::access_log::Line;
-use crate::{
-    keys::Key,
-    limits::account::Holder,
-    observe::traces::{Arrival, Ended, RequestTrace},
-};
+use crate::observe::traces::{Arrival, Ended, RequestTrace};
 
 /// A request that has arrived.
 pub struct RequestContext {
@@ -39,10 +36,8 @@ pub struct RequestContext {
     pub api: Api,
     /// What held when it arrived.
     pub settings: Arc<Settings>,
-    /// Whose it is, once that is known.
-    pub key: Option<Arc<Key>>,
-    /// Its place among the requests of its key that run, from its head to its admission.
-    pub place: Option<Place<Holder>>,
+    /// The address that it comes from.
+    pub from: IpAddr,
     /// The model as the client named it, once the body is read.
     pub model: Option<String>,
     /// Time that we ourselves spent on it.
@@ -55,13 +50,13 @@ pub struct RequestContext {
 const LOGGED: usize = 128;
 
 impl RequestContext {
-    /// A request for `path` that has just arrived.
+    /// A request for `path` that has just arrived from an address.
     #[must_use]
-    pub fn new(path: &str, settings: Arc<Settings>, now: Now) -> Self {
+    pub fn new(path: &str, from: IpAddr, settings: Arc<Settings>, now: Now) -> Self {
         let path = path.to_owned();
         let api = Api::of_path(&path);
         let (id, work) = (RequestId::next(), Duration::ZERO);
-        Self { id, arrived: now, path, api, settings, key: None, place: None, model: None, work, trace: None }
+        Self { id, arrived: now, path, api, settings, from, model: None, work, trace: None }
     }
 
     /// The same, whose trace begins, if `gate` has its requests traced.
@@ -90,10 +85,9 @@ impl RequestContext {
     }
 
     /// Ends its trace, if there is one.
-    pub fn ended(&mut self, ended: &Ended<'_>, now: Now) {
+    pub fn trace_ended(&mut self, ended: &Ended<'_>, key: Option<&KeyRecord>, now: Now) {
         let Some(trace) = &mut self.trace else { return };
-        let record = self.key.as_ref().map(|key| &key.record);
-        let key = record.map(|record| (record.id.as_str(), record.team.as_deref()));
+        let key = key.map(|record| (record.id.as_str(), record.team.as_deref()));
         trace.ended(ended, key, now.date);
     }
 
@@ -103,16 +97,21 @@ impl RequestContext {
         self.model.as_deref().map(|model| first_bytes(model, LOGGED))
     }
 
-    /// The visit's line in the access log.
+    /// The request's line in the access log, as far as its context goes.
     #[must_use]
-    pub fn line(&self, status: u16, reason: Option<ErrorCode>, now: Now) -> Line<'_> {
-        let record = self.key.as_ref().map(|key| &key.record);
+    pub fn line<'line>(
+        &'line self,
+        key: Option<&'line KeyRecord>,
+        status: u16,
+        reason: Option<ErrorCode>,
+        now: Now,
+    ) -> Line<'line> {
         Line {
             time: format!("{:.6}", self.arrived.date),
             request_id: self.id.as_str(),
             trace_id: self.trace.as_ref().map(|trace| trace.id()),
-            key_id: record.map(|record| record.id.as_str()),
-            key_name: record.map(|record| record.name.as_str()),
+            key_id: key.map(|record| record.id.as_str()),
+            key_name: key.map(|record| record.name.as_str()),
             model: self.kept_model(),
             path: first_bytes(&self.path, LOGGED),
             status,

@@ -1,4 +1,4 @@
-//! How much is going on: the requests that are in the house, so that a stopping process knows
+//! How much is going on: the requests that are in flight, so that a stopping process knows
 //! when it is empty, and the bodies that are held, so that they never outgrow the memory set
 //! aside for them.
 
@@ -25,7 +25,7 @@ impl InFlight {
         InFlightGuard(self.clone())
     }
 
-    /// How many requests are in the house.
+    /// How many requests are in flight.
     #[must_use]
     pub fn present(&self) -> usize {
         self.present.load(Ordering::Acquire)
@@ -52,11 +52,11 @@ impl InFlight {
     /// yet: what a request announces costs it nothing, and gives it nothing.
     #[must_use]
     pub fn body_room(self: &Arc<Self>, account: Arc<Account>, max: u64) -> BodyRoom {
-        BodyRoom { traffic: self.clone(), account, max, bytes: 0 }
+        BodyRoom { in_flight: self.clone(), account, max, bytes: 0 }
     }
 }
 
-/// A request is in the house as long as this lives.
+/// A request is in flight as long as this lives.
 pub struct InFlightGuard(Arc<InFlight>);
 
 impl Drop for InFlightGuard {
@@ -70,7 +70,7 @@ const SHARE_OF_ONE_KEY: u64 = 4;
 
 /// Room for a body, given back when this is dropped.
 pub struct BodyRoom {
-    traffic: Arc<InFlight>,
+    in_flight: Arc<InFlight>,
     account: Arc<Account>,
     max: u64,
     bytes: u64,
@@ -89,7 +89,7 @@ impl BodyRoom {
     pub fn take(&mut self, bytes: u64) -> Result<(), NoRoom> {
         let (of_key, quarter) = (&self.account.buffered, self.max / SHARE_OF_ONE_KEY);
         add(of_key, bytes, |held, total| total <= quarter || held == self.bytes)?;
-        if let Err(no_room) = add(&self.traffic.body_bytes, bytes, |_, total| total <= self.max) {
+        if let Err(no_room) = add(&self.in_flight.body_bytes, bytes, |_, total| total <= self.max) {
             of_key.fetch_sub(bytes, Ordering::AcqRel);
             return Err(no_room);
         }
@@ -100,7 +100,7 @@ impl BodyRoom {
     /// Counts `bytes` more, which are held already: a body that was written anew is held twice.
     pub fn grow(&mut self, bytes: u64) {
         self.account.buffered.fetch_add(bytes, Ordering::AcqRel);
-        self.traffic.body_bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.in_flight.body_bytes.fetch_add(bytes, Ordering::AcqRel);
         self.bytes += bytes;
     }
 }
@@ -114,7 +114,7 @@ fn add(held: &AtomicU64, bytes: u64, may: impl Fn(u64, u64) -> bool) -> Result<(
 impl Drop for BodyRoom {
     fn drop(&mut self) {
         self.account.buffered.fetch_sub(self.bytes, Ordering::AcqRel);
-        self.traffic.body_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.in_flight.body_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
     }
 }
 
@@ -130,9 +130,9 @@ mod tests {
 
     #[test]
     fn room_is_taken_as_bytes_arrive_and_comes_back() {
-        let traffic = Arc::new(InFlight::default());
+        let in_flight = Arc::new(InFlight::default());
         let keys = accounts(["key_a", "key_b", "key_c", "key_d", "key_e"]);
-        let mut rooms: Vec<_> = keys.iter().map(|key| traffic.body_room(key.clone(), 1000)).collect();
+        let mut rooms: Vec<_> = keys.iter().map(|key| in_flight.body_room(key.clone(), 1000)).collect();
         let last = rooms.len() - 1;
         assert_eq!(rooms[last].take(1), Ok(()), "who announces takes nothing");
         for room in &mut rooms[..last] {
@@ -145,54 +145,54 @@ mod tests {
         drop(rooms);
         assert!(keys.iter().all(|key| key.buffered.load(Ordering::Relaxed) == 0));
         for key in &keys[..4] {
-            assert_eq!(traffic.body_room(key.clone(), 1000).take(250), Ok(()));
+            assert_eq!(in_flight.body_room(key.clone(), 1000).take(250), Ok(()));
         }
     }
 
     #[test]
     fn one_key_holds_a_quarter_at_most() {
-        let traffic = Arc::new(InFlight::default());
+        let in_flight = Arc::new(InFlight::default());
         let [a, b] = accounts(["key_a", "key_b"]);
-        let (mut first, mut second) = (traffic.body_room(a.clone(), 1000), traffic.body_room(a, 1000));
+        let (mut first, mut second) = (in_flight.body_room(a.clone(), 1000), in_flight.body_room(a, 1000));
         assert_eq!(
             (first.take(100), second.take(150), first.take(1), second.take(1)),
             (Ok(()), Ok(()), Err(NoRoom), Err(NoRoom))
         );
-        assert_eq!(traffic.body_room(b, 1000).take(250), Ok(()), "another has its own");
+        assert_eq!(in_flight.body_room(b, 1000).take(250), Ok(()), "another has its own");
         drop(first);
         assert_eq!(second.take(100), Ok(()));
     }
 
     #[test]
     fn a_body_that_is_its_keys_only_one_may_be_larger() {
-        let traffic = Arc::new(InFlight::default());
+        let in_flight = Arc::new(InFlight::default());
         let [a, b] = accounts(["key_a", "key_b"]);
-        let (mut first, mut second) = (traffic.body_room(a.clone(), 1000), traffic.body_room(a, 1000));
+        let (mut first, mut second) = (in_flight.body_room(a.clone(), 1000), in_flight.body_room(a, 1000));
         assert_eq!((first.take(250), first.take(350), second.take(1)), (Ok(()), Ok(()), Err(NoRoom)));
-        assert_eq!((traffic.body_room(b, 1000).take(250), first.take(401)), (Ok(()), Err(NoRoom)));
+        assert_eq!((in_flight.body_room(b, 1000).take(250), first.take(401)), (Ok(()), Err(NoRoom)));
         drop(first);
         assert_eq!((second.take(100), second.take(900), second.take(1)), (Ok(()), Ok(()), Err(NoRoom)));
     }
 
     #[test]
     fn a_copy_of_a_body_is_counted_and_given_back() {
-        let traffic = Arc::new(InFlight::default());
+        let in_flight = Arc::new(InFlight::default());
         let [a, b, c] = accounts(["key_a", "key_b", "key_c"]);
-        let mut copied = traffic.body_room(a.clone(), 1000);
+        let mut copied = in_flight.body_room(a.clone(), 1000);
         assert_eq!(copied.take(250), Ok(()));
         copied.grow(600);
-        assert_eq!(traffic.body_room(a.clone(), 1000).take(1), Err(NoRoom));
-        assert_eq!(traffic.body_room(b, 1000).take(151), Err(NoRoom));
+        assert_eq!(in_flight.body_room(a.clone(), 1000).take(1), Err(NoRoom));
+        assert_eq!(in_flight.body_room(b, 1000).take(151), Err(NoRoom));
         drop(copied);
-        assert_eq!((traffic.body_room(a, 1000).take(250), traffic.body_room(c, 1000).take(250)), (Ok(()), Ok(())));
+        assert_eq!((in_flight.body_room(a, 1000).take(250), in_flight.body_room(c, 1000).take(250)), (Ok(()), Ok(())));
     }
 
     #[test]
     fn whoever_leaves_is_no_longer_counted() {
-        let traffic = Arc::new(InFlight::default());
-        let presences: Vec<_> = (0..3).map(|_| traffic.enter()).collect();
-        assert_eq!(traffic.present(), 3);
-        drop(presences);
-        assert_eq!(traffic.present(), 0);
+        let in_flight = Arc::new(InFlight::default());
+        let guards: Vec<_> = (0..3).map(|_| in_flight.enter()).collect();
+        assert_eq!(in_flight.present(), 3);
+        drop(guards);
+        assert_eq!(in_flight.present(), 0);
     }
 }

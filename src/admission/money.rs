@@ -4,66 +4,55 @@
 use std::{sync::Arc, time::Duration};
 
 use keymeter_core::{
-    api::Endpoint,
-    body::Scanned,
     clock::MonotonicTime,
     limit::{Demand, Limit, Strategy},
     price::{TokenCounts, Usd},
-    wallet::{Cost, StalePolicy, WalletAllowance},
+    wallet::{Cost, Hold, Short, StalePolicy, WalletAllowance},
 };
 
-use super::{ActiveRequest, Admitted, Gate, Now, Rejected};
+use super::{Admitted, Now, admit::Planned};
 
 /// How long a request waits for what other gateways were granted of its wallet.
-const WAIT_FOR_OTHERS: Duration = Duration::from_secs(2);
-const ASK_AGAIN: Duration = Duration::from_millis(200);
+pub(super) const WAIT_FOR_OTHERS: Duration = Duration::from_secs(2);
+/// How long between two questions.
+pub(super) const ASK_AGAIN: Duration = Duration::from_millis(200);
 
-/// A wallet whose keeper is to be asked, and what the request may cost.
-pub struct AllowanceNeeded {
+/// A wallet does not pay for a request.
+pub(super) struct Shortage {
+    /// What the accounting service may be asked for; `None`: the wallet is empty.
+    pub needed: Option<AllowanceNeeded>,
+}
+
+/// More of a wallet than this process was granted.
+pub(super) struct AllowanceNeeded {
     /// What is known of the wallet.
-    pub purse: Arc<WalletAllowance>,
+    pub wallet: Arc<WalletAllowance>,
     /// What is to be left of it.
     pub cost: Cost,
 }
 
-/// Asks the wallet's keeper, and admits the request again, until it is decided.
-pub(super) async fn asked(
-    gate: &Arc<Gate>,
-    mut turned_away: Box<Rejected>,
-    endpoint: Endpoint,
-    scanned: &Scanned,
-) -> Result<ActiveRequest, Box<Rejected>> {
-    let Some(keeper) = &gate.keeper else { return Err(turned_away) };
-    let start = MonotonicTime::now();
-    loop {
-        let Some(AllowanceNeeded { purse, cost }) = &turned_away.ask else { return Err(turned_away) };
-        let trust = match keeper.ask(purse.asking(*cost)).await {
-            Ok(()) => StalePolicy::WhileItLasts,
-            Err(refusal) => {
-                tracing::debug!("no word on a wallet: {refusal}");
-                StalePolicy::ForWantOfBetter
-            }
-        };
-        let now = Now::read();
-        match gate.admit_trusting(turned_away.visit, endpoint, scanned, trust, now).await {
-            // Others may give back what they were granted and do not use.
-            Err(again) if again.ask.is_some() && now.moment.saturating_since(start) < WAIT_FOR_OTHERS => {
-                turned_away = again;
-                tokio::time::sleep(ASK_AGAIN).await;
-            }
-            decided => return decided,
-        }
-    }
+/// Takes what a request may cost from its key's wallet, if it has one.
+///
+/// # Errors
+/// When the wallet does not pay for it, as far as is known here.
+pub(super) fn reserve(planned: &Planned, policy: StalePolicy, now: Now) -> Result<Option<Hold>, Shortage> {
+    let Some(wallet) = &planned.admitted.key.purse else { return Ok(None) };
+    let cost = estimated(planned);
+    wallet.reserve(cost, policy, now.moment).map(Some).map_err(|short| {
+        let needed = (short != Short::Empty).then(|| AllowanceNeeded { wallet: wallet.clone(), cost });
+        Shortage { needed }
+    })
 }
 
-/// What a request may cost that reserves so many `tokens`. In the worst case no part of its prompt comes from a cache,
-/// and each byte of it is a token.
-pub(super) fn of(strategy: Strategy, admitted: &Admitted, scanned: &Scanned, demand: &Demand, tokens: u64) -> Cost {
+/// What a planned request may cost. In the worst case no part of its prompt comes from a cache, and each byte of it is a
+/// token.
+fn estimated(planned: &Planned) -> Cost {
+    let Planned { admitted, demand, scanned, plan, .. } = planned;
     if !admitted.endpoint.takes_tokens() {
         return Cost::AtMost(Usd::ZERO);
     }
-    let output = if demand.has_output { tokens.saturating_sub(demand.prompt) } else { 0 };
-    match strategy {
+    let output = if demand.has_output { plan.tokens.saturating_sub(demand.prompt) } else { 0 };
+    match planned.context.settings.strategy {
         Strategy::Expected => Cost::Probably(cost(admitted, demand.prompt, output)),
         Strategy::WorstCase => {
             let bytes = scanned.prompt_text_bytes.saturating_add(scanned.prompt_tokens_given);
@@ -74,7 +63,7 @@ pub(super) fn of(strategy: Strategy, admitted: &Admitted, scanned: &Scanned, dem
 
 /// The key's token limit, or, where the worst case is reserved and nothing says how long an answer may be, what the
 /// wallet still pays for if that is less: so that the request's own maximum is set to that. Where it does not pay for what such answers
-/// take, its keeper is asked for that much first.
+/// take, the accounting service is asked for that much first.
 pub(super) fn affordable(strategy: Strategy, admitted: &Admitted, demand: &Demand, now: MonotonicTime) -> Limit {
     let limit = admitted.limits.tokens_per_minute;
     let Some(purse) = &admitted.key.purse else { return limit };

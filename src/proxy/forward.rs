@@ -33,8 +33,8 @@ where
     type CTX = Context<P::CTX>;
 
     fn new_ctx(&self) -> Self::CTX {
-        let presence = self.gate.traffic().enter();
-        Context { inner: self.inner.new_ctx(), stage: RequestState::New, role: SubrequestRole::No, _presence: presence }
+        let guard = self.gate.traffic().enter();
+        Context { inner: self.inner.new_ctx(), state: RequestState::New, role: SubrequestRole::No, _in_flight: guard }
     }
 
     fn init_downstream_modules(&self, modules: &mut HttpModules) {
@@ -64,10 +64,9 @@ where
         }
         // How the names were spelled is let go of at once: what copies or changes the head after this costs less.
         change_request(session.req_header_mut(), |_| {})?;
-        if let Err(rejection) = self.enter(session, ctx).await {
-            return self.refuse(session, ctx, rejection).await;
+        if let Err(rejected) = self.enter(session, ctx).await {
+            return self.refuse(session, ctx, rejected).await;
         }
-        self.publish(session, ctx);
         if self.inner.request_filter(session, &mut ctx.inner).await? {
             return Ok(true);
         }
@@ -83,7 +82,7 @@ where
         end_of_stream: bool,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
-        if let RequestState::Running(running) = &ctx.stage {
+        if let RequestState::Running(running) = &ctx.state {
             // What Pingora replays is the tail of what we read: the whole goes in its place.
             *body = Some(if end_of_stream { running.upstream_body() } else { Bytes::new() });
         }
@@ -118,7 +117,7 @@ where
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
-        ctx.stage.exchange_begins();
+        ctx.state.exchange_begins();
         self.inner.upstream_peer(session, &mut ctx.inner).await
     }
 
@@ -159,7 +158,7 @@ where
         request: &mut RequestHeader,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
-        prepare_upstream_request(request, &ctx.stage)?;
+        prepare_upstream_request(request, &ctx.state)?;
         self.inner.upstream_request_filter(session, request, &mut ctx.inner).await
     }
 
@@ -169,7 +168,7 @@ where
         response: &mut ResponseHeader,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
-        response::judge_head(&mut ctx.stage, response)?;
+        response::judge_head(&mut ctx.state, response)?;
         self.inner.upstream_response_filter(session, response, &mut ctx.inner).await
     }
 
@@ -180,7 +179,7 @@ where
         ctx: &mut Self::CTX,
     ) -> Result<()> {
         self.inner.response_filter(session, response, &mut ctx.inner).await?;
-        response::begin(session, &mut ctx.stage, response)
+        response::begin(session, &mut ctx.state, response)
     }
 
     async fn custom_forwarding(
@@ -240,7 +239,7 @@ where
         ctx: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
         let delay = self.inner.response_body_filter(session, body, end_of_stream, &mut ctx.inner)?;
-        response::pass(&mut ctx.stage, body, end_of_stream)?;
+        response::pass(&mut ctx.state, body, end_of_stream)?;
         Ok(delay)
     }
 
@@ -251,14 +250,14 @@ where
         ctx: &mut Self::CTX,
     ) -> Result<Option<Bytes>> {
         let theirs = self.inner.response_trailer_filter(session, trailers, &mut ctx.inner).await?;
-        response::before_trailers(&mut ctx.stage, theirs)
+        response::before_trailers(&mut ctx.state, theirs)
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Self::CTX) {
         if let SubrequestRole::Client(over) = &ctx.role {
             // An exchange that was lost has settled what it held by being dropped.
             if let Some(over) = *over {
-                finish(&self.gate, &mut ctx.stage, over);
+                finish(&self.gate, &mut ctx.state, over);
             }
             return;
         }
@@ -266,7 +265,7 @@ where
         let over = over(session, error);
         match std::mem::replace(&mut ctx.role, SubrequestRole::No) {
             SubrequestRole::Exchange(home) => subrequest::give_back(&self.gate, ctx, self.inner.new_ctx(), over, home),
-            SubrequestRole::No | SubrequestRole::Client(_) => finish(&self.gate, &mut ctx.stage, over),
+            SubrequestRole::No | SubrequestRole::Client(_) => finish(&self.gate, &mut ctx.state, over),
         }
     }
 
@@ -280,7 +279,7 @@ where
 
     fn suppress_error_log(&self, session: &Session, ctx: &Self::CTX, error: &Error) -> bool {
         ctx.is_clients()
-            || response::is_revoked(&ctx.stage)
+            || response::is_revoked(&ctx.state)
             || self.inner.suppress_error_log(session, &ctx.inner, error)
     }
 
@@ -306,7 +305,7 @@ where
         let mut error = self.inner.error_while_proxy(peer, session, error, &mut ctx.inner, client_reused);
         if is_ours {
             error.set_retry(true);
-        } else if ctx.stage.is_answered() {
+        } else if ctx.state.is_answered() {
             error.set_retry(false);
         }
         error
@@ -327,7 +326,7 @@ where
             // Whatever there was to say, the exchange has said.
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
-        let ours = response::fail(&self.gate, session, &mut ctx.stage, error).await;
+        let ours = response::fail(&self.gate, session, &mut ctx.state, error).await;
         // The inner proxy is told of every failure. Where we have answered already, Pingora's
         // own answer, which is the default of this phase, writes nothing.
         let theirs = self.inner.fail_to_proxy(session, error, &mut ctx.inner).await;

@@ -1,6 +1,6 @@
 //! Writes our own answers: refusals in the API's form, and what the gateway knows itself.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, Version, header};
@@ -20,7 +20,7 @@ use pingora::{
 
 use super::{RequestInfo, RequestState};
 use crate::{
-    admission::{Gate, Now, RequestId},
+    admission::{Gate, Identified, Now, Rejected, RequestContext, RequestId},
     headers::header_value,
     keys::Key,
 };
@@ -42,29 +42,48 @@ pub(super) struct Reply {
 }
 
 impl Reply {
+    /// What the sender of a refused request is told.
+    pub fn to_refused(gate: &Gate, rejected: &Rejected, now: Now) -> Self {
+        let Rejected { context, key, rejection } = rejected;
+        let status = key.as_ref().map(|key| limit_status(gate, context, key, now));
+        Self::new(context.api, Some(&context.id), status, rejection, now)
+    }
+
     /// What the sender of a request is told in place of a response.
-    pub fn to(gate: &Gate, stage: &RequestState, rejection: &Rejection, now: Now) -> Self {
-        let (api, id, standing) = match stage {
-            RequestState::Visiting(visit, _) => {
-                let standing = |key: &Arc<Key>| gate.standing(key, &visit.settings.limits_of(&key.record), now);
-                (visit.api, Some(&visit.id), visit.key.as_ref().map(standing))
+    pub fn to(gate: &Gate, state: &RequestState, rejection: &Rejection, now: Now) -> Self {
+        let (api, id, status) = match state {
+            RequestState::Identified(Identified { context, key }) => {
+                (context.api, Some(&context.id), Some(limit_status(gate, context, key, now)))
+            }
+            RequestState::Refused(rejected) => {
+                let Rejected { context, key, .. } = &**rejected;
+                (context.api, Some(&context.id), key.as_ref().map(|key| limit_status(gate, context, key, now)))
             }
             RequestState::Running(running) => {
-                let lease = &running.lease;
-                (lease.admitted().endpoint.api(), Some(lease.request_id()), Some(lease.standing(now)))
+                let request = &running.request;
+                (request.admitted().endpoint.api(), Some(request.request_id()), Some(request.standing(now)))
             }
-            RequestState::New | RequestState::ExchangeEnd => (Api::OpenAi, None, None),
+            RequestState::New | RequestState::Settled => (Api::OpenAi, None, None),
         };
+        Self::new(api, id, status, rejection, now)
+    }
+
+    fn new(api: Api, id: Option<&RequestId>, status: Option<LimitStatus>, rejection: &Rejection, now: Now) -> Self {
         let id = id.map(RequestId::as_str).unwrap_or_default();
         let mut headers = Vec::with_capacity(12);
         headers.extend(id_headers(api, id));
-        headers.extend(standing.into_iter().flat_map(|standing| rate_headers(&standing, api, now)));
+        headers.extend(status.into_iter().flat_map(|status| rate_headers(&status, api, now)));
         headers.extend(retry_headers(rejection));
         if let Rejection::MethodNotAllowed { allowed } = rejection {
             headers.push((header::ALLOW, HeaderValue::from_static(allowed)));
         }
         Self { status: rejection.status(), headers, body: rejection.body(api, id), closes: rejection.loses_the_end() }
     }
+}
+
+/// What is left of the limits of a request's key.
+fn limit_status(gate: &Gate, context: &RequestContext, key: &Key, now: Now) -> LimitStatus {
+    gate.standing(key, &context.settings.limits_of(&key.record), now)
 }
 
 /// The name of the request, under the names that clients look for.
@@ -282,11 +301,11 @@ pub(super) async fn write_last(session: &mut Session, bytes: Bytes) -> Result<()
 ///
 /// # Errors
 /// When the client is gone.
-pub async fn respond_json(session: &mut Session, pass: &RequestInfo, status: StatusCode, body: Vec<u8>) -> Result<()> {
-    let limits = pass.settings.limits_of(&pass.key.record);
+pub async fn respond_json(session: &mut Session, info: &RequestInfo, status: StatusCode, body: Vec<u8>) -> Result<()> {
+    let limits = info.settings.limits_of(&info.key.record);
     let now = Now::read();
-    let mut headers: Vec<_> = id_headers(Api::OpenAi, pass.id.as_str()).collect();
-    headers.extend(rate_headers(&pass.gate.standing(&pass.key, &limits, now), Api::OpenAi, now));
+    let mut headers: Vec<_> = id_headers(Api::OpenAi, info.id.as_str()).collect();
+    headers.extend(rate_headers(&info.gate.standing(&info.key, &limits, now), Api::OpenAi, now));
     before_body(session, Reply { status, headers, body, closes: false }).await
 }
 
@@ -294,8 +313,8 @@ pub async fn respond_json(session: &mut Session, pass: &RequestInfo, status: Sta
 ///
 /// # Errors
 /// When the client is gone.
-pub async fn respond_rejection(session: &mut Session, pass: &RequestInfo, rejection: &Rejection) -> Result<()> {
-    respond_json(session, pass, rejection.status(), rejection.body(Api::OpenAi, pass.id.as_str())).await
+pub async fn respond_rejection(session: &mut Session, info: &RequestInfo, rejection: &Rejection) -> Result<()> {
+    respond_json(session, info, rejection.status(), rejection.body(Api::OpenAi, info.id.as_str())).await
 }
 
 #[cfg(test)]

@@ -33,9 +33,9 @@ pub(super) const LEDGER_UNAVAILABLE: ErrorType = ErrorType::Custom("the response
 
 /// Looks at an upstream's head before anything else does: its 401 and 403 are about our
 /// credential and not for the client, and a refusal of what we added calls for another try.
-pub(super) fn judge_head(stage: &mut RequestState, head: &ResponseHeader) -> Result<()> {
+pub(super) fn judge_head(state: &mut RequestState, head: &ResponseHeader) -> Result<()> {
     let status = head.status.as_u16();
-    if let Some(trace) = stage.trace_mut() {
+    if let Some(trace) = state.trace_mut() {
         trace.upstream_answered(status);
     }
     if status == 101 {
@@ -45,8 +45,8 @@ pub(super) fn judge_head(stage: &mut RequestState, head: &ResponseHeader) -> Res
     if matches!(status, 401 | 403) {
         return Err(Error::explain(CREDENTIAL_REFUSED, format!("status {status}")).into_up());
     }
-    if let RequestState::Running(running) = stage
-        && running.lease.withdraw_addition(status)
+    if let RequestState::Running(running) = state
+        && running.request.withdraw_addition(status)
     {
         running.rewrite_body();
         return Err(Error::explain(ADDITION_REFUSED, format!("status {status}")).into_up());
@@ -63,20 +63,20 @@ fn is_of_limits(name: &str) -> bool {
 }
 
 /// Begins the metering, and puts our headers in place of the upstream's.
-pub(super) fn begin(session: &Session, stage: &mut RequestState, head: &mut ResponseHeader) -> Result<()> {
+pub(super) fn begin(session: &Session, state: &mut RequestState, head: &mut ResponseHeader) -> Result<()> {
     if head.status.is_informational() {
         return Ok(());
     }
-    match stage {
+    match state {
         RequestState::Running(running) => {
             // Nothing will be sent again: the body's memory is free for others.
             running.body = None;
             let text = |name| head.headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
             let is_encoded = is_encoded(&head.headers);
-            running.lease.answered(head.status.as_u16(), text(header::CONTENT_TYPE).unwrap_or_default(), is_encoded);
-            let (api, now) = (running.lease.admitted().endpoint.api(), Now::read());
-            let ours = rate_headers(&running.lease.standing(now), api, now);
-            let ours = ours.chain(id_headers(api, running.lease.request_id().as_str()));
+            running.request.answered(head.status.as_u16(), text(header::CONTENT_TYPE).unwrap_or_default(), is_encoded);
+            let (api, now) = (running.request.admitted().endpoint.api(), Now::read());
+            let ours = rate_headers(&running.request.standing(now), api, now);
+            let ours = ours.chain(id_headers(api, running.request.request_id().as_str()));
             change_response(head, |headers| {
                 let named: Vec<_> = headers.keys().filter(|name| is_of_limits(name.as_str())).cloned().collect();
                 for name in named {
@@ -87,16 +87,16 @@ pub(super) fn begin(session: &Session, stage: &mut RequestState, head: &mut Resp
                 for (name, value) in ours {
                     headers.insert(name, value);
                 }
-                if running.lease.may_shorten() && headers.remove(header::CONTENT_LENGTH).is_some() {
+                if running.request.may_shorten() && headers.remove(header::CONTENT_LENGTH).is_some() {
                     chunk(session, headers);
                 }
             })?;
             if has_no_body(head) { close(running) } else { Ok(()) }
         }
-        RequestState::Visiting(visit, _) => change_response(head, |headers| {
-            headers.insert(respond::X_REQUEST_ID, header_value(visit.id.as_str().to_owned()));
+        RequestState::Identified(request) => change_response(head, |headers| {
+            headers.insert(respond::X_REQUEST_ID, header_value(request.context.id.as_str().to_owned()));
         }),
-        RequestState::New | RequestState::ExchangeEnd => Ok(()),
+        RequestState::New | RequestState::Refused(_) | RequestState::Settled => Ok(()),
     }
 }
 
@@ -114,21 +114,21 @@ fn chunk(session: &Session, headers: &mut HeaderMap) {
 }
 
 /// Whether a request runs whose key is revoked, and whose response has not come to its end.
-pub(super) fn is_revoked(stage: &RequestState) -> bool {
-    matches!(stage, RequestState::Running(running) if running.lease.revoked().is_some() && !running.lease.has_ended())
+pub(super) fn is_revoked(state: &RequestState) -> bool {
+    matches!(state, RequestState::Running(running) if running.request.revoked().is_some() && !running.request.has_ended())
 }
 
 /// Meters a response's next bytes, and leaves in `body` what is to be forwarded.
-pub(super) fn pass(stage: &mut RequestState, body: &mut Option<Bytes>, end_of_stream: bool) -> Result<()> {
-    if is_revoked(stage) {
+pub(super) fn pass(state: &mut RequestState, body: &mut Option<Bytes>, end_of_stream: bool) -> Result<()> {
+    if is_revoked(state) {
         return Err(Error::explain(KEY_REVOKED, "the key is revoked").into_in());
     }
-    let RequestState::Running(running) = stage else { return Ok(()) };
+    let RequestState::Running(running) = state else { return Ok(()) };
     if let Some(chunk) = body.take() {
-        *body = Some(running.lease.pass(chunk));
+        *body = Some(running.request.pass(chunk));
     }
-    if end_of_stream || running.lease.has_ended() {
-        if let Some(held) = running.lease.flush() {
+    if end_of_stream || running.request.has_ended() {
+        if let Some(held) = running.request.flush() {
             *body = Some(joined(body.take(), held));
         }
         close(running)?;
@@ -136,22 +136,22 @@ pub(super) fn pass(stage: &mut RequestState, body: &mut Option<Bytes>, end_of_st
     if let Some(forwarded) = body {
         running.tail.saw(forwarded);
     }
-    if let Some(halves) = &running.halves {
-        halves.give(body.as_deref().unwrap_or_default(), running.lease.has_ended());
+    if let Some(subrequest) = &running.subrequest {
+        subrequest.give(body.as_deref().unwrap_or_default(), running.request.has_ended());
     }
     Ok(())
 }
 
 /// The response has come to its end.
 fn close(running: &mut Running) -> Result<()> {
-    let closed = running.lease.close(Now::read());
+    let closed = running.request.close(Now::read());
     closed.map_err(|fault| Error::explain(LEDGER_UNAVAILABLE, fault.to_string()).into_in())
 }
 
 /// What was held back of a response that ends with trailers, and then what the proxy within adds.
-pub(super) fn before_trailers(stage: &mut RequestState, theirs: Option<Bytes>) -> Result<Option<Bytes>> {
-    let RequestState::Running(running) = stage else { return Ok(theirs) };
-    let held = running.lease.flush();
+pub(super) fn before_trailers(state: &mut RequestState, theirs: Option<Bytes>) -> Result<Option<Bytes>> {
+    let RequestState::Running(running) = state else { return Ok(theirs) };
+    let held = running.request.flush();
     close(running)?;
     Ok(match (held, theirs) {
         (Some(held), Some(theirs)) => Some(joined(Some(held), theirs)),
@@ -206,40 +206,36 @@ impl Tail {
 pub(super) async fn fail(
     gate: &Gate,
     session: &mut Session,
-    stage: &mut RequestState,
+    state: &mut RequestState,
     error: &Error,
 ) -> Option<FailToProxy> {
-    let rejection = verdict(stage, error)?;
+    let rejection = verdict(state, error)?;
     let status = rejection.status().as_u16();
-    if let RequestState::Running(running) = stage {
+    if let RequestState::Running(running) = state {
         let answered = session.response_written().map(|head| head.status).filter(|status| !status.is_informational());
-        running.lease.give_up(answered.map_or(status, |status| status.as_u16()), Now::read());
+        running.request.give_up(answered.map_or(status, |status| status.as_u16()), Now::read());
     }
     let can_reuse = match session.response_written() {
         Some(head) if !head.status.is_informational() => {
-            write_error_event(session, stage, &rejection).await;
+            write_error_event(session, state, &rejection).await;
             false
         }
         _ => {
             // Pingora closes the connection after a failure, whatever it is told: the client has to know.
             session.set_keepalive(None);
-            let reply = Reply::to(gate, stage, &rejection, Now::read());
+            let reply = Reply::to(gate, state, &rejection, Now::read());
             respond::write(session, reply).await.is_ok() && session.is_body_done()
         }
     };
-    match stage {
-        RequestState::Running(running) => running.rejection = Some(rejection),
-        RequestState::Visiting(_, reason) => *reason = Some(rejection),
-        RequestState::New | RequestState::ExchangeEnd => {}
-    }
+    state.fail(rejection);
     Some(FailToProxy { error_code: status, can_reuse_downstream: can_reuse })
 }
 
 /// What a failure means to the client; `None`: nothing that we should say.
-fn verdict(stage: &RequestState, error: &Error) -> Option<Rejection> {
-    let upstream = match stage {
-        RequestState::Running(running) if is_revoked(stage) => return running.lease.revoked(),
-        RequestState::Running(running) => running.lease.admitted().route.name.to_string(),
+fn verdict(state: &RequestState, error: &Error) -> Option<Rejection> {
+    let upstream = match state {
+        RequestState::Running(running) if is_revoked(state) => return running.request.revoked(),
+        RequestState::Running(running) => running.request.admitted().route.name.to_string(),
         _ => "upstream".to_owned(),
     };
     match (error.esource(), error.etype()) {
@@ -259,15 +255,15 @@ fn verdict(stage: &RequestState, error: &Error) -> Option<Rejection> {
 
 /// Ends a broken stream of events with an event that says so. A stream that broke within an event
 /// is left as it is: whatever followed would be taken for a part of that event.
-async fn write_error_event(session: &mut Session, stage: &RequestState, rejection: &Rejection) {
-    let RequestState::Running(running) = stage else { return };
-    let Running { lease, tail, .. } = &**running;
+async fn write_error_event(session: &mut Session, state: &RequestState, rejection: &Rejection) {
+    let RequestState::Running(running) = state else { return };
+    let Running { request, tail, .. } = &**running;
     // The end of what could not be recorded was not passed on.
-    let has_ended = lease.has_ended() && *rejection != Rejection::LedgerUnavailable;
-    if !lease.is_stream() || has_ended || !tail.is_between_events(lease.admitted().endpoint.api()) {
+    let has_ended = request.has_ended() && *rejection != Rejection::LedgerUnavailable;
+    if !request.is_stream() || has_ended || !tail.is_between_events(request.admitted().endpoint.api()) {
         return;
     }
-    let event = rejection.event(lease.admitted().endpoint, lease.request_id().as_str());
+    let event = rejection.event(request.admitted().endpoint, request.request_id().as_str());
     // The client may be gone by now: then there is nobody to tell.
     let _ = respond::write_last(session, event.into()).await;
 }

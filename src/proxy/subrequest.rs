@@ -39,17 +39,17 @@ use crate::{
 pub(super) fn limit<C>(session: &Session, context: &Context<C>) -> Option<Duration> {
     // Pingora asked whether there may be an exchange apart before the request had its settings.
     session.subrequest_spawner.as_ref()?;
-    let RequestState::Running(running) = &context.stage else { return None };
-    match running.lease.settings().on_client_abort {
+    let RequestState::Running(running) = &context.state else { return None };
+    match running.request.settings().on_client_abort {
         OnClientAbort::Drain { limit } => Some(limit),
         // The end of its key would not reach it otherwise before its upstream says something.
         OnClientAbort::Stop => {
-            (running.lease.run().is_some() && running.connection.is_none()).then_some(Duration::ZERO)
+            (running.request.run().is_some() && running.connection.is_none()).then_some(Duration::ZERO)
         }
     }
 }
 
-/// What the two halves of such a request tell each other. The order of the response's pieces orders this too.
+/// What the two subrequest of such a request tell each other. The order of the response's pieces orders this too.
 pub(super) struct Subrequest {
     /// Bytes of the body that the exchange gave away.
     given: AtomicU64,
@@ -95,14 +95,14 @@ pub(super) enum SubrequestRole<C> {
 struct Handover<C> {
     head: RequestHeader,
     inner: C,
-    stage: RequestState,
+    state: RequestState,
     home: oneshot::Sender<Return<C>>,
 }
 
 /// What it gives back.
 pub(super) struct Return<C> {
     pub inner: C,
-    pub stage: RequestState,
+    pub state: RequestState,
     pub over: ExchangeEnd,
 }
 
@@ -132,35 +132,35 @@ where
     let Some(spawner) = session.subrequest_spawner.take() else {
         return Error::e_explain(ErrorType::InternalError, "Pingora gave no way to run an exchange apart");
     };
-    let halves = Arc::new(Subrequest::new());
+    let subrequest = Arc::new(Subrequest::new());
     context.role = SubrequestRole::Client(None);
-    let mut stage = std::mem::replace(&mut context.stage, RequestState::ExchangeEnd);
+    let mut state = std::mem::replace(&mut context.state, RequestState::Settled);
     let mut run = None;
-    if let RequestState::Running(running) = &mut stage {
-        running.halves = Some(halves.clone());
-        run = running.lease.run().cloned();
+    if let RequestState::Running(running) = &mut state {
+        running.subrequest = Some(subrequest.clone());
+        run = running.request.run().cloned();
     }
     let (home, returning) = oneshot::channel();
     let inner = std::mem::replace(&mut context.inner, spare);
-    let handover = Handover { head: session.req_header().clone(), inner, stage, home };
+    let handover = Handover { head: session.req_header().clone(), inner, state, home };
     let own = Ctx::builder().user_ctx(Box::new(Some(handover))).body_mode(BodyMode::ExpectBody).build();
     let (exchange, handle) = with_head_of_http1(session, |session| spawner.create_subrequest(session.as_ref(), own));
     // Both in one task: neither outlives the other, and their connections stay on one thread.
-    let mut client = ClientHalf { session, halves: &halves, run, tail: Tail::default() };
+    let mut client = ClientHalf { session, subrequest: &subrequest, run, tail: Tail::default() };
     let (forwarded, ()) = tokio::join!(client.carry(handle, limit), exchange.run());
     let tail = client.tail;
-    if let Ok(Return { inner, stage, over }) = returning.await {
+    if let Ok(Return { inner, state, over }) = returning.await {
         context.inner = inner;
-        context.stage = stage;
+        context.state = state;
         context.role = SubrequestRole::Client(Some(over));
     }
     let Err(error) = forwarded else { return Ok(()) };
     if *error.etype() == KEY_REVOKED {
-        if let RequestState::Running(running) = &mut context.stage {
+        if let RequestState::Running(running) = &mut context.state {
             // The exchange may have been further than the client.
             running.tail = tail;
         }
-        response::fail(gate, session, &mut context.stage, &error).await;
+        response::fail(gate, session, &mut context.state, &error).await;
     }
     Err(error)
 }
@@ -178,7 +178,7 @@ fn with_head_of_http1<T>(session: &mut Session, create: impl FnOnce(&Session) ->
 /// What the client's request does meanwhile.
 struct ClientHalf<'request> {
     session: &'request mut Session,
-    halves: &'request Subrequest,
+    subrequest: &'request Subrequest,
     run: Option<Arc<RevocationEntry>>,
     tail: Tail,
 }
@@ -202,12 +202,12 @@ impl ClientHalf<'_> {
         let _ = handle.tx.send(HttpTask::Body(Some(Bytes::from_static(b"-")), true)).await;
         let forwarded = self.forward_all(&mut handle).await;
         if let Err(End::ClientLeft { delivered, .. }) = &forwarded {
-            self.halves.client_left_after(*delivered);
+            self.subrequest.client_left_after(*delivered);
         }
         let has_all = forwarded.is_ok();
         // The exchange is left to end by itself, so that its connection is fit for another; dropping the handle ends it
         // wherever it is.
-        if has_all || self.halves.client_left_early() {
+        if has_all || self.subrequest.client_left_early() {
             let rest = async { while handle.rx.recv().await.is_some() {} };
             let limit = if has_all { LAST_WORDS } else { limit };
             tokio::select! {
@@ -269,9 +269,9 @@ where
 {
     let own = session.subrequest_ctx.as_mut().and_then(|own| own.user_ctx_mut());
     let handover = own.and_then(|own| own.downcast_mut::<Option<Handover<C>>>()).and_then(Option::take);
-    let Some(Handover { head, inner, stage, home }) = handover else { return Ok(()) };
+    let Some(Handover { head, inner, state, home }) = handover else { return Ok(()) };
     context.inner = inner;
-    context.stage = stage;
+    context.state = state;
     context.role = SubrequestRole::Exchange(home);
     read_the_stand_in(session).await?;
     *session.req_header_mut() = head;
@@ -287,10 +287,10 @@ pub(super) fn give_back<C>(
     over: ExchangeEnd,
     home: oneshot::Sender<Return<C>>,
 ) {
-    let stage = std::mem::replace(&mut context.stage, RequestState::ExchangeEnd);
+    let state = std::mem::replace(&mut context.state, RequestState::Settled);
     let inner = std::mem::replace(&mut context.inner, spare);
-    if let Err(Return { mut stage, .. }) = home.send(Return { inner, stage, over }) {
-        finish(gate, &mut stage, over);
+    if let Err(Return { mut state, .. }) = home.send(Return { inner, state, over }) {
+        finish(gate, &mut state, over);
     }
 }
 

@@ -358,7 +358,7 @@ async fn last_hooks(bench: &mut Bench) {
     let refused = Error::new(ErrorType::HTTPStatus(418));
     bench.gated.logging(&mut bench.session, Some(&refused), &mut bench.context).await;
     bench.proves("logging", (CHAT, Some(ErrorType::HTTPStatus(418))));
-    assert!(matches!(bench.context.stage, RequestState::ExchangeEnd), "the lease is settled");
+    assert!(matches!(bench.context.state, RequestState::Settled), "the request is settled");
 
     let kept = bench.gated.persist_connection_context(&bench.session, &bench.context).expect("what was kept");
     assert_eq!(kept.downcast_ref(), Some(&9_u8));
@@ -386,10 +386,10 @@ async fn a_request_that_is_refused_does_not_reach_the_request_filter_within() {
 async fn what_is_held_back_of_a_stream_goes_before_what_the_proxy_within_adds_to_its_trailers() {
     let mut bench = Bench::new(SECRET, r#"{"model": "m", "stream": true}"#).await;
     assert!(bench.gated.request_filter(&mut bench.session, &mut bench.context).await.unwrap());
-    let RequestState::Running(running) = &mut bench.context.stage else { panic!("it is admitted") };
-    running.lease.answered(200, "text/event-stream", false);
+    let RequestState::Running(running) = &mut bench.context.state else { panic!("it is admitted") };
+    running.request.answered(200, "text/event-stream", false);
     let mut event = Some(Bytes::from("data: {\"half\""));
-    response::pass(&mut bench.context.stage, &mut event, false).unwrap();
+    response::pass(&mut bench.context.state, &mut event, false).unwrap();
     assert_eq!(event.as_deref(), Some(&b""[..]), "it may yet be the usage that only we asked for");
     let added =
         bench.gated.response_trailer_filter(&mut bench.session, &mut HeaderMap::new(), &mut bench.context).await;

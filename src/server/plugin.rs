@@ -44,7 +44,7 @@ use crate::{
 /// # fn proxy() -> impl pingora::proxy::ProxyHttp<CTX = ()> + Send + Sync {
 /// #     keymeter::gateway::Gateway::default()
 /// # }
-/// use keymeter::{gate::AccessLog, plugin::Plugin};
+/// use keymeter::{AccessLog, Plugin};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let mut server = pingora::server::Server::new(None)?;
@@ -387,7 +387,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        admission::{Now, RequestContext},
+        admission::{Credentials, Now, RequestContext},
         limits::account::SERIES_OF_DELETED_KEYS,
     };
     use keymeter_config::keys;
@@ -414,11 +414,12 @@ mod tests {
         let plugin = Plugin::new(loaded, path.to_owned(), AccessLog::none()).unwrap();
 
         let now = Now::read();
-        let mut visit = RequestContext::new("/v1/models", plugin.gate().settings(), now);
+        let context = RequestContext::new("/v1/models", Ipv4Addr::LOCALHOST.into(), plugin.gate().settings(), now);
         let headers: HeaderMap =
             [(http::header::AUTHORIZATION, HeaderValue::from_static("Bearer sk-a"))].into_iter().collect();
-        plugin.gate().identify(&mut visit, &headers, None, Ipv4Addr::LOCALHOST.into(), now).await.unwrap();
-        drop(visit);
+        let credentials = Credentials { headers: &headers, in_query: None };
+        let Ok(request) = plugin.gate().identify(context, credentials, now).await else { panic!("a known key") };
+        drop(request);
         assert!(plugin.gate.scrape(Now::read()).unwrap().contains("\"key_a\""));
 
         let Source::Yaml(yaml) = &plugin.source else { panic!("keys come from YAML") };

@@ -2,22 +2,34 @@
 
 use std::{
     io::Write,
+    net::IpAddr,
     path::Path,
-    sync::mpsc::{Receiver, channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, channel},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
+use jiff::Timestamp;
 use keymeter_config::{self as config, KeyCache};
 use keymeter_core::{
+    api::Endpoint,
     body::scan,
+    clock::MonotonicTime,
     key::{KeyRecord, OwnLimits, Secret},
     limit::Limit,
+    rejection::Rejection,
 };
 
 use super::super::*;
-use crate::{keys::YamlSource, limits::account::Accounts};
+use crate::{
+    keys::{Resolver, YamlSource},
+    limits::account::Accounts,
+    observe::{access_log::AccessLog, metrics::Metrics},
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const HOME: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -48,24 +60,24 @@ impl Fixture {
         Self::new(vec![record], "", 1000)
     }
 
-    pub async fn identify(&self, secret: &str, now: Now) -> Result<RequestContext, Rejection> {
-        let mut visit = RequestContext::new("/v1/chat/completions", self.gate.settings(), now);
+    pub async fn identify(&self, secret: &str, now: Now) -> Result<Identified, Rejection> {
+        let context = RequestContext::new("/v1/chat/completions", HOME, self.gate.settings(), now);
         let value = HeaderValue::try_from(secret).unwrap();
         let headers = [(HeaderName::from_static("x-api-key"), value)].into_iter().collect();
-        self.gate.identify(&mut visit, &headers, None, HOME, now).await.map(|()| visit)
+        let credentials = Credentials { headers: &headers, in_query: None };
+        self.gate.identify(context, credentials, now).await.map_err(|rejected| rejected.rejection)
     }
 
     pub async fn ask(&self, secret: &str, body: &'static str, now: Now) -> Result<ActiveRequest, Rejection> {
-        let visit = self.identify(secret, now).await?;
-        let scanned = scan(&Bytes::from_static(body.as_bytes()), Endpoint::ChatCompletions.shape()).unwrap();
-        let admitted = self.gate.admit(visit, Endpoint::ChatCompletions, &scanned, now);
-        admitted.map_err(|turned_away| {
-            assert!(turned_away.visit.key.is_some(), "the visit comes back whole");
-            turned_away.rejection
+        let request = self.identify(secret, now).await?;
+        let admitted = admit(&self.gate, request, Endpoint::ChatCompletions, body.as_bytes(), now).await;
+        admitted.map_err(|rejected| {
+            assert!(rejected.key.is_some(), "what is known of the request comes back whole");
+            rejected.rejection
         })
     }
 
-    pub async fn lease(&self, body: &'static str) -> ActiveRequest {
+    pub async fn admitted(&self, body: &'static str) -> ActiveRequest {
         self.ask("sk-key_a", body, now()).await.unwrap_or_else(|rejection| panic!("{}", rejection.message()))
     }
 
@@ -86,6 +98,18 @@ impl Fixture {
         drop(gate);
         log.iter().map(|line| serde_json::from_slice(&line).unwrap()).collect()
     }
+}
+
+/// Admits a request whose body this is.
+pub async fn admit(
+    gate: &Arc<Gate>,
+    request: Identified,
+    endpoint: Endpoint,
+    body: &'static [u8],
+    now: Now,
+) -> Result<ActiveRequest, Box<Rejected>> {
+    let read_body = async |_| Ok(scan(&Bytes::from_static(body), endpoint.shape()));
+    gate.admit(request, endpoint, read_body, || now).await.map(|(request, _)| request)
 }
 
 /// Gives each line of the access log to the test.
@@ -144,7 +168,7 @@ pub fn now() -> Now {
     at(Duration::ZERO)
 }
 
-/// So long after the test's beginning. A lease that is dropped reads the clock itself, so that is where time begins.
+/// So long after the test's beginning. A request that is dropped reads the clock itself, so that is where time begins.
 pub fn at(later: Duration) -> Now {
     thread_local! {
         static START: MonotonicTime = MonotonicTime::now();

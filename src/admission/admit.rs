@@ -1,0 +1,310 @@
+//! The way of a request from its key to its right to run: read, plan, reserve, start. Each step takes what the step before
+//! it made, so that nothing is planned for a request without a key and nothing runs that is not reserved; each may refuse,
+//! and what was taken until then is given back by `Drop`.
+
+use std::{sync::Arc, time::Duration};
+
+use keymeter_core::{
+    api::Endpoint,
+    body::{BodyError, Change, Scanned},
+    limit::{Demand, Limit, Place, Plan, Strategy, TooLarge, certain_prompt, plan},
+    rejection::Rejection,
+    wallet::StalePolicy,
+};
+
+use super::{
+    ActiveRequest, Admitted, BodyRoom, Gate, Identified, LimitReservations, Now, Prompt, Rejected, RequestContext,
+    Reservations,
+    money::{self, Shortage},
+};
+use crate::limits::account::Holder;
+
+impl Gate {
+    /// Lets a request run, or refuses it. `read_body` reads its body into the room that it is given, and says what stands
+    /// in it; `clock` is asked for the time as it passes.
+    ///
+    /// # Errors
+    /// When the request is refused: then it has taken nothing from its key's limits.
+    pub async fn admit(
+        self: &Arc<Self>,
+        request: Identified,
+        endpoint: Endpoint,
+        read_body: impl AsyncFnOnce(BodyRoom) -> Result<Result<Scanned, BodyError>, Rejection>,
+        clock: impl Fn() -> Now,
+    ) -> Result<(ActiveRequest, Scanned), Box<Rejected>> {
+        let read = self.read(request, endpoint, read_body, &clock).await?;
+        let start = clock();
+        let planned = self.plan(read, start)?;
+        let reserved = self.reserve(planned, &clock).await?;
+        let (mut active, scanned) = self.start(reserved, clock());
+        active.worked(clock().moment.saturating_since(start.moment));
+        Ok((active, scanned))
+    }
+
+    /// Takes the request's place among those of its key that run, and reads its body. The key may have changed meanwhile.
+    async fn read(
+        &self,
+        mut request: Identified,
+        endpoint: Endpoint,
+        read_body: impl AsyncFnOnce(BodyRoom) -> Result<Result<Scanned, BodyError>, Rejection>,
+        clock: &impl Fn() -> Now,
+    ) -> Result<Read, Box<Rejected>> {
+        match self.read_in_place(&mut request, read_body, clock).await {
+            Ok((place, scanned)) => {
+                request.context.asks(endpoint, &scanned);
+                Ok(Read { request, place, endpoint, scanned })
+            }
+            Err(rejection) => Err(request.rejected(rejection)),
+        }
+    }
+
+    async fn read_in_place(
+        &self,
+        request: &mut Identified,
+        read_body: impl AsyncFnOnce(BodyRoom) -> Result<Result<Scanned, BodyError>, Rejection>,
+        clock: &impl Fn() -> Now,
+    ) -> Result<(Place<Holder>, Scanned), Rejection> {
+        let mut place = self.take_place(request, clock())?;
+        let room = self.in_flight.body_room(request.key.account.clone(), request.context.settings.max_buffered_bodies);
+        let scanned = read_body(room).await?;
+        let now = clock();
+        self.confirm(request, now).await?;
+        if !Arc::ptr_eq(&place.owner().0, &request.key.account) {
+            // The secret has become another key's.
+            place = self.take_place(request, now)?;
+        }
+        Ok((place, scanned.map_err(Rejection::InvalidBody)?))
+    }
+
+    /// A key's unfinished bodies are at most as many as it may run. Where limits are shared this is the place here, which
+    /// costs no question: the others count it with the admission.
+    fn take_place(&self, request: &Identified, now: Now) -> Result<Place<Holder>, Rejection> {
+        let (account, record) = (&request.key.account, request.record());
+        let limits = request.context.settings.limits_of(record);
+        let here = self.sharing(&limits).map_or(limits, |shared| shared.limits_here(&limits, now.moment));
+        Place::take(Holder(account.clone()), here.concurrent_requests).map_err(|refusal| {
+            account.metrics.held_to(&here);
+            Rejection::OverLimit { key: record.id.clone(), refusal }
+        })
+    }
+
+    /// Says where the request goes and what it is to reserve, if its key may make it at all.
+    fn plan(&self, read: Read, now: Now) -> Result<Planned, Box<Rejected>> {
+        let Read { request, place, endpoint, scanned } = read;
+        let admitted = match self.destination(&request, endpoint, &scanned) {
+            Ok(admitted) => admitted,
+            Err(rejection) => return Err(request.rejected(rejection)),
+        };
+        admitted.key.account.metrics.held_to(&admitted.limits);
+        let prompt = Prompt::of(&scanned, endpoint, &admitted.learned);
+        let Identified { context, .. } = request;
+        let mut planned = Planned {
+            demand: Demand {
+                prompt: prompt.estimate(),
+                certain_prompt: certain_prompt(scanned.prompt_text_bytes).saturating_add(scanned.prompt_tokens_given),
+                stated_maximum: scanned.maximum,
+                choices: scanned.choices,
+                max_output_tokens: admitted.model.max_output_tokens,
+                expected_output: admitted.learned.expected_output(),
+                free: None,
+                has_output: endpoint.has_output(),
+            },
+            limit: admitted.limits.tokens_per_minute,
+            plan: Plan { tokens: 0, set_maximum: None },
+            may_fit: context.settings.strategy == Strategy::WorstCase && endpoint.has_output(),
+            context,
+            admitted,
+            place: Some(place),
+            scanned,
+            prompt,
+        };
+        match planned.plan(self, now) {
+            Ok(()) => Ok(planned),
+            Err(rejection) => Err(planned.rejected(rejection)),
+        }
+    }
+
+    fn destination(&self, request: &Identified, endpoint: Endpoint, scanned: &Scanned) -> Result<Admitted, Rejection> {
+        let (key, settings) = (&request.key, &request.context.settings);
+        let requested = scanned.model.as_deref().unwrap_or_default();
+        let may_call = key.record.may_call(requested);
+        let route = may_call.then(|| settings.route(request.context.api, requested)).flatten();
+        let route = route
+            .ok_or_else(|| Rejection::ModelNotFound { key: key.record.id.clone(), model: requested.to_owned() })?;
+        if self.ledger.as_ref().is_some_and(|ledger| !ledger.has_room()) {
+            return Err(Rejection::LedgerUnavailable);
+        }
+        Ok(Admitted {
+            limits: settings.limits_of(&key.record),
+            model: settings.model(requested),
+            learned: self.learned.known(requested),
+            route,
+            endpoint,
+            key: key.clone(),
+        })
+    }
+
+    /// Takes what was planned from the key's limits and its wallet together, or nothing.
+    async fn reserve(&self, mut planned: Planned, clock: &impl Fn() -> Now) -> Result<Reserved, Box<Rejected>> {
+        let (start, mut policy) = (clock(), StalePolicy::WhileItLasts);
+        loop {
+            let now = clock();
+            let limits = match planned.reserve_limits(self, now).await {
+                Ok(limits) => limits,
+                Err(rejection) => return Err(planned.rejected(rejection)),
+            };
+            let shortage = match money::reserve(&planned, policy, now) {
+                Ok(money) => return Ok(Reserved { planned, reservations: Reservations { limits, money } }),
+                Err(shortage) => shortage,
+            };
+            // Its body is held while the accounting service is asked, and so is its place; nothing else is.
+            planned.place = Some(limits.cancel());
+            let waited = clock().moment.saturating_since(start.moment);
+            policy = match self.ask_for_allowance(&shortage, waited).await {
+                Some(policy) => policy,
+                None => return Err(planned.no_balance()),
+            };
+            // What the wallet pays for decides how long an answer may be.
+            if let Err(rejection) = planned.plan(self, clock()) {
+                return Err(planned.rejected(rejection));
+            }
+        }
+    }
+
+    /// Asks the accounting service for more of a wallet, and says how what it said is to be taken. `None`: asking does not
+    /// help, or has taken long enough.
+    async fn ask_for_allowance(&self, shortage: &Shortage, waited: Duration) -> Option<StalePolicy> {
+        let (service, needed) = (self.accounting.as_ref()?, shortage.needed.as_ref()?);
+        if !waited.is_zero() {
+            if waited >= money::WAIT_FOR_OTHERS {
+                return None;
+            }
+            // Others may give back what they were granted and do not use.
+            tokio::time::sleep(money::ASK_AGAIN).await;
+        }
+        match service.ask(needed.wallet.asking(needed.cost)).await {
+            Ok(()) => Some(StalePolicy::WhileItLasts),
+            Err(refusal) => {
+                tracing::debug!("the accounting service says nothing of a wallet: {refusal}");
+                Some(StalePolicy::ForWantOfBetter)
+            }
+        }
+    }
+
+    /// Lets the request run.
+    fn start(self: &Arc<Self>, reserved: Reserved, now: Now) -> (ActiveRequest, Scanned) {
+        let Reserved { planned, reservations } = reserved;
+        let Planned { context, admitted, prompt, plan, scanned, .. } = planned;
+        let change = Change { include_usage: asks_for_usage(&admitted, &scanned), maximum: plan.set_maximum };
+        let active = ActiveRequest::new(self.clone(), context, admitted, reservations, prompt, change, now);
+        let key = &active.admitted().key;
+        if !self.resolver.vouches_for(key) {
+            // It changed a moment ago, when this request could not be reached yet.
+            self.resolver.look_after(key);
+        }
+        (active, scanned)
+    }
+}
+
+/// A request whose body was read.
+struct Read {
+    request: Identified,
+    place: Place<Holder>,
+    endpoint: Endpoint,
+    scanned: Scanned,
+}
+
+/// A request that may be made, and what it is to reserve.
+pub(super) struct Planned {
+    pub context: RequestContext,
+    pub admitted: Admitted,
+    /// Among the requests of its key that run. `None` while it is a part of what is reserved.
+    pub place: Option<Place<Holder>>,
+    pub scanned: Scanned,
+    pub prompt: Prompt,
+    pub demand: Demand,
+    pub plan: Plan,
+    /// What the plan keeps to.
+    pub limit: Limit,
+    /// Whether it may be planned for what is free, and the request's own maximum set to that, if it has one.
+    pub may_fit: bool,
+}
+
+/// A request that has all that it needs to run.
+struct Reserved {
+    planned: Planned,
+    reservations: Reservations,
+}
+
+impl Planned {
+    /// Plans for what the limits and the wallet leave at this moment.
+    fn plan(&mut self, gate: &Gate, now: Now) -> Result<(), Rejection> {
+        if !self.admitted.endpoint.takes_tokens() {
+            return Ok(());
+        }
+        let Admitted { key, limits, .. } = &self.admitted;
+        // Others may have used it too, where limits are shared: their server says so when it refuses.
+        let is_known = self.may_fit && gate.sharing(limits).is_none();
+        self.demand.free = is_known.then(|| gate.standing(key, limits, now).tokens.remaining()).flatten();
+        let strategy = self.context.settings.strategy;
+        self.limit = money::affordable(strategy, &self.admitted, &self.demand, now.moment);
+        self.plan = plan(strategy, self.limit, &self.demand).map_err(|TooLarge { certain_prompt: least, limit }| {
+            Rejection::PromptTooLarge { key: key.record.id.clone(), least, limit }
+        })?;
+        Ok(())
+    }
+
+    async fn reserve_limits(&mut self, gate: &Gate, now: Now) -> Result<LimitReservations, Rejection> {
+        match gate.sharing(&self.admitted.limits).cloned() {
+            Some(shared) => self.reserve_shared(&shared, now).await,
+            None => self.reserve_here(now),
+        }
+    }
+
+    fn no_balance(self) -> Box<Rejected> {
+        let rejection = Rejection::NoBalance(self.admitted.key.record.id.clone());
+        self.rejected(rejection)
+    }
+
+    fn rejected(self, rejection: Rejection) -> Box<Rejected> {
+        Rejected::new(self.context, Some(self.admitted.key), rejection)
+    }
+}
+
+/// Whether the upstream is to be asked for the stream's usage on our own account.
+fn asks_for_usage(admitted: &Admitted, scanned: &Scanned) -> bool {
+    scanned.stream && !scanned.client_wants_usage && admitted.endpoint.injects_usage() && admitted.route.injects_usage()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use keymeter_core::{body::scan, key::KeyRecord, wallet::Cost};
+
+    use super::*;
+    use crate::admission::tests::fixture::{Fixture, now, record};
+
+    const PRICED: &str = r#"
+limits: {requests_per_minute: unlimited, tokens_per_minute: unlimited, concurrent_requests: unlimited, reservation: worst_case}
+models: [{name: m, input: "1000", output: "10000"}]
+"#;
+
+    #[tokio::test]
+    async fn of_a_wallet_of_which_nothing_is_known_the_accounting_service_is_to_be_asked() {
+        let record = KeyRecord { wallet: Some("ada".into()), ..record("key_a") };
+        let fixture = Fixture::new(vec![record], PRICED, 1000);
+        let Ok(request) = fixture.identify("sk-key_a", now()).await else { panic!("a known key") };
+        let body = Bytes::from_static(br#"{"model":"m","messages":[{"role":"user","content":"hello"}]}"#);
+        let endpoint = Endpoint::ChatCompletions;
+        let read = fixture.gate.read(request, endpoint, async |_| Ok(scan(&body, endpoint.shape())), &now).await;
+        let planned = fixture.gate.plan(read.ok().unwrap(), now()).ok().unwrap();
+        let shortage = money::reserve(&planned, StalePolicy::WhileItLasts, now()).err().unwrap();
+        let needed = shortage.needed.unwrap();
+        assert_eq!(&**needed.wallet.id(), "ada");
+        assert!(
+            matches!(needed.cost, Cost::AtMost(cost) if cost > "10".parse().unwrap()),
+            "a thousand tokens are expected: {:?}",
+            needed.cost
+        );
+    }
+}

@@ -1,0 +1,157 @@
+//! Whose request it is: from its credential to its key, and whether that may be used.
+
+use std::{net::IpAddr, sync::Arc};
+
+use http::HeaderMap;
+use keymeter_core::{
+    key::{KeyDenial, KeyHash, KeyRecord, Secret},
+    rejection::Rejection,
+};
+
+use super::{
+    Gate, Now, Rejected, RequestContext,
+    credential::{CredentialError, credential},
+};
+use crate::{
+    keys::{Key, ResolveError},
+    observe::metrics::Unauthorized,
+};
+
+/// Where a request's credential may stand.
+pub struct Credentials<'request> {
+    /// Its headers.
+    pub headers: &'request HeaderMap,
+    /// What its query says, where a path of its API may bear one.
+    pub in_query: Option<&'request str>,
+}
+
+/// A request whose key is known and may be used.
+pub struct Identified {
+    /// What is known of the request.
+    pub context: RequestContext,
+    /// Whose it is.
+    pub key: Arc<Key>,
+}
+
+impl Identified {
+    /// The same, refused after all.
+    #[must_use]
+    pub fn rejected(self, rejection: Rejection) -> Box<Rejected> {
+        Rejected::new(self.context, Some(self.key), rejection)
+    }
+
+    /// What is known of the key.
+    #[must_use]
+    pub fn record(&self) -> &KeyRecord {
+        &self.key.record
+    }
+}
+
+impl Gate {
+    /// Finds the key of a request.
+    ///
+    /// # Errors
+    /// When it bears no key that may be used now.
+    pub async fn identify(
+        &self,
+        context: RequestContext,
+        credentials: Credentials<'_>,
+        now: Now,
+    ) -> Result<Identified, Box<Rejected>> {
+        match self.key_of(&context, credentials, now).await {
+            Ok((key, None)) => Ok(Identified { context, key }),
+            Ok((key, Some(denial))) => {
+                let rejection = Rejection::of_bar(denial, key.record.id.clone());
+                Err(Rejected::new(context, Some(key), rejection))
+            }
+            Err(rejection) => Err(Rejected::new(context, None, rejection)),
+        }
+    }
+
+    async fn key_of(
+        &self,
+        context: &RequestContext,
+        credentials: Credentials<'_>,
+        now: Now,
+    ) -> Result<(Arc<Key>, Option<KeyDenial>), Rejection> {
+        let from = context.from;
+        let secret = match credential(credentials.headers, credentials.in_query) {
+            Ok(secret) => secret,
+            Err(CredentialError::Missing) => return Err(self.stranger(from, Unauthorized::Missing)),
+            Err(CredentialError::Malformed) => return Err(self.stranger(from, Unauthorized::Malformed)),
+        };
+        let hash = secret.hash();
+        let known = self.resolver.known(&hash);
+        if known.is_none() {
+            self.inspect_stranger(&secret, &hash, context.settings.secret_checksum_required, from)?;
+        }
+        self.key(hash, known, from, now).await
+    }
+
+    /// Whose request this still is, after some time has passed: its key may have changed meanwhile.
+    ///
+    /// # Errors
+    /// When the key may not be used any more.
+    pub(super) async fn confirm(&self, request: &mut Identified, now: Now) -> Result<(), Rejection> {
+        let (hash, id) = (*request.key.hash(), request.key.record.id.clone());
+        let denial = if self.resolver.vouches_for(&request.key) {
+            request.key.bar(now.date)
+        } else {
+            let (key, denial) = self.key(hash, self.resolver.known(&hash), request.context.from, now).await?;
+            request.key = key;
+            denial
+        };
+        denial.map_or(Ok(()), |denial| Err(Rejection::of_bar(denial, id)))
+    }
+
+    /// The key that a secret with `hash` belongs to, and why that may not be used, if it may not.
+    async fn key(
+        &self,
+        hash: KeyHash,
+        known: Option<Arc<Key>>,
+        from: IpAddr,
+        now: Now,
+    ) -> Result<(Arc<Key>, Option<KeyDenial>), Rejection> {
+        match self.resolver.resolve_known(hash, known, now.moment).await {
+            Ok(key) => match key.bar(now.date) {
+                Some(KeyDenial::Unknown) => Err(self.stranger(from, Unauthorized::Unknown)),
+                bar => Ok((key, bar)),
+            },
+            Err(ResolveError::Unknown) => Err(self.stranger(from, Unauthorized::Unknown)),
+            Err(ResolveError::Unavailable(fault)) => {
+                tracing::warn!("{fault}");
+                Err(Rejection::SourceUnavailable)
+            }
+        }
+    }
+
+    /// Whether a secret that is not in the cache may be looked up for whoever is at `from`. A key that is in memory is never
+    /// throttled, and what is no key costs no look-up.
+    fn inspect_stranger(
+        &self,
+        secret: &Secret,
+        hash: &KeyHash,
+        checksum_required: bool,
+        from: IpAddr,
+    ) -> Result<(), Rejection> {
+        let is_malformed = checksum_required && !secret.is_well_formed();
+        let is_a_keys = if is_malformed { Some(false) } else { self.resolver.is_a_keys(hash) };
+        let is_throttled = match is_a_keys {
+            Some(true) => false,
+            Some(false) => self.throttle.is_throttled(from),
+            None => self.throttle.is_throttled(from) && !self.throttle.may_look_up(),
+        };
+        if is_throttled {
+            self.metrics.unauthorized(Unauthorized::Throttled);
+            return Err(Rejection::Throttled);
+        }
+        if is_malformed { Err(self.stranger(from, Unauthorized::Malformed)) } else { Ok(()) }
+    }
+
+    /// Counts a bad key against the address that it came from.
+    fn stranger(&self, from: IpAddr, reason: Unauthorized) -> Rejection {
+        self.throttle.bad_key(from);
+        self.metrics.unauthorized(reason);
+        Rejection::InvalidKey
+    }
+}
