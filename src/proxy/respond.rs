@@ -208,7 +208,7 @@ const READING_TIME: Duration = Duration::from_secs(2);
 
 /// Answers a request whose body may still be on its way.
 pub(super) async fn before_body(session: &mut Session, reply: Reply) -> Result<()> {
-    if reply.closes {
+    if reply.closes || is_refused_in_chunks(session, &reply) {
         // A body that broke off looks as if it had been read to its end, and one that has used up its time is not given more.
         session.set_keepalive(None);
         return write(session, reply).await;
@@ -224,6 +224,11 @@ pub(super) async fn before_body(session: &mut Session, reply: Reply) -> Result<(
         Rest::Unknown | Rest::Much => session.set_keepalive(None),
     }
     write(session, reply).await
+}
+
+/// Whether a body in chunks was found to be wrong. Pingora takes a chunk's line without digits for the end of a body and any line after it for a trailer: such a body is often one whose end was misread.
+fn is_refused_in_chunks(session: &mut Session, reply: &Reply) -> bool {
+    reply.status == StatusCode::BAD_REQUEST && session.req_header().headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 /// What of a request is left to come.

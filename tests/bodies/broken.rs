@@ -99,6 +99,18 @@ async fn a_body_that_breaks_where_it_is_passed_over_ends_its_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_whose_size_has_no_digits_ends_a_refused_body_and_its_connection() {
+    let (upstream, gateway) = gateway().await;
+    for body in [";\r\n\r\n", ";x\r\nPOST / HTTP/1.1\r\n\r\n", "5\r\n{\"mod\r\n;0\r\n\r\n", "0\r\n\r\n"] {
+        let bytes = [chunked("", body), request(&chat_of(100)), request(&chat_of(100))].concat();
+        let answers = answers(&gateway, &bytes).await;
+        assert_eq!(statuses(&answers), ["400"], "{body:?}: {answers}");
+        assert!(answers.to_lowercase().contains("connection: close"), "{body:?}: {answers}");
+    }
+    assert!(upstream.received().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn framing_that_can_be_read_in_two_ways_ends_its_connection() {
     let (upstream, gateway) = gateway().await;
     for lines in ["\r\ncontent-length: 5", "\r\nContent-Length: 0"] {
