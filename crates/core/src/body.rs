@@ -27,6 +27,9 @@ pub use sample::Sample;
 pub use shape::Shape;
 pub use splice::Change;
 
+/// How deep objects and arrays may lie in one another. The reader keeps one bit of a `u128` for each level.
+const MAX_DEPTH: u32 = 128;
+
 /// What a body says, with the body itself. See [`scan()`] and [`scan_form`].
 #[derive(Clone)]
 pub struct Scanned {

@@ -3,7 +3,7 @@
 
 use std::{error::Error, fmt};
 
-use super::json::MAX_DEPTH;
+use super::MAX_DEPTH;
 use crate::model_name;
 
 /// Why a request's body was refused. Offsets count bytes from the body's start, from 0.
