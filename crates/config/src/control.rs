@@ -6,13 +6,12 @@ use keymeter_core::hosts::HostName;
 
 use super::{
     client_address::ClientAddress,
+    credential::{Credential, long_enough},
     database::Database,
     fault::Place,
     files, raw,
     scalar::{Scalar, Span},
     server::{ConnectionTimeouts, Server, hosts, transposed},
-    token::long_enough,
-    upstream::Credential,
 };
 
 /// The control plane that `serve` runs beside the gateway.

@@ -20,15 +20,16 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_yaml::Value;
 
 use super::{
+    credential::Credential,
     expand::Environment,
     fault::{ConfigError, Place, Report},
     files, raw,
     raw::List,
     read,
-    scalar::{Choice, Party, Scalar, Timeout},
+    scalar::{Party, Scalar, Timeout},
     server::transposed,
-    upstream::Credential,
     url::{UpstreamUrl, UrlError},
+    written::SecretChecksum,
 };
 use crate::yaml::Marks;
 
@@ -153,17 +154,6 @@ impl Http {
 pub fn service_url(url: &str) -> Result<Arc<str>, UrlError> {
     let (base, _) = url.split_once('?').unwrap_or((url, ""));
     base.parse::<UpstreamUrl>().map(|_| url.into())
-}
-
-/// Whether all secrets bear their checksum, as it is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SecretChecksum {
-    Off,
-    Required,
-}
-
-impl Choice for SecretChecksum {
-    const CHOICES: &[(&str, Self)] = &[("off", Self::Off), ("required", Self::Required)];
 }
 
 impl Keys {
@@ -332,15 +322,6 @@ fn read_field<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, String
         let path = error.path().to_string();
         if path == "." { error.into_inner().to_string() } else { format!("{path}: {}", error.into_inner()) }
     })
-}
-
-impl Choice for KeyState {
-    const CHOICES: &[(&str, Self)] = &[
-        ("active", Self::Active),
-        ("disabled", Self::Disabled),
-        ("archived", Self::Archived),
-        ("no_balance", Self::NoBalance),
-    ];
 }
 
 #[derive(Debug, Deserialize)]

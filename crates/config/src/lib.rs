@@ -3,6 +3,7 @@
 
 mod client_address;
 mod control;
+mod credential;
 mod database;
 mod endings;
 mod expand;
@@ -18,10 +19,10 @@ mod scalar;
 pub mod schema;
 mod server;
 mod shared;
-mod token;
 mod tracing;
 mod upstream;
 mod url;
+mod written;
 pub mod yaml;
 
 use std::{
@@ -39,17 +40,22 @@ use serde_yaml::Value;
 pub use self::{
     client_address::ClientAddress,
     control::Control,
+    credential::Credential,
     database::Database,
-    endings::{OnClientAbort, OnRevoke},
+    endings::OnClientAbort,
     expand::Environment,
     fault::ConfigError,
     keys::{Keys, Source},
     model::Model,
     server::{Admin, ConnectionTimeouts, Server, Tls},
-    shared::{Node, Servers, Shared, SharedUrl, WhenUnreachable},
-    tracing::{CollectorUrl, CollectorUrlError, Sample, Tracing},
-    upstream::{ApiKeyHeader, Credential, InjectUsage, Upstream},
+    shared::Shared,
+    tracing::Tracing,
+    upstream::Upstream,
     url::{UpstreamUrl, UrlError},
+    written::{
+        ApiKeyHeader, CollectorUrl, CollectorUrlError, InjectUsage, Node, OnRevoke, Sample, Servers, SharedUrl,
+        WhenUnreachable,
+    },
 };
 use self::{
     fault::{Place, Report},
@@ -244,7 +250,7 @@ fn check(
 ) -> (Option<Config>, Option<Keys>) {
     read::expand_all(&mut value, root, environment);
     let Some(raw) = read::read::<raw::File>(value, root) else { return (None, None) };
-    let on_client_abort = OnClientAbort::of(&raw);
+    let on_client_abort = OnClientAbort::new(&raw);
     let on_revoke = raw.on_revoke.map_or_else(OnRevoke::default, |Scalar(choice)| choice);
     let server = Server::check(raw.server.unwrap_or_default(), &root.field("server"), path);
     let admin = Admin::check(raw.admin.unwrap_or_default(), &root.field("admin"));
@@ -255,9 +261,9 @@ fn check(
     let keys = root.required("keys", raw.keys, "where keys come from, such as `yaml: {path: keys.yaml}`");
     let keys = keys.and_then(|raw| Keys::check(raw, &root.field("keys"), path));
     let models = Model::check_all(raw.models.unwrap_or_default(), &root.field("models"));
-    let key_cache = KeyCache::of(raw.key_cache.unwrap_or_default());
+    let key_cache = KeyCache::from(raw.key_cache.unwrap_or_default());
     let limits = Defaults::check(raw.limits.unwrap_or_default(), &root.field("limits"), path);
-    let metrics = Metrics::of(raw.metrics.unwrap_or_default());
+    let metrics = Metrics::from(raw.metrics.unwrap_or_default());
     let ledger = ledger(raw.ledger, keys.as_ref(), root, path);
     let control = raw.control.map(|raw| Control::check(raw, server.as_ref(), &root.field("control"), path));
     let control = server::transposed(control);
@@ -336,8 +342,8 @@ fn load_keys(keys: &Keys, place: &Place<'_>, environment: &Environment<'_>) -> (
     }
 }
 
-impl KeyCache {
-    fn of(raw: raw::KeyCache) -> Self {
+impl From<raw::KeyCache> for KeyCache {
+    fn from(raw: raw::KeyCache) -> Self {
         let or = |written: Option<Scalar<Span>>, seconds| {
             written.map_or(Duration::from_secs(seconds), |Scalar(Span(time))| time)
         };
@@ -364,8 +370,8 @@ impl Defaults {
     }
 }
 
-impl Metrics {
-    fn of(raw: raw::Metrics) -> Self {
+impl From<raw::Metrics> for Metrics {
+    fn from(raw: raw::Metrics) -> Self {
         Self { max_key_series: raw.max_key_series.map_or(100_000, |Scalar(series)| series) }
     }
 }

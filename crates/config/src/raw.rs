@@ -17,13 +17,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    endings::{ClientAbort, OnRevoke},
-    keys::SecretChecksum,
     scalar::{Scalar, Size, Span, Timeout, UpstreamName},
-    shared::{Percent, SharedUrl, WhenUnreachable},
-    tracing::{CollectorUrl, Sample},
-    upstream::{ApiKeyHeader, InjectUsage},
     url::UpstreamUrl,
+    written::{
+        ApiKeyHeader, ClientAbort, CollectorUrl, InjectUsage, OnRevoke, Percent, Sample, SecretChecksum, SharedUrl,
+        WhenUnreachable,
+    },
 };
 
 /// An element is `None` where nothing is written or where it was faulty.

@@ -12,9 +12,10 @@ use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use keymeter_core::{
+    api::Api,
     glob::Glob,
     hosts::HostName,
-    key::{KeyHash, KeyId, KeyName, Secret},
+    key::{KeyHash, KeyId, KeyName, KeyState, Secret},
     limit::{Limit, Strategy},
     model_name,
     price::{Rate, Usd},
@@ -25,6 +26,20 @@ use super::{super::url::UpstreamUrl, Choice, FromScalar};
 
 impl Choice for Strategy {
     const CHOICES: &[(&str, Self)] = &[("expected", Self::Expected), ("worst_case", Self::WorstCase)];
+}
+
+impl Choice for Api {
+    const CHOICES: &[(&str, Self)] =
+        &[("openai", Self::OpenAi), ("anthropic", Self::Anthropic), ("ollama", Self::Ollama), ("gemini", Self::Gemini)];
+}
+
+impl Choice for KeyState {
+    const CHOICES: &[(&str, Self)] = &[
+        ("active", Self::Active),
+        ("disabled", Self::Disabled),
+        ("archived", Self::Archived),
+        ("no_balance", Self::NoBalance),
+    ];
 }
 
 /// Text with something in it.
