@@ -13,11 +13,7 @@ pub(super) mod wallets;
 
 use std::sync::Arc;
 
-use axum::{
-    Json, Router,
-    middleware::{from_fn, from_fn_with_state},
-    routing::get,
-};
+use axum::{Json, Router, routing::get};
 use tokio::sync::watch;
 use utoipa::{
     Modify, OpenApi,
@@ -25,7 +21,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Plane, bounds, page, refusal::Refusal};
+use super::{Plane, refusal::Refusal};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -46,8 +42,8 @@ impl Modify for Tokens {
     }
 }
 
-/// All calls.
-pub(super) fn router(plane: Arc<Plane>, stop: watch::Receiver<bool>) -> Router {
+/// All calls, the document that describes them, and the answer to health checks.
+pub(super) fn router(stop: watch::Receiver<bool>) -> Router<Arc<Plane>> {
     let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::show, keys::update, keys::delete))
@@ -66,14 +62,8 @@ pub(super) fn router(plane: Arc<Plane>, stop: watch::Receiver<bool>) -> Router {
         .split_for_parts();
     router
         .merge(gateway::router(stop))
-        .merge(page::router())
         .route("/api/v1/openapi.json", get(|| async { Json(description) }))
         .route("/healthz", get(|| async { "ok\n" }))
-        .layer(from_fn(body::plainly_named))
-        .fallback(|| async { Refusal::unknown_path() })
-        .method_not_allowed_fallback(|| async { Refusal::method_not_allowed() })
-        .layer(from_fn_with_state(plane.clone(), bounds::bounded))
-        .with_state(plane)
 }
 
 /// Where the next page of a list begins; absent: this is the last.

@@ -132,6 +132,28 @@ impl Caller {
             None => Err(Refusal::not_found("team", team)),
         }
     }
+
+    /// The caller's role on a team whose members they may manage.
+    ///
+    /// # Errors
+    /// When the caller is neither owner nor admin of the team.
+    pub fn must_manage_members(&self, team: &str) -> Result<Role, Refusal> {
+        leading_role(self.role_on(team), team)
+    }
+}
+
+/// A role on a team with which its members may be managed.
+///
+/// # Errors
+/// When it is neither the owner's nor an admin's.
+pub fn leading_role(role: Option<Role>, team: &str) -> Result<Role, Refusal> {
+    match role {
+        Some(role @ (Role::Owner | Role::Admin)) => Ok(role),
+        Some(Role::Member) => {
+            Err(Refusal::forbidden(format!("members of `{team}` are its owner's and its admins' to invite")))
+        }
+        None => Err(Refusal::not_found("team", team)),
+    }
 }
 
 /// A call that is not only to look is counted as a change, whatever becomes of it: so no call is free that somebody adds.

@@ -7,6 +7,7 @@ mod caller;
 mod page;
 mod questions;
 mod refusal;
+mod router;
 pub mod store;
 mod throttle;
 
@@ -221,7 +222,7 @@ impl Plane {
         let plane = self.clone();
         let upkeep =
             tokio::spawn(async move { tokio::join!(plane.clone().upkeep(), plane.store.listen(&plane.database)) });
-        let router = api::router(self.clone(), stop.clone());
+        let router = router::router(self.clone(), stop.clone());
         let service = router.into_make_service_with_connect_info::<bounds::Peer>();
         // An error means that whoever could say so is gone.
         let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };

@@ -4,18 +4,20 @@
 mod assets;
 mod chart;
 mod delete;
+mod document;
 mod form;
 mod invitations;
 mod key;
 mod keys;
 mod layout;
 mod new_key;
+mod pager;
+mod request;
 mod secret;
 mod session;
 mod sign_in;
 mod team;
 mod team_deletion;
-mod visit;
 mod wallet;
 mod words;
 

@@ -79,7 +79,7 @@ fn steering(value: &Value) -> Option<String> {
 }
 
 /// Refuses a call whose path or query has a control character, or is not UTF-8, before anybody looks for what they name.
-pub(super) async fn plainly_named(
+pub(crate) async fn plainly_named(
     places: Result<RawPathParams, RawPathParamsRejection>,
     request: Request,
     next: Next,

@@ -15,7 +15,6 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     body::{Asked, Body},
     next_cursor, page_size,
-    people::leading,
 };
 use crate::{
     Plane,
@@ -74,7 +73,7 @@ pub(crate) async fn list(
         (Who::User(user), None) => InvitationFilter { user: Some(&user.id), team: None },
         (Who::Operator, None) => InvitationFilter::default(),
         (_, Some(team)) => {
-            leading(&caller, team)?;
+            caller.must_manage_members(team)?;
             plane.store.team(team).await?.ok_or_else(|| Refusal::not_found("team", team))?;
             InvitationFilter { team: Some(team), user: None }
         }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     Plane,
-    caller::{Caller, Who, new_token},
+    caller::{Caller, Who, leading_role, new_token},
     refusal::{ErrorBody, Refusal},
     store::{
         self, StoreError, Tx,
@@ -333,28 +333,14 @@ pub(crate) async fn remove_member(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The caller's role on a team whose members they may manage.
-pub(crate) fn leading(caller: &Caller, team: &str) -> Result<Role, Refusal> {
-    led(caller.role_on(team), team)
-}
-
-/// The same of a team that is held from here on: meanwhile the caller may have become something else.
+/// Holds a team whose members the caller may manage, and tells the caller's role on it: until the team is held, the caller
+/// may become something else.
 async fn hold_led(tx: &mut Tx, caller: &Caller, team: &str) -> Result<Role, Refusal> {
-    leading(caller, team)?;
+    caller.must_manage_members(team)?;
     people::hold_team(tx, team).await?.ok_or_else(|| Refusal::not_found("team", team))?;
     match &caller.who {
         Who::Operator => Ok(Role::Owner),
-        Who::User(user) => led(people::role_on(tx, team, &user.id).await?, team),
-    }
-}
-
-fn led(role: Option<Role>, team: &str) -> Result<Role, Refusal> {
-    match role {
-        Some(role @ (Role::Owner | Role::Admin)) => Ok(role),
-        Some(Role::Member) => {
-            Err(Refusal::forbidden(format!("members of `{team}` are its owner's and its admins' to invite")))
-        }
-        None => Err(Refusal::not_found("team", team)),
+        Who::User(user) => leading_role(people::role_on(tx, team, &user.id).await?, team),
     }
 }
 

@@ -1,14 +1,14 @@
-//! Fields of forms, each with its label, a hint, and what is wrong with it.
+//! FormFields of forms, each with its label, a hint, and what is wrong with it.
 
 use maud::{Markup, html};
 
-use super::{layout::sentence, visit::Fields};
+use super::{layout::sentence, request::FormFields};
 use crate::refusal::Refusal;
 
 /// A form that may have been sent before, and refused.
 pub struct Form<'form> {
     /// What was filled in.
-    pub fields: &'form Fields,
+    pub fields: &'form FormFields,
     /// What was wrong.
     pub fault: Option<&'form Refusal>,
 }

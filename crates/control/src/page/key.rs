@@ -12,9 +12,10 @@ use maud::{Markup, html};
 
 use super::{
     chart::{self, Chart},
-    keys::{Place, holder, state, used},
+    keys::{holder, state, used},
     layout,
-    visit::{Sent, Signed, Trouble},
+    pager::ListPosition,
+    request::{PageError, SignedIn, SubmittedForm},
     words::{cost, number, time},
 };
 use crate::{
@@ -36,9 +37,9 @@ use crate::{
 pub async fn show(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
-    Query(begin): Query<Place>,
-    signed: Signed,
-) -> Result<Response, Trouble> {
+    Query(begin): Query<ListPosition>,
+    signed: SignedIn,
+) -> Result<Response, PageError> {
     let Json(key) = keys::show(State(plane.clone()), signed.caller.clone(), Path(id)).await?;
     let now = Timestamp::now();
     let days = usage(&plane, &signed.caller, &key, Group::Day, now).await?;
@@ -68,8 +69,8 @@ pub async fn show(
 pub async fn switch(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
-    Sent { signed, fields, .. }: Sent,
-) -> Result<Response, Trouble> {
+    SubmittedForm { signed, fields, .. }: SubmittedForm,
+) -> Result<Response, PageError> {
     let (enabled, done) = match fields.text("enabled") {
         "true" => (true, "enabled"),
         "false" => (false, "disabled"),
@@ -125,7 +126,7 @@ fn facts(key: &Key, last_used_at: Option<Timestamp>) -> Markup {
     }
 }
 
-fn actions(key: &Key, signed: &Signed) -> Markup {
+fn actions(key: &Key, signed: &SignedIn) -> Markup {
     let path = format!("/keys/{}", key.id);
     let (value, words) = if key.enabled { ("false", "Switch off") } else { ("true", "Switch on") };
     html! {

@@ -13,9 +13,10 @@ use maud::{Markup, html};
 
 use super::{
     form::{Field, Form},
-    layout, secret,
+    layout,
+    request::{FormFields, PageError, SignedIn, SubmittedForm},
+    secret,
     session::nonce,
-    visit::{Fields, Sent, Signed, Trouble},
 };
 use crate::{
     Plane,
@@ -29,19 +30,19 @@ use crate::{
 const ONCE: &str = "once";
 
 /// `GET /keys/new`.
-pub async fn ask(signed: Signed) -> Result<Response, Trouble> {
+pub async fn ask(signed: SignedIn) -> Result<Response, PageError> {
     if let Some(team) = team_of(&signed.caller) {
         signed.caller.must_lead(team)?;
     }
-    let fields = Fields::of([(ONCE, nonce()?)]);
+    let fields = FormFields::from([(ONCE, nonce()?)]);
     Ok(page(&signed, &Form { fields: &fields, fault: None }))
 }
 
 /// `POST /keys/new`.
 pub async fn make(
     State(plane): State<Arc<Plane>>,
-    Uncounted(Sent { signed, fields, .. }): Uncounted<Sent>,
-) -> Result<Response, Trouble> {
+    Uncounted(SubmittedForm { signed, fields, .. }): Uncounted<SubmittedForm>,
+) -> Result<Response, PageError> {
     let once = Some(fields.text(ONCE)).filter(|once| (1..=128).contains(&once.len())).map(str::to_owned);
     let once = once.ok_or_else(|| Refusal::invalid(ONCE, "this form is not whole; load the page again"))?;
     let made = match asked(&signed.caller, &fields) {
@@ -62,7 +63,7 @@ pub async fn make(
 }
 
 /// What the form asks for, as a call would.
-fn asked(caller: &Caller, fields: &Fields) -> Result<CreateKey, Refusal> {
+fn asked(caller: &Caller, fields: &FormFields) -> Result<CreateKey, Refusal> {
     let owned = |name| fields.given(name).map(str::to_owned);
     let limit = |name| {
         let text = fields.given(name)?;
@@ -96,7 +97,7 @@ fn team_of(caller: &Caller) -> Option<&str> {
     caller.user().and_then(|user| user.team.as_deref())
 }
 
-fn page(signed: &Signed, form: &Form<'_>) -> Response {
+fn page(signed: &SignedIn, form: &Form<'_>) -> Response {
     let main = html! {
         div.narrow {
             p.crumb { a href="/" { "Keys" } }
@@ -131,7 +132,7 @@ fn hinted(hint: &str) -> Field<'_> {
     Field { hint, ..Field::default() }
 }
 
-fn whose(signed: &Signed, form: &Form<'_>) -> Markup {
+fn whose(signed: &SignedIn, form: &Form<'_>) -> Markup {
     html! {
         @match (signed.caller.user(), team_of(&signed.caller)) {
             (None, _) => {
@@ -164,7 +165,7 @@ fn limits(form: &Form<'_>) -> Markup {
     }
 }
 
-fn made_before(key: &Key, signed: &Signed) -> Response {
+fn made_before(key: &Key, signed: &SignedIn) -> Response {
     let path = format!("/keys/{}", key.id);
     let main = html! {
         div.narrow {

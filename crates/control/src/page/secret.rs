@@ -12,7 +12,7 @@ use maud::html;
 use super::{
     form::{Field, Form},
     layout,
-    visit::{Fields, Sent, Signed, Trouble},
+    request::{FormFields, PageError, SignedIn, SubmittedForm},
 };
 use crate::{
     Plane,
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The page that has a key's secret on it.
-pub fn shown(title: &str, key: &Key, secret: &str, signed: &Signed) -> Response {
+pub fn shown(title: &str, key: &Key, secret: &str, signed: &SignedIn) -> Response {
     let main = html! {
         div.narrow {
             h1 { (title) }
@@ -40,9 +40,13 @@ pub fn shown(title: &str, key: &Key, secret: &str, signed: &Signed) -> Response 
 }
 
 /// `GET /keys/{id}/secret`.
-pub async fn ask(State(plane): State<Arc<Plane>>, Path(id): Path<String>, signed: Signed) -> Result<Response, Trouble> {
+pub async fn ask(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    signed: SignedIn,
+) -> Result<Response, PageError> {
     let key = managed(&plane, &signed.caller, &id).await?;
-    let fields = Fields::of([("seen", key.masked.clone())]);
+    let fields = FormFields::from([("seen", key.masked.clone())]);
     Ok(page(&signed, &key, &Form { fields: &fields, fault: None }))
 }
 
@@ -50,8 +54,8 @@ pub async fn ask(State(plane): State<Arc<Plane>>, Path(id): Path<String>, signed
 pub async fn replace(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
-    Uncounted(Sent { signed, fields, .. }): Uncounted<Sent>,
-) -> Result<Response, Trouble> {
+    Uncounted(SubmittedForm { signed, fields, .. }): Uncounted<SubmittedForm>,
+) -> Result<Response, PageError> {
     let grace = fields.given("grace").map(str::to_owned);
     let seen = Some(fields.text("seen"));
     match keys::replace(&plane, &signed.caller, &id, seen, RegenerateKey { grace }).await {
@@ -73,7 +77,7 @@ pub async fn managed(plane: &Arc<Plane>, caller: &Caller, id: &str) -> Result<Ke
     Ok(key)
 }
 
-fn page(signed: &Signed, key: &Key, form: &Form<'_>) -> Response {
+fn page(signed: &SignedIn, key: &Key, form: &Form<'_>) -> Response {
     let path = format!("/keys/{}", key.id);
     let main = html! {
         div.narrow {

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use keymeter_core::{model_name::has_control, printable::Printable};
 
 use super::{
-    layout,
+    document,
     session::{Holder, Session},
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Somebody who is signed in.
-pub struct Signed {
+pub struct SignedIn {
     /// Who it is.
     pub caller: Caller,
     /// What their forms bear.
@@ -30,31 +30,26 @@ pub struct Signed {
 }
 
 /// A form that somebody sends who is signed in.
-pub struct Sent {
+pub struct SubmittedForm {
     /// Who it is.
-    pub signed: Signed,
+    pub signed: SignedIn,
     /// In which stay.
     pub session: Session,
     /// What they filled in.
-    pub fields: Fields,
+    pub fields: FormFields,
 }
 
 /// What a form says, as text. A field that it does not have is empty.
 #[derive(Debug, Default)]
-pub struct Fields(HashMap<String, String>);
+pub struct FormFields(HashMap<String, String>);
 
 /// The field that bears a form's token.
 pub const FORM_TOKEN: &str = "form_token";
 
 /// A page that says why there is no other.
-pub struct Trouble(Refusal);
+pub struct PageError(Refusal);
 
-impl Fields {
-    /// Fields as if they were filled in.
-    pub fn of<const MANY: usize>(fields: [(&str, String); MANY]) -> Self {
-        Self(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
-    }
-
+impl FormFields {
     /// What is in a field.
     pub fn text(&self, name: &str) -> &str {
         self.0.get(name).map_or("", |value| value.trim())
@@ -83,6 +78,13 @@ impl Fields {
     }
 }
 
+/// Fields as if they were filled in.
+impl<const MANY: usize> From<[(&str, String); MANY]> for FormFields {
+    fn from(fields: [(&str, String); MANY]) -> Self {
+        Self(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+}
+
 /// Browsers that say where a form comes from are believed.
 fn must_be_from_here(headers: &HeaderMap) -> Result<(), Refusal> {
     match headers.get("sec-fetch-site") {
@@ -98,7 +100,7 @@ fn stranger() -> Refusal {
     )
 }
 
-impl Signed {
+impl SignedIn {
     async fn read(parts: &Parts, plane: &Plane, session: &Session) -> Result<Self, Refusal> {
         let caller = match &session.holder {
             Holder::Visitor => return Err(Refusal::unauthorized()),
@@ -114,61 +116,61 @@ async fn session(parts: &Parts, plane: &Plane) -> Result<Session, Refusal> {
     if session.is_over(plane.store()).await? { Err(Refusal::unauthorized()) } else { Ok(session) }
 }
 
-impl FromRequestParts<Arc<Plane>> for Signed {
-    type Rejection = Trouble;
+impl FromRequestParts<Arc<Plane>> for SignedIn {
+    type Rejection = PageError;
 
-    async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, Trouble> {
+    async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, PageError> {
         let session = session(parts, plane).await?;
         Ok(Self::read(parts, plane, &session).await?)
     }
 }
 
 /// Each form is counted as a change, as each call is.
-impl FromRequest<Arc<Plane>> for Sent {
-    type Rejection = Trouble;
+impl FromRequest<Arc<Plane>> for SubmittedForm {
+    type Rejection = PageError;
 
-    async fn from_request(request: Request, plane: &Arc<Plane>) -> Result<Self, Trouble> {
+    async fn from_request(request: Request, plane: &Arc<Plane>) -> Result<Self, PageError> {
         let Uncounted(sent) = Uncounted::<Self>::from_request(request, plane).await?;
         plane.count_change(&sent.signed.caller).await?;
         Ok(sent)
     }
 }
 
-impl FromRequest<Arc<Plane>> for Uncounted<Sent> {
-    type Rejection = Trouble;
+impl FromRequest<Arc<Plane>> for Uncounted<SubmittedForm> {
+    type Rejection = PageError;
 
-    async fn from_request(request: Request, plane: &Arc<Plane>) -> Result<Self, Trouble> {
+    async fn from_request(request: Request, plane: &Arc<Plane>) -> Result<Self, PageError> {
         let (parts, body) = request.into_parts();
         let session = session(&parts, plane).await?;
-        let signed = Signed::read(&parts, plane, &session).await?;
-        let fields = Fields::read(Request::from_parts(parts, body), plane, &session).await?;
-        Ok(Self(Sent { signed, session, fields }))
+        let signed = SignedIn::read(&parts, plane, &session).await?;
+        let fields = FormFields::read(Request::from_parts(parts, body), plane, &session).await?;
+        Ok(Self(SubmittedForm { signed, session, fields }))
     }
 }
 
-impl From<Refusal> for Trouble {
+impl From<Refusal> for PageError {
     fn from(refusal: Refusal) -> Self {
         Self(refusal)
     }
 }
 
-impl From<getrandom::Error> for Trouble {
+impl From<getrandom::Error> for PageError {
     fn from(fault: getrandom::Error) -> Self {
         Self(fault.into())
     }
 }
 
-impl From<crate::store::StoreError> for Trouble {
+impl From<crate::store::StoreError> for PageError {
     fn from(fault: crate::store::StoreError) -> Self {
         Self(fault.into())
     }
 }
 
-impl IntoResponse for Trouble {
+impl IntoResponse for PageError {
     fn into_response(self) -> Response {
         if self.0 == Refusal::unauthorized() {
             return Redirect::to("/sign-in").into_response();
         }
-        layout::trouble(&self.0)
+        document::trouble(&self.0)
     }
 }
