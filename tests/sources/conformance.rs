@@ -407,7 +407,7 @@ async fn a_service_with_a_certificate_of_its_own_is_trusted_by_that_alone() {
 fn a_url_that_cannot_be_one_is_explained() {
     for (arguments, expected) in [
         (&["--source", "http://127.0.0.1/v1/keys"][..], "--source: the URL must have `{hash}` in it"),
-        (&["--source", "127.0.0.1/{hash}"], "--source: no URL with a host"),
+        (&["--source", "127.0.0.1/{hash}"], "--source: the URL must have a scheme and a host"),
         (&["--source", "http://127.0.0.1/{hash}", "--events", "ftp://127.0.0.1"], "--events: the scheme of the URL"),
         (&["--source", "http://127.0.0.1/{hash}", "--ca", "no-such.pem"], "cannot use the certificates"),
     ] {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use http::HeaderName;
 use ipnet::IpNet;
 
-use super::{fault::Place, raw, scalar::Scalar};
+use super::{raw, report::Place, scalar::Scalar};
 
 /// Which header tells the client's address, and which peers may set it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use super::{
     client_address::ClientAddress,
     credential::{Credential, long_enough},
     database::Database,
-    fault::Place,
     files, raw,
+    report::Place,
     scalar::{Scalar, Span},
     server::{ConnectionTimeouts, Server, hosts, transposed},
 };

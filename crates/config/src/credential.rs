@@ -2,7 +2,7 @@
 
 use keymeter_core::key::Secret;
 
-use super::{fault::Place, scalar::Scalar};
+use super::{report::Place, scalar::Scalar};
 
 /// A secret of our own, which two states of the configuration can be compared by.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 //! edit that would do anything else is refused instead of written.
 
 mod edit;
-mod fault;
+mod error;
 mod file;
 mod model;
 mod render;
@@ -17,7 +17,7 @@ use keymeter_core::{
 use serde_yaml::Value;
 
 use crate::yaml::Marks;
-pub use fault::EditError;
+pub use error::EditError;
 pub use file::{FileError, LockedFile};
 
 /// One change to a keys file.

@@ -22,10 +22,10 @@ use serde_yaml::Value;
 use super::{
     credential::Credential,
     expand::Environment,
-    fault::{ConfigError, Place, Report},
     files, raw,
     raw::List,
     read,
+    report::{ConfigError, Place, Report},
     scalar::{Party, Scalar, Timeout},
     server::transposed,
     url::{UpstreamUrl, UrlError},
@@ -107,7 +107,7 @@ impl Http {
             ca: None,
             timeout: Duration::from_secs(2),
         };
-        service_url(&service.url_of(&KeyHash::of(b""))).map_err(|fault| fault.to_string())?;
+        service_url(&service.url_of(&KeyHash::digest(b""))).map_err(|fault| fault.to_string())?;
         Ok(service)
     }
 

@@ -7,7 +7,6 @@ mod credential;
 mod database;
 mod endings;
 mod expand;
-mod fault;
 mod files;
 pub mod keyfile;
 pub mod keys;
@@ -15,6 +14,7 @@ mod model;
 mod nearest;
 mod raw;
 mod read;
+mod report;
 mod scalar;
 pub mod schema;
 mod server;
@@ -44,9 +44,9 @@ pub use self::{
     database::Database,
     endings::OnClientAbort,
     expand::Environment,
-    fault::ConfigError,
     keys::{Keys, Source},
     model::Model,
+    report::ConfigError,
     server::{Admin, ConnectionTimeouts, Server, Tls},
     shared::Shared,
     tracing::Tracing,
@@ -58,7 +58,7 @@ pub use self::{
     },
 };
 use self::{
-    fault::{Place, Report},
+    report::{Place, Report},
     scalar::{Scalar, Span},
 };
 use crate::yaml::Marks;

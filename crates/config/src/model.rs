@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use keymeter_core::{glob::Glob, price::Price};
 
-use super::{fault::Place, raw, scalar::Scalar};
+use super::{raw, report::Place, scalar::Scalar};
 
 /// What holds for the models of a name; the first entry that matches counts.
 #[derive(Clone, Debug, PartialEq, Eq)]

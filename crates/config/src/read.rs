@@ -9,8 +9,8 @@ use serde_yaml::{Mapping, Value};
 
 use super::{
     expand::{Environment, expand},
-    fault::{ConfigError, Place},
     nearest::suggestion,
+    report::{ConfigError, Place},
 };
 use crate::yaml::{Marks, Node, Step, SyntaxError};
 

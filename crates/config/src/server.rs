@@ -12,8 +12,8 @@ use keymeter_core::hosts::HostName;
 use super::{
     client_address::ClientAddress,
     credential::{Credential, long_enough},
-    fault::Place,
     files, raw,
+    report::Place,
     scalar::{Scalar, Size, Span, Timeout},
 };
 

@@ -10,8 +10,8 @@ use keymeter_core::key::Secret;
 
 use super::{
     credential::Credential,
-    fault::Place,
     files, raw,
+    report::Place,
     scalar::{Scalar, Timeout},
     written::{Percent, Servers, SharedUrl, WhenUnreachable},
 };

@@ -1,8 +1,8 @@
 //! Where traces of requests are sent, and of how many.
 
 use super::{
-    fault::Place,
     raw,
+    report::Place,
     scalar::Scalar,
     written::{CollectorUrl, Sample},
 };

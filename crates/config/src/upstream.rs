@@ -11,8 +11,8 @@ use keymeter_core::{api::Api, glob::Glob};
 
 use super::{
     credential::Credential,
-    fault::Place,
     files, raw,
+    report::Place,
     scalar::{Choice, Scalar, Timeout},
     url::UpstreamUrl,
     written::{ApiKeyHeader, InjectUsage},

@@ -2,9 +2,10 @@
 //! a fault can point at the line it is about and a file can be edited where it stands. What
 //! the text means is not decided here.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span};
+use thiserror::Error;
 
 /// A place in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,7 +56,8 @@ pub enum Step {
 }
 
 /// Why a text is no YAML document.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{line}:{column}: {message}")]
 pub struct SyntaxError {
     /// Counted from 1.
     pub line: usize,
@@ -64,14 +66,6 @@ pub struct SyntaxError {
     /// What is wrong there.
     pub message: String,
 }
-
-impl fmt::Display for SyntaxError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}:{}: {}", self.line, self.column, self.message)
-    }
-}
-
-impl std::error::Error for SyntaxError {}
 
 /// The places of all nodes of one YAML document.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -30,8 +30,8 @@ pub(super) struct Bounds {
     body_timeout: Duration,
 }
 
-impl Bounds {
-    pub fn of(settings: &config::Control) -> Self {
+impl From<&config::Control> for Bounds {
+    fn from(settings: &config::Control) -> Self {
         Self { listen: settings.listen, hosts: settings.hosts.clone(), body_timeout: settings.body_timeout }
     }
 }

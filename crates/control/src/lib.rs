@@ -12,7 +12,6 @@ pub mod store;
 mod throttle;
 
 use std::{
-    fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -22,6 +21,7 @@ use axum::{extract::ConnectInfo, http::request::Parts};
 use jiff::Timestamp;
 use keymeter_config::{self as config, Database};
 use keymeter_core::{key::KeyHash, limit::Limits};
+use thiserror::Error;
 use tokio::{sync::watch, task::JoinHandle};
 
 pub use self::bounds::{CallConnection, CallListener};
@@ -109,28 +109,24 @@ impl Control {
 }
 
 /// Why there is no control plane.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum ControlError {
     /// Its address cannot be listened on.
+    #[error("cannot listen on {0}{reason}", reason = because(.1))]
     Bind(SocketAddr, std::io::Error),
     /// Its store cannot be used.
+    #[error(transparent)]
     Store(StoreError),
 }
 
-impl fmt::Display for ControlError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bind(address, fault) if fault.kind() == std::io::ErrorKind::AddrInUse => {
-                let what = "another program does; stop it or choose another port in `control.listen`";
-                write!(formatter, "cannot listen on {address}: {what}")
-            }
-            Self::Bind(address, fault) => write!(formatter, "cannot listen on {address} of `control.listen`: {fault}"),
-            Self::Store(fault) => fault.fmt(formatter),
-        }
+/// Why an address cannot be listened on, and what to do.
+fn because(error: &std::io::Error) -> String {
+    if error.kind() == std::io::ErrorKind::AddrInUse {
+        ": another program does; stop it or choose another port in `control.listen`".to_owned()
+    } else {
+        format!(" of `control.listen`: {error}")
     }
 }
-
-impl std::error::Error for ControlError {}
 
 /// Calls that run when the control plane stops may take so long.
 const LAST_CALLS: Duration = Duration::from_secs(3);
@@ -177,7 +173,7 @@ impl Plane {
             limits,
             retention: settings.usage_retention,
             database: settings.database.clone(),
-            bounds: bounds::Bounds::of(settings),
+            bounds: bounds::Bounds::from(settings),
         }))
     }
 

@@ -2,7 +2,7 @@
 //! and changed, where the gateway must, by splicing. No tree is built, no file of a form is copied,
 //! and a body that two parsers could read differently is refused.
 
-mod fault;
+mod error;
 mod field;
 mod form;
 mod json;
@@ -21,7 +21,7 @@ use bytes::Bytes;
 
 use splice::Places;
 
-pub use fault::BodyError;
+pub use error::BodyError;
 pub use outline::Outline;
 pub use sample::Sample;
 pub use shape::Shape;

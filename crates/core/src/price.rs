@@ -1,7 +1,9 @@
 //! Money and what requests cost. It is integer nano-dollars inside and a decimal string outside,
 //! never a float, and each request is rounded once.
 
-use std::{error::Error, fmt, iter::Sum, str::FromStr, time::Duration};
+use std::{fmt, iter::Sum, str::FromStr, time::Duration};
+
+use thiserror::Error;
 
 use crate::digits::Digits;
 
@@ -113,30 +115,21 @@ impl fmt::Display for Usd {
 }
 
 /// Why a text is no amount of money, or no price.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum UsdError {
     /// Not a decimal number.
+    #[error("an amount of US dollars is a decimal number such as \"0.20\"")]
     Form,
     /// More than 9 decimals.
+    #[error("an amount of US dollars has at most 9 decimals")]
     TooPrecise,
     /// More than the type holds.
+    #[error("an amount of US dollars is below 9223372036")]
     TooLarge,
     /// A price below zero.
+    #[error("a price is at least 0")]
     Negative,
 }
-
-impl fmt::Display for UsdError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Form => "an amount of US dollars is a decimal number such as \"0.20\"",
-            Self::TooPrecise => "an amount of US dollars has at most 9 decimals",
-            Self::TooLarge => "an amount of US dollars is below 9223372036",
-            Self::Negative => "a price is at least 0",
-        })
-    }
-}
-
-impl Error for UsdError {}
 
 /// An amount of US dollars for a unit of something: never negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

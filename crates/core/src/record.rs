@@ -5,6 +5,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use thiserror::Error;
 
 use crate::{
     json_line::JsonLine,
@@ -143,24 +144,14 @@ impl Record {
 }
 
 /// What is wrong with a record.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{}{why}", field.as_ref().map_or_else(String::new, |field| format!("{field}: ")))]
 pub struct RecordError {
     /// The field; `None`: it is the record as a whole.
     pub field: Option<String>,
     /// What is wrong, and what is accepted.
     pub why: String,
 }
-
-impl fmt::Display for RecordError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.field {
-            Some(field) => write!(formatter, "{field}: {}", self.why),
-            None => formatter.write_str(&self.why),
-        }
-    }
-}
-
-impl std::error::Error for RecordError {}
 
 /// The name of a record: 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `_` and `-`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -174,13 +165,18 @@ impl RecordId {
     }
 }
 
+/// Why a text is no name of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("an id is 1 to 64 characters of A-Z, a-z, 0-9, _ and -")]
+pub struct RecordIdError;
+
 impl FromStr for RecordId {
-    type Err = &'static str;
+    type Err = RecordIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
         let fits = (1..=64).contains(&text.len()) && plain;
-        fits.then(|| Self(text.into())).ok_or("an id is 1 to 64 characters of A-Z, a-z, 0-9, _ and -")
+        fits.then(|| Self(text.into())).ok_or(RecordIdError)
     }
 }
 
@@ -216,12 +212,17 @@ impl Session {
     }
 }
 
+/// Why a text is no gateway's session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a gateway's session is 16 hexadecimal digits, 0-9 and a-f")]
+pub struct SessionError;
+
 impl FromStr for Session {
-    type Err = &'static str;
+    type Err = SessionError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let plain = text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        plain.then(|| Self(text.into())).ok_or("a gateway's session is 16 hexadecimal digits, 0-9 and a-f")
+        plain.then(|| Self(text.into())).ok_or(SessionError)
     }
 }
 

@@ -48,7 +48,7 @@ fn clear(key: &str, field: Field) -> Change {
 }
 
 fn retire(key: &str, not_after: &str) -> Change {
-    Change::Retire { id: id(key), old: Retiring { hash: KeyHash::of(b""), not_after: not_after.parse().unwrap() } }
+    Change::Retire { id: id(key), old: Retiring { hash: KeyHash::digest(b""), not_after: not_after.parse().unwrap() } }
 }
 
 fn create(key: &str) -> Change {
@@ -135,7 +135,7 @@ fn fields_are_taken_away_with_their_lines() {
 
 #[test]
 fn replaced_secrets_come_and_go() {
-    let entry = format!("{{hash: \"{}\", not_after: 2026-05-01T00:00:00Z}}", KeyHash::of(b""));
+    let entry = format!("{{hash: \"{}\", not_after: 2026-05-01T00:00:00Z}}", KeyHash::digest(b""));
     let (end, written) = ("2026-05-01T00:00:00Z", format!("retiring: [{entry}]"));
     let last = "        not_after: 2026-03-01T00:00:00Z";
     assert_edit(FILE, &retire("key_c", end), &[(last, &format!("{last}\n      - {entry}"))]);

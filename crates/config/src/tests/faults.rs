@@ -67,7 +67,7 @@ fn of_fields() {
                 "metrics: {max_key_series: '${SERIES}'}\nserver: {threads: '${FOUR-1}', tls: {cert: '${A', key: key.pem}}",
                 &[
                     "f:1:27: the environment variable `SERIES` is not set; set it, or write ${SERIES:-default}",
-                    "f:2:19: no form of variable that is known; accepted: ${VAR}, ${VAR:-default} and \
+                    "f:2:19: unknown form of variable; accepted: ${VAR}, ${VAR:-default} and \
                      ${VAR:?message}, not nested",
                     "f:2:44: `${` without its `}`; a literal `$` before a `{` is written `$$`",
                 ],
@@ -406,11 +406,11 @@ fn of_a_key_service() {
         ("http: {url: 'ftp://a/{hash}'}", "f:3:15: the scheme of the URL must be http or https"),
         (
             "http: {url: 'http://a/{hash}', events_url: 'a'}",
-            "f:3:46: no URL with a host; accepted: http:// or https://, a host, a port and a path if need be",
+            "f:3:46: the URL must have a scheme and a host; accepted: http:// or https://, a host, a port and a path if need be",
         ),
         (
             "http: {url: 'http://a/{hash}', usage_url: 'http:a'}",
-            "f:3:45: no URL with a host; accepted: http:// or https://, a host, a port and a path if need be",
+            "f:3:45: the URL must have a scheme and a host; accepted: http:// or https://, a host, a port and a path if need be",
         ),
         (
             "{yaml: {path: keys.yaml}, http: {url: 'http://a/{hash}'}}",
@@ -422,7 +422,7 @@ fn of_a_key_service() {
     let good = "keys: {http: {url: 'https://a/{hash}?v=1', timeout: 3s}, ready_without_source: true}";
     let config = parsed(&LEAST.replace("keys: {yaml: {path: keys.yaml}}", good)).unwrap();
     let Source::Http(service) = &config.keys.source else { panic!("it is a service") };
-    assert_eq!(service.url_of(&KeyHash::of(b"abc")).len(), "https://a/?v=1".len() + 64);
+    assert_eq!(service.url_of(&KeyHash::digest(b"abc")).len(), "https://a/?v=1".len() + 64);
     assert!(config.keys.ready_without_source);
 }
 

@@ -94,7 +94,7 @@ fn of_keys() {
 #[test]
 fn a_hash_and_the_secret_that_it_is_of_are_the_same() {
     let secret = variable("PROD_KEY").unwrap();
-    let hash = KeyHash::of(secret.as_bytes());
+    let hash = KeyHash::digest(secret.as_bytes());
     let text = format!("keys:\n- {{id: a, name: One, hash: '{hash}'}}\n- {{id: b, name: Two, secret: {secret}}}\n");
     assert_eq!(of(&text), ["k:3:30: the same secret is already given on line 2; each must belong to one key, once"]);
 }

@@ -1,6 +1,8 @@
 //! The URL of a collector of traces.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{str::FromStr, sync::Arc};
+
+use thiserror::Error;
 
 use crate::{
     scalar::FromScalar,
@@ -24,32 +26,30 @@ impl CollectorUrl {
 }
 
 /// Why a text is no URL of a collector. The text is not repeated: it may hold a password.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum CollectorUrlError {
     /// It is no plain URL.
+    #[error("{}", problem(*.0))]
     Url(UrlError),
     /// Something follows the host and the port.
+    #[error("the URL must end with the port: OTLP is spoken over gRPC, commonly on port 4317, which has no such path")]
     Path,
 }
 
-impl fmt::Display for CollectorUrlError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Url(UrlError::UserInfo) => formatter.write_str(
-                "the URL must hold no user and password; the variable OTEL_EXPORTER_OTLP_HEADERS has what the collector wants",
-            ),
-            Self::Url(UrlError::Form) => {
-                formatter.write_str("no URL with a host; accepted: http:// or https://, a host and a port")
-            }
-            Self::Url(fault) => fault.fmt(formatter),
-            Self::Path => formatter.write_str(
-                "the URL must end with the port: OTLP is spoken over gRPC, commonly on port 4317, which has no such path",
-            ),
+/// What is wrong with a collector's URL, which has fields of its own for nothing.
+fn problem(error: UrlError) -> String {
+    match error {
+        UrlError::UserInfo => {
+            "the URL must hold no user and password; the variable OTEL_EXPORTER_OTLP_HEADERS has what \
+                               the collector wants"
+                .to_owned()
         }
+        UrlError::Form => {
+            "the URL must have a scheme and a host; accepted: http:// or https://, a host and a port".to_owned()
+        }
+        other => other.to_string(),
     }
 }
-
-impl std::error::Error for CollectorUrlError {}
 
 impl FromStr for CollectorUrl {
     type Err = CollectorUrlError;

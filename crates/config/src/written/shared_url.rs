@@ -1,6 +1,8 @@
 //! The URL of the server on which several gateways count one limit together.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{str::FromStr, sync::Arc};
+
+use thiserror::Error;
 
 use crate::scalar::FromScalar;
 
@@ -41,44 +43,33 @@ pub struct Node {
 }
 
 /// Why a text is no URL of such a server. The text is not repeated: it may hold a password.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum SharedUrlError {
     /// None of the schemes.
+    #[error(
+        "the URL must begin with redis://, redis-cluster:// or redis-sentinel://, with TLS rediss://, \
+         rediss-cluster:// or rediss-sentinel://"
+    )]
     Scheme,
     /// `user:password@`.
+    #[error("the URL must hold no user and password; they have the fields `username` and `password`")]
     UserInfo,
     /// No host, a bad port, or several hosts where there is to be one.
+    #[error(
+        "the URL must name a host and may name a port, such as redis://10.0.0.5:6379; a cluster's and sentinels' are \
+         separated by commas"
+    )]
     Hosts,
     /// A path that says nothing.
+    #[error("after the host there may be the number of the database, such as redis://10.0.0.5:6379/1")]
     Path,
     /// Sentinels without the name of what they watch.
+    #[error("sentinels need the name of the primary that they watch, as in redis-sentinel://10.0.0.5:26379/mymaster")]
     Primary,
     /// `?…` or `#…`.
+    #[error("the URL must hold no `?…` and no `#…`")]
     Query,
 }
-
-impl fmt::Display for SharedUrlError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Scheme => {
-                "the URL must begin with redis://, redis-cluster:// or redis-sentinel://, with TLS rediss://, \
-                 rediss-cluster:// or rediss-sentinel://"
-            }
-            Self::UserInfo => "the URL must hold no user and password; they have the fields `username` and `password`",
-            Self::Hosts => {
-                "the URL must name a host and may name a port, such as redis://10.0.0.5:6379; a cluster's and \
-                 sentinels' are separated by commas"
-            }
-            Self::Path => "after the host there may be the number of the database, such as redis://10.0.0.5:6379/1",
-            Self::Primary => {
-                "sentinels need the name of the primary that they watch, as in redis-sentinel://10.0.0.5:26379/mymaster"
-            }
-            Self::Query => "the URL must hold no `?…` and no `#…`",
-        })
-    }
-}
-
-impl std::error::Error for SharedUrlError {}
 
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;

@@ -150,7 +150,7 @@ fn record(key: &Key, now: Timestamp) -> Value {
 
 /// Of what is in the record but for the wallet, which changes with every request.
 fn tag(record: &Value) -> HeaderValue {
-    let digest = KeyHash::of(record.to_string().as_bytes()).to_hex();
+    let digest = KeyHash::digest(record.to_string().as_bytes()).to_hex();
     HeaderValue::try_from(format!("\"{digest}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }
 

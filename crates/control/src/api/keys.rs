@@ -147,7 +147,7 @@ pub(crate) async fn make(
     idempotency_key: Option<String>,
     asked: CreateKey,
 ) -> Result<MadeKey, Refusal> {
-    let digest = KeyHash::of(json!(asked).to_string().as_bytes()).to_hex();
+    let digest = KeyHash::digest(json!(asked).to_string().as_bytes()).to_hex();
     let new = checked(plane, caller, asked)?;
     let (now, actor) = (Timestamp::now(), caller.actor());
     let mut tx = plane.store.begin().await?;

@@ -32,7 +32,7 @@ pub struct Asset {
 
 impl Asset {
     fn new(stem: &str, ending: &str, content_type: &'static str, content: &'static str) -> Self {
-        let hash: String = KeyHash::of(content.as_bytes()).to_hex().chars().take(16).collect();
+        let hash: String = KeyHash::digest(content.as_bytes()).to_hex().chars().take(16).collect();
         Self { name: format!("{stem}-{hash}.{ending}"), content_type, content }
     }
 

@@ -58,7 +58,7 @@ pub async fn show(
         @if key.deleted_at.is_none() && signed.caller.must_manage(&key).is_ok() { (actions(&key, &signed)) }
         section aria-labelledby="usage" {
             h2 id="usage" { "Usage of the last 30 days" }
-            (chart::figure(&Chart::of(&days, now)))
+            (chart::figure(&Chart::new(&days, now)))
             (by_model(&models))
         }
     };

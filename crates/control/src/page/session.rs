@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn a_cookie_is_read_back_until_it_ends() {
         let (sessions, now) = (sessions("key"), Timestamp::now());
-        for holder in [Holder::Visitor, Holder::Operator, Holder::User(KeyHash::of(b"token"))] {
+        for holder in [Holder::Visitor, Holder::Operator, Holder::User(KeyHash::digest(b"token"))] {
             let session = Sessions::begin(holder, now).unwrap();
             let headers = headers(&format!("other=1; keymeter=forged; {}", cookie_of(&sessions, &session)));
             assert_eq!(sessions.read(&headers, now), Some(session));

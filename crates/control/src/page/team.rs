@@ -67,7 +67,7 @@ pub async fn show(
     Query(begin): Query<ListPosition>,
     signed: SignedIn,
 ) -> Result<Response, PageError> {
-    let shown = Shown::of(&plane, &signed, id).await?;
+    let shown = Shown::load(&plane, &signed, id).await?;
     let done = match begin.done.as_deref() {
         Some("member") => Some("The member has this role now."),
         Some("invited") => Some("The user is invited: nothing changes until they accept."),
@@ -89,7 +89,7 @@ struct Shown {
 }
 
 impl Shown {
-    async fn of(plane: &Arc<Plane>, signed: &SignedIn, id: String) -> Result<Self, Refusal> {
+    async fn load(plane: &Arc<Plane>, signed: &SignedIn, id: String) -> Result<Self, Refusal> {
         let Json(team) = people::show_team(State(plane.clone()), signed.caller.clone(), Path(id)).await?;
         let invited = invited(plane, signed, &team.id).await?;
         Ok(Self { team, invited, waiting: invitations::waiting(plane, signed).await? })
@@ -126,7 +126,7 @@ pub async fn put(
             Ok(Redirect::to(&format!("/teams/{id}?done={done}")).into_response())
         }
         Err(refusal) => {
-            let shown = Shown::of(&plane, &signed, id).await?;
+            let shown = Shown::load(&plane, &signed, id).await?;
             let refusal = refusal.at("user");
             Ok(page(&signed, &shown, None, &Form { fields: &fields, fault: Some(&refusal) }))
         }

@@ -203,7 +203,7 @@ fn setting() -> impl Strategy<Value = Setting> {
     let globs = vec(text(), 1..3).prop_map(|globs| Setting::Models(globs.iter().map(|glob| Glob::new(glob)).collect()));
     prop_oneof![
         name,
-        Just(Setting::Hash(KeyHash::of(b""))),
+        Just(Setting::Hash(KeyHash::digest(b""))),
         any::<bool>().prop_map(Setting::Enabled),
         text().prop_map(Setting::Owner),
         globs,
@@ -234,7 +234,7 @@ impl Edit {
             Self::Set(key, setting) => Change::Set { id: of(key)?, setting: setting.clone() },
             Self::Clear(key, field) => Change::Clear { id: of(key)?, field: *field },
             Self::Retire(key, end) => {
-                let old = Retiring { hash: KeyHash::of(b""), not_after: end.parse().unwrap() };
+                let old = Retiring { hash: KeyHash::digest(b""), not_after: end.parse().unwrap() };
                 Change::Retire { id: of(key)?, old }
             }
             Self::DropEnded(key, now) => Change::DropEnded { id: of(key)?, now: now.parse().unwrap() },

@@ -8,10 +8,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use thiserror::Error;
+
 use crate::yaml::{Mark, Marks, Step, SyntaxError};
 
 /// One thing that is wrong with a file, as `file:line:column: what is wrong, and what is accepted`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
+#[error("{}:{line}:{column}: {message}", file.display())]
 pub struct ConfigError {
     /// The file as it was named.
     pub file: PathBuf,
@@ -34,14 +37,6 @@ impl ConfigError {
         Self { file: file.to_owned(), line: fault.line, column: fault.column, message: fault.message }
     }
 }
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}:{}:{}: {}", self.file.display(), self.line, self.column, self.message)
-    }
-}
-
-impl std::error::Error for ConfigError {}
 
 /// The faults that were found in one file so far.
 pub(super) struct Report<'a> {
