@@ -26,8 +26,8 @@ use keymeter_core::{
     clock::MonotonicTime,
     key::{KeyDenial, KeyHash, Secret},
     limit::{LearnedModels, LimitStatus, Limits, Place, Plan},
+    money::{Short, StalePolicy},
     rejection::Rejection,
-    wallet::{Short, StalePolicy},
 };
 use keymeter_throttle::AuthThrottle;
 

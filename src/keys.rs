@@ -26,7 +26,7 @@ use keymeter_config::KeyCache;
 use keymeter_core::{
     clock::MonotonicTime,
     key::{KeyDenial, KeyHash, KeyRecord},
-    wallet::{BalanceUpdate, WalletAllowances},
+    money::{BalanceUpdate, WalletAllowances},
 };
 use moka::sync::Cache;
 use parking_lot::Mutex;

@@ -13,7 +13,7 @@ use keymeter_core::{
     api::Endpoint,
     body::Change,
     limit::{Learned, LimitStatus, Limits},
-    price::{TokenCounts, Usd},
+    money::{TokenCounts, Usd},
     record::Record,
     rejection::Rejection,
     usage::{Ending, Form, Meter, Metered, Source, Usage},

@@ -8,8 +8,7 @@ use keymeter_core::{
     body::Scanned,
     clock::MonotonicTime,
     limit::{Demand, Limit, Strategy},
-    price::{TokenCounts, Usd},
-    wallet::{Cost, StalePolicy, WalletAllowance},
+    money::{Cost, StalePolicy, TokenCounts, Usd, WalletAllowance},
 };
 
 use super::{ActiveRequest, Admitted, Gate, Now, Rejected};

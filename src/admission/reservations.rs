@@ -4,7 +4,7 @@
 use keymeter_core::{
     clock::MonotonicTime,
     limit::{Place, Reservation},
-    wallet::Hold,
+    money::Hold,
 };
 
 use crate::limits::{account::Holder, shared::Ticket};

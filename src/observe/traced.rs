@@ -6,7 +6,7 @@ use http::{HeaderMap, Method};
 use jiff::Timestamp;
 use keymeter_core::{
     api::{Api, Call},
-    price::Usd,
+    money::Usd,
     rejection::ErrorCode,
     usage::{Source, Usage},
 };

@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use keymeter_core::price::Usd;
+use keymeter_core::money::Usd;
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::*;

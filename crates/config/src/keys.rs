@@ -12,8 +12,7 @@ use keymeter_core::{
     glob::{self, Glob},
     key::{KeyHash, KeyId, KeyName, KeyRecord, KeyState, OwnLimits, Retiring, Secret},
     limit::Limit,
-    price::Usd,
-    wallet::{Allowance, BalanceUpdate},
+    money::{Allowance, BalanceUpdate, Usd},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, de::DeserializeOwned};

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use keymeter_core::{glob::Glob, price::Price};
+use keymeter_core::{glob::Glob, money::Price};
 
 use super::{raw, report::Place, scalar::Scalar};
 

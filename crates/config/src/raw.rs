@@ -11,7 +11,7 @@ use keymeter_core::{
     hosts::HostName,
     key::Secret,
     limit::{Limit, Strategy},
-    price::Rate,
+    money::Rate,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;

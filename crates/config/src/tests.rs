@@ -5,7 +5,7 @@ use std::{fs, net::SocketAddr};
 use keymeter_core::{
     glob::Glob,
     key::{KeyHash, KeyState, OwnLimits},
-    price::Rate,
+    money::Rate,
 };
 use proptest::prelude::{prop, prop_assert, proptest};
 use tempfile::TempDir;

@@ -11,7 +11,7 @@ use crate::{
     json_line::JsonLine,
     key::{KeyId, KeyName},
     model_name::has_control,
-    price::Usd,
+    money::Usd,
     usage::Source,
 };
 

@@ -1,6 +1,6 @@
 //! What a wallet pays for, and what it does not.
 
-use keymeter_core::wallet::{Allowance, BalanceUpdate, Cost};
+use keymeter_core::money::{Allowance, BalanceUpdate, Cost};
 
 use super::*;
 

@@ -18,7 +18,7 @@ use keymeter_core::{
     key::{KeyHash, KeyId, KeyName, KeyState, Secret},
     limit::{Limit, Strategy},
     model_name,
-    price::{Rate, Usd},
+    money::{Rate, Usd},
 };
 use serde_json::json;
 

@@ -1,6 +1,6 @@
 //! Faulty keys files, and exactly what is said of them.
 
-use keymeter_core::wallet::{Allowance, BalanceUpdate};
+use keymeter_core::money::{Allowance, BalanceUpdate};
 
 use super::*;
 

@@ -23,9 +23,8 @@ use jiff::Timestamp;
 use keymeter_core::{
     key::KeyHash,
     model_name::has_control,
-    price::Usd,
+    money::{AllowanceRequest, BalanceUpdate, Usd},
     record::{Record, Session, decimal, text},
-    wallet::{AllowanceRequest, BalanceUpdate},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};

@@ -14,7 +14,7 @@ use keymeter_core::{
     key::{KeyHash, KeyId, KeyName, Secret},
     limit::Limit,
     model_name::has_control,
-    price::Usd,
+    money::Usd,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;

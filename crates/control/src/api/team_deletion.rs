@@ -7,7 +7,7 @@ use axum::{
     http::StatusCode,
 };
 use jiff::Timestamp;
-use keymeter_core::price::Usd;
+use keymeter_core::money::Usd;
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::ToSchema;

@@ -7,7 +7,7 @@ use axum::{
     extract::{Path, State},
 };
 use jiff::Timestamp;
-use keymeter_core::{price::Usd, record::decimal};
+use keymeter_core::{money::Usd, record::decimal};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;

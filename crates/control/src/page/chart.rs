@@ -1,7 +1,7 @@
 //! What was used on each of thirty days, drawn, and as a table for those who do not look at drawings.
 
 use jiff::{Timestamp, ToSpan};
-use keymeter_core::price::Usd;
+use keymeter_core::money::Usd;
 use maud::{Markup, html};
 
 use super::words::{cost, day, number};

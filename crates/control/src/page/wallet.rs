@@ -7,7 +7,7 @@ use axum::{
     extract::{Path, Query, State},
     response::{IntoResponse, Redirect, Response},
 };
-use keymeter_core::price::Usd;
+use keymeter_core::money::Usd;
 use maud::{Markup, html};
 
 use super::{

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use jiff::Timestamp;
-use keymeter_core::{key::Secret, price::Usd};
+use keymeter_core::{key::Secret, money::Usd};
 use sqlx::Row;
 
 use super::{Store, StoreError, micros, optional, timestamp};

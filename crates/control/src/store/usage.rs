@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use futures_util::TryStreamExt;
 use jiff::Timestamp;
 use keymeter_core::{
-    price::Usd,
+    money::Usd,
     record::{Record, decimal},
 };
 use serde::Serialize;

@@ -2,10 +2,7 @@
 //! is granted out of what nobody else was granted, and comes back when it expires.
 
 use jiff::Timestamp;
-use keymeter_core::{
-    price::Usd,
-    wallet::{AllowanceRequest, BalanceUpdate, Grant, USED_UP},
-};
+use keymeter_core::money::{AllowanceRequest, BalanceUpdate, Grant, USED_UP, Usd};
 use sqlx::{Row, any::AnyRow};
 
 use super::{Store, StoreError, Tx, changes, micros, timestamp};

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::{MOST_COST, MOST_TOKENS, Record};
-use crate::{price::Usd, usage::Source};
+use crate::{money::Usd, usage::Source};
 
 prop_compose! {
     pub fn any_record()(

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
-use super::{AllowanceRequest, BalanceUpdate, Cost, Short, StalePolicy, USED_UP};
-use crate::{clock::MonotonicTime, price::Usd};
+use super::{AllowanceRequest, BalanceUpdate, Cost, Short, StalePolicy, USED_UP, Usd};
+use crate::clock::MonotonicTime;
 
 /// One wallet, as far as this process may spend from it.
 #[derive(Debug)]
