@@ -16,7 +16,7 @@ use keymeter_core::{
     money::{TokenCounts, Usd},
     record::Record,
     rejection::Rejection,
-    usage::{Ending, Form, Meter, Metered, Source, Usage},
+    usage::{Ending, Form, Meter, Metered, Usage, UsageSource},
 };
 
 use super::{
@@ -374,7 +374,7 @@ impl ActiveRequest {
         let (is_served, is_stream) = (self.meter.is_some(), self.is_stream());
         let complete = outcome.complete || self.has_ended();
         let metered = self.metered(complete, outcome.is_aborted(complete));
-        let is_charged = is_served || metered.source != Source::None;
+        let is_charged = is_served || metered.source != UsageSource::None;
         let cost = if is_charged { self.cost(&metered) } else { Usd::ZERO };
         Reading { complete, is_stream, metered, cost }
     }
@@ -389,7 +389,7 @@ impl ActiveRequest {
             // The client did not wait for the head. The upstream has had its prompt, and that is all we know.
             None if aborted && self.status == 0 => {
                 let usage = Usage { input: self.counted_prompt(), ..Usage::default() };
-                Metered { usage, source: Source::Estimated, ..Metered::none() }
+                Metered { usage, source: UsageSource::Estimated, ..Metered::none() }
             }
             None => Metered::none(),
         }
@@ -405,7 +405,7 @@ impl ActiveRequest {
 
     /// Remembers what the model's prompts and outputs are like, from counts that its upstream stated.
     fn learn(&self, metered: &Metered, complete: bool) {
-        if metered.source != Source::Upstream || !complete {
+        if metered.source != UsageSource::Upstream || !complete {
             return;
         }
         let usage = &metered.usage;
@@ -425,7 +425,7 @@ impl ActiveRequest {
         if aborted {
             self.gate.metrics.client_aborted();
         }
-        if metered.source != Source::None && self.admitted.model.price.is_absent() {
+        if metered.source != UsageSource::None && self.admitted.model.price.is_absent() {
             self.gate.metrics.unpriced(&self.admitted.model.label);
         }
     }

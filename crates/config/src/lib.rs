@@ -53,8 +53,8 @@ pub use self::{
     upstream::Upstream,
     url::{UpstreamUrl, UrlError},
     written::{
-        ApiKeyHeader, CollectorUrl, CollectorUrlError, InjectUsage, Node, OnRevoke, Sample, Servers, SharedUrl,
-        WhenUnreachable,
+        ApiKeyHeader, CollectorUrl, CollectorUrlError, InjectUsage, OnRevoke, SampleRatio, ServerAddress, Servers,
+        SharedUrl, WhenUnreachable,
     },
 };
 use self::{

@@ -20,8 +20,8 @@ use super::{
     scalar::{Scalar, Size, Span, Timeout, UpstreamName},
     url::UpstreamUrl,
     written::{
-        ApiKeyHeader, ClientAbort, CollectorUrl, InjectUsage, OnRevoke, Percent, Sample, SecretChecksum, SharedUrl,
-        WhenUnreachable,
+        ApiKeyHeader, ClientAbort, CollectorUrl, InjectUsage, OnRevoke, Percent, SampleRatio, SecretChecksum,
+        SharedUrl, WhenUnreachable,
     },
 };
 
@@ -76,7 +76,7 @@ pub(super) struct Tracing {
     pub(super) otlp: Option<Scalar<CollectorUrl>>,
     /// Of the requests that come without a `traceparent`, the part that is traced; one with it is traced if its caller's is.
     #[schemars(extend("default" = "100%"))]
-    pub(super) sample: Option<Scalar<Sample>>,
+    pub(super) sample: Option<Scalar<SampleRatio>>,
 }
 
 /// The ledger.

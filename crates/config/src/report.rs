@@ -10,7 +10,7 @@ use std::{
 
 use thiserror::Error;
 
-use crate::yaml::{Mark, Marks, Step, SyntaxError};
+use crate::yaml::{Mark, Marks, PathStep, SyntaxError};
 
 /// One thing that is wrong with a file, as `file:line:column: what is wrong, and what is accepted`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
@@ -44,7 +44,7 @@ pub(super) struct Report<'a> {
     marks: &'a Marks,
     faults: RefCell<Vec<ConfigError>>,
     /// Values that were faulty and were taken out, so that the rest could be looked at.
-    dropped: RefCell<BTreeSet<Vec<Step>>>,
+    dropped: RefCell<BTreeSet<Vec<PathStep>>>,
 }
 
 impl<'a> Report<'a> {
@@ -70,21 +70,21 @@ impl<'a> Report<'a> {
 #[derive(Clone)]
 pub(super) struct Place<'a> {
     report: &'a Report<'a>,
-    path: Vec<Step>,
+    path: Vec<PathStep>,
 }
 
 impl Place<'_> {
     /// The field of that name.
     pub(super) fn field(&self, name: &str) -> Self {
-        self.step(Step::Key(name.to_owned()))
+        self.step(PathStep::Key(name.to_owned()))
     }
 
     /// The element, counted from 0.
     pub(super) fn element(&self, index: usize) -> Self {
-        self.step(Step::Index(index))
+        self.step(PathStep::Index(index))
     }
 
-    pub(super) fn step(&self, step: Step) -> Self {
+    pub(super) fn step(&self, step: PathStep) -> Self {
         let mut path = self.path.clone();
         path.push(step);
         Self { report: self.report, path }
@@ -165,9 +165,9 @@ impl fmt::Display for Place<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (depth, step) in self.path.iter().enumerate() {
             match step {
-                Step::Key(name) if depth == 0 => formatter.write_str(name)?,
-                Step::Key(name) => write!(formatter, ".{name}")?,
-                Step::Index(index) => write!(formatter, "[{index}]")?,
+                PathStep::Key(name) if depth == 0 => formatter.write_str(name)?,
+                PathStep::Key(name) => write!(formatter, ".{name}")?,
+                PathStep::Index(index) => write!(formatter, "[{index}]")?,
             }
         }
         Ok(())

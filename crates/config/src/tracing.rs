@@ -4,7 +4,7 @@ use super::{
     raw,
     report::Place,
     scalar::Scalar,
-    written::{CollectorUrl, Sample},
+    written::{CollectorUrl, SampleRatio},
 };
 
 /// Traces of requests, by OpenTelemetry.
@@ -13,13 +13,13 @@ pub struct Tracing {
     /// The collector.
     pub otlp: CollectorUrl,
     /// Of the requests that come without a trace of their caller's, those that are traced.
-    pub sample: Sample,
+    pub sample: SampleRatio,
 }
 
 impl Tracing {
     pub(super) fn check(raw: raw::Tracing, place: &Place<'_>) -> Option<Self> {
         let example = "the collector that takes OTLP over gRPC, such as http://127.0.0.1:4317";
         let otlp = place.required("otlp", raw.otlp, example).map(|Scalar(url)| url);
-        Some(Self { otlp: otlp?, sample: raw.sample.map_or(Sample::ALL, |Scalar(sample)| sample) })
+        Some(Self { otlp: otlp?, sample: raw.sample.map_or(SampleRatio::ALL, |Scalar(sample)| sample) })
     }
 }

@@ -9,8 +9,8 @@ mod shared_url;
 pub use self::{
     choices::{ApiKeyHeader, InjectUsage, OnRevoke, WhenUnreachable},
     collector_url::{CollectorUrl, CollectorUrlError},
-    percentages::Sample,
-    shared_url::{Node, Servers, SharedUrl},
+    percentages::SampleRatio,
+    shared_url::{ServerAddress, Servers, SharedUrl},
 };
 pub(super) use self::{
     choices::{ClientAbort, SecretChecksum},

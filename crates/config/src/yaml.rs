@@ -48,7 +48,7 @@ pub enum Kind {
 
 /// One step of the way from the root of a document to a node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Step {
+pub enum PathStep {
     /// Into the field of a mapping.
     Key(String),
     /// Into the element of a sequence, counted from 0.
@@ -98,19 +98,19 @@ impl Marks {
 
     /// The value at the end of `path`. Of duplicate fields the first is taken; aliases are not followed.
     #[must_use]
-    pub fn node(&self, path: &[Step]) -> Option<&Node> {
+    pub fn node(&self, path: &[PathStep]) -> Option<&Node> {
         path.iter().try_fold(self.root()?, |node, step| node.child(step).map(|(_, value)| value))
     }
 
     /// Where the value at the end of `path` begins.
     #[must_use]
-    pub fn locate(&self, path: &[Step]) -> Option<Mark> {
+    pub fn locate(&self, path: &[PathStep]) -> Option<Mark> {
         self.node(path).map(|node| node.start)
     }
 
     /// Where the key of the field at the end of `path` begins; for an element of a sequence, the element.
     #[must_use]
-    pub fn locate_key(&self, path: &[Step]) -> Option<Mark> {
+    pub fn locate_key(&self, path: &[PathStep]) -> Option<Mark> {
         let (last, parents) = path.split_last()?;
         self.node(parents)?.child(last).map(|(key, _)| key.start)
     }
@@ -146,10 +146,10 @@ impl Node {
     }
 
     /// What a step leads to, with its key; an element is its own key.
-    fn child(&self, step: &Step) -> Option<(&Self, &Self)> {
+    fn child(&self, step: &PathStep) -> Option<(&Self, &Self)> {
         match step {
-            Step::Key(name) => self.entry(name).map(|(key, value)| (key, value)),
-            Step::Index(index) => self.elements().get(*index).map(|element| (element, element)),
+            PathStep::Key(name) => self.entry(name).map(|(key, value)| (key, value)),
+            PathStep::Index(index) => self.elements().get(*index).map(|element| (element, element)),
         }
     }
 }

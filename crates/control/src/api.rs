@@ -21,7 +21,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Plane, refusal::Refusal};
+use super::{Plane, error::ApiError};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -73,9 +73,9 @@ pub(super) fn next_cursor<T>(page: &[T], most: i64, id: impl Fn(&T) -> String) -
 }
 
 /// How many rows a page has: 100, or as asked for, up to 1000.
-fn page_size(asked: Option<i64>) -> Result<i64, Refusal> {
+fn page_size(asked: Option<i64>) -> Result<i64, ApiError> {
     match asked.unwrap_or(100) {
         size @ 1..=1000 => Ok(size),
-        _ => Err(Refusal::invalid("limit", "a page has 1 to 1000 rows")),
+        _ => Err(ApiError::invalid("limit", "a page has 1 to 1000 rows")),
     }
 }

@@ -21,7 +21,7 @@ use keymeter_config::{self as config};
 use keymeter_core::hosts::{HostName, check_host};
 use tokio::time::{Sleep, sleep};
 
-use super::{Plane, refusal::Refusal};
+use super::{Plane, error::ApiError};
 
 /// What is allowed of every call.
 pub(super) struct Bounds {
@@ -76,7 +76,7 @@ pub(super) async fn bounded(
             let limit = bounds.body_timeout;
             next.run(request.map(|body| Body::new(TimedBody { body, limit, over: None }))).await
         }
-        Err(_) => Refusal::foreign_host().into_response(),
+        Err(_) => ApiError::foreign_host().into_response(),
     };
     answer.map(|body| Body::new(RunningBody { body, _running: running }))
 }

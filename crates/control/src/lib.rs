@@ -4,9 +4,9 @@
 pub mod api;
 mod bounds;
 mod caller;
+mod error;
 mod page;
 mod questions;
-mod refusal;
 mod router;
 pub mod store;
 mod throttle;
@@ -27,14 +27,14 @@ use tokio::{sync::watch, task::JoinHandle};
 pub use self::bounds::{CallConnection, CallListener};
 use self::{
     caller::Caller,
+    error::ApiError,
     questions::Questions,
-    refusal::Refusal,
     store::{Store, StoreError, operations::Operation},
     throttle::TokenThrottle,
 };
 
 /// A control plane that answers.
-pub struct Control {
+pub struct ControlPlane {
     /// Where.
     pub address: SocketAddr,
     plane: Arc<Plane>,
@@ -46,7 +46,7 @@ pub struct Control {
     task: JoinHandle<std::io::Result<()>>,
 }
 
-impl Control {
+impl ControlPlane {
     /// Opens the store and answers at `socket`, on the connections that `listen` accepts there. `limits` are those of keys
     /// that set none of their own.
     ///
@@ -195,15 +195,15 @@ impl Plane {
     }
 
     /// Counts that a user changes something, or tries to; the operator may change as much as they like.
-    async fn count_change(&self, caller: &Caller) -> Result<(), Refusal> {
+    async fn count_change(&self, caller: &Caller) -> Result<(), ApiError> {
         self.count(caller, Operation::Change).await
     }
 
-    async fn count(&self, caller: &Caller, operation: Operation) -> Result<(), Refusal> {
+    async fn count(&self, caller: &Caller, operation: Operation) -> Result<(), ApiError> {
         let Some(user) = caller.user() else { return Ok(()) };
         let most = self.changes_per_hour;
         let counted = self.store.count_operation(operation, &user.id, most, Timestamp::now()).await?;
-        counted.map_err(|wait| Refusal::too_many_changes(most, wait))
+        counted.map_err(|wait| ApiError::too_many_changes(most, wait))
     }
 
     /// Answers calls until it is told to stop; then those that run may finish.

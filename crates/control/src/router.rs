@@ -12,8 +12,8 @@ use super::{
     Plane,
     api::{self, body::plainly_named},
     bounds::bounded,
+    error::ApiError,
     page,
-    refusal::Refusal,
 };
 
 /// All calls and all pages.
@@ -21,8 +21,8 @@ pub fn router(plane: Arc<Plane>, stop: watch::Receiver<bool>) -> Router {
     api::router(stop)
         .merge(page::router())
         .layer(from_fn(plainly_named))
-        .fallback(|| async { Refusal::unknown_path() })
-        .method_not_allowed_fallback(|| async { Refusal::method_not_allowed() })
+        .fallback(|| async { ApiError::unknown_path() })
+        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .layer(from_fn_with_state(plane.clone(), bounded))
         .with_state(plane)
 }

@@ -10,7 +10,7 @@ use std::{future::Future, net::IpAddr, time::Duration};
 use keymeter_throttle::AuthThrottle;
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::{refusal::Refusal, store::StoreError};
+use super::{error::ApiError, store::StoreError};
 
 /// Wrong tokens that an address may send in a minute.
 const MOST: isize = 20;
@@ -41,10 +41,10 @@ impl TokenThrottle {
         &self,
         address: IpAddr,
         found: impl Future<Output = Result<Option<T>, StoreError>>,
-    ) -> Result<T, Refusal> {
+    ) -> Result<T, ApiError> {
         let _place = if self.wrong.is_throttled(address) {
             let place = timeout(PATIENCE, self.place.acquire()).await;
-            Some(place.map_err(|_| Refusal::too_many_attempts(MINUTE))?)
+            Some(place.map_err(|_| ApiError::too_many_attempts(MINUTE))?)
         } else {
             None
         };
@@ -52,13 +52,13 @@ impl TokenThrottle {
     }
 
     /// What is said to a wrong token from `address`, which is counted.
-    pub fn refuse(&self, address: IpAddr) -> Refusal {
+    pub fn refuse(&self, address: IpAddr) -> ApiError {
         if self.wrong.is_throttled(address) {
             // The sketch tells no time, but its minute is over before another is.
-            return Refusal::too_many_attempts(MINUTE);
+            return ApiError::too_many_attempts(MINUTE);
         }
         self.wrong.bad_key(address);
-        Refusal::unauthorized()
+        ApiError::unauthorized()
     }
 }
 

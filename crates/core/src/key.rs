@@ -10,7 +10,7 @@ use subtle::ConstantTimeEq;
 use thiserror::Error;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::{glob::Glob, hex, limit::Limit};
+use crate::{glob::Glob, limit::Limit};
 
 /// The `sk-…` string that proves possession of a key. It is wiped from memory when dropped,
 /// and prints masked.
@@ -136,7 +136,7 @@ impl KeyHash {
     /// The 64 hexadecimal digits, without a prefix.
     #[must_use]
     pub fn to_hex(self) -> String {
-        hex::written(&self.0)
+        hex::encode(self.0)
     }
 }
 
@@ -168,7 +168,7 @@ impl FromStr for KeyHash {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
-        let bytes = text.strip_prefix("sha256:").and_then(hex::read).ok_or(KeyError::Hash)?;
+        let bytes = text.strip_prefix("sha256:").and_then(|digits| hex::decode(digits).ok()).ok_or(KeyError::Hash)?;
         bytes.try_into().map(Self).map_err(|_| KeyError::Hash)
     }
 }

@@ -6,7 +6,6 @@ pub mod body;
 pub mod clock;
 pub mod digits;
 pub mod glob;
-pub mod hex;
 pub mod hosts;
 pub mod json_line;
 pub mod key;

@@ -12,7 +12,7 @@ use crate::{
     key::{KeyId, KeyName},
     model_name::has_control,
     money::Usd,
-    usage::Source,
+    usage::UsageSource,
 };
 
 /// One request: whose it was, what it used and what it cost.
@@ -69,7 +69,7 @@ pub struct Record {
     pub status: u16,
     /// Where the counts come from.
     #[serde(with = "source")]
-    pub usage_source: Source,
+    pub usage_source: UsageSource,
 }
 
 /// The longest name of a model, in bytes.
@@ -297,16 +297,18 @@ mod time {
 }
 
 mod source {
-    use super::{Deserialize, Deserializer, Serializer, Source, de};
+    use super::{Deserialize, Deserializer, Serializer, UsageSource, de};
 
     #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes all fields so")]
-    pub fn serialize<S: Serializer>(source: &Source, serializer: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<S: Serializer>(source: &UsageSource, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(source.as_str())
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Source, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<UsageSource, D::Error> {
         let word = String::deserialize(deserializer)?;
-        let source = [Source::Upstream, Source::Estimated, Source::None].into_iter().find(|one| one.as_str() == word);
+        let source = [UsageSource::Upstream, UsageSource::Estimated, UsageSource::None]
+            .into_iter()
+            .find(|one| one.as_str() == word);
         source.ok_or_else(|| de::Error::custom("accepted: upstream, estimated, none"))
     }
 }
@@ -375,7 +377,7 @@ mod tests {
         let record = example();
         assert_eq!((record.input_tokens, record.cached_input_tokens, record.cache_write_tokens), (1, 2, 3));
         assert_eq!((record.output_tokens, record.reasoning_tokens, record.status), (4, 1, 200));
-        assert_eq!((record.cost_usd, record.usage_source), (Usd::from_nanos(123_000), Source::Upstream));
+        assert_eq!((record.cost_usd, record.usage_source), (Usd::from_nanos(123_000), UsageSource::Upstream));
         assert_eq!(String::from_utf8(record.to_json()).unwrap(), EXAMPLE);
         let of_nobody = Record { owner: None, team: None, wallet: None, ..record };
         assert_eq!(Record::parse(&of_nobody.to_json()), Ok(of_nobody));

@@ -22,9 +22,9 @@ impl FromScalar for Percent {
 
 /// A part of all requests, in hundredths of a percent: 10,000 at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sample(u16);
+pub struct SampleRatio(u16);
 
-impl Sample {
+impl SampleRatio {
     /// Every request.
     pub const ALL: Self = Self(10_000);
 
@@ -35,7 +35,7 @@ impl Sample {
     }
 }
 
-impl FromScalar for Sample {
+impl FromScalar for SampleRatio {
     fn from_text(text: &str) -> Result<Self, String> {
         let part = text.strip_suffix('%').and_then(hundredths).filter(|part| *part <= Self::ALL.0);
         part.map(Self).ok_or_else(|| "a part is written as 0% to 100%, such as 5% or 0.25%".to_owned())
@@ -71,11 +71,11 @@ mod tests {
         for (text, hundredths) in
             [("0%", 0), ("0.01%", 1), ("0.5%", 50), ("7%", 700), ("100%", 10_000), ("100.0%", 10_000)]
         {
-            assert_eq!(Sample::from_text(text), Ok(Sample(hundredths)), "{text}");
+            assert_eq!(SampleRatio::from_text(text), Ok(SampleRatio(hundredths)), "{text}");
         }
         for text in ["", "%", "1", "101%", "100.01%", "-1%", "+1%", "1.%", ".5%", "1.234%", "1,5%", "99999%"] {
-            assert!(Sample::from_text(text).is_err(), "{text}");
+            assert!(SampleRatio::from_text(text).is_err(), "{text}");
         }
-        assert!((Sample(25).ratio() - 0.0025).abs() < 1e-12);
+        assert!((SampleRatio(25).ratio() - 0.0025).abs() < 1e-12);
     }
 }

@@ -21,21 +21,21 @@ pub struct SharedUrl {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Servers {
     /// There is one.
-    One(Node),
+    One(ServerAddress),
     /// They say which is the primary.
     Sentinels {
         /// At least one.
-        nodes: Vec<Node>,
+        nodes: Vec<ServerAddress>,
         /// What the primary is called among them.
         primary: Arc<str>,
     },
     /// They share the keys out among themselves.
-    Cluster(Vec<Node>),
+    Cluster(Vec<ServerAddress>),
 }
 
 /// A server's name or address, and its port.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
+pub struct ServerAddress {
     /// Without brackets, where it is an IPv6 address.
     pub host: Arc<str>,
     /// 1 to 65535.
@@ -120,7 +120,7 @@ fn number(path: &str) -> Result<u32, SharedUrlError> {
     if path.is_empty() { Ok(0) } else { path.parse().map_err(|_| SharedUrlError::Path) }
 }
 
-fn node(text: &str, port: u16) -> Result<Node, SharedUrlError> {
+fn node(text: &str, port: u16) -> Result<ServerAddress, SharedUrlError> {
     let authority: http::uri::Authority = text.parse().map_err(|_| SharedUrlError::Hosts)?;
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let stated = text.strip_prefix(authority.host()).ok_or(SharedUrlError::Hosts)?;
@@ -132,7 +132,7 @@ fn node(text: &str, port: u16) -> Result<Node, SharedUrlError> {
     if host.is_empty() || host.contains(',') {
         Err(SharedUrlError::Hosts)
     } else {
-        Ok(Node { host: host.into(), port })
+        Ok(ServerAddress { host: host.into(), port })
     }
 }
 
@@ -140,13 +140,13 @@ fn node(text: &str, port: u16) -> Result<Node, SharedUrlError> {
 mod tests {
     use super::*;
 
-    fn one(host: &str, port: u16) -> Node {
-        Node { host: host.into(), port }
+    fn one(host: &str, port: u16) -> ServerAddress {
+        ServerAddress { host: host.into(), port }
     }
 
     #[test]
     fn a_server_sentinels_and_a_cluster_are_told_apart() {
-        let sentinels = |nodes: Vec<Node>| Servers::Sentinels { nodes, primary: "main".into() };
+        let sentinels = |nodes: Vec<ServerAddress>| Servers::Sentinels { nodes, primary: "main".into() };
         for (text, tls, servers, database) in [
             ("redis://10.0.0.5", false, Servers::One(one("10.0.0.5", 6379)), 0),
             ("valkey://h:1/2", false, Servers::One(one("h", 1)), 2),

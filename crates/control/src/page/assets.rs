@@ -9,7 +9,7 @@ use axum::{
 };
 use keymeter_core::key::KeyHash;
 
-use crate::refusal::Refusal;
+use crate::error::ApiError;
 
 /// The one sheet of styles.
 pub static STYLE: LazyLock<Asset> =
@@ -45,7 +45,7 @@ impl Asset {
 /// `/assets/{name}`.
 pub async fn asset(Path(name): Path<String>) -> Response {
     let Some(asset) = [&*STYLE, &*SCRIPT, &*ICON].into_iter().find(|asset| asset.name == name) else {
-        return (StatusCode::NOT_FOUND, Refusal::unknown_path()).into_response();
+        return (StatusCode::NOT_FOUND, ApiError::unknown_path()).into_response();
     };
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(asset.content_type)),

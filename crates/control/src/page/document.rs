@@ -7,7 +7,7 @@ use axum::{
 use maud::{DOCTYPE, Markup, html};
 
 use super::assets::{ICON, SCRIPT, STYLE};
-use crate::refusal::Refusal;
+use crate::error::ApiError;
 
 /// A page of nobody's.
 pub fn document(title: &str, header: &Markup, main: &Markup) -> Response {
@@ -34,7 +34,7 @@ pub fn document(title: &str, header: &Markup, main: &Markup) -> Response {
 }
 
 /// A page that says why there is no other.
-pub fn trouble(refusal: &Refusal) -> Response {
+pub fn trouble(refusal: &ApiError) -> Response {
     let main = html! {
         h1 { "That was not done" }
         div.alert role="alert" { p { (sentence(refusal.message())) } }
@@ -44,7 +44,7 @@ pub fn trouble(refusal: &Refusal) -> Response {
 }
 
 /// Gives a page the status and the headers of what is wrong on it.
-pub fn refused(mut page: Response, refusal: Option<&Refusal>) -> Response {
+pub fn refused(mut page: Response, refusal: Option<&ApiError>) -> Response {
     let Some(refusal) = refusal else { return page };
     *page.status_mut() = refusal.status();
     if let Some(seconds) = refusal.retry_after() {

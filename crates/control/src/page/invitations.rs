@@ -21,7 +21,7 @@ use crate::{
         body::{Asked, Body},
         invitations::{self, Answer, InvitationPage, ListInvitations},
     },
-    refusal::Refusal,
+    error::ApiError,
     store::{invitations::Invitation, people::Role},
 };
 
@@ -47,9 +47,9 @@ pub async fn answer(
 ) -> Result<Response, PageError> {
     let answer = match (fields.text("accept"), fields.text("role").parse::<Role>()) {
         ("true", Ok(role)) => Answer { accept: true, role: Some(role) },
-        ("true", Err(fault)) => return Err(Refusal::invalid("role", fault).into()),
+        ("true", Err(fault)) => return Err(ApiError::invalid("role", fault).into()),
         ("false", _) => Answer { accept: false, role: None },
-        _ => return Err(Refusal::invalid("accept", "either `true` or `false`").into()),
+        _ => return Err(ApiError::invalid("accept", "either `true` or `false`").into()),
     };
     let next = if answer.accept { format!("/teams/{team}?done=accepted") } else { "/invitations?done=declined".into() };
     match invitations::answer(State(plane.clone()), signed.caller.clone(), Path(team), Body(answer)).await {
@@ -59,7 +59,7 @@ pub async fn answer(
 }
 
 /// The first invitations of a user who has some, for other pages of theirs.
-pub async fn waiting(plane: &Arc<Plane>, signed: &SignedIn) -> Result<Markup, Refusal> {
+pub async fn waiting(plane: &Arc<Plane>, signed: &SignedIn) -> Result<Markup, ApiError> {
     if signed.caller.user().is_none() {
         return Ok(html! {});
     }
@@ -80,7 +80,7 @@ async fn own(
     signed: &SignedIn,
     cursor: Option<String>,
     limit: i64,
-) -> Result<InvitationPage, Refusal> {
+) -> Result<InvitationPage, ApiError> {
     let asked = ListInvitations { team: None, cursor, limit: Some(limit) };
     let Json(page) = invitations::list(State(plane.clone()), signed.caller.clone(), Asked(asked)).await?;
     Ok(page)
@@ -90,7 +90,7 @@ async fn page(
     plane: &Arc<Plane>,
     signed: &SignedIn,
     begin: &ListPosition,
-    fault: Option<&Refusal>,
+    fault: Option<&ApiError>,
 ) -> Result<Response, PageError> {
     let InvitationPage { data, next_cursor } = own(plane, signed, begin.cursor.clone(), ROWS).await?;
     let done = begin.done.as_deref().filter(|done| *done == "declined");

@@ -26,7 +26,7 @@ use crate::{
         usage::{ask, visible_to},
     },
     caller::Caller,
-    refusal::Refusal,
+    error::ApiError,
     store::{
         keys::{Key, LimitValue},
         usage::{Group, UsageFilter, UsageRow},
@@ -74,7 +74,7 @@ pub async fn switch(
     let (enabled, done) = match fields.text("enabled") {
         "true" => (true, "enabled"),
         "false" => (false, "disabled"),
-        _ => return Err(Refusal::invalid("enabled", "either `true` or `false`").into()),
+        _ => return Err(ApiError::invalid("enabled", "either `true` or `false`").into()),
     };
     let asked = UpdateKey { enabled: Some(enabled), ..UpdateKey::default() };
     let Json(key) = keys::update(State(plane), signed.caller, Path(id), Body(asked)).await?;
@@ -87,7 +87,7 @@ async fn usage(
     key: &Key,
     group: Group,
     now: Timestamp,
-) -> Result<Vec<UsageRow>, Refusal> {
+) -> Result<Vec<UsageRow>, ApiError> {
     let filter = UsageFilter {
         from: Some(chart::first_day(now)),
         key: Some(key.id.clone()),

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::{
-    form::{Field, Form},
+    form::{Form, FormField},
     layout,
     request::{FormFields, PageError, SignedIn, SubmittedForm},
     secret,
@@ -22,7 +22,7 @@ use crate::{
     Plane,
     api::keys::{self, CreateKey},
     caller::{Caller, Uncounted},
-    refusal::Refusal,
+    error::ApiError,
     store::keys::{Key, KeyLimits, LimitValue},
 };
 
@@ -44,7 +44,7 @@ pub async fn make(
     Uncounted(SubmittedForm { signed, fields, .. }): Uncounted<SubmittedForm>,
 ) -> Result<Response, PageError> {
     let once = Some(fields.text(ONCE)).filter(|once| (1..=128).contains(&once.len())).map(str::to_owned);
-    let once = once.ok_or_else(|| Refusal::invalid(ONCE, "this form is not whole; load the page again"))?;
+    let once = once.ok_or_else(|| ApiError::invalid(ONCE, "this form is not whole; load the page again"))?;
     let made = match asked(&signed.caller, &fields) {
         Ok(asked) => keys::make(&plane, &signed.caller, Some(once), asked).await,
         Err(refusal) => Err(refusal),
@@ -63,7 +63,7 @@ pub async fn make(
 }
 
 /// What the form asks for, as a call would.
-fn asked(caller: &Caller, fields: &FormFields) -> Result<CreateKey, Refusal> {
+fn asked(caller: &Caller, fields: &FormFields) -> Result<CreateKey, ApiError> {
     let owned = |name| fields.given(name).map(str::to_owned);
     let limit = |name| {
         let text = fields.given(name)?;
@@ -87,9 +87,9 @@ fn asked(caller: &Caller, fields: &FormFields) -> Result<CreateKey, Refusal> {
 }
 
 /// A browser sends `2026-12-01T10:00`, with seconds where there are some.
-fn expiry(text: &str) -> Result<Timestamp, Refusal> {
+fn expiry(text: &str) -> Result<Timestamp, ApiError> {
     let written = if text.matches(':').count() == 1 { format!("{text}:00Z") } else { format!("{text}Z") };
-    written.parse().map_err(|_| Refusal::invalid("expires_at", "a date and a time of UTC, such as 2026-12-01T10:00"))
+    written.parse().map_err(|_| ApiError::invalid("expires_at", "a date and a time of UTC, such as 2026-12-01T10:00"))
 }
 
 /// Somebody on a team makes keys of the team's.
@@ -106,17 +106,17 @@ fn page(signed: &SignedIn, form: &Form<'_>) -> Response {
             form method="post" action="/keys/new" {
                 (layout::form_token(signed))
                 input type="hidden" name=(ONCE) value=(form.fields.text(ONCE));
-                (form.line(Field {
-                    name: "name", label: "Name", hint: "3 to 50 characters.", is_required: true, ..Field::default()
+                (form.line(FormField {
+                    name: "name", label: "Name", hint: "3 to 50 characters.", is_required: true, ..FormField::default()
                 }))
                 (whose(signed, form))
-                (form.lines(Field {
+                (form.lines(FormField {
                     name: "models",
                     label: "Models",
                     ..hinted("One on a line, names or patterns such as llama-3*. None: all models.")
                 }))
                 (limits(form))
-                (form.line(Field {
+                (form.line(FormField {
                     name: "expires_at", label: "Expires, in UTC", kind: Some("datetime-local"),
                     ..hinted("None: never.")
                 }))
@@ -128,16 +128,16 @@ fn page(signed: &SignedIn, form: &Form<'_>) -> Response {
     layout::refused(layout::page(title, signed, &main), form.fault)
 }
 
-fn hinted(hint: &str) -> Field<'_> {
-    Field { hint, ..Field::default() }
+fn hinted(hint: &str) -> FormField<'_> {
+    FormField { hint, ..FormField::default() }
 }
 
 fn whose(signed: &SignedIn, form: &Form<'_>) -> Markup {
     html! {
         @match (signed.caller.user(), team_of(&signed.caller)) {
             (None, _) => {
-                (form.line(Field { name: "team", label: "Team", ..hinted("The id of the team whose it is to be.") }))
-                (form.line(Field {
+                (form.line(FormField { name: "team", label: "Team", ..hinted("The id of the team whose it is to be.") }))
+                (form.line(FormField {
                     name: "owner", label: "Owner",
                     ..hinted("The id of the user whose it is to be. Neither: nobody's, and nobody is charged.")
                 }))
@@ -160,7 +160,7 @@ fn limits(form: &Form<'_>) -> Markup {
             p.hint {
                 "Each a number, or " code { "unlimited" } ". Left empty: as the operator has set it for all keys."
             }
-            div.row { @for (name, label) in most { (form.line(Field { name, label, ..Field::default() })) } }
+            div.row { @for (name, label) in most { (form.line(FormField { name, label, ..FormField::default() })) } }
         }
     }
 }

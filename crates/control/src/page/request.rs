@@ -13,12 +13,12 @@ use keymeter_core::{model_name::has_control, printable::Printable};
 
 use super::{
     document,
-    session::{Holder, Session},
+    session::{BrowserSession, Holder},
 };
 use crate::{
     Plane,
     caller::{Caller, Uncounted},
-    refusal::Refusal,
+    error::ApiError,
 };
 
 /// Somebody who is signed in.
@@ -34,7 +34,7 @@ pub struct SubmittedForm {
     /// Who it is.
     pub signed: SignedIn,
     /// In which stay.
-    pub session: Session,
+    pub session: BrowserSession,
     /// What they filled in.
     pub fields: FormFields,
 }
@@ -47,7 +47,7 @@ pub struct FormFields(HashMap<String, String>);
 pub const FORM_TOKEN: &str = "form_token";
 
 /// A page that says why there is no other.
-pub struct PageError(Refusal);
+pub struct PageError(ApiError);
 
 impl FormFields {
     /// What is in a field.
@@ -64,14 +64,14 @@ impl FormFields {
     ///
     /// # Errors
     /// When it comes from elsewhere, or is none.
-    pub async fn read(request: Request, plane: &Arc<Plane>, session: &Session) -> Result<Self, Refusal> {
+    pub async fn read(request: Request, plane: &Arc<Plane>, session: &BrowserSession) -> Result<Self, ApiError> {
         must_be_from_here(request.headers())?;
         let form = Form::<HashMap<String, String>>::from_request(request, plane).await;
-        let Form(fields) = form.map_err(|fault| Refusal::unreadable_body(fault.to_string()))?;
+        let Form(fields) = form.map_err(|fault| ApiError::unreadable_body(fault.to_string()))?;
         let steers = |text: &String| has_control(&text.replace(['\n', '\r', '\t'], " "));
         if let Some((name, _)) = fields.iter().find(|(name, text)| has_control(name) || steers(text)) {
             let message = "a control character stands in it, such as U+0000; leave it out";
-            return Err(Refusal::invalid(Printable(name).to_string(), message));
+            return Err(ApiError::invalid(Printable(name).to_string(), message));
         }
         let fields = Self(fields);
         if plane.sessions.is_own_form(session, fields.text(FORM_TOKEN)) { Ok(fields) } else { Err(stranger()) }
@@ -86,24 +86,24 @@ impl<const MANY: usize> From<[(&str, String); MANY]> for FormFields {
 }
 
 /// Browsers that say where a form comes from are believed.
-fn must_be_from_here(headers: &HeaderMap) -> Result<(), Refusal> {
+fn must_be_from_here(headers: &HeaderMap) -> Result<(), ApiError> {
     match headers.get("sec-fetch-site") {
         Some(site) if site != "same-origin" => Err(stranger()),
         _ => Ok(()),
     }
 }
 
-fn stranger() -> Refusal {
-    Refusal::forbidden(
+fn stranger() -> ApiError {
+    ApiError::forbidden(
         "this form is not of your session: it came from another site, or you have signed in or out since; load the \
          page again and repeat",
     )
 }
 
 impl SignedIn {
-    async fn read(parts: &Parts, plane: &Plane, session: &Session) -> Result<Self, Refusal> {
+    async fn read(parts: &Parts, plane: &Plane, session: &BrowserSession) -> Result<Self, ApiError> {
         let caller = match &session.holder {
-            Holder::Visitor => return Err(Refusal::unauthorized()),
+            Holder::Visitor => return Err(ApiError::unauthorized()),
             Holder::Operator => Caller::operator(plane, parts),
             Holder::User(token) => Caller::signed_in(plane, token, parts).await?,
         };
@@ -111,9 +111,9 @@ impl SignedIn {
     }
 }
 
-async fn session(parts: &Parts, plane: &Plane) -> Result<Session, Refusal> {
-    let session = plane.sessions.read(&parts.headers, Timestamp::now()).ok_or_else(Refusal::unauthorized)?;
-    if session.is_over(plane.store()).await? { Err(Refusal::unauthorized()) } else { Ok(session) }
+async fn session(parts: &Parts, plane: &Plane) -> Result<BrowserSession, ApiError> {
+    let session = plane.sessions.read(&parts.headers, Timestamp::now()).ok_or_else(ApiError::unauthorized)?;
+    if session.is_over(plane.store()).await? { Err(ApiError::unauthorized()) } else { Ok(session) }
 }
 
 impl FromRequestParts<Arc<Plane>> for SignedIn {
@@ -148,8 +148,8 @@ impl FromRequest<Arc<Plane>> for Uncounted<SubmittedForm> {
     }
 }
 
-impl From<Refusal> for PageError {
-    fn from(refusal: Refusal) -> Self {
+impl From<ApiError> for PageError {
+    fn from(refusal: ApiError) -> Self {
         Self(refusal)
     }
 }
@@ -168,7 +168,7 @@ impl From<crate::store::StoreError> for PageError {
 
 impl IntoResponse for PageError {
     fn into_response(self) -> Response {
-        if self.0 == Refusal::unauthorized() {
+        if self.0 == ApiError::unauthorized() {
             return Redirect::to("/sign-in").into_response();
         }
         document::trouble(&self.0)

@@ -10,7 +10,7 @@ use axum::{
 use maud::html;
 
 use super::{
-    form::{Field, Form},
+    form::{Form, FormField},
     layout,
     request::{FormFields, PageError, SignedIn, SubmittedForm},
 };
@@ -18,7 +18,7 @@ use crate::{
     Plane,
     api::keys::{self, RegenerateKey},
     caller::{Caller, Uncounted},
-    refusal::Refusal,
+    error::ApiError,
     store::keys::Key,
 };
 
@@ -68,10 +68,10 @@ pub async fn replace(
 }
 
 /// A key that is there and that the caller may change.
-pub async fn managed(plane: &Arc<Plane>, caller: &Caller, id: &str) -> Result<Key, Refusal> {
+pub async fn managed(plane: &Arc<Plane>, caller: &Caller, id: &str) -> Result<Key, ApiError> {
     let Json(key) = keys::show(State(plane.clone()), caller.clone(), Path(id.to_owned())).await?;
     if key.deleted_at.is_some() {
-        return Err(Refusal::not_found("key", id));
+        return Err(ApiError::not_found("key", id));
     }
     caller.must_manage(&key)?;
     Ok(key)
@@ -90,11 +90,11 @@ fn page(signed: &SignedIn, key: &Key, form: &Form<'_>) -> Response {
             form method="post" action=(format!("{path}/secret")) {
                 (layout::form_token(signed))
                 input type="hidden" name="seen" value=(form.fields.text("seen"));
-                (form.line(Field {
+                (form.line(FormField {
                     name: "grace",
                     label: "The old secret goes on working for",
                     hint: "Such as 10m, 24h or 7d. Empty: it stops at once.",
-                    ..Field::default()
+                    ..FormField::default()
                 }))
                 div.actions {
                     button type="submit" { "Replace the secret" }

@@ -12,15 +12,15 @@ use keymeter_core::key::Secret;
 use maud::html;
 
 use super::{
-    form::{Field, Form},
+    form::{Form, FormField},
     layout,
     request::{FORM_TOKEN, FormFields, PageError, SignedIn, SubmittedForm},
-    session::{Holder, Session, Sessions, is_secure, no_cookie},
+    session::{BrowserSession, Holder, Sessions, is_secure, no_cookie},
 };
 use crate::{
     Plane,
     caller::{Caller, Uncounted, Who},
-    refusal::Refusal,
+    error::ApiError,
     store::operations::Operation,
 };
 
@@ -49,16 +49,16 @@ pub async fn sign_in(State(plane): State<Arc<Plane>>, request: Request) -> Resul
     }
 }
 
-async fn signed_in(plane: &Arc<Plane>, parts: &Parts, request: Request) -> Result<Session, Refusal> {
+async fn signed_in(plane: &Arc<Plane>, parts: &Parts, request: Request) -> Result<BrowserSession, ApiError> {
     let session = plane.sessions.read(&parts.headers, Timestamp::now());
     let session = session.ok_or_else(|| {
-        Refusal::forbidden("this page was open for too long, or your browser keeps no cookies; try again")
+        ApiError::forbidden("this page was open for too long, or your browser keeps no cookies; try again")
     })?;
     let fields = FormFields::read(request, plane, &session).await?;
     let token = Secret::new(fields.text("token")).hash();
     let caller = Caller::presenting(plane, &token, parts).await.map_err(|refusal| match refusal {
-        refusal if refusal == Refusal::unauthorized() => {
-            Refusal::invalid("token", "this is neither the operator's token nor a user's")
+        refusal if refusal == ApiError::unauthorized() => {
+            ApiError::invalid("token", "this is neither the operator's token nor a user's")
         }
         refusal => refusal,
     })?;
@@ -82,7 +82,7 @@ pub async fn sign_out(
 }
 
 /// The form, in the session of a visitor: so that nobody is signed in by another's form.
-fn form(plane: &Plane, headers: &HeaderMap, fault: Option<&Refusal>) -> Result<Response, PageError> {
+fn form(plane: &Plane, headers: &HeaderMap, fault: Option<&ApiError>) -> Result<Response, PageError> {
     let now = Timestamp::now();
     let known = plane.sessions.read(headers, now).filter(|session| session.holder == Holder::Visitor);
     let session = known.map_or_else(|| Sessions::begin(Holder::Visitor, now), Ok)?;
@@ -93,13 +93,13 @@ fn form(plane: &Plane, headers: &HeaderMap, fault: Option<&Refusal>) -> Result<R
             (form.alert())
             form method="post" action="/sign-in" {
                 input type="hidden" name=(FORM_TOKEN) value=(plane.sessions.form_token(&session));
-                (form.line(Field {
+                (form.line(FormField {
                     name: "token",
                     label: "Token",
                     hint: "Your personal access token, which you got when you were made a user, or the operator's.",
                     kind: Some("password"),
                     is_required: true,
-                    ..Field::default()
+                    ..FormField::default()
                 }))
                 button type="submit" { "Sign in" }
             }

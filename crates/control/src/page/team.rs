@@ -10,7 +10,7 @@ use axum::{
 use maud::{Markup, html};
 
 use super::{
-    form::{Field, Form},
+    form::{Form, FormField},
     invitations, layout,
     pager::{ListPosition, pager},
     request::{FormFields, PageError, SignedIn, SubmittedForm},
@@ -24,7 +24,7 @@ use crate::{
         next_cursor,
         people::{self, Put, PutMember},
     },
-    refusal::Refusal,
+    error::ApiError,
     store::{
         invitations::Invitation,
         people::{Member, Role, Team},
@@ -89,7 +89,7 @@ struct Shown {
 }
 
 impl Shown {
-    async fn load(plane: &Arc<Plane>, signed: &SignedIn, id: String) -> Result<Self, Refusal> {
+    async fn load(plane: &Arc<Plane>, signed: &SignedIn, id: String) -> Result<Self, ApiError> {
         let Json(team) = people::show_team(State(plane.clone()), signed.caller.clone(), Path(id)).await?;
         let invited = invited(plane, signed, &team.id).await?;
         Ok(Self { team, invited, waiting: invitations::waiting(plane, signed).await? })
@@ -97,7 +97,7 @@ impl Shown {
 }
 
 /// All open invitations to a team, which are no more than a page has, if they may be seen.
-async fn invited(plane: &Arc<Plane>, signed: &SignedIn, team: &str) -> Result<Vec<Invitation>, Refusal> {
+async fn invited(plane: &Arc<Plane>, signed: &SignedIn, team: &str) -> Result<Vec<Invitation>, ApiError> {
     if signed.caller.must_manage_members(team).is_err() {
         return Ok(Vec::new());
     }
@@ -118,7 +118,7 @@ pub async fn put(
             let whose = Path((id.clone(), user));
             people::put_member(State(plane.clone()), signed.caller.clone(), whose, Body(PutMember { role })).await
         }
-        Err(fault) => Err(Refusal::invalid("role", fault)),
+        Err(fault) => Err(ApiError::invalid("role", fault)),
     };
     match put {
         Ok(put) => {
@@ -142,7 +142,7 @@ pub async fn ask_to_remove(
     let Json(team) = people::show_team(State(plane.clone()), signed.caller.clone(), Path(id)).await?;
     let role = team.members.iter().find(|member| member.user == user).map(|member| member.role);
     if role.is_none() && !invited(&plane, &signed, &team.id).await?.iter().any(|invited| invited.user == user) {
-        return Err(Refusal::not_found("member", &user).into());
+        return Err(ApiError::not_found("member", &user).into());
     }
     let path = format!("/teams/{}", team.id);
     let (question, meaning, action) = match role {
@@ -297,8 +297,8 @@ fn bring_in(signed: &SignedIn, team: &Team, own: Role, form: &Form<'_>) -> Marku
         (form.alert())
         form.row method="post" action=(format!("/teams/{}/members", team.id)) aria-labelledby="bring-in" {
             (layout::form_token(signed))
-            (form.line(Field { name: "user", label: "User's id", is_required: true, ..Field::default() }))
-            (form.choice(Field { name: "role", label: "Role", is_required: true, ..Field::default() }, roles(own)))
+            (form.line(FormField { name: "user", label: "User's id", is_required: true, ..FormField::default() }))
+            (form.choice(FormField { name: "role", label: "Role", is_required: true, ..FormField::default() }, roles(own)))
             button type="submit" { (action) }
         }
     }

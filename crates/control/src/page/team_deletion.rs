@@ -10,7 +10,7 @@ use axum::{
 use maud::html;
 
 use super::{
-    form::{Field, Form},
+    form::{Form, FormField},
     layout,
     request::{FormFields, PageError, SignedIn, SubmittedForm},
     words::money,
@@ -66,11 +66,11 @@ async fn page(plane: Arc<Plane>, id: String, signed: &SignedIn, form: &Form<'_>)
             p { "In its wallet there is " strong { (money(wallet.balance_usd)) } "." }
             form method="post" action=(format!("{path}/delete")) {
                 (layout::form_token(signed))
-                (form.line(Field {
+                (form.line(FormField {
                     name: "refund_to",
                     label: "The money goes to",
                     hint: "The id of a user or a team. Empty: it stays in the wallet.",
-                    ..Field::default()
+                    ..FormField::default()
                 }))
                 div.actions {
                     button.danger type="submit" { "Delete the team" }

@@ -11,7 +11,7 @@ use keymeter_core::money::Usd;
 use maud::{Markup, html};
 
 use super::{
-    form::{Field, Form},
+    form::{Form, FormField},
     layout,
     pager::{ListPosition, pager},
     request::{FormFields, PageError, SignedIn, SubmittedForm},
@@ -25,7 +25,7 @@ use crate::{
         next_cursor,
         wallets::{self, Credit, Wallet},
     },
-    refusal::Refusal,
+    error::ApiError,
 };
 
 const ROWS: i64 = 25;
@@ -102,7 +102,7 @@ pub async fn credit(
             let credit = Credit { usd, idempotency_key: fields.text(IDEMPOTENCY_KEY).to_owned() };
             wallets::credit(State(plane.clone()), signed.caller.clone(), Path(owner.clone()), Body(credit)).await
         }
-        Err(fault) => Err(Refusal::invalid("usd", fault.to_string())),
+        Err(fault) => Err(ApiError::invalid("usd", fault.to_string())),
     };
     match credited {
         Ok(_) => Ok(Redirect::to(&format!("/wallets/{owner}?done=credited")).into_response()),
@@ -125,15 +125,15 @@ fn page(signed: &SignedIn, wallet: &Wallet, done: Option<&str>, form: &Form<'_>)
             (form.alert())
             form.row method="post" action=(format!("/wallets/{}", wallet.owner)) aria-labelledby="credit" {
                 (layout::form_token(signed))
-                (form.line(Field {
-                    name: "usd", label: "US dollars", keys: Some("decimal"), is_required: true, ..Field::default()
+                (form.line(FormField {
+                    name: "usd", label: "US dollars", keys: Some("decimal"), is_required: true, ..FormField::default()
                 }))
-                (form.line(Field {
+                (form.line(FormField {
                     name: IDEMPOTENCY_KEY,
                     label: "Idempotency key",
                     hint: "Such as an order's number: under one the credit counts once.",
                     is_required: true,
-                    ..Field::default()
+                    ..FormField::default()
                 }))
                 button type="submit" { "Credit" }
             }

@@ -14,7 +14,7 @@ use super::store::StoreError;
 
 /// Why a call was not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct ApiError {
     status: StatusCode,
     kind: &'static str,
     code: &'static str,
@@ -66,7 +66,7 @@ struct Told {
 
 const INVALID_REQUEST: &str = "invalid_request_error";
 
-impl Refusal {
+impl ApiError {
     fn new(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
@@ -205,7 +205,7 @@ impl Refusal {
     }
 }
 
-impl From<StoreError> for Refusal {
+impl From<StoreError> for ApiError {
     fn from(fault: StoreError) -> Self {
         if fault.is_of_data() {
             tracing::warn!("{fault}");
@@ -218,7 +218,7 @@ impl From<StoreError> for Refusal {
     }
 }
 
-impl From<getrandom::Error> for Refusal {
+impl From<getrandom::Error> for ApiError {
     fn from(fault: getrandom::Error) -> Self {
         tracing::error!("the operating system gives no randomness: {fault}");
         let refusal =
@@ -227,7 +227,7 @@ impl From<getrandom::Error> for Refusal {
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let retry_after = self.retry_after();
         let Self { status, kind, code, message, param, refused, .. } = self;
