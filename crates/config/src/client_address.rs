@@ -1,4 +1,4 @@
-//! Whose request it is when a proxy stands before us: a header says so, and is believed of those only who may set it.
+//! The client's address behind a proxy: which header states it, and which peers may set that header.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! What becomes of a response that runs when whoever it is for is gone.
+//! The end of a response whose client has left.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Where keys come from, and the file that holds them: `keys.yaml`.
+//! The source of keys, and the keys file `keys.yaml`.
 
 use std::{
     collections::HashMap,
@@ -286,9 +286,9 @@ pub fn parse(
 /// What is wrong with it.
 pub fn parse_record(json: &[u8]) -> Result<(KeyRecord, Option<BalanceUpdate>), String> {
     let mut fields: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(json).map_err(|fault| format!("no JSON object: {fault}"))?;
+        serde_json::from_slice(json).map_err(|fault| format!("the record is not a JSON object: {fault}"))?;
     if fields.contains_key("secret") {
-        return Err("it holds the secret itself: a source has its `hash` only".to_owned());
+        return Err("the record holds the secret itself: send its `hash` only".to_owned());
     }
     if let Some(unknown) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
         return Err(format!("unknown field `{unknown}`, expected one of `{}`", FIELDS.join("`, `")));

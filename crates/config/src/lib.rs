@@ -1,5 +1,5 @@
-//! What the operator wants: the configuration file and the keys file, read and checked whole before anything of
-//! them takes effect. A [`Config`] cannot hold a state that the gateway could not serve.
+//! The configuration file and the keys file, read and checked as a whole before any part of them takes effect. A
+//! [`Config`] cannot hold a state that the gateway could not serve.
 
 mod client_address;
 mod control;
@@ -292,7 +292,7 @@ fn check(
 /// Where records wait to be sent on.
 fn ledger(raw: Option<raw::Ledger>, keys: Option<&Keys>, root: &Place<'_>, path: &Path) -> PathBuf {
     if raw.is_some() && keys.is_some_and(|keys| !keys.source.takes_usage()) {
-        root.field("ledger").fault("nothing is sent on: records go to `keys.http.usage_url`, which is not given");
+        root.field("ledger").fault("the ledger is unused: records are sent to `keys.http.usage_url`, which is not set; set it or remove `ledger`");
     }
     let directory = raw.and_then(|raw| raw.directory);
     files::beside(path, directory.as_ref().map_or("data/spool", |Scalar(directory)| directory))

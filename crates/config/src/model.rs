@@ -1,4 +1,4 @@
-//! What models cost and how much they may say.
+//! The prices of models and the largest answer of each.
 
 use std::collections::HashMap;
 

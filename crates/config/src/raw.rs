@@ -107,7 +107,7 @@ pub(super) struct Control {
     pub(super) token: Option<Scalar<Secret>>,
     /// The gateways' token, of at least 32 characters: for look-ups, events and usage records, and nothing else.
     pub(super) gateway_token: Option<Scalar<Secret>>,
-    /// Keys that each user may make and secrets that they may replace in an hour.
+    /// Keys that each user may make and secrets that they may regenerate in an hour.
     #[schemars(extend("default" = 15))]
     pub(super) key_operations_per_hour: Option<Scalar<u64>>,
     /// Everything else that each user may change in an hour, refused attempts included.

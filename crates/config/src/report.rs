@@ -1,5 +1,5 @@
-//! What is wrong with a file and where, and the book in which the faults of one reading are kept, so that one
-//! run names them all.
+//! Errors of a file with their places. All errors of one reading are collected, so that one run reports every one of
+//! them.
 
 use std::{
     cell::RefCell,
@@ -120,7 +120,7 @@ impl Place<'_> {
         let placed = list.into_iter().enumerate().map(|(index, element)| (self.element(index), element));
         let filled = placed.filter_map(|(place, element)| {
             if element.is_none() && !place.was_dropped() {
-                place.fault("an element without a value");
+                place.fault("the element has no value");
             }
             element.map(|element| (place, element))
         });

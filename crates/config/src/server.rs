@@ -1,4 +1,4 @@
-//! The addresses that are listened on, and what is done with a request before it is looked at.
+//! The addresses that the gateway listens on, and the bounds of connections and bodies.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},

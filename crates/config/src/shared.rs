@@ -1,4 +1,4 @@
-//! The server of the limits that several gateways share: where it is, how it is reached, and what holds without it.
+//! The Redis or Valkey server that keeps limits which several gateways share.
 
 use std::{
     path::{Path, PathBuf},
@@ -45,11 +45,13 @@ impl Shared {
         let url = place.required("url", raw.url, example).map(|Scalar(url)| url);
         let ca = raw.ca.map(|Scalar(name)| files::pem(&place.field("ca"), file, &name, "CERTIFICATE-----"));
         if ca.is_some() && url.as_ref().is_some_and(|url| !url.tls) {
-            place.field("ca").fault("nothing is encrypted: write `rediss://` in `url`, or leave `ca` out");
+            place.field("ca").fault("the connection is not encrypted: write `rediss://` in `url`, or leave `ca` out");
         }
         let is_sentinel = url.as_ref().is_some_and(|url| matches!(url.servers, Servers::Sentinels { .. }));
         if raw.sentinel_password.is_some() && !is_sentinel {
-            place.field("sentinel_password").fault("there are no sentinels: that is for `redis-sentinel://`");
+            place
+                .field("sentinel_password")
+                .fault("the URL names no sentinels: remove the password, or write `redis-sentinel://` in `url`");
         }
         if raw.username.is_some() && raw.password.is_none() {
             place.field("username").fault("a user needs a `password`, such as \"${REDIS_PASSWORD}\"");

@@ -1,4 +1,4 @@
-//! Where traces of requests are sent, and of how many.
+//! The collector that traces are sent to, and the part of requests that is traced.
 
 use super::{
     raw,

@@ -1,4 +1,4 @@
-//! Where an upstream is.
+//! The base URL of an upstream.
 
 use std::{str::FromStr, sync::Arc};
 

@@ -1,6 +1,5 @@
-//! Where things stand in a YAML text: a read-only tree of its nodes with their places, so that
-//! a fault can point at the line it is about and a file can be edited where it stands. What
-//! the text means is not decided here.
+//! A read-only tree of a YAML text's nodes with their places, so that an error can point at its line and a file can be
+//! edited in place. The meaning of the text is not decided here.
 
 use std::borrow::Cow;
 

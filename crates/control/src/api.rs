@@ -1,5 +1,5 @@
-//! The control plane's calls. What is done is decided here, by who asks and what is; the document that describes them
-//! is generated from these very functions.
+//! The control plane's API. Each function decides by the caller's role and the present state; the OpenAPI document is
+//! generated from the same functions.
 
 mod audit;
 pub(super) mod body;

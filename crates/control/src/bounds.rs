@@ -1,5 +1,5 @@
-//! What holds for every call before anybody looks at it: whom it is meant for, how long its body may take, and that its
-//! connection carries it.
+//! Bounds of every call, checked before it is handled: the host that it is meant for, the time that its body may take,
+//! and the connection that carries it.
 
 use std::{
     net::SocketAddr,

@@ -1,4 +1,4 @@
-//! Who calls, as their token proves, and how far their role reaches.
+//! The caller, as proven by the token, and what the caller's role permits.
 
 use std::sync::Arc;
 
@@ -126,9 +126,9 @@ impl Caller {
     pub fn must_lead(&self, team: &str) -> Result<(), ApiError> {
         match self.role_on(team) {
             Some(Role::Owner | Role::Admin) => Ok(()),
-            Some(Role::Member) => Err(ApiError::forbidden(format!(
-                "the keys of `{team}` are its owner's and its admins' to make and change"
-            ))),
+            Some(Role::Member) => {
+                Err(ApiError::forbidden(format!("only the owner and the admins of `{team}` make and change its keys")))
+            }
             None => Err(ApiError::not_found("team", team)),
         }
     }
@@ -150,7 +150,7 @@ pub fn leading_role(role: Option<Role>, team: &str) -> Result<Role, ApiError> {
     match role {
         Some(role @ (Role::Owner | Role::Admin)) => Ok(role),
         Some(Role::Member) => {
-            Err(ApiError::forbidden(format!("members of `{team}` are its owner's and its admins' to invite")))
+            Err(ApiError::forbidden(format!("only the owner and the admins of `{team}` manage its members")))
         }
         None => Err(ApiError::not_found("team", team)),
     }

@@ -1,5 +1,5 @@
-//! The control plane: where keys, teams and wallets are made and usage is kept, for those who have no key service of
-//! their own. Gateways speak to it as to any key service (docs/key-source.md), be they in the same process or not.
+//! The control plane manages keys, teams and wallets and keeps usage, for operators who have no key service of their own.
+//! Gateways use it like any key service (docs/key-source.md), from the same process or from another.
 
 pub mod api;
 mod bounds;

@@ -1,5 +1,5 @@
-//! Questions about usage are the calls that cost the database most. So many are answered at once, of one user and of all,
-//! that look-ups and changes always find a connection; the others wait for a while.
+//! Bounds of concurrent usage queries, the calls that cost the database most. Of one user and of all users only so many
+//! run at once that look-ups and changes always find a connection; further queries wait for a while.
 
 use std::{
     collections::HashMap,

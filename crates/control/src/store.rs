@@ -1,5 +1,5 @@
-//! What the control plane remembers: in SQLite, or in PostgreSQL where several machines share it. Both are spoken to in
-//! the same SQL; what a caller may do is decided elsewhere, and what must always hold of the data, here.
+//! The store: SQLite, or PostgreSQL where several machines share it. The SQL is the same for both. What a caller may do
+//! is decided elsewhere; what always holds of the data is ensured here.
 
 pub mod audit;
 pub mod changes;

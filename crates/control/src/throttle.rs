@@ -1,9 +1,10 @@
-//! Wrong tokens, wherever they are sent: to the page, to calls, or as a gateway's. An address that sends many in a minute is
-//! told to wait, which bounds what guessing costs us and how much of it is heard; no token of 32 characters is found by it.
+//! Throttling of wrong tokens, on the page, in the API and on the gateways' calls. An address that sends many wrong
+//! tokens in a minute has to wait, which bounds the cost of guessing; a token of 32 characters cannot be guessed at that
+//! rate.
 //!
-//! A right token is taken from a throttled address too, so that whoever guesses locks out nobody behind the same address.
-//! The operator's and the gateways' are compared in memory. Users' are looked up, for throttled addresses one at a time:
-//! that is all of the database that guessing can occupy.
+//! A right token is accepted from a throttled address too, so that a guesser locks out nobody behind the same address.
+//! The operator's and the gateways' tokens are compared in memory. Users' tokens are looked up, and for throttled
+//! addresses one at a time: that is all of the database that guessing can occupy.
 
 use std::{future::Future, net::IpAddr, time::Duration};
 

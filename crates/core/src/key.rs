@@ -264,9 +264,9 @@ pub enum KeyError {
 pub enum KeyState {
     /// It may.
     Active,
-    /// Somebody switched it off.
+    /// It is disabled.
     Disabled,
-    /// Its owner's keys are put away.
+    /// It is archived, as its owner is on a team.
     Archived,
     /// Its wallet is used up.
     NoBalance,
@@ -277,9 +277,9 @@ pub enum KeyState {
 pub enum KeyDenial {
     /// No key has this secret, or none has it any more.
     Unknown,
-    /// Somebody switched it off.
+    /// It is disabled.
     Disabled,
-    /// Its owner's keys are put away.
+    /// It is archived, as its owner is on a team.
     Archived,
     /// Its wallet is used up.
     NoBalance,

@@ -1,5 +1,4 @@
-//! What is kept of one request, and how it is written: the same JSON in the spool, on the way to the other side, and
-//! there.
+//! Usage records. The JSON of a record is the same in the outbox, on the wire and in the accounting service.
 
 use std::{fmt, str::FromStr, sync::Arc};
 

@@ -15,16 +15,16 @@ pub enum EditError {
     #[error("the file cannot be read: {0}; correct it by hand")]
     Unreadable(String),
     /// The text holds something, but no list `keys`.
-    #[error("it has no list `keys`, so it is no keys file; name another")]
+    #[error("the file has no list `keys`, so it is not a keys file; name another")]
     NoKeys,
     /// No key has this id.
-    #[error("no key has the id `{0}`; `keymeter keys list` shows those there are")]
+    #[error("no key has the id `{0}`; `keymeter keys list` shows all ids")]
     Unknown(KeyId),
     /// More than one key has this id, or one has it already that a new key was to have.
     #[error("a key has the id `{0}` already; each needs one of its own")]
     Duplicate(KeyId),
     /// What is to be changed is written in a way that is not edited: an alias, an anchor, a merged mapping.
-    #[error("{line}:{column}: {what} stands here, which is not edited; edit the file by hand")]
+    #[error("{line}:{column}: {what} cannot be edited automatically; edit the file by hand")]
     ByHand {
         /// Counted from 1.
         line: usize,
@@ -34,7 +34,7 @@ pub enum EditError {
         what: &'static str,
     },
     /// The change would have changed something else as well, or not what was wanted.
-    #[error("the change would have touched something else in the file too, so it was not made; edit it by hand")]
+    #[error("the change would have altered other parts of the file too, so it was not made; edit the file by hand")]
     Entangled,
 }
 

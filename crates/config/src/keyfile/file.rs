@@ -115,7 +115,7 @@ fn target_of(path: &Path, found: io::Result<PathBuf>) -> io::Result<PathBuf> {
         (found, _) => found?,
     };
     let is_file = found.metadata()?.is_file();
-    is_file.then_some(found).ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "it is no regular file"))
+    is_file.then_some(found).ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"))
 }
 
 /// What could not be done with a file, and why.

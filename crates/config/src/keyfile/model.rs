@@ -1,4 +1,4 @@
-//! What a keys file says as plain data, and what it is to say after a change: the measure of every edit.
+//! The content of a keys file as plain data, before and after a change. Every edit of the text is compared with it.
 
 use jiff::Timestamp;
 use keymeter_core::key::{KeyId, Retiring};

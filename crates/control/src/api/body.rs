@@ -1,4 +1,4 @@
-//! Bodies of calls: JSON of a bounded length, whose faults are told by the field that they are in.
+//! Request bodies of the API: JSON of a bounded length, whose errors name the field.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What gateways ask: the protocol of a key service (docs/key-source.md), and the usage that they hand in.
+//! The gateways' calls: the protocol of a key service (docs/key-source.md), and usage records.
 
 use std::{
     collections::{BTreeSet, VecDeque},

@@ -1,5 +1,5 @@
-//! `/api/v1/invitations`, and an invited user's answer. Nobody comes onto a team, or to own one, without having said so,
-//! but by the operator.
+//! `/api/v1/invitations`, and an invited user's answer. A user joins a team, or becomes its owner, only by accepting; the
+//! operator alone can skip that.
 
 use std::sync::Arc;
 
@@ -95,7 +95,7 @@ pub(crate) async fn answer(
 ) -> Result<Json<Invitation>, ApiError> {
     let Some(own) = caller.user() else {
         return Err(ApiError::forbidden(
-            "an invitation is the invited user's to answer; the operator puts users on teams",
+            "only the invited user answers an invitation; the operator adds users to a team directly",
         ));
     };
     let now = Timestamp::now();

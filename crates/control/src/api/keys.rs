@@ -292,7 +292,9 @@ pub(crate) async fn replace(
     let grace = asked.grace.as_deref().map(|text| duration(text).map_err(|why| ApiError::invalid("grace", why)));
     let retires = grace.transpose()?.filter(|grace| !grace.is_zero());
     let retires = retires.map(|grace| now.checked_add(grace));
-    let retires = retires.transpose().map_err(|_| ApiError::invalid("grace", "such a time never comes"))?;
+    let retires = retires
+        .transpose()
+        .map_err(|_| ApiError::invalid("grace", "the time is too far in the future; give a shorter one"))?;
     let mut tx = plane.store.begin().await?;
     let key = managed(&mut tx, caller, id).await?;
     if key.state == "archived" && caller.user().is_some() {
@@ -300,7 +302,7 @@ pub(crate) async fn replace(
     }
     if seen.is_some_and(|seen| seen != key.masked) {
         return Err(ApiError::conflict(
-            "the secret was replaced meanwhile; look at the key before you replace it again",
+            "the secret was regenerated meanwhile; look at the key before you regenerate it again",
         ));
     }
     count_operation(plane, &mut tx, caller, now).await?;
@@ -348,10 +350,13 @@ async fn count_operation(plane: &Plane, tx: &mut Tx, caller: &Caller, now: Times
 /// What is asked for, as far as it can be told without the store.
 fn checked(plane: &Plane, caller: &Caller, asked: CreateKey) -> Result<NewKey, ApiError> {
     if let (Some(user), Some(_)) = (caller.user(), &asked.owner) {
-        return Err(ApiError::forbidden(format!("`owner` is the operator's to give; leave it out, {}", user.id)));
+        return Err(ApiError::forbidden(format!("only the operator sets `owner`; leave it out, {}", user.id)));
     }
     if asked.owner.is_some() && asked.team.is_some() {
-        return Err(ApiError::invalid("owner", "either `team` or `owner`, not both: a team's key is the team's"));
+        return Err(ApiError::invalid(
+            "owner",
+            "either `team` or `owner`, not both: a key belongs to a team or to a user",
+        ));
     }
     let owner = match (caller.user(), &asked.team) {
         (Some(user), None) => Some(user.id.clone()),

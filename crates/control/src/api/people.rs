@@ -93,7 +93,7 @@ pub(crate) async fn create_user(
     caller.must_be_operator()?;
     let (id, name) = named(asked.id, asked.name)?;
     if id == OPERATOR {
-        let message = "`operator` is what the audit calls the operator: call the user otherwise";
+        let message = "the audit log uses `operator` for the operator: choose another id";
         return Err(ApiError::invalid("id", message));
     }
     let now = Timestamp::now();

@@ -1,4 +1,4 @@
-//! `DELETE /api/v1/teams/{id}`: the end of a team, of its keys and of its members' stay, and where its money goes.
+//! `DELETE /api/v1/teams/{id}`: deletes a team with its keys and memberships, and moves its balance.
 
 use std::{collections::BTreeSet, sync::Arc};
 

@@ -1,4 +1,5 @@
-//! What pages are dressed in. A name has a part of the content's hash in it, so what has it never changes.
+//! Style sheet, script and icon of the pages. Each name contains a part of the content's hash, so that the content of a
+//! name never changes.
 
 use std::sync::LazyLock;
 

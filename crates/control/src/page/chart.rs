@@ -1,4 +1,4 @@
-//! What was used on each of thirty days, drawn, and as a table for those who do not look at drawings.
+//! Usage of the last thirty days, as a drawing and as a table.
 
 use jiff::{Timestamp, ToSpan};
 use keymeter_core::money::Usd;

@@ -1,4 +1,4 @@
-//! Deleting a key, after one has been asked.
+//! Deleting a key, after a confirmation.
 
 use std::sync::Arc;
 

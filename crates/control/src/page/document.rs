@@ -1,4 +1,4 @@
-//! A whole document of HTML, whoever it is for.
+//! A whole HTML document, with or without a session.
 
 use axum::{
     http::{HeaderValue, header},

@@ -1,4 +1,4 @@
-//! FormFields of forms, each with its label, a hint, and what is wrong with it.
+//! Fields of forms, each with its label, a hint and its error.
 
 use maud::{Markup, html};
 

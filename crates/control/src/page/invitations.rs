@@ -1,4 +1,4 @@
-//! Invitations of whoever is signed in, with what they answer.
+//! Invitations of the signed-in user, and the answers to them.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! One key: what it is, what can be done with it, and what it used.
+//! One key: its details, its usage, and the actions on it.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -46,8 +46,8 @@ pub async fn show(
     let models = usage(&plane, &signed.caller, &key, Group::Model, now).await?;
     let last_used_at = plane.store.last_used(&key.id).await?;
     let done = match begin.done.as_deref() {
-        Some("enabled") => Some("The key is switched on."),
-        Some("disabled") => Some("The key is switched off."),
+        Some("enabled") => Some("The key is enabled."),
+        Some("disabled") => Some("The key is disabled."),
         _ => None,
     };
     let main = html! {
@@ -66,7 +66,7 @@ pub async fn show(
 }
 
 /// `POST /keys/{id}/enabled`.
-pub async fn switch(
+pub async fn set_enabled(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
     SubmittedForm { signed, fields, .. }: SubmittedForm,
@@ -128,14 +128,14 @@ fn facts(key: &Key, last_used_at: Option<Timestamp>) -> Markup {
 
 fn actions(key: &Key, signed: &SignedIn) -> Markup {
     let path = format!("/keys/{}", key.id);
-    let (value, words) = if key.enabled { ("false", "Switch off") } else { ("true", "Switch on") };
+    let (value, words) = if key.enabled { ("false", "Disable") } else { ("true", "Enable") };
     html! {
         div.actions {
             form method="post" action=(format!("{path}/enabled")) {
                 (layout::form_token(signed))
                 button.plain type="submit" name="enabled" value=(value) { (words) }
             }
-            a.button.plain href=(format!("{path}/secret")) { "Replace the secret" }
+            a.button.plain href=(format!("{path}/secret")) { "Regenerate the secret" }
             a.button.plain.danger href=(format!("{path}/delete")) { "Delete" }
         }
     }

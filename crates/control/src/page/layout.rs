@@ -1,4 +1,4 @@
-//! What pages of somebody who is signed in have around them.
+//! The frame of pages for signed-in users.
 
 use axum::response::Response;
 use maud::{Markup, html};

@@ -172,8 +172,8 @@ fn made_before(key: &Key, signed: &SignedIn) -> Response {
             h1 { "The key was made before" }
             p { "This form was sent before and made the key " a href=(path) { (key.name) } ". No other was made." }
             p {
-                "Its secret was shown then. It is not kept, so it cannot be shown again; whoever lost it can "
-                a href=(format!("{path}/secret")) { "replace it" } "."
+                "Its secret was shown then. It is not kept, so it cannot be shown again. If it is lost, "
+                a href=(format!("{path}/secret")) { "regenerate it" } "."
             }
         }
     };

@@ -1,4 +1,4 @@
-//! Who asks for a page, and what their form says.
+//! Extractors of the pages: the signed-in user and the submitted form.
 
 use std::{collections::HashMap, sync::Arc};
 

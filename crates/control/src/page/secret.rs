@@ -1,4 +1,4 @@
-//! A secret: shown once, and replaced by another.
+//! Regenerating a key's secret. The new secret is shown once.
 
 use std::sync::Arc;
 
@@ -51,7 +51,7 @@ pub async fn ask(
 }
 
 /// `POST /keys/{id}/secret`. The form says which secret it was made for, so that sent again it replaces no other.
-pub async fn replace(
+pub async fn regenerate(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
     Uncounted(SubmittedForm { signed, fields, .. }): Uncounted<SubmittedForm>,
@@ -59,7 +59,9 @@ pub async fn replace(
     let grace = fields.given("grace").map(str::to_owned);
     let seen = Some(fields.text("seen"));
     match keys::replace(&plane, &signed.caller, &id, seen, RegenerateKey { grace }).await {
-        Ok(made) => Ok(shown("The secret is replaced", &made.key, made.secret.as_deref().unwrap_or_default(), &signed)),
+        Ok(made) => {
+            Ok(shown("The secret is regenerated", &made.key, made.secret.as_deref().unwrap_or_default(), &signed))
+        }
         Err(refusal) => {
             let key = managed(&plane, &signed.caller, &id).await?;
             Ok(page(&signed, &key, &Form { fields: &fields, fault: Some(&refusal) }))
@@ -82,7 +84,7 @@ fn page(signed: &SignedIn, key: &Key, form: &Form<'_>) -> Response {
     let main = html! {
         div.narrow {
             p.crumb { a href="/" { "Keys" } " / " a href=(path) { (key.name) } }
-            h1 { "Replace the secret" }
+            h1 { "Regenerate the secret" }
             (form.alert())
             p {
                 strong { (key.name) } " has the secret " code { (key.masked) } ". It gets another, which is shown once."
@@ -97,12 +99,12 @@ fn page(signed: &SignedIn, key: &Key, form: &Form<'_>) -> Response {
                     ..FormField::default()
                 }))
                 div.actions {
-                    button type="submit" { "Replace the secret" }
+                    button type="submit" { "Regenerate the secret" }
                     a href=(path) { "Cancel" }
                 }
             }
         }
     };
-    let title = if form.fault.is_some() { "Error: Replace the secret" } else { "Replace the secret" };
+    let title = if form.fault.is_some() { "Error: Regenerate the secret" } else { "Regenerate the secret" };
     layout::refused(layout::page(title, signed, &main), form.fault)
 }

@@ -1,6 +1,6 @@
-//! Who is signed in, as a cookie proves that only we can have made. Nothing is kept of a session until it is ended, so every
-//! instance over one database knows it, and a restart ends none. Whose it is, is looked up at each request: it ends with
-//! their token.
+//! Sessions of the page, proven by a signed cookie. A session is stored only once it is ended, so that every instance
+//! over one database knows it and a restart ends none. Its user is looked up at each request: the session ends with the
+//! user's token.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use hmac::{Hmac, Mac};

@@ -1,4 +1,4 @@
-//! Signing in with a token, and out.
+//! Signing in with a token, and signing out.
 
 use std::sync::Arc;
 

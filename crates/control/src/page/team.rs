@@ -1,4 +1,4 @@
-//! Teams, and who is on them.
+//! Teams and their members.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Deleting a team, after the operator has been asked, and where its money goes.
+//! Deleting a team, after a confirmation that says where its balance goes.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Wallets: what is in them, and the operator's credits.
+//! Wallets: their balances, and credits by the operator.
 
 use std::sync::Arc;
 

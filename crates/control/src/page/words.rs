@@ -1,4 +1,4 @@
-//! Money and times as people read them.
+//! Money and times in a readable form.
 
 use jiff::Timestamp;
 use keymeter_core::money::Usd;

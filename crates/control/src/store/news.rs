@@ -1,5 +1,5 @@
-//! What the instances of a control plane tell each other over the database that they share: that a key changed, and
-//! that one gateway needs what others were granted of a wallet. Alone, over SQLite, an instance tells itself.
+//! Notifications between the instances of a control plane over their shared database: a key changed, or one gateway needs
+//! what others were granted of a wallet. With SQLite the only instance notifies itself.
 
 use std::{
     convert::Infallible,

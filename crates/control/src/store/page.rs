@@ -1,4 +1,4 @@
-//! What the page for people asks for beside what the calls do.
+//! Queries that only the page needs.
 
 use std::collections::HashMap;
 

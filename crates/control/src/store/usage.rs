@@ -1,5 +1,5 @@
-//! What was used: a record a request, counted once, and the sums of each hour and each day, which are written in the same transaction
-//! and so are always those of the records.
+//! Usage: one record for each request, counted once, and the sums of each hour and day, which are written in the same
+//! transaction as the record.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -1,4 +1,4 @@
-//! What the accounting service says of a wallet, and what it is asked for.
+//! Messages about a wallet's balance between a gateway and the accounting service.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,12 +7,12 @@ use super::Usd;
 /// At this balance or less the keys of a wallet stop.
 pub const USED_UP: Usd = Usd::from_nanos(50_000_000);
 
-/// What a wallet's keeper says of it.
+/// What the accounting service says of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BalanceUpdate {
     /// What is in it, less what was charged to it so far.
     pub balance: Usd,
-    /// What of that is ours to spend; `None`: the keeper grants nobody a part, and all of it is.
+    /// What of that is ours to spend; `None`: the accounting service grants nobody a part, and all of it is.
     pub allowance: Option<Allowance>,
 }
 
@@ -23,7 +23,7 @@ pub struct Allowance {
     pub version: u64,
     /// All that it was ever granted.
     pub granted: Usd,
-    /// What its requests have cost so far, of which the keeper knows.
+    /// What its requests have cost so far, of which the accounting service knows.
     pub counted: Usd,
     /// From the question on. After that it must be asked for again.
     pub lasts: Duration,
@@ -32,9 +32,9 @@ pub struct Allowance {
 /// Why nothing was reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Short {
-    /// The keeper is to be asked first.
+    /// The accounting service is to be asked first.
     Ask,
-    /// It is in the wallet, and granted to others, who may give it back in a moment: the keeper is to be asked again.
+    /// It is in the wallet, and granted to others, who may give it back in a moment: the accounting service is to be asked again.
     Wait,
     /// There is not enough.
     Empty,
@@ -45,7 +45,7 @@ pub enum Short {
 pub enum StalePolicy {
     /// As long as it lasts.
     WhileItLasts,
-    /// However old: the keeper cannot be asked. What may be spent too much is what was left of the allowance.
+    /// However old: the accounting service cannot be asked. What may be spent too much is what was left of the allowance.
     ForWantOfBetter,
 }
 
@@ -58,7 +58,7 @@ pub enum Cost {
     Probably(Usd),
 }
 
-/// What a keeper is asked for.
+/// What the accounting service is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowanceRequest {
     /// Of which wallet.

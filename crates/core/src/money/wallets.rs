@@ -15,7 +15,7 @@ pub struct WalletAllowances {
 }
 
 impl WalletAllowances {
-    /// The purse of the wallet `id`.
+    /// The allowance of the wallet `id`.
     #[must_use]
     pub fn of(&self, id: &Arc<str>) -> Arc<WalletAllowance> {
         let known = self.by_id.read().get(id).cloned();
@@ -25,7 +25,7 @@ impl WalletAllowances {
         })
     }
 
-    /// The purse of the wallet `id`, if a key of it was met.
+    /// The allowance of the wallet `id`, if a key of it was met.
     #[must_use]
     pub fn known(&self, id: &str) -> Option<Arc<WalletAllowance>> {
         self.by_id.read().get(id).cloned()
@@ -38,7 +38,7 @@ impl WalletAllowances {
         by_id.iter().filter_map(|(id, purse)| Some((id.clone(), purse.balance(now)?))).collect()
     }
 
-    /// Of which wallets the keeper is to be asked in advance, and for how much.
+    /// Of which wallets the accounting service is to be asked in advance, and for how much.
     #[must_use]
     pub fn wishes(&self, now: MonotonicTime) -> Vec<AllowanceRequest> {
         self.by_id.read().values().filter_map(|purse| purse.wish(now)).collect()

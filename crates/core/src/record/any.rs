@@ -1,4 +1,4 @@
-//! Any record, for tests' properties.
+//! Any record, for property tests.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::must_use_candidate, reason = "it is a test's")]
 

@@ -1,4 +1,4 @@
-//! Looks at a response while it passes, and says at the end what it used.
+//! Meters a response while it passes, and states at its end what it used.
 
 use std::time::Duration;
 
