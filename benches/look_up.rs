@@ -81,5 +81,5 @@ fn record(number: usize) -> KeyRecord {
 }
 
 fn hash(number: usize) -> KeyHash {
-    KeyHash::of(&number.to_le_bytes())
+    KeyHash::digest(&number.to_le_bytes())
 }

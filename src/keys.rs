@@ -26,7 +26,7 @@ use keymeter_config::KeyCache;
 use keymeter_core::{
     clock::MonotonicTime,
     key::{KeyDenial, KeyHash, KeyRecord},
-    wallet::{BalanceUpdate, WalletAllowances},
+    money::{BalanceUpdate, WalletAllowances},
 };
 use moka::sync::Cache;
 use parking_lot::Mutex;
@@ -246,7 +246,7 @@ impl Resolver {
     /// Asks the source for a secret that nobody has, until it answers for the first time.
     pub async fn wait_for_source(&self) {
         let mut failures = 0;
-        while let Err(fault) = self.source.look_up(&KeyHash::of(b""), None).await {
+        while let Err(fault) = self.source.look_up(&KeyHash::digest(b""), None).await {
             if failures % 32 == 0 {
                 tracing::warn!("{fault}; not ready until it does");
             }

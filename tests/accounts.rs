@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use keymeter_core::price::Usd;
+use keymeter_core::money::Usd;
 use serde_json::{Value, json};
 
 use crate::{

@@ -12,7 +12,7 @@ use std::{
 };
 
 use keymeter::accounting::frame::{MAGIC, frames};
-use keymeter_core::{record::Record, usage::Source};
+use keymeter_core::{record::Record, usage::UsageSource};
 use serde_json::{Value, json};
 
 use crate::{
@@ -125,12 +125,12 @@ async fn each_request_is_recorded_with_what_the_access_log_says_of_it() {
     client.rest().await;
 
     for (id, (model, status, source)) in ids.iter().zip([
-        ("m", 200, Source::Upstream),
-        ("m", 200, Source::Upstream),
-        ("refusing", 400, Source::None),
-        ("closing", 502, Source::None),
-        ("empty", 204, Source::None),
-        ("broken", 200, Source::Estimated),
+        ("m", 200, UsageSource::Upstream),
+        ("m", 200, UsageSource::Upstream),
+        ("refusing", 400, UsageSource::None),
+        ("closing", 502, UsageSource::None),
+        ("empty", 204, UsageSource::None),
+        ("broken", 200, UsageSource::Estimated),
     ]) {
         let record = house.keeper.record(id).await;
         assert_eq!((&*record.model, record.status, record.usage_source), (model, status, source), "{record:?}");

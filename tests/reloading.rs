@@ -120,7 +120,7 @@ async fn a_replaced_secret_stops_at_once_and_its_keys_counts_stay() {
     for _ in 0..4 {
         assert_eq!(status_with(&gateway, SECRET).await, 200);
     }
-    let hash = KeyHash::of(OTHER_SECRET.as_bytes());
+    let hash = KeyHash::digest(OTHER_SECRET.as_bytes());
     reload_keys(&gateway, &format!("keys: [{{id: key_test, name: Test key, hash: \"{hash}\"{limits}}}]\n")).await;
     assert_eq!(status_with(&gateway, SECRET).await, 401);
     let answer = gateway.connect().await.chat(OTHER_SECRET, &chat()).await;

@@ -33,7 +33,7 @@ struct Numbered {
 }
 
 fn hash(number: u32) -> KeyHash {
-    KeyHash::of(&number.to_le_bytes())
+    KeyHash::digest(&number.to_le_bytes())
 }
 
 impl Numbered {

@@ -10,7 +10,7 @@ use keymeter::{
     server::{Drained, handover::Sockets},
 };
 use keymeter_config::{self as config};
-use keymeter_control::Control;
+use keymeter_control::ControlPlane;
 use keymeter_core::limit::{Limit, Limits};
 use serde_json::{Value, json};
 use tokio::{
@@ -81,7 +81,7 @@ fn half_a_head() -> Vec<u8> {
 }
 
 /// A control plane with these fields of `server`.
-async fn control(fields: &str) -> (Control, tempfile::TempDir) {
+async fn control(fields: &str) -> (ControlPlane, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let text = format!(
         "server: {{{fields}}}\nupstreams: [{{name: a, url: 'http://127.0.0.1:1'}}]\n\

@@ -51,7 +51,7 @@ fn record(number: usize) -> KeyRecord {
     KeyRecord {
         id: format!("key_{number}").parse().expect("an id"),
         name: "a key".parse().expect("a name"),
-        hash: KeyHash::of(secret(number).as_bytes()),
+        hash: KeyHash::digest(secret(number).as_bytes()),
         state: KeyState::Active,
         owner: None,
         team: None,

@@ -17,7 +17,7 @@ use keymeter_core::record::Session;
 use keymeter_core::{
     clock::MonotonicTime,
     key::{KeyHash, Secret},
-    wallet::{AllowanceRequest, AllowanceRequestGuard, WalletAllowance, WalletAllowances},
+    money::{AllowanceRequest, AllowanceRequestGuard, WalletAllowance, WalletAllowances},
 };
 use parking_lot::Mutex;
 use reqwest::{Client, Response};

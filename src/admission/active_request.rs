@@ -14,7 +14,7 @@ use keymeter_core::{
     body::Change,
     limit::{Learned, LimitStatus, Limits},
     rejection::Rejection,
-    usage::{Ending, Form, Meter, Metered, Source, Usage},
+    usage::{Ending, Form, Meter, Metered, Usage, UsageSource},
 };
 
 use super::{
@@ -325,7 +325,7 @@ impl ActiveRequest {
             // The client did not wait for the head. The upstream has had its prompt, and that is all we know.
             None if aborted && self.status == 0 => {
                 let usage = Usage { input: self.counted_prompt(), ..Usage::default() };
-                Metered { usage, source: Source::Estimated, ..Metered::none() }
+                Metered { usage, source: UsageSource::Estimated, ..Metered::none() }
             }
             None => Metered::none(),
         }
@@ -337,7 +337,7 @@ impl ActiveRequest {
 
     /// Remembers what the model's prompts and outputs are like, from counts that its upstream stated.
     fn learn(&self, charge: &Charge) {
-        if charge.metered.source != Source::Upstream || !charge.complete {
+        if charge.metered.source != UsageSource::Upstream || !charge.complete {
             return;
         }
         let usage = &charge.metered.usage;

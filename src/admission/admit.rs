@@ -8,8 +8,8 @@ use keymeter_core::{
     api::Endpoint,
     body::{BodyError, Change, Scanned},
     limit::{Demand, Limit, Place, Plan, Strategy, TooLarge, certain_prompt, plan},
+    money::StalePolicy,
     rejection::Rejection,
-    wallet::StalePolicy,
 };
 
 use super::{
@@ -279,7 +279,7 @@ fn asks_for_usage(admitted: &Admitted, scanned: &Scanned) -> bool {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use keymeter_core::{body::scan, key::KeyRecord, wallet::Cost};
+    use keymeter_core::{body::scan, key::KeyRecord, money::Cost};
 
     use super::*;
     use crate::admission::tests::fixture::{Fixture, now, record};

@@ -3,10 +3,10 @@
 //! of them computes what another has.
 
 use keymeter_core::{
-    price::{TokenCounts, Usd},
+    money::{TokenCounts, Usd},
     record::{Record, Session},
     rejection::Rejection,
-    usage::{Metered, Source, Usage},
+    usage::{Metered, Usage, UsageSource},
 };
 
 use super::{Admitted, Now, Outcome, RequestContext, context::millis};
@@ -36,7 +36,7 @@ impl Default for Charge {
 impl Charge {
     /// What is charged for a response that used `metered`.
     pub fn new(admitted: &Admitted, metered: Metered, complete: bool, is_stream: bool, is_served: bool) -> Self {
-        let is_charged = is_served || metered.source != Source::None;
+        let is_charged = is_served || metered.source != UsageSource::None;
         let Usage { input, cached_input, cache_write, output, .. } = metered.usage;
         let counts = TokenCounts { input, cached_input, cache_write, output };
         let cost = if is_charged { admitted.model.price.cost(&counts, metered.audio) } else { Usd::ZERO };
@@ -116,7 +116,7 @@ impl<'request> Completed<'request> {
         if self.is_aborted {
             metrics.client_aborted();
         }
-        if metered.source != Source::None && model.price.is_absent() {
+        if metered.source != UsageSource::None && model.price.is_absent() {
             metrics.unpriced(&model.label);
         }
         if let Some(rejection) = self.outcome.rejection {

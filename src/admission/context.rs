@@ -15,7 +15,6 @@ use http::{HeaderMap, Method};
 use keymeter_core::{
     api::{Api, Call, Endpoint},
     body::Scanned,
-    hex,
     key::KeyRecord,
     rejection::ErrorCode,
 };
@@ -151,7 +150,7 @@ impl RequestId {
     fn of(process: u64, request: u64) -> Self {
         let (process, request) = (process & !0xF000 | 0x4000, request & (u64::MAX >> 2) | 1 << 63);
         let number = u128::from(process) << 64 | u128::from(request);
-        Self(["req_", &hex::written(&number.to_be_bytes())].concat())
+        Self(["req_", &hex::encode(number.to_be_bytes())].concat())
     }
 
     /// The id as text.

@@ -6,8 +6,7 @@ use std::{sync::Arc, time::Duration};
 use keymeter_core::{
     clock::MonotonicTime,
     limit::{Demand, Limit, Strategy},
-    price::{TokenCounts, Usd},
-    wallet::{Cost, Hold, Short, StalePolicy, WalletAllowance},
+    money::{Cost, Hold, Short, StalePolicy, TokenCounts, Usd, WalletAllowance},
 };
 
 use super::{Admitted, Now, admit::Planned};

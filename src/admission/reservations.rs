@@ -6,9 +6,8 @@ use std::sync::Arc;
 use keymeter_core::{
     clock::MonotonicTime,
     limit::{Demand, Limit, LimitKind, Limits, Place, Refusal, Reservation, plan},
-    price::Usd,
+    money::{Hold, Usd},
     rejection::Rejection,
-    wallet::Hold,
 };
 
 use super::{Now, admit::Planned};

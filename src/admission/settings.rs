@@ -16,7 +16,7 @@ use keymeter_core::{
     glob::Glob,
     key::KeyRecord,
     limit::{Limits, Strategy},
-    price::Price,
+    money::Price,
 };
 
 use crate::observe::metrics::{Metrics, UpstreamSeries};

@@ -3,7 +3,7 @@
 use std::{net::TcpListener, sync::Arc};
 
 use keymeter_config::Control as Settings;
-use keymeter_control::{Control, ControlError};
+use keymeter_control::{ControlError, ControlPlane};
 use keymeter_core::limit::Limits;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -17,7 +17,7 @@ use crate::server::{
 /// What runs.
 pub(super) struct App {
     pub server: Server,
-    pub control: Option<Control>,
+    pub control: Option<ControlPlane>,
     /// Where another process may take over.
     pub offer: Option<Offer>,
 }
@@ -74,7 +74,11 @@ impl App {
 }
 
 /// The control plane, on the socket that it had.
-async fn started_again(settings: &Settings, limits: Limits, socket: &TcpListener) -> Result<Control, ControlError> {
+async fn started_again(
+    settings: &Settings,
+    limits: Limits,
+    socket: &TcpListener,
+) -> Result<ControlPlane, ControlError> {
     let mut sockets = Sockets::none();
     sockets.keep(socket).map_err(|fault| ControlError::Bind(settings.listen, fault))?;
     control_plane::start(settings, limits, &mut sockets).await

@@ -13,7 +13,7 @@ use std::{
 };
 
 use keymeter_config::{self as config, Loaded};
-use keymeter_control::{Control, ControlError};
+use keymeter_control::{ControlError, ControlPlane};
 use keymeter_core::{key::Secret, usage::count_tokens};
 use parking_lot::Mutex;
 use pingora::{
@@ -35,7 +35,7 @@ pub struct Demo {
     /// The fresh key's id and secret.
     pub key: (String, Secret),
     /// Where keys are made.
-    pub control: Control,
+    pub control: ControlPlane,
     /// The operator's token for that.
     pub operator: Secret,
     _folder: Folder,
@@ -141,7 +141,7 @@ models:
 }
 
 /// Makes the one key, as anybody would.
-async fn make_key(control: &Control, operator: &Secret) -> Result<(String, Secret), String> {
+async fn make_key(control: &ControlPlane, operator: &Secret) -> Result<(String, Secret), String> {
     let client = reqwest::Client::builder().no_proxy().build().map_err(|fault| fault.to_string())?;
     let call = client.post(format!("http://{}/api/v1/keys", control.address)).bearer_auth(operator.reveal());
     let answer = call.json(&serde_json::json!({"name": "Demo key"})).send().await.map_err(|fault| fault.to_string())?;

@@ -3,7 +3,7 @@
 use std::{fmt, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use keymeter_config::{self as config, Config, ConfigError, Source};
-use keymeter_control::{Control, ControlError};
+use keymeter_control::{ControlError, ControlPlane};
 use tokio::runtime::{Builder, Runtime};
 
 use super::{
@@ -86,7 +86,7 @@ fn offer(settings: &config::Server, heir: Option<Heir>) -> Result<Option<Offer>,
 }
 
 /// The control plane, where the configuration has one.
-async fn start_control(config: &Config, sockets: &mut Sockets) -> Result<Option<Control>, ServeError> {
+async fn start_control(config: &Config, sockets: &mut Sockets) -> Result<Option<ControlPlane>, ServeError> {
     let Some(settings) = &config.control else { return Ok(None) };
     let control = control_plane::start(settings, config.limits.limits, sockets).await.map_err(ServeError::Control)?;
     tracing::info!("the control plane is on {}", control.address);

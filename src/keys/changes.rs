@@ -78,14 +78,14 @@ mod tests {
     use super::*;
 
     fn key(id: Option<&str>, secret: Option<&str>) -> Change {
-        let hash = secret.map(|secret| KeyHash::of(secret.as_bytes()));
+        let hash = secret.map(|secret| KeyHash::digest(secret.as_bytes()));
         Change::Key { id: id.map(|id| id.parse().unwrap()), hash }
     }
 
     #[test]
     fn a_change_concerns_who_has_its_id_or_its_hash() {
         let (a, b): (KeyId, KeyId) = ("key_a".parse().unwrap(), "key_b".parse().unwrap());
-        let hash = KeyHash::of(b"a");
+        let hash = KeyHash::digest(b"a");
         for (change, of_a, of_b, of_unknown) in [
             (Change::All, true, true, true),
             (key(Some("key_a"), None), true, false, true),
@@ -110,7 +110,7 @@ mod tests {
         for _ in 0..=RECENT {
             changes.push(key(Some("key_b"), Some("b")));
         }
-        assert!(changes.affect(start, Some(&"key_a".parse().unwrap()), &KeyHash::of(b"a")));
+        assert!(changes.affect(start, Some(&"key_a".parse().unwrap()), &KeyHash::digest(b"a")));
         assert_eq!(changes.recent.len(), RECENT);
     }
 }

@@ -17,8 +17,8 @@ use keymeter_config::keys::{Http, parse_record};
 use keymeter_core::{
     clock::MonotonicTime,
     key::{KeyHash, KeyRecord},
+    money::BalanceUpdate,
     record::Session,
-    wallet::BalanceUpdate,
 };
 use parking_lot::Mutex;
 use reqwest::{Client, Response, redirect};

@@ -12,7 +12,7 @@ use keymeter_config::KeyCache;
 use keymeter_core::{
     clock::MonotonicTime,
     key::{KeyDenial, KeyHash, KeyRecord, KeyState},
-    wallet::WalletAllowance,
+    money::WalletAllowance,
 };
 
 use super::{

@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn an_event_says_which_key_changed() {
-        let hash = KeyHash::of(b"a");
+        let hash = KeyHash::digest(b"a");
         let key = |id: Option<&str>, hash| Some(Change::Key { id: id.map(|id| id.parse().unwrap()), hash });
         assert_eq!(event("key", r#"{"id":"key_a"}"#), key(Some("key_a"), None));
         assert_eq!(event("key", &format!(r#"{{"hash":"{hash}"}}"#)), key(None, Some(hash)));

@@ -168,7 +168,7 @@ mod tests {
 
     fn enter(runs: &Arc<RevocationRegistry>, secret: &str, end: Option<Timestamp>) -> RevocationGuard {
         let end = end.map(|end| (end, KeyDenial::Expired));
-        runs.enter(&format!("key_{secret}").parse().unwrap(), KeyHash::of(secret.as_bytes()), end)
+        runs.enter(&format!("key_{secret}").parse().unwrap(), KeyHash::digest(secret.as_bytes()), end)
     }
 
     #[test]
@@ -179,8 +179,8 @@ mod tests {
         let waker = woken.clone().into();
         let context = Context::from_waker(&waker);
         assert!([&a, &also_a, &b].iter().all(|running| running.run().poll_barred(&context).is_pending()));
-        runs.bar(&KeyHash::of(b"a"), KeyDenial::Disabled);
-        runs.bar(&KeyHash::of(b"a"), KeyDenial::Unknown);
+        runs.bar(&KeyHash::digest(b"a"), KeyDenial::Disabled);
+        runs.bar(&KeyHash::digest(b"a"), KeyDenial::Unknown);
         assert_eq!(woken.0.load(Ordering::Relaxed), 2);
         assert_eq!(a.run().poll_barred(&context), Poll::Ready(KeyDenial::Disabled), "the first reason stays");
         assert_eq!((also_a.run().barred(), b.run().barred()), (Some(KeyDenial::Disabled), None));
@@ -191,7 +191,7 @@ mod tests {
         let runs = Arc::new(RevocationRegistry::default());
         let end: Timestamp = "2027-01-01T00:00:00Z".parse().unwrap();
         let (a, b) = (enter(&runs, "a", Some(end)), enter(&runs, "b", Some(end)));
-        runs.extend(&KeyHash::of(b"b"), None);
+        runs.extend(&KeyHash::digest(b"b"), None);
         runs.expire(end - jiff::SignedDuration::from_millis(1));
         assert_eq!(a.run().barred(), None);
         runs.expire(end);
@@ -202,7 +202,7 @@ mod tests {
     fn what_has_ended_is_forgotten() {
         let runs = Arc::new(RevocationRegistry::default());
         let running: Vec<_> = (0..50).map(|_| enter(&runs, "a", None)).collect();
-        assert_eq!(runs.hashes(|_, _| true), [KeyHash::of(b"a")]);
+        assert_eq!(runs.hashes(|_, _| true), [KeyHash::digest(b"a")]);
         assert!(runs.hashes(|id, _| id.as_str() == "key_b").is_empty());
         drop(running);
         assert!(runs.hashes(|_, _| true).is_empty());

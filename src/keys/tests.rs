@@ -10,7 +10,7 @@ fn record(id: &str, secret: &str) -> KeyRecord {
     KeyRecord {
         id: id.parse().unwrap(),
         name: "some key".parse().unwrap(),
-        hash: KeyHash::of(secret.as_bytes()),
+        hash: KeyHash::digest(secret.as_bytes()),
         state: KeyState::Active,
         owner: None,
         team: None,
@@ -37,7 +37,7 @@ impl Resolver {
     }
 
     async fn find_at(self: &Arc<Self>, secret: &str, now: MonotonicTime) -> Resolved {
-        self.resolve(KeyHash::of(secret.as_bytes()), now).await
+        self.resolve(KeyHash::digest(secret.as_bytes()), now).await
     }
 
     fn all_changed(self: &Arc<Self>) {
@@ -178,7 +178,7 @@ async fn many_misses_at_once_are_one_question() {
 async fn a_retiring_secret_works_until_its_end() {
     let end: Timestamp = "2027-01-01T00:00:00Z".parse().unwrap();
     let mut rotated = record("key_a", "new");
-    rotated.retiring = [Retiring { hash: KeyHash::of(b"old"), not_after: end }].into();
+    rotated.retiring = [Retiring { hash: KeyHash::digest(b"old"), not_after: end }].into();
     let resolver = resolver(Arc::new(YamlSource::new(vec![rotated])));
     let key = resolver.find("old").await.unwrap();
     assert_eq!((key.bar(end), key.bar(end + jiff::SignedDuration::from_nanos(1))), (None, Some(KeyDenial::Unknown)));
@@ -202,7 +202,7 @@ async fn a_key_is_asked_for_again_before_it_grows_old_and_nobody_waits_for_it() 
     while source.asked.load(Ordering::SeqCst) < 2 {
         tokio::task::yield_now().await;
     }
-    while resolver.trust(&resolver.known.get(&KeyHash::of(b"a")).unwrap(), due) != Trust::Fresh {
+    while resolver.trust(&resolver.known.get(&KeyHash::digest(b"a")).unwrap(), due) != Trust::Fresh {
         tokio::task::yield_now().await;
     }
     resolver.find_at("a", start + HOUR * 3 / 2).await.unwrap();
@@ -266,7 +266,7 @@ async fn a_changed_key_is_not_served_though_the_source_fails_and_others_are() {
     assert_eq!(id(resolver.find("b").await).unwrap(), "key_b");
     resolver.all_changed();
     assert_eq!(id(resolver.find("b").await).unwrap(), "key_b", "where all may have changed, what is known is better");
-    resolver.changed(Change::Key { id: None, hash: Some(KeyHash::of(b"b")) }, MonotonicTime::now());
+    resolver.changed(Change::Key { id: None, hash: Some(KeyHash::digest(b"b")) }, MonotonicTime::now());
     assert!(matches!(resolver.find("b").await, Err(ResolveError::Unavailable(_))));
     source.fails.store(false, Ordering::SeqCst);
     assert_eq!(id(resolver.find("a").await).unwrap(), "key_a");

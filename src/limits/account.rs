@@ -166,7 +166,7 @@ mod tests {
         KeyRecord {
             id: id.parse().unwrap(),
             name: "some key".parse().unwrap(),
-            hash: KeyHash::of(id.as_bytes()),
+            hash: KeyHash::digest(id.as_bytes()),
             state: KeyState::Active,
             owner: None,
             team: None,

@@ -11,7 +11,7 @@ mod upstream;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use keymeter_core::{rejection::ErrorCode, usage::Source};
+use keymeter_core::{rejection::ErrorCode, usage::UsageSource};
 use prometheus::{
     Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder, core::Collector,
@@ -88,7 +88,7 @@ impl Metrics {
                 "keymeter_usage_total",
                 "Responses, by where their token counts came from: upstream, estimated or none.",
                 "source",
-                &[Source::Upstream, Source::Estimated, Source::None].map(Source::as_str),
+                &[UsageSource::Upstream, UsageSource::Estimated, UsageSource::None].map(UsageSource::as_str),
             )?,
             client_aborts: make.registered(IntCounter::new(
                 "keymeter_client_aborts_total",
@@ -244,7 +244,7 @@ impl Metrics {
     }
 
     /// Where a response's counts came from.
-    pub fn usage_from(&self, source: Source) {
+    pub fn usage_from(&self, source: UsageSource) {
         self.usage.with_label_values(&[source.as_str()]).inc();
     }
 

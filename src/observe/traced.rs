@@ -6,9 +6,9 @@ use http::{HeaderMap, Method};
 use jiff::Timestamp;
 use keymeter_core::{
     api::{Api, Call},
-    price::Usd,
+    money::Usd,
     rejection::ErrorCode,
-    usage::{Source, Usage},
+    usage::{Usage, UsageSource},
 };
 
 /// How long the last spans may take to be sent.
@@ -37,7 +37,7 @@ pub struct ExchangeEnded {
     /// What it used.
     pub usage: Usage,
     /// Where that is known from.
-    pub source: Source,
+    pub source: UsageSource,
     /// When the first piece of a stream came.
     pub first_piece: Option<Timestamp>,
     /// Why there is no response, or no more of it, as the client is told.
@@ -66,7 +66,7 @@ pub struct Spent {
     /// Its tokens.
     pub usage: Usage,
     /// Where they are known from.
-    pub source: Source,
+    pub source: UsageSource,
     /// In money.
     pub cost: Usd,
 }

@@ -9,7 +9,7 @@ mod request;
 
 use std::{error::Error as _, fmt, time::Duration};
 
-use keymeter_config::{Sample, Tracing};
+use keymeter_config::{SampleRatio, Tracing};
 use opentelemetry::{InstrumentationScope, KeyValue, trace::TracerProvider};
 use opentelemetry_sdk::{
     Resource,
@@ -65,7 +65,7 @@ impl Traces {
     }
 
     /// Traces that `processor` is given, and what it needs to live.
-    fn of(processor: impl SpanProcessor + 'static, sample: Sample, runtime: Option<Runtime>) -> Self {
+    fn of(processor: impl SpanProcessor + 'static, sample: SampleRatio, runtime: Option<Runtime>) -> Self {
         let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(sample.ratio())));
         let provider = SdkTracerProvider::builder().with_span_processor(processor).with_sampler(sampler);
         let provider = provider.with_resource(resource()).build();

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use keymeter_config::Control as Settings;
-use keymeter_control::{CallConnection, CallListener, Control, ControlError};
+use keymeter_control::{CallConnection, CallListener, ControlError, ControlPlane};
 use keymeter_core::limit::Limits;
 use tokio::net::TcpStream;
 
@@ -15,9 +15,9 @@ use crate::connection::{Connection, Connections, TimedStream, descriptors::most_
 ///
 /// # Errors
 /// When its address cannot be listened on, or its store cannot be used.
-pub async fn start(settings: &Settings, limits: Limits, sockets: &mut Sockets) -> Result<Control, ControlError> {
+pub async fn start(settings: &Settings, limits: Limits, sockets: &mut Sockets) -> Result<ControlPlane, ControlError> {
     let socket = sockets.listen(settings.listen).map_err(|fault| ControlError::Bind(settings.listen, fault))?;
-    Control::start(settings, limits, socket, |socket, settings| {
+    ControlPlane::start(settings, limits, socket, |socket, settings| {
         let connections = Connections::new(settings.timeouts, most_of_control());
         Ok(ControlListener(Listener::new(socket, connections)?.with_reserve()))
     })

@@ -1,6 +1,6 @@
 //! Wallets and allowances.
 
-use keymeter_core::price::Usd;
+use keymeter_core::money::Usd;
 use serde_json::{Value, json};
 
 use super::over_both;
@@ -145,7 +145,7 @@ pub(super) async fn wish(plane: &Plane, gateway: &str, usd: &str, granted: &str,
 /// and was granted to another.
 async fn a_balance_is_overspent_by_what_was_granted_to_those_who_were_cut_off(plane: &Plane) {
     use keymeter_control::store::wallets::grant;
-    use keymeter_core::wallet::AllowanceRequest;
+    use keymeter_core::money::AllowanceRequest;
     plane.user("ada").await;
     plane.credit("ada", "10", "first").await;
     let (id, _) = plane.key(OPERATOR, json!({"name": "Some key", "owner": "ada"})).await;

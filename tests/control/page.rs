@@ -161,7 +161,7 @@ async fn a_key_is_made_once_and_its_secret_shown_once(plane: &Plane) {
         .await
         .leads_to(&format!("{path}?done=disabled"));
     assert_eq!(plane.state(&secret).await, "disabled");
-    browser.get(&format!("{path}?done=disabled")).await.says("The key is switched off.").says("Switch on");
+    browser.get(&format!("{path}?done=disabled")).await.says("The key is disabled.").says("Enable");
     browser
         .fill_in(&path, &format!("{path}/enabled"), &[("enabled", "true")])
         .await
@@ -172,7 +172,7 @@ async fn a_key_is_made_once_and_its_secret_shown_once(plane: &Plane) {
     browser.get("/").await.lacks("Production API");
     plane.key(OPERATOR, json!({"name": "Some key", "expires_at": "2020-01-01T00:00:00Z"})).await;
     browser.get("/").await.says("expired").lacks("state active");
-    browser.get(&path).await.with(200).says("deleted").lacks("Switch");
+    browser.get(&path).await.with(200).says("deleted").lacks("Disable");
     browser.get(&format!("{path}/delete")).await.with(404);
 }
 
@@ -202,7 +202,7 @@ async fn a_secret_is_replaced_once_for_each_form(plane: &Plane) {
     browser.send(&path, &wrong).await.with(400).says("id=\"field-grace-fault\"").says("value=\"soon\"");
     let second = browser.send(&path, &fields).await.with(200).secret();
     assert_ne!(first, second);
-    browser.send(&path, &fields).await.with(409).says("replaced meanwhile").lacks(&second);
+    browser.send(&path, &fields).await.with(409).says("regenerated meanwhile").lacks(&second);
     for secret in [&first, &second] {
         assert_eq!(plane.state(secret).await, "active");
     }
@@ -252,7 +252,7 @@ async fn a_role_reaches_as_far_as_by_calls(plane: &Plane) {
     let mut member = Browser::signed_in(plane, &member).await;
     accept(&mut member, "member").await;
     member.get("/").await.with(200).says("Team's key").lacks("Make a key");
-    member.get(&path).await.with(200).lacks("Switch off").lacks("Delete");
+    member.get(&path).await.with(200).lacks("Disable").lacks("Delete");
     member.get("/keys/new").await.with(403);
     member.get("/teams").await.leads_to("/teams/research");
     member.get("/teams/research").await.with(200).lacks("Invite somebody");

@@ -212,7 +212,7 @@ async fn the_money_of_a_deleted_team_adds_up(plane: &Plane) {
     let told = plane.call(GATEWAYS, "POST", "/v1/usage/records", batch).await.with(200);
     assert_eq!(told["wallets"][0]["allowance"]["granted_usd"], "0", "nothing more is granted");
     let total = plane.get(OPERATOR, "/api/v1/usage").await.with(200)["rows"][0]["cost_usd"].clone();
-    let nanos = |text: &str| text.parse::<keymeter_core::price::Usd>().unwrap().nanos();
+    let nanos = |text: &str| text.parse::<keymeter_core::money::Usd>().unwrap().nanos();
     let debt = -1_100_000_002;
     assert_eq!(nanos(total.as_str().unwrap()) + nanos("9.749999999") + debt, nanos("10"));
     assert_eq!(plane.store().unbalanced_wallets().await.unwrap(), Vec::<String>::new());

@@ -8,7 +8,7 @@ use keymeter_core::{
     api::{self, Call, Endpoint},
     body::{self, Scanned},
     limit::Learned,
-    usage::{Ending, Form, Meter, Metered, Source, Usage},
+    usage::{Ending, Form, Meter, Metered, Usage, UsageSource},
 };
 use serde_json::Value;
 
@@ -46,7 +46,7 @@ impl Exchange {
     /// The usage, if all of it is stated.
     pub fn stated(&self) -> Option<Usage> {
         let metered = self.metered(&self.response, Ending::Complete, &Learned::default())?;
-        (metered.source == Source::Upstream).then_some(metered.usage)
+        (metered.source == UsageSource::Upstream).then_some(metered.usage)
     }
 
     /// The output as it is estimated where nothing is stated, of a model of which this was `learned`.

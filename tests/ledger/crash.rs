@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use keymeter_core::price::Usd;
+use keymeter_core::money::Usd;
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::*;
@@ -153,7 +153,7 @@ async fn gateways_are_killed_and_each_response_that_was_seen_is_recorded_once() 
     let (records, stated) = (keeper.records(), stated.lock().unwrap().clone());
     let missing: Vec<_> = seen.iter().filter(|id| !records.contains_key(*id)).collect();
     assert!(missing.is_empty(), "{missing:?} of {}", seen.len());
-    for record in records.values().filter(|record| record.usage_source == Source::Upstream) {
+    for record in records.values().filter(|record| record.usage_source == UsageSource::Upstream) {
         let (prompt, completion) = stated[record.id.as_str()];
         assert_eq!((record.input_tokens, record.output_tokens), (prompt, completion), "{record:?}");
         assert_eq!(record.cost_usd, Usd::from_nanos(cost((prompt, completion))));

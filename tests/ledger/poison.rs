@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 use keymeter::accounting::Outbox;
 use keymeter_core::{
     record::{Record, Session},
-    usage::Source,
+    usage::UsageSource,
 };
 use serde_json::{Value, json};
 
@@ -107,7 +107,7 @@ fn poisoned(spool: &Outbox, number: u64, model: &str) -> String {
         reasoning_tokens: 0,
         cost_usd: "0.5".parse().unwrap(),
         status: 200,
-        usage_source: Source::Upstream,
+        usage_source: UsageSource::Upstream,
     };
     spool.append(&record).unwrap();
     id

@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use keymeter_config::Database;
 use keymeter_control::store::Store;
-use keymeter_core::price::Usd;
+use keymeter_core::money::Usd;
 use sqlx::Row;
 use tempfile::TempDir;
 use tokio::sync::watch;

@@ -274,7 +274,7 @@ const WRONG: &[(When, Breach, &[&str])] = &[
         Sends(list),
         &[concat!(
             "FAIL a known hash: expected 200 with the key's record; ",
-            "came 200, but the record is faulty: no JSON object"
+            "came 200, but the record is faulty: the record is not a JSON object"
         )],
     ),
     (
@@ -407,7 +407,7 @@ async fn a_service_with_a_certificate_of_its_own_is_trusted_by_that_alone() {
 fn a_url_that_cannot_be_one_is_explained() {
     for (arguments, expected) in [
         (&["--source", "http://127.0.0.1/v1/keys"][..], "--source: the URL must have `{hash}` in it"),
-        (&["--source", "127.0.0.1/{hash}"], "--source: no URL with a host"),
+        (&["--source", "127.0.0.1/{hash}"], "--source: the URL must have a scheme and a host"),
         (&["--source", "http://127.0.0.1/{hash}", "--events", "ftp://127.0.0.1"], "--events: the scheme of the URL"),
         (&["--source", "http://127.0.0.1/{hash}", "--ca", "no-such.pem"], "cannot use the certificates"),
     ] {

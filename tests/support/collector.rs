@@ -185,9 +185,9 @@ fn seen(span: Span) -> Seen {
     let at = |nanos| SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos);
     Seen {
         kind: span.kind().as_str_name().trim_start_matches("SPAN_KIND_"),
-        trace: keymeter_core::hex::written(&span.trace_id),
-        id: keymeter_core::hex::written(&span.span_id),
-        parent: keymeter_core::hex::written(&span.parent_span_id),
+        trace: hex::encode(&span.trace_id),
+        id: hex::encode(&span.span_id),
+        parent: hex::encode(&span.parent_span_id),
         attributes: texts(&span.attributes),
         is_error: span.status.as_ref().is_some_and(|status| status.code == 2),
         began: at(span.start_time_unix_nano),

@@ -10,7 +10,7 @@ use std::{
 
 use keymeter::server::{control_plane, handover::Sockets};
 use keymeter_config::{self as config, Control as Settings, Database};
-use keymeter_control::{Control, store::Store};
+use keymeter_control::{ControlPlane, store::Store};
 use keymeter_core::{
     key::Secret,
     limit::{Limit, Limits},
@@ -33,7 +33,7 @@ const LIMITS: Limits = Limits {
 
 /// A running control plane.
 pub struct Plane {
-    pub control: Control,
+    pub control: ControlPlane,
     client: Client,
     database: Database,
     section: String,

@@ -1,11 +1,11 @@
-//! Whose request it is when a proxy stands before us: a header says so, and is believed of those only who may set it.
+//! The client's address behind a proxy: which header states it, and which peers may set that header.
 
 use std::net::IpAddr;
 
 use http::HeaderName;
 use ipnet::IpNet;
 
-use super::{fault::Place, raw, scalar::Scalar};
+use super::{raw, report::Place, scalar::Scalar};
 
 /// Which header tells the client's address, and which peers may set it.
 #[derive(Clone, Debug, PartialEq, Eq)]

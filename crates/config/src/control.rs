@@ -1,4 +1,4 @@
-//! The control plane: where it listens, where it remembers, and who may do what.
+//! The control plane's section: its address, its database, its tokens and its bounds.
 
 use std::{net::Ipv4Addr, net::SocketAddr, path::Path, time::Duration};
 
@@ -6,13 +6,12 @@ use keymeter_core::hosts::HostName;
 
 use super::{
     client_address::ClientAddress,
+    credential::{Credential, long_enough},
     database::Database,
-    fault::Place,
     files, raw,
+    report::Place,
     scalar::{Scalar, Span},
     server::{ConnectionTimeouts, Server, hosts, transposed},
-    token::long_enough,
-    upstream::Credential,
 };
 
 /// The control plane that `serve` runs beside the gateway.
@@ -65,7 +64,9 @@ impl Control {
         let gateway_token = raw.gateway_token.map(|token| long_enough(token, &place.field("gateway_token")));
         let token = long_enough(token?, &place.field("token"));
         if gateway_token.as_ref().is_some_and(|gateways| gateways.0.hash() == token.0.hash()) {
-            place.field("gateway_token").fault("the operator's `token` must be another: gateways may do less");
+            place
+                .field("gateway_token")
+                .fault("the gateways' token must differ from the operator's `token`: gateways have fewer rights");
         }
         Some(Self {
             listen: raw.listen.map_or((Ipv4Addr::LOCALHOST, 9091).into(), |Scalar(address)| address),

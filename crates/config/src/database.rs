@@ -1,4 +1,4 @@
-//! Where the control plane's data is. A URL of a server may hold a password, so none of it is printed.
+//! The location of the control plane's database. The URL of a server may hold a password, so it is never printed.
 
 use std::{fmt, path::PathBuf, sync::Arc};
 

@@ -1,10 +1,11 @@
-//! What becomes of a response that runs when whoever it is for is gone.
+//! The end of a response whose client has left.
 
 use std::time::Duration;
 
 use super::{
     raw,
-    scalar::{Choice, Scalar, Span},
+    scalar::{Scalar, Span},
+    written::ClientAbort,
 };
 
 /// What becomes of a response whose client has left.
@@ -19,34 +20,8 @@ pub enum OnClientAbort {
     },
 }
 
-/// What becomes of a response whose key is revoked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnRevoke {
-    /// It ends, with an event that says why where one can be written.
-    #[default]
-    Cut,
-    /// It goes on to its end.
-    Finish,
-}
-
-impl Choice for OnRevoke {
-    const CHOICES: &[(&str, Self)] = &[("cut", Self::Cut), ("finish", Self::Finish)];
-}
-
-/// The first as it is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum ClientAbort {
-    #[default]
-    Stop,
-    Drain,
-}
-
-impl Choice for ClientAbort {
-    const CHOICES: &[(&str, Self)] = &[("stop", Self::Stop), ("drain", Self::Drain)];
-}
-
 impl OnClientAbort {
-    pub(super) fn of(raw: &raw::File) -> Self {
+    pub(super) fn new(raw: &raw::File) -> Self {
         let limit = raw.drain_limit.map_or(Duration::from_secs(60), |Scalar(Span(limit))| limit);
         match raw.on_client_abort {
             Some(Scalar(ClientAbort::Drain)) => Self::Drain { limit },

@@ -1,7 +1,7 @@
 //! Variables of the environment in the values of a file: `${VAR}`, `${VAR:-default}` and `${VAR:?message}`, as
 //! the POSIX shell means them (parameter expansion); `$$` is a `$`.
 
-use std::fmt;
+use thiserror::Error;
 
 /// Looks a variable of the environment up; `None` where it is not set.
 pub type Environment<'a> = dyn Fn(&str) -> Option<String> + 'a;
@@ -57,36 +57,25 @@ fn is_of_name(character: char) -> bool {
 }
 
 /// Why a value cannot be expanded.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(super) enum ExpansionError {
     /// The variable is not set and there is no default.
+    #[error("the environment variable `{name}` is not set; set it, or write ${{{name}:-default}}")]
     Unset { name: String },
     /// The variable is not set, or empty, and the file says what that means.
+    #[error("the environment variable `{name}` is not set{}", said(message))]
     Required { name: String, message: String },
     /// A `${` without its `}`.
+    #[error("`${{` without its `}}`; a literal `$` before a `{{` is written `$$`")]
     Unclosed,
     /// None of the three forms.
+    #[error("unknown form of variable; accepted: ${{VAR}}, ${{VAR:-default}} and ${{VAR:?message}}, not nested")]
     Form,
 }
 
-impl fmt::Display for ExpansionError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unset { name } => {
-                write!(formatter, "the environment variable `{name}` is not set; set it, or write ${{{name}:-default}}")
-            }
-            Self::Required { name, message } if message.is_empty() => {
-                write!(formatter, "the environment variable `{name}` is not set")
-            }
-            Self::Required { name, message } => {
-                write!(formatter, "the environment variable `{name}` is not set: {message}")
-            }
-            Self::Unclosed => formatter.write_str("`${` without its `}`; a literal `$` before a `{` is written `$$`"),
-            Self::Form => formatter.write_str(
-                "no form of variable that is known; accepted: ${VAR}, ${VAR:-default} and ${VAR:?message}, not nested",
-            ),
-        }
-    }
+/// What the file says of a variable, behind a colon.
+fn said(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!(": {message}") }
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    fault::{ConfigError, Place},
     read,
+    report::{ConfigError, Place},
 };
 
 /// Where `name`, written in `file`, is.

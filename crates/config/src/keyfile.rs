@@ -3,7 +3,7 @@
 //! edit that would do anything else is refused instead of written.
 
 mod edit;
-mod fault;
+mod error;
 mod file;
 mod model;
 mod render;
@@ -17,12 +17,12 @@ use keymeter_core::{
 use serde_yaml::Value;
 
 use crate::yaml::Marks;
-pub use fault::EditError;
+pub use error::EditError;
 pub use file::{FileError, LockedFile};
 
 /// One change to a keys file.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Change {
+pub enum Edit {
     /// Adds a key behind the others, and the list of keys where there is none.
     Create {
         /// The new key's; no other may have it.
@@ -117,7 +117,7 @@ pub enum Field {
 ///
 /// # Errors
 /// The first change that cannot be made, or not without touching something else.
-pub fn apply(text: &str, changes: &[Change]) -> Result<String, EditError> {
+pub fn apply(text: &str, changes: &[Edit]) -> Result<String, EditError> {
     changes.iter().try_fold(text.to_owned(), |text, change| {
         let (mut text, mut again) = apply_once(&text, change)?;
         while again {
@@ -136,7 +136,7 @@ pub fn gives_secret(text: &str, id: &KeyId) -> Result<bool, EditError> {
 }
 
 /// Makes one change, of ended secrets only the first; and whether there may be more to do.
-fn apply_once(text: &str, change: &Change) -> Result<(String, bool), EditError> {
+fn apply_once(text: &str, change: &Edit) -> Result<(String, bool), EditError> {
     let marks = Marks::parse(text)?;
     let before = model::read(text)?;
     let Some(step) = model::step(&before, change)? else { return Ok((text.to_owned(), false)) };
@@ -145,11 +145,11 @@ fn apply_once(text: &str, change: &Change) -> Result<(String, bool), EditError> 
     if expected.is_none() || model::read(&edited).ok() != expected {
         return Err(EditError::Entangled);
     }
-    Ok((edited, matches!(change, Change::DropEnded { .. })))
+    Ok((edited, matches!(change, Edit::DropEnded { .. })))
 }
 
 /// A change as the text and the model see it: fields are named by their path, keys by their place.
-enum Step {
+enum PathStep {
     Create(Value),
     Set { key: usize, path: Path, value: Value },
     Clear { key: usize, path: Path },

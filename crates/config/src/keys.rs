@@ -1,4 +1,4 @@
-//! Where keys come from, and the file that holds them: `keys.yaml`.
+//! The source of keys, and the keys file `keys.yaml`.
 
 use std::{
     collections::HashMap,
@@ -12,23 +12,23 @@ use keymeter_core::{
     glob::{self, Glob},
     key::{KeyHash, KeyId, KeyName, KeyRecord, KeyState, OwnLimits, Retiring, Secret},
     limit::Limit,
-    price::Usd,
-    wallet::{Allowance, BalanceUpdate},
+    money::{Allowance, BalanceUpdate, Usd},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_yaml::Value;
 
 use super::{
+    credential::Credential,
     expand::Environment,
-    fault::{ConfigError, Place, Report},
     files, raw,
     raw::List,
     read,
-    scalar::{Choice, Party, Scalar, Timeout},
+    report::{ConfigError, Place, Report},
+    scalar::{Party, Scalar, Timeout},
     server::transposed,
-    upstream::Credential,
     url::{UpstreamUrl, UrlError},
+    written::SecretChecksum,
 };
 use crate::yaml::Marks;
 
@@ -106,7 +106,7 @@ impl Http {
             ca: None,
             timeout: Duration::from_secs(2),
         };
-        service_url(&service.url_of(&KeyHash::of(b""))).map_err(|fault| fault.to_string())?;
+        service_url(&service.url_of(&KeyHash::digest(b""))).map_err(|fault| fault.to_string())?;
         Ok(service)
     }
 
@@ -153,17 +153,6 @@ impl Http {
 pub fn service_url(url: &str) -> Result<Arc<str>, UrlError> {
     let (base, _) = url.split_once('?').unwrap_or((url, ""));
     base.parse::<UpstreamUrl>().map(|_| url.into())
-}
-
-/// Whether all secrets bear their checksum, as it is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SecretChecksum {
-    Off,
-    Required,
-}
-
-impl Choice for SecretChecksum {
-    const CHOICES: &[(&str, Self)] = &[("off", Self::Off), ("required", Self::Required)];
 }
 
 impl Keys {
@@ -297,9 +286,9 @@ pub fn parse(
 /// What is wrong with it.
 pub fn parse_record(json: &[u8]) -> Result<(KeyRecord, Option<BalanceUpdate>), String> {
     let mut fields: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(json).map_err(|fault| format!("no JSON object: {fault}"))?;
+        serde_json::from_slice(json).map_err(|fault| format!("the record is not a JSON object: {fault}"))?;
     if fields.contains_key("secret") {
-        return Err("it holds the secret itself: a source has its `hash` only".to_owned());
+        return Err("the record holds the secret itself: send its `hash` only".to_owned());
     }
     if let Some(unknown) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
         return Err(format!("unknown field `{unknown}`, expected one of `{}`", FIELDS.join("`, `")));
@@ -332,15 +321,6 @@ fn read_field<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, String
         let path = error.path().to_string();
         if path == "." { error.into_inner().to_string() } else { format!("{path}: {}", error.into_inner()) }
     })
-}
-
-impl Choice for KeyState {
-    const CHOICES: &[(&str, Self)] = &[
-        ("active", Self::Active),
-        ("disabled", Self::Disabled),
-        ("archived", Self::Archived),
-        ("no_balance", Self::NoBalance),
-    ];
 }
 
 #[derive(Debug, Deserialize)]

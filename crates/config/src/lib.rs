@@ -1,12 +1,12 @@
-//! What the operator wants: the configuration file and the keys file, read and checked whole before anything of
-//! them takes effect. A [`Config`] cannot hold a state that the gateway could not serve.
+//! The configuration file and the keys file, read and checked as a whole before any part of them takes effect. A
+//! [`Config`] cannot hold a state that the gateway could not serve.
 
 mod client_address;
 mod control;
+mod credential;
 mod database;
 mod endings;
 mod expand;
-mod fault;
 mod files;
 pub mod keyfile;
 pub mod keys;
@@ -14,14 +14,15 @@ mod model;
 mod nearest;
 mod raw;
 mod read;
+mod report;
 mod scalar;
 pub mod schema;
 mod server;
 mod shared;
-mod token;
 mod tracing;
 mod upstream;
 mod url;
+mod written;
 pub mod yaml;
 
 use std::{
@@ -39,20 +40,25 @@ use serde_yaml::Value;
 pub use self::{
     client_address::ClientAddress,
     control::Control,
+    credential::Credential,
     database::Database,
-    endings::{OnClientAbort, OnRevoke},
+    endings::OnClientAbort,
     expand::Environment,
-    fault::ConfigError,
     keys::{Keys, Source},
     model::Model,
+    report::ConfigError,
     server::{Admin, ConnectionTimeouts, Server, Tls},
-    shared::{Node, Servers, Shared, SharedUrl, WhenUnreachable},
-    tracing::{CollectorUrl, CollectorUrlError, Sample, Tracing},
-    upstream::{ApiKeyHeader, Credential, InjectUsage, Upstream},
+    shared::Shared,
+    tracing::Tracing,
+    upstream::Upstream,
     url::{UpstreamUrl, UrlError},
+    written::{
+        ApiKeyHeader, CollectorUrl, CollectorUrlError, InjectUsage, OnRevoke, SampleRatio, ServerAddress, Servers,
+        SharedUrl, WhenUnreachable,
+    },
 };
 use self::{
-    fault::{Place, Report},
+    report::{Place, Report},
     scalar::{Scalar, Span},
 };
 use crate::yaml::Marks;
@@ -244,7 +250,7 @@ fn check(
 ) -> (Option<Config>, Option<Keys>) {
     read::expand_all(&mut value, root, environment);
     let Some(raw) = read::read::<raw::File>(value, root) else { return (None, None) };
-    let on_client_abort = OnClientAbort::of(&raw);
+    let on_client_abort = OnClientAbort::new(&raw);
     let on_revoke = raw.on_revoke.map_or_else(OnRevoke::default, |Scalar(choice)| choice);
     let server = Server::check(raw.server.unwrap_or_default(), &root.field("server"), path);
     let admin = Admin::check(raw.admin.unwrap_or_default(), &root.field("admin"));
@@ -255,9 +261,9 @@ fn check(
     let keys = root.required("keys", raw.keys, "where keys come from, such as `yaml: {path: keys.yaml}`");
     let keys = keys.and_then(|raw| Keys::check(raw, &root.field("keys"), path));
     let models = Model::check_all(raw.models.unwrap_or_default(), &root.field("models"));
-    let key_cache = KeyCache::of(raw.key_cache.unwrap_or_default());
+    let key_cache = KeyCache::from(raw.key_cache.unwrap_or_default());
     let limits = Defaults::check(raw.limits.unwrap_or_default(), &root.field("limits"), path);
-    let metrics = Metrics::of(raw.metrics.unwrap_or_default());
+    let metrics = Metrics::from(raw.metrics.unwrap_or_default());
     let ledger = ledger(raw.ledger, keys.as_ref(), root, path);
     let control = raw.control.map(|raw| Control::check(raw, server.as_ref(), &root.field("control"), path));
     let control = server::transposed(control);
@@ -286,7 +292,7 @@ fn check(
 /// Where records wait to be sent on.
 fn ledger(raw: Option<raw::Ledger>, keys: Option<&Keys>, root: &Place<'_>, path: &Path) -> PathBuf {
     if raw.is_some() && keys.is_some_and(|keys| !keys.source.takes_usage()) {
-        root.field("ledger").fault("nothing is sent on: records go to `keys.http.usage_url`, which is not given");
+        root.field("ledger").fault("the ledger is unused: records are sent to `keys.http.usage_url`, which is not set; set it or remove `ledger`");
     }
     let directory = raw.and_then(|raw| raw.directory);
     files::beside(path, directory.as_ref().map_or("data/spool", |Scalar(directory)| directory))
@@ -336,8 +342,8 @@ fn load_keys(keys: &Keys, place: &Place<'_>, environment: &Environment<'_>) -> (
     }
 }
 
-impl KeyCache {
-    fn of(raw: raw::KeyCache) -> Self {
+impl From<raw::KeyCache> for KeyCache {
+    fn from(raw: raw::KeyCache) -> Self {
         let or = |written: Option<Scalar<Span>>, seconds| {
             written.map_or(Duration::from_secs(seconds), |Scalar(Span(time))| time)
         };
@@ -364,8 +370,8 @@ impl Defaults {
     }
 }
 
-impl Metrics {
-    fn of(raw: raw::Metrics) -> Self {
+impl From<raw::Metrics> for Metrics {
+    fn from(raw: raw::Metrics) -> Self {
         Self { max_key_series: raw.max_key_series.map_or(100_000, |Scalar(series)| series) }
     }
 }

@@ -1,10 +1,10 @@
-//! What models cost and how much they may say.
+//! The prices of models and the largest answer of each.
 
 use std::collections::HashMap;
 
-use keymeter_core::{glob::Glob, price::Price};
+use keymeter_core::{glob::Glob, money::Price};
 
-use super::{fault::Place, raw, scalar::Scalar};
+use super::{raw, report::Place, scalar::Scalar};
 
 /// What holds for the models of a name; the first entry that matches counts.
 #[derive(Clone, Debug, PartialEq, Eq)]

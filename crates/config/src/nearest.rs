@@ -1,4 +1,4 @@
-//! The accepted name that somebody probably meant.
+//! The accepted name that is closest to a misspelled one.
 
 /// ` did you mean x?` where a name is close, and the list of what is accepted.
 pub(super) fn suggestion(written: &str, accepted: &[&str]) -> String {

@@ -11,19 +11,18 @@ use keymeter_core::{
     hosts::HostName,
     key::Secret,
     limit::{Limit, Strategy},
-    price::Rate,
+    money::Rate,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    endings::{ClientAbort, OnRevoke},
-    keys::SecretChecksum,
     scalar::{Scalar, Size, Span, Timeout, UpstreamName},
-    shared::{Percent, SharedUrl, WhenUnreachable},
-    tracing::{CollectorUrl, Sample},
-    upstream::{ApiKeyHeader, InjectUsage},
     url::UpstreamUrl,
+    written::{
+        ApiKeyHeader, ClientAbort, CollectorUrl, InjectUsage, OnRevoke, Percent, SampleRatio, SecretChecksum,
+        SharedUrl, WhenUnreachable,
+    },
 };
 
 /// An element is `None` where nothing is written or where it was faulty.
@@ -77,7 +76,7 @@ pub(super) struct Tracing {
     pub(super) otlp: Option<Scalar<CollectorUrl>>,
     /// Of the requests that come without a `traceparent`, the part that is traced; one with it is traced if its caller's is.
     #[schemars(extend("default" = "100%"))]
-    pub(super) sample: Option<Scalar<Sample>>,
+    pub(super) sample: Option<Scalar<SampleRatio>>,
 }
 
 /// The ledger.
@@ -108,7 +107,7 @@ pub(super) struct Control {
     pub(super) token: Option<Scalar<Secret>>,
     /// The gateways' token, of at least 32 characters: for look-ups, events and usage records, and nothing else.
     pub(super) gateway_token: Option<Scalar<Secret>>,
-    /// Keys that each user may make and secrets that they may replace in an hour.
+    /// Keys that each user may make and secrets that they may regenerate in an hour.
     #[schemars(extend("default" = 15))]
     pub(super) key_operations_per_hour: Option<Scalar<u64>>,
     /// Everything else that each user may change in an hour, refused attempts included.

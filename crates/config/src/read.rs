@@ -9,10 +9,10 @@ use serde_yaml::{Mapping, Value};
 
 use super::{
     expand::{Environment, expand},
-    fault::{ConfigError, Place},
     nearest::suggestion,
+    report::{ConfigError, Place},
 };
-use crate::yaml::{Marks, Node, Step, SyntaxError};
+use crate::yaml::{Marks, Node, PathStep, SyntaxError};
 
 /// The text of a file.
 ///
@@ -107,7 +107,7 @@ pub(super) fn read<T: DeserializeOwned>(mut value: Value, place: &Place<'_>) -> 
             Ok(read) => return Some(read),
             Err(error) => error,
         };
-        let path: Vec<Step> = error.path().iter().filter_map(step).collect();
+        let path: Vec<PathStep> = error.path().iter().filter_map(step).collect();
         let said = error.inner().to_string();
         // Each turn takes one value or field out, so that the turns come to an end.
         let Some((last, parents)) = path.split_last() else {
@@ -116,7 +116,7 @@ pub(super) fn read<T: DeserializeOwned>(mut value: Value, place: &Place<'_>) -> 
         };
         let parent = parents.iter().fold(place.clone(), |place, step| place.step(step.clone()));
         let siblings = parents.iter().try_fold(&mut value, child)?;
-        if let (Step::Key(name), Some(accepted)) = (last, accepted_fields(&said)) {
+        if let (PathStep::Key(name), Some(accepted)) = (last, accepted_fields(&said)) {
             let hint = suggestion(name, &accepted);
             parent.field(name).fault_of_name(format!("unknown field `{name}`{};{hint}", parent.inside()));
             siblings.as_mapping_mut()?.remove(name.as_str())?;
@@ -128,18 +128,18 @@ pub(super) fn read<T: DeserializeOwned>(mut value: Value, place: &Place<'_>) -> 
     }
 }
 
-fn step(segment: &Segment) -> Option<Step> {
+fn step(segment: &Segment) -> Option<PathStep> {
     match segment {
-        Segment::Seq { index } => Some(Step::Index(*index)),
-        Segment::Map { key } => Some(Step::Key(key.clone())),
+        Segment::Seq { index } => Some(PathStep::Index(*index)),
+        Segment::Map { key } => Some(PathStep::Key(key.clone())),
         Segment::Enum { .. } | Segment::Unknown => None,
     }
 }
 
-fn child<'a>(value: &'a mut Value, step: &Step) -> Option<&'a mut Value> {
+fn child<'a>(value: &'a mut Value, step: &PathStep) -> Option<&'a mut Value> {
     match step {
-        Step::Key(name) => value.get_mut(name.as_str()),
-        Step::Index(index) => value.get_mut(*index),
+        PathStep::Key(name) => value.get_mut(name.as_str()),
+        PathStep::Index(index) => value.get_mut(*index),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The addresses that are listened on, and what is done with a request before it is looked at.
+//! The addresses that the gateway listens on, and the bounds of connections and bodies.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -11,11 +11,10 @@ use keymeter_core::hosts::HostName;
 
 use super::{
     client_address::ClientAddress,
-    fault::Place,
+    credential::{Credential, long_enough},
     files, raw,
+    report::Place,
     scalar::{Scalar, Size, Span, Timeout},
-    token::long_enough,
-    upstream::Credential,
 };
 
 /// The data plane: what clients connect to.
@@ -87,7 +86,7 @@ impl Server {
         let bodies = bodies(raw.max_request_body, raw.max_buffered_bodies, place);
         let client_address = raw.client_address.map(|raw| ClientAddress::check(raw, &place.field("client_address")));
         let (max_request_body, max_buffered_bodies) = bodies?;
-        let timeouts = ConnectionTimeouts::of(raw.head_timeout, raw.keep_alive, raw.write_timeout);
+        let timeouts = ConnectionTimeouts::new(raw.head_timeout, raw.keep_alive, raw.write_timeout);
         let max_connections = raw.max_connections.and_then(|Scalar(most)| usize::try_from(most).ok());
         let upgrade_socket = raw.upgrade_socket.map(|Scalar(path)| files::beside(file, &path));
         Some(Self {
@@ -107,7 +106,7 @@ impl Server {
 }
 
 impl ConnectionTimeouts {
-    fn of(head: Option<Scalar<Timeout>>, keep_alive: Option<Scalar<Timeout>>, write: Option<Scalar<Timeout>>) -> Self {
+    fn new(head: Option<Scalar<Timeout>>, keep_alive: Option<Scalar<Timeout>>, write: Option<Scalar<Timeout>>) -> Self {
         let or = |written: Option<Scalar<Timeout>>, default| written.map_or(default, |Scalar(Timeout(time))| time);
         let default = Self::default();
         Self {

@@ -1,14 +1,19 @@
-//! The server of the limits that several gateways share: where it is, how it is reached, and what holds without it.
+//! The Redis or Valkey server that keeps limits which several gateways share.
 
-use std::{fmt, path::Path, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use keymeter_core::key::Secret;
 
 use super::{
-    fault::Place,
+    credential::Credential,
     files, raw,
-    scalar::{Choice, FromScalar, Scalar, Timeout},
-    upstream::Credential,
+    report::Place,
+    scalar::{Scalar, Timeout},
+    written::{Percent, Servers, SharedUrl, WhenUnreachable},
 };
 
 /// One limit over several gateways.
@@ -32,20 +37,6 @@ pub struct Shared {
     pub lease: u8,
 }
 
-/// What a request is held to while the server does not answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WhenUnreachable {
-    /// A part of the limit: as many gateways as were seen last have one each.
-    #[default]
-    LocalShare,
-    /// It is refused.
-    Refuse,
-}
-
-impl Choice for WhenUnreachable {
-    const CHOICES: &[(&str, Self)] = &[("local_share", Self::LocalShare), ("refuse", Self::Refuse)];
-}
-
 const DEFAULT_TIMEOUT: Duration = Duration::from_millis(50);
 
 impl Shared {
@@ -54,11 +45,13 @@ impl Shared {
         let url = place.required("url", raw.url, example).map(|Scalar(url)| url);
         let ca = raw.ca.map(|Scalar(name)| files::pem(&place.field("ca"), file, &name, "CERTIFICATE-----"));
         if ca.is_some() && url.as_ref().is_some_and(|url| !url.tls) {
-            place.field("ca").fault("nothing is encrypted: write `rediss://` in `url`, or leave `ca` out");
+            place.field("ca").fault("the connection is not encrypted: write `rediss://` in `url`, or leave `ca` out");
         }
         let is_sentinel = url.as_ref().is_some_and(|url| matches!(url.servers, Servers::Sentinels { .. }));
         if raw.sentinel_password.is_some() && !is_sentinel {
-            place.field("sentinel_password").fault("there are no sentinels: that is for `redis-sentinel://`");
+            place
+                .field("sentinel_password")
+                .fault("the URL names no sentinels: remove the password, or write `redis-sentinel://` in `url`");
         }
         if raw.username.is_some() && raw.password.is_none() {
             place.field("username").fault("a user needs a `password`, such as \"${REDIS_PASSWORD}\"");
@@ -74,209 +67,5 @@ impl Shared {
             when_unreachable: raw.when_unreachable.map_or_else(WhenUnreachable::default, |Scalar(choice)| choice),
             lease: raw.lease.map_or(0, |Scalar(Percent(part))| part),
         })
-    }
-}
-
-/// A part of something, in hundredths: at most a half, as two gateways have a half each.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Percent(pub(super) u8);
-
-impl FromScalar for Percent {
-    fn from_text(text: &str) -> Result<Self, String> {
-        let number = text.strip_suffix('%').and_then(|number| number.parse().ok());
-        number
-            .filter(|part| *part <= 50)
-            .map(Self)
-            .ok_or_else(|| "a part is written as 0% to 50%, such as 5%".to_owned())
-    }
-
-    fn schema() -> serde_json::Value {
-        serde_json::json!({"title": "a percentage", "type": "string", "pattern": "^[0-9]+%$", "examples": ["10%"]})
-    }
-}
-
-/// Where the server is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SharedUrl {
-    /// Whether the connection is encrypted.
-    pub tls: bool,
-    /// Which servers are to be asked.
-    pub servers: Servers,
-    /// The number of the database.
-    pub database: u32,
-}
-
-/// The servers that a client asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Servers {
-    /// There is one.
-    One(Node),
-    /// They say which is the primary.
-    Sentinels {
-        /// At least one.
-        nodes: Vec<Node>,
-        /// What the primary is called among them.
-        primary: Arc<str>,
-    },
-    /// They share the keys out among themselves.
-    Cluster(Vec<Node>),
-}
-
-/// A server's name or address, and its port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
-    /// Without brackets, where it is an IPv6 address.
-    pub host: Arc<str>,
-    /// 1 to 65535.
-    pub port: u16,
-}
-
-/// Why a text is no URL of such a server. The text is not repeated: it may hold a password.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SharedUrlError {
-    /// None of the schemes.
-    Scheme,
-    /// `user:password@`.
-    UserInfo,
-    /// No host, a bad port, or several hosts where there is to be one.
-    Hosts,
-    /// A path that says nothing.
-    Path,
-    /// Sentinels without the name of what they watch.
-    Primary,
-    /// `?…` or `#…`.
-    Query,
-}
-
-impl fmt::Display for SharedUrlError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Scheme => {
-                "the URL must begin with redis://, redis-cluster:// or redis-sentinel://, with TLS rediss://, \
-                 rediss-cluster:// or rediss-sentinel://"
-            }
-            Self::UserInfo => "the URL must hold no user and password; they have the fields `username` and `password`",
-            Self::Hosts => {
-                "the URL must name a host and may name a port, such as redis://10.0.0.5:6379; a cluster's and \
-                 sentinels' are separated by commas"
-            }
-            Self::Path => "after the host there may be the number of the database, such as redis://10.0.0.5:6379/1",
-            Self::Primary => {
-                "sentinels need the name of the primary that they watch, as in redis-sentinel://10.0.0.5:26379/mymaster"
-            }
-            Self::Query => "the URL must hold no `?…` and no `#…`",
-        })
-    }
-}
-
-impl std::error::Error for SharedUrlError {}
-
-const PORT: u16 = 6379;
-const SENTINEL_PORT: u16 = 26379;
-
-impl FromStr for SharedUrl {
-    type Err = SharedUrlError;
-
-    fn from_str(text: &str) -> Result<Self, SharedUrlError> {
-        let (scheme, rest) = text.split_once("://").ok_or(SharedUrlError::Scheme)?;
-        let (server, kind) = scheme.split_once('-').unwrap_or((scheme, ""));
-        let tls = match server {
-            "redis" | "valkey" => false,
-            "rediss" | "valkeys" => true,
-            _ => return Err(SharedUrlError::Scheme),
-        };
-        if rest.contains(['?', '#']) {
-            return Err(SharedUrlError::Query);
-        }
-        if rest.contains('@') {
-            return Err(SharedUrlError::UserInfo);
-        }
-        let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let nodes = |port| hosts.split(',').map(|host| node(host, port)).collect::<Result<Vec<_>, _>>();
-        let (servers, database) = match kind {
-            "" => (Servers::One(node(hosts, PORT)?), number(path)?),
-            "cluster" if path.is_empty() => (Servers::Cluster(nodes(PORT)?), 0),
-            "cluster" => return Err(SharedUrlError::Path),
-            "sentinel" => {
-                let (primary, database) = path.split_once('/').unwrap_or((path, ""));
-                if primary.is_empty() {
-                    return Err(SharedUrlError::Primary);
-                }
-                (Servers::Sentinels { nodes: nodes(SENTINEL_PORT)?, primary: primary.into() }, number(database)?)
-            }
-            _ => return Err(SharedUrlError::Scheme),
-        };
-        Ok(Self { tls, servers, database })
-    }
-}
-
-impl FromScalar for SharedUrl {
-    fn from_text(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|fault: SharedUrlError| fault.to_string())
-    }
-}
-
-fn number(path: &str) -> Result<u32, SharedUrlError> {
-    if path.is_empty() { Ok(0) } else { path.parse().map_err(|_| SharedUrlError::Path) }
-}
-
-fn node(text: &str, port: u16) -> Result<Node, SharedUrlError> {
-    let authority: http::uri::Authority = text.parse().map_err(|_| SharedUrlError::Hosts)?;
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    let stated = text.strip_prefix(authority.host()).ok_or(SharedUrlError::Hosts)?;
-    let port = match stated.strip_prefix(':') {
-        Some(stated) => stated.parse().ok().filter(|port| *port > 0).ok_or(SharedUrlError::Hosts)?,
-        None if stated.is_empty() => port,
-        None => return Err(SharedUrlError::Hosts),
-    };
-    if host.is_empty() || host.contains(',') {
-        Err(SharedUrlError::Hosts)
-    } else {
-        Ok(Node { host: host.into(), port })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn one(host: &str, port: u16) -> Node {
-        Node { host: host.into(), port }
-    }
-
-    #[test]
-    fn a_server_sentinels_and_a_cluster_are_told_apart() {
-        let sentinels = |nodes: Vec<Node>| Servers::Sentinels { nodes, primary: "main".into() };
-        for (text, tls, servers, database) in [
-            ("redis://10.0.0.5", false, Servers::One(one("10.0.0.5", 6379)), 0),
-            ("valkey://h:1/2", false, Servers::One(one("h", 1)), 2),
-            ("rediss://[::1]:7000", true, Servers::One(one("::1", 7000)), 0),
-            ("redis-cluster://a,b:7", false, Servers::Cluster(vec![one("a", 6379), one("b", 7)]), 0),
-            ("rediss-sentinel://a,b:7/main", true, sentinels(vec![one("a", 26379), one("b", 7)]), 0),
-            ("redis-sentinel://a/main/3", false, sentinels(vec![one("a", 26379)]), 3),
-        ] {
-            assert_eq!(text.parse(), Ok(SharedUrl { tls, servers, database }), "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_such_url_is_refused() {
-        for (text, fault) in [
-            ("", SharedUrlError::Scheme),
-            ("10.0.0.5:6379", SharedUrlError::Scheme),
-            ("http://a", SharedUrlError::Scheme),
-            ("redis-ring://a", SharedUrlError::Scheme),
-            ("redis://:geheim@a", SharedUrlError::UserInfo),
-            ("redis://", SharedUrlError::Hosts),
-            ("redis://a,b", SharedUrlError::Hosts),
-            ("redis://a:0", SharedUrlError::Hosts),
-            ("redis-cluster://a,", SharedUrlError::Hosts),
-            ("redis://a/x", SharedUrlError::Path),
-            ("redis-cluster://a/1", SharedUrlError::Path),
-            ("redis-sentinel://a", SharedUrlError::Primary),
-            ("redis://a?db=1", SharedUrlError::Query),
-        ] {
-            assert_eq!(text.parse::<SharedUrl>(), Err(fault), "{text}");
-        }
     }
 }

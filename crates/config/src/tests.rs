@@ -5,7 +5,7 @@ use std::{fs, net::SocketAddr};
 use keymeter_core::{
     glob::Glob,
     key::{KeyHash, KeyState, OwnLimits},
-    price::Rate,
+    money::Rate,
 };
 use proptest::prelude::{prop, prop_assert, proptest};
 use tempfile::TempDir;
@@ -266,7 +266,7 @@ fn keys_are_loaded_with_the_configuration() {
     let [first, second] = &loaded.keys[..] else { panic!("{:?}", loaded.keys) };
     assert_eq!(
         (first.id.as_str(), first.name.as_str(), first.hash),
-        ("key_prod", "Production API", KeyHash::of(b"abc"))
+        ("key_prod", "Production API", KeyHash::digest(b"abc"))
     );
     assert_eq!(first.state, KeyState::Disabled);
     assert_eq!((first.owner.as_deref(), first.team.as_deref()), (Some("ada"), Some("research")));
@@ -275,7 +275,7 @@ fn keys_are_loaded_with_the_configuration() {
     assert_eq!((first.limits.tokens_per_minute, first.limits.concurrent_requests), (Some(Limit::Unlimited), None));
     assert_eq!(first.expires_at, Some("2027-01-01T00:00:00Z".parse().unwrap()));
     assert_eq!(first.retiring[0].not_after, "2026-11-30T23:00:00Z".parse().unwrap());
-    assert_eq!(second.hash, KeyHash::of(variable("PROD_KEY").unwrap().as_bytes()));
+    assert_eq!(second.hash, KeyHash::digest(variable("PROD_KEY").unwrap().as_bytes()));
     assert_eq!((second.state, &second.models), (KeyState::Active, &None));
     assert_eq!((second.limits, second.expires_at, second.retiring.len()), (OwnLimits::default(), None, 0));
     let names: Vec<_> = loaded.files.iter().filter_map(|path| path.file_name()?.to_str()).collect();

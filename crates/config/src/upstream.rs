@@ -7,14 +7,15 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderName, header};
-use keymeter_core::{api::Api, glob::Glob, key::Secret};
+use keymeter_core::{api::Api, glob::Glob};
 
 use super::{
-    fault::Place,
+    credential::Credential,
     files, raw,
+    report::Place,
     scalar::{Choice, Scalar, Timeout},
     url::UpstreamUrl,
+    written::{ApiKeyHeader, InjectUsage},
 };
 
 /// One inference server.
@@ -41,75 +42,6 @@ pub struct Upstream {
     /// For each read of a response; not zero.
     pub read_timeout: Duration,
 }
-
-impl Choice for Api {
-    const CHOICES: &[(&str, Self)] =
-        &[("openai", Self::OpenAi), ("anthropic", Self::Anthropic), ("ollama", Self::Ollama), ("gemini", Self::Gemini)];
-}
-
-/// The header that bears an upstream's credential.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ApiKeyHeader {
-    /// `Authorization: Bearer …` (RFC 6750).
-    #[default]
-    Authorization,
-    /// `x-api-key`.
-    XApiKey,
-    /// `api-key`.
-    ApiKey,
-    /// `x-goog-api-key`.
-    XGoogApiKey,
-}
-
-impl ApiKeyHeader {
-    /// The header's name.
-    #[must_use]
-    pub const fn name(self) -> HeaderName {
-        match self {
-            Self::Authorization => header::AUTHORIZATION,
-            Self::XApiKey => HeaderName::from_static("x-api-key"),
-            Self::ApiKey => HeaderName::from_static("api-key"),
-            Self::XGoogApiKey => HeaderName::from_static("x-goog-api-key"),
-        }
-    }
-}
-
-impl Choice for ApiKeyHeader {
-    const CHOICES: &[(&str, Self)] = &[
-        ("authorization", Self::Authorization),
-        ("x-api-key", Self::XApiKey),
-        ("api-key", Self::ApiKey),
-        ("x-goog-api-key", Self::XGoogApiKey),
-    ];
-}
-
-/// Whether a stream's request is made to ask for usage.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum InjectUsage {
-    /// Until the upstream refuses the request because of it.
-    #[default]
-    Auto,
-    /// Whatever the upstream answers.
-    Always,
-    /// Not at all.
-    Never,
-}
-
-impl Choice for InjectUsage {
-    const CHOICES: &[(&str, Self)] = &[("auto", Self::Auto), ("always", Self::Always), ("never", Self::Never)];
-}
-
-/// A secret of our own, which two states of the configuration can be compared by.
-#[derive(Clone, Debug)]
-pub struct Credential(pub Secret);
-
-impl PartialEq for Credential {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.hash() == other.0.hash()
-    }
-}
-
-impl Eq for Credential {}
 
 impl Upstream {
     /// At least one, no two of a name.

@@ -1,8 +1,9 @@
-//! Where an upstream is.
+//! The base URL of an upstream.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{str::FromStr, sync::Arc};
 
 use http::uri::{Scheme, Uri};
+use thiserror::Error;
 
 /// The base URL of an upstream, in the parts that a connection and a request need.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,38 +21,29 @@ pub struct UpstreamUrl {
 }
 
 /// Why a text is no URL of an upstream. The text is not repeated: it may hold a password.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum UrlError {
     /// Not a URL with a scheme and a host.
+    #[error(
+        "the URL must have a scheme and a host; accepted: http:// or https://, a host, a port and a path if need be"
+    )]
     Form,
     /// Neither `http` nor `https`.
+    #[error("the scheme of the URL must be http or https")]
     Scheme,
     /// `user:password@`.
+    #[error("the URL must hold no user and password; a credential has a field of its own, `api_key` or `token`")]
     UserInfo,
     /// `?…`.
+    #[error("the URL must hold no query (`?…`)")]
     Query,
     /// `#…`.
+    #[error("the URL must hold no fragment (`#…`)")]
     Fragment,
     /// Not 1 to 65535.
+    #[error("the port of the URL must be a number from 1 to 65535")]
     Port,
 }
-
-impl fmt::Display for UrlError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Form => "no URL with a host; accepted: http:// or https://, a host, a port and a path if need be",
-            Self::Scheme => "the scheme of the URL must be http or https",
-            Self::UserInfo => {
-                "the URL must hold no user and password; a credential has a field of its own, `api_key` or `token`"
-            }
-            Self::Query => "the URL must hold no query (`?…`)",
-            Self::Fragment => "the URL must hold no fragment (`#…`)",
-            Self::Port => "the port of the URL must be a number from 1 to 65535",
-        })
-    }
-}
-
-impl std::error::Error for UrlError {}
 
 impl FromStr for UpstreamUrl {
     type Err = UrlError;

@@ -1,10 +1,10 @@
-//! Where things stand in a YAML text: a read-only tree of its nodes with their places, so that
-//! a fault can point at the line it is about and a file can be edited where it stands. What
-//! the text means is not decided here.
+//! A read-only tree of a YAML text's nodes with their places, so that an error can point at its line and a file can be
+//! edited in place. The meaning of the text is not decided here.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span};
+use thiserror::Error;
 
 /// A place in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,7 +47,7 @@ pub enum Kind {
 
 /// One step of the way from the root of a document to a node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Step {
+pub enum PathStep {
     /// Into the field of a mapping.
     Key(String),
     /// Into the element of a sequence, counted from 0.
@@ -55,7 +55,8 @@ pub enum Step {
 }
 
 /// Why a text is no YAML document.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{line}:{column}: {message}")]
 pub struct SyntaxError {
     /// Counted from 1.
     pub line: usize,
@@ -64,14 +65,6 @@ pub struct SyntaxError {
     /// What is wrong there.
     pub message: String,
 }
-
-impl fmt::Display for SyntaxError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}:{}: {}", self.line, self.column, self.message)
-    }
-}
-
-impl std::error::Error for SyntaxError {}
 
 /// The places of all nodes of one YAML document.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,19 +97,19 @@ impl Marks {
 
     /// The value at the end of `path`. Of duplicate fields the first is taken; aliases are not followed.
     #[must_use]
-    pub fn node(&self, path: &[Step]) -> Option<&Node> {
+    pub fn node(&self, path: &[PathStep]) -> Option<&Node> {
         path.iter().try_fold(self.root()?, |node, step| node.child(step).map(|(_, value)| value))
     }
 
     /// Where the value at the end of `path` begins.
     #[must_use]
-    pub fn locate(&self, path: &[Step]) -> Option<Mark> {
+    pub fn locate(&self, path: &[PathStep]) -> Option<Mark> {
         self.node(path).map(|node| node.start)
     }
 
     /// Where the key of the field at the end of `path` begins; for an element of a sequence, the element.
     #[must_use]
-    pub fn locate_key(&self, path: &[Step]) -> Option<Mark> {
+    pub fn locate_key(&self, path: &[PathStep]) -> Option<Mark> {
         let (last, parents) = path.split_last()?;
         self.node(parents)?.child(last).map(|(key, _)| key.start)
     }
@@ -152,10 +145,10 @@ impl Node {
     }
 
     /// What a step leads to, with its key; an element is its own key.
-    fn child(&self, step: &Step) -> Option<(&Self, &Self)> {
+    fn child(&self, step: &PathStep) -> Option<(&Self, &Self)> {
         match step {
-            Step::Key(name) => self.entry(name).map(|(key, value)| (key, value)),
-            Step::Index(index) => self.elements().get(*index).map(|element| (element, element)),
+            PathStep::Key(name) => self.entry(name).map(|(key, value)| (key, value)),
+            PathStep::Index(index) => self.elements().get(*index).map(|element| (element, element)),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The control plane's calls. What is done is decided here, by who asks and what is; the document that describes them
-//! is generated from these very functions.
+//! The control plane's API. Each function decides by the caller's role and the present state; the OpenAPI document is
+//! generated from the same functions.
 
 mod audit;
 pub(super) mod body;
@@ -13,11 +13,7 @@ pub(super) mod wallets;
 
 use std::sync::Arc;
 
-use axum::{
-    Json, Router,
-    middleware::{from_fn, from_fn_with_state},
-    routing::get,
-};
+use axum::{Json, Router, routing::get};
 use tokio::sync::watch;
 use utoipa::{
     Modify, OpenApi,
@@ -25,7 +21,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Plane, bounds, page, refusal::Refusal};
+use super::{Plane, error::ApiError};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -46,8 +42,8 @@ impl Modify for Tokens {
     }
 }
 
-/// All calls.
-pub(super) fn router(plane: Arc<Plane>, stop: watch::Receiver<bool>) -> Router {
+/// All calls, the document that describes them, and the answer to health checks.
+pub(super) fn router(stop: watch::Receiver<bool>) -> Router<Arc<Plane>> {
     let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::show, keys::update, keys::delete))
@@ -66,14 +62,8 @@ pub(super) fn router(plane: Arc<Plane>, stop: watch::Receiver<bool>) -> Router {
         .split_for_parts();
     router
         .merge(gateway::router(stop))
-        .merge(page::router())
         .route("/api/v1/openapi.json", get(|| async { Json(description) }))
         .route("/healthz", get(|| async { "ok\n" }))
-        .layer(from_fn(body::plainly_named))
-        .fallback(|| async { Refusal::unknown_path() })
-        .method_not_allowed_fallback(|| async { Refusal::method_not_allowed() })
-        .layer(from_fn_with_state(plane.clone(), bounds::bounded))
-        .with_state(plane)
 }
 
 /// Where the next page of a list begins; absent: this is the last.
@@ -83,9 +73,9 @@ pub(super) fn next_cursor<T>(page: &[T], most: i64, id: impl Fn(&T) -> String) -
 }
 
 /// How many rows a page has: 100, or as asked for, up to 1000.
-fn page_size(asked: Option<i64>) -> Result<i64, Refusal> {
+fn page_size(asked: Option<i64>) -> Result<i64, ApiError> {
     match asked.unwrap_or(100) {
         size @ 1..=1000 => Ok(size),
-        _ => Err(Refusal::invalid("limit", "a page has 1 to 1000 rows")),
+        _ => Err(ApiError::invalid("limit", "a page has 1 to 1000 rows")),
     }
 }

@@ -1,5 +1,5 @@
-//! What holds for every call before anybody looks at it: whom it is meant for, how long its body may take, and that its
-//! connection carries it.
+//! Bounds of every call, checked before it is handled: the host that it is meant for, the time that its body may take,
+//! and the connection that carries it.
 
 use std::{
     net::SocketAddr,
@@ -21,7 +21,7 @@ use keymeter_config::{self as config};
 use keymeter_core::hosts::{HostName, check_host};
 use tokio::time::{Sleep, sleep};
 
-use super::{Plane, refusal::Refusal};
+use super::{Plane, error::ApiError};
 
 /// What is allowed of every call.
 pub(super) struct Bounds {
@@ -30,8 +30,8 @@ pub(super) struct Bounds {
     body_timeout: Duration,
 }
 
-impl Bounds {
-    pub fn of(settings: &config::Control) -> Self {
+impl From<&config::Control> for Bounds {
+    fn from(settings: &config::Control) -> Self {
         Self { listen: settings.listen, hosts: settings.hosts.clone(), body_timeout: settings.body_timeout }
     }
 }
@@ -76,7 +76,7 @@ pub(super) async fn bounded(
             let limit = bounds.body_timeout;
             next.run(request.map(|body| Body::new(TimedBody { body, limit, over: None }))).await
         }
-        Err(_) => Refusal::foreign_host().into_response(),
+        Err(_) => ApiError::foreign_host().into_response(),
     };
     answer.map(|body| Body::new(RunningBody { body, _running: running }))
 }

@@ -1,4 +1,4 @@
-//! Who calls, as their token proves, and how far their role reaches.
+//! The caller, as proven by the token, and what the caller's role permits.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use keymeter_core::key::{KeyHash, Secret};
 
 use super::{
     Plane,
-    refusal::Refusal,
+    error::ApiError,
     store::{
         audit::{Actor, ActorKind, OPERATOR},
         keys::Key,
@@ -41,13 +41,13 @@ impl Caller {
     ///
     /// # Errors
     /// When it is nobody's, or the database does not answer.
-    pub async fn presenting(plane: &Plane, token: &KeyHash, parts: &Parts) -> Result<Self, Refusal> {
+    pub async fn presenting(plane: &Plane, token: &KeyHash, parts: &Parts) -> Result<Self, ApiError> {
         if *token == plane.operator {
             return Ok(Self::operator(plane, parts));
         }
         if plane.is_gateway(token) {
             // It is in the wrong place, but nobody guesses with it.
-            return Err(Refusal::unauthorized());
+            return Err(ApiError::unauthorized());
         }
         let address = plane.client_address(parts);
         let user = plane.throttle.look_up(address, plane.store.user_by_token(token)).await?;
@@ -58,8 +58,8 @@ impl Caller {
     ///
     /// # Errors
     /// When there is none any more, or the database does not answer.
-    pub async fn signed_in(plane: &Plane, token: &KeyHash, parts: &Parts) -> Result<Self, Refusal> {
-        let user = plane.store.user_by_token(token).await?.ok_or_else(Refusal::unauthorized)?;
+    pub async fn signed_in(plane: &Plane, token: &KeyHash, parts: &Parts) -> Result<Self, ApiError> {
+        let user = plane.store.user_by_token(token).await?.ok_or_else(ApiError::unauthorized)?;
         Ok(Self { who: Who::User(user), address: plane.client_address(parts).to_string() })
     }
 
@@ -87,10 +87,10 @@ impl Caller {
 
     /// # Errors
     /// When it is not the operator.
-    pub fn must_be_operator(&self) -> Result<(), Refusal> {
+    pub fn must_be_operator(&self) -> Result<(), ApiError> {
         match self.who {
             Who::Operator => Ok(()),
-            Who::User(_) => Err(Refusal::forbidden("only the operator may do this")),
+            Who::User(_) => Err(ApiError::forbidden("only the operator may do this")),
         }
     }
 
@@ -114,7 +114,7 @@ impl Caller {
 
     /// # Errors
     /// When a key that may be seen may not be changed by the caller.
-    pub fn must_manage(&self, key: &Key) -> Result<(), Refusal> {
+    pub fn must_manage(&self, key: &Key) -> Result<(), ApiError> {
         match &key.team {
             Some(team) => self.must_lead(team),
             None => Ok(()),
@@ -123,22 +123,44 @@ impl Caller {
 
     /// # Errors
     /// When the caller is neither owner nor admin of the team.
-    pub fn must_lead(&self, team: &str) -> Result<(), Refusal> {
+    pub fn must_lead(&self, team: &str) -> Result<(), ApiError> {
         match self.role_on(team) {
             Some(Role::Owner | Role::Admin) => Ok(()),
-            Some(Role::Member) => Err(Refusal::forbidden(format!(
-                "the keys of `{team}` are its owner's and its admins' to make and change"
-            ))),
-            None => Err(Refusal::not_found("team", team)),
+            Some(Role::Member) => {
+                Err(ApiError::forbidden(format!("only the owner and the admins of `{team}` make and change its keys")))
+            }
+            None => Err(ApiError::not_found("team", team)),
         }
+    }
+
+    /// The caller's role on a team whose members they may manage.
+    ///
+    /// # Errors
+    /// When the caller is neither owner nor admin of the team.
+    pub fn must_manage_members(&self, team: &str) -> Result<Role, ApiError> {
+        leading_role(self.role_on(team), team)
+    }
+}
+
+/// A role on a team with which its members may be managed.
+///
+/// # Errors
+/// When it is neither the owner's nor an admin's.
+pub fn leading_role(role: Option<Role>, team: &str) -> Result<Role, ApiError> {
+    match role {
+        Some(role @ (Role::Owner | Role::Admin)) => Ok(role),
+        Some(Role::Member) => {
+            Err(ApiError::forbidden(format!("only the owner and the admins of `{team}` manage its members")))
+        }
+        None => Err(ApiError::not_found("team", team)),
     }
 }
 
 /// A call that is not only to look is counted as a change, whatever becomes of it: so no call is free that somebody adds.
 impl FromRequestParts<Arc<Plane>> for Caller {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, ApiError> {
         let Uncounted(caller) = Uncounted::<Self>::from_request_parts(parts, plane).await?;
         if !parts.method.is_safe() {
             plane.count_change(&caller).await?;
@@ -151,10 +173,10 @@ impl FromRequestParts<Arc<Plane>> for Caller {
 pub struct Uncounted<T>(pub T);
 
 impl FromRequestParts<Arc<Plane>> for Uncounted<Caller> {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, Refusal> {
-        let token = bearer(&parts.headers).ok_or_else(Refusal::unauthorized)?;
+    async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, ApiError> {
+        let token = bearer(&parts.headers).ok_or_else(ApiError::unauthorized)?;
         Caller::presenting(plane, &token.hash(), parts).await.map(Self)
     }
 }
@@ -163,13 +185,13 @@ impl FromRequestParts<Arc<Plane>> for Uncounted<Caller> {
 pub struct Gateway;
 
 impl FromRequestParts<Arc<Plane>> for Gateway {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, Refusal> {
-        let token = bearer(&parts.headers).ok_or_else(Refusal::unauthorized)?.hash();
+    async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, ApiError> {
+        let token = bearer(&parts.headers).ok_or_else(ApiError::unauthorized)?.hash();
         match token {
             token if plane.is_gateway(&token) => Ok(Self),
-            token if token == plane.operator => Err(Refusal::unauthorized()),
+            token if token == plane.operator => Err(ApiError::unauthorized()),
             _ => Err(plane.throttle.refuse(plane.client_address(parts))),
         }
     }

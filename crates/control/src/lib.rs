@@ -1,17 +1,17 @@
-//! The control plane: where keys, teams and wallets are made and usage is kept, for those who have no key service of
-//! their own. Gateways speak to it as to any key service (docs/key-source.md), be they in the same process or not.
+//! The control plane manages keys, teams and wallets and keeps usage, for operators who have no key service of their own.
+//! Gateways use it like any key service (docs/key-source.md), from the same process or from another.
 
 pub mod api;
 mod bounds;
 mod caller;
+mod error;
 mod page;
 mod questions;
-mod refusal;
+mod router;
 pub mod store;
 mod throttle;
 
 use std::{
-    fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -21,19 +21,20 @@ use axum::{extract::ConnectInfo, http::request::Parts};
 use jiff::Timestamp;
 use keymeter_config::{self as config, Database};
 use keymeter_core::{key::KeyHash, limit::Limits};
+use thiserror::Error;
 use tokio::{sync::watch, task::JoinHandle};
 
 pub use self::bounds::{CallConnection, CallListener};
 use self::{
     caller::Caller,
+    error::ApiError,
     questions::Questions,
-    refusal::Refusal,
     store::{Store, StoreError, operations::Operation},
     throttle::TokenThrottle,
 };
 
 /// A control plane that answers.
-pub struct Control {
+pub struct ControlPlane {
     /// Where.
     pub address: SocketAddr,
     plane: Arc<Plane>,
@@ -45,7 +46,7 @@ pub struct Control {
     task: JoinHandle<std::io::Result<()>>,
 }
 
-impl Control {
+impl ControlPlane {
     /// Opens the store and answers at `socket`, on the connections that `listen` accepts there. `limits` are those of keys
     /// that set none of their own.
     ///
@@ -108,28 +109,24 @@ impl Control {
 }
 
 /// Why there is no control plane.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum ControlError {
     /// Its address cannot be listened on.
+    #[error("cannot listen on {0}{reason}", reason = because(.1))]
     Bind(SocketAddr, std::io::Error),
     /// Its store cannot be used.
+    #[error(transparent)]
     Store(StoreError),
 }
 
-impl fmt::Display for ControlError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bind(address, fault) if fault.kind() == std::io::ErrorKind::AddrInUse => {
-                let what = "another program does; stop it or choose another port in `control.listen`";
-                write!(formatter, "cannot listen on {address}: {what}")
-            }
-            Self::Bind(address, fault) => write!(formatter, "cannot listen on {address} of `control.listen`: {fault}"),
-            Self::Store(fault) => fault.fmt(formatter),
-        }
+/// Why an address cannot be listened on, and what to do.
+fn because(error: &std::io::Error) -> String {
+    if error.kind() == std::io::ErrorKind::AddrInUse {
+        ": another program does; stop it or choose another port in `control.listen`".to_owned()
+    } else {
+        format!(" of `control.listen`: {error}")
     }
 }
-
-impl std::error::Error for ControlError {}
 
 /// Calls that run when the control plane stops may take so long.
 const LAST_CALLS: Duration = Duration::from_secs(3);
@@ -176,7 +173,7 @@ impl Plane {
             limits,
             retention: settings.usage_retention,
             database: settings.database.clone(),
-            bounds: bounds::Bounds::of(settings),
+            bounds: bounds::Bounds::from(settings),
         }))
     }
 
@@ -198,15 +195,15 @@ impl Plane {
     }
 
     /// Counts that a user changes something, or tries to; the operator may change as much as they like.
-    async fn count_change(&self, caller: &Caller) -> Result<(), Refusal> {
+    async fn count_change(&self, caller: &Caller) -> Result<(), ApiError> {
         self.count(caller, Operation::Change).await
     }
 
-    async fn count(&self, caller: &Caller, operation: Operation) -> Result<(), Refusal> {
+    async fn count(&self, caller: &Caller, operation: Operation) -> Result<(), ApiError> {
         let Some(user) = caller.user() else { return Ok(()) };
         let most = self.changes_per_hour;
         let counted = self.store.count_operation(operation, &user.id, most, Timestamp::now()).await?;
-        counted.map_err(|wait| Refusal::too_many_changes(most, wait))
+        counted.map_err(|wait| ApiError::too_many_changes(most, wait))
     }
 
     /// Answers calls until it is told to stop; then those that run may finish.
@@ -221,7 +218,7 @@ impl Plane {
         let plane = self.clone();
         let upkeep =
             tokio::spawn(async move { tokio::join!(plane.clone().upkeep(), plane.store.listen(&plane.database)) });
-        let router = api::router(self.clone(), stop.clone());
+        let router = router::router(self.clone(), stop.clone());
         let service = router.into_make_service_with_connect_info::<bounds::Peer>();
         // An error means that whoever could say so is gone.
         let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };

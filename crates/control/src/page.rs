@@ -1,21 +1,23 @@
-//! Keys in a browser: pages of plain HTML for those who would rather not call. They do what the calls do, by the same
-//! functions, so that nobody may do more here than there; a session of theirs is no token, and opens no call.
+//! The keys page: plain HTML for people who prefer a browser to the API. Pages call the same functions as the API, so
+//! that nobody can do more here than there. A session of the page is not a token and opens no API call.
 
 mod assets;
 mod chart;
 mod delete;
+mod document;
 mod form;
 mod invitations;
 mod key;
 mod keys;
 mod layout;
 mod new_key;
+mod pager;
+mod request;
 mod secret;
 mod session;
 mod sign_in;
 mod team;
 mod team_deletion;
-mod visit;
 mod wallet;
 mod words;
 
@@ -44,8 +46,8 @@ pub fn router() -> Router<Arc<Plane>> {
         .route("/sign-out", post(sign_in::sign_out))
         .route("/keys/new", get(new_key::ask).post(new_key::make))
         .route("/keys/{id}", get(key::show))
-        .route("/keys/{id}/enabled", post(key::switch))
-        .route("/keys/{id}/secret", get(secret::ask).post(secret::replace))
+        .route("/keys/{id}/enabled", post(key::set_enabled))
+        .route("/keys/{id}/secret", get(secret::ask).post(secret::regenerate))
         .route("/keys/{id}/delete", get(delete::ask).post(delete::delete))
         .route("/teams", get(team::list))
         .route("/teams/{id}", get(team::show))

@@ -1,5 +1,5 @@
-//! Questions about usage are the calls that cost the database most. So many are answered at once, of one user and of all,
-//! that look-ups and changes always find a connection; the others wait for a while.
+//! Bounds of concurrent usage queries, the calls that cost the database most. Of one user and of all users only so many
+//! run at once that look-ups and changes always find a connection; further queries wait for a while.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::refusal::Refusal;
+use super::error::ApiError;
 
 /// Questions of one user, and of all together, that are answered at once: half of the connections for reading.
 const OF_ONE: usize = 2;
@@ -47,7 +47,7 @@ impl Questions {
     ///
     /// # Errors
     /// When it does not come.
-    pub async fn turn(&self, user: Option<&str>) -> Result<Turn, Refusal> {
+    pub async fn turn(&self, user: Option<&str>) -> Result<Turn, ApiError> {
         let turn = async {
             let of_user = match user {
                 Some(user) => Some(self.of(user).acquire_owned().await),
@@ -57,7 +57,7 @@ impl Questions {
             Some(Turn { _of_user: of_user.transpose().ok()?, _of_all: self.all.clone().acquire_owned().await.ok()? })
         };
         let turn = timeout(self.patience, turn).await.ok().flatten();
-        turn.ok_or_else(|| Refusal::too_many_questions(self.patience))
+        turn.ok_or_else(|| ApiError::too_many_questions(self.patience))
     }
 
     fn of(&self, user: &str) -> Arc<Semaphore> {

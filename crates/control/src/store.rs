@@ -1,5 +1,5 @@
-//! What the control plane remembers: in SQLite, or in PostgreSQL where several machines share it. Both are spoken to in
-//! the same SQL; what a caller may do is decided elsewhere, and what must always hold of the data, here.
+//! The store: SQLite, or PostgreSQL where several machines share it. The SQL is the same for both. What a caller may do
+//! is decided elsewhere; what always holds of the data is ensured here.
 
 pub mod audit;
 pub mod changes;
@@ -14,7 +14,7 @@ pub mod people;
 pub mod usage;
 pub mod wallets;
 
-use std::{borrow::Cow, fmt, path::PathBuf, time::Duration};
+use std::{borrow::Cow, path::PathBuf, time::Duration};
 
 use jiff::Timestamp;
 use keymeter_config::Database;
@@ -23,6 +23,7 @@ use sqlx::{
     any::{AnyPoolOptions, AnyRow},
     migrate::{Migration, MigrationType, Migrator},
 };
+use thiserror::Error;
 
 use self::news::News;
 
@@ -171,21 +172,28 @@ where
 }
 
 /// Why the store did not do what it was asked.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum StoreError {
     /// The folder of the file cannot be made.
+    #[error("cannot make the folder {folder} of `control.database`: {1}", folder = .0.display())]
     Folder(PathBuf, std::io::Error),
     /// The file cannot be made, or kept from others.
+    #[error("cannot make the file {file} of `control.database`, readable by its owner only: {1}", file = .0.display())]
     File(PathBuf, std::io::Error),
     /// The file's path is not UTF-8.
+    #[error("the path {path} of `control.database` is not UTF-8", path = .0.display())]
     Path(PathBuf),
     /// The tables could not be brought up to date.
+    #[error("the tables of `control.database` cannot be brought up to date: {0}")]
     Migration(sqlx::migrate::MigrateError),
     /// The database refuses or does not answer.
-    Database(sqlx::Error),
+    #[error("`control.database` reports an error: {0}")]
+    Database(#[from] sqlx::Error),
     /// It holds what cannot be.
+    #[error("`control.database` holds an impossible value: {0}")]
     Corrupt(String),
     /// A secret that it is to keep cannot be made.
+    #[error("the operating system gives no randomness: {0}")]
     Randomness(getrandom::Error),
 }
 
@@ -214,36 +222,6 @@ fn is_code_of_data(code: &str) -> bool {
         _ => ["22", "23", "54"].iter().any(|class| code.len() == 5 && code.starts_with(class)),
     }
 }
-
-impl From<sqlx::Error> for StoreError {
-    fn from(fault: sqlx::Error) -> Self {
-        Self::Database(fault)
-    }
-}
-
-impl fmt::Display for StoreError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Folder(folder, fault) => {
-                write!(formatter, "cannot make the folder {} of `control.database`: {fault}", folder.display())
-            }
-            Self::File(path, fault) => write!(
-                formatter,
-                "cannot make {} of `control.database` a file that none but its owner reads: {fault}",
-                path.display()
-            ),
-            Self::Path(path) => write!(formatter, "the path {} of `control.database` is not UTF-8", path.display()),
-            Self::Migration(fault) => {
-                write!(formatter, "the tables of `control.database` cannot be brought up to date: {fault}")
-            }
-            Self::Database(fault) => write!(formatter, "`control.database` does not do what it is asked: {fault}"),
-            Self::Corrupt(what) => write!(formatter, "`control.database` holds what it cannot: {what}"),
-            Self::Randomness(fault) => write!(formatter, "the operating system gives no randomness: {fault}"),
-        }
-    }
-}
-
-impl std::error::Error for StoreError {}
 
 #[cfg(test)]
 mod tests {

@@ -1,16 +1,17 @@
-//! Wrong tokens, wherever they are sent: to the page, to calls, or as a gateway's. An address that sends many in a minute is
-//! told to wait, which bounds what guessing costs us and how much of it is heard; no token of 32 characters is found by it.
+//! Throttling of wrong tokens, on the page, in the API and on the gateways' calls. An address that sends many wrong
+//! tokens in a minute has to wait, which bounds the cost of guessing; a token of 32 characters cannot be guessed at that
+//! rate.
 //!
-//! A right token is taken from a throttled address too, so that whoever guesses locks out nobody behind the same address.
-//! The operator's and the gateways' are compared in memory. Users' are looked up, for throttled addresses one at a time:
-//! that is all of the database that guessing can occupy.
+//! A right token is accepted from a throttled address too, so that a guesser locks out nobody behind the same address.
+//! The operator's and the gateways' tokens are compared in memory. Users' tokens are looked up, and for throttled
+//! addresses one at a time: that is all of the database that guessing can occupy.
 
 use std::{future::Future, net::IpAddr, time::Duration};
 
 use keymeter_throttle::AuthThrottle;
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::{refusal::Refusal, store::StoreError};
+use super::{error::ApiError, store::StoreError};
 
 /// Wrong tokens that an address may send in a minute.
 const MOST: isize = 20;
@@ -41,10 +42,10 @@ impl TokenThrottle {
         &self,
         address: IpAddr,
         found: impl Future<Output = Result<Option<T>, StoreError>>,
-    ) -> Result<T, Refusal> {
+    ) -> Result<T, ApiError> {
         let _place = if self.wrong.is_throttled(address) {
             let place = timeout(PATIENCE, self.place.acquire()).await;
-            Some(place.map_err(|_| Refusal::too_many_attempts(MINUTE))?)
+            Some(place.map_err(|_| ApiError::too_many_attempts(MINUTE))?)
         } else {
             None
         };
@@ -52,13 +53,13 @@ impl TokenThrottle {
     }
 
     /// What is said to a wrong token from `address`, which is counted.
-    pub fn refuse(&self, address: IpAddr) -> Refusal {
+    pub fn refuse(&self, address: IpAddr) -> ApiError {
         if self.wrong.is_throttled(address) {
             // The sketch tells no time, but its minute is over before another is.
-            return Refusal::too_many_attempts(MINUTE);
+            return ApiError::too_many_attempts(MINUTE);
         }
         self.wrong.bad_key(address);
-        Refusal::unauthorized()
+        ApiError::unauthorized()
     }
 }
 

@@ -2,6 +2,7 @@
 //! not named is refused, so that there is no way around admission.
 
 use http::Method;
+use percent_encoding::percent_decode_str;
 
 use crate::{body::Shape, model_name};
 
@@ -254,8 +255,8 @@ fn inference(path: &str) -> Option<(Endpoint, Option<String>)> {
 /// The model that a segment of a path names, if one may be called so. Where two programs could decode the segment or
 /// divide the path differently, it names none.
 fn path_model(segment: &str) -> Option<String> {
-    let model = String::from_utf8(decoded(segment, None)?).ok()?;
-    (!model.contains(['/', '\\'])).then_some(model)
+    let model = percent_decode_str(segment).decode_utf8().ok().filter(|_| is_well_escaped(segment))?;
+    (!model.contains(['/', '\\'])).then(|| model.into_owned())
 }
 
 fn catalogue(path: &str) -> Option<Call> {
@@ -269,34 +270,15 @@ fn catalogue(path: &str) -> Option<Call> {
 }
 
 /// A path's segment as its characters (RFC 3986, section 2.1). What is no escape stays as it is.
+#[must_use]
 pub fn percent_decoded(segment: &str) -> String {
-    let bytes = decoded(segment, Some(b'%')).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).into_owned()
+    percent_decode_str(segment).decode_utf8_lossy().into_owned()
 }
 
-/// A path's segment as its bytes, `stray` standing for a percent sign that begins no escape;
-/// without it there is none where one stands.
-fn decoded(segment: &str, stray: Option<u8>) -> Option<Vec<u8>> {
-    let mut decoded = Vec::with_capacity(segment.len());
-    let mut rest = segment.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let (byte, after) = match escaped_byte(after) {
-            Some(escaped) if *first == b'%' => escaped,
-            None if *first == b'%' => (stray?, after),
-            _ => (*first, after),
-        };
-        decoded.push(byte);
-        rest = after;
-    }
-    Some(decoded)
-}
-
-/// The byte that two hexadecimal digits at the start of `text` mean, and what follows them.
-fn escaped_byte(text: &[u8]) -> Option<(u8, &[u8])> {
-    let (digits, rest) = text.split_at_checked(2)?;
-    let is_hex = digits.iter().all(u8::is_ascii_hexdigit);
-    let digits = std::str::from_utf8(digits).ok().filter(|_| is_hex)?;
-    Some((u8::from_str_radix(digits, 16).ok()?, rest))
+/// Whether each percent sign begins an escape.
+fn is_well_escaped(segment: &str) -> bool {
+    let mut escapes = segment.split('%').skip(1);
+    escapes.all(|rest| rest.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! and changed, where the gateway must, by splicing. No tree is built, no file of a form is copied,
 //! and a body that two parsers could read differently is refused.
 
-mod fault;
+mod error;
 mod field;
 mod form;
 mod json;
@@ -21,11 +21,14 @@ use bytes::Bytes;
 
 use splice::Places;
 
-pub use fault::BodyError;
+pub use error::BodyError;
 pub use outline::Outline;
 pub use sample::Sample;
 pub use shape::Shape;
 pub use splice::Change;
+
+/// How deep objects and arrays may lie in one another. The reader keeps one bit of a `u128` for each level.
+const MAX_DEPTH: u32 = 128;
 
 /// What a body says, with the body itself. See [`scan()`] and [`scan_form`].
 #[derive(Clone)]

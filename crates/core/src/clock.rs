@@ -1,4 +1,4 @@
-//! Monotonic time, for windows and durations. Whoever needs to know what time it is is told.
+//! Monotonic time, for windows and durations. Time is always an argument: no code here reads a clock.
 
 use std::{
     ops::Add,

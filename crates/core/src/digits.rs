@@ -1,5 +1,5 @@
-//! Decimal digits, written from the last one on and without taking memory: what stands in every answer's headers and in
-//! every line of log and ledger.
+//! Decimal digits, written from the last one on and without allocating: for every answer's headers and for amounts of
+//! money.
 
 /// Text of up to `MOST` bytes of ASCII, which grows at its front.
 pub struct Digits<const MOST: usize> {

@@ -6,6 +6,7 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
 use memchr::{memchr, memchr2, memmem};
+use thiserror::Error;
 
 use crate::model_name::{self, LONGEST};
 
@@ -87,26 +88,15 @@ impl fmt::Debug for Glob {
 }
 
 /// Why a text is no pattern.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum GlobError {
     /// There is nothing.
+    #[error("a model's name or pattern must not be empty; `*` stands for all")]
     Empty,
     /// It is longer than any name, or has a character that none has.
+    #[error("a model's name or pattern has {LONGEST} bytes at most and no control characters")]
     NoName,
 }
-
-impl fmt::Display for GlobError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Empty => formatter.write_str("a model's name or pattern must not be empty; `*` stands for all"),
-            Self::NoName => {
-                write!(formatter, "a model's name or pattern has {LONGEST} bytes at most and no control characters")
-            }
-        }
-    }
-}
-
-impl std::error::Error for GlobError {}
 
 /// Without `*`: each character fits the one in its place.
 fn matches_each(pattern: &str, name: &str) -> bool {

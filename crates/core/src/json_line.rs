@@ -3,7 +3,7 @@
 
 use std::{fmt, io::Write as _};
 
-use crate::{digits::Digits, printable::misleads};
+use crate::printable::misleads;
 
 /// An object that is being written.
 pub struct JsonLine {
@@ -98,9 +98,7 @@ impl JsonLine {
     }
 
     fn digits(&mut self, number: u64) {
-        let mut digits = Digits::<20>::new();
-        digits.number(number);
-        self.bytes.extend_from_slice(digits.as_bytes());
+        self.bytes.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
     }
 
     /// Text as it stands within quotes (RFC 8259, section 7), with nothing in it that a terminal obeys: lines are read there.

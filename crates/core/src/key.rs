@@ -7,9 +7,10 @@ use std::{fmt, str::FromStr, sync::Arc};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use thiserror::Error;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::{glob::Glob, hex, limit::Limit};
+use crate::{glob::Glob, limit::Limit};
 
 /// The `sk-…` string that proves possession of a key. It is wiped from memory when dropped,
 /// and prints masked.
@@ -51,7 +52,7 @@ impl Secret {
     /// The SHA-256 of the whole secret, which is what is kept and looked up.
     #[must_use]
     pub fn hash(&self) -> KeyHash {
-        KeyHash::of(self.0.as_bytes())
+        KeyHash::digest(self.0.as_bytes())
     }
 
     /// Whether this has the form of a generated secret and its checksum is right.
@@ -121,7 +122,7 @@ pub struct KeyHash([u8; 32]);
 impl KeyHash {
     /// Hashes the bytes of a secret.
     #[must_use]
-    pub fn of(secret: &[u8]) -> Self {
+    pub fn digest(secret: &[u8]) -> Self {
         Self(Sha256::digest(secret).into())
     }
 
@@ -135,7 +136,7 @@ impl KeyHash {
     /// The 64 hexadecimal digits, without a prefix.
     #[must_use]
     pub fn to_hex(self) -> String {
-        hex::written(&self.0)
+        hex::encode(self.0)
     }
 }
 
@@ -167,7 +168,7 @@ impl FromStr for KeyHash {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
-        let bytes = text.strip_prefix("sha256:").and_then(hex::read).ok_or(KeyError::Hash)?;
+        let bytes = text.strip_prefix("sha256:").and_then(|digits| hex::decode(digits).ok()).ok_or(KeyError::Hash)?;
         bytes.try_into().map(Self).map_err(|_| KeyError::Hash)
     }
 }
@@ -245,36 +246,27 @@ impl FromStr for KeyName {
 }
 
 /// Why a part of a key's record is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum KeyError {
     /// Not `sha256:` and 64 hexadecimal digits.
+    #[error("a hash is `sha256:` and 64 hexadecimal digits; `keymeter keys hash` makes one of a secret")]
     Hash,
     /// Not 1 to 64 characters of `a-z`, `0-9` and `_`.
+    #[error("an id is 1 to 64 characters of a-z, 0-9 and _")]
     Id,
     /// Not 3 to 50 printable characters.
+    #[error("a name is 3 to 50 characters, without control characters or spaces around it")]
     Name,
 }
-
-impl fmt::Display for KeyError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Hash => "a hash is `sha256:` and 64 hexadecimal digits; `keymeter keys hash` makes one of a secret",
-            Self::Id => "an id is 1 to 64 characters of a-z, 0-9 and _",
-            Self::Name => "a name is 3 to 50 characters, without control characters or spaces around it",
-        })
-    }
-}
-
-impl std::error::Error for KeyError {}
 
 /// Whether a key may be used, as its source says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyState {
     /// It may.
     Active,
-    /// Somebody switched it off.
+    /// It is disabled.
     Disabled,
-    /// Its owner's keys are put away.
+    /// It is archived, as its owner is on a team.
     Archived,
     /// Its wallet is used up.
     NoBalance,
@@ -285,9 +277,9 @@ pub enum KeyState {
 pub enum KeyDenial {
     /// No key has this secret, or none has it any more.
     Unknown,
-    /// Somebody switched it off.
+    /// It is disabled.
     Disabled,
-    /// Its owner's keys are put away.
+    /// It is archived, as its owner is on a team.
     Archived,
     /// Its wallet is used up.
     NoBalance,
@@ -392,7 +384,10 @@ mod tests {
     fn a_hash_reads_back_as_it_is_written() {
         let hash = Secret::new(PUBLISHED).hash();
         assert_eq!(hash.to_string().parse::<KeyHash>().unwrap(), hash);
-        assert_eq!(KeyHash::of(b"abc").to_hex(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(
+            KeyHash::digest(b"abc").to_hex(),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
         for wrong in ["", "sha256:", "sha256:00", "md5:00", &format!("sha256:{}", "g".repeat(64))] {
             assert_eq!(wrong.parse::<KeyHash>(), Err(KeyError::Hash));
         }

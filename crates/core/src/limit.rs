@@ -8,7 +8,9 @@ mod window;
 #[cfg(test)]
 mod tests;
 
-use std::{error::Error, fmt, num::NonZeroU64, str::FromStr};
+use std::{fmt, num::NonZeroU64, str::FromStr};
+
+use thiserror::Error;
 
 pub use counters::{CONCURRENCY_WAIT, MOST_TOKENS};
 pub use counters::{Counters, LimitKind, LimitStatus, Place, Refusal, Reservation, WindowStatus};
@@ -76,27 +78,18 @@ impl fmt::Display for Limit {
 }
 
 /// Why a text is no limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum LimitError {
     /// Neither `unlimited` nor a whole number.
+    #[error("a limit is `unlimited` or a whole number of at least 1, such as 600 or 5_000_000")]
     Form,
     /// The number 0.
+    #[error("a limit of 0 would allow nothing: to disable a key, write `enabled: false`")]
     Zero,
     /// More than a `u64` holds.
+    #[error("a limit is at most 18446744073709551615: for no limit, write `unlimited`")]
     TooLarge,
 }
-
-impl fmt::Display for LimitError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Form => "a limit is `unlimited` or a whole number of at least 1, such as 600 or 5_000_000",
-            Self::Zero => "a limit of 0 would allow nothing: to switch a key off, write `enabled: false`",
-            Self::TooLarge => "a limit is at most 18446744073709551615: for no limit, write `unlimited`",
-        })
-    }
-}
-
-impl Error for LimitError {}
 
 /// The limits that hold for one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,22 +174,14 @@ pub struct Plan {
 }
 
 /// The prompt alone is certainly over the limit: waiting does not help.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the prompt takes at least {certain_prompt} tokens and the limit is {limit}: shorten it")]
 pub struct TooLarge {
     /// What the prompt takes at the very least, in tokens.
     pub certain_prompt: u64,
     /// Tokens allowed in any 60 seconds.
     pub limit: u64,
 }
-
-impl fmt::Display for TooLarge {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { certain_prompt, limit } = self;
-        write!(formatter, "the prompt takes at least {certain_prompt} tokens and the limit is {limit}: shorten it")
-    }
-}
-
-impl Error for TooLarge {}
 
 /// How many tokens a request of this `demand` reserves under `limit`, and what becomes of its
 /// own maximum.

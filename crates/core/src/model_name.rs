@@ -1,4 +1,4 @@
-//! What a model may be called: names stand in errors, logs, metrics and records, and databases refuse some texts.
+//! The form of models' names. Names appear in errors, logs, metrics and records, and databases refuse some texts.
 
 /// The longest name, in bytes.
 pub const LONGEST: usize = 256;

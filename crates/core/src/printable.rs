@@ -1,5 +1,5 @@
-//! Texts of others, as they may stand on a terminal or in a line of a log: a name must neither steer the one nor look like
-//! another line of the other.
+//! Texts of others in a form that is safe on a terminal and in a log: a name can neither control the terminal nor look
+//! like another line of the log.
 
 use std::fmt::{self, Write as _};
 

@@ -1,17 +1,17 @@
-//! What is kept of one request, and how it is written: the same JSON in the spool, on the way to the other side, and
-//! there.
+//! Usage records. The JSON of a record is the same in the outbox, on the wire and in the accounting service.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use thiserror::Error;
 
 use crate::{
     json_line::JsonLine,
     key::{KeyId, KeyName},
     model_name::has_control,
-    price::Usd,
-    usage::Source,
+    money::Usd,
+    usage::UsageSource,
 };
 
 /// One request: whose it was, what it used and what it cost.
@@ -68,7 +68,7 @@ pub struct Record {
     pub status: u16,
     /// Where the counts come from.
     #[serde(with = "source")]
-    pub usage_source: Source,
+    pub usage_source: UsageSource,
 }
 
 /// The longest name of a model, in bytes.
@@ -143,24 +143,14 @@ impl Record {
 }
 
 /// What is wrong with a record.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{}{why}", field.as_ref().map_or_else(String::new, |field| format!("{field}: ")))]
 pub struct RecordError {
     /// The field; `None`: it is the record as a whole.
     pub field: Option<String>,
     /// What is wrong, and what is accepted.
     pub why: String,
 }
-
-impl fmt::Display for RecordError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.field {
-            Some(field) => write!(formatter, "{field}: {}", self.why),
-            None => formatter.write_str(&self.why),
-        }
-    }
-}
-
-impl std::error::Error for RecordError {}
 
 /// The name of a record: 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `_` and `-`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -174,13 +164,18 @@ impl RecordId {
     }
 }
 
+/// Why a text is no name of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("an id is 1 to 64 characters of A-Z, a-z, 0-9, _ and -")]
+pub struct RecordIdError;
+
 impl FromStr for RecordId {
-    type Err = &'static str;
+    type Err = RecordIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
         let fits = (1..=64).contains(&text.len()) && plain;
-        fits.then(|| Self(text.into())).ok_or("an id is 1 to 64 characters of A-Z, a-z, 0-9, _ and -")
+        fits.then(|| Self(text.into())).ok_or(RecordIdError)
     }
 }
 
@@ -216,12 +211,17 @@ impl Session {
     }
 }
 
+/// Why a text is no gateway's session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a gateway's session is 16 hexadecimal digits, 0-9 and a-f")]
+pub struct SessionError;
+
 impl FromStr for Session {
-    type Err = &'static str;
+    type Err = SessionError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let plain = text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        plain.then(|| Self(text.into())).ok_or("a gateway's session is 16 hexadecimal digits, 0-9 and a-f")
+        plain.then(|| Self(text.into())).ok_or(SessionError)
     }
 }
 
@@ -296,16 +296,18 @@ mod time {
 }
 
 mod source {
-    use super::{Deserialize, Deserializer, Serializer, Source, de};
+    use super::{Deserialize, Deserializer, Serializer, UsageSource, de};
 
     #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes all fields so")]
-    pub fn serialize<S: Serializer>(source: &Source, serializer: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<S: Serializer>(source: &UsageSource, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(source.as_str())
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Source, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<UsageSource, D::Error> {
         let word = String::deserialize(deserializer)?;
-        let source = [Source::Upstream, Source::Estimated, Source::None].into_iter().find(|one| one.as_str() == word);
+        let source = [UsageSource::Upstream, UsageSource::Estimated, UsageSource::None]
+            .into_iter()
+            .find(|one| one.as_str() == word);
         source.ok_or_else(|| de::Error::custom("accepted: upstream, estimated, none"))
     }
 }
@@ -374,7 +376,7 @@ mod tests {
         let record = example();
         assert_eq!((record.input_tokens, record.cached_input_tokens, record.cache_write_tokens), (1, 2, 3));
         assert_eq!((record.output_tokens, record.reasoning_tokens, record.status), (4, 1, 200));
-        assert_eq!((record.cost_usd, record.usage_source), (Usd::from_nanos(123_000), Source::Upstream));
+        assert_eq!((record.cost_usd, record.usage_source), (Usd::from_nanos(123_000), UsageSource::Upstream));
         assert_eq!(String::from_utf8(record.to_json()).unwrap(), EXAMPLE);
         let of_nobody = Record { owner: None, team: None, wallet: None, ..record };
         assert_eq!(Record::parse(&of_nobody.to_json()), Ok(of_nobody));

@@ -1,5 +1,5 @@
-//! Every way in which a request is refused, and what its sender is told: a status, a type and
-//! a code that programs branch on, and a sentence that says what to do. No secret reaches here.
+//! Every reason for which a request is refused, with its answer: a status, a type and a code for programs, and a sentence
+//! that says what to do. No secret appears in an answer.
 
 mod code;
 mod form;
@@ -25,7 +25,7 @@ pub enum Rejection {
     KeyDisabled(KeyId),
     /// The key's time is over.
     KeyExpired(KeyId),
-    /// The key is put away.
+    /// The key is archived.
     KeyArchived(KeyId),
     /// The key's wallet is used up.
     NoBalance(KeyId),

@@ -54,7 +54,7 @@ impl Usage {
 
 /// Where a usage comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Source {
+pub enum UsageSource {
     /// The upstream stated it.
     Upstream,
     /// At least a part of it is what a tokenizer found.
@@ -63,7 +63,7 @@ pub enum Source {
     None,
 }
 
-impl Source {
+impl UsageSource {
     /// As metrics, the log and the ledger have it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -83,14 +83,14 @@ pub struct Metered {
     /// How long the audio was that a transcription or a translation heard, where the upstream says so; else zero.
     pub audio: Duration,
     /// Who says so.
-    pub source: Source,
+    pub source: UsageSource,
 }
 
 impl Metered {
     /// Of a response that used nothing, or does not say what.
     #[must_use]
     pub fn none() -> Self {
-        Self { usage: Usage::default(), audio: Duration::ZERO, source: Source::None }
+        Self { usage: Usage::default(), audio: Duration::ZERO, source: UsageSource::None }
     }
 }
 

@@ -1,7 +1,7 @@
-//! Bad keys from one address are slowed down before they cost a look-up. A sketch counts them,
-//! so that memory is bounded whatever comes. Cells of a sketch are shared, so it can throttle an
-//! address for another's sins: it is asked about strangers only, never about a known key. A key that is new to us looks
-//! like a stranger's until it is looked up, so some of what is throttled is looked up all the same.
+//! Throttling of bad keys by address, before they cost a look-up. Attempts are counted in a sketch, so that memory is
+//! bounded for any traffic. Cells of a sketch are shared, so that one address may be throttled for another's attempts:
+//! the sketch is therefore asked about unknown keys only, never about a known key. A key that is new to the process looks
+//! unknown until it is looked up, so some throttled keys are looked up all the same.
 
 use std::{
     net::{IpAddr, Ipv6Addr},

@@ -1,6 +1,6 @@
 //! What a wallet pays for, and what it does not.
 
-use keymeter_core::wallet::{Allowance, BalanceUpdate};
+use keymeter_core::money::{Allowance, BalanceUpdate};
 
 use super::*;
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use keymeter_config::{
     Environment,
-    keyfile::{self, Change, EditError, LockedFile, Setting},
+    keyfile::{self, Edit, EditError, LockedFile, Setting},
 };
 use keymeter_core::key::{KeyId, Retiring, Secret};
 
@@ -17,7 +17,7 @@ pub(super) fn create(create: Create, io: &mut Io<'_>) -> Result<(), KeysError> {
     let settings = [Setting::Name(create.name), Setting::Hash(secret.hash())];
     let settings = settings.into_iter().chain(create.options.settings()).collect();
     let path = create.source.file();
-    let change = Change::Create { id: id.clone(), settings };
+    let change = Edit::Create { id: id.clone(), settings };
     let file = LockedFile::open(path)?;
     let text = file.read()?.unwrap_or_default();
     write(file, path, &text, &[change], io.environment)?;
@@ -34,21 +34,21 @@ pub(super) fn update(update: Update, io: &mut Io<'_>) -> Result<(), KeysError> {
     if settings.iter().any(|setting| cleared.iter().any(|field| field.is_set_by(setting))) {
         return Err(KeysError::SetAndCleared);
     }
-    let clear = cleared.into_iter().map(|field| Change::Clear { id: id.clone(), field });
-    let set = settings.into_iter().map(|setting| Change::Set { id: id.clone(), setting });
+    let clear = cleared.into_iter().map(|field| Edit::Clear { id: id.clone(), field });
+    let set = settings.into_iter().map(|setting| Edit::Set { id: id.clone(), setting });
     edit(source.file(), &clear.chain(set).collect::<Vec<_>>(), io)?;
     Ok(writeln!(io.stderr, "updated {id}")?)
 }
 
 pub(super) fn enable(key: &One, enabled: bool, io: &mut Io<'_>) -> Result<(), KeysError> {
     let One { id, source } = key;
-    edit(source.file(), &[Change::Set { id: id.clone(), setting: Setting::Enabled(enabled) }], io)?;
+    edit(source.file(), &[Edit::Set { id: id.clone(), setting: Setting::Enabled(enabled) }], io)?;
     Ok(writeln!(io.stderr, "{} {id}", if enabled { "enabled" } else { "disabled" })?)
 }
 
 pub(super) fn delete(key: One, io: &mut Io<'_>) -> Result<(), KeysError> {
     let One { id, source } = key;
-    edit(source.file(), &[Change::Delete { id: id.clone() }], io)?;
+    edit(source.file(), &[Edit::Delete { id: id.clone() }], io)?;
     Ok(writeln!(io.stderr, "deleted {id}")?)
 }
 
@@ -60,20 +60,20 @@ pub(super) fn regenerate(regenerate: &Regenerate, io: &mut Io<'_>) -> Result<(),
         return Err(KeysError::GivesSecret(path.to_owned(), id.clone()));
     }
     let retire = regenerate.grace.map(|grace| retire(&text, path, id, grace, io)).transpose()?;
-    let set = Change::Set { id: id.clone(), setting: Setting::Hash(secret.hash()) };
-    let drop = Change::DropEnded { id: id.clone(), now: io.now };
+    let set = Edit::Set { id: id.clone(), setting: Setting::Hash(secret.hash()) };
+    let drop = Edit::DropEnded { id: id.clone(), now: io.now };
     let changes: Vec<_> = [drop, set].into_iter().chain(retire).collect();
     write(file, path, &text, &changes, io.environment)?;
     show_secret("regenerated", path, id, &secret, io)
 }
 
 /// Lets the present secret of a key go on working for a while.
-fn retire(text: &str, path: &Path, id: &KeyId, grace: Grace, io: &Io<'_>) -> Result<Change, KeysError> {
+fn retire(text: &str, path: &Path, id: &KeyId, grace: Grace, io: &Io<'_>) -> Result<Edit, KeysError> {
     let known = read::known(text, path, io.environment).map_err(KeysError::Faulty)?;
     let record = known.records.into_iter().find(|record| record.id == *id);
     let record = record.ok_or_else(|| KeysError::Edit(path.to_owned(), EditError::Unknown(id.clone())))?;
     let old = Retiring { hash: record.hash, not_after: end(io.now, grace) };
-    Ok(Change::Retire { id: id.clone(), old })
+    Ok(Edit::Retire { id: id.clone(), old })
 }
 
 /// When the grace is over, rounded up to whole seconds.
@@ -83,7 +83,7 @@ fn end(now: Timestamp, Grace(grace): Grace) -> Timestamp {
 }
 
 /// Changes a file that exists.
-fn edit(path: &Path, changes: &[Change], io: &Io<'_>) -> Result<(), KeysError> {
+fn edit(path: &Path, changes: &[Edit], io: &Io<'_>) -> Result<(), KeysError> {
     let (file, text) = existing(path)?;
     write(file, path, &text, changes, io.environment)
 }
@@ -99,7 +99,7 @@ fn write(
     file: LockedFile,
     path: &Path,
     text: &str,
-    changes: &[Change],
+    changes: &[Edit],
     environment: &Environment<'_>,
 ) -> Result<(), KeysError> {
     let edited = keyfile::apply(text, changes).map_err(|fault| KeysError::Edit(path.to_owned(), fault))?;

@@ -52,7 +52,7 @@ pub(super) fn hash(io: &mut Io<'_>) -> Result<(), KeysError> {
     if secret.is_empty() || u64::try_from(length).is_ok_and(|length| length > LONGEST_SECRET) {
         return Err(KeysError::NoSecret);
     }
-    print(&format!("{}\n", KeyHash::of(secret)), io)
+    print(&format!("{}\n", KeyHash::digest(secret)), io)
 }
 
 fn known(path: &Path, io: &Io<'_>) -> Result<(read::Known, String), KeysError> {

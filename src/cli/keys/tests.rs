@@ -250,14 +250,15 @@ fn everything_of_one_key_is_shown() {
     desk.run("update key_a --expires-at 2026-11-23T12:00:00Z").unwrap();
     desk.run("show key_a").unwrap();
     assert!(desk.printed.contains("state                expired\n"), "{}", desk.printed);
-    assert!(desk.printed.contains(&format!("hash                 {}\n", KeyHash::of(b""))));
+    assert!(desk.printed.contains(&format!("hash                 {}\n", KeyHash::digest(b""))));
     assert!(
-        desk.printed.contains(&format!("retiring             {} until 2026-11-23T12:00:00Z\n", KeyHash::of(b"abc")))
+        desk.printed
+            .contains(&format!("retiring             {} until 2026-11-23T12:00:00Z\n", KeyHash::digest(b"abc")))
     );
     desk.run("show key_a --output json").unwrap();
     let key: serde_json::Value = serde_json::from_str(&desk.printed).unwrap();
-    assert_eq!(key["hash"], KeyHash::of(b"").to_string());
-    assert_eq!(key["retiring"][0]["hash"], KeyHash::of(b"abc").to_string());
+    assert_eq!(key["hash"], KeyHash::digest(b"").to_string());
+    assert_eq!(key["retiring"][0]["hash"], KeyHash::digest(b"abc").to_string());
 }
 
 #[test]
@@ -275,7 +276,10 @@ fn hash_reads_the_secret_from_standard_input() {
     for stdin in ["abc", "abc\n", "abc\r\n"] {
         desk.stdin = stdin;
         desk.run("hash").unwrap();
-        assert_eq!((desk.printed.as_str(), desk.told.as_str()), (format!("{}\n", KeyHash::of(b"abc")).as_str(), ""));
+        assert_eq!(
+            (desk.printed.as_str(), desk.told.as_str()),
+            (format!("{}\n", KeyHash::digest(b"abc")).as_str(), "")
+        );
     }
     for stdin in ["", "\n"] {
         desk.stdin = stdin;

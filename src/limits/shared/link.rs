@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use keymeter_config::{Node, Servers, Shared};
+use keymeter_config::{ServerAddress, Servers, Shared};
 use parking_lot::RwLock;
 use redis::{
     Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, RedisConnectionInfo, RedisError,
@@ -143,7 +143,7 @@ impl Link {
         PATIENCE.max(self.terms.timeout)
     }
 
-    fn info(&self, node: &Node) -> Result<ConnectionInfo, RedisError> {
+    fn info(&self, node: &ServerAddress) -> Result<ConnectionInfo, RedisError> {
         let mut account = RedisConnectionInfo::default().set_db(self.terms.url.database.into());
         if let Some(name) = &self.terms.username {
             account = account.set_username(name);
@@ -154,7 +154,7 @@ impl Link {
         Ok(self.address(node).into_connection_info()?.set_redis_settings(account).set_tcp_settings(tcp()))
     }
 
-    fn address(&self, node: &Node) -> ConnectionAddr {
+    fn address(&self, node: &ServerAddress) -> ConnectionAddr {
         let (host, port) = (node.host.to_string(), node.port);
         if self.terms.url.tls {
             ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }

@@ -20,7 +20,7 @@ use keymeter_core::rejection::Refused;
 use keymeter_core::{
     key::{KeyId, KeyName},
     limit::Limits,
-    price::Usd,
+    money::Usd,
     usage::Usage,
 };
 use parking_lot::{Mutex, RwLock};

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use keymeter_core::{key::KeyId, limit::Limits, price::Usd};
+use keymeter_core::{key::KeyId, limit::Limits, money::Usd};
 
 use super::{KeySeries, key::escape};
 

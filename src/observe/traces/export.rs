@@ -176,7 +176,7 @@ mod tests {
         metrics::Metrics,
         traces::{Arrival, LAST_SPANS, Traces},
     };
-    use keymeter_config::Sample;
+    use keymeter_config::SampleRatio;
     use keymeter_core::api::Api;
 
     /// A collector that takes nothing until the test lets it, and then takes it or does not.
@@ -216,7 +216,7 @@ mod tests {
             let held = Held { gate: Arc::new(Semaphore::new(0)), takes };
             let queue = Queue::before(held.clone(), "http://h:1", metrics.traces().unwrap(), 4);
             let shared = queue.shared.clone();
-            let traces = Traces::of(queue, Sample::ALL, None);
+            let traces = Traces::of(queue, SampleRatio::ALL, None);
             (0..10).for_each(|_| request(&traces));
             assert_counts(&metrics, [("dropped", 6), ("exported", 0), ("failed", 0)]);
             held.gate.close();

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use keymeter_core::{
     api::{Call, Endpoint},
     rejection::ErrorCode,
-    usage::{Source, Usage},
+    usage::{Usage, UsageSource},
 };
 use opentelemetry::{
     Context, KeyValue, Value,
@@ -139,7 +139,7 @@ impl RequestTrace {
         set_some(span, "http.request.resend_count", (*attempts > 1).then(|| i64::from(*attempts - 1)));
         let waited = |first: Timestamp| first.duration_since(*began).as_secs_f64().max(0.0);
         set_some(span, "gen_ai.response.time_to_first_chunk", ended.first_piece.map(waited));
-        if ended.source != Source::None {
+        if ended.source != UsageSource::None {
             describe_usage(span, &ended.usage);
         }
         let refused = status.filter(|status| *status >= 400).map(|status| status.to_string());

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use keymeter_core::{
     api::{Api, Call, Endpoint},
     rejection::ErrorCode,
-    usage::{Source, Usage},
+    usage::{Usage, UsageSource},
 };
 use opentelemetry::{
     Context,
@@ -54,7 +54,7 @@ impl Kept {
     }
 }
 
-fn traces(sample: Sample) -> (Traces, Kept) {
+fn traces(sample: SampleRatio) -> (Traces, Kept) {
     let kept = Kept::default();
     (Traces::of(kept.clone(), sample, None), kept)
 }
@@ -90,17 +90,17 @@ const USAGE: Usage = Usage { input: 10, cached_input: 20, cache_write: 30, outpu
 
 #[test]
 fn a_request_and_its_exchange_are_told_by_the_conventions() {
-    let (traces, kept) = traces(Sample::ALL);
+    let (traces, kept) = traces(SampleRatio::ALL);
     let mut trace = begun(&traces, &HeaderMap::new(), Some(&chat())).unwrap();
     trace.asks(Endpoint::ChatCompletions, Some("llama-3"), Some(100), true);
     trace.exchange_begins("vllm", Some(("10.0.0.1", 8000)), at(5));
     trace.upstream_answered(200);
     let first_piece = Some(at(255));
-    let ended = ExchangeEnded { usage: USAGE, source: Source::Upstream, first_piece, failure: None };
+    let ended = ExchangeEnded { usage: USAGE, source: UsageSource::Upstream, first_piece, failure: None };
     trace.exchange_ended(&ended, at(900));
     // What comes later changes nothing.
     trace.exchange_ended(&ExchangeEnded { failure: Some(ErrorCode::UpstreamError), ..ended }, at(950));
-    let spent = Spent { usage: USAGE, source: Source::Upstream, cost: "0.25".parse().unwrap() };
+    let spent = Spent { usage: USAGE, source: UsageSource::Upstream, cost: "0.25".parse().unwrap() };
     let upstream = Some("vllm");
     let ended = Ended { status: 200, upstream, spent: Some(spent), ..Ended::default() };
     trace.ended(&ended, Some(("key_a", Some("research"))), at(1000));
@@ -176,7 +176,7 @@ fn an_error_is_one_where_it_is_not_the_clients() {
         ),
         (Ended { status: 200, broke_off: true, ..Ended::default() }, Some("_OTHER")),
     ] {
-        let (traces, kept) = traces(Sample::ALL);
+        let (traces, kept) = traces(SampleRatio::ALL);
         begun(&traces, &HeaderMap::new(), Some(&chat())).unwrap().ended(&ended, None, at(1));
         let span = kept.only();
         assert_eq!(attribute(&span, "error.type").as_deref(), fault);
@@ -190,14 +190,15 @@ fn an_error_is_one_where_it_is_not_the_clients() {
 
 #[test]
 fn an_exchange_that_is_tried_again_is_one_and_its_last_answer_counts() {
-    let (traces, kept) = traces(Sample::ALL);
+    let (traces, kept) = traces(SampleRatio::ALL);
     let mut trace = begun(&traces, &HeaderMap::new(), Some(&chat())).unwrap();
     trace.exchange_begins("vllm", None, at(1));
     let first = trace.headers();
     trace.upstream_answered(400);
     trace.exchange_begins("vllm", None, at(2));
     assert_eq!(trace.headers(), first, "it has one name");
-    let nothing = |failure| ExchangeEnded { usage: Usage::default(), source: Source::None, first_piece: None, failure };
+    let nothing =
+        |failure| ExchangeEnded { usage: Usage::default(), source: UsageSource::None, first_piece: None, failure };
     trace.exchange_ended(&nothing(Some(ErrorCode::UpstreamTimeout)), at(3));
     drop(trace);
     let (_, client) = kept.both();
@@ -217,12 +218,12 @@ fn an_exchange_that_is_tried_again_is_one_and_its_last_answer_counts() {
 
 #[test]
 fn what_an_upstream_refuses_is_an_error_of_the_exchange() {
-    let (traces, kept) = traces(Sample::ALL);
+    let (traces, kept) = traces(SampleRatio::ALL);
     let mut trace = begun(&traces, &HeaderMap::new(), Some(&chat())).unwrap();
     trace.exchange_begins("vllm", None, at(1));
     trace.upstream_answered(401);
     let (usage, failure) = (Usage::default(), Some(ErrorCode::UpstreamError));
-    trace.exchange_ended(&ExchangeEnded { usage, source: Source::None, first_piece: None, failure }, at(3));
+    trace.exchange_ended(&ExchangeEnded { usage, source: UsageSource::None, first_piece: None, failure }, at(3));
     drop(trace);
     assert_eq!(attribute(&kept.both().1, "error.type").as_deref(), Some("401"));
 }
@@ -261,7 +262,7 @@ const LEAST: &str = "upstreams: [{name: a, url: 'http://h:1'}]\nkeys: {yaml: {pa
 
 #[test]
 fn a_request_that_comes_after_the_end_has_no_trace() {
-    let (traces, kept) = traces(Sample::ALL);
+    let (traces, kept) = traces(SampleRatio::ALL);
     let running = begun(&traces, &HeaderMap::new(), None).unwrap();
     traces.flush(LAST_SPANS);
     traces.flush(LAST_SPANS);

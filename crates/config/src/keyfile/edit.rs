@@ -8,14 +8,14 @@ use std::ops::Range;
 
 use serde_yaml::{Mapping, Value};
 
-use super::{EditError, Step, render};
+use super::{EditError, PathStep, render};
 use crate::yaml::{Kind, Marks, Node};
 
 /// `text` after `step`.
 ///
 /// # Errors
 /// Where what is to be changed is not written plainly.
-pub(super) fn edit(text: &str, marks: &Marks, step: &Step) -> Result<String, EditError> {
+pub(super) fn edit(text: &str, marks: &Marks, step: &PathStep) -> Result<String, EditError> {
     let page = Page { text, line_break: if line_break_is_crlf(text) { "\r\n" } else { "\n" } };
     page.after(page.splices(marks, step)?)
 }
@@ -58,14 +58,14 @@ impl Page<'_> {
         })
     }
 
-    fn splices(&self, marks: &Marks, step: &Step) -> Splices {
+    fn splices(&self, marks: &Marks, step: &PathStep) -> Splices {
         match step {
-            Step::Create(fields) => self.create(marks, fields),
-            Step::Set { key, path, value } => self.set(self.key(marks, *key)?, path, value),
-            Step::Clear { key, path } => self.clear(self.key(marks, *key)?, path),
-            Step::Push { key, path, element } => self.push(self.key(marks, *key)?, path, element),
-            Step::Drop { key, path, element } => self.drop_element(self.key(marks, *key)?, path, *element),
-            Step::Delete { key } => self.delete(marks, *key),
+            PathStep::Create(fields) => self.create(marks, fields),
+            PathStep::Set { key, path, value } => self.set(self.key(marks, *key)?, path, value),
+            PathStep::Clear { key, path } => self.clear(self.key(marks, *key)?, path),
+            PathStep::Push { key, path, element } => self.push(self.key(marks, *key)?, path, element),
+            PathStep::Drop { key, path, element } => self.drop_element(self.key(marks, *key)?, path, *element),
+            PathStep::Delete { key } => self.delete(marks, *key),
         }
     }
 

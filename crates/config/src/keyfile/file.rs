@@ -2,13 +2,13 @@
 //! whole, so that nobody ever reads half a file.
 
 use std::{
-    error::Error,
-    fmt,
     fs::{self, File, OpenOptions, Permissions},
     io::{self, ErrorKind, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
 };
+
+use thiserror::Error;
 
 /// A keys file that nobody else edits for as long as this lives. What is locked is its directory, with an advisory
 /// lock: the file itself is replaced, and a lock on it would go with the old one.
@@ -115,27 +115,17 @@ fn target_of(path: &Path, found: io::Result<PathBuf>) -> io::Result<PathBuf> {
         (found, _) => found?,
     };
     let is_file = found.metadata()?.is_file();
-    is_file.then_some(found).ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "it is no regular file"))
+    is_file.then_some(found).ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"))
 }
 
 /// What could not be done with a file, and why.
-#[derive(Debug)]
+#[derive(Debug, Error)]
+#[error("cannot {doing} {}: {error}", path.display())]
 pub struct FileError {
     doing: &'static str,
     path: PathBuf,
+    #[source]
     error: io::Error,
-}
-
-impl fmt::Display for FileError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "cannot {} {}: {}", self.doing, self.path.display(), self.error)
-    }
-}
-
-impl Error for FileError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.error)
-    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! What a keys file says as plain data, and what it is to say after a change: the measure of every edit.
+//! The content of a keys file as plain data, before and after a change. Every edit of the text is compared with it.
 
 use jiff::Timestamp;
 use keymeter_core::key::{KeyId, Retiring};
 use serde_yaml::{Mapping, Value};
 
-use super::{Change, EditError, RETIRING, Setting, Step};
+use super::{Edit, EditError, PathStep, RETIRING, Setting};
 
 /// The data of a keys file; null for one that is empty.
 pub(super) fn read(text: &str) -> Result<Value, EditError> {
@@ -12,34 +12,34 @@ pub(super) fn read(text: &str) -> Result<Value, EditError> {
 }
 
 /// What is to be done for `change`; `None` where nothing is.
-pub(super) fn step(file: &Value, change: &Change) -> Result<Option<Step>, EditError> {
+pub(super) fn step(file: &Value, change: &Edit) -> Result<Option<PathStep>, EditError> {
     Ok(Some(match change {
-        Change::Create { id, settings } => create(file, id, settings)?,
-        Change::Set { id, setting } => {
-            Step::Set { key: place(file, id)?, path: setting.path(), value: setting.value() }
+        Edit::Create { id, settings } => create(file, id, settings)?,
+        Edit::Set { id, setting } => {
+            PathStep::Set { key: place(file, id)?, path: setting.path(), value: setting.value() }
         }
-        Change::Clear { id, field } => {
+        Edit::Clear { id, field } => {
             let (key, path) = (place(file, id)?, field.path());
             if at(file, key, path).is_none() {
                 return Ok(None);
             }
-            Step::Clear { key, path }
+            PathStep::Clear { key, path }
         }
-        Change::Retire { id, old } => Step::Push { key: place(file, id)?, path: RETIRING, element: retired(old) },
-        Change::DropEnded { id, now } => return Ok(drop_ended(file, place(file, id)?, *now)),
-        Change::Delete { id } => Step::Delete { key: place(file, id)? },
+        Edit::Retire { id, old } => PathStep::Push { key: place(file, id)?, path: RETIRING, element: retired(old) },
+        Edit::DropEnded { id, now } => return Ok(drop_ended(file, place(file, id)?, *now)),
+        Edit::Delete { id } => PathStep::Delete { key: place(file, id)? },
     }))
 }
 
 /// `file` as it is to be after `step`; `None` where the step does not fit it.
-pub(super) fn after(mut file: Value, step: &Step) -> Option<Value> {
+pub(super) fn after(mut file: Value, step: &PathStep) -> Option<Value> {
     let keys = field_mut(&mut file, "keys")?;
     match step {
-        Step::Create(fields) => push(keys, fields.clone()),
-        Step::Set { key, path, value } => *field_at_mut(keys.get_mut(key)?, path)? = value.clone(),
-        Step::Clear { key, path } => clear(keys.get_mut(key)?, path),
-        Step::Push { key, path, element } => push(field_at_mut(keys.get_mut(key)?, path)?, element.clone()),
-        Step::Drop { key, path, element } => {
+        PathStep::Create(fields) => push(keys, fields.clone()),
+        PathStep::Set { key, path, value } => *field_at_mut(keys.get_mut(key)?, path)? = value.clone(),
+        PathStep::Clear { key, path } => clear(keys.get_mut(key)?, path),
+        PathStep::Push { key, path, element } => push(field_at_mut(keys.get_mut(key)?, path)?, element.clone()),
+        PathStep::Drop { key, path, element } => {
             let key = keys.get_mut(key)?;
             let list = field_at_mut(key, path)?.as_sequence_mut()?;
             // The place is one that was found in this list.
@@ -49,7 +49,7 @@ pub(super) fn after(mut file: Value, step: &Step) -> Option<Value> {
             }
         }
         // As is this.
-        Step::Delete { key } => drop(keys.as_sequence_mut()?.remove(*key)),
+        PathStep::Delete { key } => drop(keys.as_sequence_mut()?.remove(*key)),
     }
     Some(file)
 }
@@ -60,7 +60,7 @@ pub(super) fn has_field(file: &Value, id: &KeyId, name: &str) -> Result<bool, Ed
     Ok(at(file, key, &[name]).is_some())
 }
 
-fn create(file: &Value, id: &KeyId, settings: &[Setting]) -> Result<Step, EditError> {
+fn create(file: &Value, id: &KeyId, settings: &[Setting]) -> Result<PathStep, EditError> {
     if keys(file).any(|(_, key)| has_id(key, id)) {
         return Err(EditError::Duplicate(id.clone()));
     }
@@ -70,15 +70,15 @@ fn create(file: &Value, id: &KeyId, settings: &[Setting]) -> Result<Step, EditEr
             *value = setting.value();
         }
     }
-    Ok(Step::Create(key))
+    Ok(PathStep::Create(key))
 }
 
 /// The first replaced secret of a key that has ended by `now`. One whose end is not written plainly stays.
-fn drop_ended(file: &Value, key: usize, now: Timestamp) -> Option<Step> {
+fn drop_ended(file: &Value, key: usize, now: Timestamp) -> Option<PathStep> {
     let list = at(file, key, RETIRING)?.as_sequence()?;
     let end = |old: &Value| old.get("not_after")?.as_str()?.parse::<Timestamp>().ok();
     let ended = list.iter().position(|old| end(old).is_some_and(|end| end <= now));
-    ended.map(|element| Step::Drop { key, path: RETIRING, element })
+    ended.map(|element| PathStep::Drop { key, path: RETIRING, element })
 }
 
 fn retired(old: &Retiring) -> Value {

@@ -39,26 +39,26 @@ fn limit(number: &str) -> Limit {
     number.parse().unwrap()
 }
 
-fn set(key: &str, setting: Setting) -> Change {
-    Change::Set { id: id(key), setting }
+fn set(key: &str, setting: Setting) -> Edit {
+    Edit::Set { id: id(key), setting }
 }
 
-fn clear(key: &str, field: Field) -> Change {
-    Change::Clear { id: id(key), field }
+fn clear(key: &str, field: Field) -> Edit {
+    Edit::Clear { id: id(key), field }
 }
 
-fn retire(key: &str, not_after: &str) -> Change {
-    Change::Retire { id: id(key), old: Retiring { hash: KeyHash::of(b""), not_after: not_after.parse().unwrap() } }
+fn retire(key: &str, not_after: &str) -> Edit {
+    Edit::Retire { id: id(key), old: Retiring { hash: KeyHash::digest(b""), not_after: not_after.parse().unwrap() } }
 }
 
-fn create(key: &str) -> Change {
+fn create(key: &str) -> Edit {
     let limits = [Setting::RequestsPerMinute(limit("5")), Setting::ConcurrentRequests(limit("unlimited"))];
     let settings = [name("a: b"), Setting::Models(vec![Glob::new("llama-*"), Glob::new("qwen3")])];
-    Change::Create { id: id(key), settings: settings.into_iter().chain(limits).collect() }
+    Edit::Create { id: id(key), settings: settings.into_iter().chain(limits).collect() }
 }
 
 /// The changed text, given as what was replaced by what in the old one, in order.
-fn assert_edit(text: &str, change: &Change, replaced: &[(&str, &str)]) {
+fn assert_edit(text: &str, change: &Edit, replaced: &[(&str, &str)]) {
     let mut expected = String::new();
     let mut rest = text;
     for (old, new) in replaced {
@@ -70,7 +70,7 @@ fn assert_edit(text: &str, change: &Change, replaced: &[(&str, &str)]) {
     assert_eq!(apply(text, std::slice::from_ref(change)).unwrap(), expected, "{change:?}");
 }
 
-fn fault(text: &str, change: &Change) -> EditError {
+fn fault(text: &str, change: &Edit) -> EditError {
     apply(text, std::slice::from_ref(change)).unwrap_err()
 }
 
@@ -135,7 +135,7 @@ fn fields_are_taken_away_with_their_lines() {
 
 #[test]
 fn replaced_secrets_come_and_go() {
-    let entry = format!("{{hash: \"{}\", not_after: 2026-05-01T00:00:00Z}}", KeyHash::of(b""));
+    let entry = format!("{{hash: \"{}\", not_after: 2026-05-01T00:00:00Z}}", KeyHash::digest(b""));
     let (end, written) = ("2026-05-01T00:00:00Z", format!("retiring: [{entry}]"));
     let last = "        not_after: 2026-03-01T00:00:00Z";
     assert_edit(FILE, &retire("key_c", end), &[(last, &format!("{last}\n      - {entry}"))]);
@@ -143,7 +143,7 @@ fn replaced_secrets_come_and_go() {
     assert_edit("keys:\n- id: a\n  retiring: []", &retire("a", end), &[("retiring: []", &written)]);
     assert_edit("keys: [{id: a, retiring: [b, c]}]", &retire("a", end), &[("c]", &format!("c, {entry}]"))]);
 
-    let drop = |now: &str| Change::DropEnded { id: id("key_c"), now: now.parse().unwrap() };
+    let drop = |now: &str| Edit::DropEnded { id: id("key_c"), now: now.parse().unwrap() };
     let (_, entries) = FILE.split_once("    retiring:\n").unwrap();
     let (both, _) = entries.split_once("# - id").unwrap();
     let (first, second) = both.split_at(both.find("      - hash: two").unwrap());
@@ -156,16 +156,16 @@ fn replaced_secrets_come_and_go() {
 fn keys_are_taken_away_and_comments_around_them_stay() {
     let (_, from_first) = FILE.split_once("  # the first\n").unwrap();
     let (first, _) = from_first.split_once("\n  - {id").unwrap();
-    assert_edit(FILE, &Change::Delete { id: id("key_a") }, &[(first, "")]);
+    assert_edit(FILE, &Edit::Delete { id: id("key_a") }, &[(first, "")]);
     assert_edit(
         FILE,
-        &Change::Delete { id: id("key_b") },
+        &Edit::Delete { id: id("key_b") },
         &[("  - {id: key_b, name: Second, hash: x} # in one line\n", "")],
     );
     let (_, from_last) = FILE.split_once("  # last\n").unwrap();
     let (last, _) = from_last.split_once("# - id").unwrap();
-    assert_edit(FILE, &Change::Delete { id: id("key_c") }, &[(last, "")]);
-    let only = Change::Delete { id: id("a") };
+    assert_edit(FILE, &Edit::Delete { id: id("key_c") }, &[(last, "")]);
+    let only = Edit::Delete { id: id("a") };
     assert_edit(
         "keys: # all\n  # of a\n  - id: a\n    x: 1\n# b\n",
         &only,
@@ -226,8 +226,8 @@ fn windows_line_breaks_stay() {
         set("key_a", Setting::Enabled(true)),
         clear("key_a", Field::Limits),
         retire("key_c", "2027-01-01T00:00:00Z"),
-        Change::DropEnded { id: id("key_c"), now: "2026-04-01T00:00:00Z".parse().unwrap() },
-        Change::Delete { id: id("key_b") },
+        Edit::DropEnded { id: id("key_c"), now: "2026-04-01T00:00:00Z".parse().unwrap() },
+        Edit::Delete { id: id("key_b") },
     ];
     let edited = apply(&text, &changes).unwrap();
     assert_eq!(edited, apply(FILE, &changes).unwrap().replace('\n', "\r\n"));
@@ -274,7 +274,7 @@ fn what_is_shared_or_strange_is_left_to_people() {
 
 #[test]
 fn what_is_no_keys_file_or_has_no_such_key_is_refused() {
-    let delete = Change::Delete { id: id("a") };
+    let delete = Edit::Delete { id: id("a") };
     assert!(matches!(fault("keys: [", &delete), EditError::Syntax(_)));
     assert!(matches!(fault("keys: []\nkeys: []\n", &delete), EditError::Unreadable(_)));
     assert_eq!(fault("upstreams: []", &create("a")), EditError::NoKeys);

@@ -1,4 +1,4 @@
-//! Names, addresses, secrets, numbers and money, each held to its form.
+//! Names, addresses, secrets, numbers and money: how each is parsed.
 
 use std::{
     fmt,
@@ -12,12 +12,13 @@ use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use keymeter_core::{
+    api::Api,
     glob::Glob,
     hosts::HostName,
-    key::{KeyHash, KeyId, KeyName, Secret},
+    key::{KeyHash, KeyId, KeyName, KeyState, Secret},
     limit::{Limit, Strategy},
     model_name,
-    price::{Rate, Usd},
+    money::{Rate, Usd},
 };
 use serde_json::json;
 
@@ -25,6 +26,20 @@ use super::{super::url::UpstreamUrl, Choice, FromScalar};
 
 impl Choice for Strategy {
     const CHOICES: &[(&str, Self)] = &[("expected", Self::Expected), ("worst_case", Self::WorstCase)];
+}
+
+impl Choice for Api {
+    const CHOICES: &[(&str, Self)] =
+        &[("openai", Self::OpenAi), ("anthropic", Self::Anthropic), ("ollama", Self::Ollama), ("gemini", Self::Gemini)];
+}
+
+impl Choice for KeyState {
+    const CHOICES: &[(&str, Self)] = &[
+        ("active", Self::Active),
+        ("disabled", Self::Disabled),
+        ("archived", Self::Archived),
+        ("no_balance", Self::NoBalance),
+    ];
 }
 
 /// Text with something in it.
@@ -103,7 +118,9 @@ impl FromScalar for UpstreamName {
 impl FromScalar for SocketAddr {
     fn from_text(text: &str) -> Result<Self, String> {
         text.parse().map_err(|_| {
-            format!("`{text}` is no address; accepted: an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080")
+            format!(
+                "`{text}` is not an address; accepted: an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080"
+            )
         })
     }
 }
@@ -112,7 +129,7 @@ impl FromScalar for HostName {
     fn from_text(text: &str) -> Result<Self, String> {
         Self::parse(text).ok_or_else(|| {
             format!(
-                "`{text}` is no host's name; accepted: a name or an IP address without a port, such as metrics.example"
+                "`{text}` is not a host name; accepted: a name or an IP address without a port, such as metrics.example"
             )
         })
     }
@@ -124,7 +141,7 @@ impl FromScalar for IpNet {
         let network = text.parse::<Self>().map(|network| plain(network.trunc()));
         network.or_else(|_| text.parse().map(|address: IpAddr| address.to_canonical().into())).map_err(|_| {
             format!(
-                "`{text}` is no network; accepted: CIDR notation, such as 10.0.0.0/8 or fd00::/8, or one IP address"
+                "`{text}` is not a network; accepted: CIDR notation, such as 10.0.0.0/8 or fd00::/8, or one IP address"
             )
         })
     }
@@ -139,14 +156,14 @@ fn plain(network: IpNet) -> IpNet {
 
 impl FromScalar for HeaderName {
     fn from_text(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|_| format!("`{text}` is no name of a header; it is such as x-forwarded-for"))
+        text.parse().map_err(|_| format!("`{text}` is not a header name; an example is x-forwarded-for"))
     }
 }
 
 /// RFC 3339.
 impl FromScalar for Timestamp {
     fn from_text(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|_| format!("`{text}` is no RFC 3339 time, such as 2027-01-01T00:00:00Z"))
+        text.parse().map_err(|_| format!("`{text}` is not an RFC 3339 time, such as 2027-01-01T00:00:00Z"))
     }
 
     fn schema() -> serde_json::Value {

@@ -37,7 +37,7 @@ fn of_fields() {
                 "on_client_abort: wait\nledger: {directory: data}",
                 &[
                     "f:1:18: `wait` is not accepted here; accepted: stop, drain",
-                    "f:2:9: nothing is sent on: records go to `keys.http.usage_url`, which is not given",
+                    "f:2:9: the ledger is unused: records are sent to `keys.http.usage_url`, which is not set; set it or remove `ledger`",
                 ],
             ),
             ("server: {threads: 1, threads: 2}", &["f:1:22: the field `threads` is already given on line 1"]),
@@ -67,7 +67,7 @@ fn of_fields() {
                 "metrics: {max_key_series: '${SERIES}'}\nserver: {threads: '${FOUR-1}', tls: {cert: '${A', key: key.pem}}",
                 &[
                     "f:1:27: the environment variable `SERIES` is not set; set it, or write ${SERIES:-default}",
-                    "f:2:19: no form of variable that is known; accepted: ${VAR}, ${VAR:-default} and \
+                    "f:2:19: unknown form of variable; accepted: ${VAR}, ${VAR:-default} and \
                      ${VAR:?message}, not nested",
                     "f:2:44: `${` without its `}`; a literal `$` before a `{` is written `$$`",
                 ],
@@ -97,11 +97,11 @@ fn of_connections_and_hosts() {
             (
                 "admin: {hosts: ['metrics.example:9090', 'http://x', '', metrics.example]}",
                 &[
-                    "f:1:17: `metrics.example:9090` is no host's name; accepted: a name or an IP address without a \
+                    "f:1:17: `metrics.example:9090` is not a host name; accepted: a name or an IP address without a \
                      port, such as metrics.example",
-                    "f:1:41: `http://x` is no host's name; accepted: a name or an IP address without a port, such as \
+                    "f:1:41: `http://x` is not a host name; accepted: a name or an IP address without a port, such as \
                      metrics.example",
-                    "f:1:53: `` is no host's name; accepted: a name or an IP address without a port, such as \
+                    "f:1:53: `` is not a host name; accepted: a name or an IP address without a port, such as \
                      metrics.example",
                 ],
             ),
@@ -119,12 +119,12 @@ fn of_servers() {
             (
                 "server: {listen: ['127.0.0.1:80', 'localhost:80', '127.0.0.1:80']}",
                 &[
-                    "f:1:35: `localhost:80` is no address; accepted: an IP address and a port, such as \
+                    "f:1:35: `localhost:80` is not an address; accepted: an IP address and a port, such as \
                      127.0.0.1:8080 or [::1]:8080",
                     "f:1:51: `127.0.0.1:80` is already in the list",
                 ],
             ),
-            ("server:\n  listen:\n  - 127.0.0.1:80\n  -", &["f:4:4: an element without a value"]),
+            ("server:\n  listen:\n  - 127.0.0.1:80\n  -", &["f:4:4: the element has no value"]),
             (
                 "server:\n  tls: {cert: cert.pem}",
                 &["f:2:8: missing field `key` in server.tls: the file of the certificate's private key, in PEM form"],
@@ -161,8 +161,8 @@ fn of_servers() {
             (
                 "server: {client_address: {header: 'x y', trusted: [lan]}}",
                 &[
-                    "f:1:35: `x y` is no name of a header; it is such as x-forwarded-for",
-                    "f:1:52: `lan` is no network; accepted: CIDR notation, such as 10.0.0.0/8 or fd00::/8, or one \
+                    "f:1:35: `x y` is not a header name; an example is x-forwarded-for",
+                    "f:1:52: `lan` is not a network; accepted: CIDR notation, such as 10.0.0.0/8 or fd00::/8, or one \
                      IP address",
                 ],
             ),
@@ -247,7 +247,7 @@ fn of_policy() {
                     "f:2:20: money is never a floating-point number: write it in quotes, such as \"0.20\"",
                     "f:3:3: missing field `name` in models[1]: the model's name or a pattern, such as llama-3*",
                     "f:4:32: must be a whole number, 1 or more",
-                    "f:5:2: an element without a value",
+                    "f:5:2: the element has no value",
                     "f:6:10: `a` is already given on line 2, and the first that matches counts",
                     "f:7:13: unknown field `outptu` in models[5]; did you mean `output`? accepted: name, input, \
                      cached_input, cache_write, output, audio_minute, request, max_output_tokens",
@@ -406,11 +406,11 @@ fn of_a_key_service() {
         ("http: {url: 'ftp://a/{hash}'}", "f:3:15: the scheme of the URL must be http or https"),
         (
             "http: {url: 'http://a/{hash}', events_url: 'a'}",
-            "f:3:46: no URL with a host; accepted: http:// or https://, a host, a port and a path if need be",
+            "f:3:46: the URL must have a scheme and a host; accepted: http:// or https://, a host, a port and a path if need be",
         ),
         (
             "http: {url: 'http://a/{hash}', usage_url: 'http:a'}",
-            "f:3:45: no URL with a host; accepted: http:// or https://, a host, a port and a path if need be",
+            "f:3:45: the URL must have a scheme and a host; accepted: http:// or https://, a host, a port and a path if need be",
         ),
         (
             "{yaml: {path: keys.yaml}, http: {url: 'http://a/{hash}'}}",
@@ -422,7 +422,7 @@ fn of_a_key_service() {
     let good = "keys: {http: {url: 'https://a/{hash}?v=1', timeout: 3s}, ready_without_source: true}";
     let config = parsed(&LEAST.replace("keys: {yaml: {path: keys.yaml}}", good)).unwrap();
     let Source::Http(service) = &config.keys.source else { panic!("it is a service") };
-    assert_eq!(service.url_of(&KeyHash::of(b"abc")).len(), "https://a/?v=1".len() + 64);
+    assert_eq!(service.url_of(&KeyHash::digest(b"abc")).len(), "https://a/?v=1".len() + 64);
     assert!(config.keys.ready_without_source);
 }
 

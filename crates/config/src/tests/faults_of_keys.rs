@@ -1,6 +1,6 @@
 //! Faulty keys files, and exactly what is said of them.
 
-use keymeter_core::wallet::{Allowance, BalanceUpdate};
+use keymeter_core::money::{Allowance, BalanceUpdate};
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn of_files() {
     assert_eq!(of("keys: {}"), ["k:1:7: expected a list in brackets, found fields"]);
     assert_eq!(of("keys: []\nkey: []"), ["k:2:1: unknown field `key`; did you mean `keys`? accepted: keys"]);
     assert_eq!(of("keys:\n- id: a\n  id: b\n"), ["k:3:3: the field `id` is already given on line 2"]);
-    assert_eq!(of("keys:\n-\n"), ["k:2:2: an element without a value"]);
+    assert_eq!(of("keys:\n-\n"), ["k:2:2: the element has no value"]);
 }
 
 #[test]
@@ -77,12 +77,12 @@ fn of_keys() {
         "k:11:12: unknown field `requests_per_minutes` in keys[4].limits; did you mean `requests_per_minute`? accepted: \
          requests_per_minute, tokens_per_minute, concurrent_requests",
         "k:11:56: a limit is a whole number of at least 1, or `unlimited`",
-        "k:12:15: `2027-01-01` is no RFC 3339 time, such as 2027-01-01T00:00:00Z",
+        "k:12:15: `2027-01-01` is not an RFC 3339 time, such as 2027-01-01T00:00:00Z",
         "k:13:12: `maybe` is not accepted here; accepted: true, false",
         "k:14:12: a model's name or pattern must not be empty; `*` stands for all",
         "k:15:10: 1 to 64 characters, without control characters or spaces around them",
         "k:16:21: the same secret is already given on line 10; each must belong to one key, once",
-        "k:16:107: `soon` is no RFC 3339 time, such as 2027-01-01T00:00:00Z",
+        "k:16:107: `soon` is not an RFC 3339 time, such as 2027-01-01T00:00:00Z",
         "k:16:114: missing field `not_after` in keys[4].retiring[1]: when the replaced secret stops working",
         "k:16:121: the same secret is already given on line 16; each must belong to one key, once",
         "k:17:33: the environment variable `UNSET_KEY` is not set; set it, or write ${UNSET_KEY:-default}",
@@ -94,7 +94,7 @@ fn of_keys() {
 #[test]
 fn a_hash_and_the_secret_that_it_is_of_are_the_same() {
     let secret = variable("PROD_KEY").unwrap();
-    let hash = KeyHash::of(secret.as_bytes());
+    let hash = KeyHash::digest(secret.as_bytes());
     let text = format!("keys:\n- {{id: a, name: One, hash: '{hash}'}}\n- {{id: b, name: Two, secret: {secret}}}\n");
     assert_eq!(of(&text), ["k:3:30: the same secret is already given on line 2; each must belong to one key, once"]);
 }
@@ -123,7 +123,7 @@ fn of_a_services_record() {
     let allowance = with(granted_by).unwrap().1.unwrap().allowance;
     assert_eq!(allowance, Some(Allowance { version: 5, granted, counted, lasts }));
     for (more, expected) in [
-        (r#","secret":"sk-a""#, "it holds the secret itself: a source has its `hash` only"),
+        (r#","secret":"sk-a""#, "the record holds the secret itself: send its `hash` only"),
         (r#","state":"gone""#, "state: `gone` is not accepted here; accepted: active, disabled, archived, no_balance"),
         (r#","limits":{"requests_per_minute":0}"#, "limits.requests_per_minute: a limit of 0"),
         (r#","nmae":"b""#, "unknown field `nmae`, expected one of `id`, `name`, `hash`, `enabled`, `state`"),
@@ -131,7 +131,7 @@ fn of_a_services_record() {
         (r#","wallet":{"id":"ada","balance_usd":"1","allowance":{}}"#, "wallet: allowance: missing field `version`"),
         (r#","wallet":{"id":"ada","balance_usd":1.5}"#, "wallet: balance_usd: money is never a floating-point number"),
         (r#","wallet":{"id":"ada","euros":"1"}"#, "wallet: euros: unknown field `euros`"),
-        (r#","expires_at":"soon""#, "expires_at: `soon` is no RFC 3339 time"),
+        (r#","expires_at":"soon""#, "expires_at: `soon` is not an RFC 3339 time"),
     ] {
         let fault = with(more).unwrap_err();
         assert!(fault.starts_with(expected), "{more}: {fault}");

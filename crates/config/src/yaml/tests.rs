@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn path(steps: &str) -> Vec<Step> {
-    let step = |step: &str| step.parse().map_or_else(|_| Step::Key(step.to_owned()), Step::Index);
+fn path(steps: &str) -> Vec<PathStep> {
+    let step = |step: &str| step.parse().map_or_else(|_| PathStep::Key(step.to_owned()), PathStep::Index);
     steps.split('.').filter(|step| !step.is_empty()).map(step).collect()
 }
 

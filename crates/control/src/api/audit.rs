@@ -10,7 +10,7 @@ use super::{body::Asked, next_cursor, page_size};
 use crate::{
     Plane,
     caller::Caller,
-    refusal::{ErrorBody, Refusal},
+    error::{ApiError, ErrorBody},
     store::audit::AuditEntry,
 };
 
@@ -37,7 +37,7 @@ pub(super) async fn audit(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Asked(asked): Asked<AuditQuery>,
-) -> Result<Json<AuditPage>, Refusal> {
+) -> Result<Json<AuditPage>, ApiError> {
     caller.must_be_operator()?;
     let most = page_size(asked.limit)?;
     let data = plane.store.audit(asked.cursor, most).await?;

@@ -1,4 +1,4 @@
-//! Bodies of calls: JSON of a bounded length, whose faults are told by the field that they are in.
+//! Request bodies of the API: JSON of a bounded length, whose errors name the field.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use keymeter_core::{model_name::has_control, printable::Printable};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::{Plane, refusal::Refusal};
+use crate::{Plane, error::ApiError};
 
 /// The body of a call.
 pub(crate) struct Body<T>(pub T);
@@ -22,37 +22,37 @@ pub(crate) struct Body<T>(pub T);
 const LONGEST: usize = 256 * 1024;
 
 impl<T: DeserializeOwned> FromRequest<Arc<Plane>> for Body<T> {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request(request: Request, _: &Arc<Plane>) -> Result<Self, Refusal> {
+    async fn from_request(request: Request, _: &Arc<Plane>) -> Result<Self, ApiError> {
         let bytes = read(request.into_body(), LONGEST).await?;
         parse(&bytes).map(Self)
     }
 }
 
 /// Reads a body of up to `longest` bytes.
-pub(crate) async fn read(body: HttpBody, longest: usize) -> Result<bytes::Bytes, Refusal> {
-    let fault = |_| Refusal::unreadable_body(format!("the body broke off, or has more than {longest} bytes"));
+pub(crate) async fn read(body: HttpBody, longest: usize) -> Result<bytes::Bytes, ApiError> {
+    let fault = |_| ApiError::unreadable_body(format!("the body broke off, or has more than {longest} bytes"));
     to_bytes(body, longest).await.map_err(fault)
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     // A call whose fields are all optional may leave out the body.
     let bytes = if bytes.is_empty() { b"{}" } else { bytes };
     if let Some(field) = serde_json::from_slice(bytes).ok().and_then(|value| steering(&value)) {
-        return Err(Refusal::invalid(field, STEERING));
+        return Err(ApiError::invalid(field, STEERING));
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|fault| {
         let field = fault.path().to_string();
         let fault = fault.into_inner();
         match field.as_str() {
-            "." if !fault.is_data() => Refusal::unreadable_body(format!("the body is no JSON: {fault}")),
-            "." => Refusal::invalid(named(&fault.to_string()).unwrap_or_default(), fault.to_string()),
-            _ => Refusal::invalid(field, fault.to_string()),
+            "." if !fault.is_data() => ApiError::unreadable_body(format!("the body is no JSON: {fault}")),
+            "." => ApiError::invalid(named(&fault.to_string()).unwrap_or_default(), fault.to_string()),
+            _ => ApiError::invalid(field, fault.to_string()),
         }
     })?;
-    reader.end().map_err(|fault| Refusal::unreadable_body(format!("there is more than one JSON value: {fault}")))?;
+    reader.end().map_err(|fault| ApiError::unreadable_body(format!("there is more than one JSON value: {fault}")))?;
     Ok(value)
 }
 
@@ -79,21 +79,21 @@ fn steering(value: &Value) -> Option<String> {
 }
 
 /// Refuses a call whose path or query has a control character, or is not UTF-8, before anybody looks for what they name.
-pub(super) async fn plainly_named(
+pub(crate) async fn plainly_named(
     places: Result<RawPathParams, RawPathParamsRejection>,
     request: Request,
     next: Next,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     if let Err(fault @ RawPathParamsRejection::InvalidUtf8InPathParam(_)) = &places {
-        return Err(Refusal::invalid("path", fault.body_text()));
+        return Err(ApiError::invalid("path", fault.body_text()));
     }
     if let Some((name, _)) = places.iter().flatten().find(|(_, text)| has_control(text)) {
-        return Err(Refusal::invalid(name, STEERING));
+        return Err(ApiError::invalid(name, STEERING));
     }
     if let Ok(Query(asked)) = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
         && let Some((name, _)) = asked.iter().find(|(name, text)| has_control(name) || has_control(text))
     {
-        return Err(Refusal::invalid(Printable(name).to_string(), STEERING));
+        return Err(ApiError::invalid(Printable(name).to_string(), STEERING));
     }
     Ok(next.run(request).await)
 }
@@ -107,14 +107,14 @@ fn named(fault: &str) -> Option<String> {
 pub(crate) struct Asked<T>(pub T);
 
 impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Plane>> for Asked<T> {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Arc<Plane>) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Plane>) -> Result<Self, ApiError> {
         match Query::try_from_uri(&parts.uri) {
             Ok(Query(asked)) => Ok(Self(asked)),
             Err(fault) => {
                 let fault = fault.to_string();
-                Err(Refusal::invalid(named(&fault).unwrap_or_else(|| "query".to_owned()), fault))
+                Err(ApiError::invalid(named(&fault).unwrap_or_else(|| "query".to_owned()), fault))
             }
         }
     }

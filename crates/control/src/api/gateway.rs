@@ -1,4 +1,4 @@
-//! What gateways ask: the protocol of a key service (docs/key-source.md), and the usage that they hand in.
+//! The gateways' calls: the protocol of a key service (docs/key-source.md), and usage records.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -23,9 +23,8 @@ use jiff::Timestamp;
 use keymeter_core::{
     key::KeyHash,
     model_name::has_control,
-    price::Usd,
+    money::{AllowanceRequest, BalanceUpdate, Usd},
     record::{Record, Session, decimal, text},
-    wallet::{AllowanceRequest, BalanceUpdate},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -35,7 +34,7 @@ use super::{body, usage::ask};
 use crate::{
     Plane,
     caller::Gateway,
-    refusal::{Refusal, RefusedRecord},
+    error::{ApiError, RefusedRecord},
     store::{
         StoreError,
         changes::KeyChange,
@@ -65,8 +64,8 @@ async fn look_up(
     _: Gateway,
     Path(hash): Path<String>,
     headers: HeaderMap,
-) -> Result<Response, Refusal> {
-    let unknown = || Refusal::not_found("key of the secret with the hash", &hash);
+) -> Result<Response, ApiError> {
+    let unknown = || ApiError::not_found("key of the secret with the hash", &hash);
     let parsed: KeyHash = format!("sha256:{hash}").parse().map_err(|_| unknown())?;
     let now = Timestamp::now();
     let Some(key) = plane.store.key_by_hash(&parsed, now).await?.filter(|key| key.deleted_at.is_none()) else {
@@ -86,8 +85,12 @@ async fn look_up(
 }
 
 /// What is on record of a key, for its holder to see.
-async fn totals(State(plane): State<Arc<Plane>>, _: Gateway, Path(hash): Path<String>) -> Result<Json<Value>, Refusal> {
-    let unknown = || Refusal::not_found("key of the secret with the hash", &hash);
+async fn totals(
+    State(plane): State<Arc<Plane>>,
+    _: Gateway,
+    Path(hash): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let unknown = || ApiError::not_found("key of the secret with the hash", &hash);
     let parsed: KeyHash = format!("sha256:{hash}").parse().map_err(|_| unknown())?;
     let key = plane.store.key_by_hash(&parsed, Timestamp::now()).await?.ok_or_else(unknown)?;
     let filter = UsageFilter { key: Some(key.id.clone()), ..UsageFilter::default() };
@@ -110,7 +113,7 @@ async fn word_for(
     wallet: &str,
     gateway: Option<Session>,
     now: Timestamp,
-) -> Result<Option<BalanceUpdate>, Refusal> {
+) -> Result<Option<BalanceUpdate>, ApiError> {
     let Some(gateway) = gateway else {
         return Ok(plane.store.balance(wallet).await?.map(|balance| BalanceUpdate { balance, allowance: None }));
     };
@@ -150,7 +153,7 @@ fn record(key: &Key, now: Timestamp) -> Value {
 
 /// Of what is in the record but for the wallet, which changes with every request.
 fn tag(record: &Value) -> HeaderValue {
-    let digest = KeyHash::of(record.to_string().as_bytes()).to_hex();
+    let digest = KeyHash::digest(record.to_string().as_bytes()).to_hex();
     HeaderValue::try_from(format!("\"{digest}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
@@ -181,7 +184,7 @@ async fn events(
     _: Gateway,
     headers: HeaderMap,
     stop: watch::Receiver<bool>,
-) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Refusal> {
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
     let last = headers.get("last-event-id").map(|value| value.to_str().ok().and_then(|text| text.parse().ok()));
     let changed = plane.store.changed();
     let seq = match last {
@@ -311,7 +314,7 @@ const MOST_REFUSED: usize = 100;
 /// What is said of a record at fault, in characters: some of it is the record's own.
 const LONGEST_MESSAGE: usize = 256;
 
-async fn take_records(State(plane): State<Arc<Plane>>, _: Gateway, body: HttpBody) -> Result<Json<Value>, Refusal> {
+async fn take_records(State(plane): State<Arc<Plane>>, _: Gateway, body: HttpBody) -> Result<Json<Value>, ApiError> {
     let body = body::read(body, LONGEST_BATCH).await?;
     let batch = batch(&body)?;
     let records = readable(&batch.records)?;
@@ -322,25 +325,25 @@ async fn take_records(State(plane): State<Arc<Plane>>, _: Gateway, body: HttpBod
     }
 }
 
-fn batch(body: &[u8]) -> Result<Batch, Refusal> {
+fn batch(body: &[u8]) -> Result<Batch, ApiError> {
     let mut reader = serde_json::Deserializer::from_slice(body);
     let batch: Batch = serde_path_to_error::deserialize(&mut reader).map_err(|fault| {
         let field = fault.path().to_string();
         let field = if field == "." { "body".to_owned() } else { field };
-        Refusal::unreadable(field, shortened(&fault.into_inner().to_string()))
+        ApiError::unreadable(field, shortened(&fault.into_inner().to_string()))
     })?;
-    reader.end().map_err(|fault| Refusal::unreadable("body", fault.to_string()))?;
+    reader.end().map_err(|fault| ApiError::unreadable("body", fault.to_string()))?;
     if batch.records.len() > MOST_RECORDS {
-        return Err(Refusal::unreadable("records", format!("more than {MOST_RECORDS} records at once")));
+        return Err(ApiError::unreadable("records", format!("more than {MOST_RECORDS} records at once")));
     }
     if let Some(index) = batch.wallets.iter().position(|asked| has_control(&asked.id)) {
-        return Err(Refusal::unreadable(format!("wallets[{index}].id"), "no wallet's id has a control character"));
+        return Err(ApiError::unreadable(format!("wallets[{index}].id"), "no wallet's id has a control character"));
     }
     Ok(batch)
 }
 
 /// The records of a batch, all of which can be read.
-fn readable(batch: &[Value]) -> Result<Vec<Record>, Refusal> {
+fn readable(batch: &[Value]) -> Result<Vec<Record>, ApiError> {
     let (mut records, mut refused) = (Vec::with_capacity(batch.len()), Vec::new());
     for (index, json) in batch.iter().enumerate() {
         match Record::read(json.clone()) {
@@ -352,11 +355,16 @@ fn readable(batch: &[Value]) -> Result<Vec<Record>, Refusal> {
             Err(_) => {}
         }
     }
-    if refused.is_empty() { Ok(records) } else { Err(Refusal::refused_records(refused)) }
+    if refused.is_empty() { Ok(records) } else { Err(ApiError::refused_records(refused)) }
 }
 
 /// Which of the records the store cannot take, where it does not take all of them for `fault`.
-async fn at_fault(plane: &Plane, records: &[Record], fault: StoreError, now: Timestamp) -> Result<Refusal, StoreError> {
+async fn at_fault(
+    plane: &Plane,
+    records: &[Record],
+    fault: StoreError,
+    now: Timestamp,
+) -> Result<ApiError, StoreError> {
     let refused = usage::unstorable(&plane.store, records, now).await?;
     if refused.is_empty() {
         // They are, taken together.
@@ -366,7 +374,7 @@ async fn at_fault(plane: &Plane, records: &[Record], fault: StoreError, now: Tim
         let id = records.get(index).map(|record| record.id.to_string());
         RefusedRecord { index, id, message: shortened(&fault.to_string()) }
     });
-    Ok(Refusal::refused_records(refused.collect()))
+    Ok(ApiError::refused_records(refused.collect()))
 }
 
 fn shortened(text: &str) -> String {

@@ -1,5 +1,5 @@
-//! `/api/v1/invitations`, and an invited user's answer. Nobody comes onto a team, or to own one, without having said so,
-//! but by the operator.
+//! `/api/v1/invitations`, and an invited user's answer. A user joins a team, or becomes its owner, only by accepting; the
+//! operator alone can skip that.
 
 use std::sync::Arc;
 
@@ -15,12 +15,11 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     body::{Asked, Body},
     next_cursor, page_size,
-    people::leading,
 };
 use crate::{
     Plane,
     caller::{Caller, Who},
-    refusal::{ErrorBody, Refusal},
+    error::{ApiError, ErrorBody},
     store::{
         Tx,
         audit::{Actor, note},
@@ -68,14 +67,14 @@ pub(crate) async fn list(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Asked(asked): Asked<ListInvitations>,
-) -> Result<Json<InvitationPage>, Refusal> {
+) -> Result<Json<InvitationPage>, ApiError> {
     let most = page_size(asked.limit)?;
     let filter = match (&caller.who, asked.team.as_deref()) {
         (Who::User(user), None) => InvitationFilter { user: Some(&user.id), team: None },
         (Who::Operator, None) => InvitationFilter::default(),
         (_, Some(team)) => {
-            leading(&caller, team)?;
-            plane.store.team(team).await?.ok_or_else(|| Refusal::not_found("team", team))?;
+            caller.must_manage_members(team)?;
+            plane.store.team(team).await?.ok_or_else(|| ApiError::not_found("team", team))?;
             InvitationFilter { team: Some(team), user: None }
         }
     };
@@ -93,18 +92,18 @@ pub(crate) async fn answer(
     caller: Caller,
     Path(id): Path<String>,
     Body(Answer { accept, role }): Body<Answer>,
-) -> Result<Json<Invitation>, Refusal> {
+) -> Result<Json<Invitation>, ApiError> {
     let Some(own) = caller.user() else {
-        return Err(Refusal::forbidden(
-            "an invitation is the invited user's to answer; the operator puts users on teams",
+        return Err(ApiError::forbidden(
+            "only the invited user answers an invitation; the operator adds users to a team directly",
         ));
     };
     let now = Timestamp::now();
     let mut tx = plane.store.begin().await?;
     // Whether there is such a team is not for everybody to know.
-    let none = || Refusal::not_found("invitation for you to the team", &id);
+    let none = || ApiError::not_found("invitation for you to the team", &id);
     people::hold_team(&mut tx, &id).await?.ok_or_else(none)?;
-    let user = people::user(&mut tx, &own.id).await?.ok_or_else(Refusal::unauthorized)?;
+    let user = people::user(&mut tx, &own.id).await?.ok_or_else(ApiError::unauthorized)?;
     let invitation = invitations::open(&mut tx, &id, &user.id).await?.ok_or_else(none)?;
     let state = if accept {
         accept_it(&mut tx, &user, &invitation, role, now).await?;
@@ -126,21 +125,21 @@ async fn accept_it(
     invitation: &Invitation,
     seen: Option<Role>,
     now: Timestamp,
-) -> Result<(), Refusal> {
+) -> Result<(), ApiError> {
     let (team, role) = (&invitation.team, invitation.role);
     if seen.is_some_and(|seen| seen != role) {
-        return Err(Refusal::conflict(format!(
+        return Err(ApiError::conflict(format!(
             "the invitation to `{team}` says {role} by now; look at it again before you accept it"
         )));
     }
     if let Some(other) = user.team.as_ref().filter(|other| *other != team) {
-        return Err(Refusal::conflict(format!(
+        return Err(ApiError::conflict(format!(
             "you are on the team `{other}`, and a user is on one at most: leave it before you accept"
         )));
     }
     // Only who owns a team gives it away.
     if role == Role::Owner && people::owner_of(tx, team).await?.as_ref() != Some(&invitation.invited_by) {
-        return Err(Refusal::conflict(format!(
+        return Err(ApiError::conflict(format!(
             "`{}` does not own `{team}` any more, so it is not theirs to hand over",
             invitation.invited_by
         )));
@@ -167,7 +166,7 @@ pub(super) async fn invite(
     user: &str,
     role: Role,
     now: Timestamp,
-) -> Result<Invitation, Refusal> {
+) -> Result<Invitation, ApiError> {
     let before = invitations::open(tx, team, user).await?;
     match &before {
         Some(before) => may_withdraw(before, inviter.role)?,
@@ -178,13 +177,13 @@ pub(super) async fn invite(
         note(tx, &inviter.actor, "team.invite", team, &json!({"user": user, "role": role}), now).await?;
     }
     let made = invitations::open(tx, team, user).await?;
-    made.ok_or_else(|| Refusal::not_found("invitation of", user))
+    made.ok_or_else(|| ApiError::not_found("invitation of", user))
 }
 
 /// An offer of ownership is the owner's to take back.
-pub(super) fn may_withdraw(invitation: &Invitation, own: Role) -> Result<(), Refusal> {
+pub(super) fn may_withdraw(invitation: &Invitation, own: Role) -> Result<(), ApiError> {
     if invitation.role > own {
-        return Err(Refusal::forbidden(format!(
+        return Err(ApiError::forbidden(format!(
             "`{}` is invited to be the owner of `{}`: only its owner changes that",
             invitation.user, invitation.team
         )));
@@ -192,23 +191,23 @@ pub(super) fn may_withdraw(invitation: &Invitation, own: Role) -> Result<(), Ref
     Ok(())
 }
 
-async fn may_invite(tx: &mut Tx, team: &str, user: &str, now: Timestamp) -> Result<(), Refusal> {
+async fn may_invite(tx: &mut Tx, team: &str, user: &str, now: Timestamp) -> Result<(), ApiError> {
     if let Some(declined) = invitations::declined_at(tx, team, user).await? {
         let again = declined.checked_add(DECLINED_FOR).unwrap_or(Timestamp::MAX);
         if now < again {
-            return Err(Refusal::conflict(format!(
+            return Err(ApiError::conflict(format!(
                 "`{user}` declined an invitation to `{team}`; they can be invited to it again from {again:.0} on"
             )));
         }
     }
     let (of_team, of_user) = invitations::open_counts(tx, team, user).await?;
     if of_team >= MOST_OPEN {
-        return Err(Refusal::conflict(format!(
+        return Err(ApiError::conflict(format!(
             "`{team}` has {MOST_OPEN} open invitations, the most there may be: withdraw one before you make another"
         )));
     }
     if of_user >= MOST_OPEN {
-        return Err(Refusal::conflict(format!(
+        return Err(ApiError::conflict(format!(
             "`{user}` has {MOST_OPEN} open invitations, the most there may be: they have to answer one first"
         )));
     }

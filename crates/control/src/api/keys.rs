@@ -14,7 +14,7 @@ use keymeter_core::{
     key::{KeyHash, KeyId, KeyName, Secret},
     limit::Limit,
     model_name::has_control,
-    price::Usd,
+    money::Usd,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     Plane,
     caller::{Caller, Uncounted, Who},
-    refusal::{ErrorBody, Refusal},
+    error::{ApiError, ErrorBody},
     store::{
         Tx,
         audit::note,
@@ -134,7 +134,7 @@ pub(crate) async fn create(
     Uncounted(caller): Uncounted<Caller>,
     headers: HeaderMap,
     Body(asked): Body<CreateKey>,
-) -> Result<(StatusCode, Json<MadeKey>), Refusal> {
+) -> Result<(StatusCode, Json<MadeKey>), ApiError> {
     let made = make(&plane, &caller, idempotency_key(&headers)?, asked).await?;
     let status = if made.secret.is_some() { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(made)))
@@ -146,8 +146,8 @@ pub(crate) async fn make(
     caller: &Caller,
     idempotency_key: Option<String>,
     asked: CreateKey,
-) -> Result<MadeKey, Refusal> {
-    let digest = KeyHash::of(json!(asked).to_string().as_bytes()).to_hex();
+) -> Result<MadeKey, ApiError> {
+    let digest = KeyHash::digest(json!(asked).to_string().as_bytes()).to_hex();
     let new = checked(plane, caller, asked)?;
     let (now, actor) = (Timestamp::now(), caller.actor());
     let mut tx = plane.store.begin().await?;
@@ -155,11 +155,11 @@ pub(crate) async fn make(
         && let Some((id, before)) = keys::created_before(&mut tx, &actor.unmistakable(), idempotency_key).await?
     {
         if before != digest {
-            return Err(Refusal::conflict("another key was made under this Idempotency-Key; take a new one"));
+            return Err(ApiError::conflict("another key was made under this Idempotency-Key; take a new one"));
         }
         // Whoever made it may have left its team since.
         let key = keys::find(&mut tx, &id).await?.filter(|key| caller.may_see(key));
-        let key = key.ok_or_else(|| Refusal::not_found("key", &id))?;
+        let key = key.ok_or_else(|| ApiError::not_found("key", &id))?;
         return Ok(MadeKey { key, secret: None });
     }
     may_create(&mut tx, caller, &new).await?;
@@ -168,13 +168,13 @@ pub(crate) async fn make(
     keys::create(&mut tx, &id, &secret, &new, now).await?;
     if let Some(idempotency_key) = &idempotency_key {
         let noted = keys::note_created(&mut tx, &actor.unmistakable(), idempotency_key, &digest, &id, now).await;
-        let under_way = || Refusal::conflict("the same call was under way; send it again to see what it made");
+        let under_way = || ApiError::conflict("the same call was under way; send it again to see what it made");
         noted.map_err(|fault| if fault.is_duplicate() { under_way() } else { fault.into() })?;
     }
     let detail = json!({"name": new.name, "owner": new.owner, "team": new.team, "models": new.models,
         "limits": new.limits, "expires_at": new.expires_at});
     note(&mut tx, &actor, "key.create", id.as_str(), &detail, now).await?;
-    let key = keys::find(&mut tx, id.as_str()).await?.ok_or_else(|| Refusal::not_found("key", id.as_str()))?;
+    let key = keys::find(&mut tx, id.as_str()).await?.ok_or_else(|| ApiError::not_found("key", id.as_str()))?;
     plane.store.commit(tx).await?;
     Ok(MadeKey { key, secret: Some(secret.reveal().to_owned()) })
 }
@@ -187,18 +187,18 @@ pub(crate) async fn list(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Asked(asked): Asked<ListKeys>,
-) -> Result<Json<KeyPage>, Refusal> {
+) -> Result<Json<KeyPage>, ApiError> {
     let most = page_size(asked.limit)?;
     let deleted = asked.deleted.unwrap_or(false);
     let filter = match (&caller.who, asked.team, asked.owner) {
-        (_, Some(_), Some(_)) => return Err(Refusal::invalid("owner", "either `team` or `owner`, not both")),
+        (_, Some(_), Some(_)) => return Err(ApiError::invalid("owner", "either `team` or `owner`, not both")),
         (_, Some(team), None) => {
-            caller.role_on(&team).ok_or_else(|| Refusal::not_found("team", &team))?;
+            caller.role_on(&team).ok_or_else(|| ApiError::not_found("team", &team))?;
             KeyFilter { team: Some(team), deleted, ..KeyFilter::default() }
         }
         (Who::Operator, None, Some(owner)) => KeyFilter { owner: Some(owner), deleted, ..KeyFilter::default() },
         (Who::Operator, None, None) => KeyFilter { all: true, deleted, ..KeyFilter::default() },
-        (Who::User(user), None, Some(owner)) if user.id != owner => return Err(Refusal::not_found("user", &owner)),
+        (Who::User(user), None, Some(owner)) if user.id != owner => return Err(ApiError::not_found("user", &owner)),
         (Who::User(user), None, Some(_)) => KeyFilter { owner: Some(user.id.clone()), deleted, ..KeyFilter::default() },
         (Who::User(user), None, None) => {
             KeyFilter { owner: Some(user.id.clone()), team: user.team.clone(), deleted, all: false }
@@ -217,9 +217,9 @@ pub(crate) async fn show(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Path(id): Path<String>,
-) -> Result<Json<Key>, Refusal> {
+) -> Result<Json<Key>, ApiError> {
     let key = plane.store.key(&id).await?.filter(|key| caller.may_see(key));
-    key.map(Json).ok_or_else(|| Refusal::not_found("key", &id))
+    key.map(Json).ok_or_else(|| ApiError::not_found("key", &id))
 }
 
 /// Changes a key. What is absent stays as it is.
@@ -231,7 +231,7 @@ pub(crate) async fn update(
     caller: Caller,
     Path(id): Path<String>,
     Body(asked): Body<UpdateKey>,
-) -> Result<Json<Key>, Refusal> {
+) -> Result<Json<Key>, ApiError> {
     let now = Timestamp::now();
     let mut tx = plane.store.begin().await?;
     let before = managed(&mut tx, &caller, &id).await?;
@@ -263,7 +263,7 @@ pub(crate) async fn update(
     }
     keys::update(&mut tx, &key, now).await?;
     note(&mut tx, &caller.actor(), "key.update", &id, &detail.into(), now).await?;
-    let key = keys::find(&mut tx, &id).await?.ok_or_else(|| Refusal::not_found("key", &id))?;
+    let key = keys::find(&mut tx, &id).await?.ok_or_else(|| ApiError::not_found("key", &id))?;
     plane.store.commit(tx).await?;
     Ok(Json(key))
 }
@@ -276,7 +276,7 @@ pub(crate) async fn regenerate(
     Uncounted(caller): Uncounted<Caller>,
     Path(id): Path<String>,
     Body(asked): Body<RegenerateKey>,
-) -> Result<Json<MadeKey>, Refusal> {
+) -> Result<Json<MadeKey>, ApiError> {
     replace(&plane, &caller, &id, None, asked).await.map(Json)
 }
 
@@ -287,27 +287,29 @@ pub(crate) async fn replace(
     id: &str,
     seen: Option<&str>,
     asked: RegenerateKey,
-) -> Result<MadeKey, Refusal> {
+) -> Result<MadeKey, ApiError> {
     let now = Timestamp::now();
-    let grace = asked.grace.as_deref().map(|text| duration(text).map_err(|why| Refusal::invalid("grace", why)));
+    let grace = asked.grace.as_deref().map(|text| duration(text).map_err(|why| ApiError::invalid("grace", why)));
     let retires = grace.transpose()?.filter(|grace| !grace.is_zero());
     let retires = retires.map(|grace| now.checked_add(grace));
-    let retires = retires.transpose().map_err(|_| Refusal::invalid("grace", "such a time never comes"))?;
+    let retires = retires
+        .transpose()
+        .map_err(|_| ApiError::invalid("grace", "the time is too far in the future; give a shorter one"))?;
     let mut tx = plane.store.begin().await?;
     let key = managed(&mut tx, caller, id).await?;
     if key.state == "archived" && caller.user().is_some() {
-        return Err(Refusal::conflict(format!("the key {id} is archived while its owner is on a team")));
+        return Err(ApiError::conflict(format!("the key {id} is archived while its owner is on a team")));
     }
     if seen.is_some_and(|seen| seen != key.masked) {
-        return Err(Refusal::conflict(
-            "the secret was replaced meanwhile; look at the key before you replace it again",
+        return Err(ApiError::conflict(
+            "the secret was regenerated meanwhile; look at the key before you regenerate it again",
         ));
     }
     count_operation(plane, &mut tx, caller, now).await?;
     let secret = Secret::generate()?;
     keys::regenerate(&mut tx, &key, &secret, retires, now).await?;
     note(&mut tx, &caller.actor(), "key.regenerate", id, &json!({"retires_at": retires}), now).await?;
-    let key = keys::find(&mut tx, id).await?.ok_or_else(|| Refusal::not_found("key", id))?;
+    let key = keys::find(&mut tx, id).await?.ok_or_else(|| ApiError::not_found("key", id))?;
     plane.store.commit(tx).await?;
     Ok(MadeKey { key, secret: Some(secret.reveal().to_owned()) })
 }
@@ -320,7 +322,7 @@ pub(crate) async fn delete(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Path(id): Path<String>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<StatusCode, ApiError> {
     let now = Timestamp::now();
     let mut tx = plane.store.begin().await?;
     let key = managed(&mut tx, &caller, &id).await?;
@@ -331,27 +333,30 @@ pub(crate) async fn delete(
 }
 
 /// A key that is there and that the caller may change.
-async fn managed(tx: &mut Tx, caller: &Caller, id: &str) -> Result<Key, Refusal> {
+async fn managed(tx: &mut Tx, caller: &Caller, id: &str) -> Result<Key, ApiError> {
     let key = keys::find(tx, id).await?.filter(|key| caller.may_see(key) && key.deleted_at.is_none());
-    let key = key.ok_or_else(|| Refusal::not_found("key", id))?;
+    let key = key.ok_or_else(|| ApiError::not_found("key", id))?;
     caller.must_manage(&key)?;
     Ok(key)
 }
 
-async fn count_operation(plane: &Plane, tx: &mut Tx, caller: &Caller, now: Timestamp) -> Result<(), Refusal> {
+async fn count_operation(plane: &Plane, tx: &mut Tx, caller: &Caller, now: Timestamp) -> Result<(), ApiError> {
     let Some(user) = caller.user() else { return Ok(()) };
     let most = plane.operations_per_hour;
     let counted = operations::count(tx, Operation::Secret, &user.id, most, now).await?;
-    counted.map_err(|wait| Refusal::too_many_operations(most, wait))
+    counted.map_err(|wait| ApiError::too_many_operations(most, wait))
 }
 
 /// What is asked for, as far as it can be told without the store.
-fn checked(plane: &Plane, caller: &Caller, asked: CreateKey) -> Result<NewKey, Refusal> {
+fn checked(plane: &Plane, caller: &Caller, asked: CreateKey) -> Result<NewKey, ApiError> {
     if let (Some(user), Some(_)) = (caller.user(), &asked.owner) {
-        return Err(Refusal::forbidden(format!("`owner` is the operator's to give; leave it out, {}", user.id)));
+        return Err(ApiError::forbidden(format!("only the operator sets `owner`; leave it out, {}", user.id)));
     }
     if asked.owner.is_some() && asked.team.is_some() {
-        return Err(Refusal::invalid("owner", "either `team` or `owner`, not both: a team's key is the team's"));
+        return Err(ApiError::invalid(
+            "owner",
+            "either `team` or `owner`, not both: a key belongs to a team or to a user",
+        ));
     }
     let owner = match (caller.user(), &asked.team) {
         (Some(user), None) => Some(user.id.clone()),
@@ -369,56 +374,56 @@ fn checked(plane: &Plane, caller: &Caller, asked: CreateKey) -> Result<NewKey, R
 }
 
 /// Whether the caller may make such a key, and its wallet pays for what it will be used for.
-async fn may_create(tx: &mut Tx, caller: &Caller, new: &NewKey) -> Result<(), Refusal> {
+async fn may_create(tx: &mut Tx, caller: &Caller, new: &NewKey) -> Result<(), ApiError> {
     if let Some(team) = &new.team {
         caller.must_lead(team)?;
-        people::hold_team(tx, team).await?.ok_or_else(|| Refusal::not_found("team", team))?;
+        people::hold_team(tx, team).await?.ok_or_else(|| ApiError::not_found("team", team))?;
     }
     if let Some(owner) = &new.owner {
-        let user = people::user(tx, owner).await?.ok_or_else(|| Refusal::not_found("user", owner))?;
+        let user = people::user(tx, owner).await?.ok_or_else(|| ApiError::not_found("user", owner))?;
         if let Some(team) = user.team {
-            return Err(Refusal::conflict(format!(
+            return Err(ApiError::conflict(format!(
                 "`{owner}` is on the team `{team}`: make a key of the team's instead"
             )));
         }
     }
     match new.team.as_ref().or(new.owner.as_ref()) {
         Some(wallet) if wallets::hold(tx, wallet).await?.is_none_or(|balance| balance <= Usd::ZERO) => {
-            Err(Refusal::no_balance(wallet))
+            Err(ApiError::no_balance(wallet))
         }
         _ => Ok(()),
     }
 }
 
-fn checked_name(name: String) -> Result<String, Refusal> {
+fn checked_name(name: String) -> Result<String, ApiError> {
     match name.parse::<KeyName>() {
         Ok(_) => Ok(name),
-        Err(fault) => Err(Refusal::invalid("name", fault.to_string())),
+        Err(fault) => Err(ApiError::invalid("name", fault.to_string())),
     }
 }
 
 /// A gateway reads records of 64 KiB at most, the other fields included.
 const MOST_OF_A_RECORD: usize = 48 * 1024;
 
-fn checked_models(models: Option<Vec<String>>) -> Result<Option<Vec<String>>, Refusal> {
+fn checked_models(models: Option<Vec<String>>) -> Result<Option<Vec<String>>, ApiError> {
     let Some(models) = models else { return Ok(None) };
     if models.len() > glob::MOST {
         let message = format!("a key has {} names and patterns at most; `null` is all models", glob::MOST);
-        return Err(Refusal::invalid("models", message));
+        return Err(ApiError::invalid("models", message));
     }
     for (index, model) in models.iter().enumerate() {
-        let fault = |fault| Refusal::invalid("models", format!("the one at {index}, counted from 0: {fault}"));
+        let fault = |fault| ApiError::invalid("models", format!("the one at {index}, counted from 0: {fault}"));
         model.parse::<Glob>().map_err(fault)?;
     }
     if json!(models).to_string().len() > MOST_OF_A_RECORD {
         let message = format!("all of them have more than {MOST_OF_A_RECORD} bytes of JSON, which no gateway reads");
-        return Err(Refusal::invalid("models", message));
+        return Err(ApiError::invalid("models", message));
     }
     Ok(Some(models))
 }
 
 /// Limits that are some; a user gives no key more than what keys have that have none of their own.
-fn checked_limits(plane: &Plane, caller: &Caller, limits: KeyLimits) -> Result<KeyLimits, Refusal> {
+fn checked_limits(plane: &Plane, caller: &Caller, limits: KeyLimits) -> Result<KeyLimits, ApiError> {
     let most = &plane.limits;
     for (field, value, most) in [
         ("limits.requests_per_minute", &limits.requests_per_minute, most.requests_per_minute),
@@ -430,22 +435,22 @@ fn checked_limits(plane: &Plane, caller: &Caller, limits: KeyLimits) -> Result<K
             LimitValue::Number(number) => number.to_string(),
             LimitValue::Word(word) => word.clone(),
         };
-        let limit: Limit = text.parse().map_err(|_| Refusal::invalid(field, "a number above 0, or `unlimited`"))?;
+        let limit: Limit = text.parse().map_err(|_| ApiError::invalid(field, "a number above 0, or `unlimited`"))?;
         let is_more = match (limit.number(), most.number()) {
             (_, None) => false,
             (None, Some(_)) => true,
             (Some(limit), Some(most)) => limit > most,
         };
         if is_more && caller.user().is_some() {
-            return Err(Refusal::invalid(field, format!("at most {most}, as the operator has set it for all keys")));
+            return Err(ApiError::invalid(field, format!("at most {most}, as the operator has set it for all keys")));
         }
     }
     Ok(limits)
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let text = value.to_str().ok().filter(|text| (1..=128).contains(&text.len()) && !has_control(text));
-    let text = text.ok_or_else(|| Refusal::invalid("Idempotency-Key", "1 to 128 visible characters of ASCII"))?;
+    let text = text.ok_or_else(|| ApiError::invalid("Idempotency-Key", "1 to 128 visible characters of ASCII"))?;
     Ok(Some(text.to_owned()))
 }

@@ -21,8 +21,8 @@ use super::{
 };
 use crate::{
     Plane,
-    caller::{Caller, Who, new_token},
-    refusal::{ErrorBody, Refusal},
+    caller::{Caller, Who, leading_role, new_token},
+    error::{ApiError, ErrorBody},
     store::{
         self, StoreError, Tx,
         audit::{OPERATOR, note},
@@ -89,19 +89,19 @@ pub(crate) async fn create_user(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Body(asked): Body<CreateUser>,
-) -> Result<(StatusCode, Json<MadeUser>), Refusal> {
+) -> Result<(StatusCode, Json<MadeUser>), ApiError> {
     caller.must_be_operator()?;
     let (id, name) = named(asked.id, asked.name)?;
     if id == OPERATOR {
-        let message = "`operator` is what the audit calls the operator: call the user otherwise";
-        return Err(Refusal::invalid("id", message));
+        let message = "the audit log uses `operator` for the operator: choose another id";
+        return Err(ApiError::invalid("id", message));
     }
     let now = Timestamp::now();
     let (token, hash) = new_token()?;
     let mut tx = plane.store.begin().await?;
     people::create_user(&mut tx, &id, &name, &hash, now).await.map_err(|fault| taken(fault, &id))?;
     note(&mut tx, &caller.actor(), "user.create", &id, &json!({"name": name}), now).await?;
-    let user = people::user(&mut tx, &id).await?.ok_or_else(|| Refusal::not_found("user", &id))?;
+    let user = people::user(&mut tx, &id).await?.ok_or_else(|| ApiError::not_found("user", &id))?;
     plane.store.commit(tx).await?;
     Ok((StatusCode::CREATED, Json(MadeUser { user, token: token.reveal().to_owned() })))
 }
@@ -114,7 +114,7 @@ pub(crate) async fn list_users(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Asked(asked): Asked<ListUsers>,
-) -> Result<Json<UserPage>, Refusal> {
+) -> Result<Json<UserPage>, ApiError> {
     caller.must_be_operator()?;
     let most = page_size(asked.limit)?;
     let data = plane.store.users(asked.cursor.as_deref().unwrap_or(""), most).await?;
@@ -130,7 +130,7 @@ pub(crate) async fn delete_user(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Path(id): Path<String>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<StatusCode, ApiError> {
     caller.must_be_operator()?;
     let now = Timestamp::now();
     let team = plane.store.user(&id).await?.and_then(|user| user.team);
@@ -138,7 +138,7 @@ pub(crate) async fn delete_user(
     if let Some(team) = team {
         people::hold_team(&mut tx, &team).await?;
     }
-    let user = people::user(&mut tx, &id).await?.ok_or_else(|| Refusal::not_found("user", &id))?;
+    let user = people::user(&mut tx, &id).await?.ok_or_else(|| ApiError::not_found("user", &id))?;
     must_not_own(&user, "name another owner, take the user off it, or delete it first")?;
     for key in keys::find_personal(&mut tx, &id).await? {
         keys::delete(&mut tx, &key, now).await?;
@@ -161,9 +161,9 @@ pub(crate) async fn create_team(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Body(asked): Body<CreateTeam>,
-) -> Result<(StatusCode, Json<Team>), Refusal> {
+) -> Result<(StatusCode, Json<Team>), ApiError> {
     if caller.user().is_some_and(|user| user.id != asked.owner) {
-        return Err(Refusal::forbidden("a user makes a team for themselves: name yourself as its `owner`"));
+        return Err(ApiError::forbidden("a user makes a team for themselves: name yourself as its `owner`"));
     }
     let (id, name) = named(asked.id, asked.name)?;
     let now = Timestamp::now();
@@ -183,8 +183,8 @@ pub(crate) async fn show_team(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Path(id): Path<String>,
-) -> Result<Json<Team>, Refusal> {
-    caller.role_on(&id).ok_or_else(|| Refusal::not_found("team", &id))?;
+) -> Result<Json<Team>, ApiError> {
+    caller.role_on(&id).ok_or_else(|| ApiError::not_found("team", &id))?;
     team(&plane, &id).await.map(Json)
 }
 
@@ -218,13 +218,13 @@ pub(crate) async fn put_member(
     caller: Caller,
     Path((id, user)): Path<(String, String)>,
     Body(PutMember { role }): Body<PutMember>,
-) -> Result<Put, Refusal> {
+) -> Result<Put, ApiError> {
     let now = Timestamp::now();
     let mut tx = plane.store.begin().await?;
     let own = hold_led(&mut tx, &caller, &id).await?;
-    let user = people::user(&mut tx, &user).await?.ok_or_else(|| Refusal::not_found("user", &user))?;
+    let user = people::user(&mut tx, &user).await?.ok_or_else(|| ApiError::not_found("user", &user))?;
     if role > own {
-        return Err(Refusal::forbidden(format!("only the owner of `{id}` hands it over")));
+        return Err(ApiError::forbidden(format!("only the owner of `{id}` hands it over")));
     }
     let change = match &caller.who {
         Who::Operator => put_at_once(&mut tx, &id, &user, role, now).await?,
@@ -260,7 +260,7 @@ impl Change {
 }
 
 /// What the operator puts, is so.
-async fn put_at_once(tx: &mut Tx, team: &str, user: &User, role: Role, now: Timestamp) -> Result<Change, Refusal> {
+async fn put_at_once(tx: &mut Tx, team: &str, user: &User, role: Role, now: Timestamp) -> Result<Change, ApiError> {
     match &user.team {
         Some(other) if other != team => Err(on_another_team(&user.id)),
         _ => Ok(Change::noted(membership::place(tx, team, user, role, now).await?)),
@@ -275,11 +275,11 @@ async fn put_or_invite(
     user: &User,
     role: Role,
     now: Timestamp,
-) -> Result<Change, Refusal> {
+) -> Result<Change, ApiError> {
     let present = user.role.filter(|_| user.team.as_deref() == Some(team));
     match present {
         Some(Role::Owner) if role != Role::Owner => {
-            Err(Refusal::conflict(format!("`{}` owns `{team}`: hand it over by making another its owner", user.id)))
+            Err(ApiError::conflict(format!("`{}` owns `{team}`: hand it over by making another its owner", user.id)))
         }
         Some(present) if role != Role::Owner || present == Role::Owner => {
             if inviter.role == Role::Owner {
@@ -304,17 +304,17 @@ pub(crate) async fn remove_member(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Path((id, user)): Path<(String, String)>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<StatusCode, ApiError> {
     let leaves = matches!(&caller.who, Who::User(own) if own.id == user && own.team.as_deref() == Some(&*id));
     let now = Timestamp::now();
     let mut tx = plane.store.begin().await?;
     let own = if leaves {
-        people::hold_team(&mut tx, &id).await?.ok_or_else(|| Refusal::not_found("team", &id))?;
+        people::hold_team(&mut tx, &id).await?.ok_or_else(|| ApiError::not_found("team", &id))?;
         Role::Member
     } else {
         hold_led(&mut tx, &caller, &id).await?
     };
-    let none = || Refusal::not_found("member", &user);
+    let none = || ApiError::not_found("member", &user);
     let member = people::user(&mut tx, &user).await?.ok_or_else(none)?;
     let action = if member.team.as_deref() == Some(&*id) {
         if caller.user().is_some() {
@@ -333,67 +333,53 @@ pub(crate) async fn remove_member(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The caller's role on a team whose members they may manage.
-pub(crate) fn leading(caller: &Caller, team: &str) -> Result<Role, Refusal> {
-    led(caller.role_on(team), team)
-}
-
-/// The same of a team that is held from here on: meanwhile the caller may have become something else.
-async fn hold_led(tx: &mut Tx, caller: &Caller, team: &str) -> Result<Role, Refusal> {
-    leading(caller, team)?;
-    people::hold_team(tx, team).await?.ok_or_else(|| Refusal::not_found("team", team))?;
+/// Holds a team whose members the caller may manage, and tells the caller's role on it: until the team is held, the caller
+/// may become something else.
+async fn hold_led(tx: &mut Tx, caller: &Caller, team: &str) -> Result<Role, ApiError> {
+    caller.must_manage_members(team)?;
+    people::hold_team(tx, team).await?.ok_or_else(|| ApiError::not_found("team", team))?;
     match &caller.who {
         Who::Operator => Ok(Role::Owner),
-        Who::User(user) => led(people::role_on(tx, team, &user.id).await?, team),
+        Who::User(user) => leading_role(people::role_on(tx, team, &user.id).await?, team),
     }
 }
 
-fn led(role: Option<Role>, team: &str) -> Result<Role, Refusal> {
-    match role {
-        Some(role @ (Role::Owner | Role::Admin)) => Ok(role),
-        Some(Role::Member) => {
-            Err(Refusal::forbidden(format!("members of `{team}` are its owner's and its admins' to invite")))
-        }
-        None => Err(Refusal::not_found("team", team)),
-    }
+async fn team(plane: &Plane, id: &str) -> Result<Team, ApiError> {
+    plane.store.team(id).await?.ok_or_else(|| ApiError::not_found("team", id))
 }
 
-async fn team(plane: &Plane, id: &str) -> Result<Team, Refusal> {
-    plane.store.team(id).await?.ok_or_else(|| Refusal::not_found("team", id))
-}
-
-async fn on_no_team(tx: &mut Tx, user: &str) -> Result<(), Refusal> {
+async fn on_no_team(tx: &mut Tx, user: &str) -> Result<(), ApiError> {
     match people::user(tx, user).await? {
-        None => Err(Refusal::not_found("user", user)),
+        None => Err(ApiError::not_found("user", user)),
         Some(User { team: Some(_), .. }) => Err(on_another_team(user)),
         Some(_) => Ok(()),
     }
 }
 
-fn on_another_team(user: &str) -> Refusal {
-    Refusal::conflict(format!("`{user}` is on a team already; a user is on one at most"))
+fn on_another_team(user: &str) -> ApiError {
+    ApiError::conflict(format!("`{user}` is on a team already; a user is on one at most"))
 }
 
-fn must_not_own(user: &User, instead: &str) -> Result<(), Refusal> {
+fn must_not_own(user: &User, instead: &str) -> Result<(), ApiError> {
     match (&user.team, user.role) {
         (Some(team), Some(Role::Owner)) => {
-            Err(Refusal::conflict(format!("`{}` owns the team `{team}`: {instead}", user.id)))
+            Err(ApiError::conflict(format!("`{}` owns the team `{team}`: {instead}", user.id)))
         }
         _ => Ok(()),
     }
 }
 
 /// The id and the name of a new user or team.
-fn named(id: String, name: String) -> Result<(String, String), Refusal> {
+fn named(id: String, name: String) -> Result<(String, String), ApiError> {
     // They are held to the same form as those of keys.
-    id.parse::<KeyId>().map_err(|fault| Refusal::invalid("id", fault.to_string()))?;
-    name.parse::<KeyName>().map_err(|fault| Refusal::invalid("name", fault.to_string()))?;
+    id.parse::<KeyId>().map_err(|fault| ApiError::invalid("id", fault.to_string()))?;
+    name.parse::<KeyName>().map_err(|fault| ApiError::invalid("name", fault.to_string()))?;
     Ok((id, name))
 }
 
-fn taken(fault: StoreError, id: &str) -> Refusal {
+fn taken(fault: StoreError, id: &str) -> ApiError {
     if fault.is_duplicate() {
-        return Refusal::conflict(format!("`{id}` is the id of a user or a team already"));
+        return ApiError::conflict(format!("`{id}` is the id of a user or a team already"));
     }
     fault.into()
 }

@@ -1,4 +1,4 @@
-//! `DELETE /api/v1/teams/{id}`: the end of a team, of its keys and of its members' stay, and where its money goes.
+//! `DELETE /api/v1/teams/{id}`: deletes a team with its keys and memberships, and moves its balance.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -7,7 +7,7 @@ use axum::{
     http::StatusCode,
 };
 use jiff::Timestamp;
-use keymeter_core::price::Usd;
+use keymeter_core::money::Usd;
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -16,7 +16,7 @@ use super::body::Body;
 use crate::{
     Plane,
     caller::Caller,
-    refusal::{ErrorBody, Refusal},
+    error::{ApiError, ErrorBody},
     store::{
         Tx,
         audit::note,
@@ -43,11 +43,11 @@ pub(crate) async fn delete_team(
     caller: Caller,
     Path(id): Path<String>,
     Body(DeleteTeam { refund_to }): Body<DeleteTeam>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<StatusCode, ApiError> {
     caller.must_be_operator()?;
     let refund_to = refund_to.as_deref();
     if refund_to == Some(&*id) {
-        return Err(Refusal::invalid("refund_to", format!("`{id}` is deleted, so nothing goes back to it")));
+        return Err(ApiError::invalid("refund_to", format!("`{id}` is deleted, so nothing goes back to it")));
     }
     let now = Timestamp::now();
     let mut tx = plane.store.begin().await?;
@@ -82,7 +82,7 @@ struct HeldTeam {
 
 /// Holds a team with its keys and its members, and whoever gets its money, all in the order in which they are held
 /// everywhere.
-async fn hold(tx: &mut Tx, id: &str, refund_to: Option<&str>) -> Result<HeldTeam, Refusal> {
+async fn hold(tx: &mut Tx, id: &str, refund_to: Option<&str>) -> Result<HeldTeam, ApiError> {
     let (mut name, mut is_found) = (None, refund_to.is_none());
     for team in BTreeSet::from([id, refund_to.unwrap_or(id)]) {
         let found = people::hold_team(tx, team).await?;
@@ -92,7 +92,7 @@ async fn hold(tx: &mut Tx, id: &str, refund_to: Option<&str>) -> Result<HeldTeam
             is_found = found.is_some();
         }
     }
-    let name = name.ok_or_else(|| Refusal::not_found("team", id))?;
+    let name = name.ok_or_else(|| ApiError::not_found("team", id))?;
     let keys = keys::find_of_team(tx, id).await?;
     let members = people::members_of(tx, id).await?;
     let heir = refund_to.filter(|_| !is_found);
@@ -101,7 +101,7 @@ async fn hold(tx: &mut Tx, id: &str, refund_to: Option<&str>) -> Result<HeldTeam
         is_found |= Some(user) == heir && found.is_some();
     }
     match refund_to {
-        Some(to) if !is_found => Err(Refusal::not_found("user or team", to).at("refund_to")),
+        Some(to) if !is_found => Err(ApiError::not_found("user or team", to).at("refund_to")),
         _ => {
             for wallet in BTreeSet::from([id, refund_to.unwrap_or(id)]) {
                 wallets::hold(tx, wallet).await?;
@@ -111,10 +111,10 @@ async fn hold(tx: &mut Tx, id: &str, refund_to: Option<&str>) -> Result<HeldTeam
     }
 }
 
-async fn refund(tx: &mut Tx, team: &str, to: &str, now: Timestamp) -> Result<Usd, Refusal> {
+async fn refund(tx: &mut Tx, team: &str, to: &str, now: Timestamp) -> Result<Usd, ApiError> {
     match wallets::refund(tx, team, to, now).await? {
         Refunded::Moved(amount) => Ok(amount),
-        Refunded::TooMuch => Err(Refusal::invalid(
+        Refunded::TooMuch => Err(ApiError::invalid(
             "refund_to",
             format!("the balance of `{to}` would be more than can be counted: name another, or nobody"),
         )),

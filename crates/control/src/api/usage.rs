@@ -16,7 +16,7 @@ use super::body::Asked;
 use crate::{
     Plane,
     caller::Caller,
-    refusal::{ErrorBody, Refusal},
+    error::{ApiError, ErrorBody},
     store::usage::{Bounds, Group, TooMuchUsage, UsageFilter, UsageRow},
 };
 
@@ -55,7 +55,7 @@ pub(crate) async fn usage(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Asked(asked): Asked<UsageQuery>,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     let groups = groups(asked.group_by.as_deref().unwrap_or(""))?;
     let UsageQuery { from, to, key, team, format, .. } = asked;
     let filter = UsageFilter { from, to, key, team, visible_to: visible_to(&caller) };
@@ -64,7 +64,7 @@ pub(crate) async fn usage(
         None | Some("json") => Ok(Json(UsageRows { rows }).into_response()),
         Some("csv") => Ok(of_type("text/csv; charset=utf-8", csv(&rows, &groups))),
         Some("jsonl") => Ok(of_type("application/jsonl", lines(&rows))),
-        Some(_) => Err(Refusal::invalid("format", "`json`, `csv` or `jsonl`")),
+        Some(_) => Err(ApiError::invalid("format", "`json`, `csv` or `jsonl`")),
     }
 }
 
@@ -81,7 +81,7 @@ pub(crate) async fn ask(
     caller: Option<&Caller>,
     groups: BTreeSet<Group>,
     filter: UsageFilter,
-) -> Result<Vec<UsageRow>, Refusal> {
+) -> Result<Vec<UsageRow>, ApiError> {
     let user = caller.and_then(Caller::user);
     if let Some(caller) = caller
         && !may_have_any(plane, caller, &filter).await?
@@ -97,9 +97,9 @@ pub(crate) async fn ask(
         drop(turn);
         answer
     });
-    let answer = answer.await.map_err(|_| Refusal::too_many_questions(Duration::from_secs(1)))??;
+    let answer = answer.await.map_err(|_| ApiError::too_many_questions(Duration::from_secs(1)))??;
     answer.map_err(|TooMuchUsage| {
-        Refusal::invalid(
+        ApiError::invalid(
             "from",
             format!(
                 "this adds up more than {} sums of hours or days, or has more than {} rows: ask for a shorter time \
@@ -112,7 +112,7 @@ pub(crate) async fn ask(
 
 /// Whether the caller may see anything of the key and the team that are asked for: if not, others' usage is not even
 /// looked through.
-async fn may_have_any(plane: &Plane, caller: &Caller, filter: &UsageFilter) -> Result<bool, Refusal> {
+async fn may_have_any(plane: &Plane, caller: &Caller, filter: &UsageFilter) -> Result<bool, ApiError> {
     if filter.team.as_ref().is_some_and(|team| !team.is_empty() && caller.role_on(team).is_none()) {
         return Ok(false);
     }
@@ -131,14 +131,14 @@ fn of_type(content_type: &'static str, text: String) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))], text).into_response()
 }
 
-fn groups(text: &str) -> Result<BTreeSet<Group>, Refusal> {
+fn groups(text: &str) -> Result<BTreeSet<Group>, ApiError> {
     let group = |word: &str| match word.trim() {
         "key" => Ok(Group::Key),
         "team" => Ok(Group::Team),
         "model" => Ok(Group::Model),
         "day" => Ok(Group::Day),
         "hour" => Ok(Group::Hour),
-        _ => Err(Refusal::invalid("group_by", "`key`, `team`, `model`, `day` or `hour`, with commas between")),
+        _ => Err(ApiError::invalid("group_by", "`key`, `team`, `model`, `day` or `hour`, with commas between")),
     };
     text.split(',').filter(|word| !word.trim().is_empty()).map(group).collect()
 }

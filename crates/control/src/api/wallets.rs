@@ -7,7 +7,7 @@ use axum::{
     extract::{Path, State},
 };
 use jiff::Timestamp;
-use keymeter_core::{price::Usd, record::decimal};
+use keymeter_core::{money::Usd, record::decimal};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -16,7 +16,7 @@ use super::body::Body;
 use crate::{
     Plane,
     caller::{Caller, Who},
-    refusal::{ErrorBody, Refusal},
+    error::{ApiError, ErrorBody},
     store::{
         audit::note,
         wallets::{self, Credited},
@@ -52,13 +52,13 @@ pub(crate) async fn show(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Path(owner): Path<String>,
-) -> Result<Json<Wallet>, Refusal> {
+) -> Result<Json<Wallet>, ApiError> {
     let is_own = match &caller.who {
         Who::Operator => true,
         Who::User(user) => user.id == owner || caller.role_on(&owner).is_some(),
     };
     let balance = if is_own { plane.store.balance(&owner).await? } else { None };
-    let balance_usd = balance.ok_or_else(|| Refusal::not_found("wallet", &owner))?;
+    let balance_usd = balance.ok_or_else(|| ApiError::not_found("wallet", &owner))?;
     Ok(Json(Wallet { owner, balance_usd }))
 }
 
@@ -70,13 +70,13 @@ pub(crate) async fn credit(
     caller: Caller,
     Path(owner): Path<String>,
     Body(credit): Body<Credit>,
-) -> Result<Json<Wallet>, Refusal> {
+) -> Result<Json<Wallet>, ApiError> {
     caller.must_be_operator()?;
     if credit.usd <= Usd::ZERO {
-        return Err(Refusal::invalid("usd", "a credit is more than $0"));
+        return Err(ApiError::invalid("usd", "a credit is more than $0"));
     }
     if !(1..=128).contains(&credit.idempotency_key.chars().count()) {
-        return Err(Refusal::invalid("idempotency_key", "an idempotency key has 1 to 128 characters"));
+        return Err(ApiError::invalid("idempotency_key", "an idempotency key has 1 to 128 characters"));
     }
     let now = Timestamp::now();
     let mut tx = plane.store.begin().await?;
@@ -85,13 +85,13 @@ pub(crate) async fn credit(
         Credited::To(balance) => balance,
         Credited::Before(balance_usd) => return Ok(Json(Wallet { owner, balance_usd })),
         Credited::Otherwise(before) => {
-            return Err(Refusal::conflict(format!(
+            return Err(ApiError::conflict(format!(
                 "`{}` was the idempotency key of another credit, of ${before}",
                 credit.idempotency_key
             )));
         }
-        Credited::NoWallet => return Err(Refusal::not_found("wallet", &owner)),
-        Credited::TooMuch => return Err(Refusal::invalid("usd", "the balance would be more than can be counted")),
+        Credited::NoWallet => return Err(ApiError::not_found("wallet", &owner)),
+        Credited::TooMuch => return Err(ApiError::invalid("usd", "the balance would be more than can be counted")),
     };
     let detail = json!({"usd": credit.usd.to_string(), "idempotency_key": credit.idempotency_key});
     note(&mut tx, &caller.actor(), "wallet.credit", &owner, &detail, now).await?;

@@ -1,4 +1,5 @@
-//! What pages are dressed in. A name has a part of the content's hash in it, so what has it never changes.
+//! Style sheet, script and icon of the pages. Each name contains a part of the content's hash, so that the content of a
+//! name never changes.
 
 use std::sync::LazyLock;
 
@@ -9,7 +10,7 @@ use axum::{
 };
 use keymeter_core::key::KeyHash;
 
-use crate::refusal::Refusal;
+use crate::error::ApiError;
 
 /// The one sheet of styles.
 pub static STYLE: LazyLock<Asset> =
@@ -32,7 +33,7 @@ pub struct Asset {
 
 impl Asset {
     fn new(stem: &str, ending: &str, content_type: &'static str, content: &'static str) -> Self {
-        let hash: String = KeyHash::of(content.as_bytes()).to_hex().chars().take(16).collect();
+        let hash: String = KeyHash::digest(content.as_bytes()).to_hex().chars().take(16).collect();
         Self { name: format!("{stem}-{hash}.{ending}"), content_type, content }
     }
 
@@ -45,7 +46,7 @@ impl Asset {
 /// `/assets/{name}`.
 pub async fn asset(Path(name): Path<String>) -> Response {
     let Some(asset) = [&*STYLE, &*SCRIPT, &*ICON].into_iter().find(|asset| asset.name == name) else {
-        return (StatusCode::NOT_FOUND, Refusal::unknown_path()).into_response();
+        return (StatusCode::NOT_FOUND, ApiError::unknown_path()).into_response();
     };
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(asset.content_type)),

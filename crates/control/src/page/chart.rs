@@ -1,7 +1,7 @@
-//! What was used on each of thirty days, drawn, and as a table for those who do not look at drawings.
+//! Usage of the last thirty days, as a drawing and as a table.
 
 use jiff::{Timestamp, ToSpan};
-use keymeter_core::price::Usd;
+use keymeter_core::money::Usd;
 use maud::{Markup, html};
 
 use super::words::{cost, day, number};
@@ -35,7 +35,7 @@ pub fn first_day(now: Timestamp) -> Timestamp {
 
 impl Chart {
     /// Of the sums of days.
-    pub fn of(rows: &[UsageRow], now: Timestamp) -> Self {
+    pub fn new(rows: &[UsageRow], now: Timestamp) -> Self {
         let first = first_day(now);
         let mut days = Vec::with_capacity(DAYS);
         let starts = std::iter::successors(Some(first), |day| day.checked_add(24.hours()).ok());
@@ -151,7 +151,7 @@ mod tests {
     fn thirty_days_end_today() {
         let now = "2026-03-01T12:00:00Z".parse().unwrap();
         assert_eq!(first_day(now).to_string(), "2026-01-31T00:00:00Z");
-        let chart = Chart::of(&[used("2026-02-28T00:00:00Z", "3"), used("2026-03-01T00:00:00Z", "1.5")], now);
+        let chart = Chart::new(&[used("2026-02-28T00:00:00Z", "3"), used("2026-03-01T00:00:00Z", "1.5")], now);
         assert_eq!(chart.days.len(), DAYS);
         assert_eq!((chart.requests(), chart.cost().to_string().as_str()), (4, "4.5"));
         let drawn = figure(&chart).into_string();

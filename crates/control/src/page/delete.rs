@@ -1,4 +1,4 @@
-//! Deleting a key, after one has been asked.
+//! Deleting a key, after a confirmation.
 
 use std::sync::Arc;
 
@@ -10,13 +10,17 @@ use maud::html;
 
 use super::{
     layout,
+    request::{PageError, SignedIn, SubmittedForm},
     secret::managed,
-    visit::{Sent, Signed, Trouble},
 };
 use crate::{Plane, api::keys};
 
 /// `GET /keys/{id}/delete`.
-pub async fn ask(State(plane): State<Arc<Plane>>, Path(id): Path<String>, signed: Signed) -> Result<Response, Trouble> {
+pub async fn ask(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    signed: SignedIn,
+) -> Result<Response, PageError> {
     let key = managed(&plane, &signed.caller, &id).await?;
     let path = format!("/keys/{}", key.id);
     let main = html! {
@@ -44,8 +48,8 @@ pub async fn ask(State(plane): State<Arc<Plane>>, Path(id): Path<String>, signed
 pub async fn delete(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
-    Sent { signed, .. }: Sent,
-) -> Result<Response, Trouble> {
+    SubmittedForm { signed, .. }: SubmittedForm,
+) -> Result<Response, PageError> {
     keys::delete(State(plane), signed.caller, Path(id)).await?;
     Ok(Redirect::to("/?done=deleted").into_response())
 }

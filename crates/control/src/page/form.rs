@@ -1,21 +1,21 @@
-//! Fields of forms, each with its label, a hint, and what is wrong with it.
+//! Fields of forms, each with its label, a hint and its error.
 
 use maud::{Markup, html};
 
-use super::{layout::sentence, visit::Fields};
-use crate::refusal::Refusal;
+use super::{layout::sentence, request::FormFields};
+use crate::error::ApiError;
 
 /// A form that may have been sent before, and refused.
 pub struct Form<'form> {
     /// What was filled in.
-    pub fields: &'form Fields,
+    pub fields: &'form FormFields,
     /// What was wrong.
-    pub fault: Option<&'form Refusal>,
+    pub fault: Option<&'form ApiError>,
 }
 
 /// What a field is beside its name.
 #[derive(Clone, Copy, Default)]
-pub struct Field<'field> {
+pub struct FormField<'field> {
     /// By which programs know it.
     pub name: &'field str,
     /// By which people do.
@@ -48,7 +48,7 @@ impl Form<'_> {
     }
 
     /// A field of one line.
-    pub fn line(&self, field: Field<'_>) -> Markup {
+    pub fn line(&self, field: FormField<'_>) -> Markup {
         let fault = self.fault_of(field.name);
         let kind = field.kind.unwrap_or("text");
         // What is secret is not sent back.
@@ -66,7 +66,7 @@ impl Form<'_> {
     }
 
     /// A field of several lines.
-    pub fn lines(&self, field: Field<'_>) -> Markup {
+    pub fn lines(&self, field: FormField<'_>) -> Markup {
         let fault = self.fault_of(field.name);
         around(
             field,
@@ -80,7 +80,7 @@ impl Form<'_> {
     }
 
     /// One of several.
-    pub fn choice(&self, field: Field<'_>, choices: &[(&str, &str)]) -> Markup {
+    pub fn choice(&self, field: FormField<'_>, choices: &[(&str, &str)]) -> Markup {
         let fault = self.fault_of(field.name);
         around(
             field,
@@ -97,16 +97,16 @@ impl Form<'_> {
     }
 
     fn fault_of(&self, name: &str) -> Option<&str> {
-        self.fault.filter(|fault| whole_field(fault) == Some(name)).map(Refusal::message)
+        self.fault.filter(|fault| whole_field(fault) == Some(name)).map(ApiError::message)
     }
 }
 
 /// The field that is wrong: of a list, all of it.
-fn whole_field(fault: &Refusal) -> Option<&str> {
+fn whole_field(fault: &ApiError) -> Option<&str> {
     fault.field().and_then(|field| field.split('[').next())
 }
 
-fn around(field: Field<'_>, fault: Option<&str>, input: &Markup) -> Markup {
+fn around(field: FormField<'_>, fault: Option<&str>, input: &Markup) -> Markup {
     html! {
         div.field {
             label for=(id(field.name)) {
@@ -119,7 +119,7 @@ fn around(field: Field<'_>, fault: Option<&str>, input: &Markup) -> Markup {
     }
 }
 
-fn described(field: Field<'_>, fault: Option<&str>) -> Option<String> {
+fn described(field: FormField<'_>, fault: Option<&str>) -> Option<String> {
     let id = id(field.name);
     match (field.hint.is_empty(), fault) {
         (true, None) => None,

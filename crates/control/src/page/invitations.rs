@@ -1,4 +1,4 @@
-//! Invitations of whoever is signed in, with what they answer.
+//! Invitations of the signed-in user, and the answers to them.
 
 use std::sync::Arc;
 
@@ -10,9 +10,9 @@ use axum::{
 use maud::{Markup, html};
 
 use super::{
-    keys::{Place, pager},
     layout,
-    visit::{Sent, Signed, Trouble},
+    pager::{ListPosition, pager},
+    request::{PageError, SignedIn, SubmittedForm},
     words::time,
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
         body::{Asked, Body},
         invitations::{self, Answer, InvitationPage, ListInvitations},
     },
-    refusal::Refusal,
+    error::ApiError,
     store::{invitations::Invitation, people::Role},
 };
 
@@ -33,9 +33,9 @@ const FIRST: i64 = 3;
 /// `GET /invitations`: a user's own, the operator's all.
 pub async fn list(
     State(plane): State<Arc<Plane>>,
-    Query(begin): Query<Place>,
-    signed: Signed,
-) -> Result<Response, Trouble> {
+    Query(begin): Query<ListPosition>,
+    signed: SignedIn,
+) -> Result<Response, PageError> {
     page(&plane, &signed, &begin, None).await
 }
 
@@ -43,23 +43,23 @@ pub async fn list(
 pub async fn answer(
     State(plane): State<Arc<Plane>>,
     Path(team): Path<String>,
-    Sent { signed, fields, .. }: Sent,
-) -> Result<Response, Trouble> {
+    SubmittedForm { signed, fields, .. }: SubmittedForm,
+) -> Result<Response, PageError> {
     let answer = match (fields.text("accept"), fields.text("role").parse::<Role>()) {
         ("true", Ok(role)) => Answer { accept: true, role: Some(role) },
-        ("true", Err(fault)) => return Err(Refusal::invalid("role", fault).into()),
+        ("true", Err(fault)) => return Err(ApiError::invalid("role", fault).into()),
         ("false", _) => Answer { accept: false, role: None },
-        _ => return Err(Refusal::invalid("accept", "either `true` or `false`").into()),
+        _ => return Err(ApiError::invalid("accept", "either `true` or `false`").into()),
     };
     let next = if answer.accept { format!("/teams/{team}?done=accepted") } else { "/invitations?done=declined".into() };
     match invitations::answer(State(plane.clone()), signed.caller.clone(), Path(team), Body(answer)).await {
         Ok(_) => Ok(Redirect::to(&next).into_response()),
-        Err(refusal) => page(&plane, &signed, &Place::default(), Some(&refusal)).await,
+        Err(refusal) => page(&plane, &signed, &ListPosition::default(), Some(&refusal)).await,
     }
 }
 
 /// The first invitations of a user who has some, for other pages of theirs.
-pub async fn waiting(plane: &Arc<Plane>, signed: &Signed) -> Result<Markup, Refusal> {
+pub async fn waiting(plane: &Arc<Plane>, signed: &SignedIn) -> Result<Markup, ApiError> {
     if signed.caller.user().is_none() {
         return Ok(html! {});
     }
@@ -77,10 +77,10 @@ pub async fn waiting(plane: &Arc<Plane>, signed: &Signed) -> Result<Markup, Refu
 
 async fn own(
     plane: &Arc<Plane>,
-    signed: &Signed,
+    signed: &SignedIn,
     cursor: Option<String>,
     limit: i64,
-) -> Result<InvitationPage, Refusal> {
+) -> Result<InvitationPage, ApiError> {
     let asked = ListInvitations { team: None, cursor, limit: Some(limit) };
     let Json(page) = invitations::list(State(plane.clone()), signed.caller.clone(), Asked(asked)).await?;
     Ok(page)
@@ -88,10 +88,10 @@ async fn own(
 
 async fn page(
     plane: &Arc<Plane>,
-    signed: &Signed,
-    begin: &Place,
-    fault: Option<&Refusal>,
-) -> Result<Response, Trouble> {
+    signed: &SignedIn,
+    begin: &ListPosition,
+    fault: Option<&ApiError>,
+) -> Result<Response, PageError> {
     let InvitationPage { data, next_cursor } = own(plane, signed, begin.cursor.clone(), ROWS).await?;
     let done = begin.done.as_deref().filter(|done| *done == "declined");
     let main = html! {
@@ -109,11 +109,11 @@ async fn page(
     Ok(layout::refused(layout::page(title, signed, &main), fault))
 }
 
-fn cards(signed: &Signed, data: &[Invitation]) -> Markup {
+fn cards(signed: &SignedIn, data: &[Invitation]) -> Markup {
     html! { ul.list { @for invitation in data { li { (card(signed, invitation)) } } } }
 }
 
-fn card(signed: &Signed, invitation: &Invitation) -> Markup {
+fn card(signed: &SignedIn, invitation: &Invitation) -> Markup {
     let Invitation { team, team_name, user, role, invited_by, created_at, .. } = invitation;
     let own = signed.caller.user().filter(|own| own.id == *user);
     html! {

@@ -1,4 +1,4 @@
-//! One key: what it is, what can be done with it, and what it used.
+//! One key: its details, its usage, and the actions on it.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -12,9 +12,10 @@ use maud::{Markup, html};
 
 use super::{
     chart::{self, Chart},
-    keys::{Place, holder, state, used},
+    keys::{holder, state, used},
     layout,
-    visit::{Sent, Signed, Trouble},
+    pager::ListPosition,
+    request::{PageError, SignedIn, SubmittedForm},
     words::{cost, number, time},
 };
 use crate::{
@@ -25,7 +26,7 @@ use crate::{
         usage::{ask, visible_to},
     },
     caller::Caller,
-    refusal::Refusal,
+    error::ApiError,
     store::{
         keys::{Key, LimitValue},
         usage::{Group, UsageFilter, UsageRow},
@@ -36,17 +37,17 @@ use crate::{
 pub async fn show(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
-    Query(begin): Query<Place>,
-    signed: Signed,
-) -> Result<Response, Trouble> {
+    Query(begin): Query<ListPosition>,
+    signed: SignedIn,
+) -> Result<Response, PageError> {
     let Json(key) = keys::show(State(plane.clone()), signed.caller.clone(), Path(id)).await?;
     let now = Timestamp::now();
     let days = usage(&plane, &signed.caller, &key, Group::Day, now).await?;
     let models = usage(&plane, &signed.caller, &key, Group::Model, now).await?;
     let last_used_at = plane.store.last_used(&key.id).await?;
     let done = match begin.done.as_deref() {
-        Some("enabled") => Some("The key is switched on."),
-        Some("disabled") => Some("The key is switched off."),
+        Some("enabled") => Some("The key is enabled."),
+        Some("disabled") => Some("The key is disabled."),
         _ => None,
     };
     let main = html! {
@@ -57,7 +58,7 @@ pub async fn show(
         @if key.deleted_at.is_none() && signed.caller.must_manage(&key).is_ok() { (actions(&key, &signed)) }
         section aria-labelledby="usage" {
             h2 id="usage" { "Usage of the last 30 days" }
-            (chart::figure(&Chart::of(&days, now)))
+            (chart::figure(&Chart::new(&days, now)))
             (by_model(&models))
         }
     };
@@ -65,15 +66,15 @@ pub async fn show(
 }
 
 /// `POST /keys/{id}/enabled`.
-pub async fn switch(
+pub async fn set_enabled(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
-    Sent { signed, fields, .. }: Sent,
-) -> Result<Response, Trouble> {
+    SubmittedForm { signed, fields, .. }: SubmittedForm,
+) -> Result<Response, PageError> {
     let (enabled, done) = match fields.text("enabled") {
         "true" => (true, "enabled"),
         "false" => (false, "disabled"),
-        _ => return Err(Refusal::invalid("enabled", "either `true` or `false`").into()),
+        _ => return Err(ApiError::invalid("enabled", "either `true` or `false`").into()),
     };
     let asked = UpdateKey { enabled: Some(enabled), ..UpdateKey::default() };
     let Json(key) = keys::update(State(plane), signed.caller, Path(id), Body(asked)).await?;
@@ -86,7 +87,7 @@ async fn usage(
     key: &Key,
     group: Group,
     now: Timestamp,
-) -> Result<Vec<UsageRow>, Refusal> {
+) -> Result<Vec<UsageRow>, ApiError> {
     let filter = UsageFilter {
         from: Some(chart::first_day(now)),
         key: Some(key.id.clone()),
@@ -125,16 +126,16 @@ fn facts(key: &Key, last_used_at: Option<Timestamp>) -> Markup {
     }
 }
 
-fn actions(key: &Key, signed: &Signed) -> Markup {
+fn actions(key: &Key, signed: &SignedIn) -> Markup {
     let path = format!("/keys/{}", key.id);
-    let (value, words) = if key.enabled { ("false", "Switch off") } else { ("true", "Switch on") };
+    let (value, words) = if key.enabled { ("false", "Disable") } else { ("true", "Enable") };
     html! {
         div.actions {
             form method="post" action=(format!("{path}/enabled")) {
                 (layout::form_token(signed))
                 button.plain type="submit" name="enabled" value=(value) { (words) }
             }
-            a.button.plain href=(format!("{path}/secret")) { "Replace the secret" }
+            a.button.plain href=(format!("{path}/secret")) { "Regenerate the secret" }
             a.button.plain.danger href=(format!("{path}/delete")) { "Delete" }
         }
     }

@@ -9,11 +9,11 @@ use axum::{
 };
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use maud::{Markup, html};
-use serde::Deserialize;
 
 use super::{
     invitations, layout,
-    visit::{Signed, Trouble},
+    pager::{ListPosition, pager},
+    request::{PageError, SignedIn},
     words::{cost, time},
 };
 use crate::{
@@ -26,23 +26,14 @@ use crate::{
     store::{keys::Key, page::Lately},
 };
 
-/// Where a list begins, and what was just done.
-#[derive(Default, Deserialize)]
-pub struct Place {
-    /// As the page before said.
-    pub cursor: Option<String>,
-    /// A word for it.
-    pub done: Option<String>,
-}
-
 const ROWS: i64 = 25;
 
 /// `GET /`.
 pub async fn list(
     State(plane): State<Arc<Plane>>,
-    Query(begin): Query<Place>,
-    signed: Signed,
-) -> Result<Response, Trouble> {
+    Query(begin): Query<ListPosition>,
+    signed: SignedIn,
+) -> Result<Response, PageError> {
     let call = ListKeys { cursor: begin.cursor.clone(), limit: Some(ROWS), ..ListKeys::default() };
     let Json(page) = keys::list(State(plane.clone()), signed.caller.clone(), Asked(call)).await?;
     let ids: Vec<_> = page.data.iter().map(|key| key.id.as_str()).collect();
@@ -128,19 +119,6 @@ pub fn state(key: &Key) -> Markup {
 /// When a key was used last.
 pub fn used(at: Option<Timestamp>) -> Markup {
     html! { @match at { Some(at) => { (time(at)) } None => { span.faint { "never" } } } }
-}
-
-/// Ways to the first and the next page of a list.
-pub fn pager(path: &str, is_later: bool, next: Option<&str>) -> Markup {
-    html! {
-        @if is_later || next.is_some() {
-            nav.pager aria-label="Pages of the list" {
-                @if is_later { a href=(path) { "First page" } }
-                // Cursors are ids, which need no escaping.
-                @if let Some(next) = next { a rel="next" href=(format!("{path}?cursor={next}")) { "Next page" } }
-            }
-        }
-    }
 }
 
 /// The beginning of this month, of UTC.

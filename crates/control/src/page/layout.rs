@@ -1,19 +1,13 @@
-//! What all pages have around them.
+//! The frame of pages for signed-in users.
 
-use axum::{
-    http::{HeaderValue, header},
-    response::{Html, IntoResponse, Response},
-};
-use maud::{DOCTYPE, Markup, html};
+use axum::response::Response;
+use maud::{Markup, html};
 
-use super::{
-    assets::{ICON, SCRIPT, STYLE},
-    visit::{FORM_TOKEN, Signed},
-};
-use crate::refusal::Refusal;
+pub use super::document::{document, notice, refused, sentence};
+use super::request::{FORM_TOKEN, SignedIn};
 
 /// A page of somebody who is signed in.
-pub fn page(title: &str, signed: &Signed, main: &Markup) -> Response {
+pub fn page(title: &str, signed: &SignedIn, main: &Markup) -> Response {
     let own = signed.caller.user();
     let header = html! {
         nav aria-label="Pages" {
@@ -33,64 +27,7 @@ pub fn page(title: &str, signed: &Signed, main: &Markup) -> Response {
     document(title, &header, main)
 }
 
-/// A page of nobody's.
-pub fn document(title: &str, header: &Markup, main: &Markup) -> Response {
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                title { (title) " · keymeter" }
-                link rel="icon" type="image/svg+xml" href=(ICON.path());
-                link rel="stylesheet" href=(STYLE.path());
-                script src=(SCRIPT.path()) defer {}
-            }
-            body {
-                a.skip href="#main" { "Skip to the content" }
-                header { div.bar { a.brand href="/" { "keymeter" } (header) } }
-                main id="main" tabindex="-1" { (main) }
-            }
-        }
-    };
-    Html(page.into_string()).into_response()
-}
-
-/// A page that says why there is no other.
-pub fn trouble(refusal: &Refusal) -> Response {
-    let main = html! {
-        h1 { "That was not done" }
-        div.alert role="alert" { p { (sentence(refusal.message())) } }
-        p { a href="/" { "To the keys" } }
-    };
-    refused(document("That was not done", &html! {}, &main), Some(refusal))
-}
-
-/// Gives a page the status and the headers of what is wrong on it.
-pub fn refused(mut page: Response, refusal: Option<&Refusal>) -> Response {
-    let Some(refusal) = refusal else { return page };
-    *page.status_mut() = refusal.status();
-    if let Some(seconds) = refusal.retry_after() {
-        page.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    page
-}
-
 /// What each form of somebody who is signed in bears.
-pub fn form_token(signed: &Signed) -> Markup {
+pub fn form_token(signed: &SignedIn) -> Markup {
     html! { input type="hidden" name=(FORM_TOKEN) value=(signed.form_token); }
-}
-
-/// What was just done, for those who hear a page too.
-pub fn notice(text: Option<&str>) -> Markup {
-    html! { @if let Some(text) = text { p.notice role="status" { (text) } } }
-}
-
-/// A message as a sentence.
-pub fn sentence(message: &str) -> String {
-    let mut characters = message.chars();
-    let first = characters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
-    let end = if message.ends_with(['.', '!', '?']) { "" } else { "." };
-    format!("{first}{}{end}", characters.as_str())
 }

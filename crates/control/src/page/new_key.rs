@@ -12,16 +12,17 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::{
-    form::{Field, Form},
-    layout, secret,
+    form::{Form, FormField},
+    layout,
+    request::{FormFields, PageError, SignedIn, SubmittedForm},
+    secret,
     session::nonce,
-    visit::{Fields, Sent, Signed, Trouble},
 };
 use crate::{
     Plane,
     api::keys::{self, CreateKey},
     caller::{Caller, Uncounted},
-    refusal::Refusal,
+    error::ApiError,
     store::keys::{Key, KeyLimits, LimitValue},
 };
 
@@ -29,21 +30,21 @@ use crate::{
 const ONCE: &str = "once";
 
 /// `GET /keys/new`.
-pub async fn ask(signed: Signed) -> Result<Response, Trouble> {
+pub async fn ask(signed: SignedIn) -> Result<Response, PageError> {
     if let Some(team) = team_of(&signed.caller) {
         signed.caller.must_lead(team)?;
     }
-    let fields = Fields::of([(ONCE, nonce()?)]);
+    let fields = FormFields::from([(ONCE, nonce()?)]);
     Ok(page(&signed, &Form { fields: &fields, fault: None }))
 }
 
 /// `POST /keys/new`.
 pub async fn make(
     State(plane): State<Arc<Plane>>,
-    Uncounted(Sent { signed, fields, .. }): Uncounted<Sent>,
-) -> Result<Response, Trouble> {
+    Uncounted(SubmittedForm { signed, fields, .. }): Uncounted<SubmittedForm>,
+) -> Result<Response, PageError> {
     let once = Some(fields.text(ONCE)).filter(|once| (1..=128).contains(&once.len())).map(str::to_owned);
-    let once = once.ok_or_else(|| Refusal::invalid(ONCE, "this form is not whole; load the page again"))?;
+    let once = once.ok_or_else(|| ApiError::invalid(ONCE, "this form is not whole; load the page again"))?;
     let made = match asked(&signed.caller, &fields) {
         Ok(asked) => keys::make(&plane, &signed.caller, Some(once), asked).await,
         Err(refusal) => Err(refusal),
@@ -62,7 +63,7 @@ pub async fn make(
 }
 
 /// What the form asks for, as a call would.
-fn asked(caller: &Caller, fields: &Fields) -> Result<CreateKey, Refusal> {
+fn asked(caller: &Caller, fields: &FormFields) -> Result<CreateKey, ApiError> {
     let owned = |name| fields.given(name).map(str::to_owned);
     let limit = |name| {
         let text = fields.given(name)?;
@@ -86,9 +87,9 @@ fn asked(caller: &Caller, fields: &Fields) -> Result<CreateKey, Refusal> {
 }
 
 /// A browser sends `2026-12-01T10:00`, with seconds where there are some.
-fn expiry(text: &str) -> Result<Timestamp, Refusal> {
+fn expiry(text: &str) -> Result<Timestamp, ApiError> {
     let written = if text.matches(':').count() == 1 { format!("{text}:00Z") } else { format!("{text}Z") };
-    written.parse().map_err(|_| Refusal::invalid("expires_at", "a date and a time of UTC, such as 2026-12-01T10:00"))
+    written.parse().map_err(|_| ApiError::invalid("expires_at", "a date and a time of UTC, such as 2026-12-01T10:00"))
 }
 
 /// Somebody on a team makes keys of the team's.
@@ -96,7 +97,7 @@ fn team_of(caller: &Caller) -> Option<&str> {
     caller.user().and_then(|user| user.team.as_deref())
 }
 
-fn page(signed: &Signed, form: &Form<'_>) -> Response {
+fn page(signed: &SignedIn, form: &Form<'_>) -> Response {
     let main = html! {
         div.narrow {
             p.crumb { a href="/" { "Keys" } }
@@ -105,17 +106,17 @@ fn page(signed: &Signed, form: &Form<'_>) -> Response {
             form method="post" action="/keys/new" {
                 (layout::form_token(signed))
                 input type="hidden" name=(ONCE) value=(form.fields.text(ONCE));
-                (form.line(Field {
-                    name: "name", label: "Name", hint: "3 to 50 characters.", is_required: true, ..Field::default()
+                (form.line(FormField {
+                    name: "name", label: "Name", hint: "3 to 50 characters.", is_required: true, ..FormField::default()
                 }))
                 (whose(signed, form))
-                (form.lines(Field {
+                (form.lines(FormField {
                     name: "models",
                     label: "Models",
                     ..hinted("One on a line, names or patterns such as llama-3*. None: all models.")
                 }))
                 (limits(form))
-                (form.line(Field {
+                (form.line(FormField {
                     name: "expires_at", label: "Expires, in UTC", kind: Some("datetime-local"),
                     ..hinted("None: never.")
                 }))
@@ -127,16 +128,16 @@ fn page(signed: &Signed, form: &Form<'_>) -> Response {
     layout::refused(layout::page(title, signed, &main), form.fault)
 }
 
-fn hinted(hint: &str) -> Field<'_> {
-    Field { hint, ..Field::default() }
+fn hinted(hint: &str) -> FormField<'_> {
+    FormField { hint, ..FormField::default() }
 }
 
-fn whose(signed: &Signed, form: &Form<'_>) -> Markup {
+fn whose(signed: &SignedIn, form: &Form<'_>) -> Markup {
     html! {
         @match (signed.caller.user(), team_of(&signed.caller)) {
             (None, _) => {
-                (form.line(Field { name: "team", label: "Team", ..hinted("The id of the team whose it is to be.") }))
-                (form.line(Field {
+                (form.line(FormField { name: "team", label: "Team", ..hinted("The id of the team whose it is to be.") }))
+                (form.line(FormField {
                     name: "owner", label: "Owner",
                     ..hinted("The id of the user whose it is to be. Neither: nobody's, and nobody is charged.")
                 }))
@@ -159,20 +160,20 @@ fn limits(form: &Form<'_>) -> Markup {
             p.hint {
                 "Each a number, or " code { "unlimited" } ". Left empty: as the operator has set it for all keys."
             }
-            div.row { @for (name, label) in most { (form.line(Field { name, label, ..Field::default() })) } }
+            div.row { @for (name, label) in most { (form.line(FormField { name, label, ..FormField::default() })) } }
         }
     }
 }
 
-fn made_before(key: &Key, signed: &Signed) -> Response {
+fn made_before(key: &Key, signed: &SignedIn) -> Response {
     let path = format!("/keys/{}", key.id);
     let main = html! {
         div.narrow {
             h1 { "The key was made before" }
             p { "This form was sent before and made the key " a href=(path) { (key.name) } ". No other was made." }
             p {
-                "Its secret was shown then. It is not kept, so it cannot be shown again; whoever lost it can "
-                a href=(format!("{path}/secret")) { "replace it" } "."
+                "Its secret was shown then. It is not kept, so it cannot be shown again. If it is lost, "
+                a href=(format!("{path}/secret")) { "regenerate it" } "."
             }
         }
     };

@@ -1,4 +1,4 @@
-//! A secret: shown once, and replaced by another.
+//! Regenerating a key's secret. The new secret is shown once.
 
 use std::sync::Arc;
 
@@ -10,20 +10,20 @@ use axum::{
 use maud::html;
 
 use super::{
-    form::{Field, Form},
+    form::{Form, FormField},
     layout,
-    visit::{Fields, Sent, Signed, Trouble},
+    request::{FormFields, PageError, SignedIn, SubmittedForm},
 };
 use crate::{
     Plane,
     api::keys::{self, RegenerateKey},
     caller::{Caller, Uncounted},
-    refusal::Refusal,
+    error::ApiError,
     store::keys::Key,
 };
 
 /// The page that has a key's secret on it.
-pub fn shown(title: &str, key: &Key, secret: &str, signed: &Signed) -> Response {
+pub fn shown(title: &str, key: &Key, secret: &str, signed: &SignedIn) -> Response {
     let main = html! {
         div.narrow {
             h1 { (title) }
@@ -40,22 +40,28 @@ pub fn shown(title: &str, key: &Key, secret: &str, signed: &Signed) -> Response 
 }
 
 /// `GET /keys/{id}/secret`.
-pub async fn ask(State(plane): State<Arc<Plane>>, Path(id): Path<String>, signed: Signed) -> Result<Response, Trouble> {
+pub async fn ask(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    signed: SignedIn,
+) -> Result<Response, PageError> {
     let key = managed(&plane, &signed.caller, &id).await?;
-    let fields = Fields::of([("seen", key.masked.clone())]);
+    let fields = FormFields::from([("seen", key.masked.clone())]);
     Ok(page(&signed, &key, &Form { fields: &fields, fault: None }))
 }
 
 /// `POST /keys/{id}/secret`. The form says which secret it was made for, so that sent again it replaces no other.
-pub async fn replace(
+pub async fn regenerate(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
-    Uncounted(Sent { signed, fields, .. }): Uncounted<Sent>,
-) -> Result<Response, Trouble> {
+    Uncounted(SubmittedForm { signed, fields, .. }): Uncounted<SubmittedForm>,
+) -> Result<Response, PageError> {
     let grace = fields.given("grace").map(str::to_owned);
     let seen = Some(fields.text("seen"));
     match keys::replace(&plane, &signed.caller, &id, seen, RegenerateKey { grace }).await {
-        Ok(made) => Ok(shown("The secret is replaced", &made.key, made.secret.as_deref().unwrap_or_default(), &signed)),
+        Ok(made) => {
+            Ok(shown("The secret is regenerated", &made.key, made.secret.as_deref().unwrap_or_default(), &signed))
+        }
         Err(refusal) => {
             let key = managed(&plane, &signed.caller, &id).await?;
             Ok(page(&signed, &key, &Form { fields: &fields, fault: Some(&refusal) }))
@@ -64,21 +70,21 @@ pub async fn replace(
 }
 
 /// A key that is there and that the caller may change.
-pub async fn managed(plane: &Arc<Plane>, caller: &Caller, id: &str) -> Result<Key, Refusal> {
+pub async fn managed(plane: &Arc<Plane>, caller: &Caller, id: &str) -> Result<Key, ApiError> {
     let Json(key) = keys::show(State(plane.clone()), caller.clone(), Path(id.to_owned())).await?;
     if key.deleted_at.is_some() {
-        return Err(Refusal::not_found("key", id));
+        return Err(ApiError::not_found("key", id));
     }
     caller.must_manage(&key)?;
     Ok(key)
 }
 
-fn page(signed: &Signed, key: &Key, form: &Form<'_>) -> Response {
+fn page(signed: &SignedIn, key: &Key, form: &Form<'_>) -> Response {
     let path = format!("/keys/{}", key.id);
     let main = html! {
         div.narrow {
             p.crumb { a href="/" { "Keys" } " / " a href=(path) { (key.name) } }
-            h1 { "Replace the secret" }
+            h1 { "Regenerate the secret" }
             (form.alert())
             p {
                 strong { (key.name) } " has the secret " code { (key.masked) } ". It gets another, which is shown once."
@@ -86,19 +92,19 @@ fn page(signed: &Signed, key: &Key, form: &Form<'_>) -> Response {
             form method="post" action=(format!("{path}/secret")) {
                 (layout::form_token(signed))
                 input type="hidden" name="seen" value=(form.fields.text("seen"));
-                (form.line(Field {
+                (form.line(FormField {
                     name: "grace",
                     label: "The old secret goes on working for",
                     hint: "Such as 10m, 24h or 7d. Empty: it stops at once.",
-                    ..Field::default()
+                    ..FormField::default()
                 }))
                 div.actions {
-                    button type="submit" { "Replace the secret" }
+                    button type="submit" { "Regenerate the secret" }
                     a href=(path) { "Cancel" }
                 }
             }
         }
     };
-    let title = if form.fault.is_some() { "Error: Replace the secret" } else { "Replace the secret" };
+    let title = if form.fault.is_some() { "Error: Regenerate the secret" } else { "Regenerate the secret" };
     layout::refused(layout::page(title, signed, &main), form.fault)
 }

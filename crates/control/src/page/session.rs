@@ -1,11 +1,11 @@
-//! Who is signed in, as a cookie proves that only we can have made. Nothing is kept of a session until it is ended, so every
-//! instance over one database knows it, and a restart ends none. Whose it is, is looked up at each request: it ends with
-//! their token.
+//! Sessions of the page, proven by a signed cookie. A session is stored only once it is ended, so that every instance
+//! over one database knows it and a restart ends none. Its user is looked up at each request: the session ends with the
+//! user's token.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use hmac::{Hmac, Mac};
 use jiff::Timestamp;
-use keymeter_core::{hex, key::KeyHash};
+use keymeter_core::key::KeyHash;
 use sha2::Sha256;
 
 use crate::store::{Store, StoreError};
@@ -20,7 +20,7 @@ pub struct Sessions {
 
 /// One browser's stay.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Session {
+pub struct BrowserSession {
     /// Whose it is.
     pub holder: Holder,
     /// By which it differs from all others.
@@ -55,19 +55,19 @@ impl Sessions {
     ///
     /// # Errors
     /// When the operating system gives no randomness.
-    pub fn begin(holder: Holder, now: Timestamp) -> Result<Session, getrandom::Error> {
-        Ok(Session { holder, nonce: nonce()?, until: now.as_second() + LIFE })
+    pub fn begin(holder: Holder, now: Timestamp) -> Result<BrowserSession, getrandom::Error> {
+        Ok(BrowserSession { holder, nonce: nonce()?, until: now.as_second() + LIFE })
     }
 
     /// The `set-cookie` of a session.
-    pub fn cookie(&self, session: &Session, is_secure: bool) -> Option<HeaderValue> {
+    pub fn cookie(&self, session: &BrowserSession, is_secure: bool) -> Option<HeaderValue> {
         let text = session.text();
         let signature = self.signed("cookie", &text);
         set_cookie(is_secure, &format!("{text}.{signature}"), LIFE)
     }
 
     /// The session that a request comes in.
-    pub fn read(&self, headers: &HeaderMap, now: Timestamp) -> Option<Session> {
+    pub fn read(&self, headers: &HeaderMap, now: Timestamp) -> Option<BrowserSession> {
         let name = cookie_name(is_secure(headers));
         let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
         let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
@@ -75,28 +75,28 @@ impl Sessions {
         values.find_map(|value| self.session(value)).filter(|session| session.until > now.as_second())
     }
 
-    fn session(&self, value: &str) -> Option<Session> {
+    fn session(&self, value: &str) -> Option<BrowserSession> {
         let (text, signature) = value.rsplit_once('.')?;
-        self.is_signed("cookie", text, signature).then(|| Session::parse(text))?
+        self.is_signed("cookie", text, signature).then(|| BrowserSession::parse(text))?
     }
 
     /// What each form of a session bears, and no other's.
-    pub fn form_token(&self, session: &Session) -> String {
+    pub fn form_token(&self, session: &BrowserSession) -> String {
         self.signed("form", &session.nonce)
     }
 
     /// Whether a form bears it.
-    pub fn is_own_form(&self, session: &Session, token: &str) -> bool {
+    pub fn is_own_form(&self, session: &BrowserSession, token: &str) -> bool {
         self.is_signed("form", &session.nonce, token)
     }
 
     fn signed(&self, what: &str, text: &str) -> String {
         let bytes: [u8; 32] = self.mac_of(what, text).finalize().into_bytes().into();
-        hex::written(&bytes)
+        hex::encode(bytes)
     }
 
     fn is_signed(&self, what: &str, text: &str, signature: &str) -> bool {
-        hex::read(signature).is_some_and(|signature| self.mac_of(what, text).verify_slice(&signature).is_ok())
+        hex::decode(signature).is_ok_and(|signature| self.mac_of(what, text).verify_slice(&signature).is_ok())
     }
 
     fn mac_of(&self, what: &str, text: &str) -> Hmac<Sha256> {
@@ -108,7 +108,7 @@ impl Sessions {
     }
 }
 
-impl Session {
+impl BrowserSession {
     /// Ends it, so that its cookie is of no use to anybody who has a copy.
     ///
     /// # Errors
@@ -153,7 +153,7 @@ impl Session {
 pub fn nonce() -> Result<String, getrandom::Error> {
     let mut bytes = [0_u8; 16];
     getrandom::fill(&mut bytes)?;
-    Ok(hex::written(&bytes))
+    Ok(hex::encode(bytes))
 }
 
 /// The `set-cookie` that ends a session.
@@ -196,7 +196,7 @@ mod tests {
         HeaderMap::from_iter([(header::COOKIE, HeaderValue::try_from(cookie).unwrap())])
     }
 
-    fn cookie_of(sessions: &Sessions, session: &Session) -> String {
+    fn cookie_of(sessions: &Sessions, session: &BrowserSession) -> String {
         let set = sessions.cookie(session, false).unwrap();
         set.to_str().unwrap().split(';').next().unwrap().to_owned()
     }
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn a_cookie_is_read_back_until_it_ends() {
         let (sessions, now) = (sessions("key"), Timestamp::now());
-        for holder in [Holder::Visitor, Holder::Operator, Holder::User(KeyHash::of(b"token"))] {
+        for holder in [Holder::Visitor, Holder::Operator, Holder::User(KeyHash::digest(b"token"))] {
             let session = Sessions::begin(holder, now).unwrap();
             let headers = headers(&format!("other=1; keymeter=forged; {}", cookie_of(&sessions, &session)));
             assert_eq!(sessions.read(&headers, now), Some(session));

@@ -1,4 +1,4 @@
-//! Signing in with a token, and out.
+//! Signing in with a token, and signing out.
 
 use std::sync::Arc;
 
@@ -12,24 +12,24 @@ use keymeter_core::key::Secret;
 use maud::html;
 
 use super::{
-    form::{Field, Form},
+    form::{Form, FormField},
     layout,
-    session::{Holder, Session, Sessions, is_secure, no_cookie},
-    visit::{FORM_TOKEN, Fields, Sent, Signed, Trouble},
+    request::{FORM_TOKEN, FormFields, PageError, SignedIn, SubmittedForm},
+    session::{BrowserSession, Holder, Sessions, is_secure, no_cookie},
 };
 use crate::{
     Plane,
     caller::{Caller, Uncounted, Who},
-    refusal::Refusal,
+    error::ApiError,
     store::operations::Operation,
 };
 
 /// `GET /sign-in`.
 pub async fn ask(
     State(plane): State<Arc<Plane>>,
-    signed: Result<Signed, Trouble>,
+    signed: Result<SignedIn, PageError>,
     headers: HeaderMap,
-) -> Result<Response, Trouble> {
+) -> Result<Response, PageError> {
     match signed {
         Ok(_) => Ok(Redirect::to("/").into_response()),
         Err(_) => form(&plane, &headers, None),
@@ -37,7 +37,7 @@ pub async fn ask(
 }
 
 /// `POST /sign-in`.
-pub async fn sign_in(State(plane): State<Arc<Plane>>, request: Request) -> Result<Response, Trouble> {
+pub async fn sign_in(State(plane): State<Arc<Plane>>, request: Request) -> Result<Response, PageError> {
     let (parts, body) = request.into_parts();
     let request = Request::from_parts(parts.clone(), body);
     match signed_in(&plane, &parts, request).await {
@@ -49,16 +49,16 @@ pub async fn sign_in(State(plane): State<Arc<Plane>>, request: Request) -> Resul
     }
 }
 
-async fn signed_in(plane: &Arc<Plane>, parts: &Parts, request: Request) -> Result<Session, Refusal> {
+async fn signed_in(plane: &Arc<Plane>, parts: &Parts, request: Request) -> Result<BrowserSession, ApiError> {
     let session = plane.sessions.read(&parts.headers, Timestamp::now());
     let session = session.ok_or_else(|| {
-        Refusal::forbidden("this page was open for too long, or your browser keeps no cookies; try again")
+        ApiError::forbidden("this page was open for too long, or your browser keeps no cookies; try again")
     })?;
-    let fields = Fields::read(request, plane, &session).await?;
+    let fields = FormFields::read(request, plane, &session).await?;
     let token = Secret::new(fields.text("token")).hash();
     let caller = Caller::presenting(plane, &token, parts).await.map_err(|refusal| match refusal {
-        refusal if refusal == Refusal::unauthorized() => {
-            Refusal::invalid("token", "this is neither the operator's token nor a user's")
+        refusal if refusal == ApiError::unauthorized() => {
+            ApiError::invalid("token", "this is neither the operator's token nor a user's")
         }
         refusal => refusal,
     })?;
@@ -73,8 +73,8 @@ async fn signed_in(plane: &Arc<Plane>, parts: &Parts, request: Request) -> Resul
 pub async fn sign_out(
     State(plane): State<Arc<Plane>>,
     headers: HeaderMap,
-    Uncounted(sent): Uncounted<Sent>,
-) -> Result<Response, Trouble> {
+    Uncounted(sent): Uncounted<SubmittedForm>,
+) -> Result<Response, PageError> {
     // Counted by itself: whoever has changed too much may leave all the same.
     plane.count(&sent.signed.caller, Operation::SignOut).await?;
     sent.session.end(plane.store()).await?;
@@ -82,24 +82,24 @@ pub async fn sign_out(
 }
 
 /// The form, in the session of a visitor: so that nobody is signed in by another's form.
-fn form(plane: &Plane, headers: &HeaderMap, fault: Option<&Refusal>) -> Result<Response, Trouble> {
+fn form(plane: &Plane, headers: &HeaderMap, fault: Option<&ApiError>) -> Result<Response, PageError> {
     let now = Timestamp::now();
     let known = plane.sessions.read(headers, now).filter(|session| session.holder == Holder::Visitor);
     let session = known.map_or_else(|| Sessions::begin(Holder::Visitor, now), Ok)?;
-    let form = Form { fields: &Fields::default(), fault };
+    let form = Form { fields: &FormFields::default(), fault };
     let main = html! {
         div.narrow {
             h1 { "Sign in" }
             (form.alert())
             form method="post" action="/sign-in" {
                 input type="hidden" name=(FORM_TOKEN) value=(plane.sessions.form_token(&session));
-                (form.line(Field {
+                (form.line(FormField {
                     name: "token",
                     label: "Token",
                     hint: "Your personal access token, which you got when you were made a user, or the operator's.",
                     kind: Some("password"),
                     is_required: true,
-                    ..Field::default()
+                    ..FormField::default()
                 }))
                 button type="submit" { "Sign in" }
             }

@@ -1,4 +1,4 @@
-//! Teams, and who is on them.
+//! Teams and their members.
 
 use std::sync::Arc;
 
@@ -10,11 +10,10 @@ use axum::{
 use maud::{Markup, html};
 
 use super::{
-    form::{Field, Form},
-    invitations,
-    keys::{Place, pager},
-    layout,
-    visit::{Fields, Sent, Signed, Trouble},
+    form::{Form, FormField},
+    invitations, layout,
+    pager::{ListPosition, pager},
+    request::{FormFields, PageError, SignedIn, SubmittedForm},
 };
 use crate::{
     Plane,
@@ -25,7 +24,7 @@ use crate::{
         next_cursor,
         people::{self, Put, PutMember},
     },
-    refusal::Refusal,
+    error::ApiError,
     store::{
         invitations::Invitation,
         people::{Member, Role, Team},
@@ -37,9 +36,9 @@ const ROWS: i64 = 25;
 /// `GET /teams`: the operator's all, a user's own.
 pub async fn list(
     State(plane): State<Arc<Plane>>,
-    Query(begin): Query<Place>,
-    signed: Signed,
-) -> Result<Response, Trouble> {
+    Query(begin): Query<ListPosition>,
+    signed: SignedIn,
+) -> Result<Response, PageError> {
     match signed.caller.user().map(|user| user.team.as_deref()) {
         Some(Some(team)) => return Ok(Redirect::to(&format!("/teams/{team}")).into_response()),
         Some(None) => return Ok(Redirect::to("/invitations").into_response()),
@@ -65,10 +64,10 @@ pub async fn list(
 pub async fn show(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
-    Query(begin): Query<Place>,
-    signed: Signed,
-) -> Result<Response, Trouble> {
-    let shown = Shown::of(&plane, &signed, id).await?;
+    Query(begin): Query<ListPosition>,
+    signed: SignedIn,
+) -> Result<Response, PageError> {
+    let shown = Shown::load(&plane, &signed, id).await?;
     let done = match begin.done.as_deref() {
         Some("member") => Some("The member has this role now."),
         Some("invited") => Some("The user is invited: nothing changes until they accept."),
@@ -76,7 +75,7 @@ pub async fn show(
         Some("accepted") => Some("You accepted the invitation."),
         _ => None,
     };
-    let fields = Fields::of([("role", "member".to_owned())]);
+    let fields = FormFields::from([("role", "member".to_owned())]);
     Ok(page(&signed, &shown, done, &Form { fields: &fields, fault: None }))
 }
 
@@ -90,7 +89,7 @@ struct Shown {
 }
 
 impl Shown {
-    async fn of(plane: &Arc<Plane>, signed: &Signed, id: String) -> Result<Self, Refusal> {
+    async fn load(plane: &Arc<Plane>, signed: &SignedIn, id: String) -> Result<Self, ApiError> {
         let Json(team) = people::show_team(State(plane.clone()), signed.caller.clone(), Path(id)).await?;
         let invited = invited(plane, signed, &team.id).await?;
         Ok(Self { team, invited, waiting: invitations::waiting(plane, signed).await? })
@@ -98,8 +97,8 @@ impl Shown {
 }
 
 /// All open invitations to a team, which are no more than a page has, if they may be seen.
-async fn invited(plane: &Arc<Plane>, signed: &Signed, team: &str) -> Result<Vec<Invitation>, Refusal> {
-    if people::leading(&signed.caller, team).is_err() {
+async fn invited(plane: &Arc<Plane>, signed: &SignedIn, team: &str) -> Result<Vec<Invitation>, ApiError> {
+    if signed.caller.must_manage_members(team).is_err() {
         return Ok(Vec::new());
     }
     let asked = ListInvitations { team: Some(team.to_owned()), ..ListInvitations::default() };
@@ -111,15 +110,15 @@ async fn invited(plane: &Arc<Plane>, signed: &Signed, team: &str) -> Result<Vec<
 pub async fn put(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
-    Sent { signed, fields, .. }: Sent,
-) -> Result<Response, Trouble> {
+    SubmittedForm { signed, fields, .. }: SubmittedForm,
+) -> Result<Response, PageError> {
     let user = fields.text("user").to_owned();
     let put = match fields.text("role").parse::<Role>() {
         Ok(role) => {
             let whose = Path((id.clone(), user));
             people::put_member(State(plane.clone()), signed.caller.clone(), whose, Body(PutMember { role })).await
         }
-        Err(fault) => Err(Refusal::invalid("role", fault)),
+        Err(fault) => Err(ApiError::invalid("role", fault)),
     };
     match put {
         Ok(put) => {
@@ -127,7 +126,7 @@ pub async fn put(
             Ok(Redirect::to(&format!("/teams/{id}?done={done}")).into_response())
         }
         Err(refusal) => {
-            let shown = Shown::of(&plane, &signed, id).await?;
+            let shown = Shown::load(&plane, &signed, id).await?;
             let refusal = refusal.at("user");
             Ok(page(&signed, &shown, None, &Form { fields: &fields, fault: Some(&refusal) }))
         }
@@ -138,12 +137,12 @@ pub async fn put(
 pub async fn ask_to_remove(
     State(plane): State<Arc<Plane>>,
     Path((id, user)): Path<(String, String)>,
-    signed: Signed,
-) -> Result<Response, Trouble> {
+    signed: SignedIn,
+) -> Result<Response, PageError> {
     let Json(team) = people::show_team(State(plane.clone()), signed.caller.clone(), Path(id)).await?;
     let role = team.members.iter().find(|member| member.user == user).map(|member| member.role);
     if role.is_none() && !invited(&plane, &signed, &team.id).await?.iter().any(|invited| invited.user == user) {
-        return Err(Refusal::not_found("member", &user).into());
+        return Err(ApiError::not_found("member", &user).into());
     }
     let path = format!("/teams/{}", team.id);
     let (question, meaning, action) = match role {
@@ -185,21 +184,21 @@ pub async fn ask_to_remove(
 pub async fn remove(
     State(plane): State<Arc<Plane>>,
     Path((id, user)): Path<(String, String)>,
-    Sent { signed, .. }: Sent,
-) -> Result<Response, Trouble> {
+    SubmittedForm { signed, .. }: SubmittedForm,
+) -> Result<Response, PageError> {
     let is_self = is_self(&signed, &user);
     people::remove_member(State(plane), signed.caller, Path((id.clone(), user))).await?;
     let next = if is_self { "/".to_owned() } else { format!("/teams/{id}?done=removed") };
     Ok(Redirect::to(&next).into_response())
 }
 
-fn is_self(signed: &Signed, user: &str) -> bool {
+fn is_self(signed: &SignedIn, user: &str) -> bool {
     signed.caller.user().is_some_and(|own| own.id == user)
 }
 
-fn page(signed: &Signed, shown: &Shown, done: Option<&str>, form: &Form<'_>) -> Response {
+fn page(signed: &SignedIn, shown: &Shown, done: Option<&str>, form: &Form<'_>) -> Response {
     let Shown { team, invited, waiting } = shown;
-    let leads = people::leading(&signed.caller, &team.id).ok();
+    let leads = signed.caller.must_manage_members(&team.id).ok();
     let main = html! {
         @if signed.caller.user().is_none() { p.crumb { a href="/teams" { "Teams" } } }
         div.head { h1 { (team.name) } code { (team.id) } }
@@ -227,7 +226,7 @@ fn page(signed: &Signed, shown: &Shown, done: Option<&str>, form: &Form<'_>) -> 
     layout::refused(layout::page(&title, signed, &main), form.fault)
 }
 
-fn row(signed: &Signed, team: &Team, member: &Member, leads: Option<Role>) -> Markup {
+fn row(signed: &SignedIn, team: &Team, member: &Member, leads: Option<Role>) -> Markup {
     let remove = format!("/teams/{}/members/{}/remove", team.id, member.user);
     html! {
         tr role="row" {
@@ -267,7 +266,7 @@ fn invited_table(team: &Team, invited: &[Invitation]) -> Markup {
     }
 }
 
-fn role_form(signed: &Signed, team: &Team, member: &Member, own: Role) -> Markup {
+fn role_form(signed: &SignedIn, team: &Team, member: &Member, own: Role) -> Markup {
     html! {
         form.inline method="post" action=(format!("/teams/{}/members", team.id)) {
             (layout::form_token(signed))
@@ -288,7 +287,7 @@ fn roles(own: Role) -> &'static [(&'static str, &'static str)] {
     if own == Role::Owner { &ALL } else { ALL.split_last().map_or(&ALL, |(_, rest)| rest) }
 }
 
-fn bring_in(signed: &Signed, team: &Team, own: Role, form: &Form<'_>) -> Markup {
+fn bring_in(signed: &SignedIn, team: &Team, own: Role, form: &Form<'_>) -> Markup {
     let (title, action) = match signed.caller.user() {
         Some(_) => ("Invite somebody", "Invite"),
         None => ("Bring somebody in", "Bring in"),
@@ -298,8 +297,8 @@ fn bring_in(signed: &Signed, team: &Team, own: Role, form: &Form<'_>) -> Markup 
         (form.alert())
         form.row method="post" action=(format!("/teams/{}/members", team.id)) aria-labelledby="bring-in" {
             (layout::form_token(signed))
-            (form.line(Field { name: "user", label: "User's id", is_required: true, ..Field::default() }))
-            (form.choice(Field { name: "role", label: "Role", is_required: true, ..Field::default() }, roles(own)))
+            (form.line(FormField { name: "user", label: "User's id", is_required: true, ..FormField::default() }))
+            (form.choice(FormField { name: "role", label: "Role", is_required: true, ..FormField::default() }, roles(own)))
             button type="submit" { (action) }
         }
     }

@@ -1,4 +1,4 @@
-//! Deleting a team, after the operator has been asked, and where its money goes.
+//! Deleting a team, after a confirmation that says where its balance goes.
 
 use std::sync::Arc;
 
@@ -10,9 +10,9 @@ use axum::{
 use maud::html;
 
 use super::{
-    form::{Field, Form},
+    form::{Form, FormField},
     layout,
-    visit::{Fields, Sent, Signed, Trouble},
+    request::{FormFields, PageError, SignedIn, SubmittedForm},
     words::money,
 };
 use crate::{
@@ -26,16 +26,20 @@ use crate::{
 };
 
 /// `GET /teams/{id}/delete`.
-pub async fn ask(State(plane): State<Arc<Plane>>, Path(id): Path<String>, signed: Signed) -> Result<Response, Trouble> {
-    page(plane, id, &signed, &Form { fields: &Fields::default(), fault: None }).await
+pub async fn ask(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    signed: SignedIn,
+) -> Result<Response, PageError> {
+    page(plane, id, &signed, &Form { fields: &FormFields::default(), fault: None }).await
 }
 
 /// `POST /teams/{id}/delete`.
 pub async fn delete(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
-    Sent { signed, fields, .. }: Sent,
-) -> Result<Response, Trouble> {
+    SubmittedForm { signed, fields, .. }: SubmittedForm,
+) -> Result<Response, PageError> {
     let asked = DeleteTeam { refund_to: fields.given("refund_to").map(str::to_owned) };
     let done = team_deletion::delete_team(State(plane.clone()), signed.caller.clone(), Path(id.clone()), Body(asked));
     match done.await {
@@ -44,7 +48,7 @@ pub async fn delete(
     }
 }
 
-async fn page(plane: Arc<Plane>, id: String, signed: &Signed, form: &Form<'_>) -> Result<Response, Trouble> {
+async fn page(plane: Arc<Plane>, id: String, signed: &SignedIn, form: &Form<'_>) -> Result<Response, PageError> {
     signed.caller.must_be_operator()?;
     let Json(team) = people::show_team(State(plane.clone()), signed.caller.clone(), Path(id.clone())).await?;
     let Json(wallet) = wallets::show(State(plane), signed.caller.clone(), Path(id)).await?;
@@ -62,11 +66,11 @@ async fn page(plane: Arc<Plane>, id: String, signed: &Signed, form: &Form<'_>) -
             p { "In its wallet there is " strong { (money(wallet.balance_usd)) } "." }
             form method="post" action=(format!("{path}/delete")) {
                 (layout::form_token(signed))
-                (form.line(Field {
+                (form.line(FormField {
                     name: "refund_to",
                     label: "The money goes to",
                     hint: "The id of a user or a team. Empty: it stays in the wallet.",
-                    ..Field::default()
+                    ..FormField::default()
                 }))
                 div.actions {
                     button.danger type="submit" { "Delete the team" }

@@ -1,4 +1,4 @@
-//! Wallets: what is in them, and the operator's credits.
+//! Wallets: their balances, and credits by the operator.
 
 use std::sync::Arc;
 
@@ -7,15 +7,15 @@ use axum::{
     extract::{Path, Query, State},
     response::{IntoResponse, Redirect, Response},
 };
-use keymeter_core::price::Usd;
+use keymeter_core::money::Usd;
 use maud::{Markup, html};
 
 use super::{
-    form::{Field, Form},
-    keys::{Place, pager},
+    form::{Form, FormField},
     layout,
+    pager::{ListPosition, pager},
+    request::{FormFields, PageError, SignedIn, SubmittedForm},
     session::nonce,
-    visit::{Fields, Sent, Signed, Trouble},
     words::money,
 };
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
         next_cursor,
         wallets::{self, Credit, Wallet},
     },
-    refusal::Refusal,
+    error::ApiError,
 };
 
 const ROWS: i64 = 25;
@@ -34,9 +34,9 @@ const IDEMPOTENCY_KEY: &str = "idempotency_key";
 /// `GET /wallets`: the operator's all, a user's own and their team's.
 pub async fn list(
     State(plane): State<Arc<Plane>>,
-    Query(begin): Query<Place>,
-    signed: Signed,
-) -> Result<Response, Trouble> {
+    Query(begin): Query<ListPosition>,
+    signed: SignedIn,
+) -> Result<Response, PageError> {
     let (balances, next) = match signed.caller.user() {
         None => {
             let balances = plane.store.balances(begin.cursor.as_deref().unwrap_or(""), ROWS).await?;
@@ -82,12 +82,12 @@ fn table(balances: &[(String, Usd)]) -> Markup {
 pub async fn show(
     State(plane): State<Arc<Plane>>,
     Path(owner): Path<String>,
-    Query(begin): Query<Place>,
-    signed: Signed,
-) -> Result<Response, Trouble> {
+    Query(begin): Query<ListPosition>,
+    signed: SignedIn,
+) -> Result<Response, PageError> {
     let Json(wallet) = wallets::show(State(plane), signed.caller.clone(), Path(owner)).await?;
     let done = begin.done.as_deref().filter(|done| *done == "credited").map(|_| "The credit is in the balance.");
-    let fields = Fields::of([(IDEMPOTENCY_KEY, nonce()?)]);
+    let fields = FormFields::from([(IDEMPOTENCY_KEY, nonce()?)]);
     Ok(page(&signed, &wallet, done, &Form { fields: &fields, fault: None }))
 }
 
@@ -95,14 +95,14 @@ pub async fn show(
 pub async fn credit(
     State(plane): State<Arc<Plane>>,
     Path(owner): Path<String>,
-    Sent { signed, fields, .. }: Sent,
-) -> Result<Response, Trouble> {
+    SubmittedForm { signed, fields, .. }: SubmittedForm,
+) -> Result<Response, PageError> {
     let credited = match fields.text("usd").parse::<Usd>() {
         Ok(usd) => {
             let credit = Credit { usd, idempotency_key: fields.text(IDEMPOTENCY_KEY).to_owned() };
             wallets::credit(State(plane.clone()), signed.caller.clone(), Path(owner.clone()), Body(credit)).await
         }
-        Err(fault) => Err(Refusal::invalid("usd", fault.to_string())),
+        Err(fault) => Err(ApiError::invalid("usd", fault.to_string())),
     };
     match credited {
         Ok(_) => Ok(Redirect::to(&format!("/wallets/{owner}?done=credited")).into_response()),
@@ -113,7 +113,7 @@ pub async fn credit(
     }
 }
 
-fn page(signed: &Signed, wallet: &Wallet, done: Option<&str>, form: &Form<'_>) -> Response {
+fn page(signed: &SignedIn, wallet: &Wallet, done: Option<&str>, form: &Form<'_>) -> Response {
     let title = format!("Wallet of {}", wallet.owner);
     let main = html! {
         p.crumb { a href="/wallets" { "Wallets" } }
@@ -125,15 +125,15 @@ fn page(signed: &Signed, wallet: &Wallet, done: Option<&str>, form: &Form<'_>) -
             (form.alert())
             form.row method="post" action=(format!("/wallets/{}", wallet.owner)) aria-labelledby="credit" {
                 (layout::form_token(signed))
-                (form.line(Field {
-                    name: "usd", label: "US dollars", keys: Some("decimal"), is_required: true, ..Field::default()
+                (form.line(FormField {
+                    name: "usd", label: "US dollars", keys: Some("decimal"), is_required: true, ..FormField::default()
                 }))
-                (form.line(Field {
+                (form.line(FormField {
                     name: IDEMPOTENCY_KEY,
                     label: "Idempotency key",
                     hint: "Such as an order's number: under one the credit counts once.",
                     is_required: true,
-                    ..Field::default()
+                    ..FormField::default()
                 }))
                 button type="submit" { "Credit" }
             }

@@ -1,7 +1,7 @@
-//! Money and times as people read them.
+//! Money and times in a readable form.
 
 use jiff::Timestamp;
-use keymeter_core::price::Usd;
+use keymeter_core::money::Usd;
 use maud::{Markup, html};
 
 /// An amount to the cent, or as exactly as it is where it has parts of one.

@@ -1,4 +1,5 @@
-//! Who changed what, when and from where. It is added to in the transaction of the change itself, and never changed.
+//! The audit log: who changed what, when and from which address. An entry is written in the transaction of its change and
+//! never altered.
 
 use jiff::Timestamp;
 use serde::Serialize;

@@ -1,4 +1,4 @@
-//! Which keys changed, in the order in which that was kept: what gateways are told.
+//! The numbered changes of keys, which gateways are told in their order.
 
 use jiff::Timestamp;
 use sqlx::Row;

@@ -1,5 +1,5 @@
-//! The files of an SQLite database: its owner's alone, since they hold who used what, and what the page's sessions are signed
-//! with.
+//! The files of an SQLite database. Only their owner can read them, as they hold usage and the secret that signs
+//! sessions.
 
 use std::{
     ffi::OsString,

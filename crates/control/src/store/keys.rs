@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use keymeter_core::{
     key::{KeyHash, KeyId, KeyState, Secret},
-    wallet::USED_UP,
+    money::USED_UP,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{Row, any::AnyRow};

@@ -1,5 +1,5 @@
-//! Who comes onto a team and who leaves it, with what that means for its owner and its invitations: a team has one owner
-//! at most, and an invitation stands only as long as whoever made it may make it.
+//! Joining and leaving a team. A team has one owner at most, and an invitation is open only as long as its author may
+//! make it.
 
 use jiff::Timestamp;
 

@@ -1,9 +1,8 @@
-//! What the instances of a control plane tell each other over the database that they share: that a key changed, and
-//! that one gateway needs what others were granted of a wallet. Alone, over SQLite, an instance tells itself.
+//! Notifications between the instances of a control plane over their shared database: a key changed, or one gateway needs
+//! what others were granted of a wallet. With SQLite the only instance notifies itself.
 
 use std::{
     convert::Infallible,
-    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,6 +12,7 @@ use std::{
 
 use keymeter_config::Database;
 use sqlx::postgres::PgListener;
+use thiserror::Error;
 use tokio::sync::{broadcast, watch};
 
 use super::{Engine, Store, StoreError, Tx};
@@ -72,30 +72,17 @@ impl News {
 }
 
 /// Why an instance does not hear the others.
-#[derive(Debug)]
-enum DeafError {
+#[derive(Debug, Error)]
+enum ListenError {
     /// The database does not answer.
-    Database(sqlx::Error),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
     /// The connection was lost.
+    #[error("the connection was lost")]
     Lost,
     /// What it said itself did not come back.
+    #[error("nothing is heard (a pooler must be in session mode for LISTEN)")]
     Silent,
-}
-
-impl From<sqlx::Error> for DeafError {
-    fn from(fault: sqlx::Error) -> Self {
-        Self::Database(fault)
-    }
-}
-
-impl fmt::Display for DeafError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Database(fault) => fault.fmt(formatter),
-            Self::Lost => formatter.write_str("the connection was lost"),
-            Self::Silent => formatter.write_str("nothing is heard (a pooler must be in session mode for LISTEN)"),
-        }
-    }
 }
 
 /// Tells all instances that keys changed, once the transaction is kept.
@@ -160,7 +147,7 @@ impl Store {
         }
     }
 
-    async fn listen_on(&self, url: &str) -> Result<Infallible, DeafError> {
+    async fn listen_on(&self, url: &str) -> Result<Infallible, ListenError> {
         let mut listener = PgListener::connect(url).await?;
         // A connection that is lost is found out here, and not made again behind our back.
         listener.eager_reconnect(false);
@@ -170,14 +157,14 @@ impl Store {
         loop {
             match tokio::time::timeout(ALIVE, listener.try_recv()).await {
                 Ok(told) => {
-                    self.news.hear(told?.ok_or(DeafError::Lost)?.payload());
+                    self.news.hear(told?.ok_or(ListenError::Lost)?.payload());
                     heard = Instant::now();
                     if !self.news.is_listening.swap(true, Ordering::AcqRel) {
                         // What was told before is not told again.
                         self.news.tell_changed();
                     }
                 }
-                Err(_) if heard < asked => return Err(DeafError::Silent),
+                Err(_) if heard < asked => return Err(ListenError::Silent),
                 Err(_) => {}
             }
             if asked.elapsed() >= ALIVE {

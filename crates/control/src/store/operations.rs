@@ -1,4 +1,4 @@
-//! What each user did within the last hour, over all instances: what may be done in an hour is counted here.
+//! Operations of each user within the last hour, counted over all instances.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
-//! What the page for people asks for beside what the calls do.
+//! Queries that only the page needs.
 
 use std::collections::HashMap;
 
 use jiff::Timestamp;
-use keymeter_core::{key::Secret, price::Usd};
+use keymeter_core::{key::Secret, money::Usd};
 use sqlx::Row;
 
 use super::{Store, StoreError, micros, optional, timestamp};

@@ -1,5 +1,5 @@
-//! Users, teams and who is on them. A user is on one team at most, which the table itself sees to; a team
-//! has one owner, but for one whose owner the operator took off it.
+//! Users, teams and memberships. The table ensures that a user is on one team at most. A team has one owner, unless the
+//! operator removed the owner from it.
 
 use std::{fmt, str::FromStr};
 
@@ -83,7 +83,7 @@ impl FromStr for Role {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let known = [Self::Member, Self::Admin, Self::Owner].into_iter().find(|role| role.as_str() == text);
-        known.ok_or_else(|| format!("the role `{text}` is none; accepted: member, admin, owner"))
+        known.ok_or_else(|| format!("unknown role `{text}`; accepted: member, admin, owner"))
     }
 }
 

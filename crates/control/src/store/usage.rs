@@ -1,12 +1,12 @@
-//! What was used: a record a request, counted once, and the sums of each hour and each day, which are written in the same transaction
-//! and so are always those of the records.
+//! Usage: one record for each request, counted once, and the sums of each hour and day, which are written in the same
+//! transaction as the record.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use futures_util::TryStreamExt;
 use jiff::Timestamp;
 use keymeter_core::{
-    price::Usd,
+    money::Usd,
     record::{Record, decimal},
 };
 use serde::Serialize;
@@ -101,7 +101,7 @@ async fn add_to((table, span): (&str, i64), tx: &mut Tx, records: &[&Record]) ->
         let (owner, team) = (or_none(record.owner.as_deref()), or_none(record.team.as_deref()));
         let (sums, name) = places.entry((record.key_id.as_str(), since, &record.model, owner, team)).or_default();
         *name = record.key_name.as_str();
-        sums.add(&Sums::of(record));
+        sums.add(&Sums::from(*record));
     }
     let sql = format!(
         "INSERT INTO {table} (key_id, since, model, owner, team, key_name, requests, input_tokens, \
@@ -163,8 +163,8 @@ struct Sums {
     last_used_at: i64,
 }
 
-impl Sums {
-    fn of(record: &Record) -> Self {
+impl From<&Record> for Sums {
+    fn from(record: &Record) -> Self {
         Self {
             requests: 1,
             input: number(record.input_tokens),
@@ -176,7 +176,9 @@ impl Sums {
             last_used_at: micros(record.time),
         }
     }
+}
 
+impl Sums {
     fn add(&mut self, other: &Self) {
         self.requests += other.requests;
         self.input = self.input.saturating_add(other.input);

@@ -1,11 +1,8 @@
-//! Money. A balance is the sum of its entries and is kept beside them, in the same transaction. What a gateway may spend
-//! is granted out of what nobody else was granted, and comes back when it expires.
+//! Wallets. A balance is the sum of its entries and is kept beside them, in the same transaction. A gateway is granted
+//! what no other was granted, and what it does not use returns when the grant expires.
 
 use jiff::Timestamp;
-use keymeter_core::{
-    price::Usd,
-    wallet::{AllowanceRequest, BalanceUpdate, Grant, USED_UP},
-};
+use keymeter_core::money::{AllowanceRequest, BalanceUpdate, Grant, USED_UP, Usd};
 use sqlx::{Row, any::AnyRow};
 
 use super::{Store, StoreError, Tx, changes, micros, timestamp};

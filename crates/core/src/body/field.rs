@@ -66,7 +66,7 @@ impl Seen {
 
     /// The field that `text`, which stands at `offset`, names, if it is one that matters.
     pub fn field(&mut self, text: Text<'_>, offset: usize) -> Result<Option<&'static Known>, BodyError> {
-        let Some(spelling) = Spelling::of(text, offset)? else { return Ok(None) };
+        let Some(spelling) = Spelling::new(text, offset)? else { return Ok(None) };
         let found = self.table.iter().enumerate().find_map(|(index, known)| {
             let name = known.names.into_iter().find(|name| spelling.folds_into(name))?;
             Some((1 << index, name, known))
@@ -91,7 +91,7 @@ struct Spelling {
 }
 
 impl Spelling {
-    fn of(text: Text<'_>, offset: usize) -> Result<Option<Self>, BodyError> {
+    fn new(text: Text<'_>, offset: usize) -> Result<Option<Self>, BodyError> {
         let mut spelling = Self { letters: [0; LONGEST], length: 0, is_ascii: true };
         let plain = text.raw.as_bytes();
         if plain.is_ascii() && !plain.contains(&b'\\') {

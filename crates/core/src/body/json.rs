@@ -8,13 +8,10 @@ use std::ops::Range;
 
 use memchr::memchr2;
 
-use super::BodyError;
+use super::{BodyError, MAX_DEPTH};
 use text::code_unit;
 
 pub(super) use text::Text;
-
-/// How deep objects and arrays may lie in one another. Each level is one bit of a `u128`.
-pub(super) const MAX_DEPTH: u32 = 128;
 
 /// One thing met, with its bytes' place in the text.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -44,7 +44,7 @@ const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 impl<'a> Parts<'a> {
     /// The parts of `body`, whose boundary `content_type` states.
     pub fn new(body: &'a [u8], content_type: &str) -> Result<Self, BodyError> {
-        let boundary = boundary::of(content_type).map_err(|problem| BodyError::ContentType { problem })?;
+        let boundary = boundary::parse(content_type).map_err(|problem| BodyError::ContentType { problem })?;
         // A parser that takes the quotes for a part of the boundary must find nothing.
         if let Some(offset) = memmem::find(body, format!("--\"{boundary}\"").as_bytes()) {
             return Err(fault(offset, STRAY_BOUNDARY));

@@ -227,10 +227,10 @@ fn long_strings_are_read_whole() {
 #[test]
 fn faults_say_what_where_and_what_to_do() {
     let cases = [
-        ("", "the body is no JSON object: send one that begins with a brace"),
+        ("", "the body is not a JSON object: send one that begins with a brace"),
         ("{} {}", "the body goes on after the JSON object at byte 3: send one object and no more"),
         (r#"{"n":01}"#, "the body is not valid JSON at byte 6: a number may not begin with a zero"),
-        (r#"{"n":1,"n":1}"#, "the field n is there a second time at byte 7: send it once"),
+        (r#"{"n":1,"n":1}"#, "the field n appears a second time at byte 7: send it once"),
         (r#"{"N":1}"#, "the name at byte 1 differs from n in capitals only: write n"),
         (r#"{"n":1.5}"#, "the field n at byte 5 has the wrong type: send a non-negative integer or null"),
         (r#"{"model":"\ud800"}"#, "the string at byte 9 has half of a surrogate pair: send both halves or neither"),

@@ -26,13 +26,13 @@ pub const MOST_TOKENS: u64 = 1 << 40;
 pub const CONCURRENCY_WAIT: Duration = Duration::from_secs(1);
 
 impl Counters {
-    /// Admits a request, as [`Reservation::of`] does.
+    /// Admits a request, as [`Reservation::take`] does.
     ///
     /// # Errors
     /// When a limit would be exceeded. While as many requests run as may, that is what the refusal
     /// names, since no waiting time could be promised; else it names the limit with the longest wait.
     pub fn reserve(self: &Arc<Self>, limits: &Limits, tokens: u64, now: MonotonicTime) -> Result<Reservation, Refusal> {
-        Reservation::of(self.clone(), limits, tokens, now)
+        Reservation::take(self.clone(), limits, tokens, now)
     }
 
     /// What is used and what is left at `now`.
@@ -41,8 +41,8 @@ impl Counters {
         let mut state = self.lock();
         let now = state.advance(now);
         LimitStatus {
-            requests: WindowStatus::of(&state.requests, limits.requests_per_minute, now),
-            tokens: WindowStatus::of(&state.tokens, limits.tokens_per_minute, now),
+            requests: WindowStatus::new(&state.requests, limits.requests_per_minute, now),
+            tokens: WindowStatus::new(&state.tokens, limits.tokens_per_minute, now),
             running: state.running,
         }
     }
@@ -145,7 +145,7 @@ impl<Owner: Deref<Target = Counters>> Reservation<Owner> {
     ///
     /// # Errors
     /// As those of [`Place::take`] and [`Place::reserve`].
-    pub fn of(counters: Owner, limits: &Limits, tokens: u64, now: MonotonicTime) -> Result<Self, Refusal> {
+    pub fn take(counters: Owner, limits: &Limits, tokens: u64, now: MonotonicTime) -> Result<Self, Refusal> {
         let tokens = limits.tokens_per_minute.cut(tokens.min(MOST_TOKENS));
         let admitted = counters.lock().enter_and_admit(limits, tokens, now)?;
         Ok(Self { place: Place { counters, is_taken: true }, admitted, tokens })
@@ -308,7 +308,7 @@ pub struct WindowStatus {
 }
 
 impl WindowStatus {
-    fn of(window: &Window, limit: Limit, now: MonotonicTime) -> Self {
+    fn new(window: &Window, limit: Limit, now: MonotonicTime) -> Self {
         Self { limit, used: window.used(), reset: window.reset(now) }
     }
 

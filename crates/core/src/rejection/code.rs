@@ -1,4 +1,4 @@
-//! The words for a refusal: what programs branch on, and what is counted.
+//! The codes of refusals, for programs and for metrics.
 
 use crate::words;
 
@@ -7,11 +7,11 @@ words! {
     ErrorCode {
         /// No key, or none that is valid.
         InvalidApiKey = "invalid_api_key",
-        /// The key is switched off.
+        /// The key is disabled.
         ApiKeyDisabled = "api_key_disabled",
         /// The key's time is over.
         ApiKeyExpired = "api_key_expired",
-        /// The key is put away.
+        /// The key is archived.
         ApiKeyArchived = "api_key_archived",
         /// The balance is used up.
         InsufficientQuota = "insufficient_quota",
@@ -61,11 +61,11 @@ words! {
         Tokens = "tokens_per_minute",
         /// Too many requests at once.
         Concurrency = "concurrent_requests",
-        /// The key is switched off.
+        /// The key is disabled.
         Disabled = "disabled",
         /// The key's time is over.
         Expired = "expired",
-        /// The key is put away.
+        /// The key is archived.
         Archived = "archived",
         /// The model is unknown, or not the key's.
         Model = "model",

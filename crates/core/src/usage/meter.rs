@@ -1,4 +1,4 @@
-//! Looks at a response while it passes, and says at the end what it used.
+//! Meters a response while it passes, and states at its end what it used.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::dialect::Charge;
 use super::frame::around_answer;
 use super::response::{Read, Response};
 use super::stated::Statement;
-use super::{Ending, Form, Metered, Source, Usage};
+use super::{Ending, Form, Metered, Usage, UsageSource};
 use super::{anthropic, audio, embeddings, gemini, images, ollama, openai, rerank, responses};
 
 /// One response's meter. Give it each chunk as it comes; it keeps at most 64 KiB, whatever comes.
@@ -128,7 +128,7 @@ impl Meter {
         let audio = stated.audio.unwrap_or(Duration::ZERO);
         let is_whole = self.response.is_whole(ending) && !stated.is_part;
         if let (true, Some(input), Some(output)) = (is_whole, stated.input, stated.output) {
-            return Metered { usage: usage(&stated, input, output, 0), audio, source: Source::Upstream };
+            return Metered { usage: usage(&stated, input, output, 0), audio, source: UsageSource::Upstream };
         }
         let found = self.response.delivered().estimate();
         let found_output = own_tokens(found.output);
@@ -138,7 +138,7 @@ impl Meter {
         };
         let input = stated.input.unwrap_or_else(prompt_estimate);
         let usage = usage(&stated, input, output, own_tokens(found.reasoning));
-        Metered { usage, audio, source: Source::Estimated }
+        Metered { usage, audio, source: UsageSource::Estimated }
     }
 
     /// The tokens around what was delivered. Of an answer that was cut, nothing is charged that was not seen.

@@ -1,4 +1,4 @@
-//! A key or a short string of a document, kept only as far as it can be one that somebody looks for.
+//! A key or a short string of a document, kept only as far as a reader can be looking for it.
 
 /// At most `N` bytes; what is longer is nobody's, and reads as nothing.
 #[derive(Clone, Copy)]

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use keymeter_core::{price::Usd, rejection::Refused};
+use keymeter_core::{money::Usd, rejection::Refused};
 
 use super::{KeyMetrics, KeySeries, ModelMetrics, TOKEN_TYPES};
 

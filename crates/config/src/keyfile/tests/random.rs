@@ -189,7 +189,7 @@ impl Item {
 }
 
 #[derive(Clone, Debug)]
-enum Edit {
+enum RandomEdit {
     Create(Vec<Setting>),
     Set(usize, Setting),
     Clear(usize, Field),
@@ -203,7 +203,7 @@ fn setting() -> impl Strategy<Value = Setting> {
     let globs = vec(text(), 1..3).prop_map(|globs| Setting::Models(globs.iter().map(|glob| Glob::new(glob)).collect()));
     prop_oneof![
         name,
-        Just(Setting::Hash(KeyHash::of(b""))),
+        Just(Setting::Hash(KeyHash::digest(b""))),
         any::<bool>().prop_map(Setting::Enabled),
         text().prop_map(Setting::Owner),
         globs,
@@ -213,32 +213,32 @@ fn setting() -> impl Strategy<Value = Setting> {
     ]
 }
 
-fn edit() -> impl Strategy<Value = Edit> {
+fn edit() -> impl Strategy<Value = RandomEdit> {
     use Field::{ExpiresAt, Limits, Models, Owner, RequestsPerMinute, Retiring, TokensPerMinute};
     let fields = vec![Owner, Models, Limits, RequestsPerMinute, TokensPerMinute, ExpiresAt, Retiring];
     prop_oneof![
-        vec(setting(), 0..4).prop_map(Edit::Create),
-        (0..4_usize, setting()).prop_map(|(key, setting)| Edit::Set(key, setting)),
-        (0..4_usize, select(fields)).prop_map(|(key, field)| Edit::Clear(key, field)),
-        (0..4_usize, select(&TIMES[..])).prop_map(|(key, end)| Edit::Retire(key, end)),
-        (0..4_usize, select(&TIMES[..])).prop_map(|(key, now)| Edit::DropEnded(key, now)),
-        (0..4_usize).prop_map(Edit::Delete),
+        vec(setting(), 0..4).prop_map(RandomEdit::Create),
+        (0..4_usize, setting()).prop_map(|(key, setting)| RandomEdit::Set(key, setting)),
+        (0..4_usize, select(fields)).prop_map(|(key, field)| RandomEdit::Clear(key, field)),
+        (0..4_usize, select(&TIMES[..])).prop_map(|(key, end)| RandomEdit::Retire(key, end)),
+        (0..4_usize, select(&TIMES[..])).prop_map(|(key, now)| RandomEdit::DropEnded(key, now)),
+        (0..4_usize).prop_map(RandomEdit::Delete),
     ]
 }
 
-impl Edit {
-    fn change(&self, keys: &[Said]) -> Option<Change> {
+impl RandomEdit {
+    fn change(&self, keys: &[Said]) -> Option<Edit> {
         let of = |key: &usize| keys.get(*key)?.get("id")?.as_str().map(id);
         Some(match self {
-            Self::Create(settings) => Change::Create { id: Self::fresh(keys), settings: settings.clone() },
-            Self::Set(key, setting) => Change::Set { id: of(key)?, setting: setting.clone() },
-            Self::Clear(key, field) => Change::Clear { id: of(key)?, field: *field },
+            Self::Create(settings) => Edit::Create { id: Self::fresh(keys), settings: settings.clone() },
+            Self::Set(key, setting) => Edit::Set { id: of(key)?, setting: setting.clone() },
+            Self::Clear(key, field) => Edit::Clear { id: of(key)?, field: *field },
             Self::Retire(key, end) => {
-                let old = Retiring { hash: KeyHash::of(b""), not_after: end.parse().unwrap() };
-                Change::Retire { id: of(key)?, old }
+                let old = Retiring { hash: KeyHash::digest(b""), not_after: end.parse().unwrap() };
+                Edit::Retire { id: of(key)?, old }
             }
-            Self::DropEnded(key, now) => Change::DropEnded { id: of(key)?, now: now.parse().unwrap() },
-            Self::Delete(key) => Change::Delete { id: of(key)? },
+            Self::DropEnded(key, now) => Edit::DropEnded { id: of(key)?, now: now.parse().unwrap() },
+            Self::Delete(key) => Edit::Delete { id: of(key)? },
         })
     }
 
@@ -351,8 +351,8 @@ proptest! {
             set("a", Setting::RequestsPerMinute(limit("5"))),
             clear("a", Field::Limits),
             retire("a", TIMES[0]),
-            Change::DropEnded { id: id("a"), now: Timestamp::MAX },
-            Change::Delete { id: id("a") },
+            Edit::DropEnded { id: id("a"), now: Timestamp::MAX },
+            Edit::Delete { id: id("a") },
         ] {
             if let Ok(edited) = apply(&text, std::slice::from_ref(&change)) {
                 // What was written can be read, and the next change is made in it or refused.

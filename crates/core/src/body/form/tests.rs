@@ -214,12 +214,12 @@ fn faults_say_what_where_and_what_to_do() {
         (
             TYPE,
             "{}".to_owned(),
-            "the form cannot be read in one way only at byte 0: it does not begin with its boundary: send nothing before it",
+            "the form is malformed or ambiguous at byte 0: it does not begin with its boundary: send nothing before it",
         ),
         (
             TYPE,
             format!("{boundary}\r\n"),
-            "the form cannot be read in one way only at byte 27: it ends without its closing boundary: send it whole",
+            "the form is malformed or ambiguous at byte 27: it ends without its closing boundary: send it whole",
         ),
         (
             TYPE,

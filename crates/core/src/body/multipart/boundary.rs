@@ -10,7 +10,7 @@ const LONGEST: usize = 70;
 /// The boundary in `content_type`, or what is wrong with it. Of the characters that RFC 2046 allows
 /// those are taken that need no quotes and are none, so that no parser cuts it short. No other
 /// parameter is taken than UTF-8 as the charset, which some parsers decode all fields by.
-pub(super) fn of(content_type: &str) -> Result<&str, &'static str> {
+pub(super) fn parse(content_type: &str) -> Result<&str, &'static str> {
     let end = content_type.find(';').unwrap_or(content_type.len());
     let (kind, rest) = content_type.split_at(end);
     if !kind.trim_matches([' ', '\t']).eq_ignore_ascii_case("multipart/form-data") {
@@ -54,10 +54,10 @@ mod tests {
             ("multipart/form-data; boundary=-", "-"),
             ("multipart/form-data; BOUNDARY=abc ", "abc"),
         ] {
-            assert_eq!(of(written), Ok(boundary), "{written}");
+            assert_eq!(parse(written), Ok(boundary), "{written}");
         }
         let longest = "b".repeat(70);
-        assert_eq!(of(&format!("multipart/form-data; boundary={longest}")), Ok(longest.as_str()));
+        assert_eq!(parse(&format!("multipart/form-data; boundary={longest}")), Ok(longest.as_str()));
     }
 
     #[test]
@@ -92,9 +92,9 @@ mod tests {
             "multipart/form-data; boundary=a; version=1",
             "multipart/form-data; boundary=a;",
         ] {
-            assert!(of(written).is_err(), "{written}: {:?}", of(written));
+            assert!(parse(written).is_err(), "{written}: {:?}", parse(written));
         }
         let long = format!("multipart/form-data; boundary={}", "b".repeat(71));
-        assert_eq!(of(&long), Err("names a boundary of more than 70 characters: name a shorter one"));
+        assert_eq!(parse(&long), Err("names a boundary of more than 70 characters: name a shorter one"));
     }
 }

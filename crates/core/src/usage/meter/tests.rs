@@ -154,11 +154,11 @@ impl Case {
 
 fn upstream(input: u64, output: u64) -> Metered {
     let usage = Usage { input, output, ..Usage::default() };
-    Metered { usage, source: Source::Upstream, ..Metered::none() }
+    Metered { usage, source: UsageSource::Upstream, ..Metered::none() }
 }
 
 fn estimated(input: u64, output: u64) -> Metered {
-    Metered { source: Source::Estimated, ..upstream(input, output) }
+    Metered { source: UsageSource::Estimated, ..upstream(input, output) }
 }
 
 /// The same with the tags around a complete answer.
@@ -178,7 +178,7 @@ fn says(text: &str) -> String {
 
 #[test]
 fn a_stream_states_its_usage() {
-    let stated = Metered { usage: OPENAI_USAGE, source: Source::Upstream, ..Metered::none() };
+    let stated = Metered { usage: OPENAI_USAGE, source: UsageSource::Upstream, ..Metered::none() };
     assert_eq!(STREAM.usage_unchanged(OPENAI), stated);
     assert_eq!(STREAM.usage_unchanged(AZURE), upstream(5, 3));
     assert_eq!(STREAM.usage_unchanged(SGLANG), upstream(40, 12));
@@ -323,7 +323,7 @@ fn a_response_cut_early_is_charged_for_what_was_delivered() {
     assert_eq!(EARLY.usage_unchanged(cut(OPENAI, "ello\"")), estimated(1000, count_tokens("H")));
     assert_eq!(EARLY.usage_unchanged(cut(OPENAI, "Hello")), estimated(1000, 0));
     let with_reasoning = Usage { input: 9, output: 3, reasoning: 2, ..Usage::default() };
-    let expected = Metered { usage: with_reasoning, source: Source::Estimated, ..Metered::none() };
+    let expected = Metered { usage: with_reasoning, source: UsageSource::Estimated, ..Metered::none() };
     assert_eq!(EARLY.usage_unchanged(cut(VLLM, "data: {\"id\":\"c\",\"choices\":[]")), expected);
     let answer = Case { form: Form::Json, ..EARLY };
     assert_eq!(answer.usage_unchanged(cut(ANSWER, " {\\\"prompt")), estimated(1000, count_tokens("The \"usage\":")));
@@ -500,7 +500,7 @@ fn the_text_of_like_events_is_found_in_any_reads() {
         let outcome = STREAM.meter(stream.as_bytes().chunks(size));
         let tokens = |kind: usize| texts.iter().skip(kind).step_by(2).map(|text| count_tokens(text)).sum::<u64>();
         let usage = Usage { input: 1000, output: tokens(0) + tokens(1), reasoning: tokens(1), ..Usage::default() };
-        let expected = Metered { usage, source: Source::Estimated, ..Metered::none() };
+        let expected = Metered { usage, source: UsageSource::Estimated, ..Metered::none() };
         assert_eq!(outcome.metered, expected, "{choices} choices, reads of {size}");
         assert_eq!(outcome.forwarded, stream.as_bytes());
     }

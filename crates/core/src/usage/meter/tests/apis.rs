@@ -50,14 +50,14 @@ fn all_end(rows: impl IntoIterator<Item = Row>) {
 }
 
 fn stated(usage: Usage) -> Metered {
-    Metered { usage, source: Source::Upstream, ..Metered::none() }
+    Metered { usage, source: UsageSource::Upstream, ..Metered::none() }
 }
 
 pub(super) fn found(input: u64, answer: &[&str], reasoning: &[&str]) -> Metered {
     let tokens = |texts: &[&str]| texts.iter().map(|text| count_tokens(text)).sum::<u64>();
     let reasoning = tokens(reasoning);
     let usage = Usage { input, output: tokens(answer) + reasoning, reasoning, ..Usage::default() };
-    Metered { usage, source: Source::Estimated, ..Metered::none() }
+    Metered { usage, source: UsageSource::Estimated, ..Metered::none() }
 }
 
 #[test]
@@ -357,7 +357,7 @@ fn a_part_of_a_gemini_stream_counts_up_to_itself() {
         let (begun, _) = stream.split_once(" two: ").unwrap();
         let case = Case { endpoint: Endpoint::StreamGenerateContent, form, ..EARLY };
         let expected = Usage { input: 40, cached_input: 60, output: 68, reasoning: 65, ..Usage::default() };
-        let expected = Metered { source: Source::Estimated, ..stated(expected) };
+        let expected = Metered { source: UsageSource::Estimated, ..stated(expected) };
         assert_eq!(case.usage_unchanged(begun), expected, "{name}");
     }
 }

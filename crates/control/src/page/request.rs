@@ -1,4 +1,4 @@
-//! Who asks for a page, and what their form says.
+//! Extractors of the pages: the signed-in user and the submitted form.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -12,17 +12,17 @@ use jiff::Timestamp;
 use keymeter_core::{model_name::has_control, printable::Printable};
 
 use super::{
-    layout,
-    session::{Holder, Session},
+    document,
+    session::{BrowserSession, Holder},
 };
 use crate::{
     Plane,
     caller::{Caller, Uncounted},
-    refusal::Refusal,
+    error::ApiError,
 };
 
 /// Somebody who is signed in.
-pub struct Signed {
+pub struct SignedIn {
     /// Who it is.
     pub caller: Caller,
     /// What their forms bear.
@@ -30,31 +30,26 @@ pub struct Signed {
 }
 
 /// A form that somebody sends who is signed in.
-pub struct Sent {
+pub struct SubmittedForm {
     /// Who it is.
-    pub signed: Signed,
+    pub signed: SignedIn,
     /// In which stay.
-    pub session: Session,
+    pub session: BrowserSession,
     /// What they filled in.
-    pub fields: Fields,
+    pub fields: FormFields,
 }
 
 /// What a form says, as text. A field that it does not have is empty.
 #[derive(Debug, Default)]
-pub struct Fields(HashMap<String, String>);
+pub struct FormFields(HashMap<String, String>);
 
 /// The field that bears a form's token.
 pub const FORM_TOKEN: &str = "form_token";
 
 /// A page that says why there is no other.
-pub struct Trouble(Refusal);
+pub struct PageError(ApiError);
 
-impl Fields {
-    /// Fields as if they were filled in.
-    pub fn of<const MANY: usize>(fields: [(&str, String); MANY]) -> Self {
-        Self(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
-    }
-
+impl FormFields {
     /// What is in a field.
     pub fn text(&self, name: &str) -> &str {
         self.0.get(name).map_or("", |value| value.trim())
@@ -69,39 +64,46 @@ impl Fields {
     ///
     /// # Errors
     /// When it comes from elsewhere, or is none.
-    pub async fn read(request: Request, plane: &Arc<Plane>, session: &Session) -> Result<Self, Refusal> {
+    pub async fn read(request: Request, plane: &Arc<Plane>, session: &BrowserSession) -> Result<Self, ApiError> {
         must_be_from_here(request.headers())?;
         let form = Form::<HashMap<String, String>>::from_request(request, plane).await;
-        let Form(fields) = form.map_err(|fault| Refusal::unreadable_body(fault.to_string()))?;
+        let Form(fields) = form.map_err(|fault| ApiError::unreadable_body(fault.to_string()))?;
         let steers = |text: &String| has_control(&text.replace(['\n', '\r', '\t'], " "));
         if let Some((name, _)) = fields.iter().find(|(name, text)| has_control(name) || steers(text)) {
             let message = "a control character stands in it, such as U+0000; leave it out";
-            return Err(Refusal::invalid(Printable(name).to_string(), message));
+            return Err(ApiError::invalid(Printable(name).to_string(), message));
         }
         let fields = Self(fields);
         if plane.sessions.is_own_form(session, fields.text(FORM_TOKEN)) { Ok(fields) } else { Err(stranger()) }
     }
 }
 
+/// Fields as if they were filled in.
+impl<const MANY: usize> From<[(&str, String); MANY]> for FormFields {
+    fn from(fields: [(&str, String); MANY]) -> Self {
+        Self(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+}
+
 /// Browsers that say where a form comes from are believed.
-fn must_be_from_here(headers: &HeaderMap) -> Result<(), Refusal> {
+fn must_be_from_here(headers: &HeaderMap) -> Result<(), ApiError> {
     match headers.get("sec-fetch-site") {
         Some(site) if site != "same-origin" => Err(stranger()),
         _ => Ok(()),
     }
 }
 
-fn stranger() -> Refusal {
-    Refusal::forbidden(
+fn stranger() -> ApiError {
+    ApiError::forbidden(
         "this form is not of your session: it came from another site, or you have signed in or out since; load the \
          page again and repeat",
     )
 }
 
-impl Signed {
-    async fn read(parts: &Parts, plane: &Plane, session: &Session) -> Result<Self, Refusal> {
+impl SignedIn {
+    async fn read(parts: &Parts, plane: &Plane, session: &BrowserSession) -> Result<Self, ApiError> {
         let caller = match &session.holder {
-            Holder::Visitor => return Err(Refusal::unauthorized()),
+            Holder::Visitor => return Err(ApiError::unauthorized()),
             Holder::Operator => Caller::operator(plane, parts),
             Holder::User(token) => Caller::signed_in(plane, token, parts).await?,
         };
@@ -109,66 +111,66 @@ impl Signed {
     }
 }
 
-async fn session(parts: &Parts, plane: &Plane) -> Result<Session, Refusal> {
-    let session = plane.sessions.read(&parts.headers, Timestamp::now()).ok_or_else(Refusal::unauthorized)?;
-    if session.is_over(plane.store()).await? { Err(Refusal::unauthorized()) } else { Ok(session) }
+async fn session(parts: &Parts, plane: &Plane) -> Result<BrowserSession, ApiError> {
+    let session = plane.sessions.read(&parts.headers, Timestamp::now()).ok_or_else(ApiError::unauthorized)?;
+    if session.is_over(plane.store()).await? { Err(ApiError::unauthorized()) } else { Ok(session) }
 }
 
-impl FromRequestParts<Arc<Plane>> for Signed {
-    type Rejection = Trouble;
+impl FromRequestParts<Arc<Plane>> for SignedIn {
+    type Rejection = PageError;
 
-    async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, Trouble> {
+    async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, PageError> {
         let session = session(parts, plane).await?;
         Ok(Self::read(parts, plane, &session).await?)
     }
 }
 
 /// Each form is counted as a change, as each call is.
-impl FromRequest<Arc<Plane>> for Sent {
-    type Rejection = Trouble;
+impl FromRequest<Arc<Plane>> for SubmittedForm {
+    type Rejection = PageError;
 
-    async fn from_request(request: Request, plane: &Arc<Plane>) -> Result<Self, Trouble> {
+    async fn from_request(request: Request, plane: &Arc<Plane>) -> Result<Self, PageError> {
         let Uncounted(sent) = Uncounted::<Self>::from_request(request, plane).await?;
         plane.count_change(&sent.signed.caller).await?;
         Ok(sent)
     }
 }
 
-impl FromRequest<Arc<Plane>> for Uncounted<Sent> {
-    type Rejection = Trouble;
+impl FromRequest<Arc<Plane>> for Uncounted<SubmittedForm> {
+    type Rejection = PageError;
 
-    async fn from_request(request: Request, plane: &Arc<Plane>) -> Result<Self, Trouble> {
+    async fn from_request(request: Request, plane: &Arc<Plane>) -> Result<Self, PageError> {
         let (parts, body) = request.into_parts();
         let session = session(&parts, plane).await?;
-        let signed = Signed::read(&parts, plane, &session).await?;
-        let fields = Fields::read(Request::from_parts(parts, body), plane, &session).await?;
-        Ok(Self(Sent { signed, session, fields }))
+        let signed = SignedIn::read(&parts, plane, &session).await?;
+        let fields = FormFields::read(Request::from_parts(parts, body), plane, &session).await?;
+        Ok(Self(SubmittedForm { signed, session, fields }))
     }
 }
 
-impl From<Refusal> for Trouble {
-    fn from(refusal: Refusal) -> Self {
+impl From<ApiError> for PageError {
+    fn from(refusal: ApiError) -> Self {
         Self(refusal)
     }
 }
 
-impl From<getrandom::Error> for Trouble {
+impl From<getrandom::Error> for PageError {
     fn from(fault: getrandom::Error) -> Self {
         Self(fault.into())
     }
 }
 
-impl From<crate::store::StoreError> for Trouble {
+impl From<crate::store::StoreError> for PageError {
     fn from(fault: crate::store::StoreError) -> Self {
         Self(fault.into())
     }
 }
 
-impl IntoResponse for Trouble {
+impl IntoResponse for PageError {
     fn into_response(self) -> Response {
-        if self.0 == Refusal::unauthorized() {
+        if self.0 == ApiError::unauthorized() {
             return Redirect::to("/sign-in").into_response();
         }
-        layout::trouble(&self.0)
+        document::trouble(&self.0)
     }
 }

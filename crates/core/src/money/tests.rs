@@ -1,6 +1,9 @@
+use std::{sync::Arc, time::Duration};
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::clock::MonotonicTime;
 
 fn usd(text: &str) -> Usd {
     text.parse().unwrap()

@@ -1,24 +1,28 @@
 //! Why a body is refused: each way in which it is no JSON or no form, or in which two programs could
 //! read it differently and the gateway would enforce one thing while the upstream does another.
 
-use std::{error::Error, fmt};
+use thiserror::Error;
 
-use super::json::MAX_DEPTH;
-use crate::model_name;
+use super::MAX_DEPTH;
+use crate::model_name::LONGEST;
 
 /// Why a request's body was refused. Offsets count bytes from the body's start, from 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum BodyError {
     /// JSON, or a form's field that the gateway acts on, is not UTF-8 from `offset` on.
+    #[error("the body is not UTF-8 at byte {offset}: send its text in UTF-8")]
     NotUtf8 {
         /// The first byte that is not part of a character.
         offset: usize,
     },
     /// The body begins with U+FEFF, which RFC 8259 section 8.1 forbids and some parsers skip.
+    #[error("the body begins with a byte order mark: send JSON without one")]
     ByteOrderMark,
     /// The body is empty, or is something other than a JSON object.
+    #[error("the body is not a JSON object: send one that begins with a brace")]
     NotAnObject,
     /// The body breaks the grammar of RFC 8259.
+    #[error("the body is not valid JSON at byte {offset}: {problem}")]
     Syntax {
         /// Where the grammar is broken; the body's length where it ends too early.
         offset: usize,
@@ -26,16 +30,19 @@ pub enum BodyError {
         problem: &'static str,
     },
     /// Something other than whitespace follows the object.
+    #[error("the body goes on after the JSON object at byte {offset}: send one object and no more")]
     TrailingBytes {
         /// The first such byte.
         offset: usize,
     },
     /// Objects and arrays lie more than 128 deep in one another.
+    #[error("the body is nested too deeply at byte {offset}: {MAX_DEPTH} levels are accepted")]
     TooDeep {
         /// The bracket or brace that is one too many.
         offset: usize,
     },
     /// A field that the gateway acts on is there twice, however its names are escaped.
+    #[error("the field {name} appears a second time at byte {offset}: send it once")]
     DuplicateField {
         /// The field, as the API writes it.
         name: &'static str,
@@ -44,6 +51,7 @@ pub enum BodyError {
     },
     /// A name that differs from a field's in capitals only, which some parsers take for it
     /// (Go's `encoding/json` does).
+    #[error("the name at byte {offset} differs from {name} in capitals only: write {name}")]
     MiscasedField {
         /// The field, as the API writes it.
         name: &'static str,
@@ -51,6 +59,7 @@ pub enum BodyError {
         offset: usize,
     },
     /// A field that the gateway acts on has a value of the wrong type.
+    #[error("the field {name} at byte {offset} has the wrong type: send {expected}")]
     WrongType {
         /// The field, as the API writes it.
         name: &'static str,
@@ -61,20 +70,27 @@ pub enum BodyError {
     },
     /// The model or a field's name has one half of a surrogate pair, which no two parsers
     /// decode alike.
+    #[error("the string at byte {offset} has half of a surrogate pair: send both halves or neither")]
     LoneSurrogate {
         /// The string.
         offset: usize,
     },
-    /// What the request's path has for a model's name has no or over 256 bytes, or control characters.
+    /// The model's name in the request's path is empty, longer than 256 bytes, or has control characters.
+    #[error(
+        "the model in the path is empty, longer than {LONGEST} bytes, or has control characters: name another model"
+    )]
     ModelName,
     /// The body names another model than the request's path.
+    #[error("the field model names another model than the path: send the path's or none")]
     OtherModel,
     /// The request's Content-Type is not that of a form, or its boundary can be read in two ways.
+    #[error("the content-type {problem}")]
     ContentType {
         /// What is wrong, and what to do.
         problem: &'static str,
     },
     /// The body breaks the grammar of RFC 7578 or RFC 2046, or could be divided in two ways.
+    #[error("the form is malformed or ambiguous at byte {offset}: {problem}")]
     Form {
         /// The part or the boundary that is at fault.
         offset: usize,
@@ -82,6 +98,7 @@ pub enum BodyError {
         problem: &'static str,
     },
     /// A form's field that the gateway acts on is sent as a file.
+    #[error("the field {name} at byte {offset} is sent as a file: send it without a filename")]
     FileField {
         /// The field.
         name: &'static str,
@@ -104,53 +121,3 @@ impl BodyError {
         }
     }
 }
-
-impl fmt::Display for BodyError {
-    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotUtf8 { offset } => write!(to, "the body is not UTF-8 at byte {offset}: send its text in UTF-8"),
-            Self::ByteOrderMark => write!(to, "the body begins with a byte order mark: send JSON without one"),
-            Self::NotAnObject => write!(to, "the body is no JSON object: send one that begins with a brace"),
-            Self::Syntax { offset, problem } => {
-                write!(to, "the body is not valid JSON at byte {offset}: {problem}")
-            }
-            Self::TrailingBytes { offset } => {
-                write!(to, "the body goes on after the JSON object at byte {offset}: send one object and no more")
-            }
-            Self::TooDeep { offset } => {
-                write!(to, "the body is nested too deeply at byte {offset}: {MAX_DEPTH} levels are accepted")
-            }
-            Self::DuplicateField { name, offset } => {
-                write!(to, "the field {name} is there a second time at byte {offset}: send it once")
-            }
-            Self::MiscasedField { name, offset } => {
-                write!(to, "the name at byte {offset} differs from {name} in capitals only: write {name}")
-            }
-            Self::WrongType { name, expected, offset } => {
-                write!(to, "the field {name} at byte {offset} has the wrong type: send {expected}")
-            }
-            Self::LoneSurrogate { offset } => {
-                write!(to, "the string at byte {offset} has half of a surrogate pair: send both halves or neither")
-            }
-            Self::ModelName => {
-                let longest = model_name::LONGEST;
-                write!(
-                    to,
-                    "the model in the path has no or over {longest} bytes, or control characters: name one that may be"
-                )
-            }
-            Self::OtherModel => {
-                write!(to, "the field model names another model than the path: send the path's or none")
-            }
-            Self::ContentType { problem } => write!(to, "the content-type {problem}"),
-            Self::Form { offset, problem } => {
-                write!(to, "the form cannot be read in one way only at byte {offset}: {problem}")
-            }
-            Self::FileField { name, offset } => {
-                write!(to, "the field {name} at byte {offset} is sent as a file: send it without a filename")
-            }
-        }
-    }
-}
-
-impl Error for BodyError {}

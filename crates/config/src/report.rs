@@ -1,5 +1,5 @@
-//! What is wrong with a file and where, and the book in which the faults of one reading are kept, so that one
-//! run names them all.
+//! Errors of a file with their places. All errors of one reading are collected, so that one run reports every one of
+//! them.
 
 use std::{
     cell::RefCell,
@@ -8,10 +8,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::yaml::{Mark, Marks, Step, SyntaxError};
+use thiserror::Error;
+
+use crate::yaml::{Mark, Marks, PathStep, SyntaxError};
 
 /// One thing that is wrong with a file, as `file:line:column: what is wrong, and what is accepted`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
+#[error("{}:{line}:{column}: {message}", file.display())]
 pub struct ConfigError {
     /// The file as it was named.
     pub file: PathBuf,
@@ -35,21 +38,13 @@ impl ConfigError {
     }
 }
 
-impl fmt::Display for ConfigError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}:{}:{}: {}", self.file.display(), self.line, self.column, self.message)
-    }
-}
-
-impl std::error::Error for ConfigError {}
-
 /// The faults that were found in one file so far.
 pub(super) struct Report<'a> {
     file: &'a Path,
     marks: &'a Marks,
     faults: RefCell<Vec<ConfigError>>,
     /// Values that were faulty and were taken out, so that the rest could be looked at.
-    dropped: RefCell<BTreeSet<Vec<Step>>>,
+    dropped: RefCell<BTreeSet<Vec<PathStep>>>,
 }
 
 impl<'a> Report<'a> {
@@ -75,21 +70,21 @@ impl<'a> Report<'a> {
 #[derive(Clone)]
 pub(super) struct Place<'a> {
     report: &'a Report<'a>,
-    path: Vec<Step>,
+    path: Vec<PathStep>,
 }
 
 impl Place<'_> {
     /// The field of that name.
     pub(super) fn field(&self, name: &str) -> Self {
-        self.step(Step::Key(name.to_owned()))
+        self.step(PathStep::Key(name.to_owned()))
     }
 
     /// The element, counted from 0.
     pub(super) fn element(&self, index: usize) -> Self {
-        self.step(Step::Index(index))
+        self.step(PathStep::Index(index))
     }
 
-    pub(super) fn step(&self, step: Step) -> Self {
+    pub(super) fn step(&self, step: PathStep) -> Self {
         let mut path = self.path.clone();
         path.push(step);
         Self { report: self.report, path }
@@ -125,7 +120,7 @@ impl Place<'_> {
         let placed = list.into_iter().enumerate().map(|(index, element)| (self.element(index), element));
         let filled = placed.filter_map(|(place, element)| {
             if element.is_none() && !place.was_dropped() {
-                place.fault("an element without a value");
+                place.fault("the element has no value");
             }
             element.map(|element| (place, element))
         });
@@ -170,9 +165,9 @@ impl fmt::Display for Place<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (depth, step) in self.path.iter().enumerate() {
             match step {
-                Step::Key(name) if depth == 0 => formatter.write_str(name)?,
-                Step::Key(name) => write!(formatter, ".{name}")?,
-                Step::Index(index) => write!(formatter, "[{index}]")?,
+                PathStep::Key(name) if depth == 0 => formatter.write_str(name)?,
+                PathStep::Key(name) => write!(formatter, ".{name}")?,
+                PathStep::Index(index) => write!(formatter, "[{index}]")?,
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Why a call was not done, in OpenAI's form of an error, so that one reader of errors does for both sides.
+//! API errors, in OpenAI's error format, so that clients read the errors of the gateway and of the control plane alike.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -14,7 +14,7 @@ use super::store::StoreError;
 
 /// Why a call was not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct ApiError {
     status: StatusCode,
     kind: &'static str,
     code: &'static str,
@@ -66,7 +66,7 @@ struct Told {
 
 const INVALID_REQUEST: &str = "invalid_request_error";
 
-impl Refusal {
+impl ApiError {
     fn new(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
@@ -107,7 +107,7 @@ impl Refusal {
 
     /// No token, or one that there is not.
     pub fn unauthorized() -> Self {
-        let message = "no valid token: send the operator's or a user's as `Authorization: Bearer …`";
+        let message = "the token is missing or not valid: send the operator's or a user's as `Authorization: Bearer …`";
         Self::new(StatusCode::UNAUTHORIZED, "invalid_token", message)
     }
 
@@ -160,13 +160,13 @@ impl Refusal {
 
     /// The path has another method.
     pub fn method_not_allowed() -> Self {
-        let message = "this path is asked with another method; /api/v1/openapi.json says with which";
+        let message = "the path does not accept this method; /api/v1/openapi.json lists those it accepts";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
     }
 
     /// There is no such path.
     pub fn unknown_path() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "unknown_url", "there is no such path; /api/v1/openapi.json lists them")
+        Self::new(StatusCode::NOT_FOUND, "unknown_url", "the path does not exist; /api/v1/openapi.json lists all paths")
     }
 
     /// Too many wrong tokens came from one address.
@@ -185,7 +185,7 @@ impl Refusal {
 
     /// Too much was changed by one user.
     pub fn too_many_changes(most: u32, wait: Duration) -> Self {
-        let message = format!("a user changes at most {most} things an hour; try again after the time said");
+        let message = format!("a user makes at most {most} changes an hour; try again after `retry-after`");
         let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
         Self { kind: "requests", retry_after: Some(wait), ..refusal }
     }
@@ -199,13 +199,14 @@ impl Refusal {
 
     /// Too many secrets were made by one user.
     pub fn too_many_operations(most: u32, wait: Duration) -> Self {
-        let message = format!("a user makes or replaces at most {most} secrets an hour; try again after the time said");
+        let message =
+            format!("a user makes or regenerates at most {most} secrets an hour; try again after `retry-after`");
         let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
         Self { kind: "requests", retry_after: Some(wait), ..refusal }
     }
 }
 
-impl From<StoreError> for Refusal {
+impl From<StoreError> for ApiError {
     fn from(fault: StoreError) -> Self {
         if fault.is_of_data() {
             tracing::warn!("{fault}");
@@ -218,7 +219,7 @@ impl From<StoreError> for Refusal {
     }
 }
 
-impl From<getrandom::Error> for Refusal {
+impl From<getrandom::Error> for ApiError {
     fn from(fault: getrandom::Error) -> Self {
         tracing::error!("the operating system gives no randomness: {fault}");
         let refusal =
@@ -227,7 +228,7 @@ impl From<getrandom::Error> for Refusal {
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let retry_after = self.retry_after();
         let Self { status, kind, code, message, param, refused, .. } = self;

@@ -1,11 +1,11 @@
-//! One wallet, as a process that spends from it knows it.
+//! The allowance of one wallet, as the process that spends from it knows it.
 
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
-use super::{AllowanceRequest, BalanceUpdate, Cost, Short, StalePolicy, USED_UP};
-use crate::{clock::MonotonicTime, price::Usd};
+use super::{AllowanceRequest, BalanceUpdate, Cost, Short, StalePolicy, USED_UP, Usd};
+use crate::clock::MonotonicTime;
 
 /// One wallet, as far as this process may spend from it.
 #[derive(Debug)]
@@ -21,19 +21,19 @@ struct State {
     settled: i64,
     /// What the running ones may cost.
     reserved: i64,
-    /// What those may cost that wait for a word of the keeper.
+    /// What those may cost that wait for an update from the accounting service.
     asking: i64,
-    /// `settled` as it was when the last word came.
+    /// `settled` as it was when the last update came.
     settled_before: i64,
     /// When something was reserved or settled last.
     used: MonotonicTime,
     /// Whether others need what we do not.
     is_recalled: bool,
-    /// What was given back: no word of this version or an earlier one grants more than this.
+    /// What was given back: no update of this version or an earlier one grants more than this.
     given_back: Option<(u64, i64)>,
 }
 
-/// The last word, in nano-dollars, and when it was asked for.
+/// The last update, in nano-dollars, and when it was asked for.
 #[derive(Clone, Copy, Debug)]
 struct Heard {
     asked: MonotonicTime,
@@ -47,20 +47,20 @@ struct Heard {
     is_short: bool,
 }
 
-/// A keeper that had less than was asked for is not asked again so soon.
+/// An accounting service that had less than was asked for is not asked again so soon.
 const JUST_HEARD: Duration = Duration::from_secs(1);
 
 /// An allowance that nobody uses for so long goes back, so that others may have it.
 const IDLE: Duration = Duration::from_millis(500);
 
-/// But for this part of the balance, so that the next request need not ask, nor one without the keeper.
+/// But for this part of the balance, so that the next request need not ask, nor one without the accounting service.
 const KEPT: i64 = 8;
 
 /// What was heard longer ago is not told as what is so.
 const LATELY: Duration = Duration::from_secs(600);
 
 impl WalletAllowance {
-    /// The purse of the wallet `id`, of which nothing is known yet.
+    /// The allowance of the wallet `id`, of which nothing is known yet.
     #[must_use]
     pub fn new(id: Arc<str>) -> Self {
         Self { id, state: Mutex::default() }
@@ -72,7 +72,7 @@ impl WalletAllowance {
         &self.id
     }
 
-    /// Says that a request which may cost so much waits for a word of the keeper, as long as this is held.
+    /// Says that a request which may cost so much waits for an update from the accounting service, as long as this is held.
     #[must_use]
     pub fn asking(self: &Arc<Self>, cost: Cost) -> AllowanceRequestGuard {
         let (Cost::AtMost(cost) | Cost::Probably(cost)) = cost;
@@ -81,32 +81,32 @@ impl WalletAllowance {
         AllowanceRequestGuard { purse: self.clone(), cost: cost.nanos() }
     }
 
-    /// Others need what is granted to us and not in use: it goes back with the next wish.
+    /// Others need what is granted to us and not in use: it goes back with the next request.
     pub fn recall(&self) {
         let mut state = self.state.lock();
         // Whoever asks for more has nothing to spare.
         state.is_recalled = state.asking == 0;
     }
 
-    /// Whether there is a word to a question that was put at `moment` or later.
+    /// Whether there is an update for a question that was put at `moment` or later.
     #[must_use]
     pub fn was_asked_since(&self, moment: MonotonicTime) -> bool {
         self.state.lock().heard.is_some_and(|heard| heard.asked >= moment)
     }
 
-    /// What the keeper is to be asked for, for those who wait.
+    /// What the accounting service is to be asked for, for those who wait.
     #[must_use]
     pub fn question(&self) -> AllowanceRequest {
         let state = self.state.lock();
         state.wish(self.id.clone(), state.pending())
     }
 
-    /// Takes in what the keeper said without being asked for more, such as with a key.
+    /// Takes in what the accounting service said without being asked for more, such as with a key.
     pub fn hear(&self, word: &BalanceUpdate, asked: MonotonicTime) {
         self.take_in(word, asked, 0);
     }
 
-    /// Takes in what the keeper answered to a `wish` of `asked`.
+    /// Takes in what the accounting service answered to a `wish` of `asked`.
     pub fn hear_answer(&self, word: &BalanceUpdate, asked: MonotonicTime, wish: &AllowanceRequest) {
         self.take_in(word, asked, wish.wanted.nanos());
     }
@@ -159,13 +159,13 @@ impl WalletAllowance {
         Usd::from_nanos(self.state.lock().left().max(0))
     }
 
-    /// Whether the keeper had less than it was asked for, a moment ago.
+    /// Whether the accounting service had less than it was asked for, a moment ago.
     #[must_use]
     pub fn was_refused(&self, now: MonotonicTime) -> bool {
         self.state.lock().was_refused(now)
     }
 
-    /// What the keeper is to be asked for in advance, if it is time: more of an allowance that is used and soon runs out,
+    /// What the accounting service is to be asked for in advance, if it is time: more of an allowance that is used and soon runs out,
     /// or less of one that is not used. What is given back is so from here on.
     #[must_use]
     pub fn wish(&self, now: MonotonicTime) -> Option<AllowanceRequest> {
@@ -196,7 +196,7 @@ impl WalletAllowance {
 }
 
 impl Heard {
-    /// Whether this word was said after `other`. Words of one grant are told apart by what was counted by then.
+    /// Whether this update was said after `other`. Updates of one grant are told apart by what was counted by then.
     fn is_later_than(&self, other: &Self) -> bool {
         (self.version, self.counted, self.asked) > (other.version, other.counted, other.asked)
     }
@@ -229,7 +229,7 @@ impl State {
         heard.balance.saturating_sub(self.uncounted(heard))
     }
 
-    /// What our requests have cost of which the keeper does not know yet.
+    /// What our requests have cost of which the accounting service does not know yet.
     fn uncounted(&self, heard: &Heard) -> i64 {
         self.settled.saturating_sub(heard.counted).max(0)
     }
@@ -244,7 +244,7 @@ impl State {
         self.reserved.saturating_add(self.asking)
     }
 
-    /// What is to be granted and not counted: what was spent, `ahead`, and twice what was spent since the last word, so
+    /// What is to be granted and not counted: what was spent, `ahead`, and twice what was spent since the last update, so
     /// that there need not be one for each request.
     fn wish(&self, wallet: Arc<str>, ahead: i64) -> AllowanceRequest {
         let uncounted = self.heard.map_or(self.settled, |heard| self.uncounted(&heard));
@@ -255,7 +255,7 @@ impl State {
         AllowanceRequest { wallet, version, wanted, granted }
     }
 
-    /// What a word means to us that answers a question for so much.
+    /// What an update means to us that answers a question for so much.
     fn read(&mut self, word: &BalanceUpdate, asked: MonotonicTime, wanted: i64) -> Heard {
         let balance = word.balance.nanos();
         let Some(allowance) = word.allowance else {
@@ -274,7 +274,7 @@ impl State {
     }
 }
 
-/// Says that somebody waits for a word of a wallet's keeper.
+/// Says that somebody waits for an update from the accounting service.
 #[derive(Debug)]
 pub struct AllowanceRequestGuard {
     purse: Arc<WalletAllowance>,

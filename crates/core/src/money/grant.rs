@@ -1,11 +1,11 @@
-//! What a keeper grants one process of a wallet: the other side of a [`WalletAllowance`](super::Purse).
+//! What the accounting service grants one process of a wallet: the other side of a
+//! [`WalletAllowance`](super::WalletAllowance).
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Allowance, AllowanceRequest};
-use crate::price::Usd;
+use super::{Allowance, AllowanceRequest, Usd};
 
 /// What a process was granted so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,20 @@
-//! Tokens of our own that whoever comes by may try to guess.
+//! Secrets of our own, and the form of those tokens that anybody may try to guess.
 
 use keymeter_core::key::Secret;
 
-use super::{fault::Place, scalar::Scalar, upstream::Credential};
+use super::{report::Place, scalar::Scalar};
+
+/// A secret of our own, which two states of the configuration can be compared by.
+#[derive(Clone, Debug)]
+pub struct Credential(pub Secret);
+
+impl PartialEq for Credential {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.hash() == other.0.hash()
+    }
+}
+
+impl Eq for Credential {}
 
 /// Characters of a token: as many as 128 bits take in hexadecimal digits.
 const LEAST: usize = 32;

@@ -1,0 +1,18 @@
+//! Values that the file writes as one scalar, each parsed into a type of its own. What they mean together is said by
+//! the modules that check a section.
+
+mod choices;
+mod collector_url;
+mod percentages;
+mod shared_url;
+
+pub use self::{
+    choices::{ApiKeyHeader, InjectUsage, OnRevoke, WhenUnreachable},
+    collector_url::{CollectorUrl, CollectorUrlError},
+    percentages::SampleRatio,
+    shared_url::{ServerAddress, Servers, SharedUrl},
+};
+pub(super) use self::{
+    choices::{ClientAbort, SecretChecksum},
+    percentages::Percent,
+};
