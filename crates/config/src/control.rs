@@ -42,7 +42,7 @@ pub struct Control {
 }
 
 /// How long records are kept where nothing is configured: a year.
-const RETENTION: Duration = Duration::from_secs(365 * 24 * 3600);
+const RETENTION: Duration = Duration::from_hours(365 * 24);
 
 const HOW_TO_MAKE_ONE: &str = "the operator's; `openssl rand -hex 32` makes one, and `${KEYMETER_CONTROL_TOKEN}` reads \
                                it from the environment";
@@ -73,7 +73,7 @@ impl Control {
             hosts,
             // Without a good `server` there is no configuration.
             timeouts: server.map(|server| server.timeouts).unwrap_or_default(),
-            body_timeout: server.map_or(Duration::from_secs(60), |server| server.body_timeout),
+            body_timeout: server.map_or(Duration::from_mins(1), |server| server.body_timeout),
             database: database?,
             token,
             gateway_token,

@@ -22,7 +22,7 @@ pub enum OnClientAbort {
 
 impl OnClientAbort {
     pub(super) fn new(raw: &raw::File) -> Self {
-        let limit = raw.drain_limit.map_or(Duration::from_secs(60), |Scalar(Span(limit))| limit);
+        let limit = raw.drain_limit.map_or(Duration::from_mins(1), |Scalar(Span(limit))| limit);
         match raw.on_client_abort {
             Some(Scalar(ClientAbort::Drain)) => Self::Drain { limit },
             Some(Scalar(ClientAbort::Stop)) | None => Self::Stop,

@@ -76,7 +76,7 @@ pub struct Admin {
 }
 
 const MOST_THREADS: u64 = 1024;
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 impl Server {
     pub(super) fn check(raw: raw::Server, place: &Place<'_>, file: &Path) -> Option<Self> {

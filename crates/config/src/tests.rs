@@ -74,14 +74,14 @@ fn everything_that_is_optional_has_its_default() {
             threads: None,
             max_request_body: 32 * 1024 * 1024,
             max_buffered_bodies: 1024 * 1024 * 1024,
-            body_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_mins(1),
             timeouts: ConnectionTimeouts {
                 head: Duration::from_secs(10),
                 keep_alive: Duration::from_secs(75),
-                write: Duration::from_secs(60),
+                write: Duration::from_mins(1),
             },
             max_connections: None,
-            drain_timeout: Duration::from_secs(600),
+            drain_timeout: Duration::from_mins(10),
             upgrade_socket: None,
             client_address: None,
         }
@@ -99,7 +99,7 @@ fn everything_that_is_optional_has_its_default() {
             inject_usage: InjectUsage::Auto,
             ca: None,
             connect_timeout: Duration::from_secs(5),
-            read_timeout: Duration::from_secs(600),
+            read_timeout: Duration::from_mins(10),
         })]
     );
     let seconds = Duration::from_secs;
@@ -184,7 +184,7 @@ fn every_field_of_the_edges_is_read() {
     let [head, keep_alive, write] = [5000, 120_000, 500].map(Duration::from_millis);
     assert_eq!(config.server.timeouts, ConnectionTimeouts { head, keep_alive, write });
     assert_eq!(config.server.max_connections.unwrap().get(), 7);
-    assert_eq!(config.server.drain_timeout, Duration::from_secs(3600));
+    assert_eq!(config.server.drain_timeout, Duration::from_hours(1));
     assert!(config.server.upgrade_socket.is_some_and(|path| path.ends_with("upgrade.sock")));
     let client = config.server.client_address.unwrap();
     assert_eq!((client.header.as_str(), client.trusted.len()), ("x-forwarded-for", 2));
@@ -198,7 +198,7 @@ fn every_field_of_the_edges_is_read() {
     assert_eq!(upstream.api_key.as_ref().map(|key| key.0.reveal()), Some("sk-upstream"));
     assert_eq!((upstream.api_key_header, upstream.inject_usage), (ApiKeyHeader::XApiKey, InjectUsage::Never));
     assert_eq!(upstream.connect_timeout, Duration::from_millis(500));
-    assert_eq!(upstream.read_timeout, Duration::from_secs(120));
+    assert_eq!(upstream.read_timeout, Duration::from_mins(2));
 }
 
 #[test]

@@ -80,7 +80,7 @@ impl Upstream {
             inject_usage: raw.inject_usage.map_or_else(InjectUsage::default, |Scalar(inject)| inject),
             ca,
             connect_timeout: raw.connect_timeout.map_or(Duration::from_secs(5), |Scalar(Timeout(time))| time),
-            read_timeout: raw.read_timeout.map_or(Duration::from_secs(600), |Scalar(Timeout(time))| time),
+            read_timeout: raw.read_timeout.map_or(Duration::from_mins(10), |Scalar(Timeout(time))| time),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The control plane's API. Each function decides by the caller's role and the present state; the OpenAPI document is
+//! The control plane's API. Each function decides by the caller's role and the present state; the API document is
 //! generated from the same functions.
 
 mod audit;

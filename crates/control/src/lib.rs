@@ -132,7 +132,7 @@ fn because(error: &std::io::Error) -> String {
 const LAST_CALLS: Duration = Duration::from_secs(3);
 
 /// A gateway that has not asked for so long is gone.
-const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
+const FORGOTTEN: Duration = Duration::from_hours(30 * 24);
 
 /// Everything that a call needs.
 pub struct Plane {
@@ -230,7 +230,7 @@ impl Plane {
 
     /// Forgets records that are older than is configured.
     async fn upkeep(self: Arc<Self>) {
-        const HOUR: Duration = Duration::from_secs(3600);
+        const HOUR: Duration = Duration::from_hours(1);
         loop {
             let end = Timestamp::now().checked_sub(self.retention).unwrap_or(Timestamp::MIN);
             if let Err(fault) = self.store.forget_records(end).await {

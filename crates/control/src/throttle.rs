@@ -15,7 +15,7 @@ use super::{error::ApiError, store::StoreError};
 
 /// Wrong tokens that an address may send in a minute.
 const MOST: isize = 20;
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 /// How long a look-up for a throttled address waits for those before it.
 const PATIENCE: Duration = Duration::from_secs(1);

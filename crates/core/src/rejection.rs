@@ -113,7 +113,7 @@ pub enum Rejection {
     },
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 impl Rejection {
     /// Why the key of `id` may not be used.
@@ -363,7 +363,7 @@ mod tests {
 
     #[test]
     fn only_a_wait_of_at_most_a_minute_invites_a_retry() {
-        assert!(!over(LimitKind::Requests, Duration::from_secs(60)).forbids_retry());
+        assert!(!over(LimitKind::Requests, Duration::from_mins(1)).forbids_retry());
         assert!(over(LimitKind::Tokens, Duration::from_millis(60_001)).forbids_retry());
         assert!(Rejection::NoBalance("key_test".parse().unwrap()).forbids_retry());
         assert!(!Rejection::InvalidKey.forbids_retry(), "only 429s are retried by clients");

@@ -52,7 +52,7 @@ pub(crate) struct Span(pub(crate) Duration);
 const SPAN_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 /// A year: what is meant to be for ever is safe to add to any clock.
-const LONGEST: Duration = Duration::from_secs(8_760 * 3_600);
+const LONGEST: Duration = Duration::from_hours(8_760);
 
 impl FromScalar for Span {
     fn from_text(text: &str) -> Result<Self, String> {

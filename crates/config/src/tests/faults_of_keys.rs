@@ -119,7 +119,7 @@ fn of_a_services_record() {
     assert!(record.may_call("m1") && !record.may_call("x"));
     assert_eq!(with(r#","enabled":false,"state":"active""#).unwrap().0.state, KeyState::Disabled, "the stricter one");
     let granted_by = r#","wallet":{"id":"ada","balance_usd":"9","allowance":{"version":5,"granted_usd":"2","counted_usd":"0.5","expires_in_ms":60000}}"#;
-    let (granted, counted, lasts) = ("2".parse().unwrap(), "0.5".parse().unwrap(), Duration::from_secs(60));
+    let (granted, counted, lasts) = ("2".parse().unwrap(), "0.5".parse().unwrap(), Duration::from_mins(1));
     let allowance = with(granted_by).unwrap().1.unwrap().allowance;
     assert_eq!(allowance, Some(Allowance { version: 5, granted, counted, lasts }));
     for (more, expected) in [

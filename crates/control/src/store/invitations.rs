@@ -56,7 +56,7 @@ pub struct InvitationFilter<'filter> {
 }
 
 /// How long a team does not repeat an invitation that was declined.
-pub const DECLINED_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
+pub const DECLINED_FOR: Duration = Duration::from_hours(7 * 24);
 
 const SELECT: &str = "SELECT i.team_id, t.name AS team_name, i.user_id, i.role, i.invited_by, i.at, i.declined_at \
                       FROM invitations i JOIN teams t ON t.id = i.team_id";

@@ -7,7 +7,7 @@ use crate::clock::MonotonicTime;
 
 /// How long what is counted stays counted; up to 100 ms longer where it is kept together with
 /// what came after it.
-pub const SPAN: Duration = Duration::from_secs(60);
+pub const SPAN: Duration = Duration::from_mins(1);
 
 /// How far apart things may be and yet be kept together.
 const SLOT: Duration = Duration::from_millis(100);

@@ -57,7 +57,7 @@ const IDLE: Duration = Duration::from_millis(500);
 const KEPT: i64 = 8;
 
 /// What was heard longer ago is not told as what is so.
-const LATELY: Duration = Duration::from_secs(600);
+const LATELY: Duration = Duration::from_mins(10);
 
 impl WalletAllowance {
     /// The allowance of the wallet `id`, of which nothing is known yet.

@@ -22,7 +22,7 @@ pub struct Grant {
 }
 
 /// How long an allowance lasts.
-const LASTS: Duration = Duration::from_secs(60);
+const LASTS: Duration = Duration::from_mins(1);
 
 /// What a process is granted that asks for nothing particular: a quarter of what is free, and this much if it is there.
 const FIRST: i64 = 100_000_000;

@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(price.cost(&tokens, Duration::ZERO), usd("0.000111"), "and output has no price");
         let free = Price { cached_input: rate("0"), ..price };
         assert_eq!(free.cost(&tokens, Duration::ZERO), usd("0.000101"), "a price of 0 is a price");
-        assert_eq!(Price::default().cost(&tokens, Duration::from_secs(60)), Usd::ZERO);
+        assert_eq!(Price::default().cost(&tokens, Duration::from_mins(1)), Usd::ZERO);
     }
 
     #[test]

@@ -22,7 +22,7 @@ fn word(balance: &str, granted: &str, counted: &str) -> BalanceUpdate {
 }
 
 fn numbered(version: u64, balance: &str, granted: &str, counted: &str) -> BalanceUpdate {
-    let lasts = Duration::from_secs(60);
+    let lasts = Duration::from_mins(1);
     let allowance = Allowance { version, granted: usd(granted), counted: usd(counted), lasts };
     BalanceUpdate { balance: usd(balance), allowance: Some(allowance) }
 }

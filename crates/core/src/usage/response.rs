@@ -44,6 +44,7 @@ pub(super) struct Broken;
 
 #[cfg(any(test, feature = "test-util"))]
 #[rustfmt::skip]
+#[allow(clippy::panic, reason = "panics are what it is for")]
 impl Response for Broken {
     fn of_prompts(&mut self, _: u64) {}
     fn feed(&mut self, _: Bytes) -> Bytes { panic!("broken") }

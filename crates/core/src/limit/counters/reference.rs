@@ -7,8 +7,10 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::missing_errors_doc,
     clippy::missing_panics_doc,
     clippy::must_use_candidate,
+    clippy::wildcard_imports,
     reason = "it is a test's, which stops at the first surprise"
 )]
 
