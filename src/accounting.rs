@@ -10,7 +10,6 @@ mod refused;
 pub mod sender;
 
 use std::{
-    fmt,
     path::Path,
     sync::{
         Arc,
@@ -20,6 +19,7 @@ use std::{
 };
 
 use keymeter_core::record::{Record, Session};
+use thiserror::Error;
 
 pub use self::{
     client::AccountingClient,
@@ -43,8 +43,8 @@ impl Ledger {
     /// # Errors
     /// When the directory cannot be used.
     pub fn open(directory: &Path, metrics: Arc<Metrics>) -> Result<Self, LedgerError> {
-        let session = Session::generate().map_err(LedgerError::Random)?;
-        let spool = Outbox::open(directory, &session).map_err(LedgerError::Outbox)?;
+        let session = Session::generate()?;
+        let spool = Outbox::open(directory, &session)?;
         metrics.ledger_opened();
         Ok(Self { session, spool, metrics, adopted: AtomicU64::new(0) })
     }
@@ -99,22 +99,13 @@ impl Ledger {
     }
 }
 
-/// Why there is no ledger.
-#[derive(Debug)]
+/// Why the ledger cannot be opened.
+#[derive(Debug, Error)]
 pub enum LedgerError {
     /// The operating system gives no randomness.
-    Random(getrandom::Error),
+    #[error("cannot generate the gateway's session id: {0}")]
+    Random(#[from] getrandom::Error),
     /// The directory cannot be used.
-    Outbox(OpenError),
+    #[error(transparent)]
+    Outbox(#[from] OpenError),
 }
-
-impl fmt::Display for LedgerError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Random(error) => write!(formatter, "cannot name this run of the gateway: {error}"),
-            Self::Outbox(fault) => fault.fmt(formatter),
-        }
-    }
-}
-
-impl std::error::Error for LedgerError {}

@@ -12,7 +12,6 @@ mod yaml;
 
 use std::{
     collections::HashMap,
-    fmt,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -30,6 +29,7 @@ use keymeter_core::{
 };
 use moka::sync::Cache;
 use parking_lot::Mutex;
+use thiserror::Error;
 use tokio::sync::watch;
 
 pub use self::{changes::Change, http::HttpSource, known::Key, yaml::YamlSource};
@@ -91,24 +91,19 @@ pub struct Found {
 pub struct EntityTag(pub ::http::HeaderValue);
 
 /// Why a source did not answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("the key source did not answer: {0}")]
 pub struct SourceError(pub String);
 
-impl fmt::Display for SourceError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "the key source did not answer: {}", self.0)
-    }
-}
-
-impl std::error::Error for SourceError {}
-
 /// Why there is no key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ResolveError {
     /// No key has this secret.
+    #[error("no key has this secret")]
     Unknown,
     /// It cannot be known at the moment.
-    Unavailable(SourceError),
+    #[error(transparent)]
+    Unavailable(#[from] SourceError),
 }
 
 /// Finds keys, and remembers them.

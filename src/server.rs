@@ -12,7 +12,7 @@ pub mod reload;
 pub mod tls;
 
 use std::{
-    fmt, io,
+    io,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     sync::Arc,
@@ -31,6 +31,7 @@ use pingora::{
     server::configuration::ServerConf,
     services::background::BackgroundService,
 };
+use thiserror::Error;
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
@@ -83,9 +84,9 @@ impl Server {
     /// # Errors
     /// When an address cannot be bound or a certificate cannot be used.
     pub fn start(loaded: Loaded, path: PathBuf, log: AccessLog, sockets: &mut Sockets) -> Result<Self, StartError> {
-        let plugin = Plugin::new(loaded, path, log).map_err(StartError::Plugin)?;
+        let plugin = Plugin::new(loaded, path, log)?;
         let config = plugin.reloader().config();
-        let bound = Bound::of(&config, sockets)?;
+        let bound = Bound::new(&config, sockets)?;
         let connections = Connections::new(config.server.timeouts, most_of_gateway(config.server.max_connections));
         let (stop_gateway, gateway_stopped) = watch::channel(false);
         let (stop_admin, admin_stopped) = watch::channel(false);
@@ -249,10 +250,10 @@ fn gateway_app(gateway: Gated<Gateway>) -> HttpProxy<Gated<Gateway>> {
 /// of the collector of traces cannot be used.
 pub fn rehearse(config: &config::Config) -> Result<(), StartError> {
     if let config::Source::Http(service) = &config.keys.source {
-        client(service).map_err(|fault| StartError::Plugin(PluginError::Source(fault)))?;
+        client(service).map_err(PluginError::from)?;
     }
     if let Some(terms) = &config.tracing {
-        Traces::rehearse(terms).map_err(|fault| StartError::Plugin(PluginError::Traces(fault)))?;
+        Traces::rehearse(terms).map_err(PluginError::from)?;
     }
     certificate(config).map(drop)
 }
@@ -260,7 +261,7 @@ pub fn rehearse(config: &config::Config) -> Result<(), StartError> {
 /// What clients are shown, where they speak TLS.
 fn certificate(config: &config::Config) -> Result<Option<Arc<Certificate>>, StartError> {
     let Some(tls) = &config.server.tls else { return Ok(None) };
-    Pair::read(tls).map(|pair| Some(Certificate::of(pair))).map_err(StartError::Tls)
+    Pair::read(tls).map(|pair| Some(Certificate::new(pair))).map_err(StartError::Tls)
 }
 
 /// TLS 1.2 and 1.3, and HTTP/2 for those who offer it.
@@ -280,7 +281,7 @@ struct Bound {
 }
 
 impl Bound {
-    fn of(config: &config::Config, sockets: &mut Sockets) -> Result<Self, StartError> {
+    fn new(config: &config::Config, sockets: &mut Sockets) -> Result<Self, StartError> {
         let mut kept = Sockets::none();
         let mut bind = |address: SocketAddr| {
             let mut attempt = || {
@@ -299,27 +300,22 @@ impl Bound {
 }
 
 /// Why nothing was started.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum StartError {
     /// An address cannot be listened on.
+    #[error("cannot listen on {}: {}", .0, bind_reason(.1))]
     Bind(SocketAddr, io::Error),
     /// The certificate or its key cannot be used.
+    #[error("cannot use the certificate of `server.tls`: {0}")]
     Tls(String),
     /// There is no gate.
-    Plugin(PluginError),
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
 }
 
-impl fmt::Display for StartError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bind(address, fault) if fault.kind() == io::ErrorKind::AddrInUse => {
-                write!(formatter, "cannot listen on {address}: another program does; stop it or choose another port")
-            }
-            Self::Bind(address, fault) => write!(formatter, "cannot listen on {address}: {fault}"),
-            Self::Tls(fault) => write!(formatter, "cannot use the certificate of `server.tls`: {fault}"),
-            Self::Plugin(fault) => fault.fmt(formatter),
-        }
+fn bind_reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another program does; stop it or choose another port".to_owned(),
+        _ => error.to_string(),
     }
 }
-
-impl std::error::Error for StartError {}

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -23,6 +22,7 @@ use parking_lot::Mutex;
 use reqwest::{Client, Response};
 use serde::Deserialize;
 use serde_json::json;
+use thiserror::Error;
 
 use crate::keys::http::{body, plainly};
 
@@ -190,14 +190,17 @@ fn written(session: &Session, records: &[Bytes], wishes: &[AllowanceRequest]) ->
 }
 
 /// Why records are not where they should be.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Error, PartialEq, Eq)]
 pub enum Refusal {
     /// There is no answer, or one that has nothing to do with what was sent: they are to be sent again.
+    #[error("{0}")]
     Away(String),
     /// Somebody answers, and does not take them. They are to be sent again; if others are taken meanwhile, and these are
     /// not, it is due to them.
+    #[error("{0}")]
     Failed(String),
     /// These of them will never be taken; none: it is not said which.
+    #[error("{}", describe(.0))]
     Faulty(Vec<Faulty>),
 }
 
@@ -210,19 +213,13 @@ pub struct Faulty {
     pub why: String,
 }
 
-impl fmt::Display for Refusal {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Away(why) | Self::Failed(why) => formatter.write_str(why),
-            Self::Faulty(faulty) => match faulty.first() {
-                Some(Faulty { why, .. }) => write!(formatter, "{} records are refused, the first: {why}", faulty.len()),
-                None => formatter.write_str("records are refused, and it is not said which"),
-            },
-        }
+/// Which records are refused, and why the first of them is.
+fn describe(faulty: &[Faulty]) -> String {
+    match faulty.first() {
+        Some(Faulty { why, .. }) => format!("{} records are refused; the first: {why}", faulty.len()),
+        None => "records are refused, but the service does not say which".to_owned(),
     }
 }
-
-impl std::error::Error for Refusal {}
 
 #[derive(Deserialize)]
 struct Accepted {
@@ -233,7 +230,7 @@ struct Accepted {
 
 #[derive(Deserialize)]
 struct Refused {
-    error: Error,
+    error: ServiceError,
     /// All that are at fault, where the keeper tells more than one.
     #[serde(default)]
     refused: Vec<RefusedRecord>,
@@ -248,7 +245,7 @@ struct RefusedRecord {
 
 /// What the keeper says is wrong, in OpenAI's form.
 #[derive(Deserialize)]
-struct Error {
+struct ServiceError {
     /// Such as `records[3]` or `records[3].cost_usd`.
     param: Option<String>,
     #[serde(default)]
@@ -289,7 +286,7 @@ fn may_be_due_to_records(status: StatusCode) -> bool {
 
 /// Which records are at fault, as far as that is said, each once and in their order.
 fn faulty(body: &[u8], count: usize) -> Vec<Faulty> {
-    let Ok(Refused { error: Error { param, message }, refused }) = serde_json::from_slice(body) else {
+    let Ok(Refused { error: ServiceError { param, message }, refused }) = serde_json::from_slice(body) else {
         return Vec::new();
     };
     let first = param.as_deref().and_then(place).map(|index| (index, message));

@@ -71,7 +71,12 @@ const WAIT: Duration = Duration::from_secs(2);
 
 impl<'sender> Delivery<'sender> {
     /// The delivery of a batch.
-    pub(super) fn of(owner: Owner, batch: Batch, backlog: &'sender mut Backlog, witness: &'sender mut Witness) -> Self {
+    pub(super) fn new(
+        owner: Owner,
+        batch: Batch,
+        backlog: &'sender mut Backlog,
+        witness: &'sender mut Witness,
+    ) -> Self {
         let mut delivery = Self {
             batches: Vec::with_capacity(1),
             parts: VecDeque::with_capacity(1),

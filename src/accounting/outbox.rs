@@ -7,7 +7,7 @@ mod reader;
 mod segment;
 
 use std::{
-    fmt, io,
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -19,6 +19,7 @@ use std::{
 
 use keymeter_core::record::{Record, Session};
 use parking_lot::Mutex;
+use thiserror::Error;
 use tokio::sync::Notify;
 
 use self::{directory::Claimed, journal::Journal};
@@ -232,43 +233,26 @@ impl Reader {
 }
 
 /// Why there is no spool.
-#[derive(Debug)]
+#[derive(Debug, Error)]
+#[error("cannot keep the ledger in {}: {error}; `ledger.directory` must be writable", .directory.display())]
 pub struct OpenError {
     directory: PathBuf,
     error: io::Error,
 }
 
-impl fmt::Display for OpenError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (directory, error) = (self.directory.display(), &self.error);
-        write!(formatter, "cannot keep the ledger in {directory}: {error}; `ledger.directory` must be writable")
-    }
-}
-
-impl std::error::Error for OpenError {}
-
 /// Why a record is not on disk.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum OutboxError {
     /// It could not be written now; it is held in memory and written as soon as that can be done.
+    #[error("a record waits in memory because it cannot be written: {0}")]
     Held(io::Error),
     /// It could not be written, and there is no more memory for such.
+    #[error("a record is lost because it cannot be written: {0}")]
     Lost(io::Error),
     /// It is longer than any record can be.
+    #[error("a record is lost because it has more than {LONGEST} bytes")]
     TooLong,
 }
-
-impl fmt::Display for OutboxError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Held(error) => write!(formatter, "a record waits in memory, for it cannot be written: {error}"),
-            Self::Lost(error) => write!(formatter, "a record is lost, for it cannot be written: {error}"),
-            Self::TooLong => write!(formatter, "a record is lost, for it has more than {LONGEST} bytes"),
-        }
-    }
-}
-
-impl std::error::Error for OutboxError {}
 
 #[cfg(test)]
 mod tests;

@@ -39,7 +39,7 @@ const LONGEST_REASON: usize = 512;
 
 impl RefusedRecords {
     /// Those of the ledger in `directory`.
-    pub(super) fn of(directory: &Path) -> Self {
+    pub(super) fn new(directory: &Path) -> Self {
         Self { path: directory.join("refused.jsonl"), most: MOST }
     }
 
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn records_are_kept_for_nobody_else_and_no_more_than_fit() {
         let directory = tempfile::tempdir().unwrap();
-        let records = RefusedRecords { most: 300, ..RefusedRecords::of(directory.path()) };
+        let records = RefusedRecords { most: 300, ..RefusedRecords::new(directory.path()) };
         std::fs::write(records.path(), "{\"half\":").unwrap();
         std::fs::set_permissions(records.path(), Permissions::from_mode(0o644)).unwrap();
         assert_eq!(add(&records, &[br#"{"model":"m\u0000"}"#, b"no JSON \xff"]), Kept::OnDisk);

@@ -34,7 +34,7 @@ impl Sender {
     /// What sends `ledger` on by `courier`, and sets aside in the ledger's `directory` what is never taken.
     #[must_use]
     pub fn new(ledger: Arc<Ledger>, courier: Arc<AccountingClient>, directory: &std::path::Path) -> Self {
-        Self { ledger, courier, refused: RefusedRecords::of(directory) }
+        Self { ledger, courier, refused: RefusedRecords::new(directory) }
     }
 
     /// Sends what there is and what comes, for ever.
@@ -52,7 +52,7 @@ impl Sender {
                 Ok(Some((owner, batch))) => {
                     let is_last = batch.payloads.len() < MOST;
                     self.show(oldest(&batch));
-                    let delivery = Delivery::of(owner, batch, &mut backlog, &mut witness);
+                    let delivery = Delivery::new(owner, batch, &mut backlog, &mut witness);
                     delivery.complete(&self.ledger, &self.courier, &self.refused).await;
                     if is_last && !backlog.has_orphans() {
                         tokio::time::sleep(WINDOW.saturating_sub(MonotonicTime::now().saturating_since(start))).await;

@@ -2,7 +2,7 @@
 //! secret is shown once, alone on standard output; everything else about it goes to standard error.
 
 mod change;
-mod fault;
+mod error;
 mod options;
 mod read;
 mod remote;
@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use keymeter_config::Environment;
 use keymeter_core::key::{KeyId, KeyName};
 
-pub use self::fault::KeysError;
+pub use self::error::KeysError;
 use self::options::{Clearable, Grace, Options, parse_name};
 use super::remote::Output;
 

@@ -16,6 +16,7 @@ use keymeter_core::{
 };
 use reqwest::{Client, Method};
 use serde_json::Value;
+use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 
 /// Where the control plane is.
@@ -231,17 +232,22 @@ fn cell(row: &Value, path: &str) -> String {
 }
 
 /// Why a call did not come about.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum RemoteError {
     /// The environment has none.
+    #[error("no token: set {TOKEN} to the operator's or a user's")]
     NoToken,
     /// It is no URL.
+    #[error("--control: {0}")]
     Url(String),
     /// They cannot be used.
+    #[error("cannot use the certificates in {}: {}", .0.display(), .1)]
     Certificates(PathBuf, String),
     /// There is nobody, or nobody who answers in JSON.
+    #[error("the control plane at {} does not answer: {}", .0, Printable(.1))]
     Unreachable(String, String),
     /// It does not do it.
+    #[error("{}{} ({status})", field_prefix(.param.as_deref()), Printable(.message))]
     Refused {
         /// The answer's.
         status: u16,
@@ -251,33 +257,17 @@ pub enum RemoteError {
         param: Option<String>,
     },
     /// The command says something that a control plane does not know.
+    #[error("{0}")]
     Unfit(&'static str),
     /// The standard streams cannot be used.
+    #[error("cannot use the standard streams: {0}")]
     Stream(io::Error),
 }
 
-impl fmt::Display for RemoteError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoToken => write!(formatter, "no token: set {TOKEN} to the operator's or a user's"),
-            Self::Url(why) => write!(formatter, "--control: {why}"),
-            Self::Certificates(path, why) => {
-                write!(formatter, "cannot use the certificates in {}: {why}", path.display())
-            }
-            Self::Unreachable(url, why) => {
-                write!(formatter, "the control plane at {url} does not answer: {}", Printable(why))
-            }
-            Self::Refused { status, message, param: Some(field) } => {
-                write!(formatter, "{}: {} ({status})", Printable(field), Printable(message))
-            }
-            Self::Refused { status, message, param: None } => write!(formatter, "{} ({status})", Printable(message)),
-            Self::Unfit(why) => formatter.write_str(why),
-            Self::Stream(fault) => write!(formatter, "cannot use the standard streams: {fault}"),
-        }
-    }
+/// The field that is wrong, before what is wrong with it.
+fn field_prefix(param: Option<&str>) -> String {
+    param.map(|field| format!("{}: ", Printable(field))).unwrap_or_default()
 }
-
-impl std::error::Error for RemoteError {}
 
 #[cfg(test)]
 mod tests {

@@ -67,7 +67,7 @@ pub(super) struct Reserve {
 }
 
 impl Reserve {
-    pub fn of(size: usize) -> Self {
+    pub fn new(size: usize) -> Self {
         let reserve = Self { size, held: Mutex::default() };
         reserve.refill();
         reserve

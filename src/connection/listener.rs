@@ -49,13 +49,13 @@ impl Listener {
             reason = "its successor is unsafe for what may close its descriptor, as a listener never does"
         )]
         let socket = AsyncFd::new(socket)?;
-        Ok(Self { socket, connections, reserve: Reserve::of(0) })
+        Ok(Self { socket, connections, reserve: Reserve::new(0) })
     }
 
     /// The same, with descriptors of its own.
     #[must_use]
     pub fn with_reserve(self) -> Self {
-        Self { reserve: Reserve::of(RESERVE), ..self }
+        Self { reserve: Reserve::new(RESERVE), ..self }
     }
 
     /// The address that is listened on.

@@ -83,7 +83,7 @@ impl Connections {
         if let Some(place) = self.free_place() {
             return place;
         }
-        let _waiting = Waiting::of(self);
+        let _waiting = Waiting::new(self);
         loop {
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
@@ -153,7 +153,7 @@ impl Registry {
 struct Waiting<'connections>(&'connections Connections);
 
 impl<'connections> Waiting<'connections> {
-    fn of(connections: &'connections Connections) -> Self {
+    fn new(connections: &'connections Connections) -> Self {
         connections.waiting.fetch_add(1, Ordering::SeqCst);
         Self(connections)
     }

@@ -2,7 +2,6 @@
 //! failure, and a service that fails in a row is spared.
 
 use std::{
-    fmt,
     path::PathBuf,
     sync::{
         Arc,
@@ -22,6 +21,7 @@ use keymeter_core::{
 };
 use parking_lot::Mutex;
 use reqwest::{Client, Response, redirect};
+use thiserror::Error;
 use tokio::sync::Semaphore;
 
 use super::{Answer, EntityTag, Found, KeySource, SourceError, circuit::Circuit};
@@ -75,20 +75,12 @@ pub fn client(service: &Http) -> Result<Client, ClientError> {
 }
 
 /// Why there is no client for a key service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("cannot use the certificates of `keys.http.ca` ({}): {why}", .path.display())]
 pub struct ClientError {
     path: PathBuf,
     why: String,
 }
-
-impl fmt::Display for ClientError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (path, why) = (self.path.display(), &self.why);
-        write!(formatter, "cannot use the certificates of `keys.http.ca` ({path}): {why}")
-    }
-}
-
-impl std::error::Error for ClientError {}
 
 impl HttpSource {
     /// The service that `service` describes.

@@ -24,12 +24,12 @@ impl YamlSource {
     /// The keys that `records` names.
     #[must_use]
     pub fn new(records: Vec<KeyRecord>) -> Self {
-        Self { keys: ArcSwap::from_pointee(Keys::of(records)) }
+        Self { keys: ArcSwap::from_pointee(records.into()) }
     }
 
     /// Puts `records` in place of the keys so far. Whoever caches them must forget them after.
     pub fn replace(&self, records: Vec<KeyRecord>) {
-        self.keys.store(Arc::new(Keys::of(records)));
+        self.keys.store(Arc::new(records.into()));
     }
 
     /// Whether there is a key of that id.
@@ -51,8 +51,8 @@ impl YamlSource {
     }
 }
 
-impl Keys {
-    fn of(records: Vec<KeyRecord>) -> Self {
+impl From<Vec<KeyRecord>> for Keys {
+    fn from(records: Vec<KeyRecord>) -> Self {
         let mut keys = Self::default();
         for record in records {
             let record = Arc::new(record);

@@ -7,7 +7,7 @@ mod names;
 mod parent;
 mod request;
 
-use std::{error::Error as _, fmt, time::Duration};
+use std::time::Duration;
 
 use keymeter_config::{Sample, Tracing};
 use opentelemetry::{InstrumentationScope, KeyValue, trace::TracerProvider};
@@ -16,6 +16,7 @@ use opentelemetry_sdk::{
     trace::{Sampler, SdkTracer, SdkTracerProvider, SpanProcessor},
 };
 use parking_lot::Mutex;
+use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 
 use self::{
@@ -53,7 +54,7 @@ impl Traces {
             let _within = runtime.enter();
             collector(&terms.otlp, series)?
         };
-        Ok(Self::of(processor, terms.sample, Some(runtime)))
+        Ok(Self::new(processor, terms.sample, Some(runtime)))
     }
 
     /// Whether `start` could use what `terms` say.
@@ -65,7 +66,7 @@ impl Traces {
     }
 
     /// Traces that `processor` is given, and what it needs to live.
-    fn of(processor: impl SpanProcessor + 'static, sample: Sample, runtime: Option<Runtime>) -> Self {
+    fn new(processor: impl SpanProcessor + 'static, sample: Sample, runtime: Option<Runtime>) -> Self {
         let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(sample.ratio())));
         let provider = SdkTracerProvider::builder().with_span_processor(processor).with_sampler(sampler);
         let provider = provider.with_resource(resource()).build();
@@ -126,34 +127,25 @@ fn instance() -> String {
 }
 
 /// Why there are no traces.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum TracesError {
     /// The operating system gives no thread.
+    #[error("cannot start the thread of traces: {0}")]
     System(std::io::Error),
     /// The system's certificates cannot be used.
+    #[error("cannot use TLS with the collector of `tracing.otlp`: {}", reasons(.0))]
     Tls(tonic::transport::Error),
     /// What the environment says of OTLP cannot be used.
+    #[error("cannot use the OTEL_EXPORTER_OTLP_… variables: {0}")]
     Exporter(opentelemetry_otlp::ExporterBuildError),
 }
 
-impl fmt::Display for TracesError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::System(fault) => write!(formatter, "traces need a thread: {fault}"),
-            Self::Tls(fault) => {
-                // What is outermost says only that there is something.
-                let reasons = std::iter::successors(fault.source(), |reason| (*reason).source());
-                let reasons: Vec<_> = reasons.map(ToString::to_string).collect();
-                write!(formatter, "the collector of `tracing.otlp` cannot be spoken to: {}", reasons.join(": "))
-            }
-            Self::Exporter(fault) => {
-                write!(formatter, "traces cannot be sent as the variables OTEL_EXPORTER_OTLP_… say: {fault}")
-            }
-        }
-    }
+/// The causes of `error`, whose own text says only that there is one.
+fn reasons(error: &dyn std::error::Error) -> String {
+    let reasons: Vec<_> =
+        std::iter::successors(error.source(), |reason| reason.source()).map(ToString::to_string).collect();
+    reasons.join(": ")
 }
-
-impl std::error::Error for TracesError {}
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! The plugin as one piece: the gate before somebody's own proxy, and the services that their
 //! Pingora server runs beside it. Our own gateway is put together from the same parts.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -15,6 +15,7 @@ use pingora::{
         listening::Service as Listening,
     },
 };
+use thiserror::Error;
 
 use crate::{
     accounting::{AccountingClient, Ledger, LedgerError, Sender},
@@ -92,7 +93,7 @@ impl Plugin {
     /// When the key service's certificates cannot be used.
     pub fn new(loaded: Loaded, path: PathBuf, log: AccessLog) -> Result<Self, PluginError> {
         let Loaded { config, keys, files } = loaded;
-        let metrics = Arc::new(Metrics::new(config.metrics.max_key_series).map_err(PluginError::Metrics)?);
+        let metrics = Arc::new(Metrics::new(config.metrics.max_key_series)?);
         let accounts = Arc::new(Accounts::new(metrics.clone()));
         let resolver = |source, terms: &KeyCache| {
             Arc::new(Resolver::new(source, terms, accounts.clone(), metrics.clone(), Arc::default()))
@@ -106,9 +107,9 @@ impl Plugin {
                 (resolver(yaml.clone(), &terms), Source::Yaml(yaml))
             }
             config::Source::Http(service) => {
-                let http = HttpSource::new(service.clone()).map_err(PluginError::Source)?;
+                let http = HttpSource::new(service.clone())?;
                 let opened = service.usage_url.as_ref().map(|_| Ledger::open(&config.ledger, metrics.clone()));
-                let opened = opened.transpose().map_err(PluginError::Ledger)?.map(Arc::new);
+                let opened = opened.transpose()?.map(Arc::new);
                 let http = Arc::new(match &opened {
                     Some(ledger) => http.with_session(ledger.session().clone()),
                     None => http,
@@ -220,14 +221,12 @@ fn with_courier(
 
 /// Limits that are kept as `terms` say.
 fn shared_limits(terms: &config::Shared, metrics: &Metrics) -> Result<Arc<SharedLimits>, PluginError> {
-    let series = metrics.shared().map_err(PluginError::Metrics)?;
-    SharedLimits::new(terms.clone(), series).map(Arc::new).map_err(PluginError::Shared)
+    Ok(Arc::new(SharedLimits::new(terms.clone(), metrics.shared()?)?))
 }
 
 /// Traces that are sent as `terms` say.
 fn traces(terms: &config::Tracing, metrics: &Metrics) -> Result<Traces, PluginError> {
-    let series = metrics.traces().map_err(PluginError::Metrics)?;
-    Traces::start(terms, series).map_err(PluginError::Traces)
+    Ok(Traces::start(terms, metrics.traces()?)?)
 }
 
 /// Reloads when a file changes, and closes the accounts of deleted keys, until the server stops.
@@ -345,39 +344,33 @@ impl Upkeep {
 }
 
 /// Why there is no plugin.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum PluginError {
     /// The files are faulty.
+    #[error("{}", lines(.0))]
     Configuration(Vec<ConfigError>),
     /// The key service cannot be asked.
-    Source(ClientError),
+    #[error(transparent)]
+    Source(#[from] ClientError),
     /// Usage cannot be recorded.
-    Ledger(LedgerError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// Limits cannot be shared.
-    Shared(SharedLimitsError),
+    #[error(transparent)]
+    Shared(#[from] SharedLimitsError),
     /// Requests cannot be traced.
-    Traces(TracesError),
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     /// Two metrics share a name.
-    Metrics(prometheus::Error),
+    #[error("cannot register the metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
 }
 
-impl fmt::Display for PluginError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Configuration(faults) => {
-                let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
-                formatter.write_str(&lines.join("\n"))
-            }
-            Self::Source(fault) => fault.fmt(formatter),
-            Self::Ledger(fault) => fault.fmt(formatter),
-            Self::Shared(fault) => fault.fmt(formatter),
-            Self::Traces(fault) => fault.fmt(formatter),
-            Self::Metrics(fault) => write!(formatter, "cannot register the metrics: {fault}"),
-        }
-    }
+/// Each error on a line of its own.
+pub(crate) fn lines(errors: &[ConfigError]) -> String {
+    let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    lines.join("\n")
 }
-
-impl std::error::Error for PluginError {}
 
 #[cfg(test)]
 mod tests {

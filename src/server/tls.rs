@@ -37,7 +37,7 @@ impl Pair {
 impl Certificate {
     /// Shows `pair`.
     #[must_use]
-    pub fn of(Pair(pair): Pair) -> Arc<Self> {
+    pub fn new(Pair(pair): Pair) -> Arc<Self> {
         Arc::new(Self { current: ArcSwap::new(pair) })
     }
 

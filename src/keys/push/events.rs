@@ -1,6 +1,8 @@
 //! Reads server-sent events (WHATWG HTML, section 9.2), of any division into pieces and in bounded memory.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
+
+use thiserror::Error;
 
 /// An event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,14 +33,9 @@ const LARGEST_EVENT: usize = 64 * 1024;
 const LONGEST_RETRY: Duration = Duration::from_secs(4);
 
 /// An event grew too large.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("an event has more than {LARGEST_EVENT} bytes")]
 pub(crate) struct TooLarge;
-
-impl fmt::Display for TooLarge {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "an event has more than {LARGEST_EVENT} bytes")
-    }
-}
 
 impl Reader {
     /// Reads the next bytes, and gives the events that are complete with them.

@@ -38,7 +38,7 @@ impl SharedLimits {
             self.due.push(key, rest.into_settlement());
         }
         let is_busy = takes_stock && self.seen.is_busy(key, now);
-        let wish = is_busy.then(|| Wish::of(self.terms.lease, limits, tokens)).flatten();
+        let wish = is_busy.then(|| Wish::new(self.terms.lease, limits, tokens)).flatten();
         let stock = wish.map(|wish| (self.new_name(), wish));
         let along = self.due.of(key, TAKEN_ALONG, self.link.keeps_order());
         let mut attempt = Attempt { shared: self, key, name: self.new_name(), tokens, stock, along, is_open: true };
@@ -119,7 +119,7 @@ impl Drop for Attempt<'_> {
         let settlement = |name: &Arc<str>, ending| Settlement { name: name.clone(), slot: 0, tokens: 0, ending };
         self.shared.due.push(self.key, settlement(&self.name, Ending::Cancelled));
         if let Some((name, wish)) = &self.stock {
-            self.shared.due.push(self.key, settlement(name, Ending::of_whole_stock(name, wish.places)));
+            self.shared.due.push(self.key, settlement(name, Ending::whole_lease(name, wish.places)));
         }
     }
 }

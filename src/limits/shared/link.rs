@@ -1,7 +1,7 @@
 //! The way to the server: one connection for all requests, or one for each server of a cluster.
 
 use std::{
-    fmt, fs,
+    fs,
     path::PathBuf,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -18,6 +18,7 @@ use redis::{
     io::tcp::TcpSettings,
     sentinel::{SentinelClientBuilder, SentinelServerType},
 };
+use thiserror::Error;
 
 /// How to reach the server, and the connection while there is one.
 pub(super) struct Link {
@@ -211,36 +212,27 @@ impl ConnectionLike for Connection {
 }
 
 /// Why the server was of no use.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub(super) enum LinkError {
     /// It said so, or could not be reached.
+    #[error(transparent)]
     Server(RedisError),
     /// It did not answer in time.
+    #[error("no answer within {} ms", .0.as_millis())]
     Slow(Duration),
     /// Its answer is none that the scripts give.
+    #[error("it is no Redis or Valkey server that runs scripts as they are")]
     Unreadable,
     /// The connection was let go of.
+    #[error("the connection was closed")]
     Cut,
     /// `limits.shared.ca` cannot be read.
+    #[error("cannot read the certificates of `limits.shared.ca` ({}): {}", .0.display(), .1)]
     Certificates(PathBuf, std::io::Error),
 }
 
 impl From<RedisError> for LinkError {
     fn from(error: RedisError) -> Self {
         if error.is_timeout() { Self::Slow(PATIENCE) } else { Self::Server(error) }
-    }
-}
-
-impl fmt::Display for LinkError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Server(error) => error.fmt(formatter),
-            Self::Slow(limit) => write!(formatter, "no answer within {} ms", limit.as_millis()),
-            Self::Unreadable => formatter.write_str("it is no Redis or Valkey server that runs scripts as they are"),
-            Self::Cut => formatter.write_str("the connection was let go of"),
-            Self::Certificates(path, error) => {
-                write!(formatter, "cannot read the certificates of `limits.shared.ca` ({}): {error}", path.display())
-            }
-        }
     }
 }

@@ -28,7 +28,7 @@ pub(super) struct Wish {
 impl Wish {
     /// `part` hundredths of what `limits` allow, for requests of so many `tokens`; `None` where that is less than one
     /// request.
-    pub(super) fn of(part: u8, limits: &Limits, tokens: u64) -> Option<Self> {
+    pub(super) fn new(part: u8, limits: &Limits, tokens: u64) -> Option<Self> {
         let part = u64::from(part);
         // At most the whole, so it does not overflow.
         let hundredths = |number: u64| number / 100 * part + number % 100 * part / 100;
@@ -102,15 +102,15 @@ mod tests {
 
     #[test]
     fn a_part_of_each_limit_is_taken_and_of_none_too_much() {
-        let wish = |limits, tokens| Wish::of(5, &limits, tokens).map(|wish| (wish.requests, wish.tokens, wish.places));
+        let wish = |limits, tokens| Wish::new(5, &limits, tokens).map(|wish| (wish.requests, wish.tokens, wish.places));
         assert_eq!(wish(limits(600, 100_000, 100), 100), Some((30, 3000, 5)));
         assert_eq!(wish(limits(600, 100_000, 0), 1000), Some((30, 5000, 30)), "no more tokens than a part");
         assert_eq!(wish(limits(0, 100_000, 0), 10), Some((50, 500, 50)));
         for too_little in [limits(19, 100_000, 100), limits(600, 100, 100), limits(600, 100_000, 10)] {
             assert_eq!(wish(too_little, 10), None, "{too_little:?}");
         }
-        assert_eq!(Wish::of(0, &limits(600, 0, 0), 1), None);
-        assert_eq!(Wish::of(0, &limits(0, 0, 0), 0), None, "nothing of something is nothing");
+        assert_eq!(Wish::new(0, &limits(600, 0, 0), 1), None);
+        assert_eq!(Wish::new(0, &limits(0, 0, 0), 0), None, "nothing of something is nothing");
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(super) enum Ending {
 
 impl Ending {
     /// Of a stock of which nothing was used, or that there may not even be.
-    pub(super) fn of_whole_stock(name: &str, places: u64) -> Self {
+    pub(super) fn whole_lease(name: &str, places: u64) -> Self {
         let places: Vec<_> = (1..=places).map(|place| format!("{name}.{place}")).collect();
         Self::QuotaLease { requests: 0, tokens: 0, places: places.join(" ") }
     }
@@ -118,14 +118,14 @@ impl Settlements {
     pub(super) fn of(&self, key: &KeyId, most: usize, goes_the_same_way: bool) -> Option<Batch> {
         let by_key = self.by_key.lock();
         let entries = by_key.get(key)?.iter().filter(|entry| !(entry.is_under_way && goes_the_same_way));
-        Batch::of(key, entries.take(most))
+        Batch::new(key, entries.take(most))
     }
 
     /// What is not under way: some `most` of it, a batch for each key, of `most_of_key` at most.
     pub(super) fn all(&self, most: usize, most_of_key: usize) -> Vec<Batch> {
         let (mut batches, mut count) = (Vec::new(), 0);
         for (key, entries) in self.by_key.lock().iter() {
-            let batch = Batch::of(key, entries.iter().filter(|entry| !entry.is_under_way).take(most_of_key));
+            let batch = Batch::new(key, entries.iter().filter(|entry| !entry.is_under_way).take(most_of_key));
             count += batch.as_ref().map_or(0, |batch| batch.numbers.len());
             batches.extend(batch);
             if count >= most {
@@ -189,7 +189,7 @@ impl Settlements {
 }
 
 impl Batch {
-    fn of<'entries>(key: &KeyId, entries: impl Iterator<Item = &'entries Entry>) -> Option<Self> {
+    fn new<'entries>(key: &KeyId, entries: impl Iterator<Item = &'entries Entry>) -> Option<Self> {
         let (numbers, settlements): (Vec<_>, _) = entries.map(|entry| (entry.number, entry.settlement.clone())).unzip();
         (!numbers.is_empty()).then(|| Self { key: key.clone(), settlements, numbers })
     }

@@ -55,7 +55,7 @@ struct Gateway {
 }
 
 impl Gateway {
-    async fn of(redis: &Redis, clock: &Arc<AtomicU64>, rest: &str) -> Self {
+    async fn connect(redis: &Redis, clock: &Arc<AtomicU64>, rest: &str) -> Self {
         let terms = terms(&redis.url(), rest);
         let shared = Arc::new(SharedLimits::with_clock(terms, series(), &Clock::Set(clock.clone())).unwrap());
         let connection = shared.link.connected().await.unwrap();
@@ -156,7 +156,7 @@ fn the_server_agrees_with_a_plain_list() {
     let numbers = AtomicU64::new(0);
     let config = ProptestConfig::with_cases(u32::try_from(2 * repetitions()).unwrap());
     proptest!(config, |(limits in any_limits(), steps in prop::collection::vec(any_step(), 1..80))| {
-        let mut gateway = runtime.block_on(Gateway::of(&redis, &Arc::default(), ""));
+        let mut gateway = runtime.block_on(Gateway::connect(&redis, &Arc::default(), ""));
         let key = key(numbers.fetch_add(1, Ordering::Relaxed));
         // A server remembers when it looked at a key that it knows.
         runtime.block_on(async {
@@ -174,7 +174,7 @@ async fn gateways(redis: &Redis, number: usize, rest: &str) -> Vec<Gateway> {
     let clock = Arc::default();
     let mut gateways = Vec::new();
     for _ in 0..number {
-        let mut gateway = Gateway::of(redis, &clock, rest).await;
+        let mut gateway = Gateway::connect(redis, &clock, rest).await;
         gateway.at(at(0)).await;
         gateways.push(gateway);
     }
@@ -446,7 +446,7 @@ async fn nothing_is_left_of_gateways_that_are_gone() {
     let clock = Arc::default();
     let mut sizes = Vec::new();
     for crash in 0..8 {
-        let mut gateway = Gateway::of(&redis, &clock, ", lease: 1%").await;
+        let mut gateway = Gateway::connect(&redis, &clock, ", lease: 1%").await;
         let now = at(crash * 40_000);
         gateway.at(now).await;
         for _ in 0..100 {

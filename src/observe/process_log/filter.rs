@@ -48,7 +48,7 @@ impl<S: Subscriber> Layer<S> for LineFilter {
         if *event.metadata().level() > Level::INFO {
             return true;
         }
-        let kind = Kind::of(event);
+        let kind = Kind::from(event);
         if kind.is_pingoras() && !levels::shows_debug() && is_about_client(&message(event)) {
             return false;
         }
@@ -63,9 +63,9 @@ pub(super) struct Kind {
     line: u32,
 }
 
-impl Kind {
+impl From<&Event<'_>> for Kind {
     /// Lines that come by way of the `log` crate have their place in fields.
-    fn of(event: &Event<'_>) -> Self {
+    fn from(event: &Event<'_>) -> Self {
         let metadata = event.metadata();
         if metadata.target() != "log" {
             return Self { target: metadata.target().to_owned(), line: metadata.line().unwrap_or(0) };
@@ -74,7 +74,9 @@ impl Kind {
         event.record(&mut place);
         Self { target: place.target, line: place.line }
     }
+}
 
+impl Kind {
     fn is_pingoras(&self) -> bool {
         self.target.starts_with("pingora")
     }

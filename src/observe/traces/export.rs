@@ -216,7 +216,7 @@ mod tests {
             let held = Held { gate: Arc::new(Semaphore::new(0)), takes };
             let queue = Queue::before(held.clone(), "http://h:1", metrics.traces().unwrap(), 4);
             let shared = queue.shared.clone();
-            let traces = Traces::of(queue, Sample::ALL, None);
+            let traces = Traces::new(queue, Sample::ALL, None);
             (0..10).for_each(|_| request(&traces));
             assert_counts(&metrics, [("dropped", 6), ("exported", 0), ("failed", 0)]);
             held.gate.close();
