@@ -8,6 +8,7 @@ pub mod http;
 mod known;
 pub mod push;
 pub mod revocation;
+pub mod service;
 mod yaml;
 
 use std::{

@@ -41,7 +41,7 @@ use crate::{
         descriptors::{most_of_admin, most_of_gateway},
         listener::Listener,
     },
-    keys::http::client,
+    keys::service::ServiceClient,
     observe::{access_log::AccessLog, traces::Traces},
     proxy::Gated,
     server::{
@@ -179,7 +179,7 @@ impl Server {
         }
         self.plugin.finish().await;
         if let Some(ledger) = self.plugin.gate().ledger() {
-            ledger.sent(LAST_RECORDS.min(limit.saturating_sub(MonotonicTime::now().saturating_since(start)))).await;
+            ledger.drain(LAST_RECORDS.min(limit.saturating_sub(MonotonicTime::now().saturating_since(start)))).await;
         }
         Drained::Empty
     }
@@ -250,7 +250,7 @@ fn gateway_app(gateway: Gated<Gateway>) -> HttpProxy<Gated<Gateway>> {
 /// of the collector of traces cannot be used.
 pub fn rehearse(config: &config::Config) -> Result<(), StartError> {
     if let config::Source::Http(service) = &config.keys.source {
-        client(service).map_err(PluginError::from)?;
+        ServiceClient::new(service).map_err(PluginError::from)?;
     }
     if let Some(terms) = &config.tracing {
         Traces::rehearse(terms).map_err(PluginError::from)?;

@@ -37,7 +37,7 @@ pub(super) async fn asked(
     let start = MonotonicTime::now();
     loop {
         let Some(AllowanceNeeded { purse, cost }) = &turned_away.ask else { return Err(turned_away) };
-        let trust = match keeper.ask(purse.asking(*cost)).await {
+        let trust = match keeper.request_allowance(purse.asking(*cost)).await {
             Ok(()) => StalePolicy::WhileItLasts,
             Err(refusal) => {
                 tracing::debug!("no word on a wallet: {refusal}");

@@ -19,6 +19,8 @@ use serde_json::Value;
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::keys::service::{builder, cause};
+
 /// Where the control plane is.
 #[derive(Clone, Debug, Args)]
 pub struct RemoteArgs {
@@ -53,6 +55,9 @@ pub enum Output {
 /// The variable that holds the token.
 const TOKEN: &str = "KEYMETER_CONTROL_TOKEN";
 
+/// How long a call may take.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
 /// A control plane that can be called.
 pub struct Remote {
     base: String,
@@ -69,18 +74,8 @@ impl Remote {
     pub fn new(url: &str, ca: Option<&PathBuf>) -> Result<Self, RemoteError> {
         url.parse::<UpstreamUrl>().map_err(|fault| RemoteError::Url(fault.to_string()))?;
         let token = std::env::var(TOKEN).ok().filter(|token| !token.is_empty()).ok_or(RemoteError::NoToken)?;
-        let mut builder = Client::builder()
-            .user_agent(concat!("keymeter/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .timeout(Duration::from_secs(60));
-        if let Some(path) = ca {
-            let fault = |why: String| RemoteError::Certificates(path.clone(), why);
-            let text = std::fs::read(path).map_err(|error| fault(error.to_string()))?;
-            let trusted = reqwest::Certificate::from_pem_bundle(&text).map_err(|error| fault(error.to_string()))?;
-            builder = builder.tls_built_in_root_certs(false);
-            builder = trusted.into_iter().fold(builder, reqwest::ClientBuilder::add_root_certificate);
-        }
+        let certificates = |why| RemoteError::Certificates(ca.cloned().unwrap_or_default(), why);
+        let builder = builder(ca.map(PathBuf::as_path)).map_err(certificates)?.timeout(TIMEOUT);
         let client = builder.build().map_err(|error| RemoteError::Unreachable(url.to_owned(), error.to_string()))?;
         let runtime = Builder::new_current_thread().enable_all().build().map_err(RemoteError::Stream)?;
         Ok(Self { base: url.trim_end_matches('/').to_owned(), token: Secret::new(token), client, runtime })
@@ -103,8 +98,7 @@ impl Remote {
     /// # Errors
     /// When the control plane cannot be reached, or refuses.
     pub fn text(&self, method: Method, path: &str, body: Option<&Value>) -> Result<String, RemoteError> {
-        let unreachable =
-            |fault: reqwest::Error| RemoteError::Unreachable(self.base.clone(), crate::keys::http::plainly(&fault));
+        let unreachable = |fault: reqwest::Error| RemoteError::Unreachable(self.base.clone(), cause(&fault));
         let mut request = self.client.request(method, format!("{}{path}", self.base)).bearer_auth(self.token.reveal());
         if let Some(body) = body {
             request = request.json(body);

@@ -14,16 +14,20 @@ use std::{
 use http::{HeaderMap, StatusCode, header};
 use keymeter_config::keys::Http;
 use keymeter_core::{clock::MonotonicTime, key::KeyHash};
-use reqwest::{Client, Response};
+use reqwest::Response;
 use serde::Deserialize;
 
 use self::events::{Event, Reader};
-use super::{Change, Resolver, circuit::pause, http::plainly};
+use super::{
+    Change, Resolver,
+    circuit::pause,
+    service::{EVENT_STREAM, ServiceClient, ServiceError, next_piece, send, within},
+};
 use crate::observe::metrics::Metrics;
 
 /// A listener to the events of a key service.
 pub struct Push {
-    client: Client,
+    client: ServiceClient,
     service: Http,
     resolver: Arc<Resolver>,
     metrics: Arc<Metrics>,
@@ -36,7 +40,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 impl Push {
     /// A listener for `resolver`.
     #[must_use]
-    pub fn new(client: Client, service: Http, resolver: Arc<Resolver>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(client: ServiceClient, service: Http, resolver: Arc<Resolver>, metrics: Arc<Metrics>) -> Self {
         Self { client, service, resolver, metrics, is_connected: AtomicBool::new(false) }
     }
 
@@ -74,21 +78,17 @@ impl Push {
         }
     }
 
-    async fn connect(&self, url: &str, last_id: Option<&str>) -> Result<Response, String> {
-        let mut request = self.client.get(url).header(header::ACCEPT, "text/event-stream");
-        if let Some(token) = &self.service.token {
-            request = request.bearer_auth(token.0.reveal());
-        }
+    async fn connect(&self, url: &str, last_id: Option<&str>) -> Result<Response, ServiceError> {
+        let mut request = self.client.get(url, EVENT_STREAM);
         if let Some(id) = last_id {
             request = request.header("last-event-id", id);
         }
-        let answer = tokio::time::timeout(self.service.timeout, request.send()).await;
-        let answer = answer.map_err(|_| "no answer in time".to_owned())?.map_err(|error| plainly(&error))?;
+        let answer = within(self.service.timeout, send(request)).await?;
         let (status, is_stream) = (answer.status(), is_event_stream(answer.headers()));
         match (status, is_stream) {
             (StatusCode::OK, true) => Ok(answer),
-            (StatusCode::OK, false) => Err("its answer is no text/event-stream".to_owned()),
-            (status, _) => Err(format!("status {status}")),
+            (StatusCode::OK, false) => Err(ServiceError::Invalid("its answer is not text/event-stream".to_owned())),
+            (status, _) => Err(ServiceError::Unavailable(format!("status {status}"))),
         }
     }
 
@@ -99,10 +99,10 @@ impl Push {
         self.resolver.doubt_all(MonotonicTime::now());
         loop {
             let silence = if reader.expects_comments() { SILENCE } else { Duration::MAX };
-            let piece = match tokio::time::timeout(silence, response.chunk()).await {
+            let piece = match tokio::time::timeout(silence, next_piece(&mut response)).await {
                 Ok(Ok(Some(piece))) => piece,
                 Ok(Ok(None)) => return "it was closed".to_owned(),
-                Ok(Err(error)) => return plainly(&error),
+                Ok(Err(error)) => return error.to_string(),
                 Err(_) => return format!("nothing came for {} s", SILENCE.as_secs()),
             };
             let received = MonotonicTime::now();
@@ -129,7 +129,7 @@ impl Push {
 /// Whether an answer says that events come.
 pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    kind.is_some_and(|kind| kind.starts_with("text/event-stream"))
+    kind.is_some_and(|kind| kind.starts_with(EVENT_STREAM))
 }
 
 /// What a body says has changed, as an event's data or as the body of `POST /-/keys/invalidate`. Nothing, or neither an

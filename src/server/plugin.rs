@@ -21,7 +21,11 @@ use crate::{
     accounting::{AccountingClient, Ledger, LedgerError, Sender},
     admission::{Gate, InFlight, Settings},
     connection::{Connections, app::TimedApp, descriptors::most_of_admin},
-    keys::{HttpSource, Resolver, YamlSource, http::ClientError, push::Push},
+    keys::{
+        HttpSource, Resolver, YamlSource,
+        push::Push,
+        service::{ClientError, ServiceClient},
+    },
     limits::{
         account::Accounts,
         shared::{SharedLimits, SharedLimitsError},
@@ -211,7 +215,7 @@ impl Plugin {
 fn with_courier(
     ledger: Arc<Ledger>,
     service: &config::keys::Http,
-    client: &reqwest::Client,
+    client: &ServiceClient,
     resolver: &Resolver,
 ) -> Option<(Arc<Ledger>, Arc<AccountingClient>)> {
     let (session, purses) = (ledger.session().clone(), resolver.purses().clone());

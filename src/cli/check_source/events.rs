@@ -11,8 +11,8 @@ use super::{
     report::{Report, Verdict},
 };
 use crate::keys::{
-    http::plainly,
     push::{events::Reader, is_event_stream},
+    service::next_piece,
 };
 
 const STRANGER: &str = "events, no token";
@@ -77,7 +77,7 @@ impl Examiner {
 
 async fn first_sign(mut stream: Response) -> Result<&'static str, String> {
     let mut reader = Reader::default();
-    while let Some(piece) = stream.chunk().await.map_err(|error| plainly(&error))? {
+    while let Some(piece) = next_piece(&mut stream).await.map_err(|error| error.to_string())? {
         if !reader.feed(&piece).map_err(|fault| fault.to_string())?.is_empty() {
             return Ok("an event");
         }
