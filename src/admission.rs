@@ -253,7 +253,7 @@ impl Gate {
             return Ok(());
         }
         let limits = visit.settings.limits_of(record);
-        let here = self.sharing(&limits).map_or(limits, |shared| shared.limits_here(&limits, now.moment));
+        let here = self.sharing(&limits).map_or(limits, |shared| shared.local_limits(&limits, now.moment));
         match Place::take(Holder(account.clone()), here.concurrent_requests) {
             Ok(place) => {
                 visit.place = Some(place);
@@ -459,14 +459,14 @@ impl Gate {
     /// What is used and left of a key's limits, by those who count it.
     #[must_use]
     pub fn standing(&self, key: &Key, limits: &Limits, now: Now) -> LimitStatus {
-        let elsewhere = self.sharing(limits).and_then(|shared| shared.standing(&key.record.id, limits, now.moment));
+        let elsewhere = self.sharing(limits).and_then(|shared| shared.status(&key.record.id, limits, now.moment));
         elsewhere.unwrap_or_else(|| key.account.counters.standing(limits, now.moment))
     }
 
     /// The same, asked of those who count it.
     pub async fn asked_standing(&self, key: &Key, limits: &Limits, now: Now) -> LimitStatus {
         let elsewhere = match self.sharing(limits) {
-            Some(shared) => shared.asked_standing(&key.record.id, limits, now.moment).await,
+            Some(shared) => shared.fetch_status(&key.record.id, limits, now.moment).await,
             None => None,
         };
         elsewhere.unwrap_or_else(|| key.account.counters.standing(limits, now.moment))

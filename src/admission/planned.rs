@@ -101,7 +101,7 @@ impl Planned {
                 self.admitted.limits = share;
                 self.plan_for(share.tokens_per_minute);
                 let here = self.reserve(&share, now)?;
-                Ok(LimitReservations::with(here, shared.admitted_here(&key, &limits)))
+                Ok(LimitReservations::with(here, shared.admit_locally(&key, &limits)))
             }
             Err(Declined::Unreachable(None)) => Err(Rejection::LimitsUnavailable),
         }

@@ -200,7 +200,7 @@ impl Plugin {
     /// Hands in what has ended where limits are shared, for a process that is about to end.
     pub async fn finish(&self) {
         if let Some(shared) = &self.shared {
-            shared.finish(LAST_SETTLEMENTS).await;
+            shared.flush(LAST_SETTLEMENTS).await;
         }
     }
 
@@ -312,7 +312,7 @@ impl Upkeep {
             tokio::time::sleep(EXPIRE).await;
         }
         if let Some(shared) = &self.shared {
-            shared.finish(LAST_SETTLEMENTS).await;
+            shared.flush(LAST_SETTLEMENTS).await;
         }
         if let Some(traces) = self.traces.clone() {
             // It waits. Should it fail, there is nothing more to be sent.
@@ -322,7 +322,7 @@ impl Upkeep {
 
     async fn share(&self) {
         match &self.shared {
-            Some(shared) => shared.keep().await,
+            Some(shared) => shared.run().await,
             None => std::future::pending().await,
         }
     }
