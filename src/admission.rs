@@ -179,7 +179,7 @@ impl Gate {
     /// The running requests that end with their keys.
     #[must_use]
     pub fn runs(&self) -> &Arc<RevocationRegistry> {
-        self.resolver.runs()
+        self.resolver.revocations()
     }
 
     /// The requests in the house.
@@ -229,8 +229,8 @@ impl Gate {
     pub async fn confirm(&self, visit: &mut RequestContext, from: IpAddr, now: Now) -> Result<(), Rejection> {
         let Some(key) = &visit.key else { return Ok(()) };
         let (hash, id) = (*key.hash(), key.record.id.clone());
-        if self.resolver.vouches_for(key) {
-            return key.bar(now.date).map_or(Ok(()), |bar| Err(Rejection::of_bar(bar, id)));
+        if self.resolver.is_current(key) {
+            return key.denial(now.date).map_or(Ok(()), |bar| Err(Rejection::of_bar(bar, id)));
         }
         let (key, bar) = self.key(hash, self.resolver.known(&hash), from, now).await?;
         visit.key = Some(key);
@@ -284,7 +284,7 @@ impl Gate {
         now: Now,
     ) -> Result<(Arc<Key>, Option<KeyDenial>), Rejection> {
         match self.resolver.resolve_known(hash, known, now.moment).await {
-            Ok(key) => match key.bar(now.date) {
+            Ok(key) => match key.denial(now.date) {
                 Some(KeyDenial::Unknown) => Err(self.stranger(from, Unauthorized::Unknown)),
                 bar => Ok((key, bar)),
             },
@@ -312,8 +312,8 @@ impl Gate {
         from: IpAddr,
     ) -> Result<(), Rejection> {
         let is_malformed = checksum_required && !secret.is_well_formed();
-        let is_a_keys = if is_malformed { Some(false) } else { self.resolver.is_a_keys(hash) };
-        let is_throttled = match is_a_keys {
+        let is_known_key = if is_malformed { Some(false) } else { self.resolver.is_known_key(hash) };
+        let is_throttled = match is_known_key {
             Some(true) => false,
             Some(false) => self.strangers.is_throttled(from),
             None => self.strangers.is_throttled(from) && !self.strangers.may_look_up(),
@@ -428,7 +428,7 @@ impl Gate {
     ) -> Result<ActiveRequest, Box<Rejected>> {
         let held = limits.map_err(|rejection| (rejection, None)).and_then(|limits| {
             let strategy = plan.visit.settings.strategy;
-            let Some(purse) = &plan.admitted.key.purse else { return Ok(Reservations { limits, money: None }) };
+            let Some(purse) = &plan.admitted.key.wallet else { return Ok(Reservations { limits, money: None }) };
             let cost = money::of(strategy, &plan.admitted, scanned, &plan.demand, plan.plan.tokens);
             match purse.reserve(cost, trust, now.moment) {
                 Ok(hold) => Ok(Reservations { limits, money: Some(hold) }),
@@ -446,9 +446,9 @@ impl Gate {
                 let wish = Change { include_usage: asks_for_usage(&admitted, scanned), maximum };
                 let lease = ActiveRequest::new(self.clone(), visit, admitted, held, prompt, wish, now);
                 let key = &lease.admitted().key;
-                if !self.resolver.vouches_for(key) {
+                if !self.resolver.is_current(key) {
                     // It changed a moment ago, when this request could not be reached yet.
-                    self.resolver.look_after(key);
+                    self.resolver.recheck(key);
                 }
                 Ok(lease)
             }

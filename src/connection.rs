@@ -96,20 +96,20 @@ impl Connection {
     }
 
     /// From now on the reader fails when `run` is revoked; or never, without one.
-    pub fn carries(&self, run: Option<Arc<RevocationEntry>>) {
-        *self.revocable.lock() = run;
+    pub fn set_revocation(&self, entry: Option<Arc<RevocationEntry>>) {
+        *self.revocable.lock() = entry;
     }
 
-    /// The head of a request is here: it runs, until [`Self::request_is_over`]. For connections of one request at a time.
-    pub fn head_is_read(&self) {
+    /// The head of a request is here: it runs, until [`Self::end_request`]. For connections of one request at a time.
+    pub fn begin_request(&self) {
         let mut state = self.state.lock();
         state.phase = Phase::Running(1);
         state.has_partial_head = false;
     }
 
-    /// What was begun by [`Self::head_is_read`] is over, or there was no such request.
-    pub fn request_is_over(&self) {
-        self.idle_from(Instant::now());
+    /// What was begun by [`Self::begin_request`] is over, or there was no such request.
+    pub fn end_request(&self) {
+        self.set_idle(Instant::now());
     }
 
     /// A request runs as long as what is given lives. For connections that may carry several.
@@ -122,31 +122,31 @@ impl Connection {
         RunningRequest(self.clone())
     }
 
-    fn request_has_run(&self) {
+    fn finish_running(&self) {
         let mut state = self.state.lock();
         match state.phase {
             Phase::Running(others) if others > 1 => state.phase = Phase::Running(others - 1),
             _ => {
                 drop(state);
-                self.idle_from(Instant::now());
+                self.set_idle(Instant::now());
             }
         }
     }
 
-    fn idle_from(&self, now: Instant) {
+    fn set_idle(&self, now: Instant) {
         self.state.lock().phase = Phase::Idle(now);
         if let Some(connections) = self.connections.upgrade() {
-            connections.one_is_idle();
+            connections.notify_idle();
         }
     }
 
     /// How long the rest of a body may take once its request is answered.
-    fn time_for_the_rest(&self) -> Duration {
+    fn drain_timeout(&self) -> Duration {
         self.timeouts.head
     }
 
     /// Bytes came on a connection that carries one request at a time.
-    fn bytes_came(&self) {
+    fn record_bytes(&self) {
         let mut state = self.state.lock();
         match state.phase {
             Phase::Running(_) => return,
@@ -176,7 +176,7 @@ impl Connection {
     }
 
     /// Tells the client to send no more requests, if it can be told and was not; then it has a little time to leave.
-    fn asks_to_leave(&self) -> bool {
+    fn request_close(&self) -> bool {
         let mut state = self.state.lock();
         if state.is_closing || self.closing.receiver_count() == 0 {
             return false;
@@ -220,7 +220,7 @@ impl Connection {
 
     fn poll_revoked(&self, context: &Context<'_>) -> Poll<()> {
         match &*self.revocable.lock() {
-            Some(run) => run.poll_barred(context).map(drop),
+            Some(entry) => entry.poll_revoked(context).map(drop),
             None => Poll::Pending,
         }
     }
@@ -231,7 +231,7 @@ pub struct RunningRequest(Arc<Connection>);
 
 impl Drop for RunningRequest {
     fn drop(&mut self) {
-        self.0.request_has_run();
+        self.0.finish_running();
     }
 }
 

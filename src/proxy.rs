@@ -254,7 +254,7 @@ impl<P> Gated<P> {
                 let tail = response::Tail::default();
                 let connection = Connection::current();
                 if let Some(connection) = &connection {
-                    connection.carries(lease.run().cloned());
+                    connection.set_revocation(lease.run().cloned());
                 }
                 let running = Running { lease, body: Some(body), rejection: None, tail, halves: None, connection };
                 context.stage = RequestState::Running(Box::new(running));
@@ -363,7 +363,7 @@ fn finish(gate: &Gate, stage: &mut RequestState, over: subrequest::ExchangeEnd) 
             // Its room is free before anybody is told that the request is over.
             drop(body);
             if let Some(connection) = connection {
-                connection.carries(None);
+                connection.set_revocation(None);
             }
             let client = match over.client {
                 _ if halves.is_some_and(|halves| halves.client_left_early()) => Client::LeftEarly,

@@ -102,7 +102,7 @@ impl Server {
         let (addresses, admin_address) = (gateway.iter().map(|bound| bound.0).collect(), admin.0);
         let upkeep = plugin.upkeep();
         let gate = plugin.gate().clone();
-        let app = TimedApp::new(gateway_app(proxy), connections.clone()).reporting(move |peer| gate.malformed(peer));
+        let app = TimedApp::new(gateway_app(proxy), connections.clone()).on_malformed(move |peer| gate.malformed(peer));
         let gateway = Gateways::new(gateway, tls, app, &connections)?;
         let of_admin = Connections::new(config.server.timeouts, most_of_admin());
         let admin = Listener::new(admin.1, of_admin.clone()).map_err(|fault| StartError::Bind(admin_address, fault))?;

@@ -77,7 +77,7 @@ pub(super) fn of(strategy: Strategy, admitted: &Admitted, scanned: &Scanned, dem
 /// take, its keeper is asked for that much first.
 pub(super) fn affordable(strategy: Strategy, admitted: &Admitted, demand: &Demand, now: MonotonicTime) -> Limit {
     let limit = admitted.limits.tokens_per_minute;
-    let Some(purse) = &admitted.key.purse else { return limit };
+    let Some(purse) = &admitted.key.wallet else { return limit };
     let has_maximum = demand.stated_maximum.or(demand.max_output_tokens).is_some();
     if strategy != Strategy::WorstCase || has_maximum || !demand.has_output {
         return limit;

@@ -36,7 +36,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> TimedApp<A> {
     /// The same, which calls `on_malformed` with the address of each client whose head is malformed or breaks off. Over
     /// HTTP/2 such a stream is reset before anybody here sees it.
     #[must_use]
-    pub fn reporting(self, on_malformed: impl Fn(IpAddr) + Send + Sync + 'static) -> Self {
+    pub fn on_malformed(self, on_malformed: impl Fn(IpAddr) + Send + Sync + 'static) -> Self {
         Self { on_malformed: Arc::new(on_malformed), ..self }
     }
 
@@ -132,7 +132,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for OnConnection<A>
         mut session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        session.set_total_drain_timeout(Some(self.connection.time_for_the_rest()));
+        session.set_total_drain_timeout(Some(self.connection.drain_timeout()));
         if session.is_http2() {
             // The connection can be written to while a stream of it cannot.
             session.set_write_timeout(Some(self.connection.timeouts.write));
@@ -148,7 +148,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for OnConnection<A>
         if let Some(peer) = peer.filter(|_| self.connection.has_partial_head()) {
             (self.on_malformed)(peer);
         }
-        self.connection.request_is_over();
+        self.connection.end_request();
         reusable
     }
 

@@ -115,11 +115,11 @@ impl Connections {
         }
     }
 
-    pub(super) fn one_is_idle(&self) {
-        self.tell_waiting();
+    pub(super) fn notify_idle(&self) {
+        self.notify_waiting();
     }
 
-    fn tell_waiting(&self) {
+    fn notify_waiting(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.changed.notify_one();
         }
@@ -163,7 +163,7 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
         // What this one was told may be for another.
-        self.0.tell_waiting();
+        self.0.notify_waiting();
     }
 }
 
@@ -188,7 +188,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::SeqCst);
-        self.0.tell_waiting();
+        self.0.notify_waiting();
     }
 }
 

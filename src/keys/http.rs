@@ -121,25 +121,25 @@ impl KeySource for HttpSource {
 
 async fn found(response: Response, hash: &KeyHash, believed_for: Option<Duration>) -> Result<Answer, ServiceError> {
     let tag = tag(response.headers());
-    let (record, word) = record(&read_body(response).await?, hash).map_err(ServiceError::Invalid)?;
-    Ok(Answer::Key(Found { record: Arc::new(record), tag, believed_for, word }))
+    let (record, balance) = record(&read_body(response).await?, hash).map_err(ServiceError::Invalid)?;
+    Ok(Answer::Key(Found { record: Arc::new(record), tag, believed_for, balance }))
 }
 
-/// The tag of an answer, if it is one that is sent back.
+/// The tag of an answer, if it is short enough to be sent back.
 pub(crate) fn tag(headers: &HeaderMap) -> Option<EntityTag> {
     headers.get(header::ETAG).filter(|tag| tag.len() <= 256).cloned().map(EntityTag)
 }
 
-/// The record in an answer's body, if it is one of the key that was asked for by `hash`.
+/// The record in an answer's body, if it is that of the key with `hash`.
 pub(crate) fn record(body: &[u8], hash: &KeyHash) -> Result<(KeyRecord, Option<BalanceUpdate>), String> {
-    let (record, word) = parse_record(body).map_err(|why| format!("the record is faulty: {why}"))?;
+    let (record, balance) = parse_record(body).map_err(|why| format!("the record is invalid: {why}"))?;
     if record.hash == *hash || record.retiring.iter().any(|retiring| retiring.hash == *hash) {
-        return Ok((record, word));
+        return Ok((record, balance));
     }
-    Err(format!("the record of {} has neither as `hash` nor in `retiring` what was asked for", record.id))
+    Err(format!("the record of {} has the requested hash neither as `hash` nor in `retiring`", record.id))
 }
 
-/// How long an answer may be believed (RFC 9111, section 5.2.2).
+/// How long an answer is valid (RFC 9111, section 5.2.2).
 pub(crate) fn max_age(headers: &HeaderMap) -> Option<Duration> {
     let values = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value: &HeaderValue| value.to_str().ok());
     let directives = values.flat_map(|value| value.split(',')).map(str::trim);

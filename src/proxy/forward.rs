@@ -47,7 +47,7 @@ where
             return Ok(());
         }
         if let Some(connection) = Connection::current() {
-            connection.head_is_read();
+            connection.begin_request();
         }
         // Without it a client's second request on a connection ends its first.
         session.set_pipelining_enabled(true);

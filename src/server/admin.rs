@@ -46,7 +46,7 @@ const LARGEST_BODY: usize = 4096;
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Answer {
         if let Some(connection) = Connection::current() {
-            connection.head_is_read();
+            connection.begin_request();
         }
         let head = session.req_header();
         let (method, path) = (head.method.clone(), head.uri.path().to_owned());

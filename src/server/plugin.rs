@@ -218,7 +218,7 @@ fn with_courier(
     client: &ServiceClient,
     resolver: &Resolver,
 ) -> Option<(Arc<Ledger>, Arc<AccountingClient>)> {
-    let (session, purses) = (ledger.session().clone(), resolver.purses().clone());
+    let (session, purses) = (ledger.session().clone(), resolver.wallets().clone());
     let courier = AccountingClient::new(client.clone(), service.usage_url.clone()?, service, session, purses);
     Some((ledger, Arc::new(courier)))
 }
@@ -288,7 +288,7 @@ impl Upkeep {
     async fn expire(&self) {
         loop {
             tokio::time::sleep(EXPIRE).await;
-            self.resolver.runs().expire(Timestamp::now());
+            self.resolver.revocations().revoke_expired(Timestamp::now());
         }
     }
 
@@ -336,7 +336,7 @@ impl Upkeep {
 
     fn sweep_once(&self, now: MonotonicTime) {
         // What the cache has not let go of yet would hold its account open.
-        self.resolver.tidy(now);
+        self.resolver.evict_expired(now);
         self.accounts.sweep(
             |id, account| match &self.source {
                 Source::Yaml(yaml) => yaml.has(id),

@@ -258,7 +258,7 @@ const WRONG: &[(When, Breach, &[&str])] = &[
         Sends(nameless),
         &[concat!(
             "FAIL a known hash: expected 200 with the key's record; ",
-            "came 200, but the record is faulty: missing field `name`"
+            "came 200, but the record is invalid: missing field `name`"
         )],
     ),
     (
@@ -266,7 +266,7 @@ const WRONG: &[(When, Breach, &[&str])] = &[
         Sends(another),
         &[concat!(
             "FAIL a known hash: expected 200 with the key's record; came 200, but the record of key_other ",
-            "has neither as `hash` nor in `retiring` what was asked for"
+            "has the requested hash neither as `hash` nor in `retiring`"
         )],
     ),
     (
@@ -274,7 +274,7 @@ const WRONG: &[(When, Breach, &[&str])] = &[
         Sends(list),
         &[concat!(
             "FAIL a known hash: expected 200 with the key's record; ",
-            "came 200, but the record is faulty: no JSON object"
+            "came 200, but the record is invalid: no JSON object"
         )],
     ),
     (

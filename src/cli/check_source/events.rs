@@ -11,7 +11,7 @@ use super::{
     report::{Report, Verdict},
 };
 use crate::keys::{
-    push::{events::Reader, is_event_stream},
+    push::{events::EventReader, is_event_stream},
     service::next_piece,
 };
 
@@ -76,7 +76,7 @@ impl Examiner {
 }
 
 async fn first_sign(mut stream: Response) -> Result<&'static str, String> {
-    let mut reader = Reader::default();
+    let mut reader = EventReader::default();
     while let Some(piece) = next_piece(&mut stream).await.map_err(|error| error.to_string())? {
         if !reader.feed(&piece).map_err(|fault| fault.to_string())?.is_empty() {
             return Ok("an event");
