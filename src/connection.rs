@@ -1,7 +1,7 @@
-//! Connections of clients, each with its time for every state that it can be in, and never more of them than are allowed.
-//! A connection waits for the head of a request, carries requests, or is kept for further ones; its stream looks at the
-//! time whenever it has nothing to read or cannot write, and ends there. What serves the connection only ever sees a client
-//! that is gone. Gateway, admin address and control plane share this.
+//! Client connections with a time limit for each state, and with a limit on their number. A connection waits for the head of
+//! a request, carries requests, or is kept alive for further ones. Its stream checks the time whenever it has nothing to
+//! read or cannot write, and ends when the time is over. The server of the connection only sees that the client has gone.
+//! The gateway, the admin address and the control plane share this.
 
 pub mod app;
 pub mod descriptors;
@@ -37,13 +37,13 @@ tokio::task_local! {
 pub struct Connection {
     timeouts: ConnectionTimeouts,
     state: Mutex<State>,
-    /// What runs on it, where its reader is to fail when that is revoked.
+    /// The request whose revocation makes the reader fail.
     revocable: Mutex<Option<Arc<RevocationEntry>>>,
-    /// Who waits for the client.
+    /// Wakes the task that reads.
     reader: AtomicWaker,
-    /// Says that no further request is wanted here.
+    /// Tells the server to accept no further request.
     closing: watch::Sender<bool>,
-    /// Those that it is one of.
+    /// The set of connections that it belongs to.
     connections: Weak<Connections>,
 }
 
@@ -67,7 +67,7 @@ enum Phase {
     Idle(Instant),
 }
 
-/// A moment at which a connection ends unless something happens.
+/// When a connection ends unless something happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Deadline {
     at: Instant,
@@ -95,24 +95,25 @@ impl Connection {
         CURRENT.try_with(Arc::clone).ok()
     }
 
-    /// From now on the reader fails when `run` is revoked; or never, without one.
+    /// Sets the request whose revocation makes the reader fail; `None`: no request does.
     pub fn set_revocation(&self, entry: Option<Arc<RevocationEntry>>) {
         *self.revocable.lock() = entry;
     }
 
-    /// The head of a request is here: it runs, until [`Self::end_request`]. For connections of one request at a time.
+    /// Notes that the head of a request was read. The request runs until [`Self::end_request`]. For connections that carry
+    /// one request at a time.
     pub fn begin_request(&self) {
         let mut state = self.state.lock();
         state.phase = Phase::Running(1);
         state.has_partial_head = false;
     }
 
-    /// What was begun by [`Self::begin_request`] is over, or there was no such request.
+    /// Notes that the request has ended, if there was one.
     pub fn end_request(&self) {
         self.set_idle(Instant::now());
     }
 
-    /// A request runs as long as what is given lives. For connections that may carry several.
+    /// Notes that a request runs while the returned guard lives. For connections that may carry several.
     pub fn run_request(self: &Arc<Self>) -> RunningRequest {
         let mut state = self.state.lock();
         state.phase = match state.phase {
@@ -140,12 +141,12 @@ impl Connection {
         }
     }
 
-    /// How long the rest of a body may take once its request is answered.
+    /// How long the rest of a request's body may take after its answer.
     fn drain_timeout(&self) -> Duration {
         self.timeouts.head
     }
 
-    /// Bytes came on a connection that carries one request at a time.
+    /// Records that bytes came on a connection that carries one request at a time.
     fn record_bytes(&self) {
         let mut state = self.state.lock();
         match state.phase {
@@ -175,7 +176,8 @@ impl Connection {
         of_head.into_iter().chain(of_phase).min_by_key(|deadline| deadline.at)
     }
 
-    /// Tells the client to send no more requests, if it can be told and was not; then it has a little time to leave.
+    /// Asks the client to send no more requests, if it can be asked and was not. It then has a little time to leave.
+    /// Returns whether it was asked now.
     fn request_close(&self) -> bool {
         let mut state = self.state.lock();
         if state.is_closing || self.closing.receiver_count() == 0 {
@@ -196,7 +198,7 @@ impl Connection {
         }
     }
 
-    /// Ends it, if it has been idle since then. Says whether it was.
+    /// Ends the connection if it has been idle since `since`. Returns whether it was.
     fn evict(&self, since: Instant) -> bool {
         let mut state = self.state.lock();
         if state.phase != Phase::Idle(since) || state.is_evicted {
@@ -212,7 +214,7 @@ impl Connection {
         self.state.lock().is_evicted
     }
 
-    /// Ready where it makes room for another; whoever asks is woken when it is to.
+    /// Ready when the connection makes room for another; `waker` is woken then.
     fn poll_evicted(&self, waker: &Waker) -> Poll<()> {
         self.reader.register(waker);
         if self.is_evicted() { Poll::Ready(()) } else { Poll::Pending }

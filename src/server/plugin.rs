@@ -1,5 +1,5 @@
-//! The plugin as one piece: the gate before somebody's own proxy, and the services that their
-//! Pingora server runs beside it. Our own gateway is put together from the same parts.
+//! The plugin: metering and limits for any Pingora proxy, with the services that its server runs beside it. The gateway is built
+//! from the same parts.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -42,8 +42,8 @@ use crate::{
     },
 };
 
-/// A gate with its keys, its metrics and all that keeps them up to date. It may stand before
-/// several proxies of a process: what a key uses through one of them counts for all.
+/// Metering and limits with their keys and metrics. One plugin may serve several proxies of a process: what a key uses through
+/// one of them counts for all.
 ///
 /// ```no_run
 /// # fn proxy() -> impl pingora::proxy::ProxyHttp<CTX = ()> + Send + Sync {
@@ -71,7 +71,7 @@ pub struct Plugin {
     shared: Option<Arc<SharedLimits>>,
 }
 
-/// Where keys come from, as far as that is kept up to date.
+/// The source of keys, with what keeps it up to date.
 #[derive(Clone)]
 enum Source {
     Yaml(Arc<YamlSource>),
@@ -79,9 +79,9 @@ enum Source {
 }
 
 impl Plugin {
-    /// Loads a plugin's configuration and the keys that it names. It needs no `upstreams`, since
-    /// the proxy within may know itself where requests go: then all of them take one route that
-    /// is called `upstream`. Nothing listens on what it says of `server`; its bounds on bodies hold.
+    /// Loads a plugin's configuration and its keys. The configuration needs no `upstreams`, since the proxy may choose them
+    /// itself: then all requests take one route that is called `upstream`. Its `server.listen` is not used; its bounds on
+    /// bodies are.
     ///
     /// # Errors
     /// All faults of the files.
@@ -91,7 +91,7 @@ impl Plugin {
         Self::new(loaded.map_err(PluginError::Configuration)?, path, log)
     }
 
-    /// A plugin of what is loaded already. A reload loads from `path`.
+    /// A plugin of a loaded configuration. A reload loads from `path`.
     ///
     /// # Errors
     /// When the key service's certificates cannot be used.
@@ -106,7 +106,7 @@ impl Plugin {
         let (resolver, source) = match &config.keys.source {
             config::Source::Yaml { .. } => {
                 let yaml = Arc::new(YamlSource::new(keys));
-                // What was read from a file is never out of reach, so nothing of it outlives its time.
+                // A file is always available, so its keys are never used after their time.
                 let terms = KeyCache { stale_for: Duration::ZERO, ..config.key_cache.clone() };
                 (resolver(yaml.clone(), &terms), Source::Yaml(yaml))
             }
@@ -119,16 +119,16 @@ impl Plugin {
                     None => http,
                 });
                 let resolver = resolver(http.clone(), &config.key_cache);
-                ledger = opened.and_then(|ledger| with_courier(ledger, service, http.client(), &resolver));
+                ledger = opened.and_then(|ledger| with_accounting(ledger, service, http.client(), &resolver));
                 let push = Push::new(http.client().clone(), service.clone(), resolver.clone(), metrics.clone());
                 (resolver, Source::Http(Arc::new(push)))
             }
         };
         let gate = Gate::new(Settings::of(&config), resolver.clone(), metrics.clone(), log);
         let (gate, sender) = match ledger {
-            Some((ledger, courier)) => {
-                let sender = Sender::new(ledger.clone(), courier.clone(), &config.ledger);
-                (gate.with_ledger(ledger, courier), Some(Arc::new(sender)))
+            Some((ledger, accounting)) => {
+                let sender = Sender::new(ledger.clone(), accounting.clone(), &config.ledger);
+                (gate.with_ledger(ledger, accounting), Some(Arc::new(sender)))
             }
             None => (gate, None),
         };
@@ -149,13 +149,13 @@ impl Plugin {
         Ok(Self { gate, reloader: Arc::new(reloader), resolver, accounts, source, sender, shared })
     }
 
-    /// `proxy` behind the gate.
+    /// `proxy` with metering and limits.
     #[must_use]
     pub fn gated<P>(&self, proxy: P) -> Gated<P> {
         Gated::new(self.gate.clone(), proxy)
     }
 
-    /// What a Pingora server is to run beside the proxy: the admin address and the upkeep.
+    /// The services that a Pingora server runs beside the proxy: the admin address and the upkeep.
     #[must_use]
     pub fn services(&self) -> Vec<Box<dyn ServiceWithDependents>> {
         let config = self.reloader.config();
@@ -166,7 +166,7 @@ impl Plugin {
         vec![Box::new(service), Box::new(background_service("keymeter", self.upkeep()))]
     }
 
-    /// What answers at the admin address, which is listened on at `listen`.
+    /// The service of the admin address `listen`.
     #[must_use]
     pub fn admin(&self, listen: SocketAddr) -> Admin {
         let push = match &self.source {
@@ -176,7 +176,7 @@ impl Plugin {
         Admin::new(self.gate.clone(), self.reloader.clone(), self.resolver.clone(), push, listen)
     }
 
-    /// What keeps the plugin up to date.
+    /// The service that keeps the plugin up to date.
     #[must_use]
     pub fn upkeep(&self) -> Upkeep {
         Upkeep {
@@ -197,33 +197,33 @@ impl Plugin {
         &self.gate
     }
 
-    /// Hands in what has ended where limits are shared, for a process that is about to end.
+    /// Sends the last settlements of shared limits, for a process that is about to end.
     pub async fn finish(&self) {
         if let Some(shared) = &self.shared {
             shared.flush(LAST_SETTLEMENTS).await;
         }
     }
 
-    /// What loads the configuration anew, for those who want to do so at a signal of their own.
+    /// The reloader of the configuration, for a signal of one's own.
     #[must_use]
     pub fn reloader(&self) -> &Arc<Reloader> {
         &self.reloader
     }
 }
 
-/// A ledger, and what carries its records to the service that takes them.
-fn with_courier(
+/// A ledger, and the client that delivers its records.
+fn with_accounting(
     ledger: Arc<Ledger>,
     service: &config::keys::Http,
     client: &ServiceClient,
     resolver: &Resolver,
 ) -> Option<(Arc<Ledger>, Arc<AccountingClient>)> {
-    let (session, purses) = (ledger.session().clone(), resolver.wallets().clone());
-    let courier = AccountingClient::new(client.clone(), service.usage_url.clone()?, service, session, purses);
-    Some((ledger, Arc::new(courier)))
+    let (session, wallets) = (ledger.session().clone(), resolver.wallets().clone());
+    let accounting = AccountingClient::new(client.clone(), service.usage_url.clone()?, service, session, wallets);
+    Some((ledger, Arc::new(accounting)))
 }
 
-/// Limits that are kept as `terms` say.
+/// Limits that are shared as `terms` say.
 fn shared_limits(terms: &config::Shared, metrics: &Metrics) -> Result<Arc<SharedLimits>, PluginError> {
     Ok(Arc::new(SharedLimits::new(terms.clone(), metrics.shared()?)?))
 }
@@ -245,10 +245,10 @@ pub struct Upkeep {
     traffic: Arc<InFlight>,
 }
 
-/// How long the last settlements may take to be handed in.
+/// How long the last settlements may take to be sent.
 const LAST_SETTLEMENTS: Duration = Duration::from_secs(1);
 
-/// How often running requests are looked through for keys that have expired.
+/// How often running requests of expired keys are looked for.
 const EXPIRE: Duration = Duration::from_millis(250);
 
 /// How often accounts of deleted keys are looked for.
@@ -267,7 +267,7 @@ impl BackgroundService for Upkeep {
             () = self.send() => {}
             () = self.share() => {}
             () = async {
-                // An error means that whoever could say so is gone.
+                // An error means that the sender was dropped.
                 let _ = stop.wait_for(|stop| *stop).await;
                 self.emptied().await;
             } => {}
@@ -281,7 +281,7 @@ impl Upkeep {
             Ok(watcher) => watcher.run().await,
             Err(fault) => tracing::warn!("{fault}"),
         }
-        // Without a watcher there is still the sweeping to do.
+        // Without a watcher the other tasks go on.
         std::future::pending::<()>().await;
     }
 
@@ -306,7 +306,7 @@ impl Upkeep {
         }
     }
 
-    /// Waits until the requests that run have ended, and what they used is handed in and their spans are sent.
+    /// Waits until running requests have ended, and their settlements and spans are sent.
     async fn emptied(&self) {
         while self.traffic.present() > 0 {
             tokio::time::sleep(EXPIRE).await;
@@ -315,7 +315,7 @@ impl Upkeep {
             shared.flush(LAST_SETTLEMENTS).await;
         }
         if let Some(traces) = self.traces.clone() {
-            // It waits. Should it fail, there is nothing more to be sent.
+            // Flushing blocks. After a failure there is nothing left to send.
             let _ = tokio::task::spawn_blocking(move || traces.flush(LAST_SPANS)).await;
         }
     }
@@ -335,7 +335,7 @@ impl Upkeep {
     }
 
     fn sweep_once(&self, now: MonotonicTime) {
-        // What the cache has not let go of yet would hold its account open.
+        // A key in the cache keeps its account open.
         self.resolver.evict_expired(now);
         self.accounts.sweep(
             |id, account| match &self.source {
@@ -347,13 +347,13 @@ impl Upkeep {
     }
 }
 
-/// Why there is no plugin.
+/// Why the plugin cannot be built.
 #[derive(Debug, Error)]
 pub enum PluginError {
     /// The files are faulty.
     #[error("{}", lines(.0))]
     Configuration(Vec<ConfigError>),
-    /// The key service cannot be asked.
+    /// The client of the key service cannot be built.
     #[error(transparent)]
     Source(#[from] ClientError),
     /// Usage cannot be recorded.
