@@ -26,7 +26,10 @@ pub use self::{
     outbox::{OpenError, Outbox, OutboxError},
     sender::Sender,
 };
-use crate::observe::metrics::{LedgerRecord, Metrics};
+use crate::{
+    drain::drain,
+    observe::metrics::{LedgerRecord, Metrics},
+};
 
 /// The ledger: the records of this process, and of those before it that were killed.
 pub struct Ledger {
@@ -89,13 +92,8 @@ impl Ledger {
 
     /// Waits until all records of this process are sent, for `limit` at most.
     pub async fn drain(&self, limit: Duration) {
-        let sent = async {
-            while self.outbox.pending() > 0 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
         // The next process sends the rest.
-        let _ = tokio::time::timeout(limit, sent).await;
+        drain(limit, || self.outbox.pending() == 0).await;
     }
 }
 

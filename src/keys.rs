@@ -4,6 +4,8 @@
 
 mod changes;
 pub(crate) mod circuit;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod http;
 mod known;
 pub mod push;

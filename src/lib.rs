@@ -66,6 +66,7 @@ pub mod admission;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod connection;
+mod drain;
 pub mod headers;
 pub mod keys;
 pub mod limits;

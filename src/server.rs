@@ -40,6 +40,7 @@ use crate::{
         descriptors::{most_of_admin, most_of_gateway},
         listener::Listener,
     },
+    drain::drain,
     keys::service::ServiceClient,
     observe::{access_log::AccessLog, traces::Traces},
     proxy::Gated,
@@ -136,7 +137,7 @@ impl Server {
     pub async fn drain(&self, limit: Duration) -> Drained {
         self.plugin.gate().traffic().drain();
         self.stop_listening();
-        self.emptied(limit, |server| server.plugin.gate().traffic().present()).await
+        self.finish(limit, |server| server.plugin.gate().traffic().present()).await
     }
 
     /// Leaves the sockets to another process, and returns when the connections of this one are closed, or after `limit`. A
@@ -151,7 +152,7 @@ impl Server {
             let _ = listening.await;
         }
         // Not every connection of HTTP/2 ends with its last request.
-        self.emptied(limit, |server| server.plugin.gate().traffic().present().max(server.connections.open())).await
+        self.finish(limit, |server| server.plugin.gate().traffic().present().max(server.connections.open())).await
     }
 
     /// The sockets for another process; none if a handover is not configured.
@@ -168,13 +169,10 @@ impl Server {
         let _ = self.stop_gateway.send(true);
     }
 
-    async fn emptied(&self, limit: Duration, left: impl Fn(&Self) -> usize) -> Drained {
+    async fn finish(&self, limit: Duration, left: impl Fn(&Self) -> usize) -> Drained {
         let start = MonotonicTime::now();
-        while left(self) > 0 {
-            if MonotonicTime::now().saturating_since(start) >= limit {
-                return Drained::Cut(self.plugin.gate().traffic().present());
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        if !drain(limit, || left(self) == 0).await {
+            return Drained::Cut(self.plugin.gate().traffic().present());
         }
         self.plugin.finish().await;
         if let Some(ledger) = self.plugin.gate().ledger() {

@@ -1,26 +1,10 @@
 use std::{sync::atomic::AtomicUsize, time::Duration};
 
-use keymeter_core::key::{KeyState, OwnLimits, Retiring};
+use keymeter_core::key::{KeyState, Retiring};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use super::*;
-
-fn record(id: &str, secret: &str) -> KeyRecord {
-    KeyRecord {
-        id: id.parse().unwrap(),
-        name: "some key".parse().unwrap(),
-        hash: KeyHash::of(secret.as_bytes()),
-        state: KeyState::Active,
-        owner: None,
-        team: None,
-        models: None,
-        limits: OwnLimits::default(),
-        expires_at: None,
-        retiring: Box::default(),
-        wallet: None,
-    }
-}
+use super::{fixture::record, *};
 
 const HOUR: Duration = Duration::from_secs(3600);
 

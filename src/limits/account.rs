@@ -159,22 +159,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use keymeter_core::key::{KeyHash, KeyState, OwnLimits};
+    use crate::keys::fixture;
 
     fn record(id: &str) -> KeyRecord {
-        KeyRecord {
-            id: id.parse().unwrap(),
-            name: "some key".parse().unwrap(),
-            hash: KeyHash::of(id.as_bytes()),
-            state: KeyState::Active,
-            owner: None,
-            team: None,
-            models: None,
-            limits: OwnLimits::default(),
-            expires_at: None,
-            retiring: Box::default(),
-            wallet: None,
-        }
+        fixture::record(id, id)
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::{
     accounting::{AccountingClient, Ledger, LedgerError, Sender},
     admission::{Gate, InFlight, Settings},
     connection::{Connections, app::TimedApp, descriptors::most_of_admin},
+    drain::drain,
     keys::{
         HttpSource, Resolver, YamlSource,
         push::Push,
@@ -269,7 +270,7 @@ impl BackgroundService for Upkeep {
             () = async {
                 // An error means that the sender was dropped.
                 let _ = stop.wait_for(|stop| *stop).await;
-                self.emptied().await;
+                self.finish().await;
             } => {}
         }
     }
@@ -307,10 +308,8 @@ impl Upkeep {
     }
 
     /// Waits until running requests have ended, and their settlements and spans are sent.
-    async fn emptied(&self) {
-        while self.traffic.present() > 0 {
-            tokio::time::sleep(EXPIRE).await;
-        }
+    async fn finish(&self) {
+        drain(Duration::MAX, || self.traffic.present() == 0).await;
         if let Some(shared) = &self.shared {
             shared.flush(LAST_SETTLEMENTS).await;
         }

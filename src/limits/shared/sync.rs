@@ -22,6 +22,7 @@ use super::{
     running_of,
     settlements::{Ending, Settlement, SettlementBatch},
 };
+use crate::drain::drain;
 
 /// How often expired leases are looked for.
 const TICK: Duration = Duration::from_millis(100);
@@ -70,13 +71,8 @@ impl SharedLimits {
     /// Returns leases, and waits until all settlements are sent, for `limit` at most. For a process that is about to end.
     pub async fn flush(&self, limit: Duration) {
         self.return_leases(|_| true, MonotonicTime::now());
-        let handed_in = async {
-            while self.health.is_reachable() && !self.settlements.is_empty() {
-                tokio::time::sleep(LINGER).await;
-            }
-        };
         // What is not sent by then leaves the minute by itself.
-        let _ = tokio::time::timeout(limit, handed_in).await;
+        drain(limit, || !self.health.is_reachable() || self.settlements.is_empty()).await;
     }
 
     /// Connects and brings the server up to date, and trusts it if it answers in time.
