@@ -1,5 +1,5 @@
-//! `keymeter check --source`: asks a key service what a gateway asks it, and what only a stranger would, and says where
-//! it does not keep to the protocol (docs/key-source.md). Answers are read by the code that the gateway reads them by.
+//! `keymeter check --source`: calls a key service as a gateway would, and as a stranger would, and reports where it breaks the
+//! protocol (docs/key-source.md). Answers are read by the gateway's own code.
 
 mod asking;
 mod events;
@@ -24,15 +24,15 @@ use super::serve::forbid_core_dumps;
 /// Which service, and what is needed to reach it. Secrets come from the environment.
 #[derive(Args)]
 pub(super) struct SourceArgs {
-    /// Examine the key service at this URL, with `{hash}` in it where the hash of a secret goes, instead of a
-    /// configuration. Its token is read from `KEYMETER_SOURCE_TOKEN`, the secret of a working key from
+    /// Examine the key service at this URL instead of a configuration. `{hash}` in the URL stands for the hash of a secret.
+    /// The service's token is read from `KEYMETER_SOURCE_TOKEN`, and the secret of a working key from
     /// `KEYMETER_SOURCE_SECRET`.
     #[arg(long, value_name = "URL", required = false)]
     source: String,
-    /// Where the service tells of changes.
+    /// The URL of the service's events.
     #[arg(long, value_name = "URL", requires = "source")]
     events: Option<String>,
-    /// Certificates in PEM form that are trusted instead of the system's.
+    /// A PEM file of certificates to trust instead of the system's.
     #[arg(long, value_name = "FILE", requires = "source")]
     ca: Option<PathBuf>,
 }
@@ -49,7 +49,9 @@ pub(super) fn run(arguments: &SourceArgs) -> Result<(), Box<dyn std::error::Erro
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime.block_on(examiner.examine()) {
         0 => Ok(()),
-        failed => Err(format!("checks that failed: {failed}; docs/key-source.md says what a service has to do").into()),
+        failed => {
+            Err(format!("checks that failed: {failed}; docs/key-source.md describes what a service must do").into())
+        }
     }
 }
 

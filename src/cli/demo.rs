@@ -1,5 +1,5 @@
-//! The demo: everything that `serve` runs, in front of an upstream with canned answers, with a control plane and one
-//! fresh key that was made through it. What it writes is in a folder that goes when it ends.
+//! The demo: all that `serve` runs, in front of an upstream with canned answers, with a control plane and one new key. Its files are
+//! in a temporary directory that is deleted at the end.
 
 pub(super) mod run;
 pub mod upstream;
@@ -164,8 +164,8 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if let Err(fault) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!("the demo's folder stays at {}: {fault}", self.0.display());
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!("cannot delete the demo's directory {}: {error}", self.0.display());
         }
     }
 }
@@ -184,7 +184,7 @@ fn start_upstream() -> std::io::Result<(SocketAddr, UpstreamGuard)> {
     Ok((address, UpstreamGuard(stop)))
 }
 
-/// Why there is no demo.
+/// Why the demo did not start.
 #[derive(Debug, Error)]
 pub enum DemoError {
     /// Its upstream has no port.

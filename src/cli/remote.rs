@@ -21,13 +21,13 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::keys::service::{builder, cause};
 
-/// Where the control plane is.
+/// The control plane to call.
 #[derive(Clone, Debug, Args)]
 pub struct RemoteArgs {
     /// The control plane, such as <http://127.0.0.1:9091>; the token comes from `KEYMETER_CONTROL_TOKEN`
     #[arg(long, value_name = "URL")]
     pub control: String,
-    /// Certificates that are trusted in place of the system's, in PEM form
+    /// A PEM file of certificates to trust instead of the system's
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
 }
@@ -42,7 +42,7 @@ impl RemoteArgs {
     }
 }
 
-/// How an answer is printed.
+/// The format of printed answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// For people
@@ -81,7 +81,7 @@ impl Remote {
         Ok(Self { base: url.trim_end_matches('/').to_owned(), token: Secret::new(token), client, runtime })
     }
 
-    /// Calls, and gives the answer's JSON; `null` where there is none.
+    /// Makes a call, and returns the answer's JSON; `null` if it is empty.
     ///
     /// # Errors
     /// When the control plane cannot be reached, or refuses.
@@ -93,7 +93,7 @@ impl Remote {
         serde_json::from_str(&text).map_err(|fault| RemoteError::Unreachable(self.base.clone(), fault.to_string()))
     }
 
-    /// Calls, and gives the answer as it is.
+    /// Makes a call, and returns the answer's text.
     ///
     /// # Errors
     /// When the control plane cannot be reached, or refuses.
@@ -129,7 +129,7 @@ impl Remote {
     }
 }
 
-/// A part of a path, so that no id leads elsewhere.
+/// An id as one segment of a path, percent-encoded.
 #[must_use]
 pub fn segment(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
@@ -147,7 +147,7 @@ pub fn segment(text: &str) -> String {
 fn refused(status: u16, text: &str) -> RemoteError {
     let body: Value = serde_json::from_str(text).unwrap_or_default();
     let part = |name| body.get("error").and_then(|error| error.get(name)).and_then(Value::as_str).map(str::to_owned);
-    let message = part("message").unwrap_or_else(|| "it did not say why".to_owned());
+    let message = part("message").unwrap_or_else(|| "the control plane gave no reason".to_owned());
     RemoteError::Refused { status, message, param: part("param") }
 }
 
@@ -173,7 +173,7 @@ pub fn print_rows(rows: &[Value], columns: &[(&str, &str)], output: Output) -> R
     print(&lines.iter().map(line).collect::<String>())
 }
 
-/// Prints one thing, a line a field, or as JSON.
+/// Prints one object, one field a line, or as JSON.
 ///
 /// # Errors
 /// When standard output cannot be written.
@@ -195,10 +195,10 @@ pub fn print(text: &str) -> Result<(), RemoteError> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(RemoteError::Stream)
 }
 
-/// Prints a secret alone on standard output, and what was done on standard error.
+/// Prints a secret alone on standard output, and `done` on standard error.
 ///
 /// # Errors
-/// When it cannot be printed: then nobody has it.
+/// When it cannot be printed. Then the secret is lost.
 pub fn print_secret(answer: &Value, field: &str, done: &str) -> Result<(), RemoteError> {
     let secret = answer.get(field).and_then(Value::as_str).unwrap_or_default();
     print(&format!("{secret}\n"))?;
@@ -206,7 +206,7 @@ pub fn print_secret(answer: &Value, field: &str, done: &str) -> Result<(), Remot
     Ok(())
 }
 
-/// What stands at a path of names in a row, for people. What steers a terminal is not shown to it.
+/// The value at a path of names in a row, as text without characters that control a terminal.
 fn cell(row: &Value, path: &str) -> String {
     let value = path.split('.').try_fold(row, |value, name| value.get(name)).unwrap_or(&Value::Null);
     let text = match value {
@@ -225,32 +225,32 @@ fn cell(row: &Value, path: &str) -> String {
     text.replace(steers, "\u{fffd}")
 }
 
-/// Why a call did not come about.
+/// Why a call failed.
 #[derive(Debug, Error)]
 pub enum RemoteError {
-    /// The environment has none.
-    #[error("no token: set {TOKEN} to the operator's or a user's")]
+    /// The environment has no token.
+    #[error("no token: set {TOKEN} to the operator's or a user's token")]
     NoToken,
-    /// It is no URL.
+    /// The URL is invalid.
     #[error("--control: {0}")]
     Url(String),
-    /// They cannot be used.
+    /// The certificates cannot be used.
     #[error("cannot use the certificates in {}: {}", .0.display(), .1)]
     Certificates(PathBuf, String),
-    /// There is nobody, or nobody who answers in JSON.
+    /// The control plane does not answer, or not in JSON.
     #[error("the control plane at {} does not answer: {}", .0, Printable(.1))]
     Unreachable(String, String),
-    /// It does not do it.
+    /// The control plane refuses the call.
     #[error("{}{} ({status})", field_prefix(.param.as_deref()), Printable(.message))]
     Refused {
-        /// The answer's.
+        /// The answer's status.
         status: u16,
-        /// In words.
+        /// The reason.
         message: String,
-        /// The field that is wrong.
+        /// The field at fault.
         param: Option<String>,
     },
-    /// The command says something that a control plane does not know.
+    /// A control plane does not support an option.
     #[error("{0}")]
     Unfit(&'static str),
     /// The standard streams cannot be used.
@@ -258,7 +258,7 @@ pub enum RemoteError {
     Stream(io::Error),
 }
 
-/// The field that is wrong, before what is wrong with it.
+/// The field at fault, as the beginning of a message.
 fn field_prefix(param: Option<&str>) -> String {
     param.map(|field| format!("{}: ", Printable(field))).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! `keymeter serve`: runs the gateway until it is told to stop.
+//! `keymeter serve`: runs the gateway until it is stopped.
 
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
@@ -44,7 +44,7 @@ pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeError> {
         let settings = loaded.config.server.clone();
         let server = Server::start(loaded, path, log.clone(), &mut sockets)?;
         traces = server.traces().cloned();
-        // Nobody asks for these any more.
+        // Inherited sockets that are no longer configured.
         drop(sockets);
         let addresses: Vec<_> = server.addresses.iter().map(ToString::to_string).collect();
         let (addresses, admin) = (addresses.join(" and "), server.admin_address);
@@ -60,7 +60,7 @@ pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeError> {
     });
     stop(runtime, &log);
     if let Some(traces) = traces {
-        // Those of requests that were cut off, too.
+        // The spans of requests that were cut off are sent, too.
         traces.flush(LAST_SPANS);
     }
     ended
@@ -100,7 +100,7 @@ async fn start_control(config: &Config, sockets: &mut Sockets) -> Result<Option<
     Ok(Some(control))
 }
 
-/// Ends what still runs, as it has had its time. Each request is charged and logged as far as it came.
+/// Ends the requests that still run after the time for them. Each is charged and logged as far as it came.
 pub(super) fn stop(runtime: Runtime, log: &AccessLog) {
     const LIMIT: Duration = Duration::from_millis(500);
     runtime.shutdown_timeout(LIMIT);
@@ -111,11 +111,11 @@ pub(super) fn stop(runtime: Runtime, log: &AccessLog) {
 pub(super) fn forbid_core_dumps() {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
     let nothing = Rlimit { current: Some(0), maximum: Some(0) };
-    if let Err(fault) = setrlimit(Resource::Core, nothing) {
-        tracing::warn!("core dumps stay on: {fault}");
+    if let Err(error) = setrlimit(Resource::Core, nothing) {
+        tracing::warn!("cannot disable core dumps: {error}");
     }
-    if let Err(fault) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        tracing::warn!("the process stays open to debuggers: {fault}");
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!("cannot protect the process from debuggers: {error}");
     }
 }
 
@@ -127,7 +127,7 @@ pub(super) fn runtime(threads: Option<NonZeroUsize>) -> std::io::Result<Runtime>
     builder.thread_name("keymeter").enable_all().build()
 }
 
-/// Why the gateway does not run.
+/// Why `serve` failed.
 #[derive(Debug, Error)]
 pub(super) enum ServeError {
     #[error("{}", lines(.0))]
@@ -138,6 +138,6 @@ pub(super) enum ServeError {
     Control(#[from] ControlError),
     #[error(transparent)]
     Handover(#[from] HandoverError),
-    #[error("the operating system refuses: {0}")]
+    #[error("the operating system reports an error: {0}")]
     System(#[from] std::io::Error),
 }

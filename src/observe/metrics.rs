@@ -1,6 +1,5 @@
-//! Every metric's name and help, in one place. The rest of the house calls typed methods, so
-//! that no label's value can come from a client: values are key ids, configured names and
-//! the words of our own enums.
+//! The metrics: every name and help text in one place. Other modules call typed methods, so that no label's value can come from
+//! a client: values are key ids, configured names and the words of enums.
 
 mod key;
 mod scrape;

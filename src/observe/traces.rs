@@ -1,6 +1,6 @@
 //! Traces of requests, by OpenTelemetry: a span for each request, from its arrival to its settlement, and one below it for
-//! its exchange with an upstream. Nothing else in the house knows OpenTelemetry; it says what happened, and this says how
-//! that is named, carries a caller's trace on, and sends it all to a collector without ever holding up a request.
+//! its exchange with an upstream. Only this module knows OpenTelemetry: other modules report what happened. It names spans by the
+//! conventions, continues a caller's trace, and sends spans to a collector without holding up a request.
 
 mod export;
 mod names;
@@ -126,7 +126,7 @@ fn instance() -> String {
     parts.map(|part| format!("{part:016x}")).concat()
 }
 
-/// Why there are no traces.
+/// Why requests cannot be traced.
 #[derive(Debug, Error)]
 pub enum TracesError {
     /// The operating system gives no thread.

@@ -1,4 +1,4 @@
-//! Why `keymeter keys` did not do what it was asked to.
+//! The errors of `keymeter keys`.
 
 use std::{io, path::PathBuf};
 
@@ -23,29 +23,29 @@ pub enum KeysError {
     /// There is no file.
     #[error("there is no file {path}; `keymeter keys create --file {path}` makes one", path = .0.display())]
     Missing(PathBuf),
-    /// The file has faults, which are to be mended first.
+    /// The file is invalid, and must be corrected first.
     #[error("{}", lines(.0))]
     Faulty(Vec<ConfigError>),
-    /// The change would give the file faults.
-    #[error("the file would no longer be right, so it was not changed: {}", messages(.0))]
+    /// The change would make the file invalid.
+    #[error("the change would make the file invalid, so nothing was changed: {}", messages(.0))]
     WouldBreak(Vec<ConfigError>),
     /// The change cannot be made.
     #[error("{}:{}{}", .0.display(), separator(.1), .1)]
     Edit(PathBuf, EditError),
     /// The key's secret is in a variable or in the file itself, where it cannot be replaced by a hash.
     #[error(
-        "{}: the secret of key `{}` is given by its field `secret`; change it where that takes it from, or replace the \
+        "{}: the secret of key `{}` is given by its field `secret`; change it where that field takes it from, or replace the \
          field by `hash` (see `keymeter keys hash`)", .0.display(), .1
     )]
     GivesSecret(PathBuf, KeyId),
-    /// No option says what is to be changed.
-    #[error("nothing to change of key `{0}`; say what, such as --name or --clear (see --help)")]
+    /// No option names a change.
+    #[error("nothing to change in key `{0}`; add an option such as --name or --clear (see --help)")]
     NothingToChange(KeyId),
-    /// One field is to be set and taken away.
-    #[error("a field is both set and named by --clear; leave one of them out")]
+    /// A field is both set and cleared.
+    #[error("a field is both set and named by --clear; leave out one of them")]
     SetAndCleared,
     /// There is nothing on standard input, or far more than a secret.
-    #[error("no secret on standard input; pass it there, such as by: keymeter keys hash < file-with-the-secret")]
+    #[error("no secret on standard input; pass it there, for example: keymeter keys hash < file-with-the-secret")]
     NoSecret,
     /// The operating system gives no randomness.
     #[error("the operating system gives no randomness: {0}")]
@@ -55,11 +55,11 @@ pub enum KeysError {
     Stream(#[from] io::Error),
     /// The key has a new secret that could not be printed: nobody has it.
     #[error(
-        "{}: key `{}` has a new secret, but it could not be printed: {}; make another by `keymeter keys regenerate`",
+        "{}: key `{}` has a new secret, but it could not be printed: {}; create another by `keymeter keys regenerate`",
         .0.display(), .1, .2
     )]
     SecretLost(PathBuf, KeyId, io::Error),
-    /// The control plane did not do it.
+    /// The call to the control plane failed.
     #[error(transparent)]
     Remote(#[from] RemoteError),
 }
