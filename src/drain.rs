@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// How often it is checked whether the work has ended.
-const POLL: Duration = Duration::from_millis(5);
+const POLL: Duration = Duration::from_millis(20);
 
 /// Waits until `is_done`, for `limit` at most. Returns whether it is.
 pub(crate) async fn drain(limit: Duration, is_done: impl Fn() -> bool) -> bool {

@@ -78,7 +78,7 @@ impl Demo {
         Ok(Self { server, key, control, operator, _folder: folder, _upstream: guard })
     }
 
-    /// What somebody who sees it for the first time wants to know.
+    /// The text that introduces the demo: addresses, the key and commands to try.
     #[must_use]
     pub fn introduction(&self) -> String {
         let gateway = self.server.addresses.first().map(ToString::to_string).unwrap_or_default();

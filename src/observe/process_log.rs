@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_asks_what_is_logged_and_logs_nothing_or_logs_while_it_logs_brings_nothing_out_of_order() {
+    fn a_query_of_a_level_or_a_line_during_a_line_does_not_disturb_the_filter() {
         let file = Arc::new(tempfile::NamedTempFile::new().unwrap());
         let lines = tracing_subscriber::fmt::layer()
             .fmt_fields(debug_fn(write_field))

@@ -83,7 +83,7 @@ impl Traces {
     /// Sends what is still to be sent, for a process that is about to end, and waits for that, `limit` at most. Whatever
     /// ends later is not traced.
     pub fn flush(&self, limit: Duration) {
-        // Whoever comes second waits for the first.
+        // A second call waits for the first.
         let mut is_flushed = self.is_flushed.lock();
         if !std::mem::replace(&mut *is_flushed, true) && self.provider.shutdown_with_timeout(limit).is_err() {
             tracing::warn!("the last spans were not sent within {} s", limit.as_secs_f32());

@@ -258,7 +258,7 @@ const SWEEP: Duration = Duration::from_secs(30);
 #[async_trait]
 impl BackgroundService for Upkeep {
     async fn start(&self, mut stop: ShutdownWatch) {
-        // The tokenizer's tables take a moment to unpack: now, and not in somebody's request.
+        // The tokenizer's tables take a moment to unpack: now, and not during a request.
         tokio::task::spawn_blocking(warm_up);
         tokio::select! {
             () = self.watch() => {}
@@ -388,9 +388,9 @@ mod tests {
     };
     use keymeter_config::keys;
 
-    /// As it is before somebody's Pingora server runs.
+    /// As before a Pingora server runs.
     #[test]
-    fn traces_need_no_runtime_of_whoever_loads_the_plugin() {
+    fn traces_need_no_runtime_of_the_caller_that_loads_the_plugin() {
         let text = "{tracing: {otlp: 'http://127.0.0.1:1'}, keys: {yaml: {path: none}}, upstreams: [{name: a, url: 'http://h:1'}]}";
         let path = Path::new("keymeter.yaml");
         let config = config::parse(text, path, &|_| None).unwrap();

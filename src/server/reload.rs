@@ -132,7 +132,7 @@ impl Reloader {
         Pair::read(tls).map(Some).map_err(fault)
     }
 
-    /// Settings first, then keys: a key is never held to limits that came after it.
+    /// Swaps settings first, then keys, so that a new key never meets old settings.
     fn swap(&self, state: &mut State, loaded: Loaded, received: MonotonicTime) -> Reloaded {
         let Loaded { mut config, keys, files } = loaded;
         if config.admin.listen != state.started.admin.listen {

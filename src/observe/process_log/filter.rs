@@ -1,5 +1,5 @@
-//! Which lines are not worth writing: those beyond the first few of a kind within a second, and those about what a client
-//! did wrong, unless somebody looks for a fault.
+//! The filter of the process log. It drops lines beyond the first few of a kind within a second, and lines about clients' faults
+//! unless `debug` is logged.
 
 use std::{
     collections::HashMap,
@@ -44,7 +44,7 @@ impl LineFilter {
 /// whether a level is enabled, and then log nothing, bring out of order.
 impl<S: Subscriber> Layer<S> for LineFilter {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
-        // Whoever asks for more than usual looks for something, and wants all of it.
+        // Lines above the usual levels were asked for, so all of them are written.
         if *event.metadata().level() > Level::INFO {
             return true;
         }

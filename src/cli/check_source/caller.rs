@@ -1,4 +1,4 @@
-//! Puts questions to the service, with or without what they need, and notes how long it takes.
+//! The calls to the service, with or without a token, and their durations.
 
 use std::{
     cell::Cell,
@@ -13,11 +13,11 @@ use reqwest::Response;
 use super::{TOKEN, report::Verdict};
 use crate::keys::service::{ClientError, EVENT_STREAM, JSON, ServiceClient, ServiceError, read_body, send, within};
 
-/// How a service refuses whoever has no right to ask.
+/// The statuses by which a service refuses a call without the right token.
 pub(super) const REFUSALS: [u16; 2] = [401, 403];
 
-/// Somebody who asks a service.
-pub(super) struct Asking {
+/// A caller of the service.
+pub(super) struct Caller {
     pub(super) service: Http,
     client: ServiceClient,
     slowest: Cell<Duration>,
@@ -31,7 +31,7 @@ pub(super) struct Reply {
     pub(super) body: Vec<u8>,
 }
 
-impl Asking {
+impl Caller {
     pub(super) fn new(service: Http) -> Result<Self, ClientError> {
         Ok(Self { client: ServiceClient::new(&service)?, service, slowest: Cell::default() })
     }
@@ -46,7 +46,7 @@ impl Asking {
         self.slowest.get()
     }
 
-    /// Asks as a gateway does, with the tag of what is known.
+    /// Looks a key up as a gateway does, with the tag of a known record.
     pub(super) async fn ask(
         &self,
         url: &str,
@@ -65,7 +65,7 @@ impl Asking {
         .await
     }
 
-    /// Asks for events, after the one with an id.
+    /// Asks for events, after the one with `last_id`.
     pub(super) async fn listen(
         &self,
         url: &str,
@@ -104,7 +104,7 @@ fn any_of(statuses: &[u16]) -> String {
     statuses.join(" or ")
 }
 
-/// What came in the place of something else.
+/// A description of an unexpected status.
 pub(super) fn came(status: Result<StatusCode, String>) -> String {
     match status {
         Ok(status) if REFUSALS.contains(&status.as_u16()) => {
