@@ -121,7 +121,7 @@ impl Round {
         let shared = Arc::new(SharedLimits::new(terms, series).unwrap());
         let keeper = tokio::spawn({
             let shared = shared.clone();
-            async move { shared.keep().await }
+            async move { shared.run().await }
         });
         let (before, start) = (cpu(&redis), Instant::now());
         let tasks: Vec<_> = (0..self.at_once).map(|number| tokio::spawn(self.asks(&shared, number, start))).collect();

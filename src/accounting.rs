@@ -1,5 +1,5 @@
-//! The ledger's side of the gateway: one record a request, on disk before the client sees the response's end, sent on
-//! until the other side has it for good.
+//! Usage records: one for each request. A record is on disk before the client sees the end of the response, and is sent
+//! to the accounting service until the service acknowledges it.
 
 mod backlog;
 mod client;
@@ -10,7 +10,6 @@ mod refused;
 pub mod sender;
 
 use std::{
-    fmt,
     path::Path,
     sync::{
         Arc,
@@ -20,101 +19,91 @@ use std::{
 };
 
 use keymeter_core::record::{Record, Session};
+use thiserror::Error;
 
 pub use self::{
     client::AccountingClient,
     outbox::{OpenError, Outbox, OutboxError},
     sender::Sender,
 };
-use crate::observe::metrics::{LedgerRecord, Metrics};
+use crate::{
+    drain::drain,
+    observe::metrics::{LedgerRecord, Metrics},
+};
 
-/// The records of this process, and of those before it that were killed.
+/// The ledger: the records of this process, and of those before it that were killed.
 pub struct Ledger {
     session: Session,
-    spool: Outbox,
+    outbox: Outbox,
     metrics: Arc<Metrics>,
-    /// Records of processes that are gone, which this one sends on.
+    /// The number of records of ended processes that this one sends.
     adopted: AtomicU64,
 }
 
 impl Ledger {
-    /// Opens the ledger in `directory`, under a session of its own.
+    /// Opens the ledger in `directory`, with a new session.
     ///
     /// # Errors
     /// When the directory cannot be used.
     pub fn open(directory: &Path, metrics: Arc<Metrics>) -> Result<Self, LedgerError> {
-        let session = Session::generate().map_err(LedgerError::Random)?;
-        let spool = Outbox::open(directory, &session).map_err(LedgerError::Outbox)?;
+        let session = Session::generate()?;
+        let outbox = Outbox::open(directory, &session)?;
         metrics.ledger_opened();
-        Ok(Self { session, spool, metrics, adopted: AtomicU64::new(0) })
+        Ok(Self { session, outbox, metrics, adopted: AtomicU64::new(0) })
     }
 
-    /// What tells this run of the gateway from all others.
+    /// The id of this run of the gateway.
     #[must_use]
     pub fn session(&self) -> &Session {
         &self.session
     }
 
-    /// Whether new work may be taken on: its record will find room.
+    /// Whether a new request may be admitted: there is room for its record.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.spool.has_room()
+        self.outbox.has_room()
     }
 
-    /// Writes a record down, before the end of its response is passed on.
+    /// Writes a record, before the end of its response is passed on.
     ///
     /// # Errors
-    /// When it could not be written. Then that end must not be passed on.
+    /// When it could not be written. Then the end must not be passed on.
     pub fn append(&self, record: Record) -> Result<(), OutboxError> {
-        let written = self.spool.append(&record.bounded());
+        let written = self.outbox.append(&record.bounded());
         match &written {
             Ok(()) => self.metrics.ledger_record(LedgerRecord::Spooled, 1),
-            Err(fault @ OutboxError::Held(_)) => {
+            Err(error @ OutboxError::Held(_)) => {
                 self.metrics.ledger_record(LedgerRecord::Held, 1);
-                tracing::debug!("{fault}");
+                tracing::debug!("{error}");
             }
-            Err(fault) => {
+            Err(error) => {
                 self.metrics.ledger_record(LedgerRecord::Lost, 1);
-                tracing::error!("{fault}");
+                tracing::error!("{error}");
             }
         }
         written
     }
 
-    /// Records that are on disk and not acknowledged, those of processes that are gone included.
+    /// The number of records on disk that are not acknowledged, those of ended processes included.
     #[must_use]
     pub fn waiting(&self) -> u64 {
-        self.spool.spooled().saturating_add(self.adopted.load(Ordering::Relaxed))
+        self.outbox.pending().saturating_add(self.adopted.load(Ordering::Relaxed))
     }
 
-    /// Waits until nothing of this process is left to send, `limit` at most.
-    pub async fn sent(&self, limit: Duration) {
-        let sent = async {
-            while self.spool.spooled() > 0 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        // What is left then is sent by the next process.
-        let _ = tokio::time::timeout(limit, sent).await;
+    /// Waits until all records of this process are sent, for `limit` at most.
+    pub async fn drain(&self, limit: Duration) {
+        // The next process sends the rest.
+        drain(limit, || self.outbox.pending() == 0).await;
     }
 }
 
-/// Why there is no ledger.
-#[derive(Debug)]
+/// Why the ledger cannot be opened.
+#[derive(Debug, Error)]
 pub enum LedgerError {
     /// The operating system gives no randomness.
-    Random(getrandom::Error),
+    #[error("cannot generate the gateway's session id: {0}")]
+    Random(#[from] getrandom::Error),
     /// The directory cannot be used.
-    Outbox(OpenError),
+    #[error(transparent)]
+    Outbox(#[from] OpenError),
 }
-
-impl fmt::Display for LedgerError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Random(error) => write!(formatter, "cannot name this run of the gateway: {error}"),
-            Self::Outbox(fault) => fault.fmt(formatter),
-        }
-    }
-}
-
-impl std::error::Error for LedgerError {}

@@ -13,6 +13,7 @@ mod identify;
 mod in_flight;
 mod money;
 mod outcome;
+mod planned;
 mod prompt;
 mod rejected;
 mod reservations;

@@ -1,4 +1,4 @@
-//! The commands. Each is a file; what goes wrong is one line on standard error and exit code 1.
+//! The commands, one in each file. An error is one line on standard error and exit code 1.
 
 mod app;
 mod check;
@@ -35,11 +35,11 @@ enum Command {
         /// The configuration file.
         #[arg(long, value_name = "FILE", default_value = "conf/keymeter.yaml")]
         config: PathBuf,
-        /// Take over the sockets of the process that runs, which then ends when whoever is connected to it has been served.
+        /// Take over the sockets of the running process, which ends once its open connections are closed.
         #[arg(long)]
         upgrade: bool,
     },
-    /// Load everything that `serve` would, and say what is wrong with it; or examine a key service.
+    /// Check the configuration and the keys as `serve` would load them; or examine a key service.
     Check {
         /// The configuration file.
         #[arg(long, value_name = "FILE", default_value = "conf/keymeter.yaml", conflicts_with = "source")]
@@ -47,30 +47,30 @@ enum Command {
         #[command(flatten)]
         source: Option<check_source::SourceArgs>,
     },
-    /// Run a gateway, an upstream that answers with canned text, and one fresh key, on loopback.
+    /// Run a gateway with one new key and an upstream that answers with canned text, on loopback.
     Demo {
-        /// Where clients connect; 0: any free port.
+        /// The port for clients; 0 for any free port.
         #[arg(long, default_value_t = 8080)]
         port: u16,
-        /// Where operators connect; 0: any free port.
+        /// The port for operators; 0 for any free port.
         #[arg(long, default_value_t = 9090)]
         admin_port: u16,
     },
-    /// Create, list, show, change and delete keys, in a YAML file or on a control plane.
+    /// Create, list, show, update and delete keys, in a YAML file or on a control plane.
     Keys(keys::KeysArgs),
-    /// Make users and let them go, on a control plane.
+    /// Create, list and delete users, on a control plane.
     Users(people::UsersArgs),
-    /// Make teams, invite people to them and answer invitations, on a control plane.
+    /// Create, show and delete teams, and manage their members and invitations, on a control plane.
     Teams(people::TeamsArgs),
     /// Show and credit wallets, on a control plane.
     Wallets(money::WalletsArgs),
-    /// Show what was used, from a control plane.
+    /// Show usage, from a control plane.
     Usage(money::UsageArgs),
-    /// Show who changed what, on a control plane.
+    /// Show the audit log of a control plane.
     Audit(money::AuditArgs),
     /// Print the JSON Schema of the configuration file, for editors.
     Schema(describe::SchemaArgs),
-    /// Print what a shell needs to complete keymeter's commands and options.
+    /// Print a shell's completion script.
     Completions {
         /// The shell.
         shell: Shell,
@@ -105,7 +105,7 @@ pub fn run() -> ExitCode {
     ended
 }
 
-/// The last lines of the log get so long to be written.
+/// How long the last log lines may take to be written.
 const LAST_LINES: Duration = Duration::from_millis(500);
 
 fn exit_code(result: Result<(), impl Display>) -> ExitCode {

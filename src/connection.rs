@@ -1,7 +1,7 @@
-//! Connections of clients, each with its time for every state that it can be in, and never more of them than are allowed.
-//! A connection waits for the head of a request, carries requests, or is kept for further ones; its stream looks at the
-//! time whenever it has nothing to read or cannot write, and ends there. What serves the connection only ever sees a client
-//! that is gone. Gateway, admin address and control plane share this.
+//! Client connections with a time limit for each state, and with a limit on their number. A connection waits for the head of
+//! a request, carries requests, or is kept alive for further ones. Its stream checks the time whenever it has nothing to
+//! read or cannot write, and ends when the time is over. The server of the connection only sees that the client has gone.
+//! The gateway, the admin address and the control plane share this.
 
 pub mod app;
 pub mod descriptors;
@@ -37,13 +37,13 @@ tokio::task_local! {
 pub struct Connection {
     timeouts: ConnectionTimeouts,
     state: Mutex<State>,
-    /// What runs on it, where its reader is to fail when that is revoked.
+    /// The request whose revocation makes the reader fail.
     revocable: Mutex<Option<Arc<RevocationEntry>>>,
-    /// Who waits for the client.
+    /// Wakes the task that reads.
     reader: AtomicWaker,
-    /// Says that no further request is wanted here.
+    /// Tells the server to accept no further request.
     closing: watch::Sender<bool>,
-    /// Those that it is one of.
+    /// The set of connections that it belongs to.
     connections: Weak<Connections>,
 }
 
@@ -67,7 +67,7 @@ enum Phase {
     Idle(Instant),
 }
 
-/// A moment at which a connection ends unless something happens.
+/// When a connection ends unless something happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Deadline {
     at: Instant,
@@ -95,25 +95,26 @@ impl Connection {
         CURRENT.try_with(Arc::clone).ok()
     }
 
-    /// From now on the reader fails when `run` is revoked; or never, without one.
-    pub fn carries(&self, run: Option<Arc<RevocationEntry>>) {
-        *self.revocable.lock() = run;
+    /// Sets the request whose revocation makes the reader fail; `None`: no request does.
+    pub fn set_revocation(&self, entry: Option<Arc<RevocationEntry>>) {
+        *self.revocable.lock() = entry;
     }
 
-    /// The head of a request is here: it runs, until [`Self::request_is_over`]. For connections of one request at a time.
-    pub fn head_is_read(&self) {
+    /// Notes that the head of a request was read. The request runs until [`Self::end_request`]. For connections that carry
+    /// one request at a time.
+    pub fn begin_request(&self) {
         let mut state = self.state.lock();
         state.phase = Phase::Running(1);
         state.has_partial_head = false;
     }
 
-    /// What was begun by [`Self::head_is_read`] is over, or there was no such request.
-    pub fn request_is_over(&self) {
+    /// Notes that the request has ended, if there was one.
+    pub fn end_request(&self) {
         self.state.lock().phase = Phase::Idle(Instant::now());
-        self.tell_idle();
+        self.notify_idle();
     }
 
-    /// A request runs as long as what is given lives. For connections that may carry several.
+    /// Notes that a request runs while the returned guard lives. For connections that may carry several.
     pub fn run_request(self: &Arc<Self>) -> RunningRequest {
         let mut state = self.state.lock();
         state.phase = match state.phase {
@@ -123,7 +124,7 @@ impl Connection {
         RunningRequest(self.clone())
     }
 
-    fn request_has_run(&self) {
+    fn finish_running(&self) {
         let mut state = self.state.lock();
         if let Phase::Running(others) = state.phase
             && others > 1
@@ -135,22 +136,22 @@ impl Connection {
         drop(state);
         // Another task may wait for the client already, with no end in view.
         self.reader.wake();
-        self.tell_idle();
+        self.notify_idle();
     }
 
-    fn tell_idle(&self) {
+    fn notify_idle(&self) {
         if let Some(connections) = self.connections.upgrade() {
-            connections.one_is_idle();
+            connections.notify_idle();
         }
     }
 
-    /// How long the rest of a body may take once its request is answered.
-    fn time_for_the_rest(&self) -> Duration {
+    /// How long the rest of a request's body may take after its answer.
+    fn drain_timeout(&self) -> Duration {
         self.timeouts.head
     }
 
-    /// Bytes came on a connection that carries one request at a time.
-    fn bytes_came(&self) {
+    /// Records that bytes came on a connection that carries one request at a time.
+    fn record_bytes(&self) {
         let mut state = self.state.lock();
         match state.phase {
             Phase::Running(_) => return,
@@ -179,9 +180,9 @@ impl Connection {
         of_head.into_iter().chain(of_phase).min_by_key(|deadline| deadline.at)
     }
 
-    /// Tells the client to send no more requests, if it can be told and was not; then it has a little time to leave. Says
-    /// whether it has more time, as it also has where a request has begun meanwhile.
-    fn asks_to_leave(&self) -> bool {
+    /// Asks the client to send no more requests, if it can be asked and was not. It then has a little time to leave.
+    /// Returns whether it has more time, as it also has where a request has begun meanwhile.
+    fn request_close(&self) -> bool {
         let mut state = self.state.lock();
         if !matches!(state.phase, Phase::Idle(_)) {
             return true;
@@ -204,7 +205,7 @@ impl Connection {
         }
     }
 
-    /// Ends it, if it has been idle since then. Says whether it was.
+    /// Ends the connection if it has been idle since `since`. Returns whether it was.
     fn evict(&self, since: Instant) -> bool {
         let mut state = self.state.lock();
         if state.phase != Phase::Idle(since) || state.is_evicted {
@@ -220,7 +221,7 @@ impl Connection {
         self.state.lock().is_evicted
     }
 
-    /// Ready where it makes room for another; whoever asks is woken when it is to.
+    /// Ready when the connection makes room for another; `waker` is woken then.
     fn poll_evicted(&self, waker: &Waker) -> Poll<()> {
         self.reader.register(waker);
         if self.is_evicted() { Poll::Ready(()) } else { Poll::Pending }
@@ -228,7 +229,7 @@ impl Connection {
 
     fn poll_revoked(&self, context: &Context<'_>) -> Poll<()> {
         match &*self.revocable.lock() {
-            Some(run) => run.poll_barred(context).map(drop),
+            Some(entry) => entry.poll_revoked(context).map(drop),
             None => Poll::Pending,
         }
     }
@@ -239,7 +240,7 @@ pub struct RunningRequest(Arc<Connection>);
 
 impl Drop for RunningRequest {
     fn drop(&mut self) {
-        self.0.request_has_run();
+        self.0.finish_running();
     }
 }
 

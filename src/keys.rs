@@ -1,18 +1,20 @@
-//! From a secret's hash to its key. Answers of the source are kept in a cache and asked for again before they grow old.
-//! Every look-up knows when it began: what changed meanwhile is asked for again, so that an answer from before a change
-//! is never believed after it.
+//! Resolves a secret's hash to its key. Answers of the source are cached, and renewed before they are stale. Every look-up
+//! knows when it began: if the key changed meanwhile, it is repeated, so that an answer from before a change is never used
+//! after it.
 
 mod changes;
 pub(crate) mod circuit;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod http;
 mod known;
 pub mod push;
 pub mod revocation;
+pub mod service;
 mod yaml;
 
 use std::{
     collections::HashMap,
-    fmt,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -30,12 +32,13 @@ use keymeter_core::{
 };
 use moka::sync::Cache;
 use parking_lot::Mutex;
+use thiserror::Error;
 use tokio::sync::watch;
 
 pub use self::{changes::Change, http::HttpSource, known::Key, yaml::YamlSource};
 use self::{
     changes::{Changes, Epoch},
-    known::{Term, Trust},
+    known::{Freshness, Term},
 };
 use crate::{
     keys::revocation::RevocationRegistry,
@@ -43,112 +46,107 @@ use crate::{
     observe::metrics::{Lookup, Metrics, Outcome},
 };
 
-/// Where keys come from.
+/// A source of keys.
 #[async_trait]
 pub trait KeySource: Send + Sync + 'static {
-    /// The key that has `hash` as its secret's or as a retiring secret's. `known` is the tag of what is known of it.
+    /// Looks up the key whose secret, or retiring secret, has `hash`. `known` is the tag of the known record.
     ///
     /// # Errors
-    /// When the source cannot answer, which never means that there is no such key.
+    /// When the source cannot answer. This never means that there is no such key.
     async fn look_up(&self, hash: &KeyHash, known: Option<&EntityTag>) -> Result<Answer, SourceError>;
 
     /// Whether the source has ever answered.
     fn has_answered(&self) -> bool;
 
-    /// Whether there is a key with `hash`, where the source holds all of them in memory; `None`: it is to be asked.
+    /// Whether there is a key with `hash`, if the source has all keys in memory; `None` if it must be asked.
     fn holds(&self, hash: &KeyHash) -> Option<bool> {
         let _ = hash;
         None
     }
 }
 
-/// What a source says of a secret.
+/// The answer of a source to a look-up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It is this key's.
+    /// The secret is this key's.
     Key(Found),
-    /// What is known of it still holds, so long.
+    /// The known record is still valid, for this long.
     Same(Option<Duration>),
-    /// It is no key's.
+    /// The secret is no key's.
     Unknown,
 }
 
-/// A key as its source has it.
+/// A key as its source knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// What it is.
+    /// The key's record.
     pub record: Arc<KeyRecord>,
-    /// By which the source knows this version of it.
+    /// The tag of this version of the record.
     pub tag: Option<EntityTag>,
-    /// How long it may be believed, if the source says so.
+    /// How long the record is valid, if the source says so.
     pub believed_for: Option<Duration>,
-    /// What it says of the key's wallet.
-    pub word: Option<BalanceUpdate>,
+    /// The balance of the key's wallet, if the source states it.
+    pub balance: Option<BalanceUpdate>,
 }
 
-/// The value of an `ETag` (RFC 9110, section 8.8.3), as it was sent.
+/// The value of an `ETag` header (RFC 9110, section 8.8.3), as it was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EntityTag(pub ::http::HeaderValue);
 
 /// Why a source did not answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("the key source did not answer: {0}")]
 pub struct SourceError(pub String);
 
-impl fmt::Display for SourceError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "the key source did not answer: {}", self.0)
-    }
-}
-
-impl std::error::Error for SourceError {}
-
 /// Why there is no key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ResolveError {
     /// No key has this secret.
+    #[error("no key has this secret")]
     Unknown,
-    /// It cannot be known at the moment.
-    Unavailable(SourceError),
+    /// The source cannot answer at the moment.
+    #[error(transparent)]
+    Unavailable(#[from] SourceError),
 }
 
-/// Finds keys, and remembers them.
+/// Finds keys, and caches them.
 pub struct Resolver {
     source: Arc<dyn KeySource>,
     known: Cache<KeyHash, Arc<Key>>,
-    /// In which generation it was so.
+    /// Unknown secrets, with the generation in which they were unknown.
     unknown: Cache<KeyHash, u32>,
     changes: Mutex<Changes>,
     /// Counts the changes of all keys at once.
     generation: AtomicU32,
-    /// What was asked before this moment is to be asked again.
-    doubted_before: AtomicU64,
-    questions: Mutex<HashMap<KeyHash, watch::Receiver<Option<Resolved>>>>,
+    /// Answers from before this moment are stale.
+    stale_before: AtomicU64,
+    look_ups: Mutex<HashMap<KeyHash, watch::Receiver<Option<Resolved>>>>,
     terms: KeyCache,
     accounts: Arc<Accounts>,
     metrics: Arc<Metrics>,
-    runs: Arc<RevocationRegistry>,
-    purses: Arc<WalletAllowances>,
+    revocations: Arc<RevocationRegistry>,
+    wallets: Arc<WalletAllowances>,
 }
 
-/// What became of a look-up.
+/// The outcome of a look-up.
 pub type Resolved = Result<Arc<Key>, ResolveError>;
 
-/// How many unknown secrets are remembered: enough to spare the source a client's retries,
-/// and too few for a flood to be felt in memory.
+/// How many unknown secrets are cached: enough to spare the source a client's retries, and too few for a flood to fill the
+/// memory.
 const UNKNOWN_CAPACITY: u64 = 100_000;
 
-/// How long a request waits for the source although what is known of its key could still be used.
+/// How long a request waits for the source although a stale record could be used.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 impl Resolver {
-    /// A resolver over `source`. A key that turns out to be at its end ends its `runs`.
+    /// A resolver of `source`. A key that is revoked ends its running requests by `revocations`.
     #[must_use]
     pub fn new(
         source: Arc<dyn KeySource>,
         terms: &KeyCache,
         accounts: Arc<Accounts>,
         metrics: Arc<Metrics>,
-        runs: Arc<RevocationRegistry>,
+        revocations: Arc<RevocationRegistry>,
     ) -> Self {
         Self {
             source,
@@ -156,13 +154,13 @@ impl Resolver {
             unknown: Cache::builder().max_capacity(UNKNOWN_CAPACITY).time_to_live(terms.unknown_ttl).build(),
             changes: Mutex::default(),
             generation: AtomicU32::new(0),
-            doubted_before: AtomicU64::new(0),
-            questions: Mutex::default(),
+            stale_before: AtomicU64::new(0),
+            look_ups: Mutex::default(),
             terms: terms.clone(),
             accounts,
             metrics,
-            runs,
-            purses: Arc::default(),
+            revocations,
+            wallets: Arc::default(),
         }
     }
 
@@ -174,7 +172,7 @@ impl Resolver {
         self.resolve_known(hash, self.known(&hash), now).await
     }
 
-    /// The same, where it was looked up already that the key is `known`.
+    /// The key whose secret has `hash`, where `known` is what [`Resolver::known`] gave for it.
     ///
     /// # Errors
     /// As those of `resolve`.
@@ -185,70 +183,70 @@ impl Resolver {
         now: MonotonicTime,
     ) -> Resolved {
         let Some(key) = known else {
-            if self.is_known_to_be_unknown(&hash) {
+            if self.is_known_unknown(&hash) {
                 self.metrics.looked_up(Lookup::Unknown);
                 return Err(ResolveError::Unknown);
             }
             self.metrics.looked_up(Lookup::Miss);
             return Box::pin(self.answer(hash, None, now)).await;
         };
-        match self.trust(&key, now) {
-            Trust::Fresh => {}
-            Trust::Due => drop(self.ask(hash, Some(key.clone()), now)),
-            // In a box, so that the requests of cached keys do not carry its size.
-            trust => return Box::pin(self.check(hash, key, trust, now)).await,
+        match self.freshness(&key, now) {
+            Freshness::Fresh => {}
+            Freshness::Due => drop(self.ask(hash, Some(key.clone()), now)),
+            // Boxed, so that the futures of cached keys stay small.
+            freshness => return Box::pin(self.check(hash, key, freshness, now)).await,
         }
         self.metrics.looked_up(Lookup::Hit);
         Ok(key)
     }
 
-    /// Whether no change is known since `key` was found. Where one is, it is to be asked for again.
+    /// Whether no change is known since `key` was found. If one is, the key must be resolved again.
     #[must_use]
-    pub fn vouches_for(&self, key: &Key) -> bool {
+    pub fn is_current(&self, key: &Key) -> bool {
         key.generation() == self.generation.load(Ordering::Acquire) && !key.is_revised()
     }
 
-    /// Looks after the running requests of a key that changed while one of them began.
-    pub fn look_after(self: &Arc<Self>, key: &Key) {
-        tokio::spawn(self.clone().recheck(vec![*key.hash()], None));
+    /// Looks `key` up again, and ends its running requests if it is revoked. For a key that changed while a request began.
+    pub fn recheck(self: &Arc<Self>, key: &Key) {
+        tokio::spawn(self.clone().recheck_hashes(vec![*key.hash()], None));
     }
 
-    /// What was found lately for the secret with `hash`: its sender is no stranger. It is not to be used as it is.
+    /// The cached key of the secret with `hash`. It may be stale: pass it to [`Resolver::resolve_known`].
     #[must_use]
     pub fn known(&self, hash: &KeyHash) -> Option<Arc<Key>> {
         self.known.get(hash)
     }
 
-    /// Whether the secret with `hash` is a key's, as far as that is known without a look-up.
+    /// Whether the secret with `hash` is a key's, if that is known without a look-up.
     #[must_use]
-    pub fn is_a_keys(&self, hash: &KeyHash) -> Option<bool> {
-        self.source.holds(hash).or_else(|| self.is_known_to_be_unknown(hash).then_some(false))
+    pub fn is_known_key(&self, hash: &KeyHash) -> Option<bool> {
+        self.source.holds(hash).or_else(|| self.is_known_unknown(hash).then_some(false))
     }
 
-    /// What the keys that were met have used.
+    /// The accounts of keys.
     #[must_use]
     pub fn accounts(&self) -> &Arc<Accounts> {
         &self.accounts
     }
 
-    /// The wallets of the keys that were met.
+    /// The wallets of keys.
     #[must_use]
-    pub fn purses(&self) -> &Arc<WalletAllowances> {
-        &self.purses
+    pub fn wallets(&self) -> &Arc<WalletAllowances> {
+        &self.wallets
     }
 
-    /// The running requests that end with their keys.
+    /// The running requests that end when their keys are revoked.
     #[must_use]
-    pub fn runs(&self) -> &Arc<RevocationRegistry> {
-        &self.runs
+    pub fn revocations(&self) -> &Arc<RevocationRegistry> {
+        &self.revocations
     }
 
-    /// Asks the source for a secret that nobody has, until it answers for the first time.
+    /// Looks up a secret that no key has, until the source answers for the first time.
     pub async fn wait_for_source(&self) {
         let mut failures = 0;
-        while let Err(fault) = self.source.look_up(&KeyHash::digest(b""), None).await {
+        while let Err(error) = self.source.look_up(&KeyHash::digest(b""), None).await {
             if failures % 32 == 0 {
-                tracing::warn!("{fault}; not ready until it does");
+                tracing::warn!("{error}; the gateway is not ready until it does");
             }
             tokio::time::sleep(circuit::pause(failures, MonotonicTime::now().as_nanos())).await;
             failures = failures.saturating_add(1);
@@ -261,33 +259,35 @@ impl Resolver {
         self.source.has_answered()
     }
 
-    /// A key changed, or all did; we were told at `received`. From now on nothing is believed of it that was asked for
-    /// before, and its running requests are looked after.
+    /// Applies a change of one key or of all, whose notice came at `received`. Answers from before it are no longer used, and
+    /// running requests of the key end if it is revoked.
     pub fn changed(self: &Arc<Self>, change: Change, received: MonotonicTime) {
-        let concerned = self.void(&change);
-        let runs = match change {
-            Change::All => self.runs.hashes(|_, _| true),
-            Change::Key { id, hash } => self.runs.hashes(|of, by| id.as_ref() == Some(of) || hash.as_ref() == Some(by)),
+        let concerned = self.mark_changed(&change);
+        let hashes = match change {
+            Change::All => self.revocations.hashes(|_, _| true),
+            Change::Key { id, hash } => {
+                self.revocations.hashes(|of, by| id.as_ref() == Some(of) || hash.as_ref() == Some(by))
+            }
         };
-        if runs.is_empty() {
-            // Whoever comes now is refused, or asks.
+        if hashes.is_empty() {
+            // Requests that come from now on are refused, or look the key up.
             concerned.then(|| self.metrics.revocation_took(MonotonicTime::now().saturating_since(received)));
             return;
         }
-        tokio::spawn(self.clone().recheck(runs, Some(received)));
+        tokio::spawn(self.clone().recheck_hashes(hashes, Some(received)));
     }
 
-    /// We may have missed changes: all that is known is asked for again when it is used next, and meanwhile goes on.
-    pub fn doubt_all(self: &Arc<Self>, now: MonotonicTime) {
-        self.doubted_before.fetch_max(now.as_nanos(), Ordering::AcqRel);
+    /// Marks all cached keys as stale, since changes may have been missed. They are looked up again when they are used next.
+    pub fn mark_all_stale(self: &Arc<Self>, now: MonotonicTime) {
+        self.stale_before.fetch_max(now.as_nanos(), Ordering::AcqRel);
         self.unknown.invalidate_all();
-        tokio::spawn(self.clone().recheck(self.runs.hashes(|_, _| true), None));
+        tokio::spawn(self.clone().recheck_hashes(self.revocations.hashes(|_, _| true), None));
     }
 
-    /// Lets go of what is too old to be used. The cache could do so by itself, for 64 bytes a key.
-    pub fn tidy(&self, now: MonotonicTime) {
+    /// Evicts keys that are too old to be used. The cache could do so by itself, for 64 bytes a key.
+    pub fn evict_expired(&self, now: MonotonicTime) {
         for (hash, key) in &self.known {
-            if key.is_over(now) {
+            if key.is_expired(now) {
                 self.known.invalidate(&*hash);
             }
         }
@@ -295,9 +295,9 @@ impl Resolver {
         self.unknown.run_pending_tasks();
     }
 
-    /// Marks what is known as from before a change. Says whether anything was.
-    fn void(&self, change: &Change) -> bool {
-        // Whoever answers under this lock from now on knows of the change.
+    /// Marks cached answers as from before a change. Returns whether there were any.
+    fn mark_changed(&self, change: &Change) -> bool {
+        // Answers that are cached under this lock from now on are checked against the change.
         let mut changes = self.changes.lock();
         changes.push(change.clone());
         let Change::Key { id, hash } = change else {
@@ -314,54 +314,60 @@ impl Resolver {
                 self.known.invalidate(hash);
                 self.unknown.invalidate(hash);
             }
-            // It may have been made, or have a new secret that was tried before.
+            // The key may be new, or have a new secret that was tried before.
             None => self.unknown.invalidate_all(),
         }
         account.is_some() || was_known
     }
 
-    /// Asks for the keys of running requests, of which those end that may not go on.
-    async fn recheck(self: Arc<Self>, hashes: Vec<KeyHash>, received: Option<MonotonicTime>) {
+    /// Looks up the keys of running requests, which ends those whose key is revoked.
+    async fn recheck_hashes(self: Arc<Self>, hashes: Vec<KeyHash>, received: Option<MonotonicTime>) {
         let now = MonotonicTime::now();
-        let questions: Vec<_> = hashes.into_iter().map(|hash| self.ask(hash, self.known.get(&hash), now)).collect();
-        for mut question in questions {
-            let answered = question.wait_for(Option::is_some).await.is_ok_and(|answer| is_answer(answer.as_ref()));
+        let look_ups: Vec<_> = hashes.into_iter().map(|hash| self.ask(hash, self.known.get(&hash), now)).collect();
+        for mut look_up in look_ups {
+            let answered = look_up.wait_for(Option::is_some).await.is_ok_and(|answer| is_answer(answer.as_ref()));
             if let Some(received) = received.filter(|_| answered) {
                 self.metrics.revocation_took(MonotonicTime::now().saturating_since(received));
             }
         }
     }
 
-    fn is_known_to_be_unknown(&self, hash: &KeyHash) -> bool {
+    fn is_known_unknown(&self, hash: &KeyHash) -> bool {
         self.unknown.get(hash).is_some_and(|generation| generation == self.generation.load(Ordering::Acquire))
     }
 
-    fn trust(&self, key: &Key, now: MonotonicTime) -> Trust {
+    fn freshness(&self, key: &Key, now: MonotonicTime) -> Freshness {
         if key.generation() != self.generation.load(Ordering::Acquire) {
-            return key.trust_after_change(now);
+            return key.freshness_after_change(now);
         }
-        key.trust(now, MonotonicTime::from_nanos(self.doubted_before.load(Ordering::Acquire)))
+        key.freshness(now, MonotonicTime::from_nanos(self.stale_before.load(Ordering::Acquire)))
     }
 
-    /// Asks for a key of which something is known that is no longer to be taken as it is.
-    async fn check(self: &Arc<Self>, hash: KeyHash, key: Arc<Key>, trust: Trust, now: MonotonicTime) -> Resolved {
+    /// Looks up a cached key that is not fresh.
+    async fn check(
+        self: &Arc<Self>,
+        hash: KeyHash,
+        key: Arc<Key>,
+        freshness: Freshness,
+        now: MonotonicTime,
+    ) -> Resolved {
         let stale = || {
             self.metrics.looked_up(Lookup::Stale);
             Ok(key.clone())
         };
-        if trust != Trust::None && key.is_resting(now) {
+        if freshness != Freshness::Unusable && key.is_paused(now) {
             return stale();
         }
         let answer = self.answer(hash, Some(key.clone()), now);
-        let answer = match trust {
-            Trust::Old => match tokio::time::timeout(PATIENCE, answer).await {
+        let answer = match freshness {
+            Freshness::Stale => match tokio::time::timeout(PATIENCE, answer).await {
                 Ok(answer) => answer,
                 Err(_) => return stale(),
             },
             _ => answer.await,
         };
         match answer {
-            Err(ResolveError::Unavailable(_)) if trust != Trust::None => stale(),
+            Err(ResolveError::Unavailable(_)) if freshness != Freshness::Unusable => stale(),
             answer => {
                 self.metrics.looked_up(Lookup::Miss);
                 answer
@@ -370,41 +376,41 @@ impl Resolver {
     }
 
     async fn answer(self: &Arc<Self>, hash: KeyHash, known: Option<Arc<Key>>, now: MonotonicTime) -> Resolved {
-        let mut question = self.ask(hash, known, now);
-        let lost = || ResolveError::Unavailable(SourceError("the look-up broke off; the log says why".to_owned()));
-        let answer = question.wait_for(Option::is_some).await.map_err(|_| lost())?;
+        let mut look_up = self.ask(hash, known, now);
+        let lost = || ResolveError::Unavailable(SourceError("the look-up was aborted; the log says why".to_owned()));
+        let answer = look_up.wait_for(Option::is_some).await.map_err(|_| lost())?;
         answer.clone().unwrap_or_else(|| Err(lost()))
     }
 
-    /// Puts a question to the source, once for all who want to know the same.
+    /// Looks a key up, once for all requests that need it.
     fn ask(
         self: &Arc<Self>,
         hash: KeyHash,
         known: Option<Arc<Key>>,
         now: MonotonicTime,
     ) -> watch::Receiver<Option<Resolved>> {
-        let mut questions = self.questions.lock();
-        if let Some(question) = questions.get(&hash) {
-            return question.clone();
+        let mut look_ups = self.look_ups.lock();
+        if let Some(look_up) = look_ups.get(&hash) {
+            return look_up.clone();
         }
         if known.is_none()
-            && let Some(key) = self.known.get(&hash).filter(|key| self.trust(key, now) == Trust::Fresh)
+            && let Some(key) = self.known.get(&hash).filter(|key| self.freshness(key, now) == Freshness::Fresh)
         {
-            // It was answered between the look into the cache and this one.
+            // It was answered since the cache was read.
             return watch::channel(Some(Ok(key))).1;
         }
-        let (told, question) = watch::channel(None);
-        questions.insert(hash, question.clone());
-        drop(questions);
+        let (told, look_up) = watch::channel(None);
+        look_ups.insert(hash, look_up.clone());
+        drop(look_ups);
         let this = self.clone();
         tokio::spawn(async move {
-            let asking = Asking { resolver: &this, hash };
-            let answer = asking.until_certain(known, now).await;
-            // Gone from the list first: whoever comes later asks anew.
-            drop(asking);
+            let look_up = LookUp { resolver: &this, hash };
+            let answer = look_up.until_current(known, now).await;
+            // It leaves the list first, so that later requests look the key up anew.
+            drop(look_up);
             told.send_replace(Some(answer));
         });
-        question
+        look_up
     }
 }
 
@@ -412,26 +418,26 @@ fn is_answer(answer: Option<&Resolved>) -> bool {
     matches!(answer, Some(Ok(_) | Err(ResolveError::Unknown)))
 }
 
-/// A question that is put. It leaves the list of questions however it ends.
-struct Asking<'resolver> {
+/// A look-up that is under way. Dropping it removes it from the list of look-ups.
+struct LookUp<'resolver> {
     resolver: &'resolver Resolver,
     hash: KeyHash,
 }
 
-impl Asking<'_> {
-    /// Asks again as long as the key changed while the source answered.
-    async fn until_certain(&self, mut known: Option<Arc<Key>>, now: MonotonicTime) -> Resolved {
+impl LookUp<'_> {
+    /// Repeats the look-up while the key changes during it.
+    async fn until_current(&self, mut known: Option<Arc<Key>>, now: MonotonicTime) -> Resolved {
         loop {
             let start = self.resolver.changes.lock().now();
-            let answer = self.put(known.as_deref().and_then(Key::tag)).await;
-            match self.take_in(start, answer, known.as_deref(), now) {
+            let answer = self.query(known.as_deref().and_then(Key::tag)).await;
+            match self.remember(start, answer, known.as_deref(), now) {
                 Some(resolved) => return resolved,
                 None => known = None,
             }
         }
     }
 
-    async fn put(&self, known: Option<&EntityTag>) -> Result<Answer, SourceError> {
+    async fn query(&self, known: Option<&EntityTag>) -> Result<Answer, SourceError> {
         let start = Instant::now();
         let answer = self.resolver.source.look_up(&self.hash, known).await;
         let outcome = match &answer {
@@ -443,8 +449,8 @@ impl Asking<'_> {
         answer
     }
 
-    /// Remembers an answer to a question that was put at `start`; `None`: it may be from before a change.
-    fn take_in(
+    /// Caches the answer of a look-up that began at `start`; `None` if it may be from before a change.
+    fn remember(
         &self,
         start: Epoch,
         answer: Result<Answer, SourceError>,
@@ -452,11 +458,11 @@ impl Asking<'_> {
         now: MonotonicTime,
     ) -> Option<Resolved> {
         let found = match answer {
-            Ok(Answer::Unknown) => return self.take_in_unknown(start, known),
+            Ok(Answer::Unknown) => return self.remember_unknown(start, known),
             Ok(Answer::Key(found)) => found,
             Ok(Answer::Same(believed_for)) => {
-                let Some(known) = known else { return Some(failed(None, same_as_what(), now)) };
-                Found { record: known.record.clone(), tag: known.tag().cloned(), believed_for, word: None }
+                let Some(known) = known else { return Some(failed(None, unexpected_not_modified(), now)) };
+                Found { record: known.record.clone(), tag: known.tag().cloned(), believed_for, balance: None }
             }
             Err(fault) => return Some(failed(known, fault, now)),
         };
@@ -465,29 +471,29 @@ impl Asking<'_> {
             resolver.accounts.share_names(record);
         }
         let account = resolver.accounts.of(&record);
-        // Whoever tells of a change holds this lock: none is missed between the look for it and the insertion.
+        // Changes are marked under this lock, so none is missed between the check and the insertion.
         let changes = resolver.changes.lock();
         if changes.affect(start, Some(&record.id), &self.hash) {
             return None;
         }
-        let purse = record.wallet.as_ref().map(|wallet| resolver.purses.of(wallet));
-        if let (Some(purse), Some(word)) = (&purse, &found.word) {
-            purse.hear(word, now);
+        let wallet = record.wallet.as_ref().map(|wallet| resolver.wallets.of(wallet));
+        if let (Some(wallet), Some(balance)) = (&wallet, &found.balance) {
+            wallet.hear(balance, now);
         }
         let term = Term::new(found.tag, &self.hash, now, found.believed_for, &resolver.terms);
         let generation = resolver.generation.load(Ordering::Acquire);
-        let key = Arc::new(Key::new(record, account, purse, self.hash, generation, term));
+        let key = Arc::new(Key::new(record, account, wallet, self.hash, generation, term));
         resolver.known.insert(self.hash, key.clone());
         resolver.unknown.invalidate(&self.hash);
         drop(changes);
-        resolver.runs.extend(&self.hash, key.end());
-        if let Some(bar) = key.bar(Timestamp::now()) {
-            resolver.runs.bar(&self.hash, bar);
+        resolver.revocations.set_end(&self.hash, key.end());
+        if let Some(denial) = key.denial(Timestamp::now()) {
+            resolver.revocations.revoke(&self.hash, denial);
         }
         Some(Ok(key))
     }
 
-    fn take_in_unknown(&self, start: Epoch, known: Option<&Key>) -> Option<Resolved> {
+    fn remember_unknown(&self, start: Epoch, known: Option<&Key>) -> Option<Resolved> {
         let resolver = self.resolver;
         let changes = resolver.changes.lock();
         let id = known.map(|key| &key.record.id);
@@ -500,27 +506,27 @@ impl Asking<'_> {
         if let Some(known) = known {
             known.account.mark_deleted();
         }
-        resolver.runs.bar(&self.hash, KeyDenial::Unknown);
+        resolver.revocations.revoke(&self.hash, KeyDenial::Unknown);
         Some(Err(ResolveError::Unknown))
     }
 }
 
-impl Drop for Asking<'_> {
+impl Drop for LookUp<'_> {
     fn drop(&mut self) {
-        self.resolver.questions.lock().remove(&self.hash);
+        self.resolver.look_ups.lock().remove(&self.hash);
     }
 }
 
 fn failed(known: Option<&Key>, fault: SourceError, now: MonotonicTime) -> Resolved {
     if let Some(known) = known {
-        known.rest(now);
+        known.pause(now);
     }
     Err(ResolveError::Unavailable(fault))
 }
 
-/// Of a source that says "as before" to one that asked for the first time.
-fn same_as_what() -> SourceError {
-    SourceError("it answered 304 though nothing was known before".to_owned())
+/// The error of a source that answers 304 to a first look-up.
+fn unexpected_not_modified() -> SourceError {
+    SourceError("it answered 304 although no record was known".to_owned())
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ pub mod admission;
 pub mod cli;
 #[doc(hidden)]
 pub mod connection;
+mod drain;
 #[doc(hidden)]
 pub mod headers;
 #[doc(hidden)]

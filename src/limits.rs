@@ -1,4 +1,4 @@
-//! Where what a key has used is counted: in this process, and on a server that several gateways share.
+//! The counters of keys: in this process, and on a server that several gateways share.
 
 pub mod account;
 #[cfg(not(feature = "redis"))]

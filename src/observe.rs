@@ -1,5 +1,5 @@
-//! What operators see: metrics, the access log, traces, and the process' own log. Whoever does something tells these rooms
-//! of it; they ask nobody.
+//! What operators see: metrics, the access log, traces and the process log. Other modules report to these; they call no other
+//! module.
 
 pub mod access_log;
 pub mod levels;

@@ -238,7 +238,7 @@ impl<P> Gated<P> {
         let in_query = (arrived.api == Api::Gemini).then(|| take_key(session.req_header_mut())).flatten();
         let credentials = Credentials { headers: &session.req_header().headers, in_query: in_query.as_deref() };
         let identified = self.gate.identify(arrived, credentials, now).await;
-        if self.gate.traffic().is_draining() {
+        if self.gate.in_flight().is_draining() {
             return Err(shutting_down(identified));
         }
         let mut request = identified?;
@@ -293,7 +293,7 @@ impl<P> Gated<P> {
         let body = buffered.map(|body| Outgoing::new(scanned, request.change(), body));
         let connection = Connection::current();
         if let Some(connection) = &connection {
-            connection.carries(request.run().cloned());
+            connection.set_revocation(request.run().cloned());
         }
         Ok(Running { request, body, rejection: None, tail: response::Tail::default(), subrequest: None, connection })
     }
@@ -380,7 +380,7 @@ fn finish(gate: &Gate, state: &mut RequestState, over: subrequest::ExchangeEnd) 
             // Its room is free before anybody is told that the request is over.
             drop(body);
             if let Some(connection) = connection {
-                connection.carries(None);
+                connection.set_revocation(None);
             }
             let client = match over.client {
                 _ if subrequest.is_some_and(|subrequest| subrequest.client_left_early()) => Client::LeftEarly,

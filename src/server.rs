@@ -1,6 +1,5 @@
-//! Runs the gateway behind the plugin's gate, with the plugin's services beside it, on sockets
-//! that are bound before anything is served, so that a port in use is an error in words.
-//! Everything runs on the runtime that calls `start`; a process or a test may run several.
+//! Runs the gateway with the plugin and its services. Sockets are bound before the first request is served, so that a port in
+//! use is a start error. All tasks run on the runtime that calls `start`; a process or a test may run several servers.
 
 pub mod admin;
 #[cfg(feature = "control")]
@@ -12,7 +11,7 @@ pub mod reload;
 pub mod tls;
 
 use std::{
-    fmt, io,
+    io,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     sync::Arc,
@@ -31,6 +30,7 @@ use pingora::{
     server::configuration::ServerConf,
     services::background::BackgroundService,
 };
+use thiserror::Error;
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
@@ -40,7 +40,8 @@ use crate::{
         descriptors::{most_of_admin, most_of_gateway},
         listener::Listener,
     },
-    keys::http::client,
+    drain::drain,
+    keys::service::ServiceClient,
     observe::{access_log::AccessLog, traces::Traces},
     proxy::Gated,
     server::{
@@ -54,38 +55,38 @@ use crate::{
 
 /// A running gateway with its admin address.
 pub struct Server {
-    /// Where clients connect, with the ports that were really taken.
+    /// The addresses for clients, with the actual ports.
     pub addresses: Vec<SocketAddr>,
-    /// Where operators connect.
+    /// The address for operators.
     pub admin_address: SocketAddr,
     plugin: Plugin,
     connections: Arc<Connections>,
-    /// What accepts connections, until it is told to stop.
+    /// The task that accepts connections.
     listening: Mutex<Option<JoinHandle<()>>>,
-    /// Further handles of the sockets, where they may pass to another process.
+    /// Further handles of the sockets, for a handover.
     kept: Mutex<Sockets>,
     stop_gateway: watch::Sender<bool>,
     stop_admin: watch::Sender<bool>,
     stop_rest: watch::Sender<bool>,
 }
 
-/// What of a response waits at most in HTTP/2's own buffer of a stream, where 400 KiB would. Pingora writes into it only as far
-/// as the client's window is open, and holds what it has read meanwhile: 64 KiB at a time, in at most 14 pieces.
+/// The send buffer of an HTTP/2 stream, where h2's default is 400 KiB. Pingora fills it only as far as the client's window is
+/// open, and holds what it has read meanwhile: 64 KiB at a time, in at most 14 pieces.
 const H2_SEND_BUFFER: usize = 64 << 10;
 
-/// The last records get so long to be sent; what is left then the next process sends.
+/// How long the last records may take to be sent. The next process sends the rest.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
 
 impl Server {
-    /// Starts what `loaded` describes, on those of `sockets` that it asks for. `path` is the file that it was loaded from.
-    /// A change of the files is noticed and loaded.
+    /// Starts the gateway of `loaded`, on those of `sockets` that it needs. `path` is the file that it was loaded from. Changes
+    /// of the files are loaded.
     ///
     /// # Errors
     /// When an address cannot be bound or a certificate cannot be used.
     pub fn start(loaded: Loaded, path: PathBuf, log: AccessLog, sockets: &mut Sockets) -> Result<Self, StartError> {
-        let plugin = Plugin::new(loaded, path, log).map_err(StartError::Plugin)?;
+        let plugin = Plugin::new(loaded, path, log)?;
         let config = plugin.reloader().config();
-        let bound = Bound::of(&config, sockets)?;
+        let bound = Bound::new(&config, sockets)?;
         let connections = Connections::new(config.server.timeouts, most_of_gateway(config.server.max_connections));
         let (stop_gateway, gateway_stopped) = watch::channel(false);
         let (stop_admin, admin_stopped) = watch::channel(false);
@@ -93,7 +94,7 @@ impl Server {
 
         let certificate = certificate(&config)?;
         if let Some(certificate) = &certificate {
-            plugin.reloader().shows(certificate.clone());
+            plugin.reloader().set_certificate(certificate.clone());
         }
         let proxy = plugin.gated(Gateway::default());
         let tls = certificate.map(tls_settings).transpose()?.map(|settings| Arc::new(settings.build()));
@@ -101,7 +102,7 @@ impl Server {
         let (addresses, admin_address) = (gateway.iter().map(|bound| bound.0).collect(), admin.0);
         let upkeep = plugin.upkeep();
         let gate = plugin.gate().clone();
-        let app = TimedApp::new(gateway_app(proxy), connections.clone()).reporting(move |peer| gate.malformed(peer));
+        let app = TimedApp::new(gateway_app(proxy), connections.clone()).on_malformed(move |peer| gate.malformed(peer));
         let gateway = Gateways::new(gateway, tls, app, &connections)?;
         let of_admin = Connections::new(config.server.timeouts, most_of_admin());
         let admin = Listener::new(admin.1, of_admin.clone()).map_err(|fault| StartError::Bind(admin_address, fault))?;
@@ -113,48 +114,48 @@ impl Server {
         Ok(Self { addresses, admin_address, plugin, connections, listening, kept, stop_gateway, stop_admin, stop_rest })
     }
 
-    /// What loads the configuration anew.
+    /// The reloader of the configuration.
     #[must_use]
     pub fn reloader(&self) -> &Arc<Reloader> {
         self.plugin.reloader()
     }
 
-    /// What traces requests, if anything does.
+    /// The traces of requests, if they are traced.
     #[must_use]
     pub fn traces(&self) -> Option<&Arc<Traces>> {
         self.plugin.gate().traces()
     }
 
-    /// Bytes of requests' bodies that are held.
+    /// The bytes of buffered request bodies.
     #[must_use]
     pub fn buffered_body_bytes(&self) -> u64 {
-        self.plugin.gate().traffic().body_bytes()
+        self.plugin.gate().in_flight().body_bytes()
     }
 
-    /// Stops accepting requests, and comes back when the running ones have ended and are recorded, or after `limit`.
-    /// The admin address goes on answering meanwhile.
+    /// Stops accepting requests, and returns when the running ones have ended and are recorded, or after `limit`. The admin
+    /// address continues to answer meanwhile.
     pub async fn drain(&self, limit: Duration) -> Drained {
-        self.plugin.gate().traffic().drain();
+        self.plugin.gate().in_flight().drain();
         self.stop_listening();
-        self.emptied(limit, |server| server.plugin.gate().traffic().present()).await
+        self.finish(limit, |server| server.plugin.gate().in_flight().present()).await
     }
 
-    /// Leaves the sockets to another process that listens on them too, and comes back when whoever is connected here has
-    /// been served, or after `limit`. What is asked on a connection that is open is answered, and the connection closed.
+    /// Leaves the sockets to another process, and returns when the connections of this one are closed, or after `limit`. A
+    /// request on an open connection is answered, and the connection is then closed.
     pub async fn retire(&self, limit: Duration) -> Drained {
         self.connections.linger();
         self.stop_listening();
         let _ = self.stop_admin.send(true);
         let listening = self.listening.lock().take();
         if let Some(listening) = listening {
-            // What was accepted is known from then on; what broke off accepts nothing either.
+            // All accepted connections are counted from then on. A task that failed accepts no more either.
             let _ = listening.await;
         }
         // Not every connection of HTTP/2 ends with its last request.
-        self.emptied(limit, |server| server.plugin.gate().traffic().present().max(server.connections.open())).await
+        self.finish(limit, |server| server.plugin.gate().in_flight().present().max(server.connections.open())).await
     }
 
-    /// The sockets, for another process; none, where the configuration foresees no other.
+    /// The sockets for another process; none if a handover is not configured.
     ///
     /// # Errors
     /// When the system has no handles left.
@@ -164,21 +165,18 @@ impl Server {
 
     fn stop_listening(&self) {
         *self.kept.lock() = Sockets::none();
-        // Nobody listens any more where the service has ended by itself: then it has stopped.
+        // An error means that the service has stopped already.
         let _ = self.stop_gateway.send(true);
     }
 
-    async fn emptied(&self, limit: Duration, left: impl Fn(&Self) -> usize) -> Drained {
+    async fn finish(&self, limit: Duration, left: impl Fn(&Self) -> usize) -> Drained {
         let start = MonotonicTime::now();
-        while left(self) > 0 {
-            if MonotonicTime::now().saturating_since(start) >= limit {
-                return Drained::Cut(self.plugin.gate().traffic().present());
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        if !drain(limit, || left(self) == 0).await {
+            return Drained::Cut(self.plugin.gate().in_flight().present());
         }
         self.plugin.finish().await;
         if let Some(ledger) = self.plugin.gate().ledger() {
-            ledger.sent(LAST_RECORDS.min(limit.saturating_sub(MonotonicTime::now().saturating_since(start)))).await;
+            ledger.drain(LAST_RECORDS.min(limit.saturating_sub(MonotonicTime::now().saturating_since(start)))).await;
         }
         Drained::Empty
     }
@@ -197,7 +195,7 @@ impl Drop for Server {
 pub enum Drained {
     /// Every request had ended.
     Empty,
-    /// So many were still running.
+    /// This many requests were still running.
     Cut(usize),
 }
 
@@ -222,7 +220,7 @@ impl Gateways {
         Ok(Self { app: Arc::new(app), listeners, tls })
     }
 
-    /// Serves whoever connects, until it is told to stop.
+    /// Serves connections until it is stopped.
     async fn listen(self, stop: watch::Receiver<bool>) {
         let Self { app, listeners, tls } = self;
         let listening = listeners.into_iter().map(|listener| app.clone().listen(listener, tls.clone(), stop.clone()));
@@ -242,37 +240,37 @@ fn gateway_app(gateway: Gated<Gateway>) -> HttpProxy<Gated<Gateway>> {
     proxy
 }
 
-/// Whether `serve` could use what `config` names beside addresses.
+/// Checks what `config` names besides addresses, as `serve` would use it.
 ///
 /// # Errors
 /// When the certificate or its key is not one, or they do not belong together, or the certificates of the key service or
 /// of the collector of traces cannot be used.
 pub fn rehearse(config: &config::Config) -> Result<(), StartError> {
     if let config::Source::Http(service) = &config.keys.source {
-        client(service).map_err(|fault| StartError::Plugin(PluginError::Source(fault)))?;
+        ServiceClient::new(service).map_err(PluginError::from)?;
     }
     if let Some(terms) = &config.tracing {
-        Traces::rehearse(terms).map_err(|fault| StartError::Plugin(PluginError::Traces(fault)))?;
+        Traces::rehearse(terms).map_err(PluginError::from)?;
     }
     certificate(config).map(drop)
 }
 
-/// What clients are shown, where they speak TLS.
+/// The certificate for clients, if TLS is configured.
 fn certificate(config: &config::Config) -> Result<Option<Arc<Certificate>>, StartError> {
     let Some(tls) = &config.server.tls else { return Ok(None) };
-    Pair::read(tls).map(|pair| Some(Certificate::of(pair))).map_err(StartError::Tls)
+    Pair::read(tls).map(|pair| Some(Certificate::new(pair))).map_err(StartError::Tls)
 }
 
-/// TLS 1.2 and 1.3, and HTTP/2 for those who offer it.
+/// The TLS settings: TLS 1.2 and 1.3, and HTTP/2 for clients that offer it.
 fn tls_settings(certificate: Arc<Certificate>) -> Result<TlsSettings, StartError> {
-    // The paths would be read only if nothing else said what to show.
+    // The paths are read only without a resolver.
     let mut settings = TlsSettings::intermediate("", "").map_err(|fault| StartError::Tls(fault.to_string()))?;
     settings.set_cert_resolver(certificate);
     settings.enable_h2();
     Ok(settings)
 }
 
-/// Bound sockets, with the addresses that they really have.
+/// Bound sockets, with their actual addresses.
 struct Bound {
     gateway: Vec<(SocketAddr, TcpListener)>,
     admin: (SocketAddr, TcpListener),
@@ -280,7 +278,7 @@ struct Bound {
 }
 
 impl Bound {
-    fn of(config: &config::Config, sockets: &mut Sockets) -> Result<Self, StartError> {
+    fn new(config: &config::Config, sockets: &mut Sockets) -> Result<Self, StartError> {
         let mut kept = Sockets::none();
         let mut bind = |address: SocketAddr| {
             let mut attempt = || {
@@ -298,28 +296,23 @@ impl Bound {
     }
 }
 
-/// Why nothing was started.
-#[derive(Debug)]
+/// Why the gateway did not start.
+#[derive(Debug, Error)]
 pub enum StartError {
     /// An address cannot be listened on.
+    #[error("cannot listen on {}: {}", .0, bind_reason(.1))]
     Bind(SocketAddr, io::Error),
     /// The certificate or its key cannot be used.
+    #[error("cannot use the certificate of `server.tls`: {0}")]
     Tls(String),
-    /// There is no gate.
-    Plugin(PluginError),
+    /// The plugin cannot be built.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
 }
 
-impl fmt::Display for StartError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bind(address, fault) if fault.kind() == io::ErrorKind::AddrInUse => {
-                write!(formatter, "cannot listen on {address}: another program does; stop it or choose another port")
-            }
-            Self::Bind(address, fault) => write!(formatter, "cannot listen on {address}: {fault}"),
-            Self::Tls(fault) => write!(formatter, "cannot use the certificate of `server.tls`: {fault}"),
-            Self::Plugin(fault) => fault.fmt(formatter),
-        }
+fn bind_reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another program uses it; stop that program or choose another port".to_owned(),
+        _ => error.to_string(),
     }
 }
-
-impl std::error::Error for StartError {}

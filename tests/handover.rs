@@ -307,9 +307,9 @@ async fn the_control_plane_moves_too_and_comes_back_where_the_new_one_fails() {
     let broken = fixed.replacen("listen: [", &format!("listen: [\"{}\", ", taken.local_addr().unwrap()), 1);
     house.write(&broken);
     let mut next = house.successor();
-    next.stderr.line("another program does").await;
+    next.stderr.line("another program uses it").await;
     assert!(!next.ended().await.0.success());
-    first.stderr.line("this one goes on").await;
+    first.stderr.line("this one continues to serve").await;
     let users = async || Client::connect(control).await.request("GET", "/api/v1/users", &bearer, b"").await;
     assert_eq!(users().await.json()["data"][0]["id"], "ada", "{}", users().await.text());
 

@@ -79,7 +79,7 @@ async fn what_is_logged_is_changed_while_the_process_runs_and_no_level_shows_a_s
     assert_eq!(levels().await, "error\n", "a faulty one changes nothing");
 
     assert_eq!(set_levels(admin, "trace").await.0, 204);
-    process.stderr.line("what is logged was changed to trace").await;
+    process.stderr.line("the log levels were changed to trace").await;
     for secret in [SECRET, "sk-nobody-has-this-one"] {
         Client::connect(gateway).await.chat(secret, &chat()).await;
     }

@@ -66,7 +66,7 @@ impl KeySource for Numbered {
         let number = self.by_hash.read().get(hash).copied();
         Ok(number.map_or(Answer::Unknown, |number| {
             let record = Arc::new(self.record(number, *hash));
-            Answer::Key(Found { record, tag: None, believed_for: None, word: None })
+            Answer::Key(Found { record, tag: None, believed_for: None, balance: None })
         }))
     }
 
@@ -106,7 +106,7 @@ impl House {
                 .await
                 .unwrap_or_else(|_| panic!("there is such a key"));
         }
-        self.resolver.tidy(MonotonicTime::now());
+        self.resolver.evict_expired(MonotonicTime::now());
     }
 }
 
@@ -138,7 +138,7 @@ async fn what_a_key_takes_is_bounded_and_strangers_push_out_nobody() {
         let stranger = hash(keys + number);
         assert_eq!(house.resolver.resolve(stranger, MonotonicTime::now()).await.err(), Some(ResolveError::Unknown));
     }
-    house.resolver.tidy(MonotonicTime::now());
+    house.resolver.evict_expired(MonotonicTime::now());
     let known = (0..keys).filter(|number| house.resolver.known(&hash(*number)).is_some()).count();
     let grown = resident().saturating_sub(before + taken);
     println!(
@@ -177,7 +177,7 @@ async fn a_revoked_key_is_refused_within_milliseconds_whatever_the_number_of_key
     let mut running = Vec::new();
     for number in 0..runs {
         let key = house.resolver.resolve(hash(number), MonotonicTime::now()).await.ok().unwrap();
-        running.push(house.runs.enter(&key.record.id, *key.hash(), key.end()));
+        running.push(house.runs.register(&key.record.id, *key.hash(), key.end()));
     }
     let mut lags = Vec::new();
     for running in running.iter().take(rounds) {
@@ -186,10 +186,10 @@ async fn a_revoked_key_is_refused_within_milliseconds_whatever_the_number_of_key
         let id = format!("key_{number:016}").parse().unwrap();
         let start = Instant::now();
         house.resolver.changed(Change::Key { id: Some(id), hash: None }, MonotonicTime::now());
-        std::future::poll_fn(|context| running.run().poll_barred(context)).await;
+        std::future::poll_fn(|context| running.entry().poll_revoked(context)).await;
         lags.push(start.elapsed());
     }
-    assert!(running.iter().skip(rounds).all(|running| running.run().barred().is_none()), "the others go on");
+    assert!(running.iter().skip(rounds).all(|running| running.entry().denial().is_none()), "the others go on");
     lags.sort_unstable();
     let at = |percent: usize| lags[(lags.len() * percent / 100).min(lags.len() - 1)];
     println!("{keys} keys, {runs} running: p50 {:?}, p99 {:?}, at most {:?}", at(50), at(99), at(100));

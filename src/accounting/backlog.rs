@@ -1,4 +1,4 @@
-//! What is to be sent: this process's own records and, in turn with them, those of processes that are gone.
+//! The records to be sent: this process's own and, in turn with them, those of processes that have ended.
 
 use std::{
     io,
@@ -17,15 +17,17 @@ pub(super) struct Backlog {
     ledger: Arc<Ledger>,
     own: Reader,
     orphans: Vec<Orphan>,
-    /// Whose turn it is.
+    /// Whose records come next.
     next: Owner,
 }
 
-/// Whose records a batch has.
+/// Whose records a batch contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Owner {
+    /// This process's.
     Own,
-    Gone,
+    /// Those of a process that has ended.
+    Ended,
 }
 
 /// The most records that are sent together.
@@ -33,39 +35,39 @@ pub(super) const MOST: usize = 500;
 
 impl Backlog {
     pub(super) fn new(ledger: Arc<Ledger>) -> Self {
-        let own = ledger.spool.reader();
-        Self { ledger, own, orphans: Vec::new(), next: Owner::Gone }
+        let own = ledger.outbox.reader();
+        Self { ledger, own, orphans: Vec::new(), next: Owner::Ended }
     }
 
-    /// Takes over what processes left that are gone. It may read a lot.
+    /// Takes over the records of processes that have ended. It may read a lot.
     pub(super) async fn adopt(&mut self) {
         let ledger = self.ledger.clone();
-        match tokio::task::spawn_blocking(move || ledger.spool.adopt()).await {
+        match tokio::task::spawn_blocking(move || ledger.outbox.adopt()).await {
             Ok(Ok(orphans)) => {
                 for orphan in orphans {
                     let count = orphan.count();
                     if count > 0 {
-                        tracing::info!("{count} records of a gateway that is gone are sent on");
+                        tracing::info!("sending {count} records of a gateway that has ended");
                     }
                     self.ledger.adopted.fetch_add(count, Ordering::Relaxed);
                     self.orphans.push(orphan);
                 }
             }
-            Ok(Err(error)) => tracing::warn!("cannot look for records of gateways that are gone: {error}"),
+            Ok(Err(error)) => tracing::warn!("cannot look for records of gateways that have ended: {error}"),
             // The runtime is stopping.
             Err(_) => {}
         }
     }
 
-    /// The next records; `None`: there are none for now.
+    /// The next records; `None` if there are none for now.
     pub(super) fn next(&mut self) -> io::Result<Option<(Owner, Batch)>> {
         for _ in 0..2 {
             let owner = self.next;
             let batch = match owner {
                 Owner::Own => self.own.next(MOST)?,
-                Owner::Gone => self.next_of_orphan()?,
+                Owner::Ended => self.next_of_orphan()?,
             };
-            self.next = if owner == Owner::Own { Owner::Gone } else { Owner::Own };
+            self.next = if owner == Owner::Own { Owner::Ended } else { Owner::Own };
             if !batch.payloads.is_empty() {
                 return Ok(Some((owner, batch)));
             }
@@ -73,20 +75,20 @@ impl Backlog {
         Ok(None)
     }
 
-    /// The next records of this process, to go with those that were given before and are not acknowledged.
+    /// Further records of this process, to be sent with those that are not yet acknowledged.
     pub(super) fn more(&mut self) -> io::Result<Batch> {
         self.own.next(MOST)
     }
 
-    /// Whether there may be more of processes that are gone.
+    /// Whether there may be more records of processes that have ended.
     pub(super) fn has_orphans(&self) -> bool {
         !self.orphans.is_empty()
     }
 
-    /// These records need not be kept.
+    /// Marks records as taken: they are no longer kept.
     pub(super) fn acknowledge(&mut self, owner: Owner, batch: &Batch) -> io::Result<()> {
         match (owner, self.orphans.last_mut()) {
-            (Owner::Gone, Some(orphan)) => {
+            (Owner::Ended, Some(orphan)) => {
                 let count = u64::try_from(batch.payloads.len()).unwrap_or(u64::MAX);
                 self.ledger.adopted.fetch_sub(count, Ordering::Relaxed);
                 orphan.acknowledge(batch)
@@ -109,7 +111,7 @@ impl Backlog {
     }
 }
 
-/// When the first of these records was made.
+/// When the first record of a batch was made.
 pub(super) fn oldest(batch: &Batch) -> Option<Timestamp> {
     batch.payloads.first().and_then(|json| Record::parse(json).ok()).map(|record| record.time)
 }

@@ -1,8 +1,8 @@
-//! Carries records to whoever keeps the ledger, and the keeper's words on wallets back.
+//! The client of the accounting service, which keeps the ledger and the wallets: it delivers usage records and asks for
+//! allowances.
 
 use std::{
     collections::BTreeMap,
-    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,173 +11,167 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{StatusCode, header};
+use http::StatusCode;
 use keymeter_config::keys::{Http, parse_wallet};
-use keymeter_core::record::Session;
 use keymeter_core::{
     clock::MonotonicTime,
-    key::{KeyHash, Secret},
+    key::KeyHash,
     money::{AllowanceRequest, AllowanceRequestGuard, WalletAllowance, WalletAllowances},
+    record::Session,
 };
 use parking_lot::Mutex;
-use reqwest::{Client, Response};
+use reqwest::Response;
 use serde::Deserialize;
 use serde_json::json;
+use thiserror::Error;
 
-use crate::keys::http::{body, plainly};
+use crate::keys::service::{JSON, ServiceClient, ServiceError, read_body, send, within};
 
-/// The way to whoever keeps the ledger.
+/// The client of one accounting service.
 pub struct AccountingClient {
-    client: Client,
-    url: Arc<str>,
+    client: ServiceClient,
+    usage_url: Arc<str>,
     service: Http,
-    token: Option<Secret>,
+    /// How long a delivery may take.
     timeout: Duration,
-    /// How long a request waits for a word.
-    patience: Duration,
     session: Session,
-    purses: Arc<WalletAllowances>,
+    wallets: Arc<WalletAllowances>,
     /// Whether the last exchange failed.
     is_failing: AtomicBool,
-    /// The wallets of requests that wait for a word, and who asks for all of them.
+    /// The wallets of requests that wait for an allowance. The request whose turn it is asks for all of them.
     waiting: Mutex<Vec<Arc<WalletAllowance>>>,
     turn: tokio::sync::Mutex<()>,
 }
 
-/// The keeper writes what it is sent to its disk before it answers.
+/// The service writes records to its disk before it answers.
 const LEAST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Wallets that are asked for at once; further ones take the next turn.
+/// The most wallets that one exchange asks for; further ones take the next.
 const MOST_WALLETS: usize = 100;
 
 impl AccountingClient {
-    /// The way to the `usage_url` of `service`.
+    /// A client that delivers records to the `usage_url` of `service`.
     #[must_use]
     pub fn new(
-        client: Client,
+        client: ServiceClient,
         usage_url: Arc<str>,
         service: &Http,
         session: Session,
-        purses: Arc<WalletAllowances>,
+        wallets: Arc<WalletAllowances>,
     ) -> Self {
         Self {
             client,
-            url: usage_url,
+            usage_url,
             service: service.clone(),
-            token: service.token.as_ref().map(|token| token.0.clone()),
             timeout: service.timeout.max(LEAST_TIMEOUT),
-            patience: service.timeout,
             session,
-            purses,
+            wallets,
             is_failing: AtomicBool::new(false),
             waiting: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
         }
     }
 
-    /// Hands records over, which are JSON, and asks for what wallets are short of. When this comes back, the records are
-    /// where they should be, and the purses have heard.
+    /// Delivers records, which are JSON, and asks for the allowances that wallets are short of. On success the service
+    /// has the records, and the wallets have its answer.
     ///
     /// # Errors
-    /// Why that is not so.
-    pub async fn hand_over(&self, records: &[Bytes]) -> Result<(), Refusal> {
+    /// When the service did not take the records.
+    pub async fn deliver(&self, records: &[Bytes]) -> Result<(), DeliveryError> {
         let asked = MonotonicTime::now();
-        let wishes: Vec<_> = self.purses.wishes(asked).into_iter().take(MOST_WALLETS).collect();
-        // A keeper that is away is asked whether it is back, for those who would ask it for more.
-        if records.is_empty() && wishes.is_empty() && !self.is_failing.load(Ordering::Acquire) {
+        let requests: Vec<_> = self.wallets.wishes(asked).into_iter().take(MOST_WALLETS).collect();
+        // A failing service is asked whether it is back, for the requests that need an allowance.
+        if records.is_empty() && requests.is_empty() && !self.is_failing.load(Ordering::Acquire) {
             return Ok(());
         }
-        self.send(records, &wishes, asked).await
+        self.exchange_noted(records, &requests, asked).await
     }
 
-    /// Hands over a record alone that may be what the keeper fails at: that it does says nothing of the keeper.
+    /// Delivers one record that may be the reason why the service fails. Its failure does not count as the service's.
     ///
     /// # Errors
-    /// As those of `hand_over`.
-    pub async fn hand_over_alone(&self, record: &Bytes) -> Result<(), Refusal> {
+    /// As those of `deliver`.
+    pub async fn deliver_alone(&self, record: &Bytes) -> Result<(), DeliveryError> {
         self.exchange(std::slice::from_ref(record), &[]).await.map(drop)
     }
 
-    /// Asks for a wallet of which a request needs more than is left. The request does not wait for a keeper that is
-    /// away, and not longer than for its key. Those that come while the keeper answers are asked for together.
+    /// Asks for an allowance for a wallet of which a request needs more than is left. The request does not wait for a
+    /// failing service, and not longer than for its key. Requests that come while the service answers share an exchange.
     ///
     /// # Errors
-    /// Why there is no answer.
-    pub async fn ask(&self, asking: AllowanceRequestGuard) -> Result<(), Refusal> {
+    /// When the service did not answer.
+    pub async fn request_allowance(&self, needed: AllowanceRequestGuard) -> Result<(), DeliveryError> {
         if self.is_failing.load(Ordering::Acquire) {
-            return Err(Refusal::Away("the ledger's keeper does not answer".to_owned()));
+            return Err(DeliveryError::Unavailable("the accounting service does not answer".to_owned()));
         }
-        let (purse, start) = (asking.purse(), MonotonicTime::now());
-        self.waiting.lock().push(purse.clone());
+        let (wallet, start) = (needed.wallet(), MonotonicTime::now());
+        self.waiting.lock().push(wallet.clone());
         let exchange = async {
             let _turn = self.turn.lock().await;
-            if purse.was_asked_since(start) {
+            if wallet.was_asked_since(start) {
                 return Ok(());
             }
-            let (asked, mut purses) = (MonotonicTime::now(), std::mem::take(&mut *self.waiting.lock()));
-            purses.sort_by(|one, other| one.id().cmp(other.id()));
-            purses.dedup_by(|one, other| one.id() == other.id());
-            let wishes: Vec<_> = purses.iter().map(|purse| purse.question()).collect();
-            self.send(&[], &wishes, asked).await
+            let (asked, mut wallets) = (MonotonicTime::now(), std::mem::take(&mut *self.waiting.lock()));
+            wallets.sort_by(|one, other| one.id().cmp(other.id()));
+            wallets.dedup_by(|one, other| one.id() == other.id());
+            let requests: Vec<_> = wallets.iter().map(|wallet| wallet.question()).collect();
+            self.exchange_noted(&[], &requests, asked).await
         };
-        let asked = tokio::time::timeout(self.patience, exchange).await;
-        asked.unwrap_or_else(|_| Err(Refusal::Away("the ledger's keeper does not answer in time".to_owned())))
+        within(self.service.timeout, exchange).await
     }
 
-    /// What is on record of a key in all: what the service says at the key's address and `/usage`.
+    /// The service's totals for a key, which are at the key's address and `/usage`.
     pub async fn totals(&self, hash: &KeyHash) -> Option<serde_json::Map<String, serde_json::Value>> {
         if self.is_failing.load(Ordering::Acquire) {
             return None;
         }
-        let mut request = self.client.get(format!("{}/usage", self.service.url_of(hash))).timeout(self.patience);
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token.reveal());
-        }
-        let response = request.send().await.ok().filter(|response| response.status() == StatusCode::OK)?;
-        let body = body(response).await.ok()?;
+        let request = self.client.get(&format!("{}/usage", self.service.url_of(hash)), JSON);
+        let answer = within(self.service.timeout, async {
+            let response = send(request).await?;
+            let status = response.status();
+            Ok::<_, ServiceError>((status, read_body(response).await?))
+        });
+        let (_, body) = answer.await.ok().filter(|(status, _)| *status == StatusCode::OK)?;
         serde_json::from_slice(&body).ok()
     }
 
-    async fn send(&self, records: &[Bytes], wishes: &[AllowanceRequest], asked: MonotonicTime) -> Result<(), Refusal> {
-        let answer = self.exchange(records, wishes).await;
-        let is_failing = matches!(answer, Err(Refusal::Away(_) | Refusal::Failed(_)));
+    /// An exchange whose outcome says whether the service is failing, and whose answer is applied to the wallets.
+    async fn exchange_noted(
+        &self,
+        records: &[Bytes],
+        requests: &[AllowanceRequest],
+        asked: MonotonicTime,
+    ) -> Result<(), DeliveryError> {
+        let answer = self.exchange(records, requests).await;
+        let is_failing = matches!(answer, Err(DeliveryError::Unavailable(_) | DeliveryError::Failed(_)));
         self.is_failing.store(is_failing, Ordering::Release);
-        self.hear(answer?.wallets, wishes, asked);
+        self.apply(answer?.wallets, requests, asked);
         Ok(())
     }
 
-    async fn exchange(&self, records: &[Bytes], wishes: &[AllowanceRequest]) -> Result<Accepted, Refusal> {
-        let exchange = async {
-            let mut request = self.client.post(&*self.url).header(header::CONTENT_TYPE, "application/json");
-            if let Some(token) = &self.token {
-                request = request.bearer_auth(token.reveal());
-            }
-            let request = request.body(written(&self.session, records, wishes));
-            let response = request.send().await.map_err(|error| Refusal::Away(plainly(&error)))?;
-            accepted(response, records.len()).await
-        };
-        let timeout = || Err(Refusal::Away(format!("no answer within {} s", self.timeout.as_secs())));
-        tokio::time::timeout(self.timeout, exchange).await.unwrap_or_else(|_| timeout())
+    async fn exchange(&self, records: &[Bytes], requests: &[AllowanceRequest]) -> Result<Accepted, DeliveryError> {
+        let request = self.client.post(&self.usage_url, body(&self.session, records, requests));
+        within(self.timeout, async { read_answer(send(request).await?, records.len()).await }).await
     }
 
-    fn hear(&self, words: Vec<serde_json::Value>, wishes: &[AllowanceRequest], asked: MonotonicTime) {
-        for word in words {
-            match parse_wallet(word) {
-                Ok((id, word)) => {
-                    let wish = wishes.iter().find(|wish| wish.wallet == id);
-                    if let Some((purse, wish)) = self.purses.known(&id).zip(wish) {
-                        purse.hear_answer(&word, asked, wish);
+    fn apply(&self, updates: Vec<serde_json::Value>, requests: &[AllowanceRequest], asked: MonotonicTime) {
+        for update in updates {
+            match parse_wallet(update) {
+                Ok((id, update)) => {
+                    let request = requests.iter().find(|request| request.wallet == id);
+                    if let Some((wallet, request)) = self.wallets.known(&id).zip(request) {
+                        wallet.hear_answer(&update, asked, request);
                     }
                 }
-                Err(why) => tracing::warn!("the ledger's keeper said of a wallet what cannot be read: {why}"),
+                Err(why) => tracing::warn!("the accounting service sent an invalid wallet: {why}"),
             }
         }
     }
 }
 
-/// What is sent. The records go as they are in the spool.
-fn written(session: &Session, records: &[Bytes], wishes: &[AllowanceRequest]) -> Vec<u8> {
-    let wallets: Vec<_> = wishes
+/// The body of a delivery. The records go as they are in the outbox.
+fn body(session: &Session, records: &[Bytes], requests: &[AllowanceRequest]) -> Vec<u8> {
+    let wallets: Vec<_> = requests
         .iter()
         .map(|AllowanceRequest { wallet, version, wanted, granted }| {
             let (wanted, granted) = (wanted.to_string(), granted.to_string());
@@ -189,40 +183,45 @@ fn written(session: &Session, records: &[Bytes], wishes: &[AllowanceRequest]) ->
     [beginning.as_bytes(), &records.join(&b','), end.as_bytes()].concat()
 }
 
-/// Why records are not where they should be.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// There is no answer, or one that has nothing to do with what was sent: they are to be sent again.
-    Away(String),
-    /// Somebody answers, and does not take them. They are to be sent again; if others are taken meanwhile, and these are
-    /// not, it is due to them.
+/// Why the service did not take records.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum DeliveryError {
+    /// There is no answer, or one that has nothing to do with the records: they are to be sent again.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The service answers and does not take the records. They are to be sent again. If it takes others meanwhile and not
+    /// these, the records are the reason.
+    #[error("{0}")]
     Failed(String),
-    /// These of them will never be taken; none: it is not said which.
-    Faulty(Vec<Faulty>),
+    /// The service will never take these of the records. If the list is empty, it does not say which.
+    #[error("{}", describe(.0))]
+    Rejected(Vec<RejectedRecord>),
 }
 
-/// A record that is at fault; without it the others may be taken.
+impl From<ServiceError> for DeliveryError {
+    fn from(error: ServiceError) -> Self {
+        match error {
+            ServiceError::Unavailable(why) | ServiceError::Invalid(why) => Self::Unavailable(why),
+        }
+    }
+}
+
+/// A record that the service rejects. Without it the others may be taken.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Faulty {
+pub struct RejectedRecord {
     /// Its place among those that were sent.
     pub index: usize,
     /// What is wrong with it.
     pub why: String,
 }
 
-impl fmt::Display for Refusal {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Away(why) | Self::Failed(why) => formatter.write_str(why),
-            Self::Faulty(faulty) => match faulty.first() {
-                Some(Faulty { why, .. }) => write!(formatter, "{} records are refused, the first: {why}", faulty.len()),
-                None => formatter.write_str("records are refused, and it is not said which"),
-            },
-        }
+/// How many records are rejected, and why the first of them is.
+fn describe(rejected: &[RejectedRecord]) -> String {
+    match rejected.first() {
+        Some(RejectedRecord { why, .. }) => format!("{} records are refused; the first: {why}", rejected.len()),
+        None => "records are refused, but the service does not say which".to_owned(),
     }
 }
-
-impl std::error::Error for Refusal {}
 
 #[derive(Deserialize)]
 struct Accepted {
@@ -233,49 +232,51 @@ struct Accepted {
 
 #[derive(Deserialize)]
 struct Refused {
-    error: Error,
-    /// All that are at fault, where the keeper tells more than one.
+    error: ErrorBody,
+    /// All records that are refused, where the service names more than one.
     #[serde(default)]
-    refused: Vec<RefusedRecord>,
+    refused: Vec<RefusedEntry>,
 }
 
 #[derive(Deserialize)]
-struct RefusedRecord {
+struct RefusedEntry {
     index: usize,
     #[serde(default)]
     message: String,
 }
 
-/// What the keeper says is wrong, in OpenAI's form.
+/// What the service says is wrong, in OpenAI's form.
 #[derive(Deserialize)]
-struct Error {
+struct ErrorBody {
     /// Such as `records[3]` or `records[3].cost_usd`.
     param: Option<String>,
     #[serde(default)]
     message: String,
 }
 
-async fn accepted(response: Response, count: usize) -> Result<Accepted, Refusal> {
+async fn read_answer(response: Response, count: usize) -> Result<Accepted, DeliveryError> {
     let status = response.status();
-    let body = body(response).await.map_err(|failure| Refusal::Away(failure.why()));
+    let body = read_body(response).await;
     match status {
         StatusCode::OK => {
             let answer: Accepted = serde_json::from_slice(&body?)
-                .map_err(|error| Refusal::Away(format!("the answer is not understood: {error}")))?;
-            let all = answer.accepted == count;
-            let why = || Refusal::Failed(format!("{} of {count} records were accepted", answer.accepted));
-            if all { Ok(answer) } else { Err(why()) }
+                .map_err(|error| DeliveryError::Unavailable(format!("the answer is invalid: {error}")))?;
+            let is_complete = answer.accepted == count;
+            let why = || DeliveryError::Failed(format!("{} of {count} records were accepted", answer.accepted));
+            if is_complete { Ok(answer) } else { Err(why()) }
         }
         StatusCode::UNPROCESSABLE_ENTITY | StatusCode::PAYLOAD_TOO_LARGE if count > 0 => {
-            Err(Refusal::Faulty(body.map(|body| faulty(&body, count)).unwrap_or_default()))
+            Err(DeliveryError::Rejected(body.map(|body| rejected(&body, count)).unwrap_or_default()))
         }
-        status if may_be_due_to_records(status) => Err(Refusal::Failed(format!("status {status}; 200 is expected"))),
-        status => Err(Refusal::Away(format!("status {status}; 200 is expected"))),
+        status if may_be_due_to_records(status) => {
+            Err(DeliveryError::Failed(format!("status {status}; 200 is expected")))
+        }
+        status => Err(DeliveryError::Unavailable(format!("status {status}; 200 is expected"))),
     }
 }
 
-/// Whether a keeper that does not say that a record is at fault may answer one with this: not where it says something of
-/// us, of the address or of the time, or is a proxy that does not reach the keeper.
+/// Whether a service that does not name the record at fault may answer with this status because of one. It may not where the
+/// status concerns the gateway, the address or the time, or comes from a proxy that does not reach the service.
 fn may_be_due_to_records(status: StatusCode) -> bool {
     matches!(
         status,
@@ -287,19 +288,19 @@ fn may_be_due_to_records(status: StatusCode) -> bool {
     )
 }
 
-/// Which records are at fault, as far as that is said, each once and in their order.
-fn faulty(body: &[u8], count: usize) -> Vec<Faulty> {
-    let Ok(Refused { error: Error { param, message }, refused }) = serde_json::from_slice(body) else {
+/// The records that the service names as refused, each once and in their order.
+fn rejected(body: &[u8], count: usize) -> Vec<RejectedRecord> {
+    let Ok(Refused { error: ErrorBody { param, message }, refused }) = serde_json::from_slice(body) else {
         return Vec::new();
     };
-    let first = param.as_deref().and_then(place).map(|index| (index, message));
-    let all = refused.into_iter().map(|RefusedRecord { index, message }| (index, message));
-    let by_place: BTreeMap<usize, String> = first.into_iter().chain(all).filter(|(index, _)| *index < count).collect();
-    by_place.into_iter().map(|(index, why)| Faulty { index, why }).collect()
+    let first = param.as_deref().and_then(record_index).map(|index| (index, message));
+    let all = refused.into_iter().map(|RefusedEntry { index, message }| (index, message));
+    let by_index: BTreeMap<usize, String> = first.into_iter().chain(all).filter(|(index, _)| *index < count).collect();
+    by_index.into_iter().map(|(index, why)| RejectedRecord { index, why }).collect()
 }
 
-/// The place that `records[3]` or `records[3].cost_usd` tells.
-fn place(param: &str) -> Option<usize> {
+/// The index in `records[3]` or `records[3].cost_usd`.
+fn record_index(param: &str) -> Option<usize> {
     let (index, _) = param.strip_prefix("records[")?.split_once(']')?;
     index.parse().ok()
 }
@@ -311,37 +312,37 @@ mod tests {
     #[test]
     fn records_go_as_they_are_and_wallets_beside_them() {
         let session: Session = "00000000000000ff".parse().unwrap();
-        let wishes = [AllowanceRequest {
+        let requests = [AllowanceRequest {
             wallet: "team_x".into(),
             version: 7,
             wanted: "1.50".parse().unwrap(),
             granted: "0.5".parse().unwrap(),
         }];
         let records = [br#"{"id":"a"}"#, br#"{"id":"b"}"#].map(|record| Bytes::from_static(record));
-        let body = written(&session, &records, &wishes);
-        let value: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let written = body(&session, &records, &requests);
+        let value: serde_json::Value = serde_json::from_slice(&written).unwrap();
         let wallets = json!([{"id": "team_x", "version": 7, "wanted_usd": "1.5", "granted_usd": "0.5"}]);
         assert_eq!(
             value,
             json!({"gateway": session.as_str(), "records": [{"id": "a"}, {"id": "b"}], "wallets": wallets})
         );
-        let empty: serde_json::Value = serde_json::from_slice(&written(&session, &[], &[])).unwrap();
+        let empty: serde_json::Value = serde_json::from_slice(&body(&session, &[], &[])).unwrap();
         assert_eq!(empty["records"], json!([]));
     }
 
     #[test]
     fn who_is_at_fault_is_told_within_bounds() {
         let body = |param: &str| format!(r#"{{"error":{{"message":"no","type":"x","param":{param},"code":"y"}}}}"#);
-        let of = |param: &str| faulty(body(param).as_bytes(), 3);
-        let second = vec![Faulty { index: 1, why: "no".to_owned() }];
+        let of = |param: &str| rejected(body(param).as_bytes(), 3);
+        let second = vec![RejectedRecord { index: 1, why: "no".to_owned() }];
         assert_eq!((of(r#""records[1]""#), of(r#""records[1].cost_usd""#)), (second, of(r#""records[1]""#)));
         for param in ["null", "7", r#""records""#, r#""records[3]""#, r#""records[-1]""#, r#""records[1""#] {
             assert_eq!(of(param), [], "{param}");
         }
-        assert_eq!(faulty(b"", 3), []);
+        assert_eq!(rejected(b"", 3), []);
         let all = br#"{"error":{"message":"first","param":"records[1]"},
             "refused":[{"index":2,"id":"b","message":"b"},{"index":1,"id":"a","message":"a"},{"index":3}]}"#;
-        let faulty: Vec<_> = faulty(all, 3).into_iter().map(|Faulty { index, why }| (index, why)).collect();
-        assert_eq!(faulty, [(1, "a".to_owned()), (2, "b".to_owned())], "each once, in their order");
+        let rejected: Vec<_> = rejected(all, 3).into_iter().map(|RejectedRecord { index, why }| (index, why)).collect();
+        assert_eq!(rejected, [(1, "a".to_owned()), (2, "b".to_owned())], "each once, in their order");
     }
 }

@@ -1,10 +1,10 @@
 //! The delivery of one batch, until each of its records is acknowledged or set aside.
 //!
-//! A keeper that knows what is wrong with a record says which it is, and the record is set aside at once. One that does not
-//! know, and answers with an error whatever it is sent together with that record, must not hold up all others for ever. So a
-//! batch at which it fails again and again is sent in halves, down to single records. A record at which it fails alone, again
-//! and again, while it takes another between any two attempts, is what it fails at, and is set aside, too. While the keeper
-//! takes nothing at all, nothing is set aside: then it is the keeper.
+//! A service that names the record at fault has it set aside at once. A service that does not, and answers every batch with
+//! that record with an error, must not hold up all other records for ever. So a batch that fails again and again is sent in
+//! halves, down to single records. A record that fails alone again and again, while the service takes another between any two
+//! attempts, is at fault and is set aside, too. While the service takes no record at all, none is set aside: then the service
+//! is at fault.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -15,27 +15,27 @@ use keymeter_core::clock::MonotonicTime;
 use super::{
     AccountingClient, Ledger,
     backlog::{Backlog, Owner, oldest},
-    client::{Faulty, Refusal},
+    client::{DeliveryError, RejectedRecord},
     outbox::Batch,
     refused::{Kept, RefusedRecord, RefusedRecords},
 };
 use crate::{keys::circuit::pause, observe::metrics::LedgerRecord};
 
-/// A record that the keeper took. It takes it again, and counts it once, if it takes anything.
+/// A record that the service has taken. A working service takes it again, and counts it once.
 #[derive(Default)]
 pub(super) struct Witness(Option<Bytes>);
 
-/// A batch on its way.
+/// A batch that is being delivered.
 pub(super) struct Delivery<'sender> {
-    /// What is acknowledged once nothing is left to send, in its order.
+    /// The batches to acknowledge once nothing is left to send, in their order.
     batches: Vec<(Owner, Batch)>,
-    /// What is to be sent, part by part.
+    /// The parts to send.
     parts: VecDeque<Part>,
-    /// Records at which the keeper failed when they were sent alone.
+    /// Records that failed when they were sent alone.
     suspects: Vec<Suspect>,
     backlog: &'sender mut Backlog,
     witness: &'sender mut Witness,
-    /// How often the keeper took records.
+    /// How often the service took records.
     taken: u64,
     /// Failures in a row.
     failures: u32,
@@ -49,29 +49,34 @@ struct Part {
 
 struct Suspect {
     record: Bytes,
-    /// How often the keeper failed at it, and took another before.
+    /// How often it failed after the service had taken another.
     failures: u32,
-    /// How often the keeper had taken records when it failed at it last.
+    /// How often the service had taken records when this one failed last.
     tried_at: u64,
     why: String,
 }
 
-/// Failures of a part that are taken for the keeper's.
+/// Failures of a part that count as the service's.
 const PATIENCE: u32 = 4;
 
-/// Failures at a record alone after which it is the record, if the keeper takes others between them.
+/// Failures of a record alone after which it is at fault, if the service takes others between them.
 const PROOF: u32 = 6;
 
-/// Batches that wait for the end of one delivery, at most.
+/// The most batches of one delivery.
 const MOST_BATCHES: usize = 16;
 
-/// How often it is tried to set a record aside, and how long is waited between.
+/// How often setting a record aside is tried, and the pause between.
 const ATTEMPTS: u32 = 3;
 const WAIT: Duration = Duration::from_secs(2);
 
 impl<'sender> Delivery<'sender> {
     /// The delivery of a batch.
-    pub(super) fn of(owner: Owner, batch: Batch, backlog: &'sender mut Backlog, witness: &'sender mut Witness) -> Self {
+    pub(super) fn new(
+        owner: Owner,
+        batch: Batch,
+        backlog: &'sender mut Backlog,
+        witness: &'sender mut Witness,
+    ) -> Self {
         let mut delivery = Self {
             batches: Vec::with_capacity(1),
             parts: VecDeque::with_capacity(1),
@@ -85,21 +90,21 @@ impl<'sender> Delivery<'sender> {
         delivery
     }
 
-    /// Sends records until nothing is left of them, and lets go of them.
-    pub(super) async fn complete(mut self, ledger: &Ledger, courier: &AccountingClient, refused: &RefusedRecords) {
-        let way = Way { ledger, courier, refused };
+    /// Sends the records until none is left, and acknowledges their batches.
+    pub(super) async fn complete(mut self, ledger: &Ledger, client: &AccountingClient, refused: &RefusedRecords) {
+        let destination = Destination { ledger, client, refused };
         loop {
             if let Some(part) = self.parts.pop_front() {
-                self.send(part, &way).await;
+                self.send(part, &destination).await;
             } else if self.suspects.is_empty() {
                 break;
             } else {
-                self.examine(&way).await;
+                self.examine(&destination).await;
             }
         }
         for (owner, batch) in self.batches {
             if let Err(error) = self.backlog.acknowledge(owner, &batch) {
-                tracing::warn!("cannot write down which records are sent: {error}; they may be sent once more");
+                tracing::warn!("cannot note which records were sent: {error}; they may be sent again");
             }
         }
     }
@@ -110,18 +115,18 @@ impl<'sender> Delivery<'sender> {
         self.batches.push((owner, batch));
     }
 
-    /// Sends a part once, and does with its records what the answer asks for.
-    async fn send(&mut self, mut part: Part, way: &Way<'_>) {
-        match way.courier.hand_over(&part.records).await {
-            Ok(()) => self.sent(&part.records, way),
-            Err(Refusal::Faulty(faulty)) => self.sort_out(part, faulty, way).await,
-            Err(Refusal::Away(why)) => {
+    /// Sends a part once, and handles its records as the answer says.
+    async fn send(&mut self, mut part: Part, destination: &Destination<'_>) {
+        match destination.client.deliver(&part.records).await {
+            Ok(()) => self.sent(&part.records, destination),
+            Err(DeliveryError::Rejected(faulty)) => self.set_rejected_aside(part, faulty, destination).await,
+            Err(DeliveryError::Unavailable(why)) => {
                 self.parts.push_front(part);
-                self.failed(&why, way).await;
+                self.failed(&why, destination).await;
             }
-            Err(Refusal::Failed(why)) => {
+            Err(DeliveryError::Failed(why)) => {
                 part.failures += 1;
-                let is_due = part.failures >= PATIENCE && self.keeper_may_live(way).await;
+                let is_due = part.failures >= PATIENCE && self.service_accepts_others(destination).await;
                 match (is_due, part.records.pop()) {
                     (true, Some(record)) if part.records.is_empty() => {
                         let tried_at = self.taken;
@@ -129,7 +134,7 @@ impl<'sender> Delivery<'sender> {
                     }
                     (true, Some(record)) => {
                         part.records.push(record);
-                        // What others are in gets its turn first.
+                        // The parts with other records go first.
                         self.parts.extend(part.halves(PATIENCE - 1));
                     }
                     (false, record) => {
@@ -138,15 +143,15 @@ impl<'sender> Delivery<'sender> {
                     }
                     (true, None) => {}
                 }
-                self.failed(&why, way).await;
+                self.failed(&why, destination).await;
             }
         }
     }
 
-    /// Whether what the keeper fails at may be the records: it takes another, or none is known that it takes.
-    async fn keeper_may_live(&mut self, way: &Way<'_>) -> bool {
+    /// Whether the records may be at fault: the service takes another one, or none is known that it takes.
+    async fn service_accepts_others(&mut self, destination: &Destination<'_>) -> bool {
         let Some(witness) = &self.witness.0 else { return true };
-        let lives = way.courier.hand_over(std::slice::from_ref(witness)).await.is_ok();
+        let lives = destination.client.deliver(std::slice::from_ref(witness)).await.is_ok();
         if lives {
             self.taken += 1;
             self.failures = 0;
@@ -154,46 +159,46 @@ impl<'sender> Delivery<'sender> {
         lives
     }
 
-    /// Sends suspects alone, once the keeper was seen to take another. What came meanwhile goes first: it does not wait for
-    /// them, and may be what the keeper takes.
-    async fn examine(&mut self, way: &Way<'_>) {
-        self.look_for_more();
+    /// Sends suspects alone, once the service took another record. New records go first: they do not wait for suspects, and
+    /// the service may take them.
+    async fn examine(&mut self, destination: &Destination<'_>) {
+        self.take_more();
         if !self.parts.is_empty() {
             return;
         }
         if let Some(witness) = self.witness.0.clone() {
-            match way.courier.hand_over(&[witness]).await {
+            match destination.client.deliver(&[witness]).await {
                 Ok(()) => self.taken += 1,
-                Err(Refusal::Away(why)) => return self.failed(&why, way).await,
-                // It is none: perhaps the keeper has forgotten it, and counts what it knows as a fault.
+                Err(DeliveryError::Unavailable(why)) => return self.failed(&why, destination).await,
+                // The service may have forgotten it, and now refuse it.
                 Err(_) => self.witness.0 = None,
             }
         }
         let mut guilty = Vec::new();
         for suspect in self.next_suspects() {
-            match way.courier.hand_over_alone(&suspect.record).await {
-                Ok(()) => self.sent(std::slice::from_ref(&suspect.record), way),
-                Err(Refusal::Faulty(faulty)) => {
+            match destination.client.deliver_alone(&suspect.record).await {
+                Ok(()) => self.sent(std::slice::from_ref(&suspect.record), destination),
+                Err(DeliveryError::Rejected(faulty)) => {
                     let why = faulty.into_iter().next().map_or_else(|| suspect.why.clone(), |faulty| faulty.why);
                     guilty.push(Suspect { why, ..suspect });
                 }
-                Err(Refusal::Failed(why)) => {
+                Err(DeliveryError::Failed(why)) => {
                     let suspect = suspect.failed_again(why, self.taken);
                     if suspect.failures >= PROOF { &mut guilty } else { &mut self.suspects }.push(suspect);
                 }
-                Err(Refusal::Away(_)) => self.suspects.push(suspect),
+                Err(DeliveryError::Unavailable(_)) => self.suspects.push(suspect),
             }
         }
         let refused: Vec<_> =
             guilty.iter().map(|Suspect { record, why, .. }| RefusedRecord { json: record, why }).collect();
-        way.set_aside(&refused).await;
+        destination.set_aside(&refused).await;
         if let Some(Suspect { why, .. }) = self.suspects.first() {
             let why = why.clone();
-            self.failed(&why, way).await;
+            self.failed(&why, destination).await;
         }
     }
 
-    /// All suspects, if the keeper took a record since each of them was tried; else one, in turn, for it may be taken at last.
+    /// All suspects, if the service took a record since they were tried; else one of them, in turn.
     fn next_suspects(&mut self) -> Vec<Suspect> {
         if self.suspects.iter().any(|suspect| suspect.tried_at < self.taken) {
             return std::mem::take(&mut self.suspects);
@@ -201,46 +206,46 @@ impl<'sender> Delivery<'sender> {
         if self.suspects.is_empty() { Vec::new() } else { vec![self.suspects.remove(0)] }
     }
 
-    fn look_for_more(&mut self) {
+    fn take_more(&mut self) {
         if self.batches.len() >= MOST_BATCHES {
             return;
         }
         match self.backlog.more() {
             Ok(batch) if batch.payloads.is_empty() => {}
             Ok(batch) => self.take(Owner::Own, batch),
-            Err(error) => tracing::error!("cannot read the ledger's spool: {error}"),
+            Err(error) => tracing::error!("cannot read the ledger's outbox: {error}"),
         }
     }
 
-    fn sent(&mut self, records: &[Bytes], way: &Way<'_>) {
+    fn sent(&mut self, records: &[Bytes], destination: &Destination<'_>) {
         self.taken += 1;
         self.failures = 0;
         if let Some(last) = records.last() {
             self.witness.0 = Some(last.clone());
         }
-        way.ledger.metrics.ledger_record(LedgerRecord::Sent, records.len());
+        destination.ledger.metrics.ledger_record(LedgerRecord::Sent, records.len());
     }
 
-    /// Tells of a failure now and then, and waits for longer with each.
-    async fn failed(&mut self, why: &str, way: &Way<'_>) {
+    /// Logs every 32nd failure in a row, and waits longer after each.
+    async fn failed(&mut self, why: &str, destination: &Destination<'_>) {
         if self.failures.is_multiple_of(32) {
-            tracing::warn!("records cannot be handed over: {why}; they are kept, and sent again");
+            tracing::warn!("usage records cannot be delivered: {why}; they are kept and sent again");
         }
         let first = self.batches.first().and_then(|(_, batch)| oldest(batch));
-        way.ledger.metrics.ledger_waits(way.ledger.waiting(), first, Timestamp::now());
+        destination.ledger.metrics.ledger_waits(destination.ledger.waiting(), first, Timestamp::now());
         tokio::time::sleep(pause(self.failures, MonotonicTime::now().as_nanos())).await;
         self.failures = self.failures.saturating_add(1);
     }
 
-    /// Sets aside what is at fault; the others are sent again at once. Where it is not said which that is, halves are
-    /// tried, down to single records.
-    async fn sort_out(&mut self, mut part: Part, faulty: Vec<Faulty>, way: &Way<'_>) {
+    /// Sets rejected records aside; the others are sent again at once. If the service does not say which are rejected, halves
+    /// are tried, down to single records.
+    async fn set_rejected_aside(&mut self, mut part: Part, faulty: Vec<RejectedRecord>, destination: &Destination<'_>) {
         let aside: Vec<_> = if faulty.is_empty() && part.records.len() == 1 {
-            part.records.pop().map(|record| (record, "it was not said why".to_owned())).into_iter().collect()
+            part.records.pop().map(|record| (record, "the service gave no reason".to_owned())).into_iter().collect()
         } else {
-            // From behind, so that places stay what they are.
+            // From the end, so that the other indices stay valid.
             let taken = faulty.into_iter().rev().filter(|faulty| faulty.index < part.records.len());
-            let taken: Vec<_> = taken.map(|Faulty { index, why }| (index, why)).collect();
+            let taken: Vec<_> = taken.map(|RejectedRecord { index, why }| (index, why)).collect();
             let mut taken: Vec<_> = taken.into_iter().map(|(index, why)| (part.records.remove(index), why)).collect();
             taken.reverse();
             taken
@@ -252,7 +257,7 @@ impl<'sender> Delivery<'sender> {
             return;
         }
         let refused: Vec<_> = aside.iter().map(|(json, why)| RefusedRecord { json, why }).collect();
-        way.set_aside(&refused).await;
+        destination.set_aside(&refused).await;
         if !part.records.is_empty() {
             self.parts.push_front(part);
         }
@@ -260,30 +265,29 @@ impl<'sender> Delivery<'sender> {
 }
 
 impl Suspect {
-    /// The same, when the keeper had taken so many records in all and failed at this one once more.
+    /// The suspect after another failure, at which the service had taken records `taken` times.
     fn failed_again(self, why: String, taken: u64) -> Self {
         Self { failures: self.failures + u32::from(taken > self.tried_at), tried_at: taken, why, ..self }
     }
 }
 
 impl Part {
-    /// The first half and the second, each as if it had failed so often.
+    /// The first half and the second, each with so many failures.
     fn halves(mut self, failures: u32) -> [Self; 2] {
         let second = self.records.split_off(self.records.len() / 2);
         [self.records, second].map(|records| Self { records, failures })
     }
 }
 
-/// Where records go.
-struct Way<'sender> {
+/// Where records go, and where they are counted.
+struct Destination<'sender> {
     ledger: &'sender Ledger,
-    courier: &'sender AccountingClient,
+    client: &'sender AccountingClient,
     refused: &'sender RefusedRecords,
 }
 
-impl Way<'_> {
-    /// Keeps records that are never taken where a person finds them. A disk that takes none of them does not hold up the
-    /// others.
+impl Destination<'_> {
+    /// Sets records aside for an operator. A disk that takes none of them does not hold up the others.
     async fn set_aside(&self, records: &[RefusedRecord<'_>]) {
         let Some(RefusedRecord { why, .. }) = records.first() else { return };
         let (count, path) = (records.len(), self.refused.path().display());
@@ -295,17 +299,19 @@ impl Way<'_> {
             }
             match self.refused.add(records) {
                 Ok(Kept::OnDisk) => {
-                    tracing::error!("{count} records are refused for good and set aside in {path}; the first: {why}");
+                    tracing::error!(
+                        "{count} usage records are refused for good and set aside in {path}; the first: {why}"
+                    );
                     return;
                 }
                 Ok(Kept::Full) => {
-                    "the file is full: see to its records, and move it away".clone_into(&mut failure);
+                    "the file is full: check its records, and move it away".clone_into(&mut failure);
                     break;
                 }
                 Err(error) => failure = error.to_string(),
             }
         }
         self.ledger.metrics.ledger_record(LedgerRecord::Lost, count);
-        tracing::error!("{count} records are refused for good and cannot be set aside in {path}: {failure}");
+        tracing::error!("{count} usage records are refused for good and cannot be set aside in {path}: {failure}");
     }
 }

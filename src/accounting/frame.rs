@@ -1,16 +1,16 @@
-//! How records stand in a spool's segment: each behind its length and a checksum, so that whatever a crash, a full disk
-//! or a truncation left behind is told from what was written whole.
+//! The format of records in an outbox's segment: each follows its length and a checksum, so that what a crash, a full disk
+//! or a truncation left behind is told from a whole record.
 
-/// What a segment begins with: its name and the version of its form.
+/// The first bytes of a segment: the name and the version of the format.
 pub const MAGIC: &[u8; 8] = b"kmspool\x01";
 
 /// The longest payload. A record takes some hundred bytes, and some thousand at most.
 pub const LONGEST: usize = 64 * 1024 - 1;
 
-/// Before a payload: its length, and the CRC-32 of that length and the payload, both little-endian.
+/// The size of what precedes a payload: its length, and the CRC-32 of that length and the payload, both little-endian.
 const HEAD: usize = 8;
 
-/// `payload` in its frame; `None`: it is empty, or longer than [`LONGEST`].
+/// `payload` in a frame; `None` if it is empty or longer than [`LONGEST`].
 #[must_use]
 pub fn framed(payload: &[u8]) -> Option<Vec<u8>> {
     let length = u32::try_from(payload.len()).ok()?.to_le_bytes();
@@ -21,7 +21,7 @@ pub fn framed(payload: &[u8]) -> Option<Vec<u8>> {
     Some([&length, &checksum, payload].concat())
 }
 
-/// The payloads of the whole frames that `bytes` begin with.
+/// The payloads of the whole frames at the beginning of `bytes`.
 #[must_use]
 pub fn frames(bytes: &[u8]) -> Frames<'_> {
     Frames { rest: bytes, read: 0 }
@@ -35,7 +35,7 @@ pub struct Frames<'segment> {
 }
 
 impl Frames<'_> {
-    /// The bytes that the frames took which were read so far.
+    /// The size of the frames that were read so far.
     #[must_use]
     pub fn read(&self) -> usize {
         self.read

@@ -1,5 +1,6 @@
-//! Records on disk until the other side has them for good. A record that is appended survives the process at once, and
-//! the machine within a second; room is taken beforehand, so that what runs when the disk fills can still be written.
+//! Records on disk until the accounting service has acknowledged them. An appended record survives the process at once,
+//! and the machine within a second. Room is allocated beforehand, so that the records of running requests can be written
+//! when the disk fills.
 
 mod directory;
 mod journal;
@@ -7,7 +8,7 @@ mod reader;
 mod segment;
 
 use std::{
-    fmt, io,
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -19,6 +20,7 @@ use std::{
 
 use keymeter_core::record::{Record, Session};
 use parking_lot::Mutex;
+use thiserror::Error;
 use tokio::sync::Notify;
 
 use self::{directory::Claimed, journal::Journal};
@@ -28,32 +30,32 @@ pub use self::{
 };
 use super::frame::{LONGEST, framed};
 
-/// The spool of this process: a directory of its own within the ledger's.
+/// The outbox of this process: its own directory within the ledger's.
 pub struct Outbox {
     shared: Arc<Shared>,
     upkeep: Option<JoinHandle<()>>,
     root: PathBuf,
 }
 
-/// What requests and the upkeep share.
+/// What requests and the upkeep thread share.
 struct Shared {
     claimed: Claimed,
     journal: Mutex<Journal>,
     has_room: AtomicBool,
     /// Records that are on disk and not acknowledged.
-    spooled: AtomicU64,
+    pending: AtomicU64,
     appended: Notify,
     is_closed: AtomicBool,
 }
 
-/// How often room is made, looked for, and what was written is put on the disk itself.
+/// How often room is allocated and checked, and written records are synced to the disk.
 const UPKEEP: Duration = Duration::from_millis(200);
 
 impl Outbox {
-    /// Opens the spool of the process that goes by `session` in `root`, which is made if it is not there.
+    /// Opens the outbox of the process with `session` in `root`, which is created if it does not exist.
     ///
     /// # Errors
-    /// When there can be no such directory. A full disk is none: the spool has no room then.
+    /// When the directory cannot be created. A full disk is no error: the outbox has no room then.
     pub fn open(root: &Path, session: &Session) -> Result<Self, OpenError> {
         let fault = |error| OpenError { directory: root.to_owned(), error };
         let claimed = Claimed::new(root, session).map_err(fault)?;
@@ -62,19 +64,18 @@ impl Outbox {
             claimed,
             journal,
             has_room: AtomicBool::new(true),
-            spooled: AtomicU64::new(0),
+            pending: AtomicU64::new(0),
             appended: Notify::new(),
             is_closed: AtomicBool::new(false),
         });
-        shared.look_after();
+        shared.maintain();
         let theirs = shared.clone();
-        let upkeep = thread::Builder::new().name("ledger-spool".to_owned()).spawn(move || theirs.run());
+        let upkeep = thread::Builder::new().name("ledger-outbox".to_owned()).spawn(move || theirs.run());
         let upkeep = Some(upkeep.map_err(fault)?);
         Ok(Self { shared, upkeep, root: root.to_owned() })
     }
 
-    /// Writes a record, in one call of the system and without waiting for the disk: from here on it survives the
-    /// process.
+    /// Writes a record with one system call, without waiting for the disk. From then on it survives the process.
     ///
     /// # Errors
     /// When it could not be written. Then the end of its response must not be passed on.
@@ -83,18 +84,18 @@ impl Outbox {
         let written = {
             let mut journal = self.shared.journal.lock();
             let written = journal.append(frame);
-            // Whoever reads it finds it counted.
-            self.shared.spooled.fetch_add(u64::from(written.is_ok()), Ordering::Relaxed);
+            // A reader finds it counted.
+            self.shared.pending.fetch_add(u64::from(written.is_ok()), Ordering::Relaxed);
             written
         };
         match &written {
             Ok(()) => self.shared.appended.notify_one(),
-            Err(_) => self.shared.turn(false),
+            Err(_) => self.shared.set_has_room(false),
         }
         written
     }
 
-    /// Whether new work may be taken on: there is room for the records of all that runs, and for more.
+    /// Whether there is room for the records of all running requests, and for more.
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.shared.has_room.load(Ordering::Acquire)
@@ -102,23 +103,23 @@ impl Outbox {
 
     /// Records that are on disk and not acknowledged.
     #[must_use]
-    pub fn spooled(&self) -> u64 {
-        self.shared.spooled.load(Ordering::Relaxed)
+    pub fn pending(&self) -> u64 {
+        self.shared.pending.load(Ordering::Relaxed)
     }
 
-    /// Comes back when something was appended since it last did.
+    /// Waits until a record was appended since the last call.
     pub async fn appended(&self) {
         self.shared.appended.notified().await;
     }
 
-    /// What reads this spool's records, from the first one on. There is to be one.
+    /// A reader of this outbox's records, from the first one on. There must be only one.
     #[must_use]
     pub fn reader(&self) -> Reader {
         let files = reader::Files::new(self.shared.claimed.path.clone(), self.root.clone());
         Reader { shared: self.shared.clone(), files }
     }
 
-    /// The spools of processes that are gone. They are this process's from here on.
+    /// Takes over the outboxes of processes that have ended.
     ///
     /// # Errors
     /// When the ledger's directory cannot be read.
@@ -132,10 +133,10 @@ impl Drop for Outbox {
         self.shared.is_closed.store(true, Ordering::Release);
         if let Some(upkeep) = self.upkeep.take() {
             upkeep.thread().unpark();
-            // It ends by itself; what it may have panicked over it has said already.
+            // A panic of the thread was logged already.
             let _ = upkeep.join();
         }
-        match (self.shared.spooled.load(Ordering::Acquire), self.shared.journal.lock().held()) {
+        match (self.shared.pending.load(Ordering::Acquire), self.shared.journal.lock().held()) {
             (0, 0) => self.shared.claimed.remove(),
             (_, 0) => {}
             (_, lost) => tracing::error!("{lost} records could not be written to the ledger and are lost"),
@@ -147,71 +148,71 @@ impl Shared {
     fn run(&self) {
         while !self.is_closed.load(Ordering::Acquire) {
             thread::park_timeout(UPKEEP);
-            self.look_after();
+            self.maintain();
         }
     }
 
-    /// Writes what was held, makes room, and puts on the disk what was written.
-    fn look_after(&self) {
+    /// Writes held records, allocates room, and syncs written records to the disk.
+    fn maintain(&self) {
         self.write_held();
-        // A disk may take its time: requests are to find the next segment meanwhile.
+        // Syncing may take long: requests need the next segment meanwhile.
         self.make_spare();
         let dirty = self.journal.lock().take_dirty();
         for file in dirty {
             if let Err(error) = file.sync_data() {
-                tracing::error!("the ledger's spool cannot be put on the disk: {error}");
+                tracing::error!("cannot sync the ledger's outbox to the disk: {error}");
                 self.journal.lock().sync_again(file);
             }
         }
-        // They may have used it up, which says nothing of the disk.
+        // Requests may have used up the spare segment, which says nothing about the disk.
         let has_spare = self.make_spare();
         let has_room = has_spare && self.journal.lock().is_written() && segment::has_space_for_one(&self.claimed.path);
-        self.turn(has_room);
+        self.set_has_room(has_room);
     }
 
     fn write_held(&self) {
         let mut journal = self.journal.lock();
         let written = journal.write_held();
-        self.spooled.fetch_add(written, Ordering::Relaxed);
+        self.pending.fetch_add(written, Ordering::Relaxed);
         if written > 0 {
             self.appended.notify_one();
         }
     }
 
-    /// Makes the next segments, without holding requests up. Says whether there is room for one.
+    /// Creates the next segments without blocking requests. Returns whether there is room for one.
     fn make_spare(&self) -> bool {
         loop {
-            let Some(number) = self.journal.lock().lacks_spare() else { return true };
+            let Some(number) = self.journal.lock().take_spare_number() else { return true };
             match segment::Segment::create(&self.claimed.path, number) {
                 Ok(spare) => self.journal.lock().put_spare(spare),
                 Err(error) => {
-                    tracing::debug!("the ledger's spool has no spare segment: {error}");
+                    tracing::debug!("cannot create the next segment of the ledger's outbox: {error}");
                     return false;
                 }
             }
         }
     }
 
-    fn turn(&self, has_room: bool) {
+    fn set_has_room(&self, has_room: bool) {
         if self.has_room.swap(has_room, Ordering::AcqRel) != has_room {
             let path = self.claimed.path.display();
             if has_room {
-                tracing::info!("the ledger's spool in {path} has room");
+                tracing::info!("the ledger's outbox in {path} has room again");
             } else {
-                tracing::error!("the ledger's spool in {path} has no room: requests are refused until it has");
+                tracing::error!("the ledger's outbox in {path} has no room: requests are refused until it has");
             }
         }
     }
 }
 
-/// Reads what the process itself appends.
+/// Reads what this process appends.
 pub struct Reader {
     shared: Arc<Shared>,
     files: reader::Files,
 }
 
 impl Reader {
-    /// The next records, `most` at most, in the order in which they were written; none: there are no more for now.
+    /// The next records, `most` at most, in the order in which they were written; none if there are no more for now.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -220,55 +221,38 @@ impl Reader {
         end.map_or_else(|| Ok(Batch::default()), |end| self.files.next(end, most))
     }
 
-    /// The records of `batch` are where they should be: they need not be kept.
+    /// Marks the records of `batch` as taken: they are no longer kept.
     ///
     /// # Errors
-    /// When that cannot be written down. They may come again after a restart then.
+    /// When the mark cannot be written. The records may come again after a restart then.
     pub fn acknowledge(&mut self, batch: &Batch) -> io::Result<()> {
         let count = u64::try_from(batch.payloads.len()).unwrap_or(u64::MAX);
-        self.shared.spooled.fetch_sub(count, Ordering::Relaxed);
+        self.shared.pending.fetch_sub(count, Ordering::Relaxed);
         self.files.acknowledge(batch)
     }
 }
 
-/// Why there is no spool.
-#[derive(Debug)]
+/// Why an outbox cannot be opened.
+#[derive(Debug, Error)]
+#[error("cannot keep the ledger in {}: {error}; `ledger.directory` must be writable", .directory.display())]
 pub struct OpenError {
     directory: PathBuf,
     error: io::Error,
 }
 
-impl fmt::Display for OpenError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (directory, error) = (self.directory.display(), &self.error);
-        write!(formatter, "cannot keep the ledger in {directory}: {error}; `ledger.directory` must be writable")
-    }
-}
-
-impl std::error::Error for OpenError {}
-
 /// Why a record is not on disk.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum OutboxError {
-    /// It could not be written now; it is held in memory and written as soon as that can be done.
+    /// It could not be written now. It is held in memory, and written as soon as possible.
+    #[error("a record waits in memory because it cannot be written: {0}")]
     Held(io::Error),
-    /// It could not be written, and there is no more memory for such.
+    /// It could not be written, and the memory for held records is full.
+    #[error("a record is lost because it cannot be written: {0}")]
     Lost(io::Error),
     /// It is longer than any record can be.
+    #[error("a record is lost because it has more than {LONGEST} bytes")]
     TooLong,
 }
-
-impl fmt::Display for OutboxError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Held(error) => write!(formatter, "a record waits in memory, for it cannot be written: {error}"),
-            Self::Lost(error) => write!(formatter, "a record is lost, for it cannot be written: {error}"),
-            Self::TooLong => write!(formatter, "a record is lost, for it has more than {LONGEST} bytes"),
-        }
-    }
-}
-
-impl std::error::Error for OutboxError {}
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! The records that whoever keeps the ledger will never take: in a file beside the spools, where a person finds them.
+//! The records that the accounting service refuses for good: in a file beside the outboxes, where an operator finds them.
 
 use std::{
     fs::{File, OpenOptions, Permissions},
@@ -22,7 +22,7 @@ pub(super) struct RefusedRecord<'record> {
     pub why: &'record str,
 }
 
-/// What became of records that were to be kept.
+/// Whether records could be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kept {
     /// They are on the disk.
@@ -31,24 +31,24 @@ pub(super) enum Kept {
     Full,
 }
 
-/// Some 100,000 records: whoever finds so many has to do something, and a disk is filled by no more of them.
+/// Some 100,000 records. So many need an operator, and more would fill the disk.
 const MOST: u64 = 64 << 20;
 
-/// Of a reason, in characters. Who refuses a record says what they like.
+/// The longest reason, in characters. The service chooses its text.
 const LONGEST_REASON: usize = 512;
 
 impl RefusedRecords {
-    /// Those of the ledger in `directory`.
-    pub(super) fn of(directory: &Path) -> Self {
+    /// The refused records of the ledger in `directory`.
+    pub(super) fn new(directory: &Path) -> Self {
         Self { path: directory.join("refused.jsonl"), most: MOST }
     }
 
-    /// Where they are.
+    /// The file.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Adds records. When this comes back they are on the disk, or there is no more room for them.
+    /// Adds records. They are on the disk when this returns, unless the file is full.
     ///
     /// # Errors
     /// When they cannot be written.
@@ -57,7 +57,7 @@ impl RefusedRecords {
         let length = file.metadata()?.len();
         let mut lines = Vec::new();
         if !ends_a_line(&file, length)? {
-            // One before could not be written to its end.
+            // An earlier record was not written to its end.
             lines.push(b'\n');
         }
         for RefusedRecord { json, why } in records {
@@ -75,7 +75,7 @@ impl RefusedRecords {
         Ok(Kept::OnDisk)
     }
 
-    /// The file, which nobody else may read: records tell who asked for what.
+    /// Opens the file, which only its owner may read: records tell who asked for what.
     fn open(&self) -> io::Result<File> {
         const PRIVATE: u32 = 0o600;
         let is_new = !self.path.exists();
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn records_are_kept_for_nobody_else_and_no_more_than_fit() {
         let directory = tempfile::tempdir().unwrap();
-        let records = RefusedRecords { most: 300, ..RefusedRecords::of(directory.path()) };
+        let records = RefusedRecords { most: 300, ..RefusedRecords::new(directory.path()) };
         std::fs::write(records.path(), "{\"half\":").unwrap();
         std::fs::set_permissions(records.path(), Permissions::from_mode(0o644)).unwrap();
         assert_eq!(add(&records, &[br#"{"model":"m\u0000"}"#, b"no JSON \xff"]), Kept::OnDisk);

@@ -1,5 +1,5 @@
-//! Sends the spool on, batch after batch, for as long as it takes: what is acknowledged is let go of, what is refused for
-//! good is set aside, and everything else is sent again.
+//! The sender of the outbox. It sends batch after batch. Acknowledged records are deleted, records that are refused for
+//! good are set aside, and all others are sent again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,31 +13,31 @@ use super::{
     refused::RefusedRecords,
 };
 
-/// What sends a ledger on.
+/// Sends a ledger's records to the accounting service.
 pub struct Sender {
     ledger: Arc<Ledger>,
-    courier: Arc<AccountingClient>,
-    /// Where records go that are never taken.
+    client: Arc<AccountingClient>,
+    /// The records that the service will never take.
     refused: RefusedRecords,
 }
 
-/// Records of so long a time go together; the first after a while goes at once.
+/// Records that are made within this time are sent together; the first after a pause is sent at once.
 const WINDOW: Duration = Duration::from_millis(100);
 
-/// How often wallets are looked after while there are no records.
+/// How often allowances are asked for while there are no records.
 const IDLE: Duration = Duration::from_millis(250);
 
-/// How often it is looked for gateways that are gone.
+/// How often the sender looks for outboxes of gateways that have ended.
 const ADOPT: Duration = Duration::from_secs(5);
 
 impl Sender {
-    /// What sends `ledger` on by `courier`, and sets aside in the ledger's `directory` what is never taken.
+    /// A sender of `ledger` by `client`. It sets refused records aside in the ledger's `directory`.
     #[must_use]
-    pub fn new(ledger: Arc<Ledger>, courier: Arc<AccountingClient>, directory: &std::path::Path) -> Self {
-        Self { ledger, courier, refused: RefusedRecords::of(directory) }
+    pub fn new(ledger: Arc<Ledger>, client: Arc<AccountingClient>, directory: &std::path::Path) -> Self {
+        Self { ledger, client, refused: RefusedRecords::new(directory) }
     }
 
-    /// Sends what there is and what comes, for ever.
+    /// Sends records for as long as the process runs.
     pub async fn run(&self) {
         let mut backlog = Backlog::new(self.ledger.clone());
         let mut adopted: Option<MonotonicTime> = None;
@@ -52,15 +52,15 @@ impl Sender {
                 Ok(Some((owner, batch))) => {
                     let is_last = batch.payloads.len() < MOST;
                     self.show(oldest(&batch));
-                    let delivery = Delivery::of(owner, batch, &mut backlog, &mut witness);
-                    delivery.complete(&self.ledger, &self.courier, &self.refused).await;
+                    let delivery = Delivery::new(owner, batch, &mut backlog, &mut witness);
+                    delivery.complete(&self.ledger, &self.client, &self.refused).await;
                     if is_last && !backlog.has_orphans() {
                         tokio::time::sleep(WINDOW.saturating_sub(MonotonicTime::now().saturating_since(start))).await;
                     }
                 }
                 Ok(None) => self.idle().await,
                 Err(error) => {
-                    tracing::error!("cannot read the ledger's spool: {error}");
+                    tracing::error!("cannot read the ledger's outbox: {error}");
                     tokio::time::sleep(ADOPT).await;
                 }
             }
@@ -69,11 +69,11 @@ impl Sender {
 
     async fn idle(&self) {
         self.show(None);
-        if let Err(refusal) = self.courier.hand_over(&[]).await {
-            tracing::debug!("no word on wallets: {refusal}");
+        if let Err(error) = self.client.deliver(&[]).await {
+            tracing::debug!("no allowances: {error}");
         }
         tokio::select! {
-            () = self.ledger.spool.appended() => {}
+            () = self.ledger.outbox.appended() => {}
             () = tokio::time::sleep(IDLE) => {}
         }
     }

@@ -81,7 +81,7 @@ impl ActiveRequest {
         admitted.key.account.metrics.began(now.date.as_second());
         let adds_usage = change.include_usage;
         let key = &admitted.key;
-        let enter = || gate.runs().enter(&key.record.id, *key.hash(), key.end());
+        let enter = || gate.revocations().register(&key.record.id, *key.hash(), key.end());
         let running = context.settings.cuts_revoked.then(enter);
         Self {
             gate,
@@ -145,13 +145,13 @@ impl ActiveRequest {
     /// What is to be looked at for the end of the key, if that ends the request.
     #[must_use]
     pub fn run(&self) -> Option<&Arc<RevocationEntry>> {
-        self.running.as_ref().map(RevocationGuard::run)
+        self.running.as_ref().map(RevocationGuard::entry)
     }
 
     /// Why the request is to end although it runs: its key may not be used any more.
     #[must_use]
     pub fn revoked(&self) -> Option<Rejection> {
-        let bar = self.run()?.barred()?;
+        let bar = self.run()?.denial()?;
         Some(Rejection::of_bar(bar, self.admitted.key.record.id.clone()))
     }
 

@@ -7,15 +7,15 @@ use std::{sync::Arc, time::Duration};
 use keymeter_core::{
     api::Endpoint,
     body::{BodyError, Change, Scanned},
-    limit::{Demand, Limit, Place, Plan, Strategy, TooLarge, certain_prompt, plan},
+    limit::{Demand, Place, Plan, Strategy, certain_prompt},
     money::StalePolicy,
     rejection::Rejection,
 };
 
 use super::{
-    ActiveRequest, Admitted, BodyRoom, Gate, Identified, LimitReservations, Now, Prompt, Rejected, RequestContext,
-    Reservations,
+    ActiveRequest, Admitted, BodyRoom, Gate, Identified, Now, Prompt, Rejected, Reservations,
     money::{self, Shortage},
+    planned::Planned,
 };
 use crate::limits::account::Holder;
 
@@ -81,7 +81,7 @@ impl Gate {
     fn take_place(&self, request: &Identified, now: Now) -> Result<Place<Holder>, Rejection> {
         let (account, record) = (&request.key.account, request.record());
         let limits = request.context.settings.limits_of(record);
-        let here = self.sharing(&limits).map_or(limits, |shared| shared.limits_here(&limits, now.moment));
+        let here = self.sharing(&limits).map_or(limits, |shared| shared.local_limits(&limits, now.moment));
         Place::take(Holder(account.clone()), here.concurrent_requests).map_err(|refusal| {
             account.metrics.held_to(&here);
             Rejection::OverLimit { key: record.id.clone(), refusal }
@@ -153,7 +153,7 @@ impl Gate {
                 Ok(limits) => limits,
                 Err(rejection) => return Err(planned.rejected(rejection)),
             };
-            let shortage = match money::reserve(&planned, policy, now) {
+            let shortage = match planned.reserve_money(policy, now) {
                 Ok(money) => return Ok(Reserved { planned, reservations: Reservations { limits, money } }),
                 Err(shortage) => shortage,
             };
@@ -182,7 +182,7 @@ impl Gate {
             // Others may give back what they were granted and do not use.
             tokio::time::sleep(money::ASK_AGAIN).await;
         }
-        match service.ask(needed.wallet.asking(needed.cost)).await {
+        match service.request_allowance(needed.wallet.asking(needed.cost)).await {
             Ok(()) => Some(StalePolicy::WhileItLasts),
             Err(refusal) => {
                 tracing::debug!("the accounting service says nothing of a wallet: {refusal}");
@@ -198,9 +198,9 @@ impl Gate {
         let change = Change { include_usage: asks_for_usage(&admitted, &scanned), maximum: plan.set_maximum };
         let active = ActiveRequest::new(self.clone(), context, admitted, reservations, prompt, change, now);
         let key = &active.admitted().key;
-        if !self.resolver.vouches_for(key) {
+        if !self.resolver.is_current(key) {
             // It changed a moment ago, when this request could not be reached yet.
-            self.resolver.look_after(key);
+            self.resolver.recheck(key);
         }
         (active, scanned)
     }
@@ -214,61 +214,10 @@ struct Read {
     scanned: Scanned,
 }
 
-/// A request that may be made, and what it is to reserve.
-pub(super) struct Planned {
-    pub context: RequestContext,
-    pub admitted: Admitted,
-    /// Among the requests of its key that run. `None` while it is a part of what is reserved.
-    pub place: Option<Place<Holder>>,
-    pub scanned: Scanned,
-    pub prompt: Prompt,
-    pub demand: Demand,
-    pub plan: Plan,
-    /// What the plan keeps to.
-    pub limit: Limit,
-    /// Whether it may be planned for what is free, and the request's own maximum set to that, if it has one.
-    pub may_fit: bool,
-}
-
 /// A request that has all that it needs to run.
 struct Reserved {
     planned: Planned,
     reservations: Reservations,
-}
-
-impl Planned {
-    /// Plans for what the limits and the wallet leave at this moment.
-    fn plan(&mut self, gate: &Gate, now: Now) -> Result<(), Rejection> {
-        if !self.admitted.endpoint.takes_tokens() {
-            return Ok(());
-        }
-        let Admitted { key, limits, .. } = &self.admitted;
-        // Others may have used it too, where limits are shared: their server says so when it refuses.
-        let is_known = self.may_fit && gate.sharing(limits).is_none();
-        self.demand.free = is_known.then(|| gate.standing(key, limits, now).tokens.remaining()).flatten();
-        let strategy = self.context.settings.strategy;
-        self.limit = money::affordable(strategy, &self.admitted, &self.demand, now.moment);
-        self.plan = plan(strategy, self.limit, &self.demand).map_err(|TooLarge { certain_prompt: least, limit }| {
-            Rejection::PromptTooLarge { key: key.record.id.clone(), least, limit }
-        })?;
-        Ok(())
-    }
-
-    async fn reserve_limits(&mut self, gate: &Gate, now: Now) -> Result<LimitReservations, Rejection> {
-        match gate.sharing(&self.admitted.limits).cloned() {
-            Some(shared) => self.reserve_shared(&shared, now).await,
-            None => self.reserve_here(now),
-        }
-    }
-
-    fn no_balance(self) -> Box<Rejected> {
-        let rejection = Rejection::NoBalance(self.admitted.key.record.id.clone());
-        self.rejected(rejection)
-    }
-
-    fn rejected(self, rejection: Rejection) -> Box<Rejected> {
-        Rejected::new(self.context, Some(self.admitted.key), rejection)
-    }
 }
 
 /// Whether the upstream is to be asked for the stream's usage on our own account.
@@ -298,7 +247,7 @@ models: [{name: m, input: "1000", output: "10000"}]
         let endpoint = Endpoint::ChatCompletions;
         let read = fixture.gate.read(request, endpoint, async |_| Ok(scan(&body, endpoint.shape())), &now).await;
         let planned = fixture.gate.plan(read.ok().unwrap(), now()).ok().unwrap();
-        let shortage = money::reserve(&planned, StalePolicy::WhileItLasts, now()).err().unwrap();
+        let shortage = planned.reserve_money(StalePolicy::WhileItLasts, now()).err().unwrap();
         let needed = shortage.needed.unwrap();
         assert_eq!(&**needed.wallet.id(), "ada");
         assert!(

@@ -124,13 +124,13 @@ impl Gate {
 
     /// The running requests that end with their keys.
     #[must_use]
-    pub fn runs(&self) -> &Arc<RevocationRegistry> {
-        self.resolver.runs()
+    pub fn revocations(&self) -> &Arc<RevocationRegistry> {
+        self.resolver.revocations()
     }
 
     /// The requests in flight.
     #[must_use]
-    pub fn traffic(&self) -> &Arc<InFlight> {
+    pub fn in_flight(&self) -> &Arc<InFlight> {
         &self.in_flight
     }
 
@@ -149,14 +149,14 @@ impl Gate {
     /// What is used and left of a key's limits, by those who count it.
     #[must_use]
     pub fn standing(&self, key: &Key, limits: &Limits, now: Now) -> LimitStatus {
-        let elsewhere = self.sharing(limits).and_then(|shared| shared.standing(&key.record.id, limits, now.moment));
+        let elsewhere = self.sharing(limits).and_then(|shared| shared.status(&key.record.id, limits, now.moment));
         elsewhere.unwrap_or_else(|| key.account.counters.standing(limits, now.moment))
     }
 
     /// The same, asked of those who count it.
     pub async fn asked_standing(&self, key: &Key, limits: &Limits, now: Now) -> LimitStatus {
         let elsewhere = match self.sharing(limits) {
-            Some(shared) => shared.asked_standing(&key.record.id, limits, now.moment).await,
+            Some(shared) => shared.fetch_status(&key.record.id, limits, now.moment).await,
             None => None,
         };
         elsewhere.unwrap_or_else(|| key.account.counters.standing(limits, now.moment))

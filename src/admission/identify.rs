@@ -94,8 +94,8 @@ impl Gate {
     /// When the key may not be used any more.
     pub(super) async fn confirm(&self, request: &mut Identified, now: Now) -> Result<(), Rejection> {
         let (hash, id) = (*request.key.hash(), request.key.record.id.clone());
-        let denial = if self.resolver.vouches_for(&request.key) {
-            request.key.bar(now.date)
+        let denial = if self.resolver.is_current(&request.key) {
+            request.key.denial(now.date)
         } else {
             let (key, denial) = self.key(hash, self.resolver.known(&hash), request.context.from, now).await?;
             request.key = key;
@@ -113,7 +113,7 @@ impl Gate {
         now: Now,
     ) -> Result<(Arc<Key>, Option<KeyDenial>), Rejection> {
         match self.resolver.resolve_known(hash, known, now.moment).await {
-            Ok(key) => match key.bar(now.date) {
+            Ok(key) => match key.denial(now.date) {
                 Some(KeyDenial::Unknown) => Err(self.stranger(from, Unauthorized::Unknown)),
                 bar => Ok((key, bar)),
             },
@@ -135,8 +135,8 @@ impl Gate {
         from: IpAddr,
     ) -> Result<(), Rejection> {
         let is_malformed = checksum_required && !secret.is_well_formed();
-        let is_a_keys = if is_malformed { Some(false) } else { self.resolver.is_a_keys(hash) };
-        let is_throttled = match is_a_keys {
+        let is_known_key = if is_malformed { Some(false) } else { self.resolver.is_known_key(hash) };
+        let is_throttled = match is_known_key {
             Some(true) => false,
             Some(false) => self.throttle.is_throttled(from),
             None => self.throttle.is_throttled(from) && !self.throttle.may_look_up(),

@@ -9,7 +9,7 @@ use keymeter_core::{
     money::{Cost, Hold, Short, StalePolicy, TokenCounts, Usd, WalletAllowance},
 };
 
-use super::{Admitted, Now, admit::Planned};
+use super::{Admitted, Now};
 
 /// How long a request waits for what other gateways were granted of its wallet.
 pub(super) const WAIT_FOR_OTHERS: Duration = Duration::from_secs(2);
@@ -30,34 +30,22 @@ pub(super) struct AllowanceNeeded {
     pub cost: Cost,
 }
 
-/// Takes what a request may cost from its key's wallet, if it has one.
+/// Takes `cost` from a request's wallet, if its key has one.
 ///
 /// # Errors
 /// When the wallet does not pay for it, as far as is known here.
-pub(super) fn reserve(planned: &Planned, policy: StalePolicy, now: Now) -> Result<Option<Hold>, Shortage> {
-    let Some(wallet) = &planned.admitted.key.purse else { return Ok(None) };
-    let cost = estimated(planned);
+pub(super) fn reserve(
+    admitted: &Admitted,
+    cost: impl FnOnce() -> Cost,
+    policy: StalePolicy,
+    now: Now,
+) -> Result<Option<Hold>, Shortage> {
+    let Some(wallet) = &admitted.key.wallet else { return Ok(None) };
+    let cost = cost();
     wallet.reserve(cost, policy, now.moment).map(Some).map_err(|short| {
         let needed = (short != Short::Empty).then(|| AllowanceNeeded { wallet: wallet.clone(), cost });
         Shortage { needed }
     })
-}
-
-/// What a planned request may cost. In the worst case no part of its prompt comes from a cache, and each byte of it is a
-/// token.
-fn estimated(planned: &Planned) -> Cost {
-    let Planned { admitted, demand, scanned, plan, .. } = planned;
-    if !admitted.endpoint.takes_tokens() {
-        return Cost::AtMost(Usd::ZERO);
-    }
-    let output = if demand.has_output { plan.tokens.saturating_sub(demand.prompt) } else { 0 };
-    match planned.context.settings.strategy {
-        Strategy::Expected => Cost::Probably(cost(admitted, demand.prompt, output)),
-        Strategy::WorstCase => {
-            let bytes = scanned.prompt_text_bytes.saturating_add(scanned.prompt_tokens_given);
-            Cost::AtMost(cost(admitted, demand.prompt.max(bytes), output))
-        }
-    }
 }
 
 /// The key's token limit, or, where the worst case is reserved and nothing says how long an answer may be, what the
@@ -65,14 +53,14 @@ fn estimated(planned: &Planned) -> Cost {
 /// take, the accounting service is asked for that much first.
 pub(super) fn affordable(strategy: Strategy, admitted: &Admitted, demand: &Demand, now: MonotonicTime) -> Limit {
     let limit = admitted.limits.tokens_per_minute;
-    let Some(purse) = &admitted.key.purse else { return limit };
+    let Some(wallet) = &admitted.key.wallet else { return limit };
     let has_maximum = demand.stated_maximum.or(demand.max_output_tokens).is_some();
     if strategy != Strategy::WorstCase || has_maximum || !demand.has_output {
         return limit;
     }
     let of_many = cost(admitted, 0, MANY).nanos().unsigned_abs().max(cost(admitted, MANY, 0).nanos().unsigned_abs());
     let expected = cost(admitted, demand.prompt, demand.expected_output.saturating_mul(demand.choices.max(1)));
-    let left = if purse.was_refused(now) { purse.left() } else { purse.left().max(expected) };
+    let left = if wallet.was_refused(now) { wallet.left() } else { wallet.left().max(expected) };
     let left = u128::from(left.nanos().unsigned_abs());
     match (left * u128::from(MANY)).checked_div(of_many.into()) {
         Some(tokens) => {
@@ -86,7 +74,8 @@ pub(super) fn affordable(strategy: Strategy, admitted: &Admitted, demand: &Deman
 /// Prices are of a million tokens.
 const MANY: u64 = 1_000_000;
 
-fn cost(admitted: &Admitted, prompt: u64, output: u64) -> Usd {
+/// What so many tokens cost at most, from a cache or written to one.
+pub(super) fn cost(admitted: &Admitted, prompt: u64, output: u64) -> Usd {
     let price = &admitted.model.price;
     let fresh = TokenCounts { input: prompt, output, ..TokenCounts::default() };
     let written = TokenCounts { cache_write: prompt, output, ..TokenCounts::default() };

@@ -20,7 +20,7 @@ impl Gate {
         let mut text = self.metrics.encode()?;
         let keys = self.metrics.keys();
         keys.write_shares(&mut text, |id, limits| self.shares(id, limits, now));
-        keys.write_balances(&mut text, self.resolver.purses().balances(now.moment));
+        keys.write_balances(&mut text, self.resolver.wallets().balances(now.moment));
         write_dropped_lines(&mut text, self.log.dropped(), process_log::dropped());
         Ok(text)
     }

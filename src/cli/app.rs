@@ -10,21 +10,21 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{program::Program, service_manager};
 use crate::server::{
     Drained, Server, control_plane,
-    handover::{HandoverError, Offer, Sockets, Successor},
+    handover::{HandoverError, HandoverListener, Sockets, Successor},
     reload::Reloader,
 };
 
-/// What runs.
+/// What the process runs.
 pub(super) struct App {
     pub server: Server,
     pub control: Option<ControlPlane>,
     /// Where another process may take over.
-    pub offer: Option<Offer>,
+    pub handover: Option<HandoverListener>,
 }
 
 impl App {
-    /// Comes back with a process that asks for the sockets, and has got them.
-    async fn heir(&self) -> Successor {
+    /// Waits for a process that asks for the sockets, and sends them.
+    async fn successor(&self) -> Successor {
         let sockets = || {
             let mut sockets = self.server.sockets()?;
             if let Some(control) = &self.control {
@@ -32,43 +32,43 @@ impl App {
             }
             Ok(sockets)
         };
-        match &self.offer {
-            Some(offer) => offer.heir(sockets).await,
+        match &self.handover {
+            Some(listener) => listener.accept(sockets).await,
             None => std::future::pending().await,
         }
     }
 
-    /// Lets `successor` take over. If it does not come up, everything goes on as before.
+    /// Lets `successor` take over. If it does not become ready, this process continues to serve.
     async fn hand_over(&mut self, mut successor: Successor) -> Result<(), HandoverError> {
         tracing::info!("another process is about to take over");
-        successor.asks_to_give_way().await?;
-        // There is one control plane over a database of one machine.
-        let Some(control) = self.control.take() else { return successor.takes_over().await };
+        successor.wait_for_release_request().await?;
+        // Only one control plane may use a database on this machine.
+        let Some(control) = self.control.take() else { return successor.wait_for_takeover().await };
         let (settings, limits, socket) = control.terms().map_err(HandoverError::Link)?;
         control.stop().await;
-        let taken = successor.takes_over().await;
+        let taken = successor.wait_for_takeover().await;
         if taken.is_err() {
             match started_again(&settings, limits, &socket).await {
                 Ok(control) => self.control = Some(control),
-                Err(fault) => tracing::error!("the control plane does not start again: {fault}"),
+                Err(error) => tracing::error!("cannot restart the control plane: {error}"),
             }
         }
         taken
     }
 
-    /// Lets what runs end.
+    /// Waits until running requests have ended.
     async fn stop(&self) -> Drained {
         let limit = self.server.reloader().config().server.drain_timeout;
         let seconds = limit.as_secs();
-        tracing::info!("stopping: running requests may take {seconds}s more; signal again to stop at once");
+        tracing::info!("stopping: running requests have {seconds}s to finish; send the signal again to stop at once");
         self.server.drain(limit).await
     }
 
-    /// Serves whoever is still connected to this process and not to the one that took over.
+    /// Serves the connections that this process still has after another has taken over.
     async fn retire(&self) -> Drained {
         let limit = self.server.reloader().config().server.drain_timeout;
         let seconds = limit.as_secs();
-        tracing::info!("another process has taken over; whoever is connected to this one may take {seconds}s more");
+        tracing::info!("another process has taken over; connections to this one have {seconds}s to finish");
         self.server.retire(limit).await
     }
 }
@@ -84,7 +84,7 @@ async fn started_again(
     control_plane::start(settings, limits, &mut sockets).await
 }
 
-/// The signals that concern us.
+/// The signals that the process handles.
 pub(super) struct Signals {
     hang_up: Signal,
     upgrade: Signal,
@@ -100,41 +100,41 @@ impl Signals {
             upgrade: signal(SignalKind::user_defined2())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            program: Program::of_this_process()?,
+            program: Program::current()?,
         })
     }
 
-    /// Reloads on SIGHUP; on SIGUSR2 starts the program anew, to take over; on SIGTERM or SIGINT lets running requests
-    /// finish, and on a second one does not. When another process has taken over, whoever is connected is served.
-    pub async fn until_stopped(mut self, house: &mut App) {
-        let has_handed_over = self.until_told(house).await;
-        if has_handed_over {
-            // What the manager is told is up to the process that took over.
+    /// Reloads on SIGHUP. Starts a successor on SIGUSR2. Lets running requests finish on SIGTERM or SIGINT, and stops at
+    /// once on a second one. When another process has taken over, open connections are served to their end.
+    pub async fn until_stopped(mut self, app: &mut App) {
+        let is_succeeded = self.run_until_stopped(app).await;
+        if is_succeeded {
+            // The process that took over reports to the service manager.
             tokio::select! {
-                drained = house.retire() => return report(drained),
+                drained = app.retire() => return report(drained),
                 () = self.stop_signal() => {}
             }
         } else {
             service_manager::stopping();
         }
         tokio::select! {
-            drained = house.stop() => report(drained),
+            drained = app.stop() => report(drained),
             () = self.stop_signal() => tracing::warn!("stopped at once"),
         }
     }
 
-    /// Comes back when the process is to stop, and says whether that is because another has taken over.
-    async fn until_told(&mut self, house: &mut App) -> bool {
+    /// Returns when the process is to stop: true if another process has taken over.
+    async fn run_until_stopped(&mut self, app: &mut App) -> bool {
         loop {
             tokio::select! {
                 Some(()) = self.hang_up.recv() => {
-                    let reloader = house.server.reloader().clone();
+                    let reloader = app.server.reloader().clone();
                     self.reload(&reloader).await;
                 }
-                Some(()) = self.upgrade.recv() => self.program.start_anew(house.offer.is_some()),
-                successor = house.heir() => match self.handed_over(house, successor).await {
+                Some(()) = self.upgrade.recv() => self.program.start_successor(app.handover.is_some()),
+                successor = app.successor() => match self.handed_over(app, successor).await {
                     Some(Ok(())) => return true,
-                    Some(Err(fault)) => tracing::error!("no other process took over: {fault}; this one goes on"),
+                    Some(Err(error)) => tracing::error!("the other process did not take over: {error}; this one continues to serve"),
                     None => return false,
                 },
                 () = stop_signal(&mut self.terminate, &mut self.interrupt) => return false,
@@ -142,10 +142,10 @@ impl Signals {
         }
     }
 
-    /// What came of a handover, during which the process can be told to reload, and to stop: then `None`.
-    async fn handed_over(&mut self, house: &mut App, successor: Successor) -> Option<Result<(), HandoverError>> {
-        let reloader = house.server.reloader().clone();
-        let mut handover = std::pin::pin!(house.hand_over(successor));
+    /// The outcome of a handover. The process can be told to reload meanwhile, and to stop: then `None`.
+    async fn handed_over(&mut self, app: &mut App, successor: Successor) -> Option<Result<(), HandoverError>> {
+        let reloader = app.server.reloader().clone();
+        let mut handover = std::pin::pin!(app.hand_over(successor));
         loop {
             tokio::select! {
                 taken = &mut handover => return Some(taken),

@@ -1,7 +1,7 @@
-//! `keymeter check --source`: asks a key service what a gateway asks it, and what only a stranger would, and says where
-//! it does not keep to the protocol (docs/key-source.md). Answers are read by the code that the gateway reads them by.
+//! `keymeter check --source`: calls a key service as a gateway would, and as a stranger would, and reports where it breaks the
+//! protocol (docs/key-source.md). Answers are read by the gateway's own code.
 
-mod asking;
+mod caller;
 mod events;
 mod known;
 mod report;
@@ -16,7 +16,7 @@ use keymeter_config::{
 use keymeter_core::key::{KeyHash, Secret};
 
 use self::{
-    asking::{Asking, REFUSALS, has_status},
+    caller::{Caller, REFUSALS, has_status},
     report::{Report, Verdict},
 };
 use super::serve::forbid_core_dumps;
@@ -24,15 +24,15 @@ use super::serve::forbid_core_dumps;
 /// Which service, and what is needed to reach it. Secrets come from the environment.
 #[derive(Args)]
 pub(super) struct SourceArgs {
-    /// Examine the key service at this URL, with `{hash}` in it where the hash of a secret goes, instead of a
-    /// configuration. Its token is read from `KEYMETER_SOURCE_TOKEN`, the secret of a working key from
+    /// Examine the key service at this URL instead of a configuration. `{hash}` in the URL stands for the hash of a secret.
+    /// The service's token is read from `KEYMETER_SOURCE_TOKEN`, and the secret of a working key from
     /// `KEYMETER_SOURCE_SECRET`.
     #[arg(long, value_name = "URL", required = false)]
     source: String,
-    /// Where the service tells of changes.
+    /// The URL of the service's events.
     #[arg(long, value_name = "URL", requires = "source")]
     events: Option<String>,
-    /// Certificates in PEM form that are trusted instead of the system's.
+    /// A PEM file of certificates to trust instead of the system's.
     #[arg(long, value_name = "FILE", requires = "source")]
     ca: Option<PathBuf>,
 }
@@ -40,7 +40,7 @@ pub(super) struct SourceArgs {
 const TOKEN: &str = "KEYMETER_SOURCE_TOKEN";
 const SECRET: &str = "KEYMETER_SOURCE_SECRET";
 
-/// How long a stream of events may be silent at first: services are to send a comment every 15 s.
+/// How long a stream of events may be silent at first: services must send a comment every 15 s.
 const SILENCE: Duration = Duration::from_secs(20);
 
 pub(super) fn run(arguments: &SourceArgs) -> Result<(), Box<dyn std::error::Error>> {
@@ -49,13 +49,15 @@ pub(super) fn run(arguments: &SourceArgs) -> Result<(), Box<dyn std::error::Erro
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime.block_on(examiner.examine()) {
         0 => Ok(()),
-        failed => Err(format!("checks that failed: {failed}; docs/key-source.md says what a service has to do").into()),
+        failed => {
+            Err(format!("checks that failed: {failed}; docs/key-source.md describes what a service must do").into())
+        }
     }
 }
 
 /// Asks one service.
 struct Examiner {
-    asking: Asking,
+    caller: Caller,
     events_url: Option<String>,
     /// Of a key that the service has.
     known: Option<KeyHash>,
@@ -76,7 +78,7 @@ impl Examiner {
         service.ca.clone_from(&arguments.ca);
         Ok(Self {
             events_url: events_url.map_err(|fault| format!("--events: {fault}"))?.map(|url| url.to_string()),
-            asking: Asking::new(service)?,
+            caller: Caller::new(service)?,
             known: variable(SECRET).map(|secret| secret.hash()),
             unknown: Secret::generate().map_err(|fault| fault.to_string())?.hash(),
             silence: SILENCE,
@@ -86,10 +88,10 @@ impl Examiner {
     /// Makes all checks. Says how many failed.
     async fn examine(&self) -> usize {
         let mut report = Report::default();
-        let (asking, token) = (&self.asking, self.asking.token());
-        let of_unknown = asking.ask(&asking.service.url_of(&self.unknown), token, None).await;
+        let (caller, token) = (&self.caller, self.caller.token());
+        let of_unknown = caller.ask(&caller.service.url_of(&self.unknown), token, None).await;
         report.line("an unknown hash", &has_status(of_unknown, &[404]));
-        let of_none = asking.ask(&asking.service.url_with("zz"), token, None).await;
+        let of_none = caller.ask(&caller.service.url_with("zz"), token, None).await;
         report.line("zz, which is no hash", &has_status(of_none, &[404, 400]));
         report.line("no token", &self.refuses(None).await);
         report.line("a wrong token", &self.refuses(Some("keymeter-check-wrong-token")).await);
@@ -99,9 +101,9 @@ impl Examiner {
         report.failed()
     }
 
-    /// Whether somebody without the token is told nothing, neither of a key nor that there is none.
+    /// Whether a call without the right token is refused, both for a known and for an unknown key.
     async fn refuses(&self, token: Option<&str>) -> Verdict {
-        if self.asking.token().is_none() {
+        if self.caller.token().is_none() {
             return Verdict::Skipped(format!("set {TOKEN} to the service's token"));
         }
         if let Some(known) = &self.known {
@@ -114,11 +116,11 @@ impl Examiner {
     }
 
     async fn refuses_to_tell(&self, hash: &KeyHash, token: Option<&str>) -> Verdict {
-        has_status(self.asking.ask(&self.asking.service.url_of(hash), token, None).await, &REFUSALS)
+        has_status(self.caller.ask(&self.caller.service.url_of(hash), token, None).await, &REFUSALS)
     }
 
     fn time(&self) -> Verdict {
-        let (slowest, timeout) = (self.asking.slowest(), self.asking.service.timeout);
+        let (slowest, timeout) = (self.caller.slowest(), self.caller.service.timeout);
         let said = format!("the slowest answer took {:.3} s of {} s", slowest.as_secs_f64(), timeout.as_secs_f64());
         if slowest < timeout { Verdict::Right(said) } else { Verdict::wrong("an answer in time", said) }
     }

@@ -1,11 +1,10 @@
-//! The demo: everything that `serve` runs, in front of an upstream with canned answers, with a control plane and one
-//! fresh key that was made through it. What it writes is in a folder that goes when it ends.
+//! The demo: all that `serve` runs, in front of an upstream with canned answers, with a control plane and one new key. Its files are
+//! in a temporary directory that is deleted at the end.
 
 pub(super) mod run;
 pub mod upstream;
 
 use std::{
-    fmt,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     os::fd::IntoRawFd,
     path::PathBuf,
@@ -20,6 +19,7 @@ use pingora::{
     server::Fds,
     services::{Service, listening::Service as Listening},
 };
+use thiserror::Error;
 use tokio::sync::watch;
 
 use self::upstream::DemoUpstream;
@@ -70,17 +70,15 @@ impl Demo {
         };
         let first = parse((Ipv4Addr::LOCALHOST, 1).into())?;
         let settings = first.control.as_ref().ok_or(DemoError::Configuration(Vec::new()))?;
-        let control = control_plane::start(settings, first.limits.limits, &mut Sockets::none())
-            .await
-            .map_err(DemoError::Control)?;
+        let control = control_plane::start(settings, first.limits.limits, &mut Sockets::none()).await?;
         let key = make_key(&control, &operator).await.map_err(DemoError::Key)?;
         let config = parse(control.address)?;
         let loaded = Loaded { config, keys: Vec::new(), files: Vec::new() };
-        let server = Server::start(loaded, path, log, &mut Sockets::none()).map_err(DemoError::Start)?;
+        let server = Server::start(loaded, path, log, &mut Sockets::none())?;
         Ok(Self { server, key, control, operator, _folder: folder, _upstream: guard })
     }
 
-    /// What somebody who sees it for the first time wants to know.
+    /// The text that introduces the demo: addresses, the key and commands to try.
     #[must_use]
     pub fn introduction(&self) -> String {
         let gateway = self.server.addresses.first().map(ToString::to_string).unwrap_or_default();
@@ -166,8 +164,8 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if let Err(fault) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!("the demo's folder stays at {}: {fault}", self.0.display());
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!("cannot delete the demo's directory {}: {error}", self.0.display());
         }
     }
 }
@@ -186,43 +184,28 @@ fn start_upstream() -> std::io::Result<(SocketAddr, UpstreamGuard)> {
     Ok((address, UpstreamGuard(stop)))
 }
 
-/// Why there is no demo.
-#[derive(Debug)]
+/// Why the demo did not start.
+#[derive(Debug, Error)]
 pub enum DemoError {
     /// Its upstream has no port.
+    #[error("cannot start the demo's upstream: {0}")]
     Upstream(std::io::Error),
     /// The operating system gives no randomness.
-    Randomness(getrandom::Error),
+    #[error("the operating system gives no randomness for a key: {0}")]
+    Randomness(#[from] getrandom::Error),
     /// Its own configuration is faulty, which a test would have shown.
+    #[error("the demo's configuration is invalid: {0:?}")]
     Configuration(Vec<config::ConfigError>),
     /// There is no folder for what it writes.
+    #[error("cannot create the demo's directory: {0}")]
     Folder(std::io::Error),
     /// Its control plane does not start.
-    Control(ControlError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// Its key cannot be made.
+    #[error("cannot create the demo's key: {0}")]
     Key(String),
     /// The gateway does not start.
-    Start(StartError),
+    #[error("{0}; `--port 0 --admin-port 0` takes any free ones")]
+    Start(#[from] StartError),
 }
-
-impl From<getrandom::Error> for DemoError {
-    fn from(fault: getrandom::Error) -> Self {
-        Self::Randomness(fault)
-    }
-}
-
-impl fmt::Display for DemoError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Upstream(fault) => write!(formatter, "the demo's upstream does not start: {fault}"),
-            Self::Randomness(fault) => write!(formatter, "no randomness for a key: {fault}"),
-            Self::Configuration(faults) => write!(formatter, "the demo's configuration is faulty: {faults:?}"),
-            Self::Folder(fault) => write!(formatter, "no folder for what the demo writes: {fault}"),
-            Self::Control(fault) => fault.fmt(formatter),
-            Self::Key(fault) => write!(formatter, "the demo's key cannot be made: {fault}"),
-            Self::Start(fault) => write!(formatter, "{fault}; `--port 0 --admin-port 0` takes any free ones"),
-        }
-    }
-}
-
-impl std::error::Error for DemoError {}

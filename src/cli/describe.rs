@@ -1,5 +1,5 @@
-//! `keymeter schema`, `completions` and `man`: what keymeter says of itself, for editors, shells and readers. All of it is made
-//! from what the program reads by.
+//! `keymeter schema`, `completions` and `man`: descriptions of keymeter for editors, shells and readers. All are generated from
+//! the code that reads the input.
 
 use std::{
     io::{self, Write as _},
@@ -12,10 +12,10 @@ use keymeter_config::schema;
 
 #[derive(clap::Args)]
 pub(super) struct SchemaArgs {
-    /// Of a file of keys, not of the configuration.
+    /// Print the schema of a keys file instead of the configuration.
     #[arg(long)]
     keys: bool,
-    /// Every field of both in Markdown, for reading.
+    /// Print every field of both files in Markdown, for reading.
     #[arg(long, conflicts_with = "keys")]
     reference: bool,
 }
@@ -47,7 +47,7 @@ pub(super) fn manual(command: Command, directory: Option<&Path>) -> io::Result<(
     print(&page)
 }
 
-/// A reader that has enough, such as `head`, is no fault.
+/// Prints, and ignores that a reader such as `head` has closed the pipe.
 fn print(text: &[u8]) -> io::Result<()> {
     match io::stdout().write_all(text) {
         Err(fault) if fault.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -1,8 +1,8 @@
-//! `keymeter keys`: makes keys and changes them, in a keys file that goes on being edited by hand as well. A new
-//! secret is shown once, alone on standard output; everything else about it goes to standard error.
+//! `keymeter keys`: creates and changes keys in a keys file, which may also be edited by hand. A new secret is printed once,
+//! alone on standard output; all messages go to standard error.
 
 mod change;
-mod fault;
+mod error;
 mod options;
 mod read;
 mod remote;
@@ -20,11 +20,11 @@ use jiff::Timestamp;
 use keymeter_config::Environment;
 use keymeter_core::key::{KeyId, KeyName};
 
-pub use self::fault::KeysError;
+pub use self::error::KeysError;
 use self::options::{Clearable, Grace, Options, parse_name};
 use super::remote::Output;
 
-/// Make keys and change them.
+/// Create, change and delete keys.
 #[derive(Debug, Args)]
 pub struct KeysArgs {
     #[command(subcommand)]
@@ -33,23 +33,23 @@ pub struct KeysArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a key; its secret is printed this once
+    /// Create a key; its secret is printed once
     Create(Create),
     /// List all keys, without their hashes
     List(List),
     /// Show everything about one key
     Show(Show),
-    /// Change what a key is called or may do
+    /// Change a key's name, limits, models or other fields
     Update(Update),
-    /// Let a key be used again
+    /// Enable a key
     Enable(One),
-    /// Let a key no longer be used, until it is enabled
+    /// Disable a key until it is enabled again
     Disable(One),
-    /// Give a key a new secret, which is printed this once; its id stays
+    /// Regenerate a key's secret; the new one is printed once, and the id stays
     Regenerate(Regenerate),
-    /// Take a key away for good
+    /// Delete a key for good
     Delete(One),
-    /// Print the hash of the secret on standard input, as a keys file has it
+    /// Print the hash of the secret on standard input, as keys files contain it
     Hash,
 }
 
@@ -61,7 +61,7 @@ struct Source {
     /// The control plane, such as <http://127.0.0.1:9091>; the token comes from `KEYMETER_CONTROL_TOKEN`
     #[arg(long, value_name = "URL")]
     control: Option<String>,
-    /// Certificates by which the control plane is trusted in place of the system's, in PEM form
+    /// A PEM file of certificates to trust for the control plane instead of the system's
     #[arg(long, value_name = "FILE", requires = "control")]
     ca: Option<PathBuf>,
 }
@@ -77,10 +77,10 @@ impl Source {
 struct Create {
     #[command(flatten)]
     source: Source,
-    /// What people call the key: 3 to 50 characters
+    /// The key's name: 3 to 50 characters
     #[arg(long, value_parser = parse_name)]
     name: KeyName,
-    /// Its stable, public id: 1 to 64 characters of a-z, 0-9 and _ [default: a random one]
+    /// The key's permanent, public id: 1 to 64 characters of a-z, 0-9 and _ [default: a random one]
     #[arg(long)]
     id: Option<KeyId>,
     #[command(flatten)]
@@ -91,7 +91,7 @@ struct Create {
 struct List {
     #[command(flatten)]
     source: Source,
-    /// How to print
+    /// The output format
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
@@ -100,7 +100,7 @@ struct List {
 struct Show {
     #[command(flatten)]
     key: One,
-    /// How to print
+    /// The output format
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
@@ -109,12 +109,12 @@ struct Show {
 struct Update {
     #[command(flatten)]
     key: One,
-    /// What people call the key: 3 to 50 characters
+    /// The key's new name: 3 to 50 characters
     #[arg(long, value_parser = parse_name)]
     name: Option<KeyName>,
     #[command(flatten)]
     options: Options,
-    /// A field to take away, so that what holds for all keys holds for this one; may be repeated
+    /// A field to remove, so that the default applies; may be repeated
     #[arg(long, value_enum, value_name = "FIELD", value_delimiter = ',')]
     clear: Vec<Clearable>,
 }
@@ -123,7 +123,7 @@ struct Update {
 struct Regenerate {
     #[command(flatten)]
     key: One,
-    /// How long the old secret goes on working, such as 24h [default: not at all]
+    /// How long the old secret continues to work, such as 24h [default: not at all]
     #[arg(long)]
     grace: Option<Grace>,
 }

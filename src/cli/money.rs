@@ -1,4 +1,4 @@
-//! `keymeter wallets`, `keymeter usage` and `keymeter audit`: what there is to spend, what was spent, and who did what.
+//! `keymeter wallets`, `keymeter usage` and `keymeter audit`: balances, usage and the audit log of a control plane.
 
 use clap::{Args, Subcommand, ValueEnum};
 use keymeter_core::printable::plain_json;
@@ -16,51 +16,51 @@ pub(super) struct WalletsArgs {
 
 #[derive(Debug, Subcommand)]
 enum Wallets {
-    /// Show what is in a wallet
+    /// Show a wallet
     Show {
         #[command(flatten)]
         remote: RemoteArgs,
-        /// The user or team whose it is
+        /// The user or team that owns the wallet
         owner: String,
-        /// How to print
+        /// The output format
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
-    /// Add to a wallet
+    /// Credit a wallet
     Credit {
         #[command(flatten)]
         remote: RemoteArgs,
-        /// The user or team whose it is
+        /// The user or team that owns the wallet
         owner: String,
-        /// US dollars, such as 12.50
+        /// The amount in US dollars, such as 12.50
         usd: String,
-        /// By which the credit counts once, however often it is sent
+        /// A key by which the credit counts once, however often it is sent
         #[arg(long, value_name = "KEY")]
         idempotency_key: String,
     },
 }
 
-/// Show what was used.
+/// Show usage.
 #[derive(Debug, Args)]
 pub(super) struct UsageArgs {
     #[command(flatten)]
     remote: RemoteArgs,
-    /// By what usage is told apart; may be repeated [default: key]
+    /// How usage is grouped; may be repeated [default: key]
     #[arg(long, value_enum, value_delimiter = ',')]
     by: Vec<Group>,
-    /// From this time on, to the hour (RFC 3339)
+    /// The start, to the hour (RFC 3339)
     #[arg(long, value_name = "TIME")]
     from: Option<String>,
-    /// Before this time, to the hour (RFC 3339)
+    /// The end, to the hour (RFC 3339)
     #[arg(long, value_name = "TIME")]
     to: Option<String>,
-    /// Of this key only
+    /// Only this key
     #[arg(long)]
     key: Option<String>,
-    /// Of this team only
+    /// Only this team
     #[arg(long)]
     team: Option<String>,
-    /// How to print
+    /// The output format
     #[arg(long, value_enum, default_value_t)]
     output: Format,
 }
@@ -81,18 +81,18 @@ enum Format {
     Text,
     /// For programs
     Json,
-    /// For tables
+    /// For spreadsheets
     Csv,
-    /// For programs, a row a line
+    /// For programs, one row a line
     Jsonl,
 }
 
-/// Show who changed what, the latest first.
+/// Show the audit log, the latest entry first.
 #[derive(Debug, Args)]
 pub(super) struct AuditArgs {
     #[command(flatten)]
     remote: RemoteArgs,
-    /// How to print
+    /// The output format
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }

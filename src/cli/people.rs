@@ -1,4 +1,4 @@
-//! `keymeter users` and `keymeter teams`: who there is, on a control plane.
+//! `keymeter users` and `keymeter teams`: the users and teams of a control plane.
 
 use clap::{Args, Subcommand};
 use keymeter_control::store::people::Role;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::remote::{Output, RemoteArgs, RemoteError, print_one, print_rows, print_secret, segment};
 
-/// Make users and let them go.
+/// Create, list and delete users.
 #[derive(Debug, Args)]
 pub(super) struct UsersArgs {
     #[command(subcommand)]
@@ -16,13 +16,13 @@ pub(super) struct UsersArgs {
 
 #[derive(Debug, Subcommand)]
 enum Users {
-    /// Make a user; their token is printed this once
+    /// Create a user; the token is printed once
     Create {
         #[command(flatten)]
         remote: RemoteArgs,
-        /// 1 to 64 characters of a-z, 0-9 and _
+        /// The user's id: 1 to 64 characters of a-z, 0-9 and _
         id: String,
-        /// What people call them: 3 to 50 characters
+        /// The user's name: 3 to 50 characters
         #[arg(long)]
         name: String,
     },
@@ -30,20 +30,20 @@ enum Users {
     List {
         #[command(flatten)]
         remote: RemoteArgs,
-        /// How to print
+        /// The output format
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
-    /// Let a user go, with their own keys
+    /// Delete a user and the user's own keys
     Delete {
         #[command(flatten)]
         remote: RemoteArgs,
-        /// Whom
+        /// The user's id
         id: String,
     },
 }
 
-/// Make teams, invite people to them, and answer invitations.
+/// Create, show and delete teams, and manage their members and invitations.
 #[derive(Debug, Args)]
 pub(super) struct TeamsArgs {
     #[command(subcommand)]
@@ -52,86 +52,86 @@ pub(super) struct TeamsArgs {
 
 #[derive(Debug, Subcommand)]
 enum Teams {
-    /// Make a team
+    /// Create a team
     Create {
         #[command(flatten)]
         remote: RemoteArgs,
-        /// 1 to 64 characters of a-z, 0-9 and _
+        /// The team's id: 1 to 64 characters of a-z, 0-9 and _
         id: String,
-        /// What people call it: 3 to 50 characters
+        /// The team's name: 3 to 50 characters
         #[arg(long)]
         name: String,
-        /// A user who is on no team
+        /// The team's owner: a user who is on no team
         #[arg(long)]
         owner: String,
     },
-    /// Show a team and who is on it
+    /// Show a team and its members
     Show {
         #[command(flatten)]
         remote: RemoteArgs,
-        /// Which
+        /// The team's id
         id: String,
-        /// How to print
+        /// The output format
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
-    /// Invite a user to a team, or give a member another role; a member becomes its owner when they accept it. The
-    /// operator's takes effect at once
+    /// Invite a user to a team, or change a member's role. A member becomes the owner on accepting the role. With the
+    /// operator's token, the change takes effect at once
     Add {
         #[command(flatten)]
         remote: RemoteArgs,
-        /// Which team
+        /// The team's id
         id: String,
-        /// Whom
+        /// The user's id
         user: String,
-        /// As what: member, admin or owner
+        /// The role: member, admin or owner
         #[arg(long, default_value_t = Role::Member)]
         role: Role,
     },
-    /// Take a user off a team, or withdraw their invitation
+    /// Remove a user from a team, or withdraw the user's invitation
     Remove {
         #[command(flatten)]
         remote: RemoteArgs,
-        /// Which team
+        /// The team's id
         id: String,
-        /// Whom
+        /// The user's id
         user: String,
     },
-    /// List one's own open invitations, or those to a team
+    /// List your own open invitations, or those to a team
     Invitations {
         #[command(flatten)]
         remote: RemoteArgs,
-        /// Those to this team: its owner's, its admins' and the operator's to see
+        /// List the invitations to this team, as its owner, one of its admins or the operator
         #[arg(long)]
         team: Option<String>,
-        /// How to print
+        /// The output format
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
-    /// Accept an invitation to a team: from then on one's own keys are archived, until one leaves
+    /// Accept an invitation to a team. Your own keys are archived until you leave the team
     Accept {
         #[command(flatten)]
         remote: RemoteArgs,
-        /// Which team
+        /// The team's id
         id: String,
-        /// Accept it only if it is to be this: member, admin or owner
+        /// Accept only this role: member, admin or owner
         #[arg(long)]
         role: Option<Role>,
     },
-    /// Decline an invitation to a team, which does not invite again for a week
+    /// Decline an invitation to a team, which cannot invite you again for a week
     Decline {
         #[command(flatten)]
         remote: RemoteArgs,
-        /// Which team
+        /// The team's id
         id: String,
     },
     /// Delete a team with its keys; its members leave, and their own keys work again
     Delete {
         #[command(flatten)]
         remote: RemoteArgs,
-        /// Which team
+        /// The team's id
         id: String,
-        /// The user or team who gets what is in its wallet; without, it stays there
+        /// The user or team that gets the balance of the team's wallet [default: it stays there]
         #[arg(long, value_name = "ID")]
         refund_to: Option<String>,
     },
@@ -213,7 +213,7 @@ pub(super) fn teams(TeamsArgs { command }: TeamsArgs) -> Result<(), RemoteError>
     Ok(())
 }
 
-/// Answers an invitation of one's own.
+/// Answers one of the caller's invitations.
 fn answer(remote: &RemoteArgs, team: &str, answer: &Value) -> Result<Value, RemoteError> {
     remote.open()?.call(Method::POST, &format!("/api/v1/teams/{}/invitation", segment(team)), Some(answer))
 }

@@ -16,15 +16,18 @@ use keymeter_core::{
 };
 use reqwest::{Client, Method};
 use serde_json::Value;
+use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 
-/// Where the control plane is.
+use crate::keys::service::{builder, cause};
+
+/// The control plane to call.
 #[derive(Clone, Debug, Args)]
 pub struct RemoteArgs {
     /// The control plane, such as <http://127.0.0.1:9091>; the token comes from `KEYMETER_CONTROL_TOKEN`
     #[arg(long, value_name = "URL")]
     pub control: String,
-    /// Certificates that are trusted in place of the system's, in PEM form
+    /// A PEM file of certificates to trust instead of the system's
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
 }
@@ -39,7 +42,7 @@ impl RemoteArgs {
     }
 }
 
-/// How an answer is printed.
+/// The format of printed answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// For people
@@ -51,6 +54,9 @@ pub enum Output {
 
 /// The variable that holds the token.
 const TOKEN: &str = "KEYMETER_CONTROL_TOKEN";
+
+/// How long a call may take.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A control plane that can be called.
 pub struct Remote {
@@ -68,24 +74,14 @@ impl Remote {
     pub fn new(url: &str, ca: Option<&PathBuf>) -> Result<Self, RemoteError> {
         url.parse::<UpstreamUrl>().map_err(|fault| RemoteError::Url(fault.to_string()))?;
         let token = std::env::var(TOKEN).ok().filter(|token| !token.is_empty()).ok_or(RemoteError::NoToken)?;
-        let mut builder = Client::builder()
-            .user_agent(concat!("keymeter/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .timeout(Duration::from_secs(60));
-        if let Some(path) = ca {
-            let fault = |why: String| RemoteError::Certificates(path.clone(), why);
-            let text = std::fs::read(path).map_err(|error| fault(error.to_string()))?;
-            let trusted = reqwest::Certificate::from_pem_bundle(&text).map_err(|error| fault(error.to_string()))?;
-            builder = builder.tls_built_in_root_certs(false);
-            builder = trusted.into_iter().fold(builder, reqwest::ClientBuilder::add_root_certificate);
-        }
+        let certificates = |why| RemoteError::Certificates(ca.cloned().unwrap_or_default(), why);
+        let builder = builder(ca.map(PathBuf::as_path)).map_err(certificates)?.timeout(TIMEOUT);
         let client = builder.build().map_err(|error| RemoteError::Unreachable(url.to_owned(), error.to_string()))?;
         let runtime = Builder::new_current_thread().enable_all().build().map_err(RemoteError::Stream)?;
         Ok(Self { base: url.trim_end_matches('/').to_owned(), token: Secret::new(token), client, runtime })
     }
 
-    /// Calls, and gives the answer's JSON; `null` where there is none.
+    /// Makes a call, and returns the answer's JSON; `null` if it is empty.
     ///
     /// # Errors
     /// When the control plane cannot be reached, or refuses.
@@ -97,13 +93,12 @@ impl Remote {
         serde_json::from_str(&text).map_err(|fault| RemoteError::Unreachable(self.base.clone(), fault.to_string()))
     }
 
-    /// Calls, and gives the answer as it is.
+    /// Makes a call, and returns the answer's text.
     ///
     /// # Errors
     /// When the control plane cannot be reached, or refuses.
     pub fn text(&self, method: Method, path: &str, body: Option<&Value>) -> Result<String, RemoteError> {
-        let unreachable =
-            |fault: reqwest::Error| RemoteError::Unreachable(self.base.clone(), crate::keys::http::plainly(&fault));
+        let unreachable = |fault: reqwest::Error| RemoteError::Unreachable(self.base.clone(), cause(&fault));
         let mut request = self.client.request(method, format!("{}{path}", self.base)).bearer_auth(self.token.reveal());
         if let Some(body) = body {
             request = request.json(body);
@@ -134,7 +129,7 @@ impl Remote {
     }
 }
 
-/// A part of a path, so that no id leads elsewhere.
+/// An id as one segment of a path, percent-encoded.
 #[must_use]
 pub fn segment(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
@@ -152,7 +147,7 @@ pub fn segment(text: &str) -> String {
 fn refused(status: u16, text: &str) -> RemoteError {
     let body: Value = serde_json::from_str(text).unwrap_or_default();
     let part = |name| body.get("error").and_then(|error| error.get(name)).and_then(Value::as_str).map(str::to_owned);
-    let message = part("message").unwrap_or_else(|| "it did not say why".to_owned());
+    let message = part("message").unwrap_or_else(|| "the control plane gave no reason".to_owned());
     RemoteError::Refused { status, message, param: part("param") }
 }
 
@@ -178,7 +173,7 @@ pub fn print_rows(rows: &[Value], columns: &[(&str, &str)], output: Output) -> R
     print(&lines.iter().map(line).collect::<String>())
 }
 
-/// Prints one thing, a line a field, or as JSON.
+/// Prints one object, one field a line, or as JSON.
 ///
 /// # Errors
 /// When standard output cannot be written.
@@ -200,10 +195,10 @@ pub fn print(text: &str) -> Result<(), RemoteError> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(RemoteError::Stream)
 }
 
-/// Prints a secret alone on standard output, and what was done on standard error.
+/// Prints a secret alone on standard output, and `done` on standard error.
 ///
 /// # Errors
-/// When it cannot be printed: then nobody has it.
+/// When it cannot be printed. Then the secret is lost.
 pub fn print_secret(answer: &Value, field: &str, done: &str) -> Result<(), RemoteError> {
     let secret = answer.get(field).and_then(Value::as_str).unwrap_or_default();
     print(&format!("{secret}\n"))?;
@@ -211,7 +206,7 @@ pub fn print_secret(answer: &Value, field: &str, done: &str) -> Result<(), Remot
     Ok(())
 }
 
-/// What stands at a path of names in a row, for people. What steers a terminal is not shown to it.
+/// The value at a path of names in a row, as text without characters that control a terminal.
 fn cell(row: &Value, path: &str) -> String {
     let value = path.split('.').try_fold(row, |value, name| value.get(name)).unwrap_or(&Value::Null);
     let text = match value {
@@ -230,54 +225,43 @@ fn cell(row: &Value, path: &str) -> String {
     text.replace(steers, "\u{fffd}")
 }
 
-/// Why a call did not come about.
-#[derive(Debug)]
+/// Why a call failed.
+#[derive(Debug, Error)]
 pub enum RemoteError {
-    /// The environment has none.
+    /// The environment has no token.
+    #[error("no token: set {TOKEN} to the operator's or a user's token")]
     NoToken,
-    /// It is no URL.
+    /// The URL is invalid.
+    #[error("--control: {0}")]
     Url(String),
-    /// They cannot be used.
+    /// The certificates cannot be used.
+    #[error("cannot use the certificates in {}: {}", .0.display(), .1)]
     Certificates(PathBuf, String),
-    /// There is nobody, or nobody who answers in JSON.
+    /// The control plane does not answer, or not in JSON.
+    #[error("the control plane at {} does not answer: {}", .0, Printable(.1))]
     Unreachable(String, String),
-    /// It does not do it.
+    /// The control plane refuses the call.
+    #[error("{}{} ({status})", field_prefix(.param.as_deref()), Printable(.message))]
     Refused {
-        /// The answer's.
+        /// The answer's status.
         status: u16,
-        /// In words.
+        /// The reason.
         message: String,
-        /// The field that is wrong.
+        /// The field at fault.
         param: Option<String>,
     },
-    /// The command says something that a control plane does not know.
+    /// A control plane does not support an option.
+    #[error("{0}")]
     Unfit(&'static str),
     /// The standard streams cannot be used.
+    #[error("cannot use the standard streams: {0}")]
     Stream(io::Error),
 }
 
-impl fmt::Display for RemoteError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoToken => write!(formatter, "no token: set {TOKEN} to the operator's or a user's"),
-            Self::Url(why) => write!(formatter, "--control: {why}"),
-            Self::Certificates(path, why) => {
-                write!(formatter, "cannot use the certificates in {}: {why}", path.display())
-            }
-            Self::Unreachable(url, why) => {
-                write!(formatter, "the control plane at {url} does not answer: {}", Printable(why))
-            }
-            Self::Refused { status, message, param: Some(field) } => {
-                write!(formatter, "{}: {} ({status})", Printable(field), Printable(message))
-            }
-            Self::Refused { status, message, param: None } => write!(formatter, "{} ({status})", Printable(message)),
-            Self::Unfit(why) => formatter.write_str(why),
-            Self::Stream(fault) => write!(formatter, "cannot use the standard streams: {fault}"),
-        }
-    }
+/// The field at fault, as the beginning of a message.
+fn field_prefix(param: Option<&str>) -> String {
+    param.map(|field| format!("{}: ", Printable(field))).unwrap_or_default()
 }
-
-impl std::error::Error for RemoteError {}
 
 #[cfg(test)]
 mod tests {

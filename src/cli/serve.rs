@@ -1,9 +1,10 @@
-//! `keymeter serve`: runs the gateway until it is told to stop.
+//! `keymeter serve`: runs the gateway until it is stopped.
 
-use std::{fmt, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use keymeter_config::{self as config, Config, ConfigError, Source};
 use keymeter_control::{ControlError, ControlPlane};
+use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 
 use super::{
@@ -15,7 +16,8 @@ use crate::{
     observe::{access_log::AccessLog, process_log, traces::LAST_SPANS},
     server::{
         Server, StartError, control_plane,
-        handover::{HandoverError, Heir, Offer, Sockets},
+        handover::{HandoverError, HandoverListener, Predecessor, Sockets},
+        plugin::lines,
         rehearse,
     },
 };
@@ -34,66 +36,71 @@ pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeError> {
     let mut traces = None;
     let ended = runtime.block_on(async {
         let signals = Signals::new()?;
-        let (mut heir, mut sockets) = inherited(&loaded.config, upgrade)?;
-        if let Some(heir) = &mut heir {
-            heir.ask_to_give_way()?;
+        let (mut predecessor, mut sockets) = inherited(&loaded.config, upgrade)?;
+        if let Some(predecessor) = &mut predecessor {
+            predecessor.request_release()?;
         }
         let control = start_control(&loaded.config, &mut sockets).await?;
         let settings = loaded.config.server.clone();
         let server = Server::start(loaded, path, log.clone(), &mut sockets)?;
         traces = server.traces().cloned();
-        // Nobody asks for these any more.
+        // Inherited sockets that are no longer configured.
         drop(sockets);
         let addresses: Vec<_> = server.addresses.iter().map(ToString::to_string).collect();
         let (addresses, admin) = (addresses.join(" and "), server.admin_address);
         tracing::info!("listening on {addresses} ({keys}), admin address {admin}");
-        let offer = offer(&settings, heir)?;
+        let handover = take_over(&settings, predecessor)?;
         service_manager::ready(upgrade);
-        let mut house = App { server, control, offer };
-        signals.until_stopped(&mut house).await;
-        if let Some(control) = house.control {
+        let mut app = App { server, control, handover };
+        signals.until_stopped(&mut app).await;
+        if let Some(control) = app.control {
             control.stop().await;
         }
         Ok(())
     });
     stop(runtime, &log);
     if let Some(traces) = traces {
-        // Those of requests that were cut off, too.
+        // The spans of requests that were cut off are sent, too.
         traces.flush(LAST_SPANS);
     }
     ended
 }
 
-/// What another process left to this one, if it is to take over from one.
-fn inherited(config: &Config, upgrade: bool) -> Result<(Option<Heir>, Sockets), ServeError> {
+/// The running process and its sockets, if this process is to take over from it.
+fn inherited(config: &Config, upgrade: bool) -> Result<(Option<Predecessor>, Sockets), ServeError> {
     if !upgrade {
         return Ok((None, Sockets::none()));
     }
-    // What would fail later fails before the process that runs is asked for anything.
+    // What would fail later fails here, before the running process is asked for anything.
     rehearse(config)?;
     let path = config.server.upgrade_socket.as_ref().ok_or(HandoverError::Unconfigured)?;
-    let (heir, sockets) = Heir::of(path)?;
-    Ok((Some(heir), sockets))
+    let (predecessor, sockets) = Predecessor::connect(path)?;
+    Ok((Some(predecessor), sockets))
 }
 
-/// Tells the process before that this one is up, and waits for one to come after it.
-fn offer(settings: &config::Server, heir: Option<Heir>) -> Result<Option<Offer>, ServeError> {
+/// Tells the running process that this one is ready, and listens for a successor.
+fn take_over(
+    settings: &config::Server,
+    predecessor: Option<Predecessor>,
+) -> Result<Option<HandoverListener>, ServeError> {
     let Some(path) = settings.upgrade_socket.as_deref() else { return Ok(None) };
-    let Some(heir) = heir else { return Ok(Some(Offer::at(path)?)) };
-    heir.is_up()?;
+    let Some(predecessor) = predecessor else { return Ok(Some(HandoverListener::bind(path)?)) };
+    predecessor.confirm_takeover()?;
     // There is no way back: the other process is about to end.
-    Ok(Offer::at(path).inspect_err(|fault| tracing::error!("{fault}; a restart is needed for the next upgrade")).ok())
+    Ok(HandoverListener::bind(path)
+        .inspect_err(|error| tracing::error!("{error}; the next upgrade needs a restart"))
+        .ok())
 }
 
 /// The control plane, where the configuration has one.
 async fn start_control(config: &Config, sockets: &mut Sockets) -> Result<Option<ControlPlane>, ServeError> {
     let Some(settings) = &config.control else { return Ok(None) };
-    let control = control_plane::start(settings, config.limits.limits, sockets).await.map_err(ServeError::Control)?;
+    let control = control_plane::start(settings, config.limits.limits, sockets).await?;
     tracing::info!("the control plane is on {}", control.address);
     Ok(Some(control))
 }
 
-/// Ends what still runs, as it has had its time. Each request is charged and logged as far as it came.
+/// Ends the requests that still run after the time for them. Each is charged and logged as far as it came.
 pub(super) fn stop(runtime: Runtime, log: &AccessLog) {
     const LIMIT: Duration = Duration::from_millis(500);
     runtime.shutdown_timeout(LIMIT);
@@ -104,11 +111,11 @@ pub(super) fn stop(runtime: Runtime, log: &AccessLog) {
 pub(super) fn forbid_core_dumps() {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
     let nothing = Rlimit { current: Some(0), maximum: Some(0) };
-    if let Err(fault) = setrlimit(Resource::Core, nothing) {
-        tracing::warn!("core dumps stay on: {fault}");
+    if let Err(error) = setrlimit(Resource::Core, nothing) {
+        tracing::warn!("cannot disable core dumps: {error}");
     }
-    if let Err(fault) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        tracing::warn!("the process stays open to debuggers: {fault}");
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!("cannot protect the process from debuggers: {error}");
     }
 }
 
@@ -120,45 +127,17 @@ pub(super) fn runtime(threads: Option<NonZeroUsize>) -> std::io::Result<Runtime>
     builder.thread_name("keymeter").enable_all().build()
 }
 
-/// Why the gateway does not run.
-#[derive(Debug)]
+/// Why `serve` failed.
+#[derive(Debug, Error)]
 pub(super) enum ServeError {
+    #[error("{}", lines(.0))]
     Configuration(Vec<ConfigError>),
-    Start(StartError),
-    Control(ControlError),
-    Handover(HandoverError),
-    System(std::io::Error),
-}
-
-impl From<StartError> for ServeError {
-    fn from(fault: StartError) -> Self {
-        Self::Start(fault)
-    }
-}
-
-impl From<HandoverError> for ServeError {
-    fn from(fault: HandoverError) -> Self {
-        Self::Handover(fault)
-    }
-}
-
-impl From<std::io::Error> for ServeError {
-    fn from(fault: std::io::Error) -> Self {
-        Self::System(fault)
-    }
-}
-
-impl fmt::Display for ServeError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Configuration(faults) => {
-                let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
-                formatter.write_str(&lines.join("\n"))
-            }
-            Self::Start(fault) => fault.fmt(formatter),
-            Self::Control(fault) => fault.fmt(formatter),
-            Self::Handover(fault) => fault.fmt(formatter),
-            Self::System(fault) => write!(formatter, "the operating system refuses: {fault}"),
-        }
-    }
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
+    #[error("the operating system reports an error: {0}")]
+    System(#[from] std::io::Error),
 }

@@ -1,29 +1,29 @@
-//! What systemd is told of a service (`sd_notify(3)`, `Type=notify-reload`): when it is ready, when it reloads, when it stops.
-//! Where nobody wants to know, nothing happens.
+//! Notifications to systemd (`sd_notify(3)`, `Type=notify-reload`): when the service is ready, reloads or stops. Without a service
+//! manager they do nothing.
 
 use sd_notify::NotifyState;
 
-/// Requests are served; by a process that the manager did not start, if it took over from one.
+/// Reports that requests are served, and the process id if it took over from another process.
 pub(super) fn ready(took_over: bool) {
     let state = [NotifyState::MainPid(std::process::id()), NotifyState::Ready];
-    tell(state.get(usize::from(!took_over)..).unwrap_or_default());
+    notify(state.get(usize::from(!took_over)..).unwrap_or_default());
 }
 
-/// The configuration is loaded anew; `ready` follows.
+/// Reports a reload of the configuration; `ready` follows.
 pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(fault) => tracing::warn!("the service manager is not told of the reload: {fault}"),
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!("cannot notify the service manager of the reload: {error}"),
     }
 }
 
-/// Running requests end.
+/// Reports that the service stops.
 pub(super) fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
 }
 
-fn tell(state: &[NotifyState<'_>]) {
-    if let Err(fault) = sd_notify::notify(state) {
-        tracing::warn!("the service manager cannot be told: {fault}");
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!("cannot notify the service manager: {error}");
     }
 }

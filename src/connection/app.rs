@@ -1,5 +1,5 @@
-//! Serves connections by an application of Pingora's, which is told nothing of it: it is given streams that end in time, and
-//! its requests are noticed as they come and go.
+//! Serves timed connections with a Pingora application. The application gets streams that end in time, and its requests are
+//! noted as they begin and end.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -20,14 +20,14 @@ use super::{
     socket,
 };
 
-/// An application whose connections have their time.
+/// An application with timed connections.
 pub struct TimedApp<A> {
     app: Arc<A>,
     connections: Arc<Connections>,
     on_malformed: Arc<OnMalformed>,
 }
 
-/// What is done about an address from which something came that is no request.
+/// Handles the address of a client that sent no valid request.
 type OnMalformed = dyn Fn(IpAddr) + Send + Sync;
 
 impl<A: HttpServerApp + Send + Sync + 'static> TimedApp<A> {
@@ -36,19 +36,19 @@ impl<A: HttpServerApp + Send + Sync + 'static> TimedApp<A> {
         Self { app: Arc::new(app), connections, on_malformed: Arc::new(|_| {}) }
     }
 
-    /// The same, which calls `on_malformed` with the address of each client whose head is malformed or breaks off. Over
+    /// The same application, which calls `on_malformed` with the address of each client whose head is malformed or breaks off. Over
     /// HTTP/2 such a stream is reset before anybody here sees it.
     #[must_use]
-    pub fn reporting(self, on_malformed: impl Fn(IpAddr) + Send + Sync + 'static) -> Self {
+    pub fn on_malformed(self, on_malformed: impl Fn(IpAddr) + Send + Sync + 'static) -> Self {
         Self { on_malformed: Arc::new(on_malformed), ..self }
     }
 
-    /// Accepts connections and serves them, until it is told to stop. Those that are open then are served on.
+    /// Accepts and serves connections until it is stopped. Open connections are served further.
     pub async fn listen(self: Arc<Self>, listener: Listener, tls: Option<Arc<Acceptor>>, mut stop: ShutdownWatch) {
         loop {
             let accepted = tokio::select! {
                 biased;
-                // An error means that whoever could say so is gone.
+                // An error means that the sender was dropped.
                 _ = stop.wait_for(|stop| *stop) => return,
                 accepted = listener.accept() => accepted,
             };
@@ -57,7 +57,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> TimedApp<A> {
         }
     }
 
-    /// Tells the application that nobody listens any more: then it closes what is idle.
+    /// Tells the application to close idle connections.
     pub async fn close_idle(&self) {
         if !self.connections.may_linger() {
             self.app.http_cleanup().await;
@@ -76,8 +76,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> TimedApp<A> {
         let Some(deadline) = open.connection().deadline(None) else { return };
         match tokio::time::timeout_at(deadline.at, tls.tls_handshake(stream)).await {
             Ok(Ok(stream)) => self.serve(Box::new(stream), open, Some(digest), stop).await,
-            Ok(Err(fault)) => tracing::debug!("{peer} has not agreed on TLS: {fault}"),
-            Err(_) => tracing::debug!("{peer} has not agreed on TLS in time"),
+            Ok(Err(error)) => tracing::debug!("the TLS handshake with {peer} failed: {error}"),
+            Err(_) => tracing::debug!("the TLS handshake with {peer} took too long"),
         }
     }
 
@@ -107,7 +107,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> TimedApp<A> {
     }
 }
 
-/// For somebody else's server, whose listener has accepted the connection and knows no bounds of ours.
+/// For another server, whose own listener has accepted the connection.
 #[async_trait]
 impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for TimedApp<A> {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
@@ -135,7 +135,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for OnConnection<A>
         mut session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        session.set_total_drain_timeout(Some(self.connection.time_for_the_rest()));
+        session.set_total_drain_timeout(Some(self.connection.drain_timeout()));
         if session.is_http2() {
             // The connection can be written to while a stream of it cannot.
             session.set_write_timeout(Some(self.connection.timeouts.write));
@@ -151,7 +151,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for OnConnection<A>
         if let Some(peer) = peer.filter(|_| self.connection.has_partial_head()) {
             (self.on_malformed)(peer);
         }
-        self.connection.request_is_over();
+        self.connection.end_request();
         reusable
     }
 

@@ -1,4 +1,4 @@
-//! File descriptors: how many there are, how they are divided, and some that are held back.
+//! File descriptors: their number, their division, and a reserve.
 
 use std::{fs::File, num::NonZeroUsize};
 
@@ -8,28 +8,27 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Where the system sets no limit.
 const MANY: u64 = 1 << 20;
 
-/// Makes as many descriptors of this process' as it may have.
+/// Raises the limit of file descriptors to the maximum.
 pub fn raise_limit() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {
         return;
     }
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if let Err(fault) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!("the number of file descriptors stays at {}: {fault}", available());
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!("cannot raise the limit of file descriptors above {}: {error}", available());
     }
 }
 
-/// How many connections of clients there may be at the gateway: as many as were `configured`, or nine tenths of the
-/// descriptors, and no more than these in any case.
+/// The most client connections of the gateway: the `configured` number, or nine tenths of the descriptors, and never more.
 #[must_use]
 pub fn most_of_gateway(configured: Option<NonZeroUsize>) -> usize {
     let fitting = part(9, 10);
     match configured.map(NonZeroUsize::get) {
         Some(most) if most > fitting => {
             tracing::warn!(
-                "`server.max_connections` is {most}, and {fitting} it is: the process has {} file descriptors, of which \
-                 upstreams, files and the admin address need some; raise its limit (ulimit -n, LimitNOFILE)",
+                "`server.max_connections` is {most}, but only {fitting} are possible: the process has {} file descriptors, \
+                 of which upstreams, files and the admin address need some; raise its limit (ulimit -n, LimitNOFILE)",
                 available()
             );
             fitting
@@ -39,13 +38,13 @@ pub fn most_of_gateway(configured: Option<NonZeroUsize>) -> usize {
     }
 }
 
-/// How many there may be at the admin address.
+/// The most connections of the admin address.
 #[must_use]
 pub fn most_of_admin() -> usize {
     part(1, 40).min(1024)
 }
 
-/// How many there may be at the control plane.
+/// The most connections of the control plane.
 #[must_use]
 pub fn most_of_control() -> usize {
     part(1, 20)
@@ -60,20 +59,20 @@ fn available() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(MANY).min(MANY.saturating_mul(1024))
 }
 
-/// Descriptors that one listener holds back, so that it can accept connections when the process has no others left.
+/// Descriptors that a listener reserves, so that it can accept connections when the process has no others left.
 pub(super) struct Reserve {
     size: usize,
     held: Mutex<Vec<File>>,
 }
 
 impl Reserve {
-    pub fn of(size: usize) -> Self {
+    pub fn new(size: usize) -> Self {
         let reserve = Self { size, held: Mutex::default() };
         reserve.refill();
         reserve
     }
 
-    /// Holds as many as it should again, if it can.
+    /// Reserves the full number again, if possible.
     pub fn refill(&self) {
         let mut held = self.held.lock();
         while held.len() < self.size {
@@ -82,7 +81,7 @@ impl Reserve {
         }
     }
 
-    /// Lets one go. Says whether there was one.
+    /// Releases one descriptor. Returns whether there was one.
     pub fn release(&self) -> bool {
         self.held.lock().pop().is_some()
     }

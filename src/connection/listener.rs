@@ -1,4 +1,4 @@
-//! Accepts connections, as long as there is room for them. What there is no room for stays in the system's queue.
+//! Accepts connections while there is room. Others stay in the system's queue.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use tokio::{io::unix::AsyncFd, net::TcpStream};
 
 use super::{Connections, OpenConnection, TimedStream, descriptors::Reserve, socket};
 
-/// A socket that is listened on.
+/// A listening socket.
 pub struct Listener {
     socket: AsyncFd<net::TcpListener>,
     connections: Arc<Connections>,
@@ -32,10 +32,10 @@ pub struct Accepted {
     pub open: OpenConnection,
 }
 
-/// While the system has no descriptor left.
+/// The pause while the process has no descriptor left.
 const EXHAUSTED: Duration = Duration::from_millis(500);
 
-/// Descriptors that an operator's address holds back.
+/// The descriptors that an operator's address reserves.
 const RESERVE: usize = 16;
 
 impl Listener {
@@ -49,13 +49,13 @@ impl Listener {
             reason = "its successor is unsafe for what may close its descriptor, as a listener never does"
         )]
         let socket = AsyncFd::new(socket)?;
-        Ok(Self { socket, connections, reserve: Reserve::of(0) })
+        Ok(Self { socket, connections, reserve: Reserve::new(0) })
     }
 
     /// The same, with descriptors of its own.
     #[must_use]
     pub fn with_reserve(self) -> Self {
-        Self { reserve: Reserve::of(RESERVE), ..self }
+        Self { reserve: Reserve::new(RESERVE), ..self }
     }
 
     /// The address that is listened on.
@@ -81,18 +81,18 @@ impl Listener {
                 Ok(None) => {}
                 Err(fault) if is_of_connection(&fault) => {}
                 Err(fault) if is_exhaustion(&fault) && self.reserve.release() => {}
-                Err(fault) => {
-                    tracing::error!("a connection cannot be accepted: {fault}");
+                Err(error) => {
+                    tracing::error!("cannot accept a connection: {error}");
                     tokio::time::sleep(EXHAUSTED).await;
                 }
             }
         }
     }
 
-    /// `None` where another process, or another task, was quicker.
+    /// `None` if another process or task was faster.
     async fn try_accept(&self) -> io::Result<Option<Accepted>> {
         let mut ready = self.socket.readable().await?;
-        // It may be so no more, and then nobody's connection is to make room for nobody.
+        // The connection may be gone, and then no other one must make room for it.
         if !is_waited_at(self.socket.get_ref())? {
             ready.clear_ready();
             return Ok(None);

@@ -15,16 +15,16 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::Connection;
 
-/// Connections that are open, of which there are never more than a number.
+/// The open connections, up to a number.
 pub struct Connections {
     timeouts: ConnectionTimeouts,
     most: usize,
     open: AtomicUsize,
     may_linger: AtomicBool,
     registry: Mutex<Registry>,
-    /// Listeners that wait for a place.
+    /// The number of listeners that wait for a place.
     waiting: AtomicUsize,
-    /// Tells one of them that one became free, or that a connection became idle.
+    /// Notifies one of them that a place became free or a connection idle.
     changed: Notify,
 }
 
@@ -35,12 +35,12 @@ struct Registry {
     /// Some that were the longest idle when they were last looked through, the longest first. Any other that is still
     /// idle has been so for a shorter time.
     longest_idle: VecDeque<(Instant, u64)>,
-    /// Those that make room and are not gone yet.
+    /// The number of evicted connections that are not closed yet.
     leaving: usize,
 }
 
 impl Connections {
-    /// None so far, and never more than `most`.
+    /// An empty set of `most` connections at most.
     #[must_use]
     pub fn new(timeouts: ConnectionTimeouts, most: usize) -> Arc<Self> {
         Arc::new(Self {
@@ -54,24 +54,24 @@ impl Connections {
         })
     }
 
-    /// How many are open.
+    /// The number of open connections.
     #[must_use]
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Acquire)
     }
 
-    /// How long each may be silent.
+    /// The time limits of each connection.
     #[must_use]
     pub fn timeouts(&self) -> ConnectionTimeouts {
         self.timeouts
     }
 
-    /// Those that are idle when the server stops stay open for one more request: whoever sent it meanwhile is answered.
+    /// Lets connections that are idle when the server stops stay open for one more request, which may be on its way.
     pub fn linger(&self) {
         self.may_linger.store(true, Ordering::Release);
     }
 
-    /// Whether they do.
+    /// Whether idle connections stay open for one more request.
     #[must_use]
     pub fn may_linger(&self) -> bool {
         self.may_linger.load(Ordering::Acquire)
@@ -83,7 +83,7 @@ impl Connections {
         if let Some(place) = self.free_place() {
             return place;
         }
-        let _waiting = Waiting::of(self);
+        let _waiting = Waiting::new(self);
         loop {
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
@@ -115,11 +115,11 @@ impl Connections {
         }
     }
 
-    pub(super) fn one_is_idle(&self) {
-        self.tell_waiting();
+    pub(super) fn notify_idle(&self) {
+        self.notify_waiting();
     }
 
-    fn tell_waiting(&self) {
+    fn notify_waiting(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.changed.notify_one();
         }
@@ -127,7 +127,7 @@ impl Connections {
 }
 
 impl Registry {
-    /// Has the connection leave that has been idle for the longest. Says whether there is one.
+    /// Evicts the connection that has been idle for the longest. Returns whether there was one.
     fn evict_one(&mut self) -> bool {
         if self.evict_known() {
             return true;
@@ -149,11 +149,11 @@ impl Registry {
     }
 }
 
-/// A listener waits as long as this lives.
+/// Counts a waiting listener while it lives.
 struct Waiting<'connections>(&'connections Connections);
 
 impl<'connections> Waiting<'connections> {
-    fn of(connections: &'connections Connections) -> Self {
+    fn new(connections: &'connections Connections) -> Self {
         connections.waiting.fetch_add(1, Ordering::SeqCst);
         Self(connections)
     }
@@ -162,8 +162,8 @@ impl<'connections> Waiting<'connections> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
-        // What this one was told may be for another.
-        self.0.tell_waiting();
+        // A notification for this listener may be needed by another.
+        self.0.notify_waiting();
     }
 }
 
@@ -171,7 +171,7 @@ impl Drop for Waiting<'_> {
 pub struct Place(Arc<Connections>);
 
 impl Place {
-    /// A connection takes it, now.
+    /// Takes the place for a new connection.
     #[must_use]
     pub fn taken(self) -> OpenConnection {
         let connection = Connection::new(self.0.timeouts, Instant::now(), Arc::downgrade(&self.0));
@@ -188,11 +188,11 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::SeqCst);
-        self.0.tell_waiting();
+        self.0.notify_waiting();
     }
 }
 
-/// A connection is open, and has its place, as long as this lives.
+/// An open connection, which keeps its place while it lives.
 pub struct OpenConnection {
     connection: Arc<Connection>,
     number: u64,

@@ -60,10 +60,10 @@ impl<S> TimedStream<S> {
     }
 
     /// What came is looked at. Says whether the connection's time is over although something comes.
-    fn came(&mut self, bytes: &[u8]) -> bool {
+    fn record_received(&mut self, bytes: &[u8]) -> bool {
         self.heads.read(bytes, Instant::now);
         if !self.heads.is_http2() {
-            self.connection().bytes_came();
+            self.connection().record_bytes();
             return false;
         }
         // Frames that begin no request are no sign of life.
@@ -71,12 +71,12 @@ impl<S> TimedStream<S> {
     }
 
     /// Ready when the client's time is over.
-    fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<()> {
         loop {
             let Some(deadline) = self.open.connection().deadline(self.heads.since()) else { return Poll::Pending };
             ready!(self.reading.poll(deadline.at, context));
             // A client of HTTP/1.1 learns it from the connection's end.
-            let is_told = deadline.is_idle && self.heads.is_http2() && self.connection().asks_to_leave();
+            let is_told = deadline.is_idle && self.heads.is_http2() && self.connection().request_close();
             if !is_told {
                 return Poll::Ready(());
             }
@@ -155,14 +155,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
         match Pin::new(&mut this.stream).poll_read(context, buffer) {
             Poll::Ready(Ok(())) => {
                 let bytes = buffer.filled().get(before..).unwrap_or_default();
-                if !bytes.is_empty() && this.came(bytes) {
+                if !bytes.is_empty() && this.record_received(bytes) {
                     buffer.set_filled(before);
                 }
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(fault)) => Poll::Ready(Err(fault)),
             // The end of what the client sends.
-            Poll::Pending => this.poll_over(context).map(Ok),
+            Poll::Pending => this.poll_deadline(context).map(Ok),
         }
     }
 }

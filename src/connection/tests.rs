@@ -58,14 +58,14 @@ async fn a_head_that_dribbles_has_no_more() {
 async fn a_request_that_runs_has_all_time_and_what_follows_has_its_own() {
     let (mut stream, mut client) = connected(&any_number());
     let connection = stream.connection().clone();
-    connection.head_is_read();
+    connection.begin_request();
     assert!(timeout(Duration::from_secs(600), stream.read(&mut [0])).await.is_err());
-    connection.request_is_over();
+    connection.end_request();
     assert!(timeout(Duration::from_secs(70), stream.read(&mut [0])).await.is_err());
     client.write_all(b"G").await.unwrap();
     assert_eq!(seconds_to_the_end(&mut stream).await, 10);
-    connection.head_is_read();
-    connection.request_is_over();
+    connection.begin_request();
+    connection.end_request();
     assert_eq!(seconds_to_the_end(&mut stream).await, 75);
 }
 
@@ -165,14 +165,14 @@ async fn the_longest_idle_makes_room_and_none_that_is_busy() {
     }
     // The second was used longest ago, then the first; the third is.
     for (number, (stream, _)) in all.iter().enumerate() {
-        stream.connection().head_is_read();
+        stream.connection().begin_request();
         if number < 2 {
-            stream.connection().request_is_over();
+            stream.connection().end_request();
         }
     }
     advance(Duration::from_secs(1)).await;
-    all[0].0.connection().head_is_read();
-    all[0].0.connection().request_is_over();
+    all[0].0.connection().begin_request();
+    all[0].0.connection().end_request();
 
     for leaves in [1, 0] {
         let mut place = std::pin::pin!(connections.place());
@@ -190,7 +190,7 @@ async fn the_longest_idle_makes_room_and_none_that_is_busy() {
     // Now all are at work, or have not begun: the next one has to wait until one ends.
     let mut place = std::pin::pin!(connections.place());
     assert!(timeout(Duration::from_secs(5), place.as_mut()).await.is_err());
-    all[2].0.connection().request_is_over();
+    all[2].0.connection().end_request();
     assert!(futures_util::poll!(place.as_mut()).is_pending());
     assert_eq!(all[2].0.read(&mut [0]).await.unwrap(), 0);
     all.truncate(2);

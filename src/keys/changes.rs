@@ -1,21 +1,21 @@
-//! Which keys changed lately. A look-up that began before a change of its key must not be believed after it; what
-//! changed meanwhile is told by the numbers of the changes.
+//! The recent changes of keys, numbered. The answer of a look-up that began before a change of its key must not be used after
+//! it.
 
 use std::collections::VecDeque;
 
 use keymeter_core::key::{KeyHash, KeyId};
 
-/// One changed key, by what is known of it, or every key.
+/// A change of one key or of every key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The key of this id, of this secret, or both.
+    /// A change of the key with this id, this secret, or both.
     Key {
-        /// Its id.
+        /// The key's id.
         id: Option<KeyId>,
-        /// Its secret's hash, or that of a secret that it had or gets.
+        /// The hash of its secret, former or new ones included.
         hash: Option<KeyHash>,
     },
-    /// Every key.
+    /// A change of every key.
     All,
 }
 
@@ -23,24 +23,24 @@ pub enum Change {
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     recent: VecDeque<Change>,
-    /// The number of the change to come.
+    /// The number of the next change.
     next: u64,
 }
 
-/// A place between two changes.
+/// A point between two changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Epoch(u64);
 
-/// Changes that are told apart; who began before the oldest of them has to ask again.
+/// How many changes are kept. A look-up that began before the oldest of them is repeated.
 const RECENT: usize = 4096;
 
 impl Changes {
-    /// Now.
+    /// The current epoch.
     pub(super) fn now(&self) -> Epoch {
         Epoch(self.next)
     }
 
-    /// A key changed.
+    /// Adds a change.
     pub(super) fn push(&mut self, change: Change) {
         if self.recent.len() == RECENT {
             self.recent.pop_front();
@@ -67,7 +67,7 @@ fn may_concern(change: &Change, id: Option<&KeyId>, hash: &KeyHash) -> bool {
         Change::Key { id: None, hash: None } => false,
         Change::Key { hash: Some(changed), .. } if changed == hash => true,
         Change::Key { id: Some(changed), .. } if id == Some(changed) => true,
-        // A key that was not there may have been made, and only its id was said.
+        // The key may be new, with only its id stated.
         Change::Key { hash: None, .. } => id.is_none(),
         Change::Key { .. } => false,
     }

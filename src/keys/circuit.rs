@@ -1,26 +1,26 @@
-//! Spares a source that does not answer, and whoever waits for it. After some failures in a row it is asked by one
-//! probe at a time, after pauses that grow up to a bound; one answer, and everybody may ask again.
+//! A circuit breaker for a source. After some failures in a row the source is asked by one probe at a time, after pauses
+//! that grow up to a bound. One answer closes the circuit again.
 
 use std::time::Duration;
 
 use keymeter_core::clock::MonotonicTime;
 
-/// Whether the source may be asked.
+/// The state of the circuit breaker.
 #[derive(Debug, Default)]
 pub(super) struct Circuit {
     failures: u32,
-    /// Until then nobody asks; then one does, and the others wait for what becomes of it.
+    /// Until then no request asks; then one probe does.
     closed_until: Option<MonotonicTime>,
 }
 
-/// Failures in a row that are taken for chance.
+/// Failures in a row that open the circuit.
 const PATIENCE: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// With jitter at most 2.5 s: so a source that comes back is noticed within 5 s, its time-out included.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 impl Circuit {
-    /// Whether whoever comes now may ask. While the source fails only one may, and has `probe_time` to come back.
+    /// Admits a request to the source. While the source fails it admits one probe, which has `probe_time` to succeed.
     pub(super) fn admits(&mut self, now: MonotonicTime, probe_time: Duration) -> bool {
         match self.closed_until {
             None => true,
@@ -32,12 +32,12 @@ impl Circuit {
         }
     }
 
-    /// The source answered.
+    /// Records an answer.
     pub(super) fn answered(&mut self) {
         *self = Self::default();
     }
 
-    /// The source did not answer. `seed` spreads the pauses of several gateways.
+    /// Records a failure. `seed` spreads the pauses of several gateways.
     pub(super) fn failed(&mut self, now: MonotonicTime, seed: u64) {
         self.failures = self.failures.saturating_add(1);
         if self.failures >= PATIENCE {

@@ -1,5 +1,5 @@
-//! What is known of a key, and how far it is to be believed. A million of them are in memory, so what is rarely there
-//! is kept apart and spans of time are short numbers.
+//! A cached key and its freshness. A million of them may be in memory, so rare fields are boxed, and spans of time are short
+//! numbers.
 
 use std::sync::{
     Arc,
@@ -21,17 +21,17 @@ use super::{
 };
 use crate::limits::account::Account;
 
-/// A key as a request meets it.
+/// A key as a request uses it.
 pub struct Key {
-    /// What its source says.
+    /// Its record from the source.
     pub record: Arc<KeyRecord>,
-    /// What it used.
+    /// What it has used.
     pub account: Arc<Account>,
-    /// What its requests are charged to.
-    pub purse: Option<Arc<WalletAllowance>>,
-    /// The secret that it was found by, where that is a retiring one.
+    /// The wallet that its requests are charged to.
+    pub wallet: Option<Arc<WalletAllowance>>,
+    /// The hash of the secret that it was found by, if that is a retiring one.
     found_by: Option<Box<KeyHash>>,
-    /// Of all keys, and of this one: after a change they are others.
+    /// The generation of all keys and the revision of this one when it was found.
     generation: u32,
     revision: u32,
     term: Term,
@@ -41,18 +41,18 @@ impl Key {
     pub(super) fn new(
         record: Arc<KeyRecord>,
         account: Arc<Account>,
-        purse: Option<Arc<WalletAllowance>>,
+        wallet: Option<Arc<WalletAllowance>>,
         hash: KeyHash,
         generation: u32,
         term: Term,
     ) -> Self {
         let (found_by, revision) = ((record.hash != hash).then(|| Box::new(hash)), account.revision());
-        Self { record, account, purse, found_by, generation, revision, term }
+        Self { record, account, wallet, found_by, generation, revision, term }
     }
 
-    /// Why the key may not be used at `now` by the secret that it was found by; `None`: it may.
+    /// Why the key may not be used at `now` with the secret that it was found by; `None` if it may.
     #[must_use]
-    pub fn bar(&self, now: Timestamp) -> Option<KeyDenial> {
+    pub fn denial(&self, now: Timestamp) -> Option<KeyDenial> {
         if self.secret_expires().is_some_and(|end| now > end) {
             return Some(KeyDenial::Unknown);
         }
@@ -64,7 +64,7 @@ impl Key {
         }
     }
 
-    /// When the key, or the secret that it was found by, stops working, and why it may not be used then.
+    /// When the key, or the secret that it was found by, expires, and why it may not be used then.
     #[must_use]
     pub fn end(&self) -> Option<(Timestamp, KeyDenial)> {
         let of_secret = self.secret_expires().map(|end| (end, KeyDenial::Unknown));
@@ -72,7 +72,7 @@ impl Key {
         of_secret.into_iter().chain(of_key).min_by_key(|(end, _)| *end)
     }
 
-    /// When the secret that it was found by stops working, if it is retiring.
+    /// When the secret that it was found by expires, if it is retiring.
     fn secret_expires(&self) -> Option<Timestamp> {
         let found_by = self.found_by.as_deref()?;
         self.record.retiring.iter().find(|retiring| retiring.hash == *found_by).map(|retiring| retiring.not_after)
@@ -97,64 +97,64 @@ impl Key {
         self.term.tag.as_deref()
     }
 
-    /// How far it is believed at `now`, where changes before `doubted_before` may have been missed.
-    pub(super) fn trust(&self, now: MonotonicTime, doubted_before: MonotonicTime) -> Trust {
+    /// The freshness at `now`. Changes before `stale_before` may have been missed.
+    pub(super) fn freshness(&self, now: MonotonicTime, stale_before: MonotonicTime) -> Freshness {
         let term = &self.term;
-        if self.is_void(now) {
-            Trust::None
+        if self.is_unusable(now) {
+            Freshness::Unusable
         } else if term.fresh_ms == 0 {
-            Trust::Doubtful
-        } else if now >= term.after(term.fresh_ms) || term.asked < doubted_before {
-            Trust::Old
-        } else if now >= term.after(term.due_ms) && !self.is_resting(now) {
-            Trust::Due
+            Freshness::Doubtful
+        } else if now >= term.after(term.fresh_ms) || term.asked < stale_before {
+            Freshness::Stale
+        } else if now >= term.after(term.due_ms) && !self.is_paused(now) {
+            Freshness::Due
         } else {
-            Trust::Fresh
+            Freshness::Fresh
         }
     }
 
-    /// The same where all keys have changed since.
-    pub(super) fn trust_after_change(&self, now: MonotonicTime) -> Trust {
-        if self.is_void(now) { Trust::None } else { Trust::Doubtful }
+    /// The freshness after a change of all keys.
+    pub(super) fn freshness_after_change(&self, now: MonotonicTime) -> Freshness {
+        if self.is_unusable(now) { Freshness::Unusable } else { Freshness::Doubtful }
     }
 
-    /// Whether the source failed to answer a moment ago.
-    pub(super) fn is_resting(&self, now: MonotonicTime) -> bool {
-        now.as_nanos() < self.term.resting_until.load(Ordering::Relaxed)
+    /// Whether look-ups pause because the source failed.
+    pub(super) fn is_paused(&self, now: MonotonicTime) -> bool {
+        now.as_nanos() < self.term.paused_until.load(Ordering::Relaxed)
     }
 
-    /// The source failed to answer; it is asked again after a pause that grows.
-    pub(super) fn rest(&self, now: MonotonicTime) {
+    /// Pauses look-ups after a failure of the source. The pause grows with each failure.
+    pub(super) fn pause(&self, now: MonotonicTime) {
         let failures = self.term.failures.fetch_add(1, Ordering::Relaxed);
         let end = now + pause(failures, now.as_nanos() ^ (std::ptr::from_ref(self).addr() as u64));
-        self.term.resting_until.store(end.as_nanos(), Ordering::Relaxed);
+        self.term.paused_until.store(end.as_nanos(), Ordering::Relaxed);
     }
 
-    /// Whether it is too old to be used at all.
-    pub(super) fn is_over(&self, now: MonotonicTime) -> bool {
+    /// Whether the record is too old to be used at all.
+    pub(super) fn is_expired(&self, now: MonotonicTime) -> bool {
         now >= self.term.after(self.term.stale_ms)
     }
 
-    fn is_void(&self, now: MonotonicTime) -> bool {
-        self.is_revised() || self.is_over(now)
+    fn is_unusable(&self, now: MonotonicTime) -> bool {
+        self.is_revised() || self.is_expired(now)
     }
 }
 
-/// When the source said what is known, and how long that holds: in milliseconds since then.
+/// The term of a record: when the source was asked, and how long the record is fresh, in milliseconds since then.
 pub(super) struct Term {
     tag: Option<Box<EntityTag>>,
     asked: MonotonicTime,
-    /// From then on it is asked for in advance.
+    /// From then on it is renewed in advance.
     due_ms: u32,
     fresh_ms: u32,
     stale_ms: u32,
     failures: AtomicU32,
-    /// Until then a source that failed is not asked for it again.
-    resting_until: AtomicU64,
+    /// Until then a source that failed is not asked again.
+    paused_until: AtomicU64,
 }
 
 impl Term {
-    /// Of the answer to a question of `now`, that may be believed `believed_for`, and as long as `terms` say at most.
+    /// The term of an answer to a look-up of `now`, which is valid for `believed_for`, and no longer than `terms` say.
     pub(super) fn new(
         tag: Option<EntityTag>,
         hash: &KeyHash,
@@ -163,7 +163,7 @@ impl Term {
         terms: &KeyCache,
     ) -> Self {
         let life = believed_for.unwrap_or(terms.ttl).min(terms.ttl);
-        // Not all that came together is asked for together: between 3/4 and 7/8 of its life.
+        // Records that came together are not renewed together, but between 3/4 and 7/8 of their life.
         let due = life * 3 / 4 + life.mul_f64(fraction(now.as_nanos() ^ u64::from(hash.first_byte())) / 8.0);
         Self {
             tag: tag.map(Box::new),
@@ -172,7 +172,7 @@ impl Term {
             fresh_ms: millis(life),
             stale_ms: millis(life.saturating_add(terms.stale_for)),
             failures: AtomicU32::new(0),
-            resting_until: AtomicU64::new(0),
+            paused_until: AtomicU64::new(0),
         }
     }
 
@@ -181,22 +181,22 @@ impl Term {
     }
 }
 
-/// Whole milliseconds, rounded up; 49 days at most, after which a record may well be asked for again.
+/// Whole milliseconds, rounded up; 49 days at most.
 fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }
 
-/// How far what is known is believed.
+/// How a cached record may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Trust {
-    /// As it is.
+pub(super) enum Freshness {
+    /// It may be used.
     Fresh,
-    /// As it is; it is time to ask for it again.
+    /// It may be used, and is to be renewed.
     Due,
-    /// Unless the source says otherwise within a moment.
-    Old,
-    /// Only if the source cannot answer.
+    /// It may be used unless the source answers within a moment.
+    Stale,
+    /// It may be used only if the source cannot answer.
     Doubtful,
-    /// Not at all.
-    None,
+    /// It may not be used.
+    Unusable,
 }

@@ -1,5 +1,5 @@
-//! Listens to the key service's events, so that a key that is changed there is changed here at once. The connection is
-//! kept; while it is lost, changes may be missed, so after that everything that is known is checked again.
+//! Listens to the key service's events, so that a change there takes effect here at once. While the connection is lost,
+//! changes may be missed, so all cached keys are stale after it.
 
 pub(crate) mod events;
 
@@ -14,59 +14,65 @@ use std::{
 use http::{HeaderMap, StatusCode, header};
 use keymeter_config::keys::Http;
 use keymeter_core::{clock::MonotonicTime, key::KeyHash};
-use reqwest::{Client, Response};
+use reqwest::Response;
 use serde::Deserialize;
 
-use self::events::{Event, Reader};
-use super::{Change, Resolver, circuit::pause, http::plainly};
+use self::events::{Event, EventReader};
+use super::{
+    Change, Resolver,
+    circuit::pause,
+    service::{EVENT_STREAM, ServiceClient, ServiceError, next_piece, send, within},
+};
 use crate::observe::metrics::Metrics;
 
-/// A listener to the events of a key service.
+/// A listener to a key service's events.
 pub struct Push {
-    client: Client,
+    client: ServiceClient,
     service: Http,
     resolver: Arc<Resolver>,
     metrics: Arc<Metrics>,
     is_connected: AtomicBool,
 }
 
-/// A service that sends comments in between is taken for gone when nothing comes for so long.
+/// How long a service that sends comments may be silent before the connection counts as lost.
 const SILENCE: Duration = Duration::from_secs(60);
 
 impl Push {
     /// A listener for `resolver`.
     #[must_use]
-    pub fn new(client: Client, service: Http, resolver: Arc<Resolver>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(client: ServiceClient, service: Http, resolver: Arc<Resolver>, metrics: Arc<Metrics>) -> Self {
         Self { client, service, resolver, metrics, is_connected: AtomicBool::new(false) }
     }
 
-    /// Whether events would come.
+    /// Whether the listener is connected.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.is_connected.load(Ordering::Acquire)
     }
 
-    /// Whether the service tells of changes at all.
+    /// Whether the service has a stream of events.
     #[must_use]
     pub fn is_configured(&self) -> bool {
         self.service.events_url.is_some()
     }
 
-    /// Listens, and connects again whenever the connection is lost.
+    /// Listens, and reconnects whenever the connection is lost.
     pub async fn run(&self) {
         let Some(url) = &self.service.events_url else { return std::future::pending().await };
-        let (mut reader, mut failures) = (Reader::default(), 0);
+        let (mut reader, mut failures) = (EventReader::default(), 0);
         loop {
             match self.connect(url, reader.last_id()).await {
                 Ok(response) => {
                     failures = 0;
                     let why = self.listen(response, &mut reader).await;
-                    tracing::warn!("the key source's events broke off: {why}; connecting again");
+                    tracing::warn!("the connection to the key service's events was lost: {why}; reconnecting");
                 }
-                Err(why) if failures % 32 == 0 => tracing::warn!("no events from the key source: {why}; trying again"),
+                Err(why) if failures % 32 == 0 => {
+                    tracing::warn!("cannot connect to the key service's events: {why}; retrying")
+                }
                 Err(_) => {}
             }
-            self.connected(false);
+            self.set_connected(false);
             reader.reconnect();
             let wait = reader.retry().unwrap_or_default().max(pause(failures, MonotonicTime::now().as_nanos()));
             failures = failures.saturating_add(1);
@@ -74,35 +80,31 @@ impl Push {
         }
     }
 
-    async fn connect(&self, url: &str, last_id: Option<&str>) -> Result<Response, String> {
-        let mut request = self.client.get(url).header(header::ACCEPT, "text/event-stream");
-        if let Some(token) = &self.service.token {
-            request = request.bearer_auth(token.0.reveal());
-        }
+    async fn connect(&self, url: &str, last_id: Option<&str>) -> Result<Response, ServiceError> {
+        let mut request = self.client.get(url, EVENT_STREAM);
         if let Some(id) = last_id {
             request = request.header("last-event-id", id);
         }
-        let answer = tokio::time::timeout(self.service.timeout, request.send()).await;
-        let answer = answer.map_err(|_| "no answer in time".to_owned())?.map_err(|error| plainly(&error))?;
+        let answer = within(self.service.timeout, send(request)).await?;
         let (status, is_stream) = (answer.status(), is_event_stream(answer.headers()));
         match (status, is_stream) {
             (StatusCode::OK, true) => Ok(answer),
-            (StatusCode::OK, false) => Err("its answer is no text/event-stream".to_owned()),
-            (status, _) => Err(format!("status {status}")),
+            (StatusCode::OK, false) => Err(ServiceError::Invalid("its answer is not text/event-stream".to_owned())),
+            (status, _) => Err(ServiceError::Unavailable(format!("status {status}"))),
         }
     }
 
-    /// Takes in events until the connection is lost. Says why it was.
-    async fn listen(&self, mut response: Response, reader: &mut Reader) -> String {
-        self.connected(true);
-        // Whatever changed while nobody listened: only from here on is every change heard of.
-        self.resolver.doubt_all(MonotonicTime::now());
+    /// Applies events until the connection is lost. Returns why it was.
+    async fn listen(&self, mut response: Response, reader: &mut EventReader) -> String {
+        self.set_connected(true);
+        // Changes may have been missed until here; from here on none is.
+        self.resolver.mark_all_stale(MonotonicTime::now());
         loop {
             let silence = if reader.expects_comments() { SILENCE } else { Duration::MAX };
-            let piece = match tokio::time::timeout(silence, response.chunk()).await {
+            let piece = match tokio::time::timeout(silence, next_piece(&mut response)).await {
                 Ok(Ok(Some(piece))) => piece,
                 Ok(Ok(None)) => return "it was closed".to_owned(),
-                Ok(Err(error)) => return plainly(&error),
+                Ok(Err(error)) => return error.to_string(),
                 Err(_) => return format!("nothing came for {} s", SILENCE.as_secs()),
             };
             let received = MonotonicTime::now();
@@ -114,29 +116,29 @@ impl Push {
                 if let Some(change) = change(&event) {
                     self.resolver.changed(change, received);
                 } else if let Some(wallet) = recalled(&event) {
-                    self.resolver.purses().known(&wallet).into_iter().for_each(|purse| purse.recall());
+                    self.resolver.wallets().known(&wallet).into_iter().for_each(|wallet| wallet.recall());
                 }
             }
         }
     }
 
-    fn connected(&self, is_connected: bool) {
+    fn set_connected(&self, is_connected: bool) {
         self.is_connected.store(is_connected, Ordering::Release);
         self.metrics.events_connected(is_connected);
     }
 }
 
-/// Whether an answer says that events come.
+/// Whether an answer is a stream of events.
 pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    kind.is_some_and(|kind| kind.starts_with("text/event-stream"))
+    kind.is_some_and(|kind| kind.starts_with(EVENT_STREAM))
 }
 
-/// What a body says has changed, as an event's data or as the body of `POST /-/keys/invalidate`. Nothing, or neither an
-/// id nor a hash, is every key.
+/// The change that an event's data, or the body of `POST /-/keys/invalidate`, states. An empty body, or one with neither an
+/// id nor a hash, means every key.
 ///
 /// # Errors
-/// When it is none of these.
+/// When the body is invalid.
 pub fn parse_change(body: &str) -> Result<Change, String> {
     #[derive(Deserialize)]
     struct Body {
@@ -146,7 +148,7 @@ pub fn parse_change(body: &str) -> Result<Change, String> {
     if body.trim().is_empty() {
         return Ok(Change::All);
     }
-    let Body { id, hash } = serde_json::from_str(body).map_err(|fault| format!("no JSON object: {fault}"))?;
+    let Body { id, hash } = serde_json::from_str(body).map_err(|error| format!("not a JSON object: {error}"))?;
     let id = id.map(|id| id.parse().map_err(|fault| format!("`id`: {fault}"))).transpose()?;
     let hash = hash.map(|hash| parse_hash(&hash)).transpose()?;
     Ok(if id.is_none() && hash.is_none() { Change::All } else { Change::Key { id, hash } })
@@ -158,19 +160,19 @@ fn parse_hash(text: &str) -> Result<KeyHash, String> {
     stated.parse().map_err(|fault| format!("`hash`: {fault}"))
 }
 
-/// What an event says has changed. One that cannot be read may concern any key.
+/// The change that an event states. An invalid event may concern any key.
 fn change(event: &Event) -> Option<Change> {
     match event.kind.as_str() {
         "all" => Some(Change::All),
         "key" => Some(parse_change(&event.data).unwrap_or_else(|why| {
-            tracing::warn!("an event of the key source cannot be read ({why}): every key is looked up again");
+            tracing::warn!("the key service sent an invalid event ({why}): every key is looked up again");
             Change::All
         })),
         _ => None,
     }
 }
 
-/// The wallet of which others need what is granted to us and not in use.
+/// The wallet of which other gateways need the allowance that this one has and does not use.
 fn recalled(event: &Event) -> Option<String> {
     #[derive(Deserialize)]
     struct Body {

@@ -1,5 +1,5 @@
-//! The requests that are running, so that the end of a key reaches them: whoever carries one looks now and then whether
-//! its key may still be used, and is woken when it may not.
+//! The registry of running requests, by which the revocation of a key reaches them. The task of a request polls its entry,
+//! and is woken when the key is revoked.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -11,74 +11,80 @@ use jiff::Timestamp;
 use keymeter_core::key::{KeyDenial, KeyHash, KeyId};
 use parking_lot::Mutex;
 
-/// The running requests of a process that end with their keys.
+/// The running requests of a process that end when their keys are revoked.
 #[derive(Default)]
 pub struct RevocationRegistry {
-    /// By the hash of the secret that let them in.
+    /// The entries, by the hash of the secret of their requests.
     shards: [Mutex<HashMap<KeyHash, Vec<Arc<RevocationEntry>>>>; SHARDS],
 }
 
 const SHARDS: usize = 16;
 
-/// A request that is running.
+/// The entry of a running request.
 pub struct RevocationEntry {
     id: KeyId,
     hash: KeyHash,
-    /// When its key or its secret stops working, and why it may not be used then.
+    /// When its key or its secret expires, and why it may not be used then.
     end: Mutex<Option<(Timestamp, KeyDenial)>>,
-    bar: OnceLock<KeyDenial>,
+    denial: OnceLock<KeyDenial>,
     waker: Mutex<Option<Waker>>,
 }
 
-/// A request is running as long as this lives.
+/// Keeps a request in the registry while it lives.
 pub struct RevocationGuard {
-    runs: Arc<RevocationRegistry>,
-    run: Arc<RevocationEntry>,
+    registry: Arc<RevocationRegistry>,
+    entry: Arc<RevocationEntry>,
 }
 
 impl RevocationRegistry {
-    /// A request runs with the key of `id`, which was found by the secret with `hash` and may be used until `end`.
+    /// Registers a request of the key with `id`, which was found by the secret with `hash` and may be used until `end`.
     #[must_use]
-    pub fn enter(self: &Arc<Self>, id: &KeyId, hash: KeyHash, end: Option<(Timestamp, KeyDenial)>) -> RevocationGuard {
-        let run = RevocationEntry {
+    pub fn register(
+        self: &Arc<Self>,
+        id: &KeyId,
+        hash: KeyHash,
+        end: Option<(Timestamp, KeyDenial)>,
+    ) -> RevocationGuard {
+        let entry = RevocationEntry {
             id: id.clone(),
             hash,
             end: Mutex::new(end),
-            bar: OnceLock::new(),
+            denial: OnceLock::new(),
             waker: Mutex::default(),
         };
-        let run = Arc::new(run);
-        self.shard(&hash).lock().entry(hash).or_default().push(run.clone());
-        RevocationGuard { runs: self.clone(), run }
+        let entry = Arc::new(entry);
+        self.shard(&hash).lock().entry(hash).or_default().push(entry.clone());
+        RevocationGuard { registry: self.clone(), entry }
     }
 
-    /// Ends every request that was let in by the secret with `hash`.
-    pub fn bar(&self, hash: &KeyHash, bar: KeyDenial) {
-        self.each_of(hash, |run| run.bar(bar));
+    /// Revokes every request of the secret with `hash`.
+    pub fn revoke(&self, hash: &KeyHash, denial: KeyDenial) {
+        self.each_of(hash, |entry| entry.revoke(denial));
     }
 
-    /// The key that is found by the secret with `hash` may be used until `end`.
-    pub fn extend(&self, hash: &KeyHash, end: Option<(Timestamp, KeyDenial)>) {
-        self.each_of(hash, |run| *run.end.lock() = end);
+    /// Sets until when the requests of the secret with `hash` may run.
+    pub fn set_end(&self, hash: &KeyHash, end: Option<(Timestamp, KeyDenial)>) {
+        self.each_of(hash, |entry| *entry.end.lock() = end);
     }
 
-    /// Ends what has expired.
-    pub fn expire(&self, now: Timestamp) {
-        self.each(|run| {
-            let over = run.end.lock().filter(|(end, _)| *end <= now);
-            if let Some((_, bar)) = over {
-                run.bar(bar);
+    /// Revokes the requests whose keys have expired.
+    pub fn revoke_expired(&self, now: Timestamp) {
+        self.each(|entry| {
+            let over = entry.end.lock().filter(|(end, _)| *end <= now);
+            if let Some((_, denial)) = over {
+                entry.revoke(denial);
             }
         });
     }
 
-    /// The secrets by which the running requests of some keys were let in, each once.
+    /// The secrets of the running requests that `of` selects, each once.
     #[must_use]
     pub fn hashes(&self, of: impl Fn(&KeyId, &KeyHash) -> bool) -> Vec<KeyHash> {
         let mut hashes = Vec::new();
         for shard in &self.shards {
             let shard = shard.lock();
-            let concerned = shard.iter().filter(|(hash, runs)| runs.first().is_some_and(|run| of(&run.id, hash)));
+            let concerned =
+                shard.iter().filter(|(hash, entries)| entries.first().is_some_and(|entry| of(&entry.id, hash)));
             hashes.extend(concerned.map(|(hash, _)| *hash));
         }
         hashes
@@ -86,7 +92,7 @@ impl RevocationRegistry {
 
     fn each(&self, mut look: impl FnMut(&RevocationEntry)) {
         for shard in &self.shards {
-            shard.lock().values().flatten().for_each(|run| look(run));
+            shard.lock().values().flatten().for_each(|entry| look(entry));
         }
     }
 
@@ -101,17 +107,17 @@ impl RevocationRegistry {
 }
 
 impl RevocationEntry {
-    /// Why the request is to end, if it is.
+    /// Why the request is revoked, if it is.
     #[must_use]
-    pub fn barred(&self) -> Option<KeyDenial> {
-        self.bar.get().copied()
+    pub fn denial(&self) -> Option<KeyDenial> {
+        self.denial.get().copied()
     }
 
-    /// The same, for one who waits for it.
-    pub fn poll_barred(&self, context: &Context<'_>) -> Poll<KeyDenial> {
+    /// Ready when the request is revoked.
+    pub fn poll_revoked(&self, context: &Context<'_>) -> Poll<KeyDenial> {
         let mut waker = self.waker.lock();
-        if let Some(bar) = self.barred() {
-            return Poll::Ready(bar);
+        if let Some(denial) = self.denial() {
+            return Poll::Ready(denial);
         }
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
             *waker = Some(context.waker().clone());
@@ -119,9 +125,9 @@ impl RevocationEntry {
         Poll::Pending
     }
 
-    fn bar(&self, bar: KeyDenial) {
-        if self.bar.set(bar).is_ok() {
-            // Set before the lock is taken: whoever looks after this sees it.
+    fn revoke(&self, denial: KeyDenial) {
+        if self.denial.set(denial).is_ok() {
+            // Set before the lock is taken, so that a task that polls after this sees it.
             let waker = self.waker.lock().take();
             waker.into_iter().for_each(Waker::wake);
         }
@@ -129,20 +135,20 @@ impl RevocationEntry {
 }
 
 impl RevocationGuard {
-    /// What is running.
+    /// The entry of the request.
     #[must_use]
-    pub fn run(&self) -> &Arc<RevocationEntry> {
-        &self.run
+    pub fn entry(&self) -> &Arc<RevocationEntry> {
+        &self.entry
     }
 }
 
 impl Drop for RevocationGuard {
     fn drop(&mut self) {
-        let mut shard = self.runs.shard(&self.run.hash).lock();
-        if let Entry::Occupied(mut runs) = shard.entry(self.run.hash) {
-            runs.get_mut().retain(|run| !Arc::ptr_eq(run, &self.run));
-            if runs.get().is_empty() {
-                runs.remove();
+        let mut shard = self.registry.shard(&self.entry.hash).lock();
+        if let Entry::Occupied(mut entries) = shard.entry(self.entry.hash) {
+            entries.get_mut().retain(|entry| !Arc::ptr_eq(entry, &self.entry));
+            if entries.get().is_empty() {
+                entries.remove();
             }
         }
     }
@@ -166,45 +172,45 @@ mod tests {
         }
     }
 
-    fn enter(runs: &Arc<RevocationRegistry>, secret: &str, end: Option<Timestamp>) -> RevocationGuard {
+    fn enter(registry: &Arc<RevocationRegistry>, secret: &str, end: Option<Timestamp>) -> RevocationGuard {
         let end = end.map(|end| (end, KeyDenial::Expired));
-        runs.enter(&format!("key_{secret}").parse().unwrap(), KeyHash::digest(secret.as_bytes()), end)
+        registry.register(&format!("key_{secret}").parse().unwrap(), KeyHash::digest(secret.as_bytes()), end)
     }
 
     #[test]
     fn a_bar_reaches_those_of_its_secret_and_wakes_them_once() {
-        let runs = Arc::new(RevocationRegistry::default());
-        let (a, also_a, b) = (enter(&runs, "a", None), enter(&runs, "a", None), enter(&runs, "b", None));
+        let registry = Arc::new(RevocationRegistry::default());
+        let (a, also_a, b) = (enter(&registry, "a", None), enter(&registry, "a", None), enter(&registry, "b", None));
         let woken = Arc::new(Woken::default());
         let waker = woken.clone().into();
         let context = Context::from_waker(&waker);
-        assert!([&a, &also_a, &b].iter().all(|running| running.run().poll_barred(&context).is_pending()));
-        runs.bar(&KeyHash::digest(b"a"), KeyDenial::Disabled);
-        runs.bar(&KeyHash::digest(b"a"), KeyDenial::Unknown);
+        assert!([&a, &also_a, &b].iter().all(|running| running.entry().poll_revoked(&context).is_pending()));
+        registry.revoke(&KeyHash::digest(b"a"), KeyDenial::Disabled);
+        registry.revoke(&KeyHash::digest(b"a"), KeyDenial::Unknown);
         assert_eq!(woken.0.load(Ordering::Relaxed), 2);
-        assert_eq!(a.run().poll_barred(&context), Poll::Ready(KeyDenial::Disabled), "the first reason stays");
-        assert_eq!((also_a.run().barred(), b.run().barred()), (Some(KeyDenial::Disabled), None));
+        assert_eq!(a.entry().poll_revoked(&context), Poll::Ready(KeyDenial::Disabled), "the first reason stays");
+        assert_eq!((also_a.entry().denial(), b.entry().denial()), (Some(KeyDenial::Disabled), None));
     }
 
     #[test]
     fn a_key_that_expires_ends_its_requests_and_one_that_is_extended_does_not() {
-        let runs = Arc::new(RevocationRegistry::default());
+        let registry = Arc::new(RevocationRegistry::default());
         let end: Timestamp = "2027-01-01T00:00:00Z".parse().unwrap();
-        let (a, b) = (enter(&runs, "a", Some(end)), enter(&runs, "b", Some(end)));
-        runs.extend(&KeyHash::digest(b"b"), None);
-        runs.expire(end - jiff::SignedDuration::from_millis(1));
-        assert_eq!(a.run().barred(), None);
-        runs.expire(end);
-        assert_eq!((a.run().barred(), b.run().barred()), (Some(KeyDenial::Expired), None));
+        let (a, b) = (enter(&registry, "a", Some(end)), enter(&registry, "b", Some(end)));
+        registry.set_end(&KeyHash::digest(b"b"), None);
+        registry.revoke_expired(end - jiff::SignedDuration::from_millis(1));
+        assert_eq!(a.entry().denial(), None);
+        registry.revoke_expired(end);
+        assert_eq!((a.entry().denial(), b.entry().denial()), (Some(KeyDenial::Expired), None));
     }
 
     #[test]
     fn what_has_ended_is_forgotten() {
-        let runs = Arc::new(RevocationRegistry::default());
-        let running: Vec<_> = (0..50).map(|_| enter(&runs, "a", None)).collect();
-        assert_eq!(runs.hashes(|_, _| true), [KeyHash::digest(b"a")]);
-        assert!(runs.hashes(|id, _| id.as_str() == "key_b").is_empty());
+        let registry = Arc::new(RevocationRegistry::default());
+        let running: Vec<_> = (0..50).map(|_| enter(&registry, "a", None)).collect();
+        assert_eq!(registry.hashes(|_, _| true), [KeyHash::digest(b"a")]);
+        assert!(registry.hashes(|id, _| id.as_str() == "key_b").is_empty());
         drop(running);
-        assert!(runs.hashes(|_, _| true).is_empty());
+        assert!(registry.hashes(|_, _| true).is_empty());
     }
 }

@@ -1,26 +1,10 @@
 use std::{sync::atomic::AtomicUsize, time::Duration};
 
-use keymeter_core::key::{KeyState, OwnLimits, Retiring};
+use keymeter_core::key::{KeyState, Retiring};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use super::*;
-
-fn record(id: &str, secret: &str) -> KeyRecord {
-    KeyRecord {
-        id: id.parse().unwrap(),
-        name: "some key".parse().unwrap(),
-        hash: KeyHash::digest(secret.as_bytes()),
-        state: KeyState::Active,
-        owner: None,
-        team: None,
-        models: None,
-        limits: OwnLimits::default(),
-        expires_at: None,
-        retiring: Box::default(),
-        wallet: None,
-    }
-}
+use super::{fixture::record, *};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -69,8 +53,9 @@ impl KeySource for Slow {
         if self.fails.load(Ordering::SeqCst) {
             return Err(SourceError("it is told to fail".to_owned()));
         }
-        Ok(record
-            .map_or(Answer::Unknown, |record| Answer::Key(Found { record, tag: None, believed_for: None, word: None })))
+        Ok(record.map_or(Answer::Unknown, |record| {
+            Answer::Key(Found { record, tag: None, believed_for: None, balance: None })
+        }))
     }
 
     fn has_answered(&self) -> bool {
@@ -181,8 +166,11 @@ async fn a_retiring_secret_works_until_its_end() {
     rotated.retiring = [Retiring { hash: KeyHash::digest(b"old"), not_after: end }].into();
     let resolver = resolver(Arc::new(YamlSource::new(vec![rotated])));
     let key = resolver.find("old").await.unwrap();
-    assert_eq!((key.bar(end), key.bar(end + jiff::SignedDuration::from_nanos(1))), (None, Some(KeyDenial::Unknown)));
-    assert_eq!(resolver.find("new").await.unwrap().bar(Timestamp::MAX), None);
+    assert_eq!(
+        (key.denial(end), key.denial(end + jiff::SignedDuration::from_nanos(1))),
+        (None, Some(KeyDenial::Unknown))
+    );
+    assert_eq!(resolver.find("new").await.unwrap().denial(Timestamp::MAX), None);
 }
 
 fn known_and_failing() -> (Arc<Slow>, Arc<Resolver>) {
@@ -202,7 +190,7 @@ async fn a_key_is_asked_for_again_before_it_grows_old_and_nobody_waits_for_it() 
     while source.asked.load(Ordering::SeqCst) < 2 {
         tokio::task::yield_now().await;
     }
-    while resolver.trust(&resolver.known.get(&KeyHash::digest(b"a")).unwrap(), due) != Trust::Fresh {
+    while resolver.freshness(&resolver.known.get(&KeyHash::digest(b"a")).unwrap(), due) != Freshness::Fresh {
         tokio::task::yield_now().await;
     }
     resolver.find_at("a", start + HOUR * 3 / 2).await.unwrap();
@@ -309,33 +297,33 @@ async fn a_change_reaches_what_runs() {
     let mut running = Vec::new();
     for secret in ["a", "b"] {
         let key = resolver.find(secret).await.unwrap();
-        running.push(resolver.runs().enter(&key.record.id, *key.hash(), key.end()));
+        running.push(resolver.revocations().register(&key.record.id, *key.hash(), key.end()));
     }
     let disabled = KeyRecord { state: KeyState::Disabled, ..record("key_a", "a") };
     yaml.replace(vec![disabled, record("key_b", "b")]);
     resolver.changed(Change::Key { id: Some("key_a".parse().unwrap()), hash: None }, MonotonicTime::now());
-    assert_eq!(barred(&running[0]).await, KeyDenial::Disabled);
+    assert_eq!(revoked(&running[0]).await, KeyDenial::Disabled);
     yaml.replace(vec![]);
     resolver.all_changed();
-    assert_eq!(barred(&running[1]).await, KeyDenial::Unknown);
-    assert_eq!(running[0].run().barred(), Some(KeyDenial::Disabled));
+    assert_eq!(revoked(&running[1]).await, KeyDenial::Unknown);
+    assert_eq!(running[0].entry().denial(), Some(KeyDenial::Disabled));
 }
 
-async fn barred(running: &crate::keys::revocation::RevocationGuard) -> KeyDenial {
-    std::future::poll_fn(|context| running.run().poll_barred(context)).await
+async fn revoked(running: &crate::keys::revocation::RevocationGuard) -> KeyDenial {
+    std::future::poll_fn(|context| running.entry().poll_revoked(context)).await
 }
 
 #[tokio::test]
-async fn whoever_began_before_a_change_is_not_vouched_for() {
+async fn whoever_began_before_a_change_does_not_count_as_current() {
     let yaml = Arc::new(YamlSource::new(vec![record("key_a", "a")]));
     let resolver = resolver(yaml);
     let key = resolver.find("a").await.unwrap();
-    assert!(resolver.vouches_for(&key));
+    assert!(resolver.is_current(&key));
     resolver.changed(Change::Key { id: Some("key_b".parse().unwrap()), hash: None }, MonotonicTime::now());
-    assert!(resolver.vouches_for(&key));
+    assert!(resolver.is_current(&key));
     resolver.changed(Change::Key { id: Some("key_a".parse().unwrap()), hash: None }, MonotonicTime::now());
-    assert!(!resolver.vouches_for(&key));
+    assert!(!resolver.is_current(&key));
     let key = resolver.find("a").await.unwrap();
     resolver.all_changed();
-    assert!(!resolver.vouches_for(&key));
+    assert!(!resolver.is_current(&key));
 }

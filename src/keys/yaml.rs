@@ -1,5 +1,5 @@
-//! Keys from a YAML file. The file is read and checked as a whole by `reload`; this holds
-//! what it said, by hash, and is exchanged in one step.
+//! Keys from a YAML file. `reload` reads and checks the file as a whole; this source has its keys by hash, and they are
+//! replaced in one step.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -21,15 +21,15 @@ struct Keys {
 }
 
 impl YamlSource {
-    /// The keys that `records` names.
+    /// A source of the keys in `records`.
     #[must_use]
     pub fn new(records: Vec<KeyRecord>) -> Self {
-        Self { keys: ArcSwap::from_pointee(Keys::of(records)) }
+        Self { keys: ArcSwap::from_pointee(records.into()) }
     }
 
-    /// Puts `records` in place of the keys so far. Whoever caches them must forget them after.
+    /// Replaces the keys by those in `records`. Caches of keys must be invalidated afterwards.
     pub fn replace(&self, records: Vec<KeyRecord>) {
-        self.keys.store(Arc::new(Keys::of(records)));
+        self.keys.store(Arc::new(records.into()));
     }
 
     /// Whether there is a key of that id.
@@ -51,8 +51,8 @@ impl YamlSource {
     }
 }
 
-impl Keys {
-    fn of(records: Vec<KeyRecord>) -> Self {
+impl From<Vec<KeyRecord>> for Keys {
+    fn from(records: Vec<KeyRecord>) -> Self {
         let mut keys = Self::default();
         for record in records {
             let record = Arc::new(record);
@@ -69,11 +69,12 @@ impl Keys {
 impl KeySource for YamlSource {
     async fn look_up(&self, hash: &KeyHash, _: Option<&EntityTag>) -> Result<Answer, SourceError> {
         let record = self.keys.load().by_hash.get(hash).cloned();
-        Ok(record
-            .map_or(Answer::Unknown, |record| Answer::Key(Found { record, tag: None, believed_for: None, word: None })))
+        Ok(record.map_or(Answer::Unknown, |record| {
+            Answer::Key(Found { record, tag: None, believed_for: None, balance: None })
+        }))
     }
 
-    /// A file is read before anything is served.
+    /// The file is read before any request is served.
     fn has_answered(&self) -> bool {
         true
     }

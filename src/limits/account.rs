@@ -1,5 +1,5 @@
-//! What a key has used. It belongs to the key's id and lives apart from the cache of records,
-//! so that neither an eviction, nor a reload, nor a new secret sets a counter back.
+//! Accounts: what each key has used. An account belongs to the key's id and lives apart from the cache of records, so that
+//! neither an eviction, nor a reload, nor a new secret resets a counter.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,19 +21,19 @@ use crate::observe::metrics::{KeyMetrics, Metrics};
 
 /// One key's counters and series.
 pub struct Account {
-    /// Held to its limits.
+    /// The counters for its limits.
     pub counters: Counters,
-    /// Shown to Prometheus.
+    /// Its series for Prometheus.
     pub metrics: Arc<KeyMetrics>,
-    /// Bytes of the bodies of its requests that are held.
+    /// The bytes of its requests' bodies that are buffered.
     pub buffered: AtomicU64,
     revision: AtomicU32,
     gone: AtomicBool,
-    /// The moment in nanoseconds and one; 0: it exists.
+    /// The moment of its deletion in nanoseconds, plus one; 0 while it exists.
     deleted_since: AtomicU64,
 }
 
-/// What a reservation of a key's limits keeps alive.
+/// An account that a reservation keeps alive.
 pub struct Holder(pub Arc<Account>);
 
 impl Deref for Holder {
@@ -45,40 +45,40 @@ impl Deref for Holder {
 }
 
 impl Account {
-    /// How often the key is known to have changed. What is said of it holds for one revision.
+    /// The number of known changes of the key. A record is valid for one revision.
     #[must_use]
     pub fn revision(&self) -> u32 {
         self.revision.load(Ordering::Acquire)
     }
 
-    /// The key changed.
+    /// Counts a change of the key.
     pub fn revise(&self) {
         self.revision.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The source does not know the key any more.
+    /// Notes that the source no longer knows the key.
     pub fn mark_deleted(&self) {
         self.gone.store(true, Ordering::Release);
     }
 
-    /// Since when it is found not to exist, which is `now` the first time.
+    /// Since when the key is deleted, which is `now` the first time.
     fn deleted_since(&self, now: MonotonicTime) -> MonotonicTime {
         let first = self.deleted_since.compare_exchange(0, now.as_nanos() + 1, Ordering::Relaxed, Ordering::Relaxed);
         first.map_or_else(|since| MonotonicTime::from_nanos(since - 1), |_| now)
     }
 
-    /// Whether the source knew the key when it was asked last.
+    /// Whether the source knew the key in its last answer.
     #[must_use]
     pub fn exists(&self) -> bool {
         !self.gone.load(Ordering::Acquire)
     }
 }
 
-/// The accounts of all keys that were used lately.
+/// The accounts of all keys that were used recently.
 pub struct Accounts {
     metrics: Arc<Metrics>,
     by_id: RwLock<HashMap<KeyId, Arc<Account>>>,
-    /// Owners and teams, which have many keys each.
+    /// The names of owners and teams, which have many keys each.
     names: RwLock<HashSet<Arc<str>>>,
 }
 
@@ -101,7 +101,7 @@ impl Accounts {
         account
     }
 
-    /// Lets `record` use the same memory for its id, owner and team as what is known already.
+    /// Makes `record` share the memory of its id, owner and team with known records.
     pub fn share_names(&self, record: &mut KeyRecord) {
         if let Some((id, _)) = self.by_id.read().get_key_value(&record.id) {
             record.id = id.clone();
@@ -121,8 +121,7 @@ impl Accounts {
         self.by_id.read().get(id).cloned()
     }
 
-    /// Closes the accounts of keys for which `exists` has said no for ten minutes and that
-    /// nothing uses any more.
+    /// Closes the accounts of keys that have not existed for ten minutes and are no longer in use.
     pub fn sweep(&self, exists: impl Fn(&KeyId, &Account) -> bool, now: MonotonicTime) {
         self.by_id.write().retain(|id, account| {
             if exists(id, account) {
@@ -131,7 +130,7 @@ impl Accounts {
             }
             let since = account.deleted_since(now);
             let gone = now.saturating_since(since) >= SERIES_OF_DELETED_KEYS;
-            // Whoever holds the account may still count on it: it is closed when they are done.
+            // A request that holds the account may still count on it.
             let unused = Arc::strong_count(account) == 1 && account.counters.is_idle(now);
             !(gone && unused)
         });
@@ -160,22 +159,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use keymeter_core::key::{KeyHash, KeyState, OwnLimits};
+    use crate::keys::fixture;
 
     fn record(id: &str) -> KeyRecord {
-        KeyRecord {
-            id: id.parse().unwrap(),
-            name: "some key".parse().unwrap(),
-            hash: KeyHash::digest(id.as_bytes()),
-            state: KeyState::Active,
-            owner: None,
-            team: None,
-            models: None,
-            limits: OwnLimits::default(),
-            expires_at: None,
-            retiring: Box::default(),
-            wallet: None,
-        }
+        fixture::record(id, id)
     }
 
     #[test]

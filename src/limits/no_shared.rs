@@ -1,5 +1,5 @@
-//! Stands for `shared` in a program that is built without the feature `redis`: no value of these types can exist, so that
-//! what would be done with one is never done.
+//! Replaces `shared` in a program that is built without the feature `redis`. No value of these types can exist, so none of
+//! their methods can run.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -13,10 +13,10 @@ use thiserror::Error;
 
 use crate::observe::metrics::SharedSeries;
 
-/// What would be the limits that this gateway shares with others.
+/// The limits that this gateway shares with others; there are none.
 pub struct SharedLimits(Infallible);
 
-/// What would be held on the server.
+/// A reservation on the server; there is none.
 pub struct Ticket(Infallible);
 
 /// Why a request was not admitted by the server.
@@ -30,11 +30,11 @@ pub enum Declined {
 
 /// Why there are no shared limits.
 #[derive(Debug, Error)]
-#[error("`limits.shared` is set, and this program is built without it: build it with the feature `redis`")]
+#[error("`limits.shared` is set, but this program is built without it: build it with the feature `redis`")]
 pub struct SharedLimitsError;
 
 impl SharedLimits {
-    /// Refuses: there is nothing to share limits by.
+    /// Fails: this program cannot share limits.
     ///
     /// # Errors
     /// Always.
@@ -59,37 +59,37 @@ impl SharedLimits {
 
     /// See `shared`.
     #[must_use]
-    pub fn limits_here(&self, _: &Limits, _: MonotonicTime) -> Limits {
+    pub fn local_limits(&self, _: &Limits, _: MonotonicTime) -> Limits {
         match self.0 {}
     }
 
     /// See `shared`.
     #[must_use]
-    pub fn admitted_here(self: &Arc<Self>, _: &KeyId, _: &Limits) -> Ticket {
+    pub fn admit_locally(self: &Arc<Self>, _: &KeyId, _: &Limits) -> Ticket {
         match self.0 {}
     }
 
     /// See `shared`.
     #[must_use]
-    pub fn standing(&self, _: &KeyId, _: &Limits, _: MonotonicTime) -> Option<LimitStatus> {
+    pub fn status(&self, _: &KeyId, _: &Limits, _: MonotonicTime) -> Option<LimitStatus> {
         match self.0 {}
     }
 
     /// See `shared`.
     #[allow(clippy::unused_async, reason = "the other one waits")]
-    pub async fn asked_standing(&self, _: &KeyId, _: &Limits, _: MonotonicTime) -> Option<LimitStatus> {
+    pub async fn fetch_status(&self, _: &KeyId, _: &Limits, _: MonotonicTime) -> Option<LimitStatus> {
         match self.0 {}
     }
 
     /// See `shared`.
     #[allow(clippy::unused_async, reason = "the other one waits")]
-    pub async fn keep(&self) {
+    pub async fn run(&self) {
         match self.0 {}
     }
 
     /// See `shared`.
     #[allow(clippy::unused_async, reason = "the other one waits")]
-    pub async fn finish(&self, _: Duration) {
+    pub async fn flush(&self, _: Duration) {
         match self.0 {}
     }
 }

@@ -1,5 +1,5 @@
 //! One limit over several gateways. What a key uses is counted on a Redis or Valkey server, where each admission is
-//! one step and one round trip; while that server is of no use, each gateway holds the key to its share.
+//! one step and one round trip. While that server is unavailable, each gateway applies its share of the key's limits.
 
 mod admission;
 mod health;
@@ -44,17 +44,17 @@ use crate::observe::metrics::{SharedAnswer, SharedSeries};
 /// The limits that this gateway shares with others.
 pub struct SharedLimits {
     terms: config::Shared,
-    /// What tells this run of the gateway from all others.
+    /// The id of this run of the gateway.
     gateway: Box<str>,
     numbers: AtomicU64,
     scripts: Scripts,
     link: Link,
-    mode: Health,
-    places: Permits,
-    due: Settlements,
-    seen: Snapshots,
-    /// When the server last heard of what runs here, in nanoseconds.
-    heard: AtomicU64,
+    health: Health,
+    permits: Permits,
+    settlements: Settlements,
+    snapshots: Snapshots,
+    /// When the running requests were last renewed on the server, in nanoseconds.
+    renewed_at: AtomicU64,
     series: SharedSeries,
 }
 
@@ -68,15 +68,15 @@ pub struct SharedLimitsError(getrandom::Error);
 pub enum Declined {
     /// A limit would be exceeded.
     Refused(Refusal),
-    /// The server is of no use: these hold meanwhile; `None`: nothing is admitted.
+    /// The server is unavailable: these limits apply meanwhile. `None`: no request is admitted.
     Unreachable(Option<Limits>),
 }
 
-/// Places that were not renewed for so long may be somebody else's soon: they are free after 10 s.
+/// How long permits are trusted without renewal. The server frees them after 10 s.
 const TRUSTED_FOR: Duration = Duration::from_secs(8);
 
 impl SharedLimits {
-    /// Limits that are kept as `terms` say. Nothing is asked until [`SharedLimits::keep`] runs.
+    /// Limits that are shared as `terms` say. The server is not used until [`SharedLimits::run`] runs.
     ///
     /// # Errors
     /// When the operating system gives no randomness.
@@ -91,11 +91,11 @@ impl SharedLimits {
             gateway: format!("{:016x}", getrandom::u64().map_err(SharedLimitsError)?).into(),
             numbers: AtomicU64::new(1),
             scripts: Scripts::new(clock),
-            mode: Health::default(),
-            places: Permits::default(),
-            due: Settlements::default(),
-            seen: Snapshots::default(),
-            heard: AtomicU64::new(0),
+            health: Health::default(),
+            permits: Permits::default(),
+            settlements: Settlements::default(),
+            snapshots: Snapshots::default(),
+            renewed_at: AtomicU64::new(0),
             series,
         })
     }
@@ -104,7 +104,7 @@ impl SharedLimits {
     /// longer than `limits.shared.timeout`.
     ///
     /// # Errors
-    /// When a limit would be exceeded, or the server is of no use.
+    /// When a limit would be exceeded, or the server is unavailable.
     pub async fn reserve(
         self: &Arc<Self>,
         key: &KeyId,
@@ -114,18 +114,18 @@ impl SharedLimits {
     ) -> Result<Ticket, Declined> {
         let tokens = limits.tokens_per_minute.cut(tokens.min(MOST_TOKENS));
         let mut patience = self.terms.timeout;
-        if !self.mode.is_known() {
-            // The process has just started. Whatever comes of it, it is not waited for again.
+        if !self.health.is_known() {
+            // The process has just started. Only the first requests wait for the server.
             let start = MonotonicTime::now();
-            let _ = tokio::time::timeout(patience, self.mode.known()).await;
+            let _ = tokio::time::timeout(patience, self.health.wait_until_known()).await;
             now = now.max(MonotonicTime::now());
             patience = patience.saturating_sub(now.saturating_since(start));
         }
-        if !self.is_trusted(now) {
+        if !self.check_trust(now) {
             self.series.answer(SharedAnswer::Skipped);
             return Err(self.unreachable(limits));
         }
-        if let Some(part) = self.seen.take_part(key, tokens, now) {
+        if let Some(part) = self.snapshots.take_share(key, tokens, now) {
             self.series.answer(SharedAnswer::Leased);
             return Ok(self.ticket(key, limits, part.name, part.slot, tokens));
         }
@@ -140,78 +140,76 @@ impl SharedLimits {
         answer
     }
 
-    /// What of `limits` this gateway holds a key to by itself at `now`: all of it while the server is asked, for that
-    /// counts more than what is here, and its share otherwise.
+    /// The limits that this gateway applies by itself at `now`: all of `limits` while the server decides, since the server
+    /// counts more than what runs here, and its share otherwise.
     #[must_use]
-    pub fn limits_here(&self, limits: &Limits, now: MonotonicTime) -> Limits {
-        let is_asked = !self.mode.is_known() || self.is_trusted(now);
+    pub fn local_limits(&self, limits: &Limits, now: MonotonicTime) -> Limits {
+        let is_asked = !self.health.is_known() || self.check_trust(now);
         match self.terms.when_unreachable {
-            WhenUnreachable::LocalShare if !is_asked => limits.share(self.mode.gateways()),
+            WhenUnreachable::LocalShare if !is_asked => limits.share(self.health.gateways()),
             WhenUnreachable::LocalShare | WhenUnreachable::Refuse => *limits,
         }
     }
 
-    /// A request that this gateway admits by itself, while the server is of no use.
-    pub fn admitted_here(self: &Arc<Self>, key: &KeyId, limits: &Limits) -> Ticket {
+    /// Admits a request without the server, while it is unavailable.
+    pub fn admit_locally(self: &Arc<Self>, key: &KeyId, limits: &Limits) -> Ticket {
         let name = self.new_name();
-        self.places.enter(key, name.clone(), limits.concurrent_requests, false);
+        self.permits.add(key, name.clone(), limits.concurrent_requests, false);
         Ticket { shared: self.clone(), key: key.clone(), name, slot: 0, tokens: 0, ending: Ending::Dropped }
     }
 
-    /// What is known of a key at `now`, from the server's last answer about it; `None`: the server is of no use, and
-    /// this gateway counts by itself.
+    /// The status of a key at `now`, from the server's last answer about it. `None`: the server is unavailable, and this
+    /// gateway counts by itself.
     #[must_use]
-    pub fn standing(&self, key: &KeyId, limits: &Limits, now: MonotonicTime) -> Option<LimitStatus> {
-        self.mode.is_reachable().then(|| self.seen.standing(key, limits, now))
+    pub fn status(&self, key: &KeyId, limits: &Limits, now: MonotonicTime) -> Option<LimitStatus> {
+        self.health.is_reachable().then(|| self.snapshots.status(key, limits, now))
     }
 
-    /// The same, from the server's answer to this very question, if it gives one in time.
-    pub async fn asked_standing(&self, key: &KeyId, limits: &Limits, now: MonotonicTime) -> Option<LimitStatus> {
-        let known = self.standing(key, limits, now)?;
+    /// The status of a key, from a new answer of the server if it gives one in time.
+    pub async fn fetch_status(&self, key: &KeyId, limits: &Limits, now: MonotonicTime) -> Option<LimitStatus> {
+        let known = self.status(key, limits, now)?;
         let Some(mut connection) = self.link.current() else { return Some(known) };
-        let asked = self.scripts.standing.on(&keys_of(key)).run::<Vec<u64>>(&mut connection);
+        let asked = self.scripts.status.on(&keys_of(key)).run::<Vec<u64>>(&mut connection);
         let said = match tokio::time::timeout(self.terms.timeout, asked).await {
             Ok(Ok(said)) => Counted::read(&said),
             Ok(Err(_)) | Err(_) => None,
         };
-        Some(said.map_or(known, |counted| counted.standing(limits, Duration::ZERO)))
+        Some(said.map_or(known, |counted| counted.status(limits, Duration::ZERO)))
     }
 
-    /// Whether the server is asked.
-    fn is_trusted(&self, now: MonotonicTime) -> bool {
-        let heard = MonotonicTime::from_nanos(self.heard.load(Ordering::Relaxed));
+    /// Returns whether the server decides. If permits were not renewed in time, it no longer does.
+    fn check_trust(&self, now: MonotonicTime) -> bool {
+        let heard = MonotonicTime::from_nanos(self.renewed_at.load(Ordering::Relaxed));
         let is_fresh = now.saturating_since(heard) < TRUSTED_FOR;
-        if self.mode.is_reachable() && !is_fresh {
-            self.lose(&"the places of running requests were not renewed in time");
+        if self.health.is_reachable() && !is_fresh {
+            self.mark_unavailable(&"the running requests were not renewed in time");
         }
-        self.mode.is_reachable() && is_fresh
+        self.health.is_reachable() && is_fresh
     }
 
-    /// From here on nobody asks the server until it is found to be of use again.
-    fn lose(&self, why: &dyn std::fmt::Display) {
-        if self.mode.give_up() {
-            self.say_lost(why);
+    /// Stops asking the server until it is available again.
+    fn mark_unavailable(&self, why: &dyn std::fmt::Display) {
+        if self.health.mark_unreachable() {
+            self.report_unavailable(why);
         }
     }
 
-    fn say_lost(&self, why: &dyn std::fmt::Display) {
+    fn report_unavailable(&self, why: &dyn std::fmt::Display) {
         self.series.reachable(false);
-        let gateways = self.mode.gateways();
+        let gateways = self.health.gateways();
         match self.terms.when_unreachable {
             WhenUnreachable::LocalShare => tracing::warn!(
-                "the server of the shared limits is of no use: {why}; each key has 1/{gateways} of its limits here"
+                "the shared-limits server is unavailable: {why}; each key has 1/{gateways} of its limits here"
             ),
             WhenUnreachable::Refuse => {
-                tracing::warn!(
-                    "the server of the shared limits is of no use: {why}; requests of limited keys are refused"
-                );
+                tracing::warn!("the shared-limits server is unavailable: {why}; requests of limited keys are refused");
             }
         }
     }
 
     fn unreachable(&self, limits: &Limits) -> Declined {
         Declined::Unreachable(match self.terms.when_unreachable {
-            WhenUnreachable::LocalShare => Some(limits.share(self.mode.gateways())),
+            WhenUnreachable::LocalShare => Some(limits.share(self.health.gateways())),
             WhenUnreachable::Refuse => None,
         })
     }
@@ -221,12 +219,12 @@ impl SharedLimits {
     }
 
     fn ticket(self: &Arc<Self>, key: &KeyId, limits: &Limits, name: Arc<str>, slot: u64, tokens: u64) -> Ticket {
-        self.places.enter(key, name.clone(), limits.concurrent_requests, true);
+        self.permits.add(key, name.clone(), limits.concurrent_requests, true);
         Ticket { shared: self.clone(), key: key.clone(), name, slot, tokens, ending: Ending::Dropped }
     }
 }
 
-/// What is kept of a key on the server. The braces put it on one server of a cluster.
+/// The names of a key's data on the server. The braces put them on one server of a cluster.
 fn keys_of(key: &KeyId) -> [String; 3] {
     [format!("keymeter:{{{key}}}:windows"), format!("keymeter:{{{key}}}:slots"), running_of(key)]
 }
@@ -235,9 +233,9 @@ fn running_of(key: &KeyId) -> String {
     format!("keymeter:{{{key}}}:running")
 }
 
-/// What an admitted request holds on the server. Dropped, it frees its place, and what it reserved counts until it
+/// The reservation of an admitted request on the server. Dropping it frees its permit, and what it reserved counts until it
 /// leaves the minute: use `settle` or `cancel` to say more.
-#[must_use = "a ticket that is dropped frees its place at once"]
+#[must_use = "a ticket that is dropped frees its permit at once"]
 pub struct Ticket {
     shared: Arc<SharedLimits>,
     key: KeyId,
@@ -269,10 +267,10 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let Self { shared, key, name, slot, tokens, ending } = self;
-        let is_known = shared.places.leave(key, name);
+        let is_known = shared.permits.remove(key, name);
         if is_known {
             let ending = if *slot > 0 { ending.clone() } else { Ending::Dropped };
-            shared.due.push(key, Settlement { name: name.clone(), slot: *slot, tokens: *tokens, ending });
+            shared.settlements.push(key, Settlement { name: name.clone(), slot: *slot, tokens: *tokens, ending });
         }
     }
 }

@@ -1,11 +1,11 @@
-//! One JSON line a request. A slow terminal or pipe never holds up a request: if it falls far behind, lines are left out
-//! and their number is reported.
+//! The access log: one JSON line a request. A slow terminal or pipe never holds up a request: if it falls far behind, lines are
+//! dropped and their number is reported.
 
 use std::{io::Write, time::Duration};
 
 use keymeter_core::json_line::JsonLine;
 
-use crate::observe::line_writer::{LineWriter, Report};
+use crate::observe::line_writer::{LineWriter, WriterReport};
 
 /// What is logged of one request.
 #[derive(Debug, Default)]
@@ -134,14 +134,14 @@ impl AccessLog {
     }
 }
 
-/// The access log holds lines of one form; what concerns the log itself is said in the process' own.
-fn report(report: Report) -> Vec<u8> {
+/// Reports about the access log go to the process log, since the access log has lines of one form.
+fn report(report: WriterReport) -> Vec<u8> {
     match report {
-        Report::Dropped(missing) => {
-            tracing::warn!("the access log's reader is too slow: {missing} lines were left out");
+        WriterReport::Dropped(missing) => {
+            tracing::warn!("the reader of the access log is too slow: {missing} lines were dropped");
         }
-        Report::Failed(fault) => tracing::error!("the access log cannot be written: {fault}"),
-        Report::Tick => {}
+        WriterReport::Failed(error) => tracing::error!("cannot write the access log: {error}"),
+        WriterReport::Tick => {}
     }
     Vec::new()
 }

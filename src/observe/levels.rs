@@ -1,5 +1,4 @@
-//! Which lines are logged for people. `RUST_LOG` says so at the start, and the admin address while the process runs: whoever
-//! looks for a fault need not end what is running to see it.
+//! The levels of the process log. `RUST_LOG` sets them at the start, and the admin address while the process runs.
 
 use std::sync::{
     OnceLock,
@@ -9,7 +8,7 @@ use std::sync::{
 use tracing::{Level, Metadata, level_filters::LevelFilter};
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
-/// What there is without `RUST_LOG`.
+/// The levels without `RUST_LOG`.
 const USUAL: &str = "info,pingora=warn,pingora_core=warn,pingora_proxy=warn";
 
 /// The process has one log, and it is set up once.
@@ -18,7 +17,7 @@ static LEVELS: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 /// Whether anything is logged at `debug`.
 static SHOWS_DEBUG: AtomicBool = AtomicBool::new(false);
 
-/// The filter of the process' log, as `RUST_LOG` says or else as usual. From now on it can be changed.
+/// The filter of the process log, as `RUST_LOG` says or with the default levels. It can be changed from then on.
 #[must_use]
 pub fn from_environment() -> reload::Layer<EnvFilter, Registry> {
     let chosen = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(USUAL));
@@ -29,27 +28,27 @@ pub fn from_environment() -> reload::Layer<EnvFilter, Registry> {
     layer
 }
 
-/// What is logged now, as `RUST_LOG` is written.
+/// The current levels, in the syntax of `RUST_LOG`.
 #[must_use]
 pub fn current() -> String {
     let written = LEVELS.get().and_then(|levels| levels.with_current(ToString::to_string).ok());
-    written.unwrap_or_else(|| "somebody else's log".to_owned())
+    written.unwrap_or_else(|| "unknown: the log is not keymeter's own".to_owned())
 }
 
-/// From now on what `levels` says is logged, such as `debug` or `info,keymeter::resolve=trace`.
+/// Sets the levels, such as `debug` or `info,keymeter::keys=trace`.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn change(levels: &str) -> Result<(), String> {
     let filter = EnvFilter::builder().parse(levels.trim()).map_err(|fault| fault.to_string())?;
-    let log = LEVELS.get().ok_or("the log is not keymeter's own: its levels are set where it is")?;
+    let log = LEVELS.get().ok_or("the log is not keymeter's own, so its levels cannot be set here")?;
     note(&filter);
     let changed = log.reload(filter).map_err(|fault| fault.to_string());
     forbid_heads();
     changed
 }
 
-/// Whether somebody looks for a fault: then they are shown what clients do wrong, too.
+/// Whether `debug` lines are logged. Then lines about clients' faults are, too.
 #[must_use]
 pub fn shows_debug() -> bool {
     SHOWS_DEBUG.load(Ordering::Relaxed)
@@ -66,7 +65,7 @@ pub fn forbid_heads() {
     log::set_max_level(log::LevelFilter::Info);
 }
 
-/// Whether a log line cannot hold a secret, whatever the levels are. The head of a request that the admin address could not
+/// Whether a log line can contain no secret, whatever the levels are. The head of a request that the admin address could not
 /// read, Pingora prints as an error.
 #[must_use]
 pub fn is_discreet(line: &Metadata<'_>) -> bool {

@@ -1,6 +1,5 @@
-//! Lines are written by a thread of their own, so that a slow terminal or pipe never holds up a request. A bounded number
-//! of them waits for that thread; beyond it lines are dropped and counted. The access log and the process' own log are
-//! written so.
+//! A thread that writes lines, so that a slow terminal or pipe never holds up a request. A bounded number of lines waits for the
+//! thread; further ones are dropped and counted. The access log and the process log use it.
 
 use std::{
     io::{self, BufWriter, Write},
@@ -30,7 +29,7 @@ struct Counts {
 
 /// What the thread reports about its own work.
 #[derive(Debug)]
-pub enum Report {
+pub enum WriterReport {
     /// So many lines were dropped since the last report, because the reader is too slow.
     Dropped(u64),
     /// Lines were lost, because the output refuses them.
@@ -58,7 +57,7 @@ impl LineWriter {
     pub fn start(
         name: &str,
         output: impl Write + Send + 'static,
-        report: impl FnMut(Report) -> Vec<u8> + Send + 'static,
+        report: impl FnMut(WriterReport) -> Vec<u8> + Send + 'static,
     ) -> io::Result<Self> {
         let (lines, waiting) = sync_channel(QUEUE);
         let counts: Arc<Counts> = Arc::default();
@@ -96,7 +95,7 @@ fn write_all(
     lines: &Receiver<Vec<u8>>,
     counts: &Counts,
     output: impl Write,
-    mut report: impl FnMut(Report) -> Vec<u8>,
+    mut report: impl FnMut(WriterReport) -> Vec<u8>,
 ) {
     let mut output = BufWriter::new(output);
     let (mut reported, mut ticked) = (0, Instant::now());
@@ -118,15 +117,15 @@ fn write_all(
         }
         let dropped = counts.dropped.load(Ordering::Relaxed);
         if dropped > reported {
-            written = written.and_then(|()| output.write_all(&report(Report::Dropped(dropped - reported))));
+            written = written.and_then(|()| output.write_all(&report(WriterReport::Dropped(dropped - reported))));
             reported = dropped;
         }
         if ticked.elapsed() >= TICK {
             ticked = Instant::now();
-            written = written.and_then(|()| output.write_all(&report(Report::Tick)));
+            written = written.and_then(|()| output.write_all(&report(WriterReport::Tick)));
         }
         if let Err(fault) = written.and_then(|()| output.flush()) {
-            let _ = output.write_all(&report(Report::Failed(fault)));
+            let _ = output.write_all(&report(WriterReport::Failed(fault)));
         }
         counts.waiting.fetch_sub(taken, Ordering::AcqRel);
     }
@@ -156,11 +155,11 @@ mod tests {
         }
     }
 
-    fn notice(report: Report) -> Vec<u8> {
+    fn notice(report: WriterReport) -> Vec<u8> {
         match report {
-            Report::Dropped(number) => format!("dropped {number}\n").into_bytes(),
-            Report::Failed(fault) => format!("failed: {fault}\n").into_bytes(),
-            Report::Tick => Vec::new(),
+            WriterReport::Dropped(number) => format!("dropped {number}\n").into_bytes(),
+            WriterReport::Failed(fault) => format!("failed: {fault}\n").into_bytes(),
+            WriterReport::Tick => Vec::new(),
         }
     }
 

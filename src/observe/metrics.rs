@@ -1,6 +1,5 @@
-//! Every metric's name and help, in one place. The rest of the house calls typed methods, so
-//! that no label's value can come from a client: values are key ids, configured names and
-//! the words of our own enums.
+//! The metrics: every name and help text in one place. Other modules call typed methods, so that no label's value can come from
+//! a client: values are key ids, configured names and the words of enums.
 
 mod key;
 mod scrape;
@@ -70,7 +69,7 @@ impl Metrics {
         Ok(Self {
             errors: make.counters_of(
                 "keymeter_errors_total",
-                "Errors that the gateway answered on its own account, by the code that the client was told.",
+                "Errors that the gateway itself answered, by the code in the answer.",
                 "code",
                 &ErrorCode::ALL.map(ErrorCode::as_str),
             )?,
@@ -82,7 +81,7 @@ impl Metrics {
             )?,
             malformed: make.registered(IntCounter::new(
                 "keymeter_malformed_requests_total",
-                "Heads of requests that were malformed or broke off before they were whole.",
+                "Request heads that were malformed or incomplete.",
             )?)?,
             usage: make.counters_of(
                 "keymeter_usage_total",
@@ -108,7 +107,7 @@ impl Metrics {
             )?,
             source_requests: make.counters_of(
                 "keymeter_key_source_requests_total",
-                "Questions put to the key source, by outcome: found, unknown or failed.",
+                "Look-ups at the key source, by outcome: found, unknown or failed.",
                 "outcome",
                 &Outcome::ALL.map(Outcome::as_str),
             )?,
@@ -120,7 +119,7 @@ impl Metrics {
             )?,
             events_connected: make.registered(IntGauge::new(
                 "keymeter_key_events_connected",
-                "1 while the key source's events are listened to, else 0.",
+                "1 while the stream of the key source's events is connected, else 0.",
             )?)?,
             revocation_lag: make.registered(Histogram::with_opts(
                 HistogramOpts::new(
@@ -131,12 +130,12 @@ impl Metrics {
             )?)?,
             ledger_records: make.counters(
                 "keymeter_ledger_records_total",
-                "Usage records, by what became of them: spooled, held, lost, sent or refused.",
+                "Usage records, by outcome: spooled, held, lost, sent or refused.",
                 &["outcome"],
             )?,
             ledger_waiting: make.registered(IntGauge::new(
                 "keymeter_ledger_spooled_records",
-                "Usage records in the spool that are not acknowledged.",
+                "Usage records in the outbox that are not acknowledged.",
             )?)?,
             ledger_age: make.registered(Gauge::new(
                 "keymeter_ledger_oldest_record_age_seconds",
@@ -144,11 +143,11 @@ impl Metrics {
             )?)?,
             reload_successful: make.registered(IntGauge::new(
                 "keymeter_config_last_reload_successful",
-                "1 if the configuration was last loaded without a fault, else 0.",
+                "1 if the last load of the configuration succeeded, else 0.",
             )?)?,
             reload_timestamp: make.registered(IntGauge::new(
                 "keymeter_config_last_reload_success_timestamp_seconds",
-                "When the configuration was last loaded without a fault, in seconds since 1970.",
+                "When the configuration was last loaded successfully, in seconds since 1970.",
             )?)?,
             keys: Arc::new(KeySeries::new(max_key_series)),
             registry,
@@ -187,78 +186,78 @@ impl Metrics {
         &self.keys
     }
 
-    /// An error that a client was told.
+    /// Counts an error answer.
     pub fn error(&self, code: ErrorCode) {
         self.errors.with_label_values(&[code.as_str()]).inc();
     }
 
-    /// A request without a known key.
+    /// Counts a request without a known key.
     pub fn unauthorized(&self, reason: Unauthorized) {
         self.unauthorized.with_label_values(&[reason.as_str()]).inc();
     }
 
-    /// A head that is none.
+    /// Counts a malformed request head.
     pub fn malformed_request(&self) {
         self.malformed.inc();
     }
 
-    /// A look-up in the key cache.
+    /// Counts a look-up in the key cache.
     pub fn looked_up(&self, result: Lookup) {
         self.lookups.with_label_values(&[result.as_str()]).inc();
     }
 
-    /// A question that the key source answered, or failed to.
+    /// Counts a look-up at the key source, and how long it took.
     pub fn source_asked(&self, outcome: Outcome, took: std::time::Duration) {
         self.source_requests.with_label_values(&[outcome.as_str()]).inc();
         self.source_duration.with_label_values(&[outcome.as_str()]).observe(took.as_secs_f64());
     }
 
-    /// Whether the key source's events are listened to.
+    /// Records whether the stream of events is connected.
     pub fn events_connected(&self, is_connected: bool) {
         self.events_connected.set(i64::from(is_connected));
     }
 
-    /// How long after its receipt a change was in force.
+    /// Records how long after its receipt a change took effect.
     pub fn revocation_took(&self, lag: std::time::Duration) {
         self.revocation_lag.observe(lag.as_secs_f64());
     }
 
-    /// There is a ledger: its records are counted from 0 on.
+    /// Makes the series of the ledger, which begin at 0.
     pub fn ledger_opened(&self) {
         for outcome in LedgerRecord::ALL {
             self.ledger_record(outcome, 0);
         }
     }
 
-    /// What became of so many usage records.
+    /// Counts usage records by their outcome.
     pub fn ledger_record(&self, outcome: LedgerRecord, count: usize) {
         let count = u64::try_from(count).unwrap_or(u64::MAX);
         self.ledger_records.with_label_values(&[outcome.as_str()]).inc_by(count);
     }
 
-    /// So many usage records wait to be sent, since `oldest`.
+    /// Records how many usage records wait to be sent, and since when.
     pub fn ledger_waits(&self, count: u64, oldest: Option<Timestamp>, now: Timestamp) {
         self.ledger_waiting.set(i64::try_from(count).unwrap_or(i64::MAX));
         let age = oldest.map_or(0.0, |oldest| now.duration_since(oldest).as_secs_f64());
         self.ledger_age.set(age.max(0.0));
     }
 
-    /// Where a response's counts came from.
+    /// Counts a response by the source of its usage.
     pub fn usage_from(&self, source: UsageSource) {
         self.usage.with_label_values(&[source.as_str()]).inc();
     }
 
-    /// A client that went away before the end of its response.
+    /// Counts a client that went away before the end of its response.
     pub fn client_aborted(&self) {
         self.client_aborts.inc();
     }
 
-    /// A response that used something for which the model's entry, by its label, has no price.
+    /// Counts a response that used something without a price.
     pub fn unpriced(&self, model: &str) {
         self.unpriced.with_label_values(&[model]).inc();
     }
 
-    /// A reload, and the time of it in seconds since 1970.
+    /// Records a reload, and its time in seconds since 1970.
     pub fn reloaded(&self, successful: bool, now: i64) {
         self.reload_successful.set(i64::from(successful));
         if successful {
@@ -288,7 +287,7 @@ keymeter_core::words! {
 }
 
 keymeter_core::words! {
-    /// What the key cache had.
+    /// The result of a look-up in the key cache.
     Lookup {
         /// The key.
         Hit = "hit",
@@ -302,21 +301,21 @@ keymeter_core::words! {
 }
 
 keymeter_core::words! {
-    /// What the key source answered.
+    /// The outcome of a look-up at the key source.
     Outcome {
         /// A key.
         Found = "found",
         /// That there is no such key.
         Unknown = "unknown",
-        /// Nothing of use.
+        /// An error.
         Failed = "failed",
     }
 }
 
 keymeter_core::words! {
-    /// What became of a usage record.
+    /// The outcome of a usage record.
     LedgerRecord {
-        /// It was written to the spool.
+        /// It was written to the outbox.
         Spooled = "spooled",
         /// It could not be written, and waits in memory.
         Held = "held",

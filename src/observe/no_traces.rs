@@ -1,5 +1,5 @@
-//! Stands for `traces` in a program that is built without the feature `otlp`: no value of these types can exist, so that
-//! what would be done with one is never done.
+//! Replaces `traces` in a program that is built without the feature `otlp`. No value of these types can exist, so none of their
+//! methods can run.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -20,7 +20,7 @@ pub struct RequestTrace(Infallible);
 
 /// Why there are no traces.
 #[derive(Debug, Error)]
-#[error("`tracing` is set, and this program is built without it: build it with the feature `otlp`")]
+#[error("`tracing` is set, but this program is built without it: build it with the feature `otlp`")]
 pub struct TracesError;
 
 impl Traces {

@@ -1,6 +1,5 @@
-//! The process' own log, for people, on standard error. Whoever reads it may be slow or stand still, and strangers may
-//! cause lines: so a thread writes it, lines of one kind are few, and what clients do wrong is shown only at `debug`.
-//! `serve` and `demo` start it; the rest of the house logs with `tracing`.
+//! The process log on standard error. Its reader may be slow, and strangers may cause lines. So a thread writes it, lines of one
+//! kind are limited, and clients' faults are logged only at `debug`. `serve` and `demo` start it; all modules log with `tracing`.
 
 mod filter;
 
@@ -26,13 +25,13 @@ use tracing_subscriber::{
 use self::filter::{LineFilter, RepeatedLines};
 use crate::observe::{
     levels,
-    line_writer::{LineWriter, Report},
+    line_writer::{LineWriter, WriterReport},
 };
 
 /// The process has one log.
 static LOG: OnceLock<LineWriter> = OnceLock::new();
 
-/// Log lines go to standard error from now on. `RUST_LOG` chooses the levels, and the admin address.
+/// Starts the log. `RUST_LOG` and the admin address set its levels.
 ///
 /// # Errors
 /// When no thread can be started.
@@ -50,21 +49,21 @@ pub fn start() -> io::Result<()> {
         .with(LineFilter::new(repeated))
         .with(lines);
     if subscriber.try_init().is_err() {
-        eprintln!("a log was set up before; log lines go there");
+        eprintln!("another log is set up already; log lines go there");
     }
     levels::forbid_heads();
     let of_panics = writer.clone();
     // It goes round all that formats and filters lines, since that may be what panicked.
     std::panic::set_hook(Box::new(move |panic| {
         let line =
-            format!("{:.6} ERROR an error in keymeter itself: {}\n", Timestamp::now(), Printable(&panic.to_string()));
+            format!("{:.6} ERROR internal error in keymeter: {}\n", Timestamp::now(), Printable(&panic.to_string()));
         of_panics.write(line.into_bytes());
     }));
     let _ = LOG.set(writer);
     Ok(())
 }
 
-/// Lines of this log that were dropped so far, because nobody read them in time.
+/// The number of lines that were dropped because their reader is too slow.
 #[must_use]
 pub fn dropped() -> u64 {
     LOG.get().map_or(0, LineWriter::dropped)
@@ -77,18 +76,18 @@ pub fn flush(limit: Duration) {
     }
 }
 
-/// Says in the log itself what is missing from it.
-fn reporter(repeated: Arc<RepeatedLines>) -> impl FnMut(Report) -> Vec<u8> + Send {
+/// Reports in the log itself what is missing from it.
+fn reporter(repeated: Arc<RepeatedLines>) -> impl FnMut(WriterReport) -> Vec<u8> + Send {
     move |report| {
         let mut text = String::new();
         match report {
-            Report::Dropped(missing) => {
+            WriterReport::Dropped(missing) => {
                 // Memory takes all that is written.
                 let _ = writeln!(text, "{} {missing} log lines were left out: their reader is too slow", now());
             }
             // There is nowhere to say it.
-            Report::Failed(_) => {}
-            Report::Tick => {
+            WriterReport::Failed(_) => {}
+            WriterReport::Tick => {
                 for line in repeated.drain_finished() {
                     let _ = writeln!(
                         text,
@@ -104,8 +103,8 @@ fn reporter(repeated: Arc<RepeatedLines>) -> impl FnMut(Report) -> Vec<u8> + Sen
     }
 }
 
-/// What is told may be of others: a name that a client sent, what a server said. It gives no orders to a terminal, and makes
-/// no further lines. The message comes first.
+/// Writes a field so that it cannot control a terminal or add lines: it may contain a client's or a server's text. The message
+/// comes first.
 fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
     let text = format!("{value:?}");
     match field.name() {
@@ -190,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_asks_what_is_logged_and_logs_nothing_or_logs_while_it_logs_brings_nothing_out_of_order() {
+    fn a_query_of_a_level_or_a_line_during_a_line_does_not_disturb_the_filter() {
         let file = Arc::new(tempfile::NamedTempFile::new().unwrap());
         let lines = tracing_subscriber::fmt::layer()
             .fmt_fields(debug_fn(write_field))

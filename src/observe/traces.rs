@@ -1,13 +1,13 @@
 //! Traces of requests, by OpenTelemetry: a span for each request, from its arrival to its settlement, and one below it for
-//! its exchange with an upstream. Nothing else in the house knows OpenTelemetry; it says what happened, and this says how
-//! that is named, carries a caller's trace on, and sends it all to a collector without ever holding up a request.
+//! its exchange with an upstream. Only this module knows OpenTelemetry: other modules report what happened. It names spans by the
+//! conventions, continues a caller's trace, and sends spans to a collector without holding up a request.
 
 mod export;
 mod names;
 mod parent;
 mod request;
 
-use std::{error::Error as _, fmt, time::Duration};
+use std::time::Duration;
 
 use keymeter_config::{SampleRatio, Tracing};
 use opentelemetry::{InstrumentationScope, KeyValue, trace::TracerProvider};
@@ -16,6 +16,7 @@ use opentelemetry_sdk::{
     trace::{Sampler, SdkTracer, SdkTracerProvider, SpanProcessor},
 };
 use parking_lot::Mutex;
+use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 
 use self::{
@@ -53,7 +54,7 @@ impl Traces {
             let _within = runtime.enter();
             collector(&terms.otlp, series)?
         };
-        Ok(Self::of(processor, terms.sample, Some(runtime)))
+        Ok(Self::new(processor, terms.sample, Some(runtime)))
     }
 
     /// Whether `start` could use what `terms` say.
@@ -65,7 +66,7 @@ impl Traces {
     }
 
     /// Traces that `processor` is given, and what it needs to live.
-    fn of(processor: impl SpanProcessor + 'static, sample: SampleRatio, runtime: Option<Runtime>) -> Self {
+    fn new(processor: impl SpanProcessor + 'static, sample: SampleRatio, runtime: Option<Runtime>) -> Self {
         let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(sample.ratio())));
         let provider = SdkTracerProvider::builder().with_span_processor(processor).with_sampler(sampler);
         let provider = provider.with_resource(resource()).build();
@@ -82,7 +83,7 @@ impl Traces {
     /// Sends what is still to be sent, for a process that is about to end, and waits for that, `limit` at most. Whatever
     /// ends later is not traced.
     pub fn flush(&self, limit: Duration) {
-        // Whoever comes second waits for the first.
+        // A second call waits for the first.
         let mut is_flushed = self.is_flushed.lock();
         if !std::mem::replace(&mut *is_flushed, true) && self.provider.shutdown_with_timeout(limit).is_err() {
             tracing::warn!("the last spans were not sent within {} s", limit.as_secs_f32());
@@ -125,35 +126,26 @@ fn instance() -> String {
     parts.map(|part| format!("{part:016x}")).concat()
 }
 
-/// Why there are no traces.
-#[derive(Debug)]
+/// Why requests cannot be traced.
+#[derive(Debug, Error)]
 pub enum TracesError {
     /// The operating system gives no thread.
+    #[error("cannot start the thread of traces: {0}")]
     System(std::io::Error),
     /// The system's certificates cannot be used.
+    #[error("cannot use TLS with the collector of `tracing.otlp`: {}", reasons(.0))]
     Tls(tonic::transport::Error),
     /// What the environment says of OTLP cannot be used.
+    #[error("cannot use the OTEL_EXPORTER_OTLP_… variables: {0}")]
     Exporter(opentelemetry_otlp::ExporterBuildError),
 }
 
-impl fmt::Display for TracesError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::System(fault) => write!(formatter, "traces need a thread: {fault}"),
-            Self::Tls(fault) => {
-                // What is outermost says only that there is something.
-                let reasons = std::iter::successors(fault.source(), |reason| (*reason).source());
-                let reasons: Vec<_> = reasons.map(ToString::to_string).collect();
-                write!(formatter, "the collector of `tracing.otlp` cannot be spoken to: {}", reasons.join(": "))
-            }
-            Self::Exporter(fault) => {
-                write!(formatter, "traces cannot be sent as the variables OTEL_EXPORTER_OTLP_… say: {fault}")
-            }
-        }
-    }
+/// The causes of `error`, whose own text says only that there is one.
+fn reasons(error: &dyn std::error::Error) -> String {
+    let reasons: Vec<_> =
+        std::iter::successors(error.source(), |reason| reason.source()).map(ToString::to_string).collect();
+    reasons.join(": ")
 }
-
-impl std::error::Error for TracesError {}
 
 #[cfg(test)]
 mod tests;

@@ -33,7 +33,7 @@ where
     type CTX = Context<P::CTX>;
 
     fn new_ctx(&self) -> Self::CTX {
-        let guard = self.gate.traffic().enter();
+        let guard = self.gate.in_flight().enter();
         Context { inner: self.inner.new_ctx(), state: RequestState::New, role: SubrequestRole::No, _in_flight: guard }
     }
 
@@ -47,7 +47,7 @@ where
             return Ok(());
         }
         if let Some(connection) = Connection::current() {
-            connection.head_is_read();
+            connection.begin_request();
         }
         // Without it a client's second request on a connection ends its first.
         session.set_pipelining_enabled(true);

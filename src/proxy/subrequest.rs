@@ -257,7 +257,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Waits until the key of `run` is revoked.
 async fn barred(run: Option<&RevocationEntry>) -> KeyDenial {
     match run {
-        Some(run) => std::future::poll_fn(|context| run.poll_barred(context)).await,
+        Some(run) => std::future::poll_fn(|context| run.poll_revoked(context)).await,
         None => std::future::pending().await,
     }
 }

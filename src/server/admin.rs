@@ -28,9 +28,9 @@ pub struct Admin {
     gate: Arc<Gate>,
     reloader: Arc<Reloader>,
     resolver: Arc<Resolver>,
-    /// Where keys come from a service that may tell of changes.
+    /// The listener to events, if keys come from a service.
     push: Option<Arc<Push>>,
-    /// Where it is.
+    /// The admin address.
     listen: SocketAddr,
 }
 
@@ -46,13 +46,13 @@ const LARGEST_BODY: usize = 4096;
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Answer {
         if let Some(connection) = Connection::current() {
-            connection.head_is_read();
+            connection.begin_request();
         }
         keep_as_asked(session);
         let head = session.req_header();
         let (method, path) = (head.method.clone(), head.uri.path().to_owned());
         if let Err(fault) = self.check_sender(session) {
-            // What it sends besides is of no interest.
+            // The rest of the request is not read.
             session.set_keepalive(None);
             return text(StatusCode::FORBIDDEN, refusal_of(fault));
         }
@@ -86,7 +86,7 @@ impl Admin {
         Self { gate, reloader, resolver, push, listen }
     }
 
-    /// Whether a request was meant for this address and, if it may change something, sent by no page of somebody else's.
+    /// Checks that a request was meant for this address and, if it may change something, was not sent by another site's page.
     fn check_sender(&self, session: &ServerSession) -> Result<(), ForeignRequestError> {
         let head = session.req_header();
         check_host(self.listen, &self.reloader.config().admin.hosts, (&head.uri, &head.headers, head.version))?;
@@ -96,7 +96,7 @@ impl Admin {
         }
     }
 
-    /// Does what a POST says, once all of it is here.
+    /// Carries out a POST once its body is read.
     async fn obey(&self, session: &mut ServerSession, path: &str) -> Answer {
         let received = MonotonicTime::now();
         let limit = self.reloader.config().server.body_timeout;
@@ -114,11 +114,11 @@ impl Admin {
         }
     }
 
-    /// A hundred thousand keys take a while, in which no request shall wait.
+    /// Encodes the metrics on another thread, since a hundred thousand keys take a while.
     async fn metrics(&self) -> Answer {
         let gate = self.gate.clone();
-        let failed = |fault: &dyn std::fmt::Display| {
-            text(StatusCode::INTERNAL_SERVER_ERROR, &format!("the metrics cannot be written: {fault}\n"))
+        let failed = |error: &dyn std::fmt::Display| {
+            text(StatusCode::INTERNAL_SERVER_ERROR, &format!("cannot encode the metrics: {error}\n"))
         };
         match tokio::task::spawn_blocking(move || gate.scrape(Now::read())).await {
             Ok(Ok(text)) => answer(StatusCode::OK, prometheus::TEXT_FORMAT, text.into_bytes()),
@@ -129,7 +129,7 @@ impl Admin {
 
     fn ready(&self) -> Answer {
         let may_wait = self.reloader.config().keys.ready_without_source;
-        let (status, word) = match (self.gate.traffic().is_draining(), self.resolver.has_answered()) {
+        let (status, word) = match (self.gate.in_flight().is_draining(), self.resolver.has_answered()) {
             (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "shutting down"),
             (false, false) if !may_wait => (StatusCode::SERVICE_UNAVAILABLE, "waiting for the key source"),
             (false, _) => (StatusCode::OK, "ok"),
@@ -137,7 +137,7 @@ impl Admin {
         text(status, &format!("{word}\n{}", self.state_of_source()))
     }
 
-    /// What is known of a key service, for people.
+    /// The state of a key service, in words.
     fn state_of_source(&self) -> String {
         let Some(push) = &self.push else { return String::new() };
         let source = if self.resolver.has_answered() { "has answered" } else { "has not answered yet" };
@@ -167,11 +167,11 @@ impl Admin {
                 let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
                 json(StatusCode::UNPROCESSABLE_ENTITY, &json!({"faults": faults}))
             }
-            Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the reload broke off; the log says why\n"),
+            Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the reload was aborted; the log says why\n"),
         }
     }
 
-    /// Whether a request that changes something bears the token, where there is one.
+    /// Whether a request that changes something has the token, if one is configured.
     fn is_authorized(&self, session: &ServerSession) -> bool {
         let Some(token) = self.reloader.config().admin.token else { return true };
         let stated = session.get_header_bytes(header::AUTHORIZATION).strip_prefix(b"Bearer ").unwrap_or_default();
@@ -189,11 +189,11 @@ fn keep_as_asked(session: &mut ServerSession) {
     }
 }
 
-/// Changes what is logged for people, to what the body says.
+/// Sets the log levels that the body states.
 fn log(body: &[u8]) -> Answer {
     match levels::change(&String::from_utf8_lossy(body)) {
         Ok(()) => {
-            tracing::warn!("what is logged was changed to {}", levels::current());
+            tracing::warn!("the log levels were changed to {}", levels::current());
             answer(StatusCode::NO_CONTENT, "text/plain; charset=utf-8", Vec::new())
         }
         Err(fault) => {
@@ -217,7 +217,7 @@ async fn read_body(session: &mut ServerSession, limit: Duration) -> Result<Vec<u
     tokio::time::timeout(limit, reading).await.unwrap_or(Err(PostBodyError::TooSlow))
 }
 
-/// Why a body is not obeyed.
+/// Why a body cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PostBodyError {
     TooLarge,

@@ -1,5 +1,5 @@
-//! Our own proxy: it sends each request to the upstream of its route, and answers what a key
-//! may call. It uses nothing that anybody else's proxy behind the gate could not use.
+//! The gateway's own proxy: it sends each request to the upstream of its route, and answers which models a key may call. It uses
+//! only what any other proxy with the plugin can use.
 
 mod catalogue;
 

@@ -1,12 +1,13 @@
-//! From one process to the next, without a connection that is refused in between: a running gateway offers its listening
-//! sockets at a Unix socket, and a new one takes them, comes up on them beside it, and only then is the old one done.
+//! Handover from one process to the next without a refused connection. A running gateway offers its listening sockets at
+//! a Unix socket. A new process takes them and starts on them, and only then does the running one stop.
 //!
-//! What is said: the old process sends `1`, and with it its sockets; `t` asks it to stop what cannot run twice, and `g`
-//! answers that it has; `u` tells that the new process is up, and `o` answers that the old one leaves the sockets to it, or
-//! `n` that it no longer waited. Whoever hangs up before `u` has changed nothing.
+//! The protocol: the running process sends `1` together with its sockets. The new one sends `t` to ask it to stop what
+//! cannot run twice, and gets `g` once that is done. The new one sends `u` when it is ready, and gets `o` when the running
+//! one leaves the sockets to it, or `n` when the running one no longer waits. A process that hangs up before `u` changes
+//! nothing.
 
 use std::{
-    fmt, io,
+    io,
     mem::MaybeUninit,
     net::{SocketAddr, TcpListener},
     os::{
@@ -24,37 +25,38 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
 };
+use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Sockets that were bound before: by this process for its heir, or by the one before it.
+/// Listening sockets: kept by this process for its successor, or inherited from its predecessor.
 #[derive(Debug, Default)]
 pub struct Sockets(Vec<TcpListener>);
 
-/// What is said over the link. The first also carries the sockets.
+/// The messages of the protocol. The first also carries the sockets.
 const VERSION: u8 = b'1';
-const GIVE_WAY: u8 = b't';
-const GAVE_WAY: u8 = b'g';
-const UP: u8 = b'u';
-const DONE: u8 = b'o';
-const GAVE_UP: u8 = b'n';
+const RELEASE: u8 = b't';
+const RELEASED: u8 = b'g';
+const READY: u8 = b'u';
+const CONFIRMED: u8 = b'o';
+const TIMED_OUT: u8 = b'n';
 
 /// More sockets than a gateway listens on.
 const MOST: usize = 64;
 
-/// The other side gets so long to come up, or to give way.
+/// How long the other side may take to become ready, or to release what cannot run twice.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// And so long for what it says at once.
+/// How long the other side may take for an answer that needs no work.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 impl Sockets {
-    /// None.
+    /// No sockets.
     #[must_use]
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// A listener on `address`: the one that is there already, or a new one.
+    /// A listener on `address`: the inherited one, or a new one.
     ///
     /// # Errors
     /// When it cannot be listened on.
@@ -73,7 +75,7 @@ impl Sockets {
         Some(self.0.remove(place))
     }
 
-    /// Keeps another handle of `socket`, to hand it on one day.
+    /// Keeps another handle of `socket` for a later handover.
     ///
     /// # Errors
     /// When the system has no handle left.
@@ -82,7 +84,7 @@ impl Sockets {
         Ok(())
     }
 
-    /// As many handles again.
+    /// Another handle of each socket.
     ///
     /// # Errors
     /// When the system has none left.
@@ -90,50 +92,51 @@ impl Sockets {
         self.0.iter().map(TcpListener::try_clone).collect::<io::Result<_>>().map(Self)
     }
 
-    /// All of both.
+    /// Adds `others`.
     pub fn append(&mut self, mut others: Self) {
         self.0.append(&mut others.0);
     }
 }
 
-/// The new process' side.
-pub struct Heir {
+/// The running process, as the new one sees it.
+pub struct Predecessor {
     link: UnixStream,
 }
 
-impl Heir {
+impl Predecessor {
     /// Asks the process that offers its sockets at `path` for them.
     ///
     /// # Errors
-    /// When nobody does, or what comes is of another version.
-    pub fn of(path: &Path) -> Result<(Self, Sockets), HandoverError> {
+    /// When no process offers any, or it speaks another version of the protocol.
+    pub fn connect(path: &Path) -> Result<(Self, Sockets), HandoverError> {
         let link = UnixStream::connect(path).map_err(|fault| HandoverError::Nobody(path.to_owned(), fault))?;
         link.set_read_timeout(Some(PATIENCE)).map_err(HandoverError::Link)?;
         let sockets = received(&link)?;
         Ok((Self { link }, sockets))
     }
 
-    /// Asks the process before to stop what cannot run twice, and waits until it has.
+    /// Asks the running process to stop what cannot run twice, and waits until it has.
     ///
     /// # Errors
     /// When it does not answer.
-    pub fn ask_to_give_way(&mut self) -> Result<(), HandoverError> {
-        io::Write::write_all(&mut self.link, &[GIVE_WAY]).map_err(HandoverError::Link)?;
+    pub fn request_release(&mut self) -> Result<(), HandoverError> {
+        io::Write::write_all(&mut self.link, &[RELEASE]).map_err(HandoverError::Link)?;
         let mut word = [0];
         io::Read::read_exact(&mut self.link, &mut word).map_err(HandoverError::Link)?;
-        if word == [GAVE_WAY] { Ok(()) } else { Err(HandoverError::Version) }
+        if word == [RELEASED] { Ok(()) } else { Err(HandoverError::Version) }
     }
 
-    /// Tells the process before that it is done, and waits for its word that it knows. One that is gone is done, too.
+    /// Tells the running process that this one is ready, and waits for its confirmation. A process that has ended counts
+    /// as one that confirms.
     ///
     /// # Errors
-    /// When it gave up waiting and goes on: then this process must not.
-    pub fn is_up(mut self) -> Result<(), HandoverError> {
-        // Whoever gave up has said so before it closed the link.
-        let _ = io::Write::write_all(&mut self.link, &[UP]);
+    /// When the running process no longer waits and continues to serve: then this process must not serve.
+    pub fn confirm_takeover(mut self) -> Result<(), HandoverError> {
+        // A process that no longer waits says so before it closes the link.
+        let _ = io::Write::write_all(&mut self.link, &[READY]);
         let mut word = [0];
         match io::Read::read(&mut self.link, &mut word) {
-            Ok(1) if word == [GAVE_UP] => Err(HandoverError::TooLate),
+            Ok(1) if word == [TIMED_OUT] => Err(HandoverError::TooLate),
             _ => Ok(()),
         }
     }
@@ -154,30 +157,30 @@ fn received(link: &UnixStream) -> Result<Sockets, HandoverError> {
     if word == [VERSION] { Ok(sockets) } else { Err(HandoverError::Version) }
 }
 
-/// The running process' side: where heirs announce themselves.
-pub struct Offer {
+/// Where a running process waits for its successor.
+pub struct HandoverListener {
     listener: tokio::net::UnixListener,
 }
 
-impl Offer {
-    /// Waits for heirs at `path`. Whatever is there is put aside: it is a process' that handed over, or is gone.
+impl HandoverListener {
+    /// Listens at `path`. A socket that is there already is removed: it belongs to a process that has handed over or ended.
     ///
     /// # Errors
-    /// When there can be no such socket.
-    pub fn at(path: &Path) -> Result<Self, HandoverError> {
-        let fault = |fault| HandoverError::Bind(path.to_owned(), fault);
+    /// When the socket cannot be made.
+    pub fn bind(path: &Path) -> Result<Self, HandoverError> {
+        let failed = |error| HandoverError::Bind(path.to_owned(), error);
         match std::fs::symlink_metadata(path) {
-            Ok(there) if there.file_type().is_socket() => std::fs::remove_file(path).map_err(fault)?,
-            Ok(_) => return Err(fault(io::Error::other("there is something else than a socket"))),
+            Ok(there) if there.file_type().is_socket() => std::fs::remove_file(path).map_err(failed)?,
+            Ok(_) => return Err(failed(io::Error::other("the file there is not a socket"))),
             Err(_) => {}
         }
-        let listener = tokio::net::UnixListener::bind(path).map_err(fault)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fault)?;
+        let listener = tokio::net::UnixListener::bind(path).map_err(failed)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
         Ok(Self { listener })
     }
 
-    /// The next heir, who has been sent `sockets`. Only programs of the same user are, and root's.
-    pub async fn heir(&self, sockets: impl Fn() -> io::Result<Sockets>) -> Successor {
+    /// Waits for the next successor and sends it `sockets`. Only a process of the same user, or root's, gets them.
+    pub async fn accept(&self, sockets: impl Fn() -> io::Result<Sockets>) -> Successor {
         loop {
             let sent = match self.listener.accept().await {
                 Ok((link, _)) => sockets().and_then(|sockets| send(&link, &sockets).map(|()| Successor { link })),
@@ -185,7 +188,7 @@ impl Offer {
             };
             match sent {
                 Ok(successor) => return successor,
-                Err(fault) => tracing::warn!("another process cannot take over: {fault}"),
+                Err(error) => tracing::warn!("another process cannot take over: {error}"),
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -196,7 +199,7 @@ fn send(link: &tokio::net::UnixStream, sockets: &Sockets) -> io::Result<()> {
     let ours = rustix::process::geteuid().as_raw();
     let theirs = link.peer_cred()?.uid();
     if theirs != ours && theirs != 0 {
-        return Err(io::Error::other(format!("it is user {theirs}'s, and this one is user {ours}'s")));
+        return Err(io::Error::other(format!("it runs as user {theirs}, and this one as user {ours}")));
     }
     let handles: Vec<_> = sockets.0.iter().map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
@@ -208,33 +211,33 @@ fn send(link: &tokio::net::UnixStream, sockets: &Sockets) -> io::Result<()> {
     Ok(())
 }
 
-/// A process that has our sockets and is coming up.
+/// The process that takes over: it has the sockets and is starting.
 pub struct Successor {
     link: tokio::net::UnixStream,
 }
 
 impl Successor {
-    /// Waits until it asks us to stop what cannot run twice.
+    /// Waits until it asks this process to stop what cannot run twice.
     ///
     /// # Errors
-    /// When it went away, or is of another version.
-    pub async fn asks_to_give_way(&mut self) -> Result<(), HandoverError> {
-        self.says(GIVE_WAY, AT_ONCE).await
+    /// When it ended, or speaks another version of the protocol.
+    pub async fn wait_for_release_request(&mut self) -> Result<(), HandoverError> {
+        self.says(RELEASE, AT_ONCE).await
     }
 
-    /// Says that we have, and waits until it is up.
+    /// Says that this is done, and waits until the successor is ready.
     ///
     /// # Errors
-    /// When it went away, or is of another version.
-    pub async fn takes_over(&mut self) -> Result<(), HandoverError> {
-        self.takes_over_within(PATIENCE).await
+    /// When it ended, or speaks another version of the protocol.
+    pub async fn wait_for_takeover(&mut self) -> Result<(), HandoverError> {
+        self.wait_for_takeover_within(PATIENCE).await
     }
 
-    async fn takes_over_within(&mut self, patience: Duration) -> Result<(), HandoverError> {
-        self.link.write_all(&[GAVE_WAY]).await.map_err(HandoverError::Link)?;
-        let taken = self.says(UP, patience).await;
-        // One that is gone need not be told.
-        let _ = self.link.write_all(&[if taken.is_ok() { DONE } else { GAVE_UP }]).await;
+    async fn wait_for_takeover_within(&mut self, patience: Duration) -> Result<(), HandoverError> {
+        self.link.write_all(&[RELEASED]).await.map_err(HandoverError::Link)?;
+        let taken = self.says(READY, patience).await;
+        // A successor that has ended need not be told.
+        let _ = self.link.write_all(&[if taken.is_ok() { CONFIRMED } else { TIMED_OUT }]).await;
         taken
     }
 
@@ -248,50 +251,28 @@ impl Successor {
     }
 }
 
-/// Why nothing was handed over.
-#[derive(Debug)]
+/// Why a handover failed.
+#[derive(Debug, Error)]
 pub enum HandoverError {
     /// No process offers its sockets.
+    #[error("no process offers its sockets at {} ({}); to start one, leave out --upgrade", .0.display(), .1)]
     Nobody(PathBuf, io::Error),
-    /// Heirs cannot be waited for.
+    /// The socket for successors cannot be made.
+    #[error("cannot listen at {} (`server.upgrade_socket`): {}", .0.display(), .1)]
     Bind(PathBuf, io::Error),
-    /// The other side is gone.
+    /// The connection to the other process was lost.
+    #[error("the other process broke off the handover: {0}")]
     Link(io::Error),
-    /// The other side says something else.
+    /// The other process speaks another version of the protocol.
+    #[error("the other process uses another version of the handover; stop it, and start without --upgrade")]
     Version,
-    /// The process before this one did not wait for it any longer.
+    /// The running process no longer waited for this one.
+    #[error("the running process stopped waiting and continues to serve; see why this one takes a minute to start")]
     TooLate,
-    /// Nothing says where sockets are offered.
+    /// `server.upgrade_socket` is not set.
+    #[error("a handover needs `server.upgrade_socket`; set it, restart, and then upgrade")]
     Unconfigured,
 }
-
-impl fmt::Display for HandoverError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Nobody(path, fault) => {
-                let path = path.display();
-                write!(
-                    formatter,
-                    "no process offers its sockets at {path} ({fault}); to start one, leave out --upgrade"
-                )
-            }
-            Self::Bind(path, fault) => {
-                write!(formatter, "cannot wait at {} of `server.upgrade_socket`: {fault}", path.display())
-            }
-            Self::Link(fault) => write!(formatter, "the other process broke off the handover: {fault}"),
-            Self::Version => {
-                formatter.write_str("the other process hands over in another way; stop it, and start without --upgrade")
-            }
-            Self::TooLate => formatter.write_str(
-                "the running process did not wait any longer and goes on; see what takes this one a minute to start",
-            ),
-            Self::Unconfigured => formatter
-                .write_str("nothing is handed over without `server.upgrade_socket`; set it, restart, and then upgrade"),
-        }
-    }
-}
-
-impl std::error::Error for HandoverError {}
 
 #[cfg(test)]
 mod tests {
@@ -307,39 +288,39 @@ mod tests {
     async fn a_socket_passes_to_the_next_and_listens_on() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("upgrade.sock");
-        let offer = Offer::at(&path).unwrap();
+        let listener = HandoverListener::bind(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let mut sockets = Sockets::none();
         let address = bound(&mut sockets);
-        let heir = tokio::task::spawn_blocking(move || {
-            let (mut heir, mut sockets) = Heir::of(&path).unwrap();
-            heir.ask_to_give_way().unwrap();
+        let new_process = tokio::task::spawn_blocking(move || {
+            let (mut predecessor, mut sockets) = Predecessor::connect(&path).unwrap();
+            predecessor.request_release().unwrap();
             let socket = sockets.listen(address).unwrap();
-            heir.is_up().unwrap();
+            predecessor.confirm_takeover().unwrap();
             socket
         });
-        let mut successor = offer.heir(|| sockets.duplicate()).await;
-        successor.asks_to_give_way().await.unwrap();
-        successor.takes_over().await.unwrap();
+        let mut successor = listener.accept(|| sockets.duplicate()).await;
+        successor.wait_for_release_request().await.unwrap();
+        successor.wait_for_takeover().await.unwrap();
         drop(sockets);
-        let socket = heir.await.unwrap();
+        let socket = new_process.await.unwrap();
         let _client = std::net::TcpStream::connect(address).unwrap();
         socket.set_nonblocking(false).unwrap();
         assert!(socket.accept().is_ok());
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn an_heir_that_goes_away_is_noticed_and_the_next_is_heard() {
+    async fn a_successor_that_goes_away_is_noticed_and_the_next_is_accepted() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("upgrade.sock");
-        let offer = Offer::at(&path).unwrap();
+        let listener = HandoverListener::bind(&path).unwrap();
         let sockets = Sockets::none();
         for _ in 0..2 {
             let path = path.clone();
-            let heir = tokio::task::spawn_blocking(move || drop(Heir::of(&path)));
-            let mut successor = offer.heir(|| sockets.duplicate()).await;
-            heir.await.unwrap();
-            assert!(matches!(successor.asks_to_give_way().await, Err(HandoverError::Link(_))));
+            let new_process = tokio::task::spawn_blocking(move || drop(Predecessor::connect(&path)));
+            let mut successor = listener.accept(|| sockets.duplicate()).await;
+            new_process.await.unwrap();
+            assert!(matches!(successor.wait_for_release_request().await, Err(HandoverError::Link(_))));
         }
     }
 
@@ -348,42 +329,42 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("keys.yaml");
         std::fs::write(&path, "keys: []").unwrap();
-        assert!(Offer::at(&path).is_err());
+        assert!(HandoverListener::bind(&path).is_err());
         assert!(path.exists());
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn an_heir_that_comes_up_too_late_is_told_so_and_one_whose_predecessor_is_gone_goes_on() {
+    async fn a_successor_that_is_ready_too_late_is_told_so_and_one_whose_predecessor_is_gone_goes_on() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("upgrade.sock");
-        let offer = Offer::at(&path).unwrap();
+        let listener = HandoverListener::bind(&path).unwrap();
         let sockets = Sockets::none();
         for gives_up in [true, false] {
             let path = path.clone();
             let (go, wait) = std::sync::mpsc::channel();
-            let heir = tokio::task::spawn_blocking(move || {
-                let (mut heir, _) = Heir::of(&path).unwrap();
-                heir.ask_to_give_way().unwrap();
+            let new_process = tokio::task::spawn_blocking(move || {
+                let (mut predecessor, _) = Predecessor::connect(&path).unwrap();
+                predecessor.request_release().unwrap();
                 wait.recv().unwrap();
-                heir.is_up()
+                predecessor.confirm_takeover()
             });
-            let mut successor = offer.heir(|| sockets.duplicate()).await;
-            successor.asks_to_give_way().await.unwrap();
+            let mut successor = listener.accept(|| sockets.duplicate()).await;
+            successor.wait_for_release_request().await.unwrap();
             if gives_up {
-                assert!(successor.takes_over_within(Duration::ZERO).await.is_err());
+                assert!(successor.wait_for_takeover_within(Duration::ZERO).await.is_err());
             } else {
-                successor.link.write_all(&[GAVE_WAY]).await.unwrap();
+                successor.link.write_all(&[RELEASED]).await.unwrap();
             }
             drop(successor);
             go.send(()).unwrap();
-            assert_eq!(matches!(heir.await.unwrap(), Err(HandoverError::TooLate)), gives_up);
+            assert_eq!(matches!(new_process.await.unwrap(), Err(HandoverError::TooLate)), gives_up);
         }
     }
 
     #[test]
     fn nobody_there_is_said_with_what_to_do() {
-        let fault = Heir::of(Path::new("/nowhere/upgrade.sock")).err().unwrap();
-        assert!(fault.to_string().contains("leave out --upgrade"), "{fault}");
+        let error = Predecessor::connect(Path::new("/nowhere/upgrade.sock")).err().unwrap();
+        assert!(error.to_string().contains("leave out --upgrade"), "{error}");
     }
 
     #[test]

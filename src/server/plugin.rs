@@ -1,7 +1,7 @@
-//! The plugin as one piece: the gate before somebody's own proxy, and the services that their
-//! Pingora server runs beside it. Our own gateway is put together from the same parts.
+//! The plugin: metering and limits for any Pingora proxy, with the services that its server runs beside it. The gateway is built
+//! from the same parts.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -15,12 +15,18 @@ use pingora::{
         listening::Service as Listening,
     },
 };
+use thiserror::Error;
 
 use crate::{
     accounting::{AccountingClient, Ledger, LedgerError, Sender},
     admission::{Gate, InFlight, Settings},
     connection::{Connections, app::TimedApp, descriptors::most_of_admin},
-    keys::{HttpSource, Resolver, YamlSource, http::ClientError, push::Push},
+    drain::drain,
+    keys::{
+        HttpSource, Resolver, YamlSource,
+        push::Push,
+        service::{ClientError, ServiceClient},
+    },
     limits::{
         account::Accounts,
         shared::{SharedLimits, SharedLimitsError},
@@ -37,8 +43,8 @@ use crate::{
     },
 };
 
-/// A gate with its keys, its metrics and all that keeps them up to date. It may stand before
-/// several proxies of a process: what a key uses through one of them counts for all.
+/// Metering and limits with their keys and metrics. One plugin may serve several proxies of a process: what a key uses through
+/// one of them counts for all.
 ///
 /// ```no_run
 /// # fn proxy() -> impl pingora::proxy::ProxyHttp<CTX = ()> + Send + Sync {
@@ -66,7 +72,7 @@ pub struct Plugin {
     shared: Option<Arc<SharedLimits>>,
 }
 
-/// Where keys come from, as far as that is kept up to date.
+/// The source of keys, with what keeps it up to date.
 #[derive(Clone)]
 enum Source {
     Yaml(Arc<YamlSource>),
@@ -74,9 +80,9 @@ enum Source {
 }
 
 impl Plugin {
-    /// Loads a plugin's configuration and the keys that it names. It needs no `upstreams`, since
-    /// the proxy within may know itself where requests go: then all of them take one route that
-    /// is called `upstream`. Nothing listens on what it says of `server`; its bounds on bodies hold.
+    /// Loads a plugin's configuration and its keys. The configuration needs no `upstreams`, since the proxy may choose them
+    /// itself: then all requests take one route that is called `upstream`. Its `server.listen` is not used; its bounds on
+    /// bodies are.
     ///
     /// # Errors
     /// All faults of the files.
@@ -86,13 +92,13 @@ impl Plugin {
         Self::new(loaded.map_err(PluginError::Configuration)?, path, log)
     }
 
-    /// A plugin of what is loaded already. A reload loads from `path`.
+    /// A plugin of a loaded configuration. A reload loads from `path`.
     ///
     /// # Errors
     /// When the key service's certificates cannot be used.
     pub fn new(loaded: Loaded, path: PathBuf, log: AccessLog) -> Result<Self, PluginError> {
         let Loaded { config, keys, files } = loaded;
-        let metrics = Arc::new(Metrics::new(config.metrics.max_key_series).map_err(PluginError::Metrics)?);
+        let metrics = Arc::new(Metrics::new(config.metrics.max_key_series)?);
         let accounts = Arc::new(Accounts::new(metrics.clone()));
         let resolver = |source, terms: &KeyCache| {
             Arc::new(Resolver::new(source, terms, accounts.clone(), metrics.clone(), Arc::default()))
@@ -101,29 +107,29 @@ impl Plugin {
         let (resolver, source) = match &config.keys.source {
             config::Source::Yaml { .. } => {
                 let yaml = Arc::new(YamlSource::new(keys));
-                // What was read from a file is never out of reach, so nothing of it outlives its time.
+                // A file is always available, so its keys are never used after their time.
                 let terms = KeyCache { stale_for: Duration::ZERO, ..config.key_cache.clone() };
                 (resolver(yaml.clone(), &terms), Source::Yaml(yaml))
             }
             config::Source::Http(service) => {
-                let http = HttpSource::new(service.clone()).map_err(PluginError::Source)?;
+                let http = HttpSource::new(service.clone())?;
                 let opened = service.usage_url.as_ref().map(|_| Ledger::open(&config.ledger, metrics.clone()));
-                let opened = opened.transpose().map_err(PluginError::Ledger)?.map(Arc::new);
+                let opened = opened.transpose()?.map(Arc::new);
                 let http = Arc::new(match &opened {
                     Some(ledger) => http.with_session(ledger.session().clone()),
                     None => http,
                 });
                 let resolver = resolver(http.clone(), &config.key_cache);
-                ledger = opened.and_then(|ledger| with_courier(ledger, service, http.client(), &resolver));
+                ledger = opened.and_then(|ledger| with_accounting(ledger, service, http.client(), &resolver));
                 let push = Push::new(http.client().clone(), service.clone(), resolver.clone(), metrics.clone());
                 (resolver, Source::Http(Arc::new(push)))
             }
         };
         let gate = Gate::new(Settings::of(&config), resolver.clone(), metrics.clone(), log);
         let (gate, sender) = match ledger {
-            Some((ledger, courier)) => {
-                let sender = Sender::new(ledger.clone(), courier.clone(), &config.ledger);
-                (gate.with_ledger(ledger, courier), Some(Arc::new(sender)))
+            Some((ledger, accounting)) => {
+                let sender = Sender::new(ledger.clone(), accounting.clone(), &config.ledger);
+                (gate.with_ledger(ledger, accounting), Some(Arc::new(sender)))
             }
             None => (gate, None),
         };
@@ -144,13 +150,13 @@ impl Plugin {
         Ok(Self { gate, reloader: Arc::new(reloader), resolver, accounts, source, sender, shared })
     }
 
-    /// `proxy` behind the gate.
+    /// `proxy` with metering and limits.
     #[must_use]
     pub fn gated<P>(&self, proxy: P) -> Gated<P> {
         Gated::new(self.gate.clone(), proxy)
     }
 
-    /// What a Pingora server is to run beside the proxy: the admin address and the upkeep.
+    /// The services that a Pingora server runs beside the proxy: the admin address and the upkeep.
     #[must_use]
     pub fn services(&self) -> Vec<Box<dyn ServiceWithDependents>> {
         let config = self.reloader.config();
@@ -161,7 +167,7 @@ impl Plugin {
         vec![Box::new(service), Box::new(background_service("keymeter", self.upkeep()))]
     }
 
-    /// What answers at the admin address, which is listened on at `listen`.
+    /// The service of the admin address `listen`.
     #[must_use]
     pub fn admin(&self, listen: SocketAddr) -> Admin {
         let push = match &self.source {
@@ -171,7 +177,7 @@ impl Plugin {
         Admin::new(self.gate.clone(), self.reloader.clone(), self.resolver.clone(), push, listen)
     }
 
-    /// What keeps the plugin up to date.
+    /// The service that keeps the plugin up to date.
     #[must_use]
     pub fn upkeep(&self) -> Upkeep {
         Upkeep {
@@ -182,7 +188,7 @@ impl Plugin {
             sender: self.sender.clone(),
             shared: self.shared.clone(),
             traces: self.gate.traces().cloned(),
-            traffic: self.gate.traffic().clone(),
+            traffic: self.gate.in_flight().clone(),
         }
     }
 
@@ -192,42 +198,40 @@ impl Plugin {
         &self.gate
     }
 
-    /// Hands in what has ended where limits are shared, for a process that is about to end.
+    /// Sends the last settlements of shared limits, for a process that is about to end.
     pub async fn finish(&self) {
         if let Some(shared) = &self.shared {
-            shared.finish(LAST_SETTLEMENTS).await;
+            shared.flush(LAST_SETTLEMENTS).await;
         }
     }
 
-    /// What loads the configuration anew, for those who want to do so at a signal of their own.
+    /// The reloader of the configuration, for a signal of one's own.
     #[must_use]
     pub fn reloader(&self) -> &Arc<Reloader> {
         &self.reloader
     }
 }
 
-/// A ledger, and what carries its records to the service that takes them.
-fn with_courier(
+/// A ledger, and the client that delivers its records.
+fn with_accounting(
     ledger: Arc<Ledger>,
     service: &config::keys::Http,
-    client: &reqwest::Client,
+    client: &ServiceClient,
     resolver: &Resolver,
 ) -> Option<(Arc<Ledger>, Arc<AccountingClient>)> {
-    let (session, purses) = (ledger.session().clone(), resolver.purses().clone());
-    let courier = AccountingClient::new(client.clone(), service.usage_url.clone()?, service, session, purses);
-    Some((ledger, Arc::new(courier)))
+    let (session, wallets) = (ledger.session().clone(), resolver.wallets().clone());
+    let accounting = AccountingClient::new(client.clone(), service.usage_url.clone()?, service, session, wallets);
+    Some((ledger, Arc::new(accounting)))
 }
 
-/// Limits that are kept as `terms` say.
+/// Limits that are shared as `terms` say.
 fn shared_limits(terms: &config::Shared, metrics: &Metrics) -> Result<Arc<SharedLimits>, PluginError> {
-    let series = metrics.shared().map_err(PluginError::Metrics)?;
-    SharedLimits::new(terms.clone(), series).map(Arc::new).map_err(PluginError::Shared)
+    Ok(Arc::new(SharedLimits::new(terms.clone(), metrics.shared()?)?))
 }
 
 /// Traces that are sent as `terms` say.
 fn traces(terms: &config::Tracing, metrics: &Metrics) -> Result<Traces, PluginError> {
-    let series = metrics.traces().map_err(PluginError::Metrics)?;
-    Traces::start(terms, series).map_err(PluginError::Traces)
+    Ok(Traces::start(terms, metrics.traces()?)?)
 }
 
 /// Reloads when a file changes, and closes the accounts of deleted keys, until the server stops.
@@ -242,10 +246,10 @@ pub struct Upkeep {
     traffic: Arc<InFlight>,
 }
 
-/// How long the last settlements may take to be handed in.
+/// How long the last settlements may take to be sent.
 const LAST_SETTLEMENTS: Duration = Duration::from_secs(1);
 
-/// How often running requests are looked through for keys that have expired.
+/// How often running requests of expired keys are looked for.
 const EXPIRE: Duration = Duration::from_millis(250);
 
 /// How often accounts of deleted keys are looked for.
@@ -254,7 +258,7 @@ const SWEEP: Duration = Duration::from_secs(30);
 #[async_trait]
 impl BackgroundService for Upkeep {
     async fn start(&self, mut stop: ShutdownWatch) {
-        // The tokenizer's tables take a moment to unpack: now, and not in somebody's request.
+        // The tokenizer's tables take a moment to unpack: now, and not during a request.
         tokio::task::spawn_blocking(warm_up);
         tokio::select! {
             () = self.watch() => {}
@@ -264,9 +268,9 @@ impl BackgroundService for Upkeep {
             () = self.send() => {}
             () = self.share() => {}
             () = async {
-                // An error means that whoever could say so is gone.
+                // An error means that the sender was dropped.
                 let _ = stop.wait_for(|stop| *stop).await;
-                self.emptied().await;
+                self.finish().await;
             } => {}
         }
     }
@@ -278,14 +282,14 @@ impl Upkeep {
             Ok(watcher) => watcher.run().await,
             Err(fault) => tracing::warn!("{fault}"),
         }
-        // Without a watcher there is still the sweeping to do.
+        // Without a watcher the other tasks go on.
         std::future::pending::<()>().await;
     }
 
     async fn expire(&self) {
         loop {
             tokio::time::sleep(EXPIRE).await;
-            self.resolver.runs().expire(Timestamp::now());
+            self.resolver.revocations().revoke_expired(Timestamp::now());
         }
     }
 
@@ -303,23 +307,21 @@ impl Upkeep {
         }
     }
 
-    /// Waits until the requests that run have ended, and what they used is handed in and their spans are sent.
-    async fn emptied(&self) {
-        while self.traffic.present() > 0 {
-            tokio::time::sleep(EXPIRE).await;
-        }
+    /// Waits until running requests have ended, and their settlements and spans are sent.
+    async fn finish(&self) {
+        drain(Duration::MAX, || self.traffic.present() == 0).await;
         if let Some(shared) = &self.shared {
-            shared.finish(LAST_SETTLEMENTS).await;
+            shared.flush(LAST_SETTLEMENTS).await;
         }
         if let Some(traces) = self.traces.clone() {
-            // It waits. Should it fail, there is nothing more to be sent.
+            // Flushing blocks. After a failure there is nothing left to send.
             let _ = tokio::task::spawn_blocking(move || traces.flush(LAST_SPANS)).await;
         }
     }
 
     async fn share(&self) {
         match &self.shared {
-            Some(shared) => shared.keep().await,
+            Some(shared) => shared.run().await,
             None => std::future::pending().await,
         }
     }
@@ -332,8 +334,8 @@ impl Upkeep {
     }
 
     fn sweep_once(&self, now: MonotonicTime) {
-        // What the cache has not let go of yet would hold its account open.
-        self.resolver.tidy(now);
+        // A key in the cache keeps its account open.
+        self.resolver.evict_expired(now);
         self.accounts.sweep(
             |id, account| match &self.source {
                 Source::Yaml(yaml) => yaml.has(id),
@@ -344,40 +346,34 @@ impl Upkeep {
     }
 }
 
-/// Why there is no plugin.
-#[derive(Debug)]
+/// Why the plugin cannot be built.
+#[derive(Debug, Error)]
 pub enum PluginError {
     /// The files are faulty.
+    #[error("{}", lines(.0))]
     Configuration(Vec<ConfigError>),
-    /// The key service cannot be asked.
-    Source(ClientError),
+    /// The client of the key service cannot be built.
+    #[error(transparent)]
+    Source(#[from] ClientError),
     /// Usage cannot be recorded.
-    Ledger(LedgerError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// Limits cannot be shared.
-    Shared(SharedLimitsError),
+    #[error(transparent)]
+    Shared(#[from] SharedLimitsError),
     /// Requests cannot be traced.
-    Traces(TracesError),
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     /// Two metrics share a name.
-    Metrics(prometheus::Error),
+    #[error("cannot register the metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
 }
 
-impl fmt::Display for PluginError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Configuration(faults) => {
-                let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
-                formatter.write_str(&lines.join("\n"))
-            }
-            Self::Source(fault) => fault.fmt(formatter),
-            Self::Ledger(fault) => fault.fmt(formatter),
-            Self::Shared(fault) => fault.fmt(formatter),
-            Self::Traces(fault) => fault.fmt(formatter),
-            Self::Metrics(fault) => write!(formatter, "cannot register the metrics: {fault}"),
-        }
-    }
+/// Each error on a line of its own.
+pub(crate) fn lines(errors: &[ConfigError]) -> String {
+    let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    lines.join("\n")
 }
-
-impl std::error::Error for PluginError {}
 
 #[cfg(test)]
 mod tests {
@@ -392,9 +388,9 @@ mod tests {
     };
     use keymeter_config::keys;
 
-    /// As it is before somebody's Pingora server runs.
+    /// As before a Pingora server runs.
     #[test]
-    fn traces_need_no_runtime_of_whoever_loads_the_plugin() {
+    fn traces_need_no_runtime_of_the_caller_that_loads_the_plugin() {
         let text = "{tracing: {otlp: 'http://127.0.0.1:1'}, keys: {yaml: {path: none}}, upstreams: [{name: a, url: 'http://h:1'}]}";
         let path = Path::new("keymeter.yaml");
         let config = config::parse(text, path, &|_| None).unwrap();

@@ -1,5 +1,5 @@
-//! Watches, loads, checks and swaps. The new state is loaded whole and checked whole; a faulty
-//! one changes nothing and is reported. Requests that are running keep what held when they came.
+//! Reloads the configuration and the keys. The new state is loaded and checked as a whole. An invalid one changes nothing and is
+//! reported. Running requests keep the settings of their arrival.
 
 mod watch;
 
@@ -22,34 +22,34 @@ use crate::{
     server::tls::{Certificate, Pair},
 };
 
-/// Loads the configuration and the keys anew, one reload at a time.
+/// Reloads the configuration and the keys, one reload at a time.
 pub struct Reloader {
     path: PathBuf,
     state: Mutex<State>,
     gate: Arc<Gate>,
-    /// Where keys come from a file.
+    /// The source of keys, if it is a file.
     source: Option<Arc<YamlSource>>,
     resolver: Arc<Resolver>,
     metrics: Arc<Metrics>,
-    /// What clients are shown, where they speak TLS.
+    /// The certificate for clients, if TLS is configured.
     certificate: OnceLock<Arc<Certificate>>,
 }
 
 struct State {
-    /// What the process was started with: what needs a restart is compared with this.
+    /// The configuration at the start, by which a needed restart is noticed.
     started: Config,
     config: Config,
     files: Vec<PathBuf>,
-    /// What the files held when they were last read, for good or ill.
+    /// The hash of the files when they were last read, whether they were valid or not.
     contents: [u8; 32],
 }
 
-/// What a reload did.
+/// The outcome of a reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reloaded {
-    /// How many keys there are.
+    /// The number of keys.
     pub keys: usize,
-    /// Fields that differ and that a restart only can change.
+    /// Changed fields that need a restart.
     pub restart_needed: Vec<&'static str>,
 }
 
@@ -71,13 +71,13 @@ impl Reloader {
         Self { path, state, gate, source, resolver, metrics, certificate: OnceLock::new() }
     }
 
-    /// From now on a reload renews `certificate`.
-    pub fn shows(&self, certificate: Arc<Certificate>) {
+    /// Sets the certificate that a reload renews.
+    pub fn set_certificate(&self, certificate: Arc<Certificate>) {
         // There is one for all listeners of a process.
         let _ = self.certificate.set(certificate);
     }
 
-    /// The configuration that holds.
+    /// The current configuration.
     #[must_use]
     pub fn config(&self) -> Config {
         self.state.lock().config.clone()
@@ -89,15 +89,15 @@ impl Reloader {
         self.state.lock().files.clone()
     }
 
-    /// Loads, checks and swaps. It reads files, so call it where that may block.
+    /// Reloads. It reads files, so call it where that may block.
     ///
     /// # Errors
-    /// All faults of the files. Then everything is as it was.
+    /// All errors of the files. Then nothing has changed.
     pub fn reload(&self) -> Result<Reloaded, Vec<ConfigError>> {
         self.read(&mut self.state.lock())
     }
 
-    /// Reloads if a file is not as it was last read; `None`: all are.
+    /// Reloads if a file has changed since it was last read; `None` if none has.
     #[must_use]
     pub fn reload_if_changed(&self) -> Option<Result<Reloaded, Vec<ConfigError>>> {
         let mut state = self.state.lock();
@@ -119,7 +119,7 @@ impl Reloader {
         self.metrics.reloaded(result.is_ok(), Timestamp::now().as_second());
         match &result {
             Ok(done) => report(done),
-            Err(faults) => faults.iter().for_each(|fault| tracing::error!("not reloaded: {fault}")),
+            Err(faults) => faults.iter().for_each(|error| tracing::error!("not reloaded: {error}")),
         }
         result
     }
@@ -132,7 +132,7 @@ impl Reloader {
         Pair::read(tls).map(Some).map_err(fault)
     }
 
-    /// Settings first, then keys: a key is never held to limits that came after it.
+    /// Swaps settings first, then keys, so that a new key never meets old settings.
     fn swap(&self, state: &mut State, loaded: Loaded, received: MonotonicTime) -> Reloaded {
         let Loaded { mut config, keys, files } = loaded;
         if config.admin.listen != state.started.admin.listen {
@@ -156,7 +156,7 @@ impl Reloader {
 fn report(done: &Reloaded) {
     tracing::info!("reloaded; keys: {}", done.keys);
     if !done.restart_needed.is_empty() {
-        tracing::warn!("restart to apply the changes of: {}", done.restart_needed.join(", "));
+        tracing::warn!("a restart is needed to apply the changes of: {}", done.restart_needed.join(", "));
     }
 }
 

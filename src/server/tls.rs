@@ -1,5 +1,5 @@
-//! The certificate that clients are shown. A new one takes the place of the old while connections are made, so that
-//! renewing it needs no restart; connections that are open keep what they began with.
+//! The certificate for clients. It can be replaced while the gateway runs, so that renewing it needs no restart. Open connections
+//! keep the one they began with.
 
 use std::sync::Arc;
 
@@ -7,13 +7,13 @@ use arc_swap::ArcSwap;
 use keymeter_config::Tls;
 use pingora::tls::{ClientHello, ResolvesServerCert, ServerConfig, sign::CertifiedKey};
 
-/// What is shown now.
+/// The current certificate.
 #[derive(Debug)]
 pub struct Certificate {
     current: ArcSwap<CertifiedKey>,
 }
 
-/// A certificate that was read, with the key that belongs to it.
+/// A certificate with its key, as read from files.
 #[derive(Debug)]
 pub struct Pair(Arc<CertifiedKey>);
 
@@ -35,13 +35,13 @@ impl Pair {
 }
 
 impl Certificate {
-    /// Shows `pair`.
+    /// A certificate that is `pair` at first.
     #[must_use]
-    pub fn of(Pair(pair): Pair) -> Arc<Self> {
+    pub fn new(Pair(pair): Pair) -> Arc<Self> {
         Arc::new(Self { current: ArcSwap::new(pair) })
     }
 
-    /// From the next handshake on, `pair` is shown.
+    /// Uses `pair` from the next handshake on.
     pub fn replace(&self, Pair(pair): Pair) {
         self.current.store(pair);
     }

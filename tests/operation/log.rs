@@ -135,9 +135,9 @@ async fn what_a_client_does_wrong_is_shown_at_debug_only() {
     let before = process.stderr.all().len();
     misbehave().await;
     assert_eq!(set_levels(admin, "debug").await.0, 204);
-    process.stderr.line("what is logged was changed to debug").await;
+    process.stderr.line("the log levels were changed to debug").await;
     let lines = process.stderr.all();
-    let said: Vec<_> = lines[before..].iter().filter(|line| !line.contains("what is logged was changed")).collect();
+    let said: Vec<_> = lines[before..].iter().filter(|line| !line.contains("the log levels were changed")).collect();
     assert!(said.is_empty(), "{said:#?}");
     misbehave().await;
     process.stderr.line("ownstream").await;

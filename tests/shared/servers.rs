@@ -142,7 +142,7 @@ async fn a_server_that_forgets_when_it_is_full_is_warned_of() {
         std::fs::write(directory.path().join("keys.yaml"), "keys: []").unwrap();
         let process = Process::serve(&path);
         process.stderr.line("limits are shared").await;
-        let warned = process.stderr.all().iter().any(|line| line.contains("set it to noeviction"));
+        let warned = process.stderr.all().iter().any(|line| line.contains("set maxmemory-policy to noeviction"));
         assert_eq!(warned, warns, "{policy}: {:?}", process.stderr.all());
     }
 }

@@ -88,9 +88,9 @@ async fn what_is_not_given_is_skipped_and_said() {
             "skip its Cache-Control: set KEYMETER_SOURCE_SECRET to the secret of a working key",
             "skip its ETag, sent back: set KEYMETER_SOURCE_SECRET to the secret of a working key",
             "skip another ETag: set KEYMETER_SOURCE_SECRET to the secret of a working key",
-            "skip events, no token: say with --events at which URL they come",
-            "skip events: say with --events at which URL they come",
-            "skip events, a Last-Event-ID that the service never gave: say with --events at which URL they come",
+            "skip events, no token: pass the URL of the events with --events",
+            "skip events: pass the URL of the events with --events",
+            "skip events, a Last-Event-ID that the service never gave: pass the URL of the events with --events",
         ]
     );
     assert_eq!(said_of("ok ").len(), 3, "{said:#?}");
@@ -258,7 +258,7 @@ const WRONG: &[(When, Breach, &[&str])] = &[
         Sends(nameless),
         &[concat!(
             "FAIL a known hash: expected 200 with the key's record; ",
-            "came 200, but the record is faulty: missing field `name`"
+            "came 200, but the record is invalid: missing field `name`"
         )],
     ),
     (
@@ -266,7 +266,7 @@ const WRONG: &[(When, Breach, &[&str])] = &[
         Sends(another),
         &[concat!(
             "FAIL a known hash: expected 200 with the key's record; came 200, but the record of key_other ",
-            "has neither as `hash` nor in `retiring` what was asked for"
+            "has the requested hash neither as `hash` nor in `retiring`"
         )],
     ),
     (
@@ -274,7 +274,7 @@ const WRONG: &[(When, Breach, &[&str])] = &[
         Sends(list),
         &[concat!(
             "FAIL a known hash: expected 200 with the key's record; ",
-            "came 200, but the record is faulty: the record is not a JSON object"
+            "came 200, but the record is invalid: no JSON object"
         )],
     ),
     (
@@ -309,7 +309,7 @@ const WRONG: &[(When, Breach, &[&str])] = &[
     (
         plain_key,
         Header("etag", None),
-        &["warn its ETag, sent back: there is none", "skip another ETag: there is no ETag"],
+        &["warn its ETag, sent back: there is no ETag of up to 256 bytes", "skip another ETag: there is no ETag"],
     ),
     (
         |asked| asked.header("if-none-match").is_some(),

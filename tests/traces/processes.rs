@@ -36,7 +36,7 @@ async fn ask_once(process: &Process) -> Duration {
 }
 
 fn warnings(process: &Process) -> Vec<String> {
-    process.stderr.all().into_iter().filter(|line| line.contains("traces do not get to")).collect()
+    process.stderr.all().into_iter().filter(|line| line.contains("spans are lost until")).collect()
 }
 
 async fn failed(process: &Process, spans: u64) {
@@ -125,7 +125,7 @@ async fn over_tls_the_collector_is_known_by_the_systems_certificates() {
     let serve = || keymeter(&["serve", "--config", path.to_str().unwrap()]);
     let stranger = Process::start(serve());
     ask_once(&stranger).await;
-    let warning = stranger.stderr.line("traces do not get to").await;
+    let warning = stranger.stderr.line("spans are lost until").await;
     assert!(warning.contains("certificate"), "{warning}");
     let mut command = serve();
     command.env("SSL_CERT_FILE", &file);

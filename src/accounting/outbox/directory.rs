@@ -1,5 +1,5 @@
-//! Whose a spool is. Each process has a directory and holds its lock as long as it lives; whoever finds one that nobody
-//! holds takes it over.
+//! The owner of an outbox. Each process has a directory and holds its lock as long as it runs. A process that finds a
+//! directory whose lock nobody holds takes it over.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -11,7 +11,7 @@ use keymeter_core::record::Session;
 
 use super::reader::{Batch, Files, Position};
 
-/// A directory whose lock we hold.
+/// A directory whose lock this process holds.
 pub(super) struct Claimed {
     pub path: PathBuf,
     _lock: File,
@@ -20,7 +20,7 @@ pub(super) struct Claimed {
 const LOCK: &str = "lock";
 
 impl Claimed {
-    /// A new directory in `root`. It gets its name only when its lock is held, so that nobody takes it for an orphan.
+    /// Creates a directory in `root`. It gets its name only once its lock is held, so that no process takes it over.
     pub(super) fn new(root: &Path, session: &Session) -> io::Result<Self> {
         let (path, unnamed) = (root.join(session.to_string()), root.join(format!(".{session}.new")));
         fs::create_dir_all(&unnamed)?;
@@ -31,14 +31,14 @@ impl Claimed {
         Ok(Self { path, _lock: lock })
     }
 
-    /// The directory at `path`; `None`: somebody holds it, or it is gone.
+    /// Takes over the directory at `path`; `None` if another process holds it, or it no longer exists.
     fn take_over(path: PathBuf) -> io::Result<Option<Self>> {
         let lock = match File::options().write(true).open(path.join(LOCK)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             lock => lock?,
         };
         match lock.try_lock() {
-            // Its holder may have removed it between the two calls.
+            // Its owner may have removed it between the two calls.
             Ok(()) => Ok(path.join(LOCK).exists().then_some(Self { path, _lock: lock })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
@@ -49,12 +49,12 @@ impl Claimed {
         if let Err(error) = fs::remove_dir_all(&self.path)
             && error.kind() != std::io::ErrorKind::NotFound
         {
-            tracing::warn!("cannot remove the empty spool in {}: {error}", self.path.display());
+            tracing::warn!("cannot delete the empty outbox in {}: {error}", self.path.display());
         }
     }
 }
 
-/// The spool of a process that is gone.
+/// The outbox of a process that has ended.
 pub struct Orphan {
     claimed: Claimed,
     files: Files,
@@ -70,13 +70,13 @@ impl Orphan {
         Ok(Self { claimed, files, end, count })
     }
 
-    /// Its records that were not acknowledged when it was taken over.
+    /// The number of its records that were not acknowledged when it was taken over.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// The next records, `most` at most, in the order in which they were written; none: there are no more.
+    /// The next records, `most` at most, in the order in which they were written; none if there are no more.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -84,35 +84,35 @@ impl Orphan {
         self.files.next(self.end, most)
     }
 
-    /// The records of `batch` are where they should be: they need not be kept.
+    /// Marks the records of `batch` as taken: they are no longer kept.
     ///
     /// # Errors
-    /// When that cannot be written down. They may come again after a restart then.
+    /// When the mark cannot be written. The records may come again after a restart then.
     pub fn acknowledge(&mut self, batch: &Batch) -> io::Result<()> {
         self.files.acknowledge(batch)
     }
 
-    /// All its records are acknowledged: lets go of it.
+    /// Deletes the outbox, all of whose records are acknowledged.
     pub fn close(mut self) {
-        self.files.let_go(u64::MAX);
+        self.files.delete_before(u64::MAX);
         self.claimed.remove();
     }
 }
 
-/// The spools in `root` whose processes are gone.
+/// Takes over the outboxes in `root` whose processes have ended.
 pub(super) fn adopt(root: &Path) -> io::Result<Vec<Orphan>> {
     let mut orphans = Vec::new();
     for entry in fs::read_dir(root)? {
         let path = entry?.path();
-        let is_spool =
+        let is_outbox =
             path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.parse::<Session>().is_ok());
-        if !is_spool {
+        if !is_outbox {
             continue;
         }
         match take_over(path.clone(), root) {
             Ok(orphan) => orphans.extend(orphan),
-            // It must not keep the others back.
-            Err(error) => tracing::warn!("cannot take over the spool in {}: {error}", path.display()),
+            // One that fails does not stop the others.
+            Err(error) => tracing::warn!("cannot take over the outbox in {}: {error}", path.display()),
         }
     }
     Ok(orphans)

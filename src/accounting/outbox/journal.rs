@@ -1,4 +1,4 @@
-//! Where the next record goes: the current segment, the spare one after it, and memory while there is neither.
+//! The writing end of an outbox: the current segment, a spare one after it, and memory while there is neither.
 
 use std::{
     collections::VecDeque,
@@ -16,7 +16,7 @@ use super::{
 
 pub(super) struct Journal {
     directory: PathBuf,
-    /// The directory, to put the names of files on the disk.
+    /// The directory, to sync the names of files to the disk.
     names: Arc<File>,
     current: Option<Segment>,
     spare: Option<Segment>,
@@ -24,13 +24,13 @@ pub(super) struct Journal {
     /// Frames that could not be written.
     held: VecDeque<Vec<u8>>,
     held_bytes: usize,
-    /// Whether the current segment has what is not on the disk itself.
+    /// Whether the current segment has data that is not synced.
     is_dirty: bool,
-    /// Other files that have, and the directory, if it has names of files that are not.
+    /// Other files with such data, and the directory, if it has new names.
     dirty: Vec<Arc<File>>,
 }
 
-/// Memory for records that cannot be written.
+/// The memory for records that cannot be written.
 const MOST_HELD: usize = 16 * 1024 * 1024;
 
 impl Journal {
@@ -48,7 +48,7 @@ impl Journal {
         })
     }
 
-    /// Writes `frame`, or holds it.
+    /// Writes `frame`, or holds it in memory.
     pub(super) fn append(&mut self, frame: Vec<u8>) -> Result<(), OutboxError> {
         match self.write(&frame) {
             Ok(()) => Ok(()),
@@ -61,7 +61,7 @@ impl Journal {
         }
     }
 
-    /// Writes what was held, as far as that can be done, and says how many records that were.
+    /// Writes held records as far as possible, and returns how many were written.
     pub(super) fn write_held(&mut self) -> u64 {
         let mut written = 0;
         while let Some(frame) = self.held.pop_front() {
@@ -75,19 +75,19 @@ impl Journal {
         written
     }
 
-    /// Records in memory only.
+    /// The number of records that are in memory only.
     pub(super) fn held(&self) -> usize {
         self.held.len()
     }
 
-    /// The number of the spare segment that is to be made, if there is none.
-    pub(super) fn lacks_spare(&mut self) -> Option<u64> {
+    /// Takes a number for a spare segment, if there is none.
+    pub(super) fn take_spare_number(&mut self) -> Option<u64> {
         self.spare.is_none().then(|| self.take_number())
     }
 
     pub(super) fn put_spare(&mut self, spare: Segment) {
         match &self.current {
-            // A request was faster, and made one for itself. What cannot be removed goes with the directory.
+            // A request was faster and created one for itself. What cannot be removed goes with the directory.
             Some(current) if current.number > spare.number => {
                 let _ = fs::remove_file(segment::path(&self.directory, spare.number));
             }
@@ -96,12 +96,12 @@ impl Journal {
         }
     }
 
-    /// Whether nothing is held that could not be written.
+    /// Whether no record is held in memory.
     pub(super) fn is_written(&self) -> bool {
         self.held.is_empty()
     }
 
-    /// The files that hold what is not on the disk itself.
+    /// Takes the files that have data that is not synced.
     pub(super) fn take_dirty(&mut self) -> Vec<Arc<File>> {
         let mut files = std::mem::take(&mut self.dirty);
         if std::mem::take(&mut self.is_dirty) {
@@ -114,7 +114,7 @@ impl Journal {
         self.dirty.push(file);
     }
 
-    /// Where what was written ends.
+    /// The end of what was written.
     pub(super) fn end(&self) -> Option<Position> {
         self.current.as_ref().map(|segment| Position { segment: segment.number, offset: segment.end })
     }
@@ -131,7 +131,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Goes on to the spare segment.
+    /// Turns to the spare segment.
     fn turn_over(&mut self) -> io::Result<()> {
         let next = if let Some(spare) = self.spare.take() {
             spare
@@ -147,7 +147,7 @@ impl Journal {
         Ok(())
     }
 
-    /// A new segment has to be put on the disk, and its name.
+    /// Notes that a new segment and its name are to be synced.
     fn noted(&mut self, segment: Segment) -> Segment {
         self.dirty.extend([segment.file.clone(), self.names.clone()]);
         segment

@@ -1,4 +1,4 @@
-//! Reads a spool's records back, from the first that was not acknowledged, and lets go of what was.
+//! The reading end of an outbox: reads records from the first that is not acknowledged, and deletes acknowledged ones.
 
 use std::{
     fs::{self, File},
@@ -10,7 +10,7 @@ use std::{
 use super::segment::{self, FIRST};
 use crate::accounting::frame::{MAGIC, frames};
 
-/// A place in a spool.
+/// A position in an outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     /// The segment's number.
@@ -24,14 +24,14 @@ pub struct Position {
 pub struct Batch {
     /// Each in JSON.
     pub payloads: Vec<Vec<u8>>,
-    /// Where the next ones stand.
+    /// The position of the next ones.
     after: Option<Position>,
 }
 
-/// The files of a spool, as they are read.
+/// The files of an outbox, as they are read.
 pub(super) struct Files {
     directory: PathBuf,
-    /// Where damaged segments are put aside.
+    /// Where damaged segments are kept.
     root: PathBuf,
     at: Position,
     /// Segments that were read to their end.
@@ -40,14 +40,14 @@ pub(super) struct Files {
 
 struct Passed {
     number: u64,
-    /// Whether more stands behind the last record than unused room.
+    /// Whether unreadable data follows the last record.
     is_damaged: bool,
 }
 
-/// Read at once. It holds any frame.
+/// How much is read at once. It holds any frame.
 const PIECE: usize = 512 * 1024;
 
-/// The file that says where to go on.
+/// The file with the position of the first record that is not acknowledged.
 const CURSOR: &str = "cursor";
 
 impl Files {
@@ -64,11 +64,11 @@ impl Files {
             if !payloads.is_empty() || self.at.segment >= end.segment {
                 return Ok(Batch { after: (!payloads.is_empty()).then_some(self.at), payloads });
             }
-            self.go_on(end.segment)?;
+            self.advance(end.segment)?;
         }
     }
 
-    /// The records before `end`.
+    /// How many records there are before `end`.
     pub(super) fn count(mut self, end: Position) -> io::Result<u64> {
         let mut count = 0;
         loop {
@@ -79,40 +79,40 @@ impl Files {
         }
     }
 
-    /// A place behind all segments, for a spool that nobody writes to any more.
+    /// A position behind all segments, for an outbox that no process writes to.
     pub(super) fn end(&self) -> io::Result<Position> {
         let last = numbers(&self.directory)?.into_iter().max().unwrap_or(0);
         Ok(Position { segment: last.saturating_add(1), offset: FIRST })
     }
 
-    /// Writes down that all before the end of `batch` need not be kept, and lets go of it.
+    /// Stores the position after `batch`, and deletes the segments before it.
     pub(super) fn acknowledge(&mut self, batch: &Batch) -> io::Result<()> {
         let Some(after) = batch.after else { return Ok(()) };
         let text = format!("{} {}\n", after.segment, after.offset);
         let (path, new) = (self.directory.join(CURSOR), self.directory.join("cursor.new"));
         let written = fs::write(&new, text).and_then(|()| fs::rename(&new, &path));
-        self.let_go(after.segment);
+        self.delete_before(after.segment);
         written
     }
 
-    /// Removes what was read to its end before `segment`.
-    pub(super) fn let_go(&mut self, segment: u64) {
+    /// Deletes the segments before `segment` that were read to their end.
+    pub(super) fn delete_before(&mut self, segment: u64) {
         let (done, passed) = std::mem::take(&mut self.passed).into_iter().partition(|passed| passed.number < segment);
         self.passed = passed;
         let done: Vec<Passed> = done;
         for Passed { number, is_damaged } in done {
             let path = segment::path(&self.directory, number);
-            let gone = if is_damaged { self.put_aside(number, &path) } else { fs::remove_file(&path) };
+            let gone = if is_damaged { self.keep_damaged(number, &path) } else { fs::remove_file(&path) };
             if let Err(error) = gone {
-                tracing::warn!("cannot let go of {}: {error}", path.display());
+                tracing::warn!("cannot delete {}: {error}", path.display());
             }
         }
     }
 
-    fn put_aside(&self, number: u64, path: &Path) -> io::Result<()> {
+    fn keep_damaged(&self, number: u64, path: &Path) -> io::Result<()> {
         let session = self.directory.file_name().unwrap_or_default().to_string_lossy();
         let aside = self.root.join(format!("{session}-{number}.damaged"));
-        tracing::error!("{} holds more than could be read; it is kept as {}", path.display(), aside.display());
+        tracing::error!("{} contains data that cannot be read; it is kept as {}", path.display(), aside.display());
         fs::rename(path, aside)
     }
 
@@ -127,7 +127,7 @@ impl Files {
         Ok(payloads)
     }
 
-    /// The current segment, if it is one.
+    /// The file of the current segment, if it is one.
     fn open(&self) -> io::Result<Option<File>> {
         let file = match File::open(segment::path(&self.directory, self.at.segment)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -136,8 +136,8 @@ impl Files {
         Ok(is_segment(&file)?.then_some(file))
     }
 
-    /// Turns to the next segment that there is.
-    fn go_on(&mut self, last: u64) -> io::Result<()> {
+    /// Turns to the next segment.
+    fn advance(&mut self, last: u64) -> io::Result<()> {
         let number = self.at.segment;
         let next = numbers(&self.directory)?.into_iter().filter(|next| (number + 1..=last).contains(next)).min();
         if segment::path(&self.directory, number).exists() {
@@ -147,7 +147,7 @@ impl Files {
         Ok(())
     }
 
-    /// Whether something stands behind the last record of the current segment.
+    /// Whether data follows the last record of the current segment.
     fn has_more(&self) -> io::Result<bool> {
         let file = File::open(segment::path(&self.directory, self.at.segment))?;
         let mut offset = if is_segment(&file)? { self.at.offset } else { 0 };
@@ -164,7 +164,7 @@ impl Files {
     }
 }
 
-/// Whether a file is a segment, and not one whose making was cut short.
+/// Whether a file is a segment, and not one whose creation was interrupted.
 fn is_segment(file: &File) -> io::Result<bool> {
     Ok(piece(file, 0, MAGIC.len())? == MAGIC)
 }
@@ -194,7 +194,7 @@ fn numbers(directory: &Path) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
-/// Where to go on. Without it, or where it is nonsense, everything is read again.
+/// The stored position. If it is missing or invalid, everything is read again.
 fn cursor(directory: &Path) -> Option<Position> {
     let text = fs::read_to_string(directory.join(CURSOR)).ok()?;
     let (segment, offset) = text.strip_suffix('\n')?.split_once(' ')?;

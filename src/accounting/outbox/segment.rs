@@ -1,4 +1,4 @@
-//! One file of a spool. Its room is taken when it is made: writing to it needs no more of the disk.
+//! One file of an outbox. Its room is allocated when it is created, so writing to it needs no more of the disk.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -15,10 +15,10 @@ use rustix::{
 
 use crate::accounting::frame::MAGIC;
 
-/// What a segment takes on disk.
+/// The size of a segment on disk.
 pub(super) const SIZE: u64 = 4 * 1024 * 1024;
 
-/// Where its first frame stands.
+/// The offset of the first frame.
 pub(super) const FIRST: u64 = MAGIC.len() as u64;
 
 /// A segment that is written to.
@@ -30,12 +30,12 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    /// Makes the file and takes its room. It is not on the disk itself yet.
+    /// Creates the file and allocates its room. It is not synced to the disk yet.
     pub(super) fn create(directory: &Path, number: u64) -> io::Result<Self> {
         let path = path(directory, number);
         let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
         if let Err(error) = take_room(&file).and_then(|()| file.write_all_at(MAGIC, 0)) {
-            // Half a segment would only be in the way of the next attempt.
+            // Half a segment would block the next attempt.
             let _ = fs::remove_file(&path);
             return Err(error);
         }
@@ -46,7 +46,7 @@ impl Segment {
         self.end + frame.len() as u64 <= SIZE
     }
 
-    /// Writes a frame. Where that fails half-way, the next one is written over it.
+    /// Writes a frame. After a failure half-way, the next frame is written over it.
     pub(super) fn append(&mut self, frame: &[u8]) -> io::Result<()> {
         self.file.write_all_at(frame, self.end)?;
         self.end += frame.len() as u64;
@@ -64,14 +64,14 @@ pub(super) fn number(name: &str) -> Option<u64> {
     name.strip_suffix(".segment").filter(|digits| digits.len() == 20).and_then(|digits| digits.parse().ok())
 }
 
-/// Whether the disk has room for one more segment. Where that cannot be told, making one will tell.
+/// Whether the disk has room for one more segment. If the system does not say, this is true, and creating one will fail.
 pub(super) fn has_space_for_one(directory: &Path) -> bool {
     statvfs(directory).map_or(true, |disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= SIZE)
 }
 
 fn take_room(file: &File) -> io::Result<()> {
     match fallocate(file, FallocateFlags::empty(), 0, SIZE) {
-        // Some file systems take room by writing only.
+        // Some file systems allocate room by writing only.
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
             let zeros = [0; 16 * 1024];
             (0..SIZE / zeros.len() as u64).try_for_each(|block| file.write_all_at(&zeros, block * zeros.len() as u64))

@@ -1,4 +1,4 @@
-//! The spool on a real disk: what comes back after a process is gone, and what happens when the disk is full.
+//! The outbox on a real disk: what comes back after a process is gone, and what happens when the disk is full.
 
 use std::{fs, process::Command, time::Instant};
 
@@ -24,12 +24,12 @@ fn ids(batch: &Batch) -> Vec<String> {
     batch.payloads.iter().map(|json| Record::parse(json).unwrap().id.to_string()).collect()
 }
 
-/// Leaves the spool as a killed process does: its lock is free, and nothing is tidied up.
-fn kill(spool: Outbox) {
-    let path = spool.shared.claimed.path.clone();
+/// Leaves the outbox as a killed process does: its lock is free, and nothing is tidied up.
+fn kill(outbox: Outbox) {
+    let path = outbox.shared.claimed.path.clone();
     let copy = path.with_extension("copy");
     assert!(Command::new("cp").arg("-a").args([&path, &copy]).status().unwrap().success());
-    drop(spool);
+    drop(outbox);
     if path.exists() {
         fs::remove_dir_all(&path).unwrap();
     }
@@ -60,29 +60,29 @@ fn wait_for(what: &str, condition: impl Fn() -> bool) {
 #[test]
 fn records_are_read_in_their_order_and_once() {
     let root = tempfile::tempdir().unwrap();
-    let spool = Outbox::open(root.path(), &session()).unwrap();
-    let mut reader = spool.reader();
-    assert!(spool.has_room());
+    let outbox = Outbox::open(root.path(), &session()).unwrap();
+    let mut reader = outbox.reader();
+    assert!(outbox.has_room());
     assert!(reader.next(10).unwrap().payloads.is_empty());
     for id in ["a", "b", "c"] {
-        spool.append(&example(id)).unwrap();
+        outbox.append(&example(id)).unwrap();
     }
     let first = reader.next(2).unwrap();
-    assert_eq!((ids(&first), spool.spooled()), (vec!["a".into(), "b".into()], 3));
+    assert_eq!((ids(&first), outbox.pending()), (vec!["a".into(), "b".into()], 3));
     reader.acknowledge(&first).unwrap();
-    assert_eq!((ids(&reader.next(2).unwrap()), spool.spooled()), (vec!["c".into()], 1));
+    assert_eq!((ids(&reader.next(2).unwrap()), outbox.pending()), (vec!["c".into()], 1));
     assert!(reader.next(2).unwrap().payloads.is_empty());
 }
 
 #[test]
 fn a_process_that_ends_with_nothing_to_send_leaves_nothing() {
     let root = tempfile::tempdir().unwrap();
-    let spool = Outbox::open(root.path(), &session()).unwrap();
-    spool.append(&example("a")).unwrap();
-    let mut reader = spool.reader();
+    let outbox = Outbox::open(root.path(), &session()).unwrap();
+    outbox.append(&example("a")).unwrap();
+    let mut reader = outbox.reader();
     let batch = reader.next(1).unwrap();
     reader.acknowledge(&batch).unwrap();
-    drop((reader, spool));
+    drop((reader, outbox));
     assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
 }
 
@@ -122,10 +122,10 @@ fn what_a_killed_process_left_is_adopted_by_one() {
 fn a_lost_cursor_sends_again_and_loses_nothing() {
     let root = tempfile::tempdir().unwrap();
     for text in [None, Some(""), Some("1"), Some("1 999999999999"), Some("x 8\n"), Some("1 3\n")] {
-        let spool = Outbox::open(root.path(), &session()).unwrap();
-        spool.append(&example("a")).unwrap();
-        let path = spool.shared.claimed.path.clone();
-        kill(spool);
+        let outbox = Outbox::open(root.path(), &session()).unwrap();
+        outbox.append(&example("a")).unwrap();
+        let path = outbox.shared.claimed.path.clone();
+        kill(outbox);
         if let Some(text) = text {
             fs::write(path.join("cursor"), text).unwrap();
         }
@@ -143,8 +143,8 @@ fn adopt_one(root: &Path) -> Orphan {
 #[test]
 fn segments_follow_each_other_and_go_when_all_in_them_is_acknowledged() {
     let root = tempfile::tempdir().unwrap();
-    let spool = Outbox::open(root.path(), &session()).unwrap();
-    let path = spool.shared.claimed.path.clone();
+    let outbox = Outbox::open(root.path(), &session()).unwrap();
+    let path = outbox.shared.claimed.path.clone();
     let segments = || {
         fs::read_dir(&path)
             .unwrap()
@@ -154,11 +154,11 @@ fn segments_follow_each_other_and_go_when_all_in_them_is_acknowledged() {
     let record = Record { model: "m".repeat(120).into(), ..example("a") };
     let count = 3 * usize::try_from(segment::SIZE).unwrap() / record.to_json().len();
     for at in 0..count {
-        spool.append(&Record { id: format!("r{at}").parse().unwrap(), ..record.clone() }).unwrap();
+        outbox.append(&Record { id: format!("r{at}").parse().unwrap(), ..record.clone() }).unwrap();
     }
     assert!(segments() >= 4, "{}", segments());
-    assert_eq!(spool.spooled(), count as u64);
-    let mut reader = spool.reader();
+    assert_eq!(outbox.pending(), count as u64);
+    let mut reader = outbox.reader();
     let mut seen = Vec::new();
     while seen.len() < count {
         let batch = reader.next(500).unwrap();
@@ -172,14 +172,14 @@ fn segments_follow_each_other_and_go_when_all_in_them_is_acknowledged() {
 #[test]
 fn many_threads_append_and_nothing_is_lost_or_torn() {
     let root = tempfile::tempdir().unwrap();
-    let spool = Outbox::open(root.path(), &session()).unwrap();
+    let outbox = Outbox::open(root.path(), &session()).unwrap();
     thread::scope(|scope| {
         for thread in 0..4 {
-            let spool = &spool;
-            scope.spawn(move || (0..500).for_each(|at| spool.append(&example(&format!("{thread}-{at}"))).unwrap()));
+            let outbox = &outbox;
+            scope.spawn(move || (0..500).for_each(|at| outbox.append(&example(&format!("{thread}-{at}"))).unwrap()));
         }
     });
-    kill(spool);
+    kill(outbox);
     let mut all = drained(adopt_one(root.path()));
     all.sort();
     all.dedup();
@@ -189,12 +189,12 @@ fn many_threads_append_and_nothing_is_lost_or_torn() {
 #[test]
 fn what_cannot_be_read_is_put_aside_and_not_deleted() {
     let root = tempfile::tempdir().unwrap();
-    let spool = Outbox::open(root.path(), &session()).unwrap();
+    let outbox = Outbox::open(root.path(), &session()).unwrap();
     for id in ["a", "b", "c"] {
-        spool.append(&example(id)).unwrap();
+        outbox.append(&example(id)).unwrap();
     }
-    let path = segment::path(&spool.shared.claimed.path, 1);
-    kill(spool);
+    let path = segment::path(&outbox.shared.claimed.path, 1);
+    kill(outbox);
     let mut bytes = fs::read(&path).unwrap();
     let length = example("a").to_json().len() + 8;
     bytes[8 + length + 20] ^= 1;
@@ -209,18 +209,18 @@ fn what_cannot_be_read_is_put_aside_and_not_deleted() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn a_spool_reads_back_from_any_truncation(
+    fn an_outbox_reads_back_from_any_truncation(
         records in prop::collection::vec(any_record(), 1..20), cut: prop::sample::Index,
         tail in prop::collection::vec(any::<u8>(), 0..64),
     ) {
         let root = tempfile::tempdir().unwrap();
-        let spool = Outbox::open(root.path(), &session()).unwrap();
+        let outbox = Outbox::open(root.path(), &session()).unwrap();
         for record in &records {
-            spool.append(record).unwrap();
+            outbox.append(record).unwrap();
         }
-        let path = segment::path(&spool.shared.claimed.path, 1);
-        let end = usize::try_from(spool.shared.journal.lock().end().unwrap().offset).unwrap();
-        kill(spool);
+        let path = segment::path(&outbox.shared.claimed.path, 1);
+        let end = usize::try_from(outbox.shared.journal.lock().end().unwrap().offset).unwrap();
+        kill(outbox);
         let mut bytes = fs::read(&path).unwrap();
         bytes.truncate(cut.index(end + 1));
         let ends = records.iter().scan(8, |end, record| {
@@ -258,19 +258,19 @@ fn a_full_disk_stops_new_work_and_loses_nothing() {
 }
 
 fn fill_and_free(disk: &Path) {
-    let spool = Outbox::open(&disk.join("spool"), &session()).unwrap();
-    assert!(spool.has_room());
+    let outbox = Outbox::open(&disk.join("spool"), &session()).unwrap();
+    assert!(outbox.has_room());
     let ballast = disk.join("ballast");
     let start = Instant::now();
     fill(&ballast);
-    wait_for("no room is left", || !spool.has_room());
+    wait_for("no room is left", || !outbox.has_room());
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
 
     // What runs is still written: its room was taken beforehand.
     let mut ids = Vec::new();
     let held = loop {
         let id = format!("r{}", ids.len());
-        let written = spool.append(&example(&id));
+        let written = outbox.append(&example(&id));
         ids.push(id);
         match written {
             Ok(()) => {}
@@ -279,14 +279,14 @@ fn fill_and_free(disk: &Path) {
     };
     assert!(ids.len() > 20_000, "{} records had room", ids.len());
     assert!(matches!(&held, OutboxError::Held(error) if error.kind() == io::ErrorKind::StorageFull), "{held}");
-    assert_eq!(spool.spooled(), ids.len() as u64 - 1);
+    assert_eq!(outbox.pending(), ids.len() as u64 - 1);
 
     fs::remove_file(&ballast).unwrap();
-    wait_for("there is room again", || spool.has_room());
-    assert_eq!(spool.spooled(), ids.len() as u64, "what was held is written");
+    wait_for("there is room again", || outbox.has_room());
+    assert_eq!(outbox.pending(), ids.len() as u64, "what was held is written");
     ids.push("last".to_owned());
-    spool.append(&example("last")).unwrap();
-    let mut reader = spool.reader();
+    outbox.append(&example("last")).unwrap();
+    let mut reader = outbox.reader();
     let mut seen = Vec::new();
     while seen.len() < ids.len() {
         let batch = reader.next(500).unwrap();
@@ -309,11 +309,11 @@ fn fill(path: &Path) {
 #[test]
 fn many_records_a_second_are_no_full_disk() {
     let root = tempfile::tempdir().unwrap();
-    let spool = Outbox::open(root.path(), &session()).unwrap();
+    let outbox = Outbox::open(root.path(), &session()).unwrap();
     let record = example("req_many");
     // Whoever appends is now and then a segment ahead of whoever puts segments on the disk.
     for number in 0..120_000 {
-        spool.append(&record).unwrap();
-        assert!(spool.has_room(), "after {number} records");
+        outbox.append(&record).unwrap();
+        assert!(outbox.has_room(), "after {number} records");
     }
 }

@@ -19,7 +19,7 @@ fn fixture() -> Fixture {
 fn hear(fixture: &Fixture, balance: &str, granted: &str, counted: &str) {
     let [balance, granted, counted] = [balance, granted, counted].map(|text| text.parse().unwrap());
     let allowance = Some(Allowance { version: 1, granted, counted, lasts: Duration::from_secs(60) });
-    fixture.resolver.purses().of(&"ada".into()).hear(&BalanceUpdate { balance, allowance }, now().moment);
+    fixture.resolver.wallets().of(&"ada".into()).hear(&BalanceUpdate { balance, allowance }, now().moment);
 }
 
 #[tokio::test]
@@ -46,7 +46,7 @@ async fn a_settled_request_has_cost_what_was_used() {
     let mut request = fixture.admitted(r#"{"model":"m","max_tokens":95,"messages":[]}"#).await;
     answer(&mut request);
     request.settle(&Outcome { status: Some(200), complete: true, ..Outcome::default() }, now());
-    assert_eq!(fixture.resolver.purses().of(&"ada".into()).left().to_string(), "9.943", "7 tokens in, 5 out");
+    assert_eq!(fixture.resolver.wallets().of(&"ada".into()).left().to_string(), "9.943", "7 tokens in, 5 out");
 }
 
 #[tokio::test]

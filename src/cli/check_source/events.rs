@@ -1,4 +1,4 @@
-//! Whether the service tells of changes as it should.
+//! The checks of the service's events.
 
 use std::time::Instant;
 
@@ -7,12 +7,12 @@ use reqwest::Response;
 
 use super::{
     Examiner, TOKEN,
-    asking::{REFUSALS, came},
+    caller::{REFUSALS, came},
     report::{Report, Verdict},
 };
 use crate::keys::{
-    http::plainly,
-    push::{events::Reader, is_event_stream},
+    push::{events::EventReader, is_event_stream},
+    service::next_piece,
 };
 
 const STRANGER: &str = "events, no token";
@@ -22,7 +22,7 @@ const RESUMED: &str = "events, a Last-Event-ID that the service never gave";
 impl Examiner {
     pub(super) async fn examine_events(&self, report: &mut Report) {
         let Some(url) = &self.events_url else {
-            let skipped = || Verdict::Skipped("say with --events at which URL they come".to_owned());
+            let skipped = || Verdict::Skipped("pass the URL of the events with --events".to_owned());
             return [STRANGER, STREAM, RESUMED].into_iter().for_each(|check| report.line(check, &skipped()));
         };
         report.line(STRANGER, &self.hides_events(url).await);
@@ -37,10 +37,10 @@ impl Examiner {
     }
 
     async fn hides_events(&self, url: &str) -> Verdict {
-        if self.asking.token().is_none() {
+        if self.caller.token().is_none() {
             return Verdict::Skipped(format!("set {TOKEN} to the service's token"));
         }
-        match self.asking.listen(url, None, None).await.map(|response| response.status()) {
+        match self.caller.listen(url, None, None).await.map(|response| response.status()) {
             Ok(status) if REFUSALS.contains(&status.as_u16()) => Verdict::Right(status.as_str().to_owned()),
             status => Verdict::wrong("401 or 403", came(status)),
         }
@@ -49,7 +49,7 @@ impl Examiner {
     /// A stream of events as a gateway asks for it.
     async fn stream(&self, url: &str, last_id: Option<&str>) -> Result<Response, Verdict> {
         let expected = "200 with text/event-stream";
-        let answer = self.asking.listen(url, self.asking.token(), last_id).await;
+        let answer = self.caller.listen(url, self.caller.token(), last_id).await;
         match answer {
             Ok(answer) if answer.status() != StatusCode::OK => Err(Verdict::wrong(expected, came(Ok(answer.status())))),
             Ok(answer) if is_event_stream(answer.headers()) => Ok(answer),
@@ -76,8 +76,8 @@ impl Examiner {
 }
 
 async fn first_sign(mut stream: Response) -> Result<&'static str, String> {
-    let mut reader = Reader::default();
-    while let Some(piece) = stream.chunk().await.map_err(|error| plainly(&error))? {
+    let mut reader = EventReader::default();
+    while let Some(piece) = next_piece(&mut stream).await.map_err(|error| error.to_string())? {
         if !reader.feed(&piece).map_err(|fault| fault.to_string())?.is_empty() {
             return Ok("an event");
         }
@@ -118,7 +118,7 @@ mod tests {
         let arguments =
             SourceArgs { source: "http://127.0.0.1/{hash}".to_owned(), events: Some(url.clone()), ca: None };
         let mut examiner = Examiner::new(&arguments, &|_| None).unwrap();
-        (examiner.silence, examiner.asking.service.timeout) = (Duration::from_millis(50), Duration::from_millis(50));
+        (examiner.silence, examiner.caller.service.timeout) = (Duration::from_millis(50), Duration::from_millis(50));
         let verdict = match examiner.stream(&url, None).await {
             Ok(stream) => examiner.first_sign(stream).await,
             Err(wrong) => wrong,

@@ -1,11 +1,11 @@
-//! What the service says of a key that it has, and how it renews that.
+//! The checks of the service's record of a known key, and of its renewal.
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use keymeter_core::key::{KeyHash, KeyState};
 
 use super::{
     Examiner, SECRET,
-    asking::{Reply, came, has_status},
+    caller::{Reply, came, has_status},
     report::{Report, Verdict},
 };
 use crate::keys::{
@@ -24,8 +24,8 @@ impl Examiner {
             let why = format!("set {SECRET} to the secret of a working key");
             return [RECORD].into_iter().chain(HEAD).for_each(|check| skip(report, check, &why));
         };
-        let url = self.asking.service.url_of(&hash);
-        let reply = self.asking.ask(&url, self.asking.token(), None).await;
+        let url = self.caller.service.url_of(&hash);
+        let reply = self.caller.ask(&url, self.caller.token(), None).await;
         report.line(RECORD, &is_record(&reply, &hash));
         let Some(Reply { headers, .. }) = reply.ok().filter(|reply| reply.status == StatusCode::OK) else {
             return HEAD.into_iter().for_each(|check| skip(report, check, "it needs a 200 to a known hash"));
@@ -39,10 +39,10 @@ impl Examiner {
     async fn renews(&self, url: &str, headers: &HeaderMap) -> Verdict {
         let Some(EntityTag(tag)) = tag(headers) else {
             return Verdict::Doubtful(
-                "there is none of up to 256 bytes: the record is sent whole each time".to_owned(),
+                "there is no ETag of up to 256 bytes: the whole record is sent each time".to_owned(),
             );
         };
-        has_status(self.asking.ask(url, self.asking.token(), Some(&tag)).await, &[304])
+        has_status(self.caller.ask(url, self.caller.token(), Some(&tag)).await, &[304])
     }
 
     /// Whether a gateway that has another version of the record is sent this one.
@@ -51,7 +51,7 @@ impl Examiner {
             return Verdict::Skipped("there is no ETag".to_owned());
         }
         let another = HeaderValue::from_static("\"keymeter-check\"");
-        has_status(self.asking.ask(url, self.asking.token(), Some(&another)).await, &[200])
+        has_status(self.caller.ask(url, self.caller.token(), Some(&another)).await, &[200])
     }
 }
 

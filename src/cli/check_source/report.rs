@@ -1,4 +1,4 @@
-//! What a check found, as a line for people.
+//! The results of checks, one line each.
 
 use std::fmt;
 

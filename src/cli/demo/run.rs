@@ -18,8 +18,8 @@ pub(in crate::cli) fn run(port: u16, admin_port: u16) -> Result<(), Box<dyn std:
         let signals = Signals::new()?;
         let demo = Demo::start(port, admin_port, log.clone()).await?;
         println!("{}", demo.introduction());
-        let mut house = App { server: demo.server, control: None, offer: None };
-        signals.until_stopped(&mut house).await;
+        let mut app = App { server: demo.server, control: None, handover: None };
+        signals.until_stopped(&mut app).await;
         Ok(())
     });
     stop(runtime, &log);

@@ -14,25 +14,25 @@ use serde_json::{Map, Value, json};
 
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct Options {
-    /// The user or team that the key belongs to
+    /// The user or team that owns the key
     #[arg(long, value_parser = party)]
     owner: Option<String>,
-    /// The team that uses it
+    /// The team that uses the key
     #[arg(long, value_parser = party)]
     team: Option<String>,
-    /// A model that it may call, or a glob of such; may be repeated, up to 256 times [default: all models]
+    /// A model that the key may call, or a glob of models; may be repeated, up to 256 times [default: all models]
     #[arg(long = "model", value_name = "GLOB")]
     models: Vec<Glob>,
-    /// Requests in any 60 seconds: a number, or unlimited
+    /// The limit of requests in any 60 seconds: a number, or unlimited
     #[arg(long, value_name = "LIMIT")]
     requests_per_minute: Option<Limit>,
-    /// Tokens in any 60 seconds: a number, or unlimited
+    /// The limit of tokens in any 60 seconds: a number, or unlimited
     #[arg(long, value_name = "LIMIT")]
     tokens_per_minute: Option<Limit>,
-    /// Requests running at once: a number, or unlimited
+    /// The limit of requests at once: a number, or unlimited
     #[arg(long, value_name = "LIMIT")]
     concurrent_requests: Option<Limit>,
-    /// When it stops working, such as 2027-01-01T00:00:00Z (RFC 3339)
+    /// When the key expires, such as 2027-01-01T00:00:00Z (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = time)]
     expires_at: Option<Timestamp>,
 }
@@ -75,28 +75,28 @@ impl Options {
     }
 }
 
-/// A field that can be taken away from a key.
+/// A field that can be removed from a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub(super) enum Clearable {
-    /// It belongs to nobody
+    /// The owner
     Owner,
-    /// No team uses it
+    /// The team
     Team,
-    /// It may call all models
+    /// The models: the key may then call all
     Models,
-    /// All of its own limits
+    /// All of the key's own limits
     Limits,
-    /// Its own limit of requests
+    /// The key's own limit of requests
     #[value(alias = "requests-per-minute")]
     RequestsPerMinute,
-    /// Its own limit of tokens
+    /// The key's own limit of tokens
     #[value(alias = "tokens-per-minute")]
     TokensPerMinute,
-    /// Its own limit of requests at once
+    /// The key's own limit of requests at once
     #[value(alias = "concurrent-requests")]
     ConcurrentRequests,
-    /// It does not expire
+    /// The expiry
     #[value(alias = "expires-at")]
     ExpiresAt,
 }

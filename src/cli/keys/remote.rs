@@ -26,7 +26,7 @@ pub(super) fn run(command: Command, url: &str, source: &Source) -> Result<(), Ke
     match command {
         Command::Create(create) => {
             if create.id.is_some() {
-                return Err(RemoteError::Unfit("a control plane gives ids by itself: leave --id out").into());
+                return Err(RemoteError::Unfit("a control plane chooses ids itself: leave out --id").into());
             }
             let mut body = create.options.json();
             body.insert("name".to_owned(), create.name.as_str().into());
@@ -88,13 +88,15 @@ fn changes(
         return Err(KeysError::NothingToChange(id.clone()));
     }
     if changes.contains_key("owner") || changes.contains_key("team") {
-        return Err(RemoteError::Unfit("whose a key is, does not change: make another for them").into());
+        return Err(RemoteError::Unfit("a key's owner and team do not change: create another key for them").into());
     }
     let mut limits = None;
     for field in cleared {
         match field {
             Clearable::Owner | Clearable::Team => {
-                return Err(RemoteError::Unfit("whose a key is, does not change: make another for them").into());
+                return Err(
+                    RemoteError::Unfit("a key's owner and team do not change: create another key for them").into()
+                );
             }
             Clearable::Models => drop(changes.insert("models".to_owned(), Value::Null)),
             Clearable::ExpiresAt => drop(changes.insert("expires_at".to_owned(), Value::Null)),

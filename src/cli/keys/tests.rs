@@ -149,7 +149,7 @@ fn what_cannot_be_done_is_said_and_changes_nothing() {
     assert_eq!(desk.fault("create --name abc --id key_a"), taken);
     let given = desk.fault("regenerate key_b");
     assert!(given.starts_with("DIR/keys.yaml: the secret of key `key_b` is given by its field `secret`; "), "{given}");
-    assert!(desk.fault("update key_a").starts_with("nothing to change of key `key_a`; say what, such as --name"));
+    assert!(desk.fault("update key_a").starts_with("nothing to change in key `key_a`; add an option such as --name"));
     assert!(desk.fault("update key_a --team x --clear team").starts_with("a field is both set and named by --clear"));
     let missing = Desk::empty().fault("list");
     assert_eq!(missing, "there is no file DIR/keys.yaml; `keymeter keys create --file DIR/keys.yaml` makes one");
@@ -308,5 +308,5 @@ fn a_secret_that_could_not_be_printed_is_not_passed_over() {
     let mut io = Io { stdin, stdout: &mut Closed, stderr, environment: &|_| None, now: NOW.parse().unwrap() };
     let fault = run(args, &mut io).unwrap_err();
     assert!(matches!(&fault, KeysError::SecretLost(_, id, _) if id.as_str() == "key_a"));
-    assert!(fault.to_string().ends_with("make another by `keymeter keys regenerate`"), "{fault}");
+    assert!(fault.to_string().ends_with("create another by `keymeter keys regenerate`"), "{fault}");
 }

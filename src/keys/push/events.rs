@@ -1,19 +1,21 @@
-//! Reads server-sent events (WHATWG HTML, section 9.2), of any division into pieces and in bounded memory.
+//! A reader of server-sent events (WHATWG HTML, section 9.2). It takes pieces of any size, and needs bounded memory.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
-/// An event.
+use thiserror::Error;
+
+/// A server-sent event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Event {
-    /// What it is called; `message` where nothing is said.
+    /// Its name; `message` if none is stated.
     pub(crate) kind: String,
     /// Its lines of data, joined.
     pub(crate) data: String,
 }
 
-/// A reader of one stream, over several connections.
+/// A reader of one stream over several connections.
 #[derive(Debug, Default)]
-pub(crate) struct Reader {
+pub(crate) struct EventReader {
     line: Vec<u8>,
     after_return: bool,
     has_begun: bool,
@@ -25,23 +27,18 @@ pub(crate) struct Reader {
     expects_comments: bool,
 }
 
-/// An event larger than this is none that we know.
+/// The largest event that is read.
 const LARGEST_EVENT: usize = 64 * 1024;
-/// What a source may ask for as the pause before connecting again.
+/// The longest pause before reconnecting that a source may ask for.
 const LONGEST_RETRY: Duration = Duration::from_secs(4);
 
-/// An event grew too large.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The error for an event that is too large.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("an event has more than {LARGEST_EVENT} bytes")]
 pub(crate) struct TooLarge;
 
-impl fmt::Display for TooLarge {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "an event has more than {LARGEST_EVENT} bytes")
-    }
-}
-
-impl Reader {
-    /// Reads the next bytes, and gives the events that are complete with them.
+impl EventReader {
+    /// Reads the next bytes, and returns the events that they complete.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Vec<Event>, TooLarge> {
         let mut events = Vec::new();
         for &byte in bytes {
@@ -66,17 +63,17 @@ impl Reader {
         self.last_id.as_deref()
     }
 
-    /// How long to wait before connecting again, if the source said so.
+    /// How long to wait before reconnecting, if the source said so.
     pub(crate) fn retry(&self) -> Option<Duration> {
         self.retry
     }
 
-    /// Whether the source sends comments to show that it is there.
+    /// Whether the source sends comments to show that it is alive.
     pub(crate) fn expects_comments(&self) -> bool {
         self.expects_comments
     }
 
-    /// Forgets the event that was under way when the connection was lost.
+    /// Drops the incomplete event of a lost connection.
     pub(crate) fn reconnect(&mut self) {
         *self = Self { last_id: self.last_id.take(), retry: self.retry, ..Self::default() };
     }
@@ -97,7 +94,7 @@ impl Reader {
                 Some(data) => data.extend(["\n", value]),
                 None => self.data = Some(value.to_owned()),
             },
-            // One that no header carries cannot be sent back.
+            // An id that no header can carry cannot be sent back.
             "id" if value.bytes().all(|byte| byte.is_ascii_graphic()) => self.id = Some(value.to_owned()),
             "retry" => {
                 let millis = value.parse().ok().map(Duration::from_millis);
@@ -114,7 +111,7 @@ impl Reader {
             self.last_id = Some(id).filter(|id| !id.is_empty());
         }
         match (kind.is_empty(), self.data.take()) {
-            // Browsers pass over an event without data; `event: all` needs none.
+            // Browsers ignore an event without data; `event: all` needs none.
             (true, data) => data.map(|data| Event { kind: "message".to_owned(), data }),
             (false, data) => Some(Event { kind, data: data.unwrap_or_default() }),
         }
@@ -127,8 +124,8 @@ mod tests {
 
     use super::*;
 
-    fn read(pieces: &[&[u8]]) -> (Vec<(String, String)>, Reader) {
-        let mut reader = Reader::default();
+    fn read(pieces: &[&[u8]]) -> (Vec<(String, String)>, EventReader) {
+        let mut reader = EventReader::default();
         let events = pieces.iter().flat_map(|piece| reader.feed(piece).unwrap());
         (events.map(|event| (event.kind, event.data)).collect(), reader)
     }
@@ -158,10 +155,10 @@ mod tests {
 
     #[test]
     fn an_event_without_end_is_not_kept_without_end() {
-        let mut reader = Reader::default();
+        let mut reader = EventReader::default();
         let fed = (0..100).map(|_| reader.feed(&[b'a'; 1024])).find(Result::is_err);
         assert_eq!(fed, Some(Err(TooLarge)));
-        let mut reader = Reader::default();
+        let mut reader = EventReader::default();
         let fed = (0..100).map(|_| reader.feed(&[b"data:", &[b'a'; 1024][..], b"\n"].concat())).find(Result::is_err);
         assert_eq!(fed, Some(Err(TooLarge)));
     }
@@ -178,7 +175,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Reader::default().feed(&bytes);
+            let _ = EventReader::default().feed(&bytes);
         }
     }
 }

@@ -1,5 +1,4 @@
-//! One admission: what is asked, and what the answer means. Whatever becomes of the question, a request that goes on
-//! without its answer takes nothing.
+//! One admission: the call and the meaning of its answer. A request that goes on without the answer takes nothing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,13 +10,13 @@ use keymeter_core::{
 
 use super::{
     Declined, SharedLimits, Ticket, keys_of,
-    link::{Connection, LinkError},
-    quota_lease::{LIFE, QuotaLease, Wish},
-    settlements::{Batch, Ending, Settlement},
+    link::{LinkError, ServerConnection},
+    quota_lease::{LIFE, LeaseRequest, QuotaLease},
+    settlements::{Ending, Settlement, SettlementBatch},
     snapshots::Counted,
 };
 
-/// Settlements that an admission takes along: more would make it slow.
+/// The most settlements that an admission takes along: more would make it slow.
 const TAKEN_ALONG: usize = 64;
 
 impl SharedLimits {
@@ -32,34 +31,34 @@ impl SharedLimits {
     ) -> Result<Ticket, Declined> {
         let generation = self.link.generation();
         let Some(mut connection) = self.link.current() else { return Err(self.unreachable(limits)) };
-        let takes_stock = self.terms.lease > 0;
-        if let Some(rest) = takes_stock.then(|| self.seen.asks(key, now)).flatten() {
-            // What is left of a stock was too little. It comes back with the question, and is no reason to refuse it.
-            self.due.push(key, rest.into_settlement());
+        let takes_leases = self.terms.lease > 0;
+        if let Some(rest) = takes_leases.then(|| self.snapshots.record_request(key, now)).flatten() {
+            // What is left of the lease is too little. It is returned with this call, so that it is no reason to refuse.
+            self.settlements.push(key, rest.into_settlement());
         }
-        let is_busy = takes_stock && self.seen.is_busy(key, now);
-        let wish = is_busy.then(|| Wish::of(self.terms.lease, limits, tokens)).flatten();
-        let stock = wish.map(|wish| (self.new_name(), wish));
-        let along = self.due.of(key, TAKEN_ALONG, self.link.keeps_order());
-        let mut attempt = Attempt { shared: self, key, name: self.new_name(), tokens, stock, along, is_open: true };
+        let is_busy = takes_leases && self.snapshots.is_busy(key, now);
+        let lease_request = is_busy.then(|| LeaseRequest::new(self.terms.lease, limits, tokens)).flatten();
+        let lease = lease_request.map(|lease_request| (self.new_name(), lease_request));
+        let along = self.settlements.for_key(key, TAKEN_ALONG, self.link.keeps_order());
+        let mut attempt = Attempt { shared: self, key, name: self.new_name(), tokens, lease, along, is_open: true };
         let asked = attempt.run(limits, &mut connection);
         match tokio::time::timeout(patience, asked).await {
             Ok(Ok(answer)) => {
-                self.mode.answered();
-                self.seen.saw(key, answer.counted, now);
+                self.health.record_answer();
+                self.snapshots.record(key, answer.counted, now);
                 attempt.answered();
                 answer.decide(&attempt, limits, now)
             }
             Ok(Err(fault)) => {
-                // What an old connection ends with says nothing of the one that took its place.
+                // The error of an old connection says nothing about its successor.
                 if self.link.generation() == generation {
-                    self.lose(&fault);
+                    self.mark_unavailable(&fault);
                 }
                 Err(self.unreachable(limits))
             }
             Err(_) => {
-                if self.mode.was_slow() {
-                    self.say_lost(&LinkError::Slow(self.terms.timeout));
+                if self.health.record_timeout() {
+                    self.report_unavailable(&LinkError::Slow(self.terms.timeout));
                 }
                 Err(self.unreachable(limits))
             }
@@ -67,25 +66,25 @@ impl SharedLimits {
     }
 }
 
-/// A question whose answer is not there yet.
+/// A call whose answer is awaited.
 struct Attempt<'shared> {
     shared: &'shared Arc<SharedLimits>,
     key: &'shared KeyId,
     name: Arc<str>,
     tokens: u64,
-    stock: Option<(Arc<str>, Wish)>,
-    /// What ended before.
-    along: Option<Batch>,
+    lease: Option<(Arc<str>, LeaseRequest)>,
+    /// The settlements that it takes along.
+    along: Option<SettlementBatch>,
     is_open: bool,
 }
 
 impl Attempt<'_> {
-    async fn run(&self, limits: &Limits, connection: &mut Connection) -> Result<Answer, LinkError> {
+    async fn run(&self, limits: &Limits, connection: &mut ServerConnection) -> Result<Answer, LinkError> {
         let mut call = self.shared.scripts.admit.on(&keys_of(self.key));
         call.arg(&*self.name).arg(self.tokens).arg(number(limits.requests_per_minute));
         call.arg(number(limits.tokens_per_minute)).arg(number(limits.concurrent_requests));
-        match &self.stock {
-            Some((name, Wish { requests, tokens, places })) => {
+        match &self.lease {
+            Some((name, LeaseRequest { requests, tokens, places })) => {
                 call.arg(&**name).arg(*requests).arg(*tokens).arg(*places);
             }
             None => {
@@ -98,38 +97,38 @@ impl Attempt<'_> {
         for settlement in settlements {
             settlement.write(&mut call);
         }
-        let sent = || self.along.iter().for_each(|along| self.shared.due.sent(along));
+        let sent = || self.along.iter().for_each(|along| self.shared.settlements.mark_sent(along));
         let said: Vec<u64> = call.run_once_sent(connection, sent).await?;
         Answer::read(&said).ok_or(LinkError::Unreadable)
     }
 
     fn answered(&mut self) {
         self.is_open = false;
-        self.along.iter().for_each(|along| self.shared.due.done(along));
+        self.along.iter().for_each(|along| self.shared.settlements.remove(along));
     }
 }
 
 impl Drop for Attempt<'_> {
-    /// The server may have admitted it, or may still do so before it reads this.
+    /// Cancels the request: the server may have admitted it, or may still do so.
     fn drop(&mut self) {
         if !self.is_open {
             return;
         }
-        self.along.iter().for_each(|along| self.shared.due.lost(along));
+        self.along.iter().for_each(|along| self.shared.settlements.mark_lost(along));
         let settlement = |name: &Arc<str>, ending| Settlement { name: name.clone(), slot: 0, tokens: 0, ending };
-        self.shared.due.push(self.key, settlement(&self.name, Ending::Cancelled));
-        if let Some((name, wish)) = &self.stock {
-            self.shared.due.push(self.key, settlement(name, Ending::of_whole_stock(name, wish.places)));
+        self.shared.settlements.push(self.key, settlement(&self.name, Ending::Cancelled));
+        if let Some((name, lease_request)) = &self.lease {
+            self.shared.settlements.push(self.key, settlement(name, Ending::whole_lease(name, lease_request.places)));
         }
     }
 }
 
-/// What the server said.
+/// The server's answer.
 struct Answer {
     verdict: Verdict,
-    /// Where the request is counted, and where the stock.
+    /// Where the request is counted, and where the lease.
     slot: u64,
-    stock_slot: u64,
+    lease_slot: u64,
     wait: Duration,
     counted: Counted,
 }
@@ -137,38 +136,38 @@ struct Answer {
 #[derive(Clone, Copy)]
 enum Verdict {
     Admitted,
-    LimitKind(LimitKind),
+    Refused(LimitKind),
 }
 
 impl Answer {
     fn read(said: &[u64]) -> Option<Self> {
-        let [verdict, slot, wait, stock_slot, counted @ ..] = said else { return None };
+        let [verdict, slot, wait, lease_slot, counted @ ..] = said else { return None };
         let verdict = match verdict {
             0 => Verdict::Admitted,
-            1 => Verdict::LimitKind(LimitKind::Requests),
-            2 => Verdict::LimitKind(LimitKind::Tokens),
-            3 => Verdict::LimitKind(LimitKind::Concurrency),
+            1 => Verdict::Refused(LimitKind::Requests),
+            2 => Verdict::Refused(LimitKind::Tokens),
+            3 => Verdict::Refused(LimitKind::Concurrency),
             _ => return None,
         };
-        let (slot, stock_slot) = (*slot, *stock_slot);
+        let (slot, lease_slot) = (*slot, *lease_slot);
         let wait = Duration::from_micros(*wait);
-        Some(Self { verdict, slot, stock_slot, wait, counted: Counted::read(counted)? })
+        Some(Self { verdict, slot, lease_slot, wait, counted: Counted::read(counted)? })
     }
 
     fn decide(&self, attempt: &Attempt<'_>, limits: &Limits, now: MonotonicTime) -> Result<Ticket, Declined> {
-        let Attempt { shared, key, name, tokens, stock, .. } = attempt;
+        let Attempt { shared, key, name, tokens, lease, .. } = attempt;
         match self.verdict {
             Verdict::Admitted => {
-                if let (Some((name, wish)), 1..) = (stock, self.stock_slot) {
-                    let stock = QuotaLease::new(name.clone(), self.stock_slot, *wish, now);
-                    if let Some(other) = shared.seen.keep(key, stock) {
+                if let (Some((name, lease_request)), 1..) = (lease, self.lease_slot) {
+                    let lease = QuotaLease::new(name.clone(), self.lease_slot, *lease_request, now);
+                    if let Some(other) = shared.snapshots.store_lease(key, lease) {
                         // Another request took one at the same time.
-                        shared.due.push(key, other.into_settlement());
+                        shared.settlements.push(key, other.into_settlement());
                     }
                 }
                 Ok(shared.ticket(key, limits, name.clone(), self.slot, *tokens))
             }
-            Verdict::LimitKind(over) => Err(Declined::Refused(self.refusal(over, limits))),
+            Verdict::Refused(over) => Err(Declined::Refused(self.refusal(over, limits))),
         }
     }
 
@@ -183,7 +182,7 @@ impl Answer {
     }
 }
 
-/// Whole numbers are exact up to here in the scripts. What is allowed more than that is not limited.
+/// Whole numbers are exact below this in the scripts. A higher limit counts as none.
 const MOST: u64 = 1 << 53;
 
 /// A limit as the scripts read it.

@@ -1,4 +1,4 @@
-//! Whether the server is of use at the moment. While it is not, nobody waits for it but the one who looks after it.
+//! Whether the server is available. While it is not, no request waits for it.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
@@ -9,14 +9,14 @@ use keymeter_core::clock::MonotonicTime;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// Whether the server is asked, and by how many.
+/// The health of the server, and the number of gateways that use it.
 #[derive(Default)]
 pub(super) struct Health {
     is_reachable: AtomicBool,
-    /// Whether it is known at all.
+    /// Whether the health is known at all.
     is_known: AtomicBool,
     becomes_known: Notify,
-    /// In a row, each of which a request has waited for.
+    /// Timeouts in a row.
     slow_answers: AtomicU32,
     gateways: Mutex<Gateways>,
     lost: Notify,
@@ -25,16 +25,16 @@ pub(super) struct Health {
 #[derive(Default)]
 struct Gateways {
     number: u64,
-    /// Since when fewer were seen.
+    /// Since when fewer are seen.
     fewer_since: Option<MonotonicTime>,
 }
 
-/// For so long a server that forgot may not have heard of all of them again.
+/// How long a server that lost its data may not know all gateways again.
 const FORGETFUL: Duration = Duration::from_secs(10);
 
-/// Slow answers in a row that are taken for chance.
+/// Timeouts in a row after which the server is unavailable.
 const CHANCE: u32 = 3;
-/// Good answers in a row for which a server that was lost is trusted again, and the time between them.
+/// The good answers in a row after which a lost server is trusted again, and the time between them.
 pub(super) const TRIALS: u32 = 3;
 pub(super) const BETWEEN_TRIALS: Duration = Duration::from_millis(50);
 
@@ -43,8 +43,8 @@ impl Health {
         self.is_reachable.load(Ordering::Acquire)
     }
 
-    /// Waits until it was found out whether the server is of use.
-    pub(super) async fn known(&self) {
+    /// Waits until the health is known.
+    pub(super) async fn wait_until_known(&self) {
         let becomes_known = self.becomes_known.notified();
         if !self.is_known.load(Ordering::Acquire) {
             becomes_known.await;
@@ -55,19 +55,19 @@ impl Health {
         self.is_known.load(Ordering::Acquire)
     }
 
-    /// It was found out.
-    pub(super) fn know(&self) {
+    /// Notes that the health is known.
+    pub(super) fn set_known(&self) {
         self.is_known.store(true, Ordering::Release);
         self.becomes_known.notify_waiters();
     }
 
-    /// How many gateways were seen last, this one included.
+    /// The number of gateways that were seen last, this one included.
     pub(super) fn gateways(&self) -> u64 {
         self.gateways.lock().number.max(1)
     }
 
-    /// So many were seen. That they are fewer than before is believed after some time.
-    pub(super) fn saw(&self, number: u64, now: MonotonicTime) {
+    /// Records how many gateways were seen. A lower number counts after some time.
+    pub(super) fn record_gateways(&self, number: u64, now: MonotonicTime) {
         let mut gateways = self.gateways.lock();
         let fewer_since = (number < gateways.number).then(|| gateways.fewer_since.unwrap_or(now));
         if fewer_since.is_none_or(|since| now.saturating_since(since) >= FORGETFUL) {
@@ -77,36 +77,36 @@ impl Health {
         }
     }
 
-    /// An answer came in time.
-    pub(super) fn answered(&self) {
+    /// Records an answer in time.
+    pub(super) fn record_answer(&self) {
         if self.slow_answers.load(Ordering::Relaxed) > 0 {
             self.slow_answers.store(0, Ordering::Relaxed);
         }
     }
 
-    /// None did. Says whether the server is given up with this one.
-    pub(super) fn was_slow(&self) -> bool {
-        self.slow_answers.fetch_add(1, Ordering::Relaxed) + 1 >= CHANCE && self.give_up()
+    /// Records a timeout. Returns whether the server becomes unreachable with it.
+    pub(super) fn record_timeout(&self) -> bool {
+        self.slow_answers.fetch_add(1, Ordering::Relaxed) + 1 >= CHANCE && self.mark_unreachable()
     }
 
-    /// The server is of no use. Says whether it was until now.
-    pub(super) fn give_up(&self) -> bool {
+    /// Marks the server as unreachable. Returns whether it was reachable until now.
+    pub(super) fn mark_unreachable(&self) -> bool {
         let was_reachable = self.is_reachable.swap(false, Ordering::AcqRel);
         self.lost.notify_one();
         was_reachable
     }
 
-    /// It is again.
-    pub(super) fn restore(&self) {
+    /// Marks the server as reachable.
+    pub(super) fn mark_reachable(&self) {
         self.slow_answers.store(0, Ordering::Relaxed);
         self.is_reachable.store(true, Ordering::Release);
-        self.know();
+        self.set_known();
     }
 
-    /// Waits until the server is given up.
-    pub(super) async fn lost(&self) {
+    /// Waits until the server is unreachable.
+    pub(super) async fn wait_until_lost(&self) {
         while self.is_reachable() {
-            // It may have been said of the time before it was found again.
+            // A notification may be from before the server was reachable again.
             self.lost.notified().await;
         }
     }
@@ -118,33 +118,33 @@ mod tests {
 
     #[test]
     fn a_slow_answer_is_chance_and_three_in_a_row_are_not() {
-        let mode = Health::default();
-        mode.restore();
-        assert!(!mode.was_slow() && !mode.was_slow());
-        mode.answered();
-        assert!(!mode.was_slow() && !mode.was_slow() && mode.is_reachable());
-        assert!(mode.was_slow() && !mode.is_reachable());
-        assert!(!mode.was_slow() && !mode.give_up(), "it is given up once");
-        mode.restore();
-        assert!(!mode.was_slow() && mode.is_reachable());
+        let health = Health::default();
+        health.mark_reachable();
+        assert!(!health.record_timeout() && !health.record_timeout());
+        health.record_answer();
+        assert!(!health.record_timeout() && !health.record_timeout() && health.is_reachable());
+        assert!(health.record_timeout() && !health.is_reachable());
+        assert!(!health.record_timeout() && !health.mark_unreachable(), "it is given up once");
+        health.mark_reachable();
+        assert!(!health.record_timeout() && health.is_reachable());
     }
 
     #[test]
     fn there_is_one_gateway_at_least() {
-        let mode = Health::default();
-        assert_eq!(mode.gateways(), 1);
-        mode.saw(4, at(0));
-        assert_eq!(mode.gateways(), 4);
+        let health = Health::default();
+        assert_eq!(health.gateways(), 1);
+        health.record_gateways(4, at(0));
+        assert_eq!(health.gateways(), 4);
     }
 
     #[test]
     fn that_there_are_fewer_gateways_is_believed_after_a_while() {
-        let mode = Health::default();
+        let health = Health::default();
         for (seconds, seen, believed) in
             [(0, 4, 4), (2, 1, 4), (4, 3, 4), (6, 4, 4), (8, 2, 4), (17, 2, 4), (18, 2, 2), (19, 3, 3)]
         {
-            mode.saw(seen, at(seconds));
-            assert_eq!(mode.gateways(), believed, "after {seconds} s");
+            health.record_gateways(seen, at(seconds));
+            assert_eq!(health.gateways(), believed, "after {seconds} s");
         }
     }
 

@@ -1,7 +1,7 @@
-//! The way to the server: one connection for all requests, or one for each server of a cluster.
+//! The connection to the server: one for all requests, or one for each server of a cluster.
 
 use std::{
-    fmt, fs,
+    fs,
     path::PathBuf,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -18,49 +18,49 @@ use redis::{
     io::tcp::TcpSettings,
     sentinel::{SentinelClientBuilder, SentinelServerType},
 };
+use thiserror::Error;
 
 /// How to reach the server, and the connection while there is one.
 pub(super) struct Link {
     terms: Shared,
-    connection: RwLock<Option<Connection>>,
-    /// How many connections were let go of.
-    cuts: AtomicU64,
+    connection: RwLock<Option<ServerConnection>>,
+    /// How many connections were closed.
+    generation: AtomicU64,
 }
 
-/// How long an answer may take that no request waits for.
+/// How long an answer may take if no request waits for it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long a connection to one server may take. Those behind a sentinel or in a cluster are several, of which some may
-/// be away: so all of it may take longer.
+/// How long connecting to one server may take, and to several behind a sentinel or in a cluster, of which some may be away.
 const CONNECTING: Duration = Duration::from_millis(500);
 const CONNECTING_TO_ALL: Duration = Duration::from_secs(5);
 
-/// So much may wait to be written before whoever sends more has to wait.
+/// The most commands that wait to be written.
 const QUEUE: usize = 16_384;
 
 impl Link {
     pub(super) fn new(terms: Shared) -> Self {
-        Self { terms, connection: RwLock::default(), cuts: AtomicU64::new(0) }
+        Self { terms, connection: RwLock::default(), generation: AtomicU64::new(0) }
     }
 
     /// The connection, if there is one.
-    pub(super) fn current(&self) -> Option<Connection> {
+    pub(super) fn current(&self) -> Option<ServerConnection> {
         self.connection.read().clone()
     }
 
-    /// Lets go of the connection: the next is made anew, and asks anew which server it is to be.
-    pub(super) fn cut(&self) {
+    /// Closes the connection. The next one is made anew, and finds its server anew.
+    pub(super) fn disconnect(&self) {
         *self.connection.write() = None;
-        self.cuts.fetch_add(1, Ordering::AcqRel);
+        self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// What tells the connection that is used now from those before it.
+    /// The number of the current connection.
     pub(super) fn generation(&self) -> u64 {
-        self.cuts.load(Ordering::Acquire)
+        self.generation.load(Ordering::Acquire)
     }
 
     /// The connection, made if there is none.
-    pub(super) async fn connected(&self) -> Result<Connection, LinkError> {
+    pub(super) async fn connect_if_needed(&self) -> Result<ServerConnection, LinkError> {
         if let Some(connection) = self.current() {
             return Ok(connection);
         }
@@ -70,17 +70,17 @@ impl Link {
         Ok(connection)
     }
 
-    /// Whether what is sent first is heard first.
+    /// Whether what is sent first arrives first.
     pub(super) fn keeps_order(&self) -> bool {
         !matches!(self.terms.url.servers, Servers::Cluster(_))
     }
 
-    /// Whether one script may touch several keys: those of a cluster are on different servers.
+    /// Whether one script may use several keys: a cluster has them on different servers.
     pub(super) fn takes_many_keys(&self) -> bool {
         !matches!(self.terms.url.servers, Servers::Cluster(_))
     }
 
-    async fn connect(&self) -> Result<Connection, LinkError> {
+    async fn connect(&self) -> Result<ServerConnection, LinkError> {
         let certificates = self.certificates()?;
         let config = redis::AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECTING))
@@ -93,7 +93,7 @@ impl Link {
                     Some(certificates) => Client::build_with_tls(server, certificates)?,
                     None => Client::open(server)?,
                 };
-                Connection::One(client.get_multiplexed_async_connection_with_config(&config).await?)
+                ServerConnection::One(client.get_multiplexed_async_connection_with_config(&config).await?)
             }
             Servers::Sentinels { nodes, primary } => {
                 let addresses: Vec<_> = nodes.iter().map(|node| self.address(node)).collect();
@@ -118,7 +118,7 @@ impl Link {
                 if let Some(password) = &self.terms.sentinel_password {
                     builder = builder.set_client_to_sentinel_password(password.0.reveal());
                 }
-                Connection::One(builder.build()?.get_async_connection_with_config(&config).await?)
+                ServerConnection::One(builder.build()?.get_async_connection_with_config(&config).await?)
             }
             Servers::Cluster(nodes) => {
                 let nodes = nodes.iter().map(|node| self.info(node)).collect::<Result<Vec<_>, _>>()?;
@@ -126,19 +126,19 @@ impl Link {
                     .tcp_settings(tcp())
                     .connection_timeout(CONNECTING)
                     .response_timeout(self.patience())
-                    // A key that moved is followed. All that is sent may be sent twice.
+                    // Keys that moved are followed. Every call may be sent twice.
                     .retries(3)
                     .min_retry_wait(1)
                     .max_retry_wait(20);
                 if let Some(certificates) = certificates {
                     builder = builder.certs(certificates);
                 }
-                Connection::Cluster(builder.build()?.get_async_connection().await?)
+                ServerConnection::Cluster(builder.build()?.get_async_connection().await?)
             }
         })
     }
 
-    /// No request is to be given up here before its own time is over.
+    /// How long an answer may take: no less than requests wait.
     fn patience(&self) -> Duration {
         PATIENCE.max(self.terms.timeout)
     }
@@ -170,19 +170,19 @@ impl Link {
     }
 }
 
-/// Each answer is waited for, so nothing is gained by sending less often.
+/// Requests wait for each answer, so sending less often gains nothing.
 fn tcp() -> TcpSettings {
     TcpSettings::default().set_nodelay(true)
 }
 
-/// A connection that any number of requests use at once.
+/// A connection that requests share.
 #[derive(Clone)]
-pub(super) enum Connection {
+pub(super) enum ServerConnection {
     One(MultiplexedConnection),
     Cluster(ClusterConnection),
 }
 
-impl ConnectionLike for Connection {
+impl ConnectionLike for ServerConnection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
             Self::One(connection) => connection.req_packed_command(command),
@@ -210,37 +210,28 @@ impl ConnectionLike for Connection {
     }
 }
 
-/// Why the server was of no use.
-#[derive(Debug)]
+/// Why the server is unavailable.
+#[derive(Debug, Error)]
 pub(super) enum LinkError {
-    /// It said so, or could not be reached.
+    /// It answered with an error, or could not be reached.
+    #[error(transparent)]
     Server(RedisError),
     /// It did not answer in time.
+    #[error("no answer within {} ms", .0.as_millis())]
     Slow(Duration),
-    /// Its answer is none that the scripts give.
+    /// Its answer is not one of the scripts'.
+    #[error("it does not run scripts as Redis and Valkey do")]
     Unreadable,
-    /// The connection was let go of.
-    Cut,
+    /// The connection was closed.
+    #[error("the connection was closed")]
+    Disconnected,
     /// `limits.shared.ca` cannot be read.
+    #[error("cannot read the certificates of `limits.shared.ca` ({}): {}", .0.display(), .1)]
     Certificates(PathBuf, std::io::Error),
 }
 
 impl From<RedisError> for LinkError {
     fn from(error: RedisError) -> Self {
         if error.is_timeout() { Self::Slow(PATIENCE) } else { Self::Server(error) }
-    }
-}
-
-impl fmt::Display for LinkError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Server(error) => error.fmt(formatter),
-            Self::Slow(limit) => write!(formatter, "no answer within {} ms", limit.as_millis()),
-            Self::Unreadable => formatter.write_str("it is no Redis or Valkey server that runs scripts as they are"),
-            Self::Cut => formatter.write_str("the connection was let go of"),
-            Self::Certificates(path, error) => {
-                write!(formatter, "cannot read the certificates of `limits.shared.ca` ({}): {error}", path.display())
-            }
-        }
     }
 }

@@ -1,17 +1,17 @@
-//! The programs that run on the server: each does its part of the counting in one step, whatever other gateways do
-//! meanwhile. They are sent once; a server that forgot them is sent them again.
+//! The scripts that run on the server. Each counts in one atomic step. They are sent once, and again to a server that has
+//! lost them.
 
 use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, ToRedisArgs, aio::ConnectionLike, cmd};
 
-/// All of them.
+/// All scripts.
 pub(super) struct Scripts {
     pub admit: Script,
     pub settle: Script,
     pub renew: Script,
     pub retake: Script,
-    pub standing: Script,
+    pub status: Script,
     pub gateways: Script,
 }
 
@@ -45,13 +45,13 @@ impl Scripts {
             settle: script(&[WINDOW, SETTLE, include_str!("settle_keys.lua")]),
             renew: script(&[include_str!("renew.lua")]),
             retake: script(&[include_str!("retake.lua")]),
-            standing: script(&[WINDOW, include_str!("standing.lua")]),
+            status: script(&[WINDOW, include_str!("status.lua")]),
             gateways: script(&[include_str!("gateways.lua")]),
         }
     }
 }
 
-/// One of them.
+/// One script.
 pub(super) struct Script {
     script: redis::Script,
     #[cfg(test)]
@@ -72,7 +72,7 @@ impl Script {
         }
     }
 
-    /// A call that touches `keys`.
+    /// A call that uses `keys`.
     pub(super) fn on<'script, Key: AsRef<str>>(&'script self, keys: &[Key]) -> Call<'script> {
         let mut command = cmd("EVALSHA");
         command.arg(self.script.get_hash()).arg(keys.len());
@@ -83,7 +83,7 @@ impl Script {
     }
 }
 
-/// A call of a script, with the arguments that were given to it.
+/// A call of a script, with its arguments.
 pub(super) struct Call<'script> {
     script: &'script Script,
     command: Cmd,
@@ -103,12 +103,12 @@ impl Call<'_> {
         }
     }
 
-    /// Runs it, and sends the script first if the server does not have it.
+    /// Runs the call, and sends the script first if the server does not have it.
     pub(super) async fn run<T: FromRedisValue>(self, connection: &mut (impl ConnectionLike + Send)) -> RedisResult<T> {
         self.run_once_sent(connection, || ()).await
     }
 
-    /// The same. `sent` is called when it has its place among all that is sent over this connection.
+    /// Runs the call, and calls `sent` once its place among all calls on this connection is fixed.
     pub(super) async fn run_once_sent<T: FromRedisValue>(
         self,
         connection: &mut (impl ConnectionLike + Send),

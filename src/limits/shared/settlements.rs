@@ -1,5 +1,5 @@
-//! What is still to be said to the server of requests that have ended. Each is kept until it was acknowledged: that it
-//! is said twice does no harm, because the server counts the first time only.
+//! The settlements that are still to be sent to the server. Each is kept until it is acknowledged. Sending one twice does
+//! no harm, because the server counts it once.
 
 use std::{
     collections::HashMap,
@@ -20,35 +20,35 @@ use super::script::Call;
 pub(super) enum Ending {
     /// It used so many tokens.
     Settled { used: u64 },
-    /// Nobody knows what it used.
+    /// Its usage is unknown.
     Dropped,
-    /// It was not made.
+    /// It was not sent to an upstream.
     Cancelled,
-    /// What was taken in advance was not all used: this is left.
+    /// This is left of a lease.
     QuotaLease { requests: u64, tokens: u64, places: String },
 }
 
 impl Ending {
-    /// Of a stock of which nothing was used, or that there may not even be.
-    pub(super) fn of_whole_stock(name: &str, places: u64) -> Self {
+    /// The end of a lease that was not used, and that the server may not even have given.
+    pub(super) fn whole_lease(name: &str, places: u64) -> Self {
         let places: Vec<_> = (1..=places).map(|place| format!("{name}.{place}")).collect();
         Self::QuotaLease { requests: 0, tokens: 0, places: places.join(" ") }
     }
 }
 
-/// One of them.
+/// The settlement of one request or lease.
 #[derive(Clone, Debug)]
 pub(super) struct Settlement {
     pub name: Arc<str>,
-    /// Where the server counts it; 0: it did not say.
+    /// Where the server counts it; 0 if unknown.
     pub slot: u64,
-    /// What was reserved.
+    /// The tokens that were reserved.
     pub tokens: u64,
     pub ending: Ending,
 }
 
 impl Settlement {
-    /// As the scripts read it.
+    /// Writes the settlement as the scripts read it.
     pub(super) fn write(&self, call: &mut Call<'_>) {
         let Self { name, slot, tokens, ending } = self;
         let (word, third, fourth, fifth) = match ending {
@@ -65,7 +65,7 @@ impl Settlement {
     }
 }
 
-/// Those of all keys.
+/// The settlements of all keys.
 #[derive(Default)]
 pub(super) struct Settlements {
     by_key: Mutex<HashMap<KeyId, Vec<Entry>>>,
@@ -76,14 +76,14 @@ pub(super) struct Settlements {
 struct Entry {
     number: u64,
     settlement: Settlement,
-    /// Whether it was ever sent, so that it may have been heard.
+    /// Whether it was ever sent, so that the server may know it.
     is_sent: bool,
-    /// Whether it is on its way, over a connection on which nothing that is sent later is heard before it.
+    /// Whether it is on its way. The connection keeps the order of what is sent.
     is_under_way: bool,
 }
 
-/// Settlements of one key that are said together.
-pub(super) struct Batch {
+/// Settlements of one key that are sent together.
+pub(super) struct SettlementBatch {
     pub key: KeyId,
     pub settlements: Vec<Settlement>,
     numbers: Vec<u64>,
@@ -103,29 +103,29 @@ impl Settlements {
         self.arrived.notify_one();
     }
 
-    /// Waits until there is something that was not sent.
-    pub(super) async fn arrived(&self) {
+    /// Waits until there may be a settlement that was not sent.
+    pub(super) async fn wait_for_unsent(&self) {
         self.arrived.notified().await;
     }
 
-    /// Whether all was acknowledged.
+    /// Whether all settlements are acknowledged.
     pub(super) fn is_empty(&self) -> bool {
         self.by_key.lock().is_empty()
     }
 
-    /// Of one key the first `most`: an admission takes them along, so that it finds what ended here before it. What is
-    /// under way is heard before it anyway, where both go the same way.
-    pub(super) fn of(&self, key: &KeyId, most: usize, goes_the_same_way: bool) -> Option<Batch> {
+    /// The first `most` settlements of a key. An admission takes them along, so that it counts what ended here before it.
+    /// Settlements under way arrive before it anyway, if both go the same way.
+    pub(super) fn for_key(&self, key: &KeyId, most: usize, goes_the_same_way: bool) -> Option<SettlementBatch> {
         let by_key = self.by_key.lock();
         let entries = by_key.get(key)?.iter().filter(|entry| !(entry.is_under_way && goes_the_same_way));
-        Batch::of(key, entries.take(most))
+        SettlementBatch::new(key, entries.take(most))
     }
 
-    /// What is not under way: some `most` of it, a batch for each key, of `most_of_key` at most.
-    pub(super) fn all(&self, most: usize, most_of_key: usize) -> Vec<Batch> {
+    /// The settlements that are not under way: about `most` of them, in a batch of `most_of_key` at most for each key.
+    pub(super) fn unsent_batches(&self, most: usize, most_of_key: usize) -> Vec<SettlementBatch> {
         let (mut batches, mut count) = (Vec::new(), 0);
         for (key, entries) in self.by_key.lock().iter() {
-            let batch = Batch::of(key, entries.iter().filter(|entry| !entry.is_under_way).take(most_of_key));
+            let batch = SettlementBatch::new(key, entries.iter().filter(|entry| !entry.is_under_way).take(most_of_key));
             count += batch.as_ref().map_or(0, |batch| batch.numbers.len());
             batches.extend(batch);
             if count >= most {
@@ -135,26 +135,26 @@ impl Settlements {
         batches
     }
 
-    /// They were sent.
-    pub(super) fn sent(&self, batch: &Batch) {
+    /// Marks a batch as sent.
+    pub(super) fn mark_sent(&self, batch: &SettlementBatch) {
         self.mark(batch, |entry| (entry.is_sent, entry.is_under_way) = (true, true));
     }
 
-    /// Nobody knows whether they were heard.
-    pub(super) fn lost(&self, batch: &Batch) {
+    /// Marks a batch as lost: the server may not have received it.
+    pub(super) fn mark_lost(&self, batch: &SettlementBatch) {
         self.mark(batch, |entry| entry.is_under_way = false);
         self.arrived.notify_one();
     }
 
-    /// Nobody knows of any whether it was heard.
-    pub(super) fn all_lost(&self) {
+    /// Marks all settlements under way as lost.
+    pub(super) fn mark_all_lost(&self) {
         for entry in self.by_key.lock().values_mut().flatten() {
             entry.is_under_way = false;
         }
     }
 
-    /// They were acknowledged.
-    pub(super) fn done(&self, batch: &Batch) {
+    /// Removes a batch that was acknowledged.
+    pub(super) fn remove(&self, batch: &SettlementBatch) {
         let mut by_key = self.by_key.lock();
         let Some(entries) = by_key.get_mut(&batch.key) else { return };
         entries.retain(|entry| !batch.has(entry));
@@ -163,14 +163,14 @@ impl Settlements {
         }
     }
 
-    /// Whether the server cannot have heard of the end of a request.
+    /// Whether the server cannot know the end of a request.
     pub(super) fn is_unsent(&self, key: &KeyId, name: &str) -> bool {
         let by_key = self.by_key.lock();
         let mut entries = by_key.get(key).into_iter().flatten();
         entries.any(|entry| !entry.is_sent && &*entry.settlement.name == name)
     }
 
-    /// Whose end the server cannot have heard of: their places are still kept.
+    /// The requests whose end the server cannot know: it still keeps their permits.
     pub(super) fn unsent(&self) -> Vec<(KeyId, Arc<str>)> {
         let by_key = self.by_key.lock();
         let unsent = by_key.iter().flat_map(|(key, entries)| {
@@ -181,15 +181,15 @@ impl Settlements {
         unsent.collect()
     }
 
-    fn mark(&self, batch: &Batch, change: impl Fn(&mut Entry)) {
+    fn mark(&self, batch: &SettlementBatch, change: impl Fn(&mut Entry)) {
         if let Some(entries) = self.by_key.lock().get_mut(&batch.key) {
             entries.iter_mut().filter(|entry| batch.has(entry)).for_each(change);
         }
     }
 }
 
-impl Batch {
-    fn of<'entries>(key: &KeyId, entries: impl Iterator<Item = &'entries Entry>) -> Option<Self> {
+impl SettlementBatch {
+    fn new<'entries>(key: &KeyId, entries: impl Iterator<Item = &'entries Entry>) -> Option<Self> {
         let (numbers, settlements): (Vec<_>, _) = entries.map(|entry| (entry.number, entry.settlement.clone())).unzip();
         (!numbers.is_empty()).then(|| Self { key: key.clone(), settlements, numbers })
     }
@@ -209,27 +209,28 @@ mod tests {
 
     #[test]
     fn what_is_not_acknowledged_is_said_again() {
-        let due = Settlements::default();
+        let settlements = Settlements::default();
         let keys: [KeyId; 2] = ["key_a".parse().unwrap(), "key_b".parse().unwrap()];
         for (key, name) in [(&keys[0], "1"), (&keys[0], "2"), (&keys[1], "3")] {
-            due.push(key, settlement(name));
+            settlements.push(key, settlement(name));
         }
-        let waiting = || due.all(100, 100).iter().map(|batch| batch.settlements.len()).sum::<usize>();
-        assert_eq!((due.unsent().len(), waiting()), (3, 3));
-        let first = due.of(&keys[0], 1, true).unwrap();
-        due.sent(&first);
-        assert_eq!((first.settlements.len(), due.unsent().len(), waiting()), (1, 2, 2));
-        assert_eq!(due.of(&keys[0], 9, true).unwrap().settlements.len(), 1, "the other is heard before");
-        assert_eq!(due.of(&keys[0], 9, false).unwrap().settlements.len(), 2, "or is not");
-        due.lost(&first);
-        assert_eq!((due.unsent().len(), waiting()), (2, 3));
-        due.done(&first);
-        assert_eq!(due.all(1, 1).len(), 1);
-        due.all(100, 100).iter().for_each(|batch| due.sent(batch));
-        assert_eq!((due.unsent().len(), waiting()), (0, 0));
-        due.all_lost();
-        assert_eq!((due.unsent().len(), waiting()), (0, 2));
-        due.all(100, 100).iter().for_each(|batch| due.done(batch));
-        assert!(due.is_empty() && due.of(&keys[0], 9, false).is_none());
+        let waiting =
+            || settlements.unsent_batches(100, 100).iter().map(|batch| batch.settlements.len()).sum::<usize>();
+        assert_eq!((settlements.unsent().len(), waiting()), (3, 3));
+        let first = settlements.for_key(&keys[0], 1, true).unwrap();
+        settlements.mark_sent(&first);
+        assert_eq!((first.settlements.len(), settlements.unsent().len(), waiting()), (1, 2, 2));
+        assert_eq!(settlements.for_key(&keys[0], 9, true).unwrap().settlements.len(), 1, "the other is heard before");
+        assert_eq!(settlements.for_key(&keys[0], 9, false).unwrap().settlements.len(), 2, "or is not");
+        settlements.mark_lost(&first);
+        assert_eq!((settlements.unsent().len(), waiting()), (2, 3));
+        settlements.remove(&first);
+        assert_eq!(settlements.unsent_batches(1, 1).len(), 1);
+        settlements.unsent_batches(100, 100).iter().for_each(|batch| settlements.mark_sent(batch));
+        assert_eq!((settlements.unsent().len(), waiting()), (0, 0));
+        settlements.mark_all_lost();
+        assert_eq!((settlements.unsent().len(), waiting()), (0, 2));
+        settlements.unsent_batches(100, 100).iter().for_each(|batch| settlements.remove(batch));
+        assert!(settlements.is_empty() && settlements.for_key(&keys[0], 9, false).is_none());
     }
 }

@@ -1,5 +1,5 @@
-//! Looks after the server: connects, says which places go on, hands in what has ended, and finds out when a server
-//! that was lost is of use again. Places are renewed apart from what is handed in, so that neither waits for the other.
+//! Keeps the server up to date: connects, renews the permits of running requests, sends settlements, and finds out when a
+//! lost server is available again. Permits are renewed apart from settlements, so that neither waits for the other.
 
 use std::{
     collections::HashSet,
@@ -16,78 +16,73 @@ use super::{
     admission::number,
     health::{BETWEEN_TRIALS, TRIALS},
     keys_of,
-    link::{Connection, LinkError},
-    permits::Statement,
+    link::{LinkError, ServerConnection},
+    permits::RunningRequests,
     quota_lease::QuotaLease,
     running_of,
-    settlements::{Batch, Ending, Settlement},
+    settlements::{Ending, Settlement, SettlementBatch},
 };
+use crate::drain::drain;
 
-/// How often stocks are looked through for those whose time is over.
+/// How often expired leases are looked for.
 const TICK: Duration = Duration::from_millis(100);
-/// After so many ticks the server hears which places go on. Those of a gateway that is silent for 10 s are free.
+/// The ticks between two renewals. The server frees the permits of a gateway that is silent for 10 s.
 const RENEW: u32 = 20;
-/// After so many, keys that are not used any more are forgotten.
+/// The ticks after which keys that are no longer used are forgotten.
 const FORGET: u32 = 100;
 
-/// How long what has ended is collected before it is handed in.
+/// How long settlements are collected before they are sent.
 const LINGER: Duration = Duration::from_millis(1);
-/// How long a server that was lost is left alone.
+/// The pauses between two attempts to reach a lost server.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
-/// Places, and settlements, of one call.
-const PLACES: usize = 500;
-const SETTLEMENTS: usize = 200;
-/// Calls at once, where each key needs its own.
+/// The most permits, and settlements, of one call.
+const PERMITS_PER_CALL: usize = 500;
+const SETTLEMENTS_PER_CALL: usize = 200;
+/// The most calls at once, where each key needs its own.
 const AT_ONCE: usize = 64;
 
-/// The set of the gateways that were heard of.
+/// The set of known gateways.
 const GATEWAYS: &str = "keymeter:{gateways}";
 
 impl SharedLimits {
-    /// Keeps the limits shared, for as long as the process runs.
-    pub async fn keep(&self) {
+    /// Keeps the server up to date for as long as the process runs.
+    pub async fn run(&self) {
         let (mut pause, mut is_first) = (PAUSES.0, true);
         loop {
-            match self.restored(is_first).await {
+            match self.reconnect(is_first).await {
                 Ok(()) => {
                     pause = PAUSES.0;
-                    let why = self.kept().await;
-                    self.lose(&why);
+                    let why = self.synchronize().await;
+                    self.mark_unavailable(&why);
                 }
-                Err(fault) if is_first => self.say_lost(&fault),
-                Err(fault) => tracing::debug!("the server of the shared limits: {fault}"),
+                Err(fault) if is_first => self.report_unavailable(&fault),
+                Err(error) => tracing::debug!("the shared-limits server is still unavailable: {error}"),
             }
             is_first = false;
-            self.mode.know();
-            self.link.cut();
-            self.due.all_lost();
+            self.health.set_known();
+            self.link.disconnect();
+            self.settlements.mark_all_lost();
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSES.1);
         }
     }
 
-    /// Gives back what was taken in advance, and waits until all that has ended is handed in, `limit` at most: for a
-    /// process that is about to end.
-    pub async fn finish(&self, limit: Duration) {
-        self.give_back_stocks(|_| true, MonotonicTime::now());
-        let handed_in = async {
-            while self.mode.is_reachable() && !self.due.is_empty() {
-                tokio::time::sleep(LINGER).await;
-            }
-        };
-        // What is not handed in by then leaves the minute by itself.
-        let _ = tokio::time::timeout(limit, handed_in).await;
+    /// Returns leases, and waits until all settlements are sent, for `limit` at most. For a process that is about to end.
+    pub async fn flush(&self, limit: Duration) {
+        self.return_leases(|_| true, MonotonicTime::now());
+        // What is not sent by then leaves the minute by itself.
+        drain(limit, || !self.health.is_reachable() || self.settlements.is_empty()).await;
     }
 
-    /// Brings the server up to date, and trusts it if it answers in time.
-    async fn restored(&self, is_first: bool) -> Result<(), LinkError> {
-        let mut connection = self.link.connected().await?;
+    /// Connects and brings the server up to date, and trusts it if it answers in time.
+    async fn reconnect(&self, is_first: bool) -> Result<(), LinkError> {
+        let mut connection = self.link.connect_if_needed().await?;
         if is_first {
             warn_of_evictions(&mut connection).await;
         }
         self.renew(&mut connection, MonotonicTime::now()).await?;
-        self.hand_in(&mut connection).await?;
+        self.send_settlements(&mut connection).await?;
         let trials = if is_first { 1 } else { TRIALS };
         for trial in 0..trials {
             if trial > 0 {
@@ -97,81 +92,81 @@ impl SharedLimits {
             let answer = tokio::time::timeout(self.terms.timeout, asked).await;
             answer.map_err(|_| LinkError::Slow(self.terms.timeout))??;
         }
-        // While it was being tried, more may have ended.
+        // More requests may have ended during the trials.
         self.renew(&mut connection, MonotonicTime::now()).await?;
-        self.mode.restore();
+        self.health.mark_reachable();
         self.series.reachable(true);
-        let gateways = self.mode.gateways();
+        let gateways = self.health.gateways();
         tracing::info!("limits are shared with {} other gateways", gateways - 1);
         Ok(())
     }
 
-    /// Keeps everything up to date until the server is of no use, and says why.
-    async fn kept(&self) -> LinkError {
-        let Some(connection) = self.link.current() else { return LinkError::Cut };
-        // Apart, so that however much has ended, places are renewed in time.
+    /// Keeps the server up to date until it is unavailable, and returns why.
+    async fn synchronize(&self) -> LinkError {
+        let Some(connection) = self.link.current() else { return LinkError::Disconnected };
+        // Apart, so that permits are renewed in time, however many requests have ended.
         let ended = tokio::select! {
-            () = self.mode.lost() => return LinkError::Cut,
-            renewed = self.renew_on(connection.clone()) => renewed,
-            handed_in = self.hand_in_on(connection) => handed_in,
+            () = self.health.wait_until_lost() => return LinkError::Disconnected,
+            renewed = self.run_renewals(connection.clone()) => renewed,
+            handed_in = self.run_settlements(connection) => handed_in,
         };
         match ended {
             Err(fault) => fault,
         }
     }
 
-    async fn renew_on(&self, mut connection: Connection) -> Result<Infallible, LinkError> {
+    async fn run_renewals(&self, mut connection: ServerConnection) -> Result<Infallible, LinkError> {
         let mut ticks: u32 = 0;
         loop {
             tokio::time::sleep(TICK).await;
             ticks = ticks.wrapping_add(1);
             let now = MonotonicTime::now();
-            self.give_back_stocks(|stock| stock.is_over(now), now);
+            self.return_leases(|lease| lease.is_expired(now), now);
             if ticks.is_multiple_of(RENEW) {
                 self.renew(&mut connection, now).await?;
             }
             if ticks.is_multiple_of(FORGET) {
-                self.seen.forget(now);
+                self.snapshots.forget(now);
             }
         }
     }
 
-    async fn hand_in_on(&self, mut connection: Connection) -> Result<Infallible, LinkError> {
+    async fn run_settlements(&self, mut connection: ServerConnection) -> Result<Infallible, LinkError> {
         loop {
-            self.due.arrived().await;
+            self.settlements.wait_for_unsent().await;
             // More may end meanwhile, or be taken along by an admission.
             tokio::time::sleep(LINGER).await;
-            self.hand_in(&mut connection).await?;
+            self.send_settlements(&mut connection).await?;
         }
     }
 
-    /// Gives back what was taken in advance and not used.
-    pub(super) fn give_back_stocks(&self, is_over: impl Fn(&QuotaLease) -> bool, now: MonotonicTime) {
-        for (key, stock) in self.seen.stocks_over(is_over, now) {
-            self.due.push(&key, stock.into_settlement());
+    /// Returns what is left of leases.
+    pub(super) fn return_leases(&self, is_expired: impl Fn(&QuotaLease) -> bool, now: MonotonicTime) {
+        for (key, lease) in self.snapshots.take_expired(is_expired, now) {
+            self.settlements.push(&key, lease.into_settlement());
         }
     }
 
-    async fn count_gateways(&self, connection: &mut Connection, now: MonotonicTime) -> Result<(), LinkError> {
+    async fn count_gateways(&self, connection: &mut ServerConnection, now: MonotonicTime) -> Result<(), LinkError> {
         let mut call = self.scripts.gateways.on(&[GATEWAYS]);
         call.arg(&*self.gateway);
         let gateways = call.run(connection).await?;
-        self.mode.saw(gateways, now);
-        self.series.gateways(self.mode.gateways());
+        self.health.record_gateways(gateways, now);
+        self.series.gateways(self.health.gateways());
         Ok(())
     }
 
-    /// Says which places go on, and takes those again that were freed meanwhile.
-    pub(super) async fn renew(&self, connection: &mut Connection, now: MonotonicTime) -> Result<(), LinkError> {
+    /// Renews the permits of running requests, and takes again those that were freed meanwhile.
+    pub(super) async fn renew(&self, connection: &mut ServerConnection, now: MonotonicTime) -> Result<(), LinkError> {
         self.count_gateways(connection, now).await?;
-        let mut statements = self.places.state();
-        statements.extend(self.due.unsent().into_iter().map(|(key, name)| Statement {
+        let mut statements = self.permits.by_key();
+        statements.extend(self.settlements.unsent().into_iter().map(|(key, name)| RunningRequests {
             key,
             limit: Limit::Unlimited,
             names: vec![name],
         }));
-        let pieces: Vec<_> = statements.iter().flat_map(pieces).collect();
-        let groups = self.grouped(&pieces, |piece| piece.names.len(), PLACES);
+        let chunks: Vec<_> = statements.iter().flat_map(chunks_of).collect();
+        let groups = self.grouped(&chunks, |chunk| chunk.names.len(), PERMITS_PER_CALL);
         let mut freed = HashSet::new();
         for groups in groups.chunks(AT_ONCE) {
             let mut calls = Vec::with_capacity(groups.len());
@@ -181,62 +176,66 @@ impl SharedLimits {
             freed.extend(try_join_all(calls).await?.into_iter().flatten());
         }
         if !freed.is_empty() {
-            for pieces in pieces.chunks(AT_ONCE) {
-                let mut calls = Vec::with_capacity(pieces.len());
-                for piece in pieces {
-                    calls.push(self.retake(piece, &freed, connection.clone()));
+            for chunks in chunks.chunks(AT_ONCE) {
+                let mut calls = Vec::with_capacity(chunks.len());
+                for chunk in chunks {
+                    calls.push(self.retake(chunk, &freed, connection.clone()));
                 }
                 try_join_all(calls).await?;
             }
         }
-        self.heard.store(now.as_nanos(), Ordering::Relaxed);
+        self.renewed_at.store(now.as_nanos(), Ordering::Relaxed);
         Ok(())
     }
 
-    /// Returns the names of those that were freed.
-    async fn renew_group(&self, group: &[Piece<'_>], mut connection: Connection) -> Result<Vec<String>, LinkError> {
-        let keys: Vec<_> = group.iter().map(|piece| running_of(piece.key)).collect();
+    /// Renews a group of permits. Returns the names of those that were freed.
+    async fn renew_group(
+        &self,
+        group: &[PermitChunk<'_>],
+        mut connection: ServerConnection,
+    ) -> Result<Vec<String>, LinkError> {
+        let keys: Vec<_> = group.iter().map(|chunk| running_of(chunk.key)).collect();
         let mut call = self.scripts.renew.on(&keys);
-        for piece in group {
-            call.arg(piece.names.len());
-            call.args(piece.names);
+        for chunk in group {
+            call.arg(chunk.names.len());
+            call.args(chunk.names);
         }
         Ok(call.run(&mut connection).await?)
     }
 
-    /// Takes the places of a key again that were freed although their requests run.
+    /// Takes permits of a key again that were freed although their requests run.
     async fn retake(
         &self,
-        piece: &Piece<'_>,
+        chunk: &PermitChunk<'_>,
         freed: &HashSet<String>,
-        mut connection: Connection,
+        mut connection: ServerConnection,
     ) -> Result<(), LinkError> {
-        let runs = |name: &str| self.places.has(piece.key, name) || self.due.is_unsent(piece.key, name);
-        let names: Vec<_> = piece.names.iter().filter(|name| freed.contains(&***name) && runs(name)).collect();
+        let runs = |name: &str| self.permits.contains(chunk.key, name) || self.settlements.is_unsent(chunk.key, name);
+        let names: Vec<_> = chunk.names.iter().filter(|name| freed.contains(&***name) && runs(name)).collect();
         if names.is_empty() {
             return Ok(());
         }
-        let mut call = self.scripts.retake.on(&[running_of(piece.key)]);
-        call.arg(number(piece.limit)).arg(names.len());
+        let mut call = self.scripts.retake.on(&[running_of(chunk.key)]);
+        call.arg(number(chunk.limit)).arg(names.len());
         call.args(names.iter().copied());
         self.series.excess(call.run(&mut connection).await?);
         for name in names.into_iter().filter(|name| !runs(name)) {
-            // It ended meanwhile, and that may have been said before its place was taken again.
+            // It ended meanwhile, and its settlement may have been sent before its permit was taken again.
             let settlement = Settlement { name: name.clone(), slot: 0, tokens: 0, ending: Ending::Dropped };
-            self.due.push(piece.key, settlement);
+            self.settlements.push(chunk.key, settlement);
         }
         Ok(())
     }
 
-    /// Hands in what has ended.
-    pub(super) async fn hand_in(&self, connection: &mut Connection) -> Result<(), LinkError> {
+    /// Sends all settlements.
+    pub(super) async fn send_settlements(&self, connection: &mut ServerConnection) -> Result<(), LinkError> {
         loop {
-            let batches = self.due.all(SETTLEMENTS * AT_ONCE, SETTLEMENTS);
-            let groups = self.grouped(&batches, |batch| batch.settlements.len(), SETTLEMENTS);
+            let batches = self.settlements.unsent_batches(SETTLEMENTS_PER_CALL * AT_ONCE, SETTLEMENTS_PER_CALL);
+            let groups = self.grouped(&batches, |batch| batch.settlements.len(), SETTLEMENTS_PER_CALL);
             for groups in groups.chunks(AT_ONCE) {
                 let mut calls = Vec::with_capacity(groups.len());
                 for group in groups {
-                    calls.push(self.hand_in_group(group, connection.clone()));
+                    calls.push(self.send_settlement_group(group, connection.clone()));
                 }
                 try_join_all(calls).await?;
             }
@@ -246,7 +245,11 @@ impl SharedLimits {
         }
     }
 
-    async fn hand_in_group(&self, group: &[Batch], mut connection: Connection) -> Result<(), LinkError> {
+    async fn send_settlement_group(
+        &self,
+        group: &[SettlementBatch],
+        mut connection: ServerConnection,
+    ) -> Result<(), LinkError> {
         let keys: Vec<_> = group.iter().flat_map(|batch| keys_of(&batch.key)).collect();
         let mut call = self.scripts.settle.on(&keys);
         for batch in group {
@@ -255,15 +258,15 @@ impl SharedLimits {
                 settlement.write(&mut call);
             }
         }
-        let sent = || group.iter().for_each(|batch| self.due.sent(batch));
+        let sent = || group.iter().for_each(|batch| self.settlements.mark_sent(batch));
         call.run_once_sent::<()>(&mut connection, sent).await?;
         for batch in group {
-            self.due.done(batch);
+            self.settlements.remove(batch);
         }
         Ok(())
     }
 
-    /// What goes into one call each: `most` altogether, or one key where each may be on another server.
+    /// Divides items into calls: `most` in each, or one key where each key may be on another server.
     fn grouped<'items, T>(&self, items: &'items [T], size: impl Fn(&T) -> usize, most: usize) -> Vec<&'items [T]> {
         let (mut groups, mut rest) = (Vec::new(), items);
         while !rest.is_empty() {
@@ -281,8 +284,8 @@ impl SharedLimits {
     }
 }
 
-/// A server that makes room by itself forgets what keys used. Some users may not ask for that: then nothing is said.
-async fn warn_of_evictions(connection: &mut Connection) {
+/// Warns if the server may evict keys, and with them what they used. A user that may not run INFO gets no warning.
+async fn warn_of_evictions(connection: &mut ServerConnection) {
     let Ok(said) = redis::cmd("INFO").arg("memory").query_async::<String>(connection).await else { return };
     let value = |name: &str| said.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
     if let (Some(memory), Some(policy)) = (value("maxmemory"), value("maxmemory_policy"))
@@ -290,20 +293,20 @@ async fn warn_of_evictions(connection: &mut Connection) {
         && policy != "noeviction"
     {
         tracing::warn!(
-            "the server of the shared limits forgets keys when it is full (maxmemory-policy {policy}), and with them what \
-             they used: set it to noeviction"
+            "the shared-limits server evicts keys when it is full (maxmemory-policy {policy}), and their usage is lost: set \
+             maxmemory-policy to noeviction"
         );
     }
 }
 
-/// Some of the places of one key.
-struct Piece<'statement> {
+/// Some of the permits of one key.
+struct PermitChunk<'statement> {
     key: &'statement KeyId,
     limit: Limit,
     names: &'statement [Arc<str>],
 }
 
-fn pieces(statement: &Statement) -> impl Iterator<Item = Piece<'_>> {
-    let Statement { key, limit, names } = statement;
-    names.chunks(PLACES).map(|names| Piece { key, limit: *limit, names })
+fn chunks_of(statement: &RunningRequests) -> impl Iterator<Item = PermitChunk<'_>> {
+    let RunningRequests { key, limit, names } = statement;
+    names.chunks(PERMITS_PER_CALL).map(|names| PermitChunk { key, limit: *limit, names })
 }

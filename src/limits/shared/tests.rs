@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use tokio::runtime::Runtime;
 
 use self::redis_server::Redis;
-use super::{link::Connection, *};
+use super::{link::ServerConnection, *};
 use crate::observe::metrics::Metrics;
 
 fn terms(url: &str, rest: &str) -> config::Shared {
@@ -50,16 +50,16 @@ pub(super) fn limits(requests: u64, tokens: u64, places: u64) -> Limits {
 struct Gateway {
     shared: Arc<SharedLimits>,
     clock: Arc<AtomicU64>,
-    connection: Connection,
+    connection: ServerConnection,
     now: MonotonicTime,
 }
 
 impl Gateway {
-    async fn of(redis: &Redis, clock: &Arc<AtomicU64>, rest: &str) -> Self {
+    async fn connect(redis: &Redis, clock: &Arc<AtomicU64>, rest: &str) -> Self {
         let terms = terms(&redis.url(), rest);
         let shared = Arc::new(SharedLimits::with_clock(terms, series(), &Clock::Set(clock.clone())).unwrap());
-        let connection = shared.link.connected().await.unwrap();
-        shared.mode.restore();
+        let connection = shared.link.connect_if_needed().await.unwrap();
+        shared.health.mark_reachable();
         Self { shared, clock: clock.clone(), connection, now: MonotonicTime::default() }
     }
 
@@ -75,12 +75,12 @@ impl Gateway {
         self.shared.reserve(key, limits, tokens, self.now).await
     }
 
-    async fn hand_in(&mut self) {
-        self.shared.hand_in(&mut self.connection).await.unwrap();
+    async fn send_settlements(&mut self) {
+        self.shared.send_settlements(&mut self.connection).await.unwrap();
     }
 
-    async fn standing(&self, key: &KeyId, limits: &Limits) -> LimitStatus {
-        self.shared.asked_standing(key, limits, self.now).await.unwrap()
+    async fn status(&self, key: &KeyId, limits: &Limits) -> LimitStatus {
+        self.shared.fetch_status(key, limits, self.now).await.unwrap()
     }
 }
 
@@ -109,7 +109,7 @@ impl OnServer {
         self.runtime.clone().block_on(async {
             self.gateway.at(now).await;
             end();
-            self.gateway.hand_in().await;
+            self.gateway.send_settlements().await;
         });
     }
 }
@@ -145,7 +145,7 @@ impl Subject for OnServer {
     fn standing(&mut self, limits: &Limits, now: MonotonicTime) -> LimitStatus {
         self.runtime.clone().block_on(async {
             self.gateway.at(now).await;
-            self.gateway.standing(&self.key, limits).await
+            self.gateway.status(&self.key, limits).await
         })
     }
 }
@@ -156,16 +156,16 @@ fn the_server_agrees_with_a_plain_list() {
     let numbers = AtomicU64::new(0);
     let config = ProptestConfig::with_cases(u32::try_from(2 * repetitions()).unwrap());
     proptest!(config, |(limits in any_limits(), steps in prop::collection::vec(any_step(), 1..80))| {
-        let mut gateway = runtime.block_on(Gateway::of(&redis, &Arc::default(), ""));
+        let mut gateway = runtime.block_on(Gateway::connect(&redis, &Arc::default(), ""));
         let key = key(numbers.fetch_add(1, Ordering::Relaxed));
         // A server remembers when it looked at a key that it knows.
         runtime.block_on(async {
             gateway.at(MonotonicTime::default()).await;
             gateway.reserve(&key, &Limits::UNLIMITED, 0).await.unwrap().cancel();
-            gateway.hand_in().await;
+            gateway.send_settlements().await;
         });
         let subject = Check::new(OnServer { runtime: runtime.clone(), gateway, key }, limits).run(&steps);
-        assert!(subject.gateway.shared.places.state().is_empty() && subject.gateway.shared.due.is_empty());
+        assert!(subject.gateway.shared.permits.by_key().is_empty() && subject.gateway.shared.settlements.is_empty());
     });
 }
 
@@ -174,7 +174,7 @@ async fn gateways(redis: &Redis, number: usize, rest: &str) -> Vec<Gateway> {
     let clock = Arc::default();
     let mut gateways = Vec::new();
     for _ in 0..number {
-        let mut gateway = Gateway::of(redis, &clock, rest).await;
+        let mut gateway = Gateway::connect(redis, &clock, rest).await;
         gateway.at(at(0)).await;
         gateways.push(gateway);
     }
@@ -194,8 +194,8 @@ async fn of_200_requests_at_once_through_4_gateways_exactly_10_are_admitted() {
         }
         let admitted: Vec<_> = attempts.join_all().await.into_iter().filter_map(Result::ok).collect();
         assert_eq!(admitted.len(), 10, "{limits:?}");
-        let standing = gateways[0].standing(&key, &limits).await;
-        assert_eq!((standing.requests.used, standing.tokens.used, standing.running), (10, 70, 10));
+        let status = gateways[0].status(&key, &limits).await;
+        assert_eq!((status.requests.used, status.tokens.used, status.running), (10, 70, 10));
     }
 }
 
@@ -209,21 +209,21 @@ async fn the_places_of_a_silent_gateway_are_free_and_its_tokens_are_not() {
     assert_eq!(refused(other.reserve(&key, &limits, 10).await).over, LimitKind::Concurrency);
     other.at(at(10_000)).await;
     let theirs = other.reserve(&key, &limits, 10).await.unwrap();
-    let standing = other.standing(&key, &limits).await;
-    assert_eq!((standing.tokens.used, standing.running), (70, 1));
+    let status = other.status(&key, &limits).await;
+    assert_eq!((status.tokens.used, status.running), (70, 1));
 
     // It was only slow: it takes its places again, one of them over the limit.
     silent.at(at(10_500)).await;
-    assert_eq!(other.standing(&key, &limits).await.running, 3);
+    assert_eq!(other.status(&key, &limits).await.running, 3);
     assert_eq!(silent.shared.series.excess_taken(), 1);
     for ticket in held {
         ticket.settle(5);
     }
-    silent.hand_in().await;
+    silent.send_settlements().await;
     theirs.settle(10);
-    other.hand_in().await;
-    let standing = other.standing(&key, &limits).await;
-    assert_eq!((standing.tokens.used, standing.running), (20, 0), "what was not used is given back");
+    other.send_settlements().await;
+    let status = other.status(&key, &limits).await;
+    assert_eq!((status.tokens.used, status.running), (20, 0), "what was not used is given back");
 }
 
 #[tokio::test]
@@ -238,7 +238,7 @@ async fn a_gateway_that_says_what_it_runs_keeps_its_places() {
         assert_eq!(refused(other.reserve(&key, &limits, 1).await).over, LimitKind::Concurrency);
     }
     drop(held);
-    first.hand_in().await;
+    first.send_settlements().await;
     assert!(other.reserve(&key, &limits, 1).await.is_ok());
     assert_eq!(first.shared.series.excess_taken(), 0);
 }
@@ -249,16 +249,16 @@ async fn what_is_said_twice_counts_once() {
     let mut gateway = gateways(&redis, 1, "").await.remove(0);
     for (used, counted) in [(20, 20), (45, 65)] {
         gateway.reserve(&key, &limits, 30).await.unwrap().settle(used);
-        let batches = gateway.shared.due.all(100, 100);
+        let batches = gateway.shared.settlements.unsent_batches(100, 100);
         for _ in 0..3 {
-            gateway.hand_in().await;
+            gateway.send_settlements().await;
             // As if the answer had been lost.
             batches.iter().flat_map(|batch| &batch.settlements).for_each(|settlement| {
-                gateway.shared.due.push(&key, settlement.clone());
+                gateway.shared.settlements.push(&key, settlement.clone());
             });
         }
-        gateway.hand_in().await;
-        assert_eq!(gateway.standing(&key, &limits).await.tokens.used, counted);
+        gateway.send_settlements().await;
+        assert_eq!(gateway.status(&key, &limits).await.tokens.used, counted);
     }
 }
 
@@ -275,14 +275,14 @@ async fn a_request_that_does_not_wait_for_the_answer_takes_nothing() {
             answer = asked => drop(answer.unwrap()),
             () = tokio::task::yield_now() => {}
         }
-        gateway.hand_in().await;
-        let standing = gateway.standing(&key, &limits).await;
-        if standing.requests.used == 0 {
-            assert_eq!((standing.tokens.used, standing.running), (0, 0));
+        gateway.send_settlements().await;
+        let status = gateway.status(&key, &limits).await;
+        if status.requests.used == 0 {
+            assert_eq!((status.tokens.used, status.running), (0, 0));
         }
     }
-    let standing = gateway.standing(&key, &limits).await;
-    assert_eq!((standing.requests.used, standing.tokens.used, standing.running), (0, 0, 0));
+    let status = gateway.status(&key, &limits).await;
+    assert_eq!((status.requests.used, status.tokens.used, status.running), (0, 0, 0));
 }
 
 #[tokio::test]
@@ -327,8 +327,8 @@ async fn numbers_are_exact_however_large() {
     let of = |tokens| limits(0, tokens, 0);
     gateway.reserve(&key, &of(u64::MAX), u64::MAX).await.unwrap().settle(7);
     gateway.reserve(&key, &of(large), 11).await.unwrap().settle(MOST_TOKENS + 5);
-    gateway.hand_in().await;
-    assert_eq!(gateway.standing(&key, &of(large)).await.tokens.used, 7 + MOST_TOKENS);
+    gateway.send_settlements().await;
+    assert_eq!(gateway.status(&key, &of(large)).await.tokens.used, 7 + MOST_TOKENS);
     assert_eq!(refused(gateway.reserve(&key, &of(MOST_TOKENS), 1).await).used, 7 + MOST_TOKENS);
 }
 
@@ -339,7 +339,7 @@ async fn nothing_of_a_silent_key_is_kept() {
     for number in 0..50 {
         gateway.reserve(&key(number), &limits, 1).await.unwrap().settle(9);
     }
-    gateway.hand_in().await;
+    gateway.send_settlements().await;
     for number in 0..50 {
         for name in keys_of(&key(number)) {
             let left: i64 = redis.ask(&["PTTL", &name]).trim_start_matches(':').parse().unwrap();
@@ -362,8 +362,8 @@ async fn what_is_taken_in_advance_overruns_nothing() {
             let (moment, which) = (at(step * 50), usize::from(random >> 63 == 1));
             for gateway in &mut gateways {
                 gateway.at(moment).await;
-                gateway.shared.give_back_stocks(|stock| stock.is_over(moment), moment);
-                gateway.hand_in().await;
+                gateway.shared.return_leases(|lease| lease.is_expired(moment), moment);
+                gateway.send_settlements().await;
             }
             let gateway = &gateways[which];
             for _ in 0..random >> 61 & 3 {
@@ -393,22 +393,22 @@ async fn what_was_taken_in_advance_comes_back() {
     for _ in 0..2 {
         first.reserve(&key, &limits, 10).await.unwrap().settle(10);
     }
-    first.hand_in().await;
-    let standing = other.standing(&key, &limits).await;
-    assert_eq!((standing.requests.used, standing.tokens.used, standing.running), (12, 120, 4));
-    assert_eq!(first.shared.standing(&key, &limits, at(0)).unwrap().requests.used, 2, "its own is no use");
+    first.send_settlements().await;
+    let status = other.status(&key, &limits).await;
+    assert_eq!((status.requests.used, status.tokens.used, status.running), (12, 120, 4));
+    assert_eq!(first.shared.status(&key, &limits, at(0)).unwrap().requests.used, 2, "its own is no use");
 
     let held = first.reserve(&key, &limits, 10).await.unwrap();
     assert_eq!(held.name.split('.').count(), 3, "the third asks nobody");
     first.at(at(1000)).await;
-    first.shared.give_back_stocks(|stock| stock.is_over(at(1000)), at(1000));
-    first.hand_in().await;
-    let standing = other.standing(&key, &limits).await;
-    assert_eq!((standing.requests.used, standing.tokens.used, standing.running), (3, 30, 1));
+    first.shared.return_leases(|lease| lease.is_expired(at(1000)), at(1000));
+    first.send_settlements().await;
+    let status = other.status(&key, &limits).await;
+    assert_eq!((status.requests.used, status.tokens.used, status.running), (3, 30, 1));
     held.settle(4);
-    first.hand_in().await;
-    let standing = other.standing(&key, &limits).await;
-    assert_eq!((standing.requests.used, standing.tokens.used, standing.running), (3, 24, 0));
+    first.send_settlements().await;
+    let status = other.status(&key, &limits).await;
+    assert_eq!((status.requests.used, status.tokens.used, status.running), (3, 24, 0));
 }
 
 #[tokio::test]
@@ -418,7 +418,7 @@ async fn its_own_stock_is_no_reason_to_refuse_a_request() {
     for _ in 0..2 {
         gateway.reserve(&key, &limits, 10).await.unwrap().settle(10);
     }
-    // 50 are in stock, which is too little for it; 80 are free.
+    // 50 are leased, which is too little for it; 80 are free.
     assert!(gateway.reserve(&key, &limits, 80).await.is_ok());
     refused(gateway.reserve(&key, &limits, 1).await);
 }
@@ -430,14 +430,19 @@ async fn what_was_used_is_owed_though_the_place_was_given_to_another_meanwhile()
     let [cut_off, other] = &mut gateways[..] else { unreachable!() };
     cut_off.reserve(&key, &limits, 5).await.unwrap().settle(80);
     // It was sent, and nobody knows whether it was heard.
-    cut_off.shared.due.all(9, 9).iter().for_each(|batch| cut_off.shared.due.sent(batch));
+    cut_off
+        .shared
+        .settlements
+        .unsent_batches(9, 9)
+        .iter()
+        .for_each(|batch| cut_off.shared.settlements.mark_sent(batch));
     other.at(at(30_000)).await;
     drop(other.reserve(&key, &limits, 1).await.unwrap());
-    other.hand_in().await;
+    other.send_settlements().await;
     cut_off.at(at(30_000)).await;
-    cut_off.shared.due.all_lost();
-    cut_off.hand_in().await;
-    assert_eq!(other.standing(&key, &limits).await.tokens.used, 81);
+    cut_off.shared.settlements.mark_all_lost();
+    cut_off.send_settlements().await;
+    assert_eq!(other.status(&key, &limits).await.tokens.used, 81);
 }
 
 #[tokio::test]
@@ -446,7 +451,7 @@ async fn nothing_is_left_of_gateways_that_are_gone() {
     let clock = Arc::default();
     let mut sizes = Vec::new();
     for crash in 0..8 {
-        let mut gateway = Gateway::of(&redis, &clock, ", lease: 1%").await;
+        let mut gateway = Gateway::connect(&redis, &clock, ", lease: 1%").await;
         let now = at(crash * 40_000);
         gateway.at(now).await;
         for _ in 0..100 {
@@ -485,10 +490,10 @@ async fn a_clock_that_is_set_back_by_hours_starts_a_key_anew() {
     let after = gateway.reserve(&key, &limits, 1).await.unwrap();
     gateway.at(at(100)).await;
     refused(gateway.reserve(&key, &limits, 1).await);
-    assert_eq!(gateway.standing(&key, &limits).await.running, 2, "what runs is known again");
+    assert_eq!(gateway.status(&key, &limits).await.running, 2, "what runs is known again");
     drop((before, after));
-    gateway.hand_in().await;
-    assert_eq!(gateway.standing(&key, &limits).await.running, 0);
+    gateway.send_settlements().await;
+    assert_eq!(gateway.status(&key, &limits).await.running, 0);
 }
 
 #[tokio::test]
@@ -499,12 +504,12 @@ async fn a_request_that_comes_after_its_cancellation_takes_nothing() {
     let next = format!("{}.{}", gateway.shared.gateway, gateway.shared.numbers.load(Ordering::Relaxed));
     let cancelled = Settlement { name: next.into(), slot: 0, tokens: 0, ending: Ending::Cancelled };
     for _ in 0..2 {
-        gateway.shared.due.push(&key, cancelled.clone());
-        gateway.hand_in().await;
+        gateway.shared.settlements.push(&key, cancelled.clone());
+        gateway.send_settlements().await;
     }
     refused(gateway.reserve(&key, &limits, 50).await);
-    let standing = gateway.standing(&key, &limits).await;
-    assert_eq!((standing.requests.used, standing.tokens.used, standing.running), (0, 0, 0));
+    let status = gateway.status(&key, &limits).await;
+    assert_eq!((status.requests.used, status.tokens.used, status.running), (0, 0, 0));
     assert!(gateway.reserve(&key, &limits, 50).await.is_ok(), "its next one has another name");
 }
 
@@ -516,16 +521,16 @@ async fn a_question_that_is_asked_twice_is_answered_as_before() {
     // As a client does that follows a key to another server of a cluster.
     let number = gateway.shared.numbers.load(Ordering::Relaxed);
     std::mem::forget(gateway.reserve(&key, &limits, 10).await.unwrap());
-    gateway.hand_in().await;
-    let before = gateway.standing(&key, &limits).await;
-    gateway.shared.seen.stocks_over(|_| true, at(0));
+    gateway.send_settlements().await;
+    let before = gateway.status(&key, &limits).await;
+    gateway.shared.snapshots.take_expired(|_| true, at(0));
     gateway.shared.numbers.store(number, Ordering::Relaxed);
     let again = gateway.reserve(&key, &limits, 10).await.unwrap();
-    assert_eq!(gateway.standing(&key, &limits).await.requests.used, before.requests.used);
+    assert_eq!(gateway.status(&key, &limits).await.requests.used, before.requests.used);
     drop(again);
-    gateway.shared.give_back_stocks(|_| true, at(0));
-    gateway.hand_in().await;
-    assert_eq!(gateway.standing(&key, &limits).await.running, 0, "also the stock's places come back");
+    gateway.shared.return_leases(|_| true, at(0));
+    gateway.send_settlements().await;
+    assert_eq!(gateway.status(&key, &limits).await.running, 0, "also the lease's places come back");
 }
 
 #[tokio::test]
@@ -537,10 +542,10 @@ async fn a_server_that_lost_a_part_of_a_key_starts_it_anew() {
         drop(gateway.reserve(&key, &limits, 1).await);
         refused(gateway.reserve(&key, &limits, 1).await);
         redis.ask(&["DEL", &lost]);
-        gateway.hand_in().await;
+        gateway.send_settlements().await;
         gateway.at(gateway.now + Duration::from_secs(61)).await;
         assert!(gateway.reserve(&key, &limits, 1).await.is_ok(), "without {lost}");
         gateway.at(gateway.now + Duration::from_secs(61)).await;
-        assert_eq!(gateway.standing(&key, &limits).await.requests.used, 0, "without {lost}");
+        assert_eq!(gateway.status(&key, &limits).await.requests.used, 0, "without {lost}");
     }
 }

@@ -1,6 +1,6 @@
-//! The series of each key: plain numbers beside the key, written out when somebody scrapes. Children of a metric that the
-//! `prometheus` crate keeps hold their labels and description each, some 300 bytes a number, which a hundred thousand
-//! keys cannot afford; and a deleted key's series must go, which here is a `Drop`.
+//! The series of each key: plain numbers beside the key, encoded at each scrape. The `prometheus` crate keeps labels and a
+//! description with each number, some 300 bytes, which is too much for a hundred thousand keys. A deleted key's series are
+//! removed by `Drop`.
 
 mod exposition;
 mod limits;
@@ -138,14 +138,14 @@ impl KeyMetrics {
         self.own.as_ref().map(|(_, id)| id)
     }
 
-    /// A request was admitted at `now`, in seconds since 1970.
+    /// Counts an admitted request at `now`, in seconds since 1970.
     pub fn began(&self, now: i64) {
         // In one order with `ended` of other threads, so that nobody ever reads less than nothing.
         self.in_flight.fetch_add(1, SeqCst);
         self.last_used.store(now, Relaxed);
     }
 
-    /// A request of the key is held to `limits`.
+    /// Records the limits of the key at a request.
     pub fn held_to(&self, limits: &Limits) {
         // Those that share series have limits of their own.
         if self.own.is_some() {
@@ -153,12 +153,12 @@ impl KeyMetrics {
         }
     }
 
-    /// The limits that a request was last held to.
+    /// The limits of the key at its last request.
     pub(super) fn limits(&self) -> Limits {
         self.limits.read()
     }
 
-    /// An admitted request has ended.
+    /// Counts the end of an admitted request.
     pub fn ended(&self) {
         self.in_flight.fetch_sub(1, SeqCst);
     }
@@ -186,7 +186,7 @@ impl KeyMetrics {
         new
     }
 
-    /// A refused request.
+    /// Counts a refused request.
     pub fn refused(&self, reason: Refused) {
         // The array has a place for each reason.
         if let Some(counter) = self.rejections.get(reason as usize) {

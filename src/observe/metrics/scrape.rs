@@ -1,5 +1,5 @@
-//! What is not counted here but asked for when somebody scrapes: how much of its limits a key has taken, what is in a wallet,
-//! and what the logs have dropped. All of it is known to others, who answer with plain numbers.
+//! Metrics that are read at each scrape: how much of its limits a key uses, the balances of wallets, and dropped log lines. Other
+//! modules know them, and give plain numbers.
 
 use std::{
     fmt::{self, Write},
@@ -29,13 +29,13 @@ const BALANCE: &str = "keymeter_wallet_balance_usd";
 const DROPPED: &str = "keymeter_log_lines_dropped_total";
 
 impl KeySeries {
-    /// Adds to `text` what `shares` says of each key that has series of its own, and of the limits that it is held to.
+    /// Adds to `text` how much of its limits each key with its own series uses, as `shares` says.
     pub fn write_shares(&self, text: &mut String, shares: impl Fn(&KeyId, &Limits) -> Option<Shares>) {
         let lines = self.all().into_iter().filter_map(|key| {
             let id = key.id()?;
             Some((id.clone(), shares(id, &key.limits())?))
         });
-        let help = "How much of a key's limit is taken now: 1 is all of it; more was used than was reserved.";
+        let help = "How much of a key's limit is used now: 1 is all of it; above 1, more was used than was reserved.";
         written(text, (SHARE, "gauge"), help, |text| {
             lines.into_iter().try_for_each(|(id, shares)| {
                 let Shares { requests_per_minute, tokens_per_minute, concurrent_requests } = shares;
@@ -51,11 +51,11 @@ impl KeySeries {
         });
     }
 
-    /// Adds to `text` what is in wallets; of as many of them as there may be keys.
+    /// Adds to `text` the balances of wallets, of as many as there may be keys.
     pub fn write_balances(&self, text: &mut String, mut balances: Balances) {
         balances.sort_unstable();
         balances.truncate(self.max());
-        let help = "What is in a wallet, in US dollars, as this gateway last heard, less what it has charged since.";
+        let help = "The balance of a wallet in US dollars, as last received, less what this gateway has charged since.";
         written(text, (BALANCE, "gauge"), help, |text| {
             balances.iter().try_for_each(|(wallet, balance)| {
                 write!(text, "{BALANCE}{{wallet=\"")?;
@@ -68,7 +68,7 @@ impl KeySeries {
 
 /// Adds to `text` how many lines the logs have dropped.
 pub fn write_dropped_lines(text: &mut String, access: u64, process: u64) {
-    let help = "Lines that were dropped because nobody read them in time, by log: access or process.";
+    let help = "Lines that were dropped because their reader is too slow, by log: access or process.";
     written(text, (DROPPED, "counter"), help, |text| {
         [("access", access), ("process", process)]
             .into_iter()

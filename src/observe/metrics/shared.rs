@@ -1,4 +1,4 @@
-//! What is shown of limits that several gateways share.
+//! The metrics of limits that several gateways share.
 
 use std::time::Duration;
 
@@ -25,81 +25,81 @@ impl SharedSeries {
         Ok(Self {
             answers: make.counters(
                 "keymeter_shared_limits_requests_total",
-                "Requests held to shared limits, by who decided: admitted or refused by the server, leased, failed or skipped.",
+                "Requests with shared limits, by outcome: admitted or refused by the server, leased, failed or skipped.",
                 &["outcome"],
             )?,
             took: make.registered(Histogram::with_opts(
                 HistogramOpts::new(
                     "keymeter_shared_limits_duration_seconds",
-                    "How long requests waited for the server of the shared limits.",
+                    "How long requests waited for the shared-limits server.",
                 )
                 .buckets(TRIPS.to_vec()),
             )?)?,
             reachable: make.registered(IntGauge::new(
                 "keymeter_shared_limits_reachable",
-                "1 while the server of the shared limits decides, 0 while this gateway does by itself.",
+                "1 while the shared-limits server decides, 0 while this gateway decides by itself.",
             )?)?,
             changes: make.counters(
                 "keymeter_shared_limits_changes_total",
-                "How often the server of the shared limits was lost, or found again, by which it was.",
+                "How often the gateway changed between shared and local limits, by what it changed to.",
                 &["to"],
             )?,
             gateways: make.registered(IntGauge::new(
                 "keymeter_shared_limits_gateways",
-                "Gateways that share the limits, as they were seen last.",
+                "The number of gateways that share the limits, as seen last.",
             )?)?,
             excess: make.registered(IntCounter::new(
                 "keymeter_shared_limits_excess_total",
-                "Places that were taken again over the limit, because their gateway had been silent for too long.",
+                "Permits that were taken again over the limit, because their gateway had been silent for too long.",
             )?)?,
         })
     }
 
-    /// A request that is held to shared limits.
+    /// Counts a request with shared limits.
     pub fn answer(&self, answer: SharedAnswer) {
         self.answers.with_label_values(&[answer.as_str()]).inc();
     }
 
-    /// So long a request waited for the server.
+    /// Records how long a request waited for the server.
     pub fn took(&self, time: Duration) {
         self.took.observe(time.as_secs_f64());
     }
 
-    /// The server was found, or lost.
+    /// Records that the server became reachable or unreachable.
     pub fn reachable(&self, is_reachable: bool) {
         self.reachable.set(i64::from(is_reachable));
         self.changes.with_label_values(&[if is_reachable { "shared" } else { "local" }]).inc();
     }
 
-    /// So many gateways share the limits.
+    /// Sets the number of gateways that share the limits.
     pub fn gateways(&self, number: u64) {
         self.gateways.set(i64::try_from(number).unwrap_or(i64::MAX));
     }
 
-    /// How many were.
+    /// The number of permits taken over the limit.
     #[cfg(test)]
     pub(crate) fn excess_taken(&self) -> u64 {
         self.excess.get()
     }
 
-    /// So many places were taken again over the limit.
+    /// Counts permits that were taken again over the limit.
     pub fn excess(&self, places: u64) {
         self.excess.inc_by(places);
     }
 }
 
 keymeter_core::words! {
-    /// Who decided on a request.
+    /// The outcome of a request with shared limits.
     SharedAnswer {
         /// The server admitted it.
         Admitted = "admitted",
         /// The server refused it.
         Refused = "refused",
-        /// It had a part of what was taken in advance.
+        /// It was admitted from a lease.
         Leased = "leased",
-        /// The server was asked, and gave no answer of use in time.
+        /// The server was asked, and gave no valid answer in time.
         Failed = "failed",
-        /// The server was not asked, because it is of no use.
+        /// The server was not asked, because it is unavailable.
         Skipped = "skipped",
     }
 }

@@ -1,4 +1,4 @@
-//! What is shown of traces.
+//! The metrics of traces.
 
 use prometheus::IntCounterVec;
 
@@ -14,24 +14,24 @@ impl TraceSeries {
     pub(super) fn new(make: &Maker<'_>) -> Result<Self, prometheus::Error> {
         let spans = make.counters_of(
             "keymeter_trace_spans_total",
-            "Spans of traces, by what became of them: exported, dropped or failed.",
+            "Spans of traces, by outcome: exported, dropped or failed.",
             "outcome",
             &SpanOutcome::ALL.map(SpanOutcome::as_str),
         )?;
         Ok(Self { spans })
     }
 
-    /// The collector has taken so many.
+    /// Counts spans that the collector took.
     pub fn exported(&self, spans: usize) {
         self.count(SpanOutcome::Exported, spans);
     }
 
-    /// There was no room for one.
+    /// Counts a span for which there was no room.
     pub fn dropped(&self) {
         self.count(SpanOutcome::Dropped, 1);
     }
 
-    /// The collector has not taken so many.
+    /// Counts spans that the collector did not take.
     pub fn failed(&self, spans: usize) {
         self.count(SpanOutcome::Failed, spans);
     }
@@ -42,7 +42,7 @@ impl TraceSeries {
 }
 
 keymeter_core::words! {
-    /// What became of a span.
+    /// The outcome of a span.
     SpanOutcome {
         /// The collector has it.
         Exported = "exported",

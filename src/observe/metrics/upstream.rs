@@ -1,10 +1,10 @@
-//! The series of upstreams and models: what came back of them, and how long it took.
+//! The metrics of upstreams and models: outcomes and durations.
 
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
 use super::Maker;
 
-/// Of all upstreams and models.
+/// The metrics of all upstreams and models.
 pub(super) struct Upstreams {
     responses: IntCounterVec,
     request_duration: HistogramVec,
@@ -27,7 +27,7 @@ pub struct UpstreamSeries {
 }
 
 keymeter_core::words! {
-    /// What came of a request to an upstream.
+    /// The outcome of a request to an upstream.
     UpstreamOutcome {
         /// A response, whole.
         Success = "success",
@@ -45,7 +45,7 @@ keymeter_core::words! {
         Timeout = "timeout",
         /// It began a response and did not end it.
         BrokenOff = "broken_off",
-        /// Nobody waited for the end: the client left, or its key was revoked.
+        /// The request was abandoned: the client left, or its key was revoked.
         Abandoned = "abandoned",
     }
 }
@@ -56,7 +56,7 @@ const DURATIONS: [f64; 16] =
     [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 600.0];
 /// Seconds between two tokens.
 const TOKEN_TIMES: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0];
-/// Seconds of our own work, and of waiting for whom we ask before the upstream is.
+/// Seconds of the gateway's own work, calls to the key service and shared limits included.
 const OVERHEADS: [f64; 14] =
     [0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
 
@@ -65,7 +65,7 @@ impl Upstreams {
         Ok(Self {
             responses: make.counters(
                 "keymeter_upstream_responses_total",
-                "Requests that went to an upstream, by what came of them.",
+                "Requests to upstreams, by outcome.",
                 &["upstream", "model", "outcome"],
             )?,
             request_duration: make.histograms(
@@ -109,7 +109,7 @@ impl Upstreams {
 }
 
 impl UpstreamSeries {
-    /// What came of a request.
+    /// Counts a request by its outcome.
     pub fn answered(&self, outcome: UpstreamOutcome) {
         // The array has a place for each outcome.
         if let Some(counter) = self.responses.get(outcome as usize) {

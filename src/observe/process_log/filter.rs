@@ -1,5 +1,5 @@
-//! Which lines are not worth writing: those beyond the first few of a kind within a second, and those about what a client
-//! did wrong, unless somebody looks for a fault.
+//! The filter of the process log. It drops lines beyond the first few of a kind within a second, and lines about clients' faults
+//! unless `debug` is logged.
 
 use std::{
     collections::HashMap,
@@ -44,11 +44,11 @@ impl LineFilter {
 /// whether a level is enabled, and then log nothing, bring out of order.
 impl<S: Subscriber> Layer<S> for LineFilter {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
-        // Whoever asks for more than usual looks for something, and wants all of it.
+        // Lines above the usual levels were asked for, so all of them are written.
         if *event.metadata().level() > Level::INFO {
             return true;
         }
-        let kind = Kind::of(event);
+        let kind = Kind::from(event);
         if kind.is_pingoras() && !levels::shows_debug() && is_about_client(&message(event)) {
             return false;
         }
@@ -63,9 +63,9 @@ pub(super) struct Kind {
     line: u32,
 }
 
-impl Kind {
+impl From<&Event<'_>> for Kind {
     /// Lines that come by way of the `log` crate have their place in fields.
-    fn of(event: &Event<'_>) -> Self {
+    fn from(event: &Event<'_>) -> Self {
         let metadata = event.metadata();
         if metadata.target() != "log" {
             return Self { target: metadata.target().to_owned(), line: metadata.line().unwrap_or(0) };
@@ -74,7 +74,9 @@ impl Kind {
         event.record(&mut place);
         Self { target: place.target, line: place.line }
     }
+}
 
+impl Kind {
     fn is_pingoras(&self) -> bool {
         self.target.starts_with("pingora")
     }

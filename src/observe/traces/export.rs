@@ -1,5 +1,5 @@
-//! The way of spans to the collector. They wait in a queue of a fixed length, and what does not fit is left out: a collector
-//! that is away, slow or hanging costs spans and never a request. What becomes of each is counted, and an outage is told
+//! The export of spans to the collector. Spans wait in a queue of a fixed length, and further ones are dropped: a collector that
+//! is unreachable, slow or hanging costs spans and never a request. The outcome of each span is counted, and an outage is logged
 //! once.
 
 use std::{
@@ -124,14 +124,17 @@ struct Counted<E> {
 }
 
 impl<E> Counted<E> {
-    /// Says that the collector is away, or there again, when that is news.
+    /// Logs that the collector becomes unavailable or available.
     fn tell(&self, result: Result<(), &OTelSdkError>) {
         let was_away = self.is_away.swap(result.is_err(), Ordering::Relaxed);
         match result {
-            Err(fault) if !was_away => {
-                tracing::warn!("traces do not get to {}: {fault}; until they do, spans are lost", self.url);
+            Err(error) if !was_away => {
+                tracing::warn!(
+                    "the trace collector {} is unavailable: {error}; spans are lost until it is back",
+                    self.url
+                );
             }
-            Ok(()) if was_away => tracing::info!("traces get to {} again", self.url),
+            Ok(()) if was_away => tracing::info!("the trace collector {} is available again", self.url),
             _ => {}
         }
     }
@@ -216,7 +219,7 @@ mod tests {
             let held = Held { gate: Arc::new(Semaphore::new(0)), takes };
             let queue = Queue::before(held.clone(), "http://h:1", metrics.traces().unwrap(), 4);
             let shared = queue.shared.clone();
-            let traces = Traces::of(queue, SampleRatio::ALL, None);
+            let traces = Traces::new(queue, SampleRatio::ALL, None);
             (0..10).for_each(|_| request(&traces));
             assert_counts(&metrics, [("dropped", 6), ("exported", 0), ("failed", 0)]);
             held.gate.close();

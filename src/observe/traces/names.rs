@@ -1,5 +1,5 @@
-//! What OpenTelemetry's conventions for generative AI call what a request asks for. Where they have no word, the name of the
-//! endpoint is one, as they allow.
+//! The names of OpenTelemetry's conventions for generative AI. Where the conventions have none, the name of the endpoint is used,
+//! as they allow.
 
 use std::borrow::Cow;
 
@@ -24,7 +24,7 @@ pub(super) fn operation(endpoint: Endpoint) -> &'static str {
     }
 }
 
-/// `gen_ai.provider.name`: whose form the telemetry has, whoever it is that answers.
+/// `gen_ai.provider.name`: the API of the request, whatever server answers.
 pub(super) fn provider(api: Api) -> &'static str {
     match api {
         Api::OpenAi => "openai",
@@ -34,13 +34,13 @@ pub(super) fn provider(api: Api) -> &'static str {
     }
 }
 
-/// `http.request.method`: one of those that are known, as anybody may send any.
+/// `http.request.method`: a known method, since clients may send any text.
 pub(super) fn method(method: &Method) -> &'static str {
     const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
     KNOWN.into_iter().find(|known| method == *known).unwrap_or("_OTHER")
 }
 
-/// The name of a request's span before its model is known; it keeps it where there is none.
+/// The name of a request's span while its model is unknown.
 pub(super) fn span(request: &Method, call: Option<&Call>) -> Cow<'static, str> {
     match call {
         Some(Call::Inference { endpoint, .. }) => operation(*endpoint).into(),

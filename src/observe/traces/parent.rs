@@ -1,5 +1,5 @@
-//! The trace of a request's caller, as W3C Trace Context writes it. What is not written by the letter counts as not there:
-//! then the request begins a trace of its own.
+//! The trace of a request's caller, in the headers of W3C Trace Context. Invalid headers are ignored: the request then begins its
+//! own trace.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};

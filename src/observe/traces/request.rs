@@ -1,5 +1,5 @@
-//! The trace of one request: its own span and that of its exchange with an upstream. Nothing of what is said between a client
-//! and a model is in it, no secret and no query; what a client can write at will is short.
+//! The trace of one request: its own span and that of its exchange with an upstream. It contains no prompt, no answer, no secret
+//! and no query, and text of a client is short.
 
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
@@ -204,7 +204,7 @@ fn describe_usage(span: &mut Span, usage: &Usage) {
     }
 }
 
-/// Usage as it is charged, and under names of our own: whoever adds up the conventions' counts each request once.
+/// Usage as it is charged, under keymeter's names, so that a sum of the conventions' attributes counts each request once.
 fn describe_spent(span: &mut Span, spent: &Spent) {
     let Usage { input, cached_input, cache_write, output, .. } = spent.usage;
     for (name, tokens) in [

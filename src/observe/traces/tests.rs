@@ -56,7 +56,7 @@ impl Kept {
 
 fn traces(sample: SampleRatio) -> (Traces, Kept) {
     let kept = Kept::default();
-    (Traces::of(kept.clone(), sample, None), kept)
+    (Traces::new(kept.clone(), sample, None), kept)
 }
 
 fn attribute(span: &SpanData, name: &str) -> Option<String> {

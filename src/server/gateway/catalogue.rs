@@ -28,14 +28,14 @@ use crate::{
 
 /// A model that a key may call.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Model {
+pub(super) struct ListedModel {
     pub id: String,
     pub owned_by: String,
 }
 
 /// How long an upstream's answer is kept.
 const KEPT: Duration = Duration::from_secs(60);
-/// How long an upstream that does not answer is left alone.
+/// How long an upstream that does not answer is not asked again.
 const KEPT_UNANSWERED: Duration = Duration::from_secs(5);
 /// More than anybody configures.
 const MOST_UPSTREAMS: u64 = 10_000;
@@ -50,13 +50,13 @@ pub(super) struct Catalogue {
     /// By the upstream's name.
     lists: Cache<Arc<str>, Arc<List>>,
     /// What each upstream said when it last answered.
-    last_words: Mutex<HashMap<Arc<str>, Vec<String>>>,
+    last_lists: Mutex<HashMap<Arc<str>, Vec<String>>>,
 }
 
 impl Default for Catalogue {
     fn default() -> Self {
         let lists = Cache::builder().max_capacity(MOST_UPSTREAMS).expire_after(Kept).build();
-        Self { connector: Connector::new(None), lists, last_words: Mutex::default() }
+        Self { connector: Connector::new(None), lists, last_lists: Mutex::default() }
     }
 }
 
@@ -66,7 +66,7 @@ struct List {
     is_answer: bool,
 }
 
-/// An answer is kept for longer than the want of one.
+/// The expiry of lists: an answer is kept for longer than a failure.
 struct Kept;
 
 impl Expiry<Arc<str>, Arc<List>> for Kept {
@@ -77,7 +77,7 @@ impl Expiry<Arc<str>, Arc<List>> for Kept {
 
 impl Catalogue {
     /// The models that the key of `pass` may call, sorted by name.
-    pub async fn models_for(&self, pass: &RequestInfo, dialer: &Dialer) -> Vec<Model> {
+    pub async fn models_for(&self, pass: &RequestInfo, dialer: &Dialer) -> Vec<ListedModel> {
         let mut models = BTreeMap::new();
         for upstream in pass.settings.routes().iter().filter_map(|route| route.upstream.as_ref()) {
             let mut names: Vec<String> =
@@ -90,7 +90,7 @@ impl Catalogue {
                 models.entry(id).or_insert_with(|| upstream.name.to_string());
             }
         }
-        models.into_iter().map(|(id, owned_by)| Model { id, owned_by }).collect()
+        models.into_iter().map(|(id, owned_by)| ListedModel { id, owned_by }).collect()
     }
 
     /// What `upstream` last said, asked for once for all who want to know. One that does not
@@ -109,13 +109,13 @@ impl Catalogue {
     }
 
     fn answered(&self, upstream: &Upstream, names: Vec<String>) -> List {
-        self.last_words.lock().insert(upstream.name.clone(), names.clone());
+        self.last_lists.lock().insert(upstream.name.clone(), names.clone());
         List { names, is_answer: true }
     }
 
     fn unanswered(&self, upstream: &Upstream, why: &str) -> List {
         tracing::warn!("upstream {} does not list its models: {why}", upstream.name);
-        let names = self.last_words.lock().get(&upstream.name).cloned().unwrap_or_default();
+        let names = self.last_lists.lock().get(&upstream.name).cloned().unwrap_or_default();
         List { names, is_answer: false }
     }
 
@@ -172,17 +172,17 @@ fn malformed<T>(why: &str) -> Result<T> {
 }
 
 /// A list of models in OpenAI's form.
-pub(super) fn list(models: &[Model]) -> Vec<u8> {
+pub(super) fn list(models: &[ListedModel]) -> Vec<u8> {
     json!({"object": "list", "data": models.iter().map(object).collect::<Vec<_>>()}).to_string().into_bytes()
 }
 
 /// One model in OpenAI's form.
-pub(super) fn one(model: &Model) -> Vec<u8> {
+pub(super) fn one(model: &ListedModel) -> Vec<u8> {
     object(model).to_string().into_bytes()
 }
 
 /// The time of creation is not known here; clients require the field.
-fn object(model: &Model) -> Value {
+fn object(model: &ListedModel) -> Value {
     json!({"id": model.id, "object": "model", "created": 0, "owned_by": model.owned_by})
 }
 
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_list_is_written() {
-        let models = [Model { id: "qwen3".to_owned(), owned_by: "vllm".to_owned() }];
+        let models = [ListedModel { id: "qwen3".to_owned(), owned_by: "vllm".to_owned() }];
         assert_eq!(names(&list(&models)).unwrap(), ["qwen3"]);
         let written: Value = serde_json::from_slice(&one(&models[0])).unwrap();
         assert_eq!((&written["object"], &written["owned_by"]), (&"model".into(), &"vllm".into()));

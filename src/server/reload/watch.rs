@@ -3,13 +3,13 @@
 
 use std::{
     collections::BTreeSet,
-    fmt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use notify::{ErrorKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use thiserror::Error;
 use tokio::{
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
     time::timeout,
@@ -31,20 +31,9 @@ const QUIET: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_millis(500);
 
 /// Why files cannot be watched.
-#[derive(Debug)]
+#[derive(Debug, Error)]
+#[error("cannot watch the configuration's directories: {0}; reload with SIGHUP or POST /-/reload")]
 pub struct WatchError(notify::Error);
-
-impl fmt::Display for WatchError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "cannot watch the configuration's directories: {}; reload with SIGHUP or POST /-/reload",
-            self.0
-        )
-    }
-}
-
-impl std::error::Error for WatchError {}
 
 impl Watcher {
     /// Begins to watch the files of `reloader`.

@@ -78,7 +78,7 @@ impl WalletAllowance {
         let (Cost::AtMost(cost) | Cost::Probably(cost)) = cost;
         let mut state = self.state.lock();
         state.asking = state.asking.saturating_add(cost.nanos());
-        AllowanceRequestGuard { purse: self.clone(), cost: cost.nanos() }
+        AllowanceRequestGuard { wallet: self.clone(), cost: cost.nanos() }
     }
 
     /// Others need what is granted to us and not in use: it goes back with the next request.
@@ -136,7 +136,7 @@ impl WalletAllowance {
         if state.allows(cost, trust, now) {
             state.reserved = state.reserved.saturating_add(cost);
             state.used = now;
-            return Ok(Hold { purse: self.clone(), reserved: cost, cost: 0 });
+            return Ok(Hold { wallet: self.clone(), reserved: cost, cost: 0 });
         }
         Err(match trust {
             StalePolicy::WhileItLasts if !is_last_word => Short::Ask,
@@ -277,21 +277,21 @@ impl State {
 /// Says that somebody waits for an update from the accounting service.
 #[derive(Debug)]
 pub struct AllowanceRequestGuard {
-    purse: Arc<WalletAllowance>,
+    wallet: Arc<WalletAllowance>,
     cost: i64,
 }
 
 impl AllowanceRequestGuard {
     /// Of which wallet.
     #[must_use]
-    pub fn purse(&self) -> &Arc<WalletAllowance> {
-        &self.purse
+    pub fn wallet(&self) -> &Arc<WalletAllowance> {
+        &self.wallet
     }
 }
 
 impl Drop for AllowanceRequestGuard {
     fn drop(&mut self) {
-        let mut state = self.purse.state.lock();
+        let mut state = self.wallet.state.lock();
         state.asking = state.asking.saturating_sub(self.cost);
     }
 }
@@ -301,7 +301,7 @@ impl Drop for AllowanceRequestGuard {
 #[must_use = "what is reserved is given back when this is dropped"]
 #[derive(Debug)]
 pub struct Hold {
-    purse: Arc<WalletAllowance>,
+    wallet: Arc<WalletAllowance>,
     reserved: i64,
     cost: i64,
 }
@@ -315,7 +315,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let mut state = self.purse.state.lock();
+        let mut state = self.wallet.state.lock();
         state.reserved = state.reserved.saturating_sub(self.reserved);
         state.settled = state.settled.saturating_add(self.cost);
     }

@@ -27,165 +27,168 @@ fn numbered(version: u64, balance: &str, granted: &str, counted: &str) -> Balanc
     BalanceUpdate { balance: usd(balance), allowance: Some(allowance) }
 }
 
-fn purse(word: &BalanceUpdate) -> Arc<WalletAllowance> {
-    let purse = Arc::new(WalletAllowance::new("team_a".into()));
-    purse.hear(word, at(0));
-    purse
+fn wallet(word: &BalanceUpdate) -> Arc<WalletAllowance> {
+    let wallet = Arc::new(WalletAllowance::new("team_a".into()));
+    wallet.hear(word, at(0));
+    wallet
 }
 
-fn reserve(purse: &Arc<WalletAllowance>, cost: &str, now: MonotonicTime) -> Result<Hold, Short> {
-    purse.reserve(Cost::AtMost(usd(cost)), StalePolicy::WhileItLasts, now)
+fn reserve(wallet: &Arc<WalletAllowance>, cost: &str, now: MonotonicTime) -> Result<Hold, Short> {
+    wallet.reserve(Cost::AtMost(usd(cost)), StalePolicy::WhileItLasts, now)
 }
 
 #[test]
 fn of_two_hundred_requests_at_once_those_run_that_the_balance_pays_for() {
-    let purse = purse(&word("1", "1", "0"));
-    let admitted: Vec<_> = (0..200).filter_map(|_| reserve(&purse, "0.1", at(0)).ok()).collect();
+    let wallet = wallet(&word("1", "1", "0"));
+    let admitted: Vec<_> = (0..200).filter_map(|_| reserve(&wallet, "0.1", at(0)).ok()).collect();
     assert_eq!(admitted.len(), 10);
     drop(admitted);
-    assert_eq!(purse.left(), usd("1"), "what was not spent is there again");
+    assert_eq!(wallet.left(), usd("1"), "what was not spent is there again");
 }
 
 #[test]
 fn what_a_request_cost_is_gone_though_it_is_more_than_it_reserved() {
-    let purse = purse(&word("1", "1", "0"));
-    reserve(&purse, "0.1", at(0)).unwrap().settle(usd("0.7"));
-    assert_eq!(purse.left(), usd("0.3"));
-    assert_eq!(reserve(&purse, "0.31", at(0)).unwrap_err(), Short::Empty, "the keeper was asked just now");
-    drop(reserve(&purse, "0.3", at(0)).unwrap());
+    let wallet = wallet(&word("1", "1", "0"));
+    reserve(&wallet, "0.1", at(0)).unwrap().settle(usd("0.7"));
+    assert_eq!(wallet.left(), usd("0.3"));
+    assert_eq!(reserve(&wallet, "0.31", at(0)).unwrap_err(), Short::Empty, "the keeper was asked just now");
+    drop(reserve(&wallet, "0.3", at(0)).unwrap());
 }
 
 #[test]
 fn the_request_after_the_one_that_uses_the_wallet_up_is_refused() {
-    let purse = purse(&word("1", "1", "0"));
-    reserve(&purse, "0.1", at(0)).unwrap().settle(usd("0.949999999"));
-    reserve(&purse, "0", at(0)).unwrap().settle(usd("0.000000001"));
-    assert_eq!(reserve(&purse, "0.001", at(0)).unwrap_err(), Short::Empty, "exactly five cents are left");
-    purse.hear(&word("5.05", "2", "0.95"), at(1));
-    drop(reserve(&purse, "0.001", at(1)).unwrap());
+    let wallet = wallet(&word("1", "1", "0"));
+    reserve(&wallet, "0.1", at(0)).unwrap().settle(usd("0.949999999"));
+    reserve(&wallet, "0", at(0)).unwrap().settle(usd("0.000000001"));
+    assert_eq!(reserve(&wallet, "0.001", at(0)).unwrap_err(), Short::Empty, "exactly five cents are left");
+    wallet.hear(&word("5.05", "2", "0.95"), at(1));
+    drop(reserve(&wallet, "0.001", at(1)).unwrap());
 }
 
 #[test]
 fn of_a_wallet_of_which_nothing_was_heard_the_keeper_is_asked() {
-    let purse = Arc::new(WalletAllowance::new("ada".into()));
-    assert_eq!(reserve(&purse, "0.2", at(0)).unwrap_err(), Short::Ask);
-    assert_eq!(purse.reserve(Cost::AtMost(usd("0.2")), StalePolicy::ForWantOfBetter, at(0)).unwrap_err(), Short::Empty);
+    let wallet = Arc::new(WalletAllowance::new("ada".into()));
+    assert_eq!(reserve(&wallet, "0.2", at(0)).unwrap_err(), Short::Ask);
+    assert_eq!(
+        wallet.reserve(Cost::AtMost(usd("0.2")), StalePolicy::ForWantOfBetter, at(0)).unwrap_err(),
+        Short::Empty
+    );
 }
 
 #[test]
 fn an_allowance_that_ran_out_is_asked_for_again_and_spent_if_nobody_answers() {
-    let purse = purse(&word("10", "2", "0"));
-    reserve(&purse, "0.5", at(0)).unwrap().settle(usd("0.5"));
-    assert!(reserve(&purse, "0.5", at(59)).is_ok());
-    assert_eq!(reserve(&purse, "0.5", at(60)).unwrap_err(), Short::Ask);
-    let last = purse.reserve(Cost::AtMost(usd("1.5")), StalePolicy::ForWantOfBetter, at(3600)).unwrap();
+    let wallet = wallet(&word("10", "2", "0"));
+    reserve(&wallet, "0.5", at(0)).unwrap().settle(usd("0.5"));
+    assert!(reserve(&wallet, "0.5", at(59)).is_ok());
+    assert_eq!(reserve(&wallet, "0.5", at(60)).unwrap_err(), Short::Ask);
+    let last = wallet.reserve(Cost::AtMost(usd("1.5")), StalePolicy::ForWantOfBetter, at(3600)).unwrap();
     assert_eq!(
-        purse.reserve(Cost::AtMost(usd("0.01")), StalePolicy::ForWantOfBetter, at(3600)).unwrap_err(),
+        wallet.reserve(Cost::AtMost(usd("0.01")), StalePolicy::ForWantOfBetter, at(3600)).unwrap_err(),
         Short::Empty
     );
     last.settle(usd("1.5"));
 }
 
-fn wished(purse: &WalletAllowance, now: MonotonicTime) -> Option<(Usd, Usd)> {
-    purse.wish(now).map(|wish| (wish.wanted, wish.granted))
+fn wished(wallet: &WalletAllowance, now: MonotonicTime) -> Option<(Usd, Usd)> {
+    wallet.wish(now).map(|wish| (wish.wanted, wish.granted))
 }
 
 #[test]
 fn an_allowance_that_is_used_is_renewed_before_its_end() {
-    let purse = purse(&word("10", "1.5", "0"));
-    let hold = reserve(&purse, "0.5", at(1)).unwrap();
-    assert_eq!(wished(&purse, at(20)), None, "there is enough, and time");
-    assert_eq!(wished(&purse, at(40)), Some((usd("0.5"), usd("1.5"))));
+    let wallet = wallet(&word("10", "1.5", "0"));
+    let hold = reserve(&wallet, "0.5", at(1)).unwrap();
+    assert_eq!(wished(&wallet, at(20)), None, "there is enough, and time");
+    assert_eq!(wished(&wallet, at(40)), Some((usd("0.5"), usd("1.5"))));
     hold.settle(usd("0.5"));
-    purse.hear(&word("9.5", "2.5", "0.5"), at(40));
-    let hold = reserve(&purse, "1.9", at(41)).unwrap();
-    assert_eq!(wished(&purse, at(42)), Some((usd("1.9"), usd("2.5"))), "there is less than is reserved");
+    wallet.hear(&word("9.5", "2.5", "0.5"), at(40));
+    let hold = reserve(&wallet, "1.9", at(41)).unwrap();
+    assert_eq!(wished(&wallet, at(42)), Some((usd("1.9"), usd("2.5"))), "there is less than is reserved");
     hold.settle(usd("1.9"));
-    let _hold = reserve(&purse, "0.05", at(42)).unwrap();
-    assert_eq!(wished(&purse, at(42)), Some((usd("5.75"), usd("2.5"))), "twice what was spent since");
+    let _hold = reserve(&wallet, "0.05", at(42)).unwrap();
+    assert_eq!(wished(&wallet, at(42)), Some((usd("5.75"), usd("2.5"))), "twice what was spent since");
 }
 
 #[test]
 fn an_allowance_that_nobody_uses_goes_back_but_for_an_eighth_of_the_balance() {
-    let purse = purse(&word("8", "4", "0"));
-    reserve(&purse, "0.5", at(1)).unwrap().settle(usd("0.8"));
-    assert_eq!(wished(&purse, MonotonicTime::from_nanos(1_400_000_000)), None, "not yet");
-    assert_eq!(wished(&purse, at(2)), Some((usd("1.7"), usd("1.7"))), "0.8 is spent, and an eighth of 7.2 kept");
-    assert_eq!(purse.left(), usd("0.9"));
-    assert_eq!(wished(&purse, at(3)), None, "once");
-    purse.hear(&word("7.2", "1.7", "0.8"), at(3));
-    assert_eq!((purse.left(), wished(&purse, at(30))), (usd("0.9"), None));
+    let wallet = wallet(&word("8", "4", "0"));
+    reserve(&wallet, "0.5", at(1)).unwrap().settle(usd("0.8"));
+    assert_eq!(wished(&wallet, MonotonicTime::from_nanos(1_400_000_000)), None, "not yet");
+    assert_eq!(wished(&wallet, at(2)), Some((usd("1.7"), usd("1.7"))), "0.8 is spent, and an eighth of 7.2 kept");
+    assert_eq!(wallet.left(), usd("0.9"));
+    assert_eq!(wished(&wallet, at(3)), None, "once");
+    wallet.hear(&word("7.2", "1.7", "0.8"), at(3));
+    assert_eq!((wallet.left(), wished(&wallet, at(30))), (usd("0.9"), None));
 }
 
 #[test]
 fn what_others_need_goes_back_at_once_but_for_what_runs() {
-    let purse = purse(&word("8", "4", "0"));
-    let _hold = reserve(&purse, "1.5", at(1)).unwrap();
-    purse.recall();
-    assert_eq!(wished(&purse, at(1)), Some((usd("1.5"), usd("1.5"))));
-    assert_eq!(purse.left(), Usd::ZERO);
-    let asking = purse.asking(Cost::AtMost(usd("1")));
-    purse.hear(&word("8", "2.5", "0"), at(2));
-    purse.recall();
-    assert!(wished(&purse, at(2)).is_none_or(|(_, granted)| granted == usd("2.5")), "whoever asks needs it");
+    let wallet = wallet(&word("8", "4", "0"));
+    let _hold = reserve(&wallet, "1.5", at(1)).unwrap();
+    wallet.recall();
+    assert_eq!(wished(&wallet, at(1)), Some((usd("1.5"), usd("1.5"))));
+    assert_eq!(wallet.left(), Usd::ZERO);
+    let asking = wallet.asking(Cost::AtMost(usd("1")));
+    wallet.hear(&word("8", "2.5", "0"), at(2));
+    wallet.recall();
+    assert!(wished(&wallet, at(2)).is_none_or(|(_, granted)| granted == usd("2.5")), "whoever asks needs it");
     drop(asking);
 }
 
 #[test]
 fn what_probably_costs_more_than_there_is_runs_alone() {
-    let purse = purse(&word("1", "0.5", "0"));
-    let probably = |cost: &str, now| purse.reserve(Cost::Probably(usd(cost)), StalePolicy::WhileItLasts, now);
+    let wallet = wallet(&word("1", "0.5", "0"));
+    let probably = |cost: &str, now| wallet.reserve(Cost::Probably(usd(cost)), StalePolicy::WhileItLasts, now);
     assert_eq!(probably("3", at(5)).unwrap_err(), Short::Ask, "more may be granted");
-    purse.hear(&word("1", "1", "0"), at(5));
+    wallet.hear(&word("1", "1", "0"), at(5));
     let alone = probably("3", at(5)).unwrap();
     assert_eq!(probably("0.1", at(5)).unwrap_err(), Short::Empty);
     alone.settle(usd("0.2"));
-    assert_eq!(purse.left(), usd("0.8"));
+    assert_eq!(wallet.left(), usd("0.8"));
     let _small = probably("0.1", at(5)).unwrap();
     assert_eq!(probably("3", at(5)).unwrap_err(), Short::Empty, "it does not run alone");
 }
 
 #[test]
 fn an_answer_that_was_overtaken_changes_nothing() {
-    let purse = purse(&numbered(1, "10", "2", "0"));
-    reserve(&purse, "1", at(0)).unwrap().settle(usd("1"));
-    purse.hear(&numbered(3, "9", "3", "1"), at(1));
-    purse.hear(&numbered(2, "10", "2.5", "0"), at(2));
-    assert_eq!(purse.left(), usd("2"), "though it was asked for later");
-    purse.hear(&numbered(3, "9", "3", "0.5"), at(3));
-    assert_eq!(purse.left(), usd("2"), "and so does one that knows of fewer requests");
+    let wallet = wallet(&numbered(1, "10", "2", "0"));
+    reserve(&wallet, "1", at(0)).unwrap().settle(usd("1"));
+    wallet.hear(&numbered(3, "9", "3", "1"), at(1));
+    wallet.hear(&numbered(2, "10", "2.5", "0"), at(2));
+    assert_eq!(wallet.left(), usd("2"), "though it was asked for later");
+    wallet.hear(&numbered(3, "9", "3", "0.5"), at(3));
+    assert_eq!(wallet.left(), usd("2"), "and so does one that knows of fewer requests");
 }
 
 #[test]
 fn what_was_given_back_is_not_there_again_by_a_word_from_before() {
-    let purse = purse(&numbered(1, "8", "4", "0"));
-    purse.recall();
-    assert_eq!(wished(&purse, at(1)), Some((Usd::ZERO, Usd::ZERO)));
-    purse.hear(&numbered(1, "8", "4", "0"), at(2));
-    assert_eq!(purse.left(), Usd::ZERO, "the keeper did not know yet");
-    purse.hear(&numbered(2, "8", "1", "0"), at(2));
-    assert_eq!(purse.left(), usd("1"));
+    let wallet = wallet(&numbered(1, "8", "4", "0"));
+    wallet.recall();
+    assert_eq!(wished(&wallet, at(1)), Some((Usd::ZERO, Usd::ZERO)));
+    wallet.hear(&numbered(1, "8", "4", "0"), at(2));
+    assert_eq!(wallet.left(), Usd::ZERO, "the keeper did not know yet");
+    wallet.hear(&numbered(2, "8", "1", "0"), at(2));
+    assert_eq!(wallet.left(), usd("1"));
 }
 
 #[test]
 fn what_a_keeper_has_forgotten_is_taken_for_on_its_way() {
-    let purse = purse(&word("10", "2", "0"));
-    reserve(&purse, "1.5", at(0)).unwrap().settle(usd("1.5"));
-    purse.hear(&word("8.5", "3", "1.5"), at(2));
+    let wallet = wallet(&word("10", "2", "0"));
+    reserve(&wallet, "1.5", at(0)).unwrap().settle(usd("1.5"));
+    wallet.hear(&word("8.5", "3", "1.5"), at(2));
     // It was restored from a backup.
-    purse.hear(&word("10", "2", "0"), at(4));
-    assert_eq!(purse.left(), usd("0.5"));
-    assert_eq!(purse.question().wanted, usd("1.5"), "and is asked for beside what is needed");
+    wallet.hear(&word("10", "2", "0"), at(4));
+    assert_eq!(wallet.left(), usd("0.5"));
+    assert_eq!(wallet.question().wanted, usd("1.5"), "and is asked for beside what is needed");
 }
 
 #[test]
 fn where_nobody_grants_anything_the_balance_is_there_to_be_spent() {
-    let purse = purse(&BalanceUpdate { balance: usd("0.03"), allowance: None });
-    reserve(&purse, "0.02", at(0)).unwrap().settle(usd("0.02"));
-    assert_eq!(reserve(&purse, "0.02", at(0)).unwrap_err(), Short::Empty);
-    purse.hear(&BalanceUpdate { balance: usd("0.01"), allowance: None }, at(9));
-    assert_eq!(purse.left(), usd("0.01"), "what was spent is no longer in the balance");
-    assert_eq!(wished(&purse, at(100)), None);
+    let wallet = wallet(&BalanceUpdate { balance: usd("0.03"), allowance: None });
+    reserve(&wallet, "0.02", at(0)).unwrap().settle(usd("0.02"));
+    assert_eq!(reserve(&wallet, "0.02", at(0)).unwrap_err(), Short::Empty);
+    wallet.hear(&BalanceUpdate { balance: usd("0.01"), allowance: None }, at(9));
+    assert_eq!(wallet.left(), usd("0.01"), "what was spent is no longer in the balance");
+    assert_eq!(wished(&wallet, at(100)), None);
 }
 
 const CENT: i64 = 10_000_000;
@@ -237,7 +240,7 @@ type Message<T> = (usize, MonotonicTime, T);
 
 #[derive(Default)]
 struct World {
-    purses: Vec<Arc<WalletAllowance>>,
+    wallets: Vec<Arc<WalletAllowance>>,
     grants: Vec<Grant>,
     balance: i64,
     running: Vec<(usize, Hold, i64)>,
@@ -249,9 +252,9 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let purses = ["ada", "ada"].map(|id| Arc::new(WalletAllowance::new(id.into()))).to_vec();
+        let wallets = ["ada", "ada"].map(|id| Arc::new(WalletAllowance::new(id.into()))).to_vec();
         let (grants, uncounted) = (vec![Grant::none(); 2], vec![std::collections::VecDeque::new(); 2]);
-        Self { purses, grants, balance: 500 * CENT, uncounted, ..Self::default() }
+        Self { wallets, grants, balance: 500 * CENT, uncounted, ..Self::default() }
     }
 
     /// A tenth of a second a step: no allowance runs out within a case.
@@ -269,12 +272,12 @@ impl World {
             Step::Begin { gateway, cost } => {
                 let cost = i64::from(cost) * CENT;
                 let at_most = Cost::AtMost(Usd::from_nanos(cost));
-                match self.purses[gateway].reserve(at_most, StalePolicy::WhileItLasts, moment) {
+                match self.wallets[gateway].reserve(at_most, StalePolicy::WhileItLasts, moment) {
                     Ok(hold) => self.running.push((gateway, hold, cost)),
                     Err(Short::Empty) => {}
                     Err(Short::Ask | Short::Wait) => {
-                        let _asking = self.purses[gateway].asking(at_most);
-                        self.asked.push((gateway, moment, Some(self.purses[gateway].question())));
+                        let _asking = self.wallets[gateway].asking(at_most);
+                        self.asked.push((gateway, moment, Some(self.wallets[gateway].question())));
                     }
                 }
             }
@@ -293,12 +296,12 @@ impl World {
                 }
             }
             Step::AllowanceRequest(gateway) => {
-                if let Some(wish) = self.purses[gateway].wish(moment) {
+                if let Some(wish) = self.wallets[gateway].wish(moment) {
                     self.asked.push((gateway, moment, Some(wish)));
                 }
             }
             Step::LookUp(gateway) => self.asked.push((gateway, moment, None)),
-            Step::Recall(gateway) => self.purses[gateway].recall(),
+            Step::Recall(gateway) => self.wallets[gateway].recall(),
             Step::Ask(which) if !self.asked.is_empty() => {
                 let (gateway, asked, wish) = self.asked.swap_remove(which % self.asked.len());
                 let balance = Usd::from_nanos(self.balance);
@@ -313,8 +316,8 @@ impl World {
             Step::Answer(which) if !self.answers.is_empty() => {
                 let (gateway, asked, (word, wish)) = self.answers.swap_remove(which % self.answers.len());
                 match wish {
-                    Some(wish) => self.purses[gateway].hear_answer(&word, asked, &wish),
-                    None => self.purses[gateway].hear(&word, asked),
+                    Some(wish) => self.wallets[gateway].hear_answer(&word, asked, &wish),
+                    None => self.wallets[gateway].hear(&word, asked),
                 }
             }
             Step::End { .. } | Step::Ask(_) | Step::Answer(_) => {}

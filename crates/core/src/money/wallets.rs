@@ -35,12 +35,12 @@ impl WalletAllowances {
     #[must_use]
     pub fn balances(&self, now: MonotonicTime) -> Vec<(Arc<str>, Usd)> {
         let by_id = self.by_id.read();
-        by_id.iter().filter_map(|(id, purse)| Some((id.clone(), purse.balance(now)?))).collect()
+        by_id.iter().filter_map(|(id, wallet)| Some((id.clone(), wallet.balance(now)?))).collect()
     }
 
     /// Of which wallets the accounting service is to be asked in advance, and for how much.
     #[must_use]
     pub fn wishes(&self, now: MonotonicTime) -> Vec<AllowanceRequest> {
-        self.by_id.read().values().filter_map(|purse| purse.wish(now)).collect()
+        self.by_id.read().values().filter_map(|wallet| wallet.wish(now)).collect()
     }
 }

@@ -217,14 +217,14 @@ fn choice((name, content): (&str, Value), finish_reason: Option<&str>) -> Value 
 
 fn maximum(api: Api, request: &Request) -> Result<Option<u64>, Failure> {
     if request.n.is_some_and(|choices| choices != 1) {
-        return Err(Failure::of("n", "must be 1: this server gives one choice"));
+        return Err(Failure::invalid("n", "must be 1: this server gives one choice"));
     }
     let (param, stated) = match (api, request.max_completion_tokens) {
         (Api::Chat, Some(maximum)) => ("max_completion_tokens", Some(maximum)),
         _ => ("max_tokens", request.max_tokens),
     };
     match (api, stated) {
-        (_, Some(0)) => Err(Failure::of(param, "must be at least 1")),
+        (_, Some(0)) => Err(Failure::invalid(param, "must be at least 1")),
         (Api::Text, None) => Ok(Some(TEXT_DEFAULT_MAXIMUM)),
         (_, stated) => Ok(stated),
     }
@@ -232,24 +232,26 @@ fn maximum(api: Api, request: &Request) -> Result<Option<u64>, Failure> {
 
 fn check_stream_options(request: &Request) -> Result<(), Failure> {
     match (&request.stream_options, request.stream) {
-        (Some(_), None | Some(false)) => Err(Failure::of("stream_options", "is allowed only where `stream` is true")),
+        (Some(_), None | Some(false)) => {
+            Err(Failure::invalid("stream_options", "is allowed only where `stream` is true"))
+        }
         _ => Ok(()),
     }
 }
 
 fn prompt(api: Api, request: &Request) -> Result<String, Failure> {
     match (api, &request.messages, &request.prompt) {
-        (Api::Chat, None, _) => Err(Failure::of("messages", "is missing; give a list of messages")),
+        (Api::Chat, None, _) => Err(Failure::invalid("messages", "is missing; give a list of messages")),
         (Api::Chat, Some(messages), _) if messages.is_empty() => {
-            Err(Failure::of("messages", "is empty; give at least one message"))
+            Err(Failure::invalid("messages", "is empty; give at least one message"))
         }
         (Api::Chat, Some(messages), _) => Ok(messages.iter().map(said).collect::<Vec<_>>().join("\n")),
         (Api::Text, _, Some(Prompt::One(prompt))) => Ok(prompt.clone()),
         (Api::Text, _, Some(Prompt::Many(prompts))) => match prompts.as_slice() {
             [prompt] => Ok(prompt.clone()),
-            _ => Err(Failure::of("prompt", "must be one text: this server gives one choice")),
+            _ => Err(Failure::invalid("prompt", "must be one text: this server gives one choice")),
         },
-        (Api::Text, _, None) => Err(Failure::of("prompt", "is missing; give a text")),
+        (Api::Text, _, None) => Err(Failure::invalid("prompt", "is missing; give a text")),
     }
 }
 

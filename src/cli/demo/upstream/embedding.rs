@@ -37,11 +37,13 @@ pub fn answer(body: &[u8], count_tokens: fn(&str) -> u64) -> Result<Value, Failu
     let request: Request = serde_json::from_slice(body)?;
     let texts = match request.input {
         Input::One(text) => vec![text],
-        Input::Many(texts) if texts.is_empty() => return Err(Failure::of("input", "is empty; give one text or more")),
+        Input::Many(texts) if texts.is_empty() => {
+            return Err(Failure::invalid("input", "is empty; give one text or more"));
+        }
         Input::Many(texts) => texts,
     };
     if request.dimensions.is_some_and(|dimensions| dimensions != DIMENSIONS) {
-        return Err(Failure::of("dimensions", format!("must be {DIMENSIONS}, which is all that this model has")));
+        return Err(Failure::invalid("dimensions", format!("must be {DIMENSIONS}, which is all that this model has")));
     }
     let encoding = request.encoding_format.unwrap_or_default();
     let data = texts.iter().enumerate().map(|(index, text)| {

@@ -1,23 +1,31 @@
 //! What the demo upstream refuses, in the form of OpenAI's errors.
 
-use std::fmt;
-
 use http::StatusCode;
 use serde_json::{Value, json};
+use thiserror::Error;
 
 /// Why a request is refused.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Error, PartialEq, Eq)]
 pub enum Failure {
     /// The body is not JSON.
+    #[error("the body is not JSON: {reason}")]
     InvalidJson { reason: String },
     /// The body is JSON, but not of the form that the API asks for.
+    #[error("{} {reason}", subject(*.param))]
     InvalidRequest { param: Option<&'static str>, reason: String },
     /// No such path.
+    #[error("unknown request URL: {method} {path}; see GET /v1/models for what there is")]
     UnknownUrl { method: String, path: String },
     /// The path is known, the method is another.
+    #[error("this path takes {allowed} only")]
     MethodNotAllowed { allowed: String },
     /// The body has more than `maximum` bytes.
+    #[error("the body has more than {maximum} bytes; send less")]
     BodyTooLarge { maximum: usize },
+}
+
+fn subject(param: Option<&str>) -> String {
+    param.map_or_else(|| "the body is not what this call takes:".to_owned(), |param| format!("`{param}`"))
 }
 
 impl Failure {
@@ -53,7 +61,7 @@ impl Failure {
     }
 
     /// A field that is there and cannot be served.
-    pub fn of(param: &'static str, reason: impl Into<String>) -> Self {
+    pub fn invalid(param: &'static str, reason: impl Into<String>) -> Self {
         Self::InvalidRequest { param: Some(param), reason: reason.into() }
     }
 }
@@ -64,22 +72,3 @@ impl From<serde_json::Error> for Failure {
         if error.is_data() { Self::InvalidRequest { param: None, reason } } else { Self::InvalidJson { reason } }
     }
 }
-
-impl fmt::Display for Failure {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::InvalidJson { reason } => write!(formatter, "the body is not JSON: {reason}"),
-            Self::InvalidRequest { param: Some(param), reason } => write!(formatter, "`{param}` {reason}"),
-            Self::InvalidRequest { param: None, reason } => {
-                write!(formatter, "the body is not what this call takes: {reason}")
-            }
-            Self::UnknownUrl { method, path } => {
-                write!(formatter, "unknown request URL: {method} {path}; see GET /v1/models for what there is")
-            }
-            Self::MethodNotAllowed { allowed } => write!(formatter, "this path takes {allowed} only"),
-            Self::BodyTooLarge { maximum } => write!(formatter, "the body has more than {maximum} bytes; send less"),
-        }
-    }
-}
-
-impl std::error::Error for Failure {}

@@ -1,10 +1,10 @@
-//! The limits that a key was last held to, for whoever scrapes when no request is there.
+//! The last limits of a key, for scrapes between requests.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use keymeter_core::limit::{Limit, Limits};
 
-/// Three limits, for whoever wants to know them when no request is there. 0 stands for none.
+/// Three limits, readable without a request. 0 stands for none.
 #[derive(Default)]
 pub(super) struct LastLimits([AtomicU64; 3]);
 

@@ -1,4 +1,4 @@
-//! Puts questions to the service, with or without what they need, and notes how long it takes.
+//! The calls to the service, with or without a token, and their durations.
 
 use std::{
     cell::Cell,
@@ -7,18 +7,19 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use keymeter_config::keys::Http;
-use reqwest::{Client, RequestBuilder, Response};
+use keymeter_core::key::Secret;
+use reqwest::Response;
 
 use super::{TOKEN, report::Verdict};
-use crate::keys::http::{ClientError, Failure, body, client, plainly};
+use crate::keys::service::{ClientError, EVENT_STREAM, JSON, ServiceClient, ServiceError, read_body, send, within};
 
-/// How a service refuses whoever has no right to ask.
+/// The statuses by which a service refuses a call without the right token.
 pub(super) const REFUSALS: [u16; 2] = [401, 403];
 
-/// Somebody who asks a service.
-pub(super) struct Asking {
+/// A caller of the service.
+pub(super) struct Caller {
     pub(super) service: Http,
-    client: Client,
+    client: ServiceClient,
     slowest: Cell<Duration>,
 }
 
@@ -30,9 +31,9 @@ pub(super) struct Reply {
     pub(super) body: Vec<u8>,
 }
 
-impl Asking {
+impl Caller {
     pub(super) fn new(service: Http) -> Result<Self, ClientError> {
-        Ok(Self { client: client(&service)?, service, slowest: Cell::default() })
+        Ok(Self { client: ServiceClient::new(&service)?, service, slowest: Cell::default() })
     }
 
     /// The service's token.
@@ -45,52 +46,48 @@ impl Asking {
         self.slowest.get()
     }
 
-    /// Asks as a gateway does, with the tag of what is known.
+    /// Looks a key up as a gateway does, with the tag of a known record.
     pub(super) async fn ask(
         &self,
         url: &str,
         token: Option<&str>,
         known: Option<&HeaderValue>,
     ) -> Result<Reply, String> {
-        let mut request = self.request(url, "application/json", token);
+        let mut request = self.with_token(token).get(url, JSON);
         if let Some(tag) = known {
             request = request.header(header::IF_NONE_MATCH, tag);
         }
         self.in_time(async {
-            let response = request.send().await.map_err(|error| plainly(&error))?;
+            let response = send(request).await?;
             let (status, headers) = (response.status(), response.headers().clone());
-            Ok(Reply { status, headers, body: body(response).await.map_err(Failure::why)? })
+            Ok(Reply { status, headers, body: read_body(response).await? })
         })
         .await
     }
 
-    /// Asks for events, after the one with an id.
+    /// Asks for events, after the one with `last_id`.
     pub(super) async fn listen(
         &self,
         url: &str,
         token: Option<&str>,
         last_id: Option<&str>,
     ) -> Result<Response, String> {
-        let mut request = self.request(url, "text/event-stream", token);
+        let mut request = self.with_token(token).get(url, EVENT_STREAM);
         if let Some(id) = last_id {
             request = request.header("last-event-id", id);
         }
-        self.in_time(async { request.send().await.map_err(|error| plainly(&error)) }).await
+        self.in_time(send(request)).await
     }
 
-    fn request(&self, url: &str, accept: &str, token: Option<&str>) -> RequestBuilder {
-        let request = self.client.get(url).header(header::ACCEPT, accept);
-        match token {
-            Some(token) => request.bearer_auth(token),
-            None => request,
-        }
+    fn with_token(&self, token: Option<&str>) -> ServiceClient {
+        self.client.with_token(token.map(Secret::new))
     }
 
-    async fn in_time<T>(&self, answer: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-        let (start, timeout) = (Instant::now(), self.service.timeout);
-        let answer = tokio::time::timeout(timeout, answer).await;
+    async fn in_time<T>(&self, answer: impl Future<Output = Result<T, ServiceError>>) -> Result<T, String> {
+        let start = Instant::now();
+        let answer = within(self.service.timeout, answer).await;
         self.slowest.set(self.slowest.get().max(start.elapsed()));
-        answer.unwrap_or_else(|_| Err(format!("no answer within {} s", timeout.as_secs_f64())))
+        answer.map_err(|error| error.to_string())
     }
 }
 
@@ -107,7 +104,7 @@ fn any_of(statuses: &[u16]) -> String {
     statuses.join(" or ")
 }
 
-/// What came in the place of something else.
+/// A description of an unexpected status.
 pub(super) fn came(status: Result<StatusCode, String>) -> String {
     match status {
         Ok(status) if REFUSALS.contains(&status.as_u16()) => {
