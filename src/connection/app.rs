@@ -143,7 +143,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for OnConnection<A>
             // Pingora's own time for each read would end it before ours.
             session.set_keepalive(Some(0));
         }
-        let peer = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
+        let peer = session
+            .client_addr()
+            .and_then(pingora::protocols::l4::socket::SocketAddr::as_inet)
+            .map(std::net::SocketAddr::ip);
         let reusable = self.app.process_new_http(session, shutdown).await;
         if let Some(peer) = peer.filter(|_| self.connection.has_partial_head()) {
             (self.on_malformed)(peer);

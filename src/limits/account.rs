@@ -83,7 +83,7 @@ pub struct Accounts {
 }
 
 /// How long a deleted key's series can still be scraped.
-pub const SERIES_OF_DELETED_KEYS: std::time::Duration = std::time::Duration::from_secs(600);
+pub const SERIES_OF_DELETED_KEYS: std::time::Duration = std::time::Duration::from_mins(10);
 
 impl Accounts {
     /// No accounts yet.

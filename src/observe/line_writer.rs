@@ -109,11 +109,12 @@ fn write_all(
             thread::sleep(LINGER);
         }
         let mut taken = 0;
-        let batch = first.into_iter().chain(iter::from_fn(|| lines.try_recv().ok())).take(QUEUE);
-        let mut written = batch.fold(Ok(()), |so_far: io::Result<()>, line| {
+        let mut written = Ok(());
+        // After a failure the rest of the batch is taken, too, and not written.
+        for line in first.into_iter().chain(iter::from_fn(|| lines.try_recv().ok())).take(QUEUE) {
             taken += 1;
-            so_far.and_then(|()| output.write_all(&line))
-        });
+            written = written.and_then(|()| output.write_all(&line));
+        }
         let dropped = counts.dropped.load(Ordering::Relaxed);
         if dropped > reported {
             written = written.and_then(|()| output.write_all(&report(WriterReport::Dropped(dropped - reported))));
