@@ -58,7 +58,7 @@ fn look_ups(criterion: &mut Criterion) {
 
 fn resolver(keys: usize) -> Arc<Resolver> {
     let metrics = Arc::new(Metrics::new(100_000).expect("metrics"));
-    let day = Duration::from_secs(86_400);
+    let day = Duration::from_hours(24);
     let terms = KeyCache { capacity: 1_000_000, ttl: day, unknown_ttl: day, stale_for: Duration::ZERO };
     let source = Arc::new(YamlSource::new((0..keys).map(record).collect()));
     Arc::new(Resolver::new(source, &terms, Arc::new(Accounts::new(metrics.clone())), metrics, Arc::default()))

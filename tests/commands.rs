@@ -61,7 +61,7 @@ fn check_takes_the_example_with_a_control_plane_if_its_tokens_are_set() {
     assert!(short.contains("`openssl rand -hex 32` makes one"), "{short}");
     let loaded = keymeter_config::load(&example, &|name| Some(name.repeat(5))).unwrap();
     let control = loaded.config.control.unwrap();
-    assert_eq!(control.usage_retention, Duration::from_secs(365 * 24 * 3600), "what is written is the default");
+    assert_eq!(control.usage_retention, Duration::from_hours(8760), "what is written is the default");
     assert_eq!((control.key_operations_per_hour, control.changes_per_hour), (15, 600));
 }
 

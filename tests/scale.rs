@@ -86,7 +86,7 @@ impl House {
     fn with(keys: u32) -> Self {
         let metrics = Arc::new(Metrics::new(100_000).unwrap());
         let (source, runs) = (Arc::new(Numbered::new(keys)), Arc::new(RevocationRegistry::default()));
-        let hour = Duration::from_secs(3600);
+        let hour = Duration::from_hours(1);
         let terms = KeyCache { capacity: 1_000_000, ttl: hour, unknown_ttl: Duration::from_secs(5), stale_for: hour };
         let accounts = Arc::new(Accounts::new(metrics.clone()));
         let resolver = Arc::new(Resolver::new(source.clone(), &terms, accounts, metrics.clone(), runs.clone()));

@@ -58,8 +58,8 @@ impl ProxyHttp for Bare {
         if self.is_alike {
             peer.options.connection_timeout = Some(Duration::from_secs(5));
             peer.options.total_connection_timeout = Some(Duration::from_secs(5));
-            peer.options.read_timeout = Some(Duration::from_secs(600));
-            peer.options.write_timeout = Some(Duration::from_secs(600));
+            peer.options.read_timeout = Some(Duration::from_mins(10));
+            peer.options.write_timeout = Some(Duration::from_mins(10));
             peer.options.idle_timeout = Some(Duration::from_secs(4));
         }
         Ok(Box::new(peer))

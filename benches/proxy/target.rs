@@ -74,7 +74,7 @@ impl Target {
     fn wait(&self) {
         let start = Instant::now();
         while TcpStream::connect(self.address).is_err() {
-            assert!(start.elapsed() < Duration::from_secs(60), "{} does not start: {}", self.kind.name(), self.said());
+            assert!(start.elapsed() < Duration::from_mins(1), "{} does not start: {}", self.kind.name(), self.said());
             std::thread::sleep(Duration::from_millis(20));
         }
     }

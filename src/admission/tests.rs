@@ -24,7 +24,7 @@ use keymeter_core::{
 use self::fixture::{Fixture, admit, at, limited, now, record, settings, settings_with};
 use super::*;
 
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 const CHAT: &str = r#"{"model":"m","messages":[{"role":"user","content":"hello"}]}"#;
 const STREAM: &str = r#"{"model":"m","stream":true,"messages":[]}"#;
 

@@ -56,7 +56,7 @@ pub enum Output {
 const TOKEN: &str = "KEYMETER_CONTROL_TOKEN";
 
 /// How long a call may take.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A control plane that can be called.
 pub struct Remote {

@@ -35,7 +35,7 @@ pub struct Push {
 }
 
 /// How long a service that sends comments may be silent before the connection counts as lost.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 
 impl Push {
     /// A listener for `resolver`.
@@ -68,7 +68,7 @@ impl Push {
                     tracing::warn!("the connection to the key service's events was lost: {why}; reconnecting");
                 }
                 Err(why) if failures % 32 == 0 => {
-                    tracing::warn!("cannot connect to the key service's events: {why}; retrying")
+                    tracing::warn!("cannot connect to the key service's events: {why}; retrying");
                 }
                 Err(_) => {}
             }

@@ -6,7 +6,7 @@ use tokio::sync::Semaphore;
 
 use super::{fixture::record, *};
 
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 fn resolver(source: Arc<dyn KeySource>) -> Arc<Resolver> {
     let metrics = Arc::new(Metrics::new(100).unwrap());

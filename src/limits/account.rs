@@ -83,7 +83,7 @@ pub struct Accounts {
 }
 
 /// How long a deleted key's series can still be scraped.
-pub const SERIES_OF_DELETED_KEYS: std::time::Duration = std::time::Duration::from_secs(600);
+pub const SERIES_OF_DELETED_KEYS: std::time::Duration = std::time::Duration::from_mins(10);
 
 impl Accounts {
     /// No accounts yet.
@@ -186,7 +186,7 @@ mod tests {
         drop(first);
         let start = MonotonicTime::from_nanos(0);
         accounts.sweep(|_, _| false, start);
-        accounts.sweep(|_, _| true, start + Duration::from_secs(300));
+        accounts.sweep(|_, _| true, start + Duration::from_mins(5));
         accounts.sweep(|_, _| false, start + Duration::from_secs(601));
         assert_eq!(accounts.of(&record("key_a")).revision(), 1, "it is the same account");
     }

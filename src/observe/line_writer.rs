@@ -109,9 +109,9 @@ fn write_all(
             thread::sleep(LINGER);
         }
         let mut taken = 0;
-        let batch = first.into_iter().chain(iter::from_fn(|| lines.try_recv().ok())).take(QUEUE);
         let mut written = Ok(());
-        for line in batch {
+        // After a failure the rest of the batch is taken, too, and not written.
+        for line in first.into_iter().chain(iter::from_fn(|| lines.try_recv().ok())).take(QUEUE) {
             taken += 1;
             written = written.and_then(|()| output.write_all(&line));
         }

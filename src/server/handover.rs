@@ -44,7 +44,7 @@ const TIMED_OUT: u8 = b'n';
 const MOST: usize = 64;
 
 /// How long the other side may take to become ready, or to release what cannot run twice.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How long the other side may take for an answer that needs no work.
 const AT_ONCE: Duration = Duration::from_secs(5);

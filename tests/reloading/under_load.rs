@@ -88,7 +88,7 @@ async fn no_request_fails_and_no_count_is_lost_however_often_it_is_reloaded() {
     gateway.metric_becomes(r#"keymeter_requests_in_flight{key_id="key_test"}"#, 0.0).await;
     reload_keys(&gateway, &one_key(&limits)).await;
     let left = gateway.chat(&chat()).await.header("x-ratelimit-remaining-requests").unwrap().to_owned();
-    if start.elapsed() < Duration::from_secs(60) {
+    if start.elapsed() < Duration::from_mins(1) {
         assert_eq!(left.parse(), Ok(LIMIT - made - 1), "the limit's window forgot requests");
     }
     let lines = (0..=made).map(|_| gateway.next_line()).filter(|line| line["status"] == 200).count();

@@ -31,7 +31,7 @@ use crate::{
     observe::{access_log::AccessLog, metrics::Metrics},
 };
 
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 const HOME: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 /// A gate with what it stands between: keys, and the log and the metrics that it writes to.

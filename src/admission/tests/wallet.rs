@@ -18,7 +18,7 @@ fn fixture() -> Fixture {
 
 fn hear(fixture: &Fixture, balance: &str, granted: &str, counted: &str) {
     let [balance, granted, counted] = [balance, granted, counted].map(|text| text.parse().unwrap());
-    let allowance = Some(Allowance { version: 1, granted, counted, lasts: Duration::from_secs(60) });
+    let allowance = Some(Allowance { version: 1, granted, counted, lasts: Duration::from_mins(1) });
     fixture.resolver.wallets().of(&"ada".into()).hear(&BalanceUpdate { balance, allowance }, now().moment);
 }
 

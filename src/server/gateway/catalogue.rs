@@ -34,7 +34,7 @@ pub(super) struct ListedModel {
 }
 
 /// How long an upstream's answer is kept.
-const KEPT: Duration = Duration::from_secs(60);
+const KEPT: Duration = Duration::from_mins(1);
 /// How long an upstream that does not answer is not asked again.
 const KEPT_UNANSWERED: Duration = Duration::from_secs(5);
 /// More than anybody configures.
