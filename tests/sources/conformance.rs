@@ -274,7 +274,7 @@ const WRONG: &[(When, Breach, &[&str])] = &[
         Sends(list),
         &[concat!(
             "FAIL a known hash: expected 200 with the key's record; ",
-            "came 200, but the record is invalid: no JSON object"
+            "came 200, but the record is invalid: the record is not a JSON object"
         )],
     ),
     (

@@ -249,13 +249,34 @@ impl Snippets {
 }
 
 /// The bodies of the requests that are in `bytes`, up to the first that is not written as it must be (RFC 9112).
-fn bodies(mut bytes: &[u8]) -> Vec<Vec<u8>> {
-    let mut bodies = Vec::new();
-    while let Some((body, rest)) = request(bytes) {
-        bodies.push(body);
-        bytes = rest;
+fn bodies(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let (mut bodies, mut bytes) = (Vec::new(), bytes.to_vec());
+    loop {
+        if let Some((body, rest)) = request(&bytes) {
+            bodies.push(body);
+            bytes = rest.to_vec();
+        } else if let Some(escaped) = with_escaped_target(&bytes) {
+            bytes = escaped;
+        } else {
+            return bodies;
+        }
     }
-    bodies
+}
+
+/// Pingora escapes what may not stand in a request's target, such as a space, and takes the request: what its head says of
+/// its body stays as it is.
+fn with_escaped_target(bytes: &[u8]) -> Option<Vec<u8>> {
+    let line = std::str::from_utf8(bytes.split(|byte| *byte == b'\n').next()?).ok()?;
+    let start = line.find(' ')? + 1;
+    let target = line.get(start..line.rfind(" HTTP/")?)?;
+    let is_illegal = |byte: u8| !byte.is_ascii() || byte.is_ascii_control() || b" <>\"".contains(&byte);
+    if !line.starts_with(char::is_alphanumeric) || !target.bytes().any(is_illegal) {
+        return None;
+    }
+    let escaped =
+        target.bytes().map(|byte| if is_illegal(byte) { format!("%{byte:02X}").into_bytes() } else { vec![byte] });
+    let escaped: Vec<u8> = escaped.flatten().collect();
+    Some([&bytes[..start], &escaped, &bytes[start + target.len()..]].concat())
 }
 
 fn hash(body: &[u8]) -> u64 {

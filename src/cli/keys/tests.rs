@@ -141,7 +141,7 @@ fn arguments_are_held_to_their_form() {
 #[test]
 fn what_cannot_be_done_is_said_and_changes_nothing() {
     let mut desk = Desk::with(FILE);
-    let unknown = "DIR/keys.yaml: no key has the id `key_c`; `keymeter keys list` shows those there are";
+    let unknown = "DIR/keys.yaml: no key has the id `key_c`; `keymeter keys list` shows all ids";
     for command in ["show", "enable", "delete", "regenerate", "regenerate --grace 1h", "update --team x"] {
         assert_eq!(desk.fault(&format!("{command} key_c")), unknown);
     }
