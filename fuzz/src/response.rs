@@ -2,7 +2,10 @@
 //! out, memory is bounded, and whoever leaves after the end has not left early.
 
 use bytes::Bytes;
-use keymeter_core::{api::Endpoint, usage::{Ending, Form, Meter, Metered, Source}};
+use keymeter_core::{
+    api::Endpoint,
+    usage::{Ending, Form, Meter, Metered, UsageSource},
+};
 
 use crate::{Input, events};
 
@@ -138,7 +141,7 @@ impl Case {
         let whole = self.meter(&[input.response]);
         assert_eq!(self.meter(&input.pieces()), whole, "{self:?}: cut as planned, and whole");
         assert!(whole.metered.usage.reasoning <= whole.metered.usage.output, "{self:?}: {whole:?}");
-        assert!(whole.metered.source != Source::None || whole.metered == Metered::none(), "{self:?}: {whole:?}");
+        assert!(whole.metered.source != UsageSource::None || whole.metered == Metered::none(), "{self:?}: {whole:?}");
         if whole.ended {
             let other = if self.ending == Ending::Early { Ending::Complete } else { Ending::Early };
             assert_eq!(Self { ending: other, ..*self }.meter(&[input.response]).metered, whole.metered, "{self:?}");
