@@ -96,7 +96,7 @@ impl House {
     fn gate(&self) -> Gate {
         let text = "{upstreams: [{name: one, url: 'http://127.0.0.1:1'}], keys: {yaml: {path: keys.yaml}}}";
         let config = config::parse(text, Path::new("/keymeter.yaml"), &|_| None).unwrap();
-        Gate::new(Settings::of(&config), self.resolver.clone(), self.metrics.clone(), AccessLog::none())
+        Gate::new(Settings::new(&config), self.resolver.clone(), self.metrics.clone(), AccessLog::none())
     }
 
     async fn meet_all(&self) {

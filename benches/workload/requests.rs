@@ -44,7 +44,7 @@ pub fn gate(keys: usize) -> Arc<Gate> {
     let accounts = Arc::new(Accounts::new(metrics.clone()));
     let source = Arc::new(YamlSource::new((0..keys).map(record).collect()));
     let resolver = Arc::new(Resolver::new(source, &config.key_cache, accounts, metrics.clone(), Arc::default()));
-    Arc::new(Gate::new(Settings::of(&config), resolver, metrics, AccessLog::none()))
+    Arc::new(Gate::new(Settings::new(&config), resolver, metrics, AccessLog::none()))
 }
 
 fn record(number: usize) -> KeyRecord {

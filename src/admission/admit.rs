@@ -96,7 +96,7 @@ impl Gate {
             Err(rejection) => return Err(request.rejected(rejection)),
         };
         admitted.key.account.metrics.held_to(&admitted.limits);
-        let prompt = Prompt::of(&scanned, endpoint, &admitted.learned);
+        let prompt = Prompt::new(&scanned, endpoint, &admitted.learned);
         let Identified { context, .. } = request;
         let mut planned = Planned {
             demand: Demand {

@@ -28,7 +28,7 @@ pub struct Prompt {
 impl Prompt {
     /// The prompt of a request whose body was read, for a model of which this was `learned`.
     #[must_use]
-    pub fn of(scanned: &Scanned, endpoint: Endpoint, learned: &Learned) -> Self {
+    pub fn new(scanned: &Scanned, endpoint: Endpoint, learned: &Learned) -> Self {
         let text = scanned.outline.text.clone();
         let around_text = around_prompt(endpoint, &scanned.outline);
         let media = scanned.media.saturating_mul(MEDIA_TOKENS);
@@ -78,7 +78,7 @@ mod tests {
 
     fn prompt(endpoint: Endpoint, body: &str, learned: &Learned) -> Prompt {
         let scanned = scan(&bytes::Bytes::copy_from_slice(body.as_bytes()), endpoint.shape()).unwrap();
-        Prompt::of(&scanned, endpoint, learned)
+        Prompt::new(&scanned, endpoint, learned)
     }
 
     fn said(text: &str) -> String {

@@ -73,9 +73,9 @@ pub struct Route {
 impl Settings {
     /// What `config` says.
     #[must_use]
-    pub fn of(config: &Config) -> Self {
+    pub fn new(config: &Config) -> Self {
         let models: Vec<_> =
-            config.models.iter().enumerate().map(|(index, model)| Arc::new(Model::of(model, index))).collect();
+            config.models.iter().enumerate().map(|(index, model)| Arc::new(Model::new(model, index))).collect();
         Self {
             limits: config.limits.limits,
             strategy: config.limits.reservation,
@@ -144,7 +144,7 @@ fn routes(upstreams: &[Arc<config::Upstream>], models: usize) -> Vec<Arc<Route>>
 }
 
 impl Model {
-    fn of(model: &config::Model, index: usize) -> Self {
+    fn new(model: &config::Model, index: usize) -> Self {
         Self {
             label: model.name.as_str().into(),
             price: model.price,

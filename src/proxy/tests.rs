@@ -69,7 +69,7 @@ fn gate_with(extra: &str) -> Arc<Gate> {
     let accounts = Arc::new(Accounts::new(metrics.clone()));
     let source = Arc::new(YamlSource::new(vec![key()]));
     let resolver = Arc::new(Resolver::new(source, &config.key_cache, accounts, metrics.clone(), Arc::default()));
-    Arc::new(Gate::new(Settings::of(&config), resolver, metrics, AccessLog::none()))
+    Arc::new(Gate::new(Settings::new(&config), resolver, metrics, AccessLog::none()))
 }
 
 fn key() -> KeyRecord {

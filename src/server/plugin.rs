@@ -48,7 +48,7 @@ use crate::{
 ///
 /// ```no_run
 /// # fn proxy() -> impl pingora::proxy::ProxyHttp<CTX = ()> + Send + Sync {
-/// #     keymeter::gateway::Gateway::default()
+/// #     keymeter::server::gateway::Gateway::default()
 /// # }
 /// use keymeter::{AccessLog, Plugin};
 ///
@@ -125,7 +125,7 @@ impl Plugin {
                 (resolver, Source::Http(Arc::new(push)))
             }
         };
-        let gate = Gate::new(Settings::of(&config), resolver.clone(), metrics.clone(), log);
+        let gate = Gate::new(Settings::new(&config), resolver.clone(), metrics.clone(), log);
         let (gate, sender) = match ledger {
             Some((ledger, accounting)) => {
                 let sender = Sender::new(ledger.clone(), accounting.clone(), &config.ledger);

@@ -139,7 +139,7 @@ impl Reloader {
             // It is only on its new address, after a restart, that it may go without a token.
             config.admin.token = config.admin.token.or_else(|| state.config.admin.token.clone());
         }
-        self.gate.replace_settings(Settings::of(&config));
+        self.gate.replace_settings(Settings::new(&config));
         // What keys come from is changed by a restart only.
         let source = self.source.as_ref().filter(|_| matches!(config.keys.source, config::Source::Yaml { .. }));
         if let Some(source) = source {

@@ -98,7 +98,7 @@ impl Report {
 
     fn add_prompt(&mut self, exchange: &Exchange, tokens: u64, learned: &Learned) {
         let by = |learned: &Learned| {
-            let prompt = Prompt::of(&exchange.scanned, exchange.endpoint, learned);
+            let prompt = Prompt::new(&exchange.scanned, exchange.endpoint, learned);
             (prompt.counted(learned).abs_diff(tokens), prompt.estimate().abs_diff(tokens))
         };
         let (first, later) = (by(&Learned::default()), by(learned));
@@ -106,7 +106,7 @@ impl Report {
         let charges = if has_schemas { &mut self.charges_with_schemas } else { &mut self.charges };
         charges.add(exchange, [first.0, later.0], tokens);
         self.reservations.add(exchange, [first.1, later.1], tokens);
-        Prompt::of(&exchange.scanned, exchange.endpoint, learned).teach(learned, tokens, None);
+        Prompt::new(&exchange.scanned, exchange.endpoint, learned).teach(learned, tokens, None);
     }
 
     fn leave_out(&mut self, what: &'static str, why: &'static str) {

@@ -136,7 +136,7 @@ pub fn settings(sections: &str) -> Settings {
 pub fn settings_with(option: &str, sections: &str) -> Settings {
     let upstream = format!("upstreams: [{{name: up, url: \"http://127.0.0.1:1\"{option}}}]");
     let text = format!("{upstream}\nkeys: {{yaml: {{path: keys.yaml}}}}\n{sections}\n");
-    Settings::of(&config::parse(&text, Path::new("/keymeter.yaml"), &|_| None).unwrap())
+    Settings::new(&config::parse(&text, Path::new("/keymeter.yaml"), &|_| None).unwrap())
 }
 
 pub fn record(id: &str) -> KeyRecord {
