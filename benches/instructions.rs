@@ -94,9 +94,12 @@ fn requests() -> impl Iterator<Item = Case> {
             repeat(count, || runtime.block_on(identified(&gate, &head, Now::read())).context.path.len());
         }),
         ("identify, admit and settle", |count| {
-            let (gate, head, body) = (gate(1), head(0), scan(&chat(KIB), Shape::Chat).expect("a good body"));
+            let (gate, head) = (gate(1), head(0));
+            let mut body = Box::new(scan(&chat(KIB), Shape::Chat).expect("a good body"));
             let runtime = runtime();
-            repeat(count, || runtime.block_on(exchange(&gate, &head, &body)));
+            for _ in 0..count {
+                body = runtime.block_on(exchange(&gate, &head, body));
+            }
         }),
         ("reserve and settle", |count| {
             let limits = Limits {

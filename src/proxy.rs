@@ -206,7 +206,7 @@ impl RequestState {
 
 /// An admitted request.
 struct Running {
-    request: ActiveRequest,
+    request: Box<ActiveRequest>,
     /// What goes upstream, until the response is there.
     body: Option<Outgoing>,
     rejection: Option<Rejection>,

@@ -17,15 +17,17 @@ use keymeter_core::{
     key::{KeyHash, KeyRecord, KeyState, OwnLimits},
 };
 
-/// A request from its head to its end: identified, admitted and settled.
-pub async fn exchange(gate: &Arc<Gate>, head: &HeaderMap, body: &Scanned) {
+/// A request from its head to its end: identified, admitted and settled. What was read of its body is handed back, for the
+/// next one.
+pub async fn exchange(gate: &Arc<Gate>, head: &HeaderMap, body: Box<Scanned>) -> Box<Scanned> {
     let now = Now::read();
     let request = identified(gate, head, now).await;
-    let read_body = async |_| Ok(Ok(body.clone()));
-    let Ok((request, _)) = gate.admit(request, Endpoint::ChatCompletions, read_body, || now).await else {
+    let read_body = async |_| Ok(Ok(*body));
+    let Ok((request, body)) = gate.admit(request, Endpoint::ChatCompletions, read_body, || now).await else {
         panic!("refused")
     };
     request.settle(&Outcome { status: Some(200), complete: true, ..Outcome::default() }, now);
+    body
 }
 
 /// A request whose key is known.

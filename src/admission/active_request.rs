@@ -77,13 +77,13 @@ impl ActiveRequest {
         prompt: Prompt,
         change: Change,
         now: Now,
-    ) -> Self {
+    ) -> Box<Self> {
         admitted.key.account.metrics.began(now.date.as_second());
         let adds_usage = change.include_usage;
         let key = &admitted.key;
         let enter = || gate.revocations().register(&key.record.id, *key.hash(), key.end());
         let running = context.settings.cuts_revoked.then(enter);
-        Self {
+        Box::new(Self {
             gate,
             context,
             admitted,
@@ -98,7 +98,7 @@ impl ActiveRequest {
             status: 0,
             first_token: None,
             running,
-        }
+        })
     }
 
     /// Who was admitted, to what.
@@ -247,7 +247,7 @@ impl ActiveRequest {
     }
 
     /// Gives back what was not used, charges what was, and tells the metrics and the log.
-    pub fn settle(mut self, outcome: &Outcome<'_>, now: Now) {
+    pub fn settle(mut self: Box<Self>, outcome: &Outcome<'_>, now: Now) {
         self.settle_once(outcome, now);
     }
 

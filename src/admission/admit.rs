@@ -31,7 +31,7 @@ impl Gate {
         endpoint: Endpoint,
         read_body: impl AsyncFnOnce(BodyRoom) -> Result<Result<Scanned, BodyError>, Rejection>,
         clock: impl Fn() -> Now,
-    ) -> Result<(ActiveRequest, Scanned), Box<Rejected>> {
+    ) -> Result<(Box<ActiveRequest>, Box<Scanned>), Box<Rejected>> {
         let read = self.read(request, endpoint, read_body, &clock).await?;
         let start = clock();
         let planned = self.plan(read, start)?;
@@ -63,10 +63,11 @@ impl Gate {
         request: &mut Identified,
         read_body: impl AsyncFnOnce(BodyRoom) -> Result<Result<Scanned, BodyError>, Rejection>,
         clock: &impl Fn() -> Now,
-    ) -> Result<(Place<Holder>, Scanned), Rejection> {
+    ) -> Result<(Place<Holder>, Box<Scanned>), Rejection> {
         let mut place = self.take_place(request, clock())?;
         let room = self.in_flight.body_room(request.key.account.clone(), request.context.settings.max_buffered_bodies);
-        let scanned = read_body(room).await?;
+        // It is handed on from step to step, and is large: so are the plan and the active request.
+        let scanned = read_body(room).await?.map(Box::new);
         let now = clock();
         self.confirm(request, now).await?;
         if !Arc::ptr_eq(&place.owner().0, &request.key.account) {
@@ -89,7 +90,7 @@ impl Gate {
     }
 
     /// Says where the request goes and what it is to reserve, if its key may make it at all.
-    fn plan(&self, read: Read, now: Now) -> Result<Planned, Box<Rejected>> {
+    fn plan(&self, read: Read, now: Now) -> Result<Box<Planned>, Box<Rejected>> {
         let Read { request, place, endpoint, scanned } = read;
         let admitted = match self.destination(&request, endpoint, &scanned) {
             Ok(admitted) => admitted,
@@ -98,7 +99,7 @@ impl Gate {
         admitted.key.account.metrics.held_to(&admitted.limits);
         let prompt = Prompt::new(&scanned, endpoint, &admitted.learned);
         let Identified { context, .. } = request;
-        let mut planned = Planned {
+        let mut planned = Box::new(Planned {
             demand: Demand {
                 prompt: prompt.estimate(),
                 certain_prompt: certain_prompt(scanned.prompt_text_bytes).saturating_add(scanned.prompt_tokens_given),
@@ -117,7 +118,7 @@ impl Gate {
             place: Some(place),
             scanned,
             prompt,
-        };
+        });
         match planned.plan(self, now) {
             Ok(()) => Ok(planned),
             Err(rejection) => Err(planned.rejected(rejection)),
@@ -145,7 +146,7 @@ impl Gate {
     }
 
     /// Takes what was planned from the key's limits and its wallet together, or nothing.
-    async fn reserve(&self, mut planned: Planned, clock: &impl Fn() -> Now) -> Result<Reserved, Box<Rejected>> {
+    async fn reserve(&self, mut planned: Box<Planned>, clock: &impl Fn() -> Now) -> Result<Reserved, Box<Rejected>> {
         let (start, mut policy) = (clock(), StalePolicy::WhileItLasts);
         loop {
             let now = clock();
@@ -192,9 +193,9 @@ impl Gate {
     }
 
     /// Lets the request run.
-    fn start(self: &Arc<Self>, reserved: Reserved, now: Now) -> (ActiveRequest, Scanned) {
+    fn start(self: &Arc<Self>, reserved: Reserved, now: Now) -> (Box<ActiveRequest>, Box<Scanned>) {
         let Reserved { planned, reservations } = reserved;
-        let Planned { context, admitted, prompt, plan, scanned, .. } = planned;
+        let Planned { context, admitted, prompt, plan, scanned, .. } = *planned;
         let change = Change { include_usage: asks_for_usage(&admitted, &scanned), maximum: plan.set_maximum };
         let active = ActiveRequest::new(self.clone(), context, admitted, reservations, prompt, change, now);
         let key = &active.admitted().key;
@@ -211,12 +212,12 @@ struct Read {
     request: Identified,
     place: Place<Holder>,
     endpoint: Endpoint,
-    scanned: Scanned,
+    scanned: Box<Scanned>,
 }
 
 /// A request that has all that it needs to run.
 struct Reserved {
-    planned: Planned,
+    planned: Box<Planned>,
     reservations: Reservations,
 }
 

@@ -9,7 +9,7 @@ use keymeter_core::{
     usage::{Metered, Usage, UsageSource},
 };
 
-use super::{Admitted, Now, Outcome, RequestContext, context::millis};
+use super::{Admitted, Now, Outcome, RequestContext};
 use crate::observe::{
     access_log::Line,
     metrics::Metrics,
@@ -147,14 +147,14 @@ impl<'request> Completed<'request> {
         let reason = self.outcome.rejection.map(Rejection::code);
         Line {
             upstream: Some(&self.admitted.route.name),
-            time_to_first_token_ms: self.first_token.map(|first| millis(first.moment.saturating_since(arrived))),
+            time_to_first_token: self.first_token.map(|first| first.moment.saturating_since(arrived)),
             input_tokens: usage.input,
             cached_input_tokens: usage.cached_input,
             cache_write_tokens: usage.cache_write,
             output_tokens: usage.output,
             reasoning_tokens: usage.reasoning,
             usage_source: source.as_str(),
-            cost_usd: cost.to_string(),
+            cost: *cost,
             client_aborted: self.is_aborted,
             ..self.context.line(Some(&self.admitted.key.record), self.status, reason, self.at)
         }

@@ -106,7 +106,7 @@ impl RequestContext {
         now: Now,
     ) -> Line<'line> {
         Line {
-            time: format!("{:.6}", self.arrived.date),
+            time: self.arrived.date,
             request_id: self.id.as_str(),
             trace_id: self.trace.as_ref().map(|trace| trace.id()),
             key_id: key.map(|record| record.id.as_str()),
@@ -115,17 +115,11 @@ impl RequestContext {
             path: first_bytes(&self.path, LOGGED),
             status,
             reason: reason.map(ErrorCode::as_str),
-            duration_ms: millis(now.moment.saturating_since(self.arrived.moment)),
+            duration: now.moment.saturating_since(self.arrived.moment),
             usage_source: "none",
-            cost_usd: "0".to_owned(),
             ..Line::default()
         }
     }
-}
-
-/// A duration in milliseconds, to the microsecond.
-pub(super) fn millis(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 /// At most the first `most` bytes of `text`, cut between characters.
@@ -150,7 +144,10 @@ impl RequestId {
     fn of(process: u64, request: u64) -> Self {
         let (process, request) = (process & !0xF000 | 0x4000, request & (u64::MAX >> 2) | 1 << 63);
         let number = u128::from(process) << 64 | u128::from(request);
-        Self(["req_", &hex::encode(number.to_be_bytes())].concat())
+        let mut digits = [0; 32];
+        // There is room for two digits of each byte, and digits are ASCII.
+        let _ = hex::encode_to_slice(number.to_be_bytes(), &mut digits);
+        Self(["req_", str::from_utf8(&digits).unwrap_or_default()].concat())
     }
 
     /// The id as text.

@@ -93,15 +93,15 @@ impl Gate {
     /// # Errors
     /// When the key may not be used any more.
     pub(super) async fn confirm(&self, request: &mut Identified, now: Now) -> Result<(), Rejection> {
-        let (hash, id) = (*request.key.hash(), request.key.record.id.clone());
         let denial = if self.resolver.is_current(&request.key) {
             request.key.denial(now.date)
         } else {
+            let hash = *request.key.hash();
             let (key, denial) = self.key(hash, self.resolver.known(&hash), request.context.from, now).await?;
             request.key = key;
             denial
         };
-        denial.map_or(Ok(()), |denial| Err(Rejection::of_bar(denial, id)))
+        denial.map_or(Ok(()), |denial| Err(Rejection::of_bar(denial, request.key.record.id.clone())))
     }
 
     /// The key that a secret with `hash` belongs to, and why that may not be used, if it may not.

@@ -24,7 +24,7 @@ pub(super) struct Planned {
     pub admitted: Admitted,
     /// Among the requests of its key that run. `None` while it is a part of what is reserved.
     pub place: Option<Place<Holder>>,
-    pub scanned: Scanned,
+    pub scanned: Box<Scanned>,
     pub prompt: Prompt,
     pub demand: Demand,
     pub plan: Plan,

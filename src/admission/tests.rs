@@ -28,7 +28,7 @@ const HOUR: Duration = Duration::from_hours(1);
 const CHAT: &str = r#"{"model":"m","messages":[{"role":"user","content":"hello"}]}"#;
 const STREAM: &str = r#"{"model":"m","stream":true,"messages":[]}"#;
 
-fn code(refused: Result<ActiveRequest, Rejection>) -> &'static str {
+fn code(refused: Result<Box<ActiveRequest>, Rejection>) -> &'static str {
     refused.err().map_or("admitted", |rejection| rejection.code().as_str())
 }
 

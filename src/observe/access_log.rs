@@ -3,20 +3,19 @@
 
 use std::{io::Write, time::Duration};
 
-use keymeter_core::json_line::JsonLine;
+use jiff::Timestamp;
+use keymeter_core::{json_line::JsonLine, money::Usd};
 
 use crate::observe::line_writer::{LineWriter, WriterReport};
 
 /// What is logged of one request.
 #[derive(Debug, Default)]
-#[cfg_attr(test, derive(serde::Serialize))]
 pub struct Line<'request> {
-    /// When the request's head arrived, RFC 3339 in UTC.
-    pub time: String,
+    /// When the request's head arrived.
+    pub time: Timestamp,
     /// As in the response's `x-request-id`.
     pub request_id: &'request str,
     /// The request's trace, where requests are traced.
-    #[cfg_attr(test, serde(skip_serializing_if = "Option::is_none"))]
     pub trace_id: Option<&'request str>,
     /// The key, where it is known.
     pub key_id: Option<&'request str>,
@@ -32,10 +31,10 @@ pub struct Line<'request> {
     pub status: u16,
     /// Why the request was refused or failed.
     pub reason: Option<&'static str>,
-    /// From the head to the first piece of the answer, in milliseconds.
-    pub time_to_first_token_ms: Option<f64>,
-    /// From the head to the end, in milliseconds.
-    pub duration_ms: f64,
+    /// From the head to the first piece of the answer.
+    pub time_to_first_token: Option<Duration>,
+    /// From the head to the end.
+    pub duration: Duration,
     /// Not cached.
     pub input_tokens: u64,
     /// Read from the prompt cache.
@@ -48,8 +47,8 @@ pub struct Line<'request> {
     pub reasoning_tokens: u64,
     /// Where the counts came from.
     pub usage_source: &'static str,
-    /// In US dollars, exactly.
-    pub cost_usd: String,
+    /// What it cost.
+    pub cost: Usd,
     /// Whether the client went away before the response's end.
     pub client_aborted: bool,
 }
@@ -57,7 +56,7 @@ pub struct Line<'request> {
 impl Line<'_> {
     fn to_json(&self) -> Vec<u8> {
         let mut line = JsonLine::new();
-        line.text("time", &self.time);
+        line.time("time", self.time);
         line.text("request_id", self.request_id);
         if let Some(trace) = self.trace_id {
             line.text("trace_id", trace);
@@ -69,26 +68,27 @@ impl Line<'_> {
         line.text("path", self.path);
         line.number("status", self.status.into());
         line.optional("reason", self.reason);
-        match self.time_to_first_token_ms {
+        match self.time_to_first_token {
             Some(time) => line.millis("time_to_first_token_ms", micros(time)),
             None => line.null("time_to_first_token_ms"),
         }
-        line.millis("duration_ms", micros(self.duration_ms));
+        line.millis("duration_ms", micros(self.duration));
         line.number("input_tokens", self.input_tokens);
         line.number("cached_input_tokens", self.cached_input_tokens);
         line.number("cache_write_tokens", self.cache_write_tokens);
         line.number("output_tokens", self.output_tokens);
         line.number("reasoning_tokens", self.reasoning_tokens);
         line.text("usage_source", self.usage_source);
-        line.text("cost_usd", &self.cost_usd);
+        line.plain("cost_usd", self.cost);
         line.truth("client_aborted", self.client_aborted);
         line.end()
     }
 }
 
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is a whole number of microseconds")]
-fn micros(millis: f64) -> u64 {
-    (millis * 1e3).round() as u64
+/// A duration in microseconds, to the nearest.
+fn micros(duration: Duration) -> u64 {
+    let nearest = duration.saturating_add(Duration::from_nanos(500));
+    u64::try_from(nearest.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Where lines go.
@@ -155,21 +155,36 @@ mod tests {
     #[test]
     fn a_line_has_all_that_is_known() {
         let known = Line {
-            time: "2026-06-01T00:00:00.123456Z".to_owned(),
+            time: "2026-06-01T00:00:00.123456Z".parse().unwrap(),
             request_id: "req_1",
             trace_id: Some("0af7651916cd43dd8448eb211c80319c"),
             key_id: Some("key_a"),
             key_name: Some("My \"key\" \\ ü"),
             model: Some("a\nb"),
-            time_to_first_token_ms: Some(0.619),
-            duration_ms: 43.9,
+            status: 429,
+            reason: Some("rate_limit_exceeded"),
+            time_to_first_token: Some(Duration::from_nanos(618_500)),
+            duration: Duration::from_nanos(43_900_499),
             output_tokens: u64::MAX,
+            usage_source: "upstream",
+            cost: "0.25".parse().unwrap(),
             client_aborted: true,
             ..Line::default()
         };
-        for line in [known, Line { duration_ms: 12.0, ..Line::default() }] {
-            assert_eq!(String::from_utf8(line.to_json()), String::from_utf8(serde_json::to_vec(&line).unwrap()));
-        }
+        let (known, nothing) = (known.to_json(), Line::default().to_json());
+        assert_eq!(
+            String::from_utf8(known).unwrap(),
+            concat!(
+                r#"{"time":"2026-06-01T00:00:00.123456Z","request_id":"req_1","trace_id":"0af7651916cd43dd8448eb211c80319c","#,
+                r#""key_id":"key_a","key_name":"My \"key\" \\ ü","model":"a\nb","upstream":null,"path":"","status":429,"#,
+                r#""reason":"rate_limit_exceeded","time_to_first_token_ms":0.619,"duration_ms":43.9,"input_tokens":0,"#,
+                r#""cached_input_tokens":0,"cache_write_tokens":0,"output_tokens":18446744073709551615,"reasoning_tokens":0,"#,
+                r#""usage_source":"upstream","cost_usd":"0.25","client_aborted":true}"#
+            )
+        );
+        let nothing: serde_json::Value = serde_json::from_slice(&nothing).unwrap();
+        assert_eq!(nothing["time_to_first_token_ms"], serde_json::Value::Null);
+        assert!(nothing.get("trace_id").is_none(), "there is none where nothing is traced");
     }
 
     struct Sent(Sender<u8>);

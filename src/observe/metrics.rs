@@ -31,11 +31,13 @@ pub struct Metrics {
     errors: IntCounterVec,
     unauthorized: IntCounterVec,
     malformed: IntCounter,
-    usage: IntCounterVec,
+    /// In the order of their sources.
+    usage: [IntCounter; UsageSource::ALL.len()],
     client_aborts: IntCounter,
     unpriced: IntCounterVec,
     upstreams: Upstreams,
-    lookups: IntCounterVec,
+    /// In the order of their results.
+    lookups: [IntCounter; Lookup::ALL.len()],
     source_requests: IntCounterVec,
     source_duration: HistogramVec,
     events_connected: IntGauge,
@@ -83,11 +85,11 @@ impl Metrics {
                 "keymeter_malformed_requests_total",
                 "Request heads that were malformed or incomplete.",
             )?)?,
-            usage: make.counters_of(
+            usage: make.counter_of_each(
                 "keymeter_usage_total",
                 "Responses, by where their token counts came from: upstream, estimated or none.",
                 "source",
-                &[UsageSource::Upstream, UsageSource::Estimated, UsageSource::None].map(UsageSource::as_str),
+                UsageSource::ALL.map(UsageSource::as_str),
             )?,
             client_aborts: make.registered(IntCounter::new(
                 "keymeter_client_aborts_total",
@@ -99,11 +101,11 @@ impl Metrics {
                 &["model"],
             )?,
             upstreams: Upstreams::new(&make)?,
-            lookups: make.counters_of(
+            lookups: make.counter_of_each(
                 "keymeter_key_cache_lookups_total",
                 "Look-ups of keys in the cache, by result: hit, miss, stale or unknown.",
                 "result",
-                &Lookup::ALL.map(Lookup::as_str),
+                Lookup::ALL.map(Lookup::as_str),
             )?,
             source_requests: make.counters_of(
                 "keymeter_key_source_requests_total",
@@ -203,7 +205,10 @@ impl Metrics {
 
     /// Counts a look-up in the key cache.
     pub fn looked_up(&self, result: Lookup) {
-        self.lookups.with_label_values(&[result.as_str()]).inc();
+        // There is one for each result.
+        if let Some(counter) = self.lookups.get(result as usize) {
+            counter.inc();
+        }
     }
 
     /// Counts a look-up at the key source, and how long it took.
@@ -244,7 +249,10 @@ impl Metrics {
 
     /// Counts a response by the source of its usage.
     pub fn usage_from(&self, source: UsageSource) {
-        self.usage.with_label_values(&[source.as_str()]).inc();
+        // There is one for each source.
+        if let Some(counter) = self.usage.get(source as usize) {
+            counter.inc();
+        }
     }
 
     /// Counts a client that went away before the end of its response.
@@ -357,6 +365,18 @@ impl Maker<'_> {
             drop(counters.with_label_values(&[word]));
         }
         Ok(counters)
+    }
+
+    /// The same, each at hand: those that every request counts are not looked up by their words each time.
+    fn counter_of_each<const WORDS: usize>(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        words: [&str; WORDS],
+    ) -> Result<[IntCounter; WORDS], prometheus::Error> {
+        let counters = self.counters(name, help, &[label])?;
+        Ok(words.map(|word| counters.with_label_values(&[word])))
     }
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {

@@ -20,14 +20,14 @@ pub(super) struct BufferedBody {
 
 /// A body on its way upstream.
 pub(super) struct Outgoing {
-    scanned: Scanned,
+    scanned: Box<Scanned>,
     bytes: Bytes,
     _room: BodyRoom,
 }
 
 impl Outgoing {
     /// What was received and scanned, with `change` written into it.
-    pub fn new(scanned: Scanned, change: &Change, held: BufferedBody) -> Self {
+    pub fn new(scanned: Box<Scanned>, change: &Change, held: BufferedBody) -> Self {
         let BufferedBody { bytes: received, mut room } = held;
         let bytes = scanned.splice(change);
         if bytes.as_ptr() != received.as_ptr() {

@@ -3,6 +3,8 @@
 
 use std::{fmt, io::Write as _};
 
+use jiff::Timestamp;
+
 use crate::printable::misleads;
 
 /// An object that is being written.
@@ -35,6 +37,28 @@ impl JsonLine {
         self.name(name);
         // Memory takes all that is written.
         let _ = write!(self.bytes, "\"{value}\"");
+    }
+
+    /// A field with a time to the microsecond, in UTC (RFC 3339).
+    pub fn time(&mut self, name: &'static str, time: Timestamp) {
+        let Some((date, since_midnight)) = date_and_time(time) else {
+            return self.plain(name, format_args!("{time:.6}"));
+        };
+        self.name(name);
+        let ([year, month, day], micros) = (date, since_midnight);
+        let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
+        let (years, [month, day]) = ([year / 100, year % 100].map(pair), [month, day].map(pair));
+        let [hour, minute, second] = [seconds / 3600, seconds / 60 % 60, seconds % 60].map(pair);
+        let fraction = [fraction / 10_000, fraction / 100 % 100, fraction % 100].map(pair);
+        self.bytes.push(b'"');
+        self.bytes.extend_from_slice(years.as_flattened());
+        for (before, digits) in [(b'-', month), (b'-', day), (b'T', hour), (b':', minute), (b':', second)] {
+            let [tens, ones] = digits;
+            self.bytes.extend_from_slice(&[before, tens, ones]);
+        }
+        self.bytes.push(b'.');
+        self.bytes.extend_from_slice(fraction.as_flattened());
+        self.bytes.extend_from_slice(b"Z\"");
     }
 
     /// A field with a text, or `null`.
@@ -132,6 +156,31 @@ impl Default for JsonLine {
     }
 }
 
+/// The two digits of a number below 100.
+fn pair(number: u64) -> [u8; 2] {
+    // Both are single digits.
+    [b'0' + (number / 10 % 10) as u8, b'0' + (number % 10) as u8]
+}
+
+/// Microseconds of a day.
+const DAY: u64 = 86_400_000_000;
+
+/// The year, month and day of a time in UTC, and the microseconds since midnight, cut to whole ones. `None`: before 1970, which no
+/// time of a request is. The calendar is counted from the 1st of March of the year 0, in eras of 400 years: so the leap day is a
+/// year's last, and the days before a month are a line (Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+fn date_and_time(time: Timestamp) -> Option<([u64; 3], u64)> {
+    let micros = u64::try_from(time.as_microsecond()).ok()?;
+    let (days, since_midnight) = (micros / DAY + 719_468, micros % DAY);
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    Some(([year, month, day], since_midnight))
+}
+
 /// Whether no character with this byte needs an escape. Those that mislead begin with the three of the end.
 #[allow(clippy::needless_bitwise_bool, reason = "a branch for each would cost what this is to save")]
 fn is_plain(byte: u8) -> bool {
@@ -165,6 +214,37 @@ mod tests {
                 "none": null, "plain": "1.5"});
             prop_assert_eq!(serde_json::from_slice::<Value>(&written).unwrap(), expected);
         }
+    }
+
+    proptest! {
+        #[test]
+        fn times_are_written_as_the_calendar_has_them(nanos in -1_i128 << 56..i128::from(Timestamp::MAX.as_second()) * 1_000_000_000) {
+            let time = Timestamp::from_nanosecond(nanos).unwrap();
+            prop_assert_eq!(written(time), format!(r#"{{"a":"{time:.6}"}}"#));
+        }
+    }
+
+    #[test]
+    fn times_at_the_ends_of_days_months_and_years_are_right() {
+        for time in [
+            "1970-01-01T00:00:00Z",
+            "1999-12-31T23:59:59.9999999Z",
+            "2000-02-29T00:00:00.000001Z",
+            "2000-03-01T12:00:00Z",
+            "2100-02-28T23:59:59Z",
+            "2100-03-01T00:00:00Z",
+            "2026-11-30T05:37:27.5Z",
+            "9999-12-30T21:59:59.9Z",
+        ] {
+            let time: Timestamp = time.parse().unwrap();
+            assert_eq!(written(time), format!(r#"{{"a":"{time:.6}"}}"#));
+        }
+    }
+
+    fn written(time: Timestamp) -> String {
+        let mut line = JsonLine::new();
+        line.time("a", time);
+        String::from_utf8(line.end()).unwrap()
     }
 
     #[test]

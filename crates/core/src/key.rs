@@ -141,14 +141,18 @@ impl KeyHash {
 }
 
 impl PartialEq for KeyHash {
+    /// Takes as long whichever byte differs, and a few instructions for all of them together.
     fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+        let difference = self.0.iter().zip(&other.0).fold(0, |all, (one, another)| all | (one ^ another));
+        std::hint::black_box(difference) == 0
     }
 }
 
 impl std::hash::Hash for KeyHash {
+    /// A digest's bytes are all alike random: eight of them tell digests apart in a map.
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.0.hash(state);
+        let [first, second, third, fourth, fifth, sixth, seventh, eighth, ..] = self.0;
+        state.write_u64(u64::from_ne_bytes([first, second, third, fourth, fifth, sixth, seventh, eighth]));
     }
 }
 

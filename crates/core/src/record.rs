@@ -121,7 +121,7 @@ impl Record {
         let mut line = JsonLine::new();
         line.text("id", self.id.as_str());
         line.text("gateway", self.gateway.as_str());
-        line.plain("time", format_args!("{:.6}", self.time));
+        line.time("time", self.time);
         line.text("key_id", self.key_id.as_str());
         line.text("key_name", self.key_name.as_str());
         for (name, party) in [("owner", &self.owner), ("team", &self.team), ("wallet", &self.wallet)] {

@@ -64,6 +64,9 @@ pub enum UsageSource {
 }
 
 impl UsageSource {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Upstream, Self::Estimated, Self::None];
+
     /// As metrics, the log and the ledger have it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -68,7 +68,7 @@ impl Fixture {
         self.gate.identify(context, credentials, now).await.map_err(|rejected| rejected.rejection)
     }
 
-    pub async fn ask(&self, secret: &str, body: &'static str, now: Now) -> Result<ActiveRequest, Rejection> {
+    pub async fn ask(&self, secret: &str, body: &'static str, now: Now) -> Result<Box<ActiveRequest>, Rejection> {
         let request = self.identify(secret, now).await?;
         let admitted = admit(&self.gate, request, Endpoint::ChatCompletions, body.as_bytes(), now).await;
         admitted.map_err(|rejected| {
@@ -77,7 +77,7 @@ impl Fixture {
         })
     }
 
-    pub async fn admitted(&self, body: &'static str) -> ActiveRequest {
+    pub async fn admitted(&self, body: &'static str) -> Box<ActiveRequest> {
         self.ask("sk-key_a", body, now()).await.unwrap_or_else(|rejection| panic!("{}", rejection.message()))
     }
 
@@ -107,7 +107,7 @@ pub async fn admit(
     endpoint: Endpoint,
     body: &'static [u8],
     now: Now,
-) -> Result<ActiveRequest, Box<Rejected>> {
+) -> Result<Box<ActiveRequest>, Box<Rejected>> {
     let read_body = async |_| Ok(scan(&Bytes::from_static(body), endpoint.shape()));
     gate.admit(request, endpoint, read_body, || now).await.map(|(request, _)| request)
 }
