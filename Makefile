@@ -25,10 +25,11 @@ endef
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# The demo shares no limits and sends no traces: without Redis and OpenTelemetry it is built sooner.
 .PHONY: run
 run: cmake ## build, and run a gateway with a demo upstream and a fresh key
 	@[ -e target/demo/keymeter ] || echo "building keymeter and what it needs: some four minutes on two cores, once"
-	cargo build --profile demo --locked --bin keymeter
+	cargo build --profile demo --locked --no-default-features --features cli --bin keymeter
 	@target/demo/keymeter demo
 
 .PHONY: symbols
