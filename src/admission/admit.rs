@@ -104,6 +104,8 @@ impl Gate {
                 prompt: prompt.estimate(),
                 certain_prompt: certain_prompt(scanned.prompt_text_bytes).saturating_add(scanned.prompt_tokens_given),
                 stated_maximum: scanned.maximum,
+                least_maximum: scanned.least_maximum,
+                useful_maximum: scanned.useful_maximum,
                 choices: scanned.choices,
                 max_output_tokens: admitted.model.max_output_tokens,
                 expected_output: admitted.learned.expected_output(),
@@ -196,7 +198,8 @@ impl Gate {
     fn start(self: &Arc<Self>, reserved: Reserved, now: Now) -> (Box<ActiveRequest>, Box<Scanned>) {
         let Reserved { planned, reservations } = reserved;
         let Planned { context, admitted, prompt, plan, scanned, .. } = *planned;
-        let change = Change { include_usage: asks_for_usage(&admitted, &scanned), maximum: plan.set_maximum };
+        let include_usage = asks_for_usage(&admitted, &scanned);
+        let change = Change { include_usage, maximum: plan.set_maximum, ..Change::default() };
         let active = ActiveRequest::new(self.clone(), context, admitted, reservations, prompt, change, now);
         let key = &active.admitted().key;
         if !self.resolver.is_current(key) {
