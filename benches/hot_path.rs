@@ -90,7 +90,7 @@ fn body(criterion: &mut Criterion) {
             bencher.iter(|| scan(black_box(&body), Shape::Chat).expect("a good body").prompt_text_bytes);
         });
         let scanned = scan(&body, Shape::Chat).expect("a good body");
-        let change = Change { include_usage: true, maximum: None };
+        let change = Change { include_usage: true, ..Change::default() };
         group.bench_function(BenchmarkId::new("splice", size), |bencher| {
             bencher.iter(|| scanned.splice(black_box(&change)));
         });

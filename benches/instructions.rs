@@ -85,7 +85,7 @@ fn requests() -> impl Iterator<Item = Case> {
         }),
         ("splice include_usage into it", |count| {
             let scanned = scan(&chat(KIB), Shape::Chat).expect("a good body");
-            let change = Change { include_usage: true, maximum: None };
+            let change = Change { include_usage: true, ..Change::default() };
             repeat(count, || scanned.splice(&change));
         }),
         ("identify", |count| {

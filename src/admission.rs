@@ -4,6 +4,7 @@
 //! carries requests along this way.
 
 mod active_request;
+mod additions;
 mod admit;
 mod completed;
 mod context;

@@ -1,6 +1,7 @@
 //! A key's limits are held exactly, whatever comes at once, and every answer says where the key stands.
 
 mod credentials;
+mod maxima;
 mod reservations;
 
 use std::{sync::Arc, time::Duration};

@@ -101,6 +101,38 @@ fn spooled(root: &Path) -> Vec<Record> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_sent_again_is_recorded_and_charged_once() {
+    let (service, keeper) = (KeyService::start().await, Keeper::start().await);
+    let upstream = ScriptedUpstream::start(|request| {
+        let body = request.json();
+        if ["stream_options", "max_tokens"].iter().any(|field| !body[*field].is_null()) {
+            return Script::error(400, "invalid_request_error", "unsupported parameter");
+        }
+        Script::stream_of(request, 3, &usage(7, 3))
+    })
+    .await;
+    service.set(record());
+    let limits = "limits: {reservation: worst_case, tokens_per_minute: 1_000_000}";
+    let gateway = Gateway::start(&recording(&upstream, &service, &keeper, limits), "keys: []");
+    let mut cost = 0.0;
+    for (number, attempts) in [(1, 3), (2, 3), (3, 2), (4, 1)] {
+        let seen = upstream.received().len();
+        let answer = gateway.chat(&chat("gpt-5", "Hello", false)).await;
+        assert_eq!((answer.status, upstream.received().len() - seen), (200, attempts), "{number}: {}", answer.text());
+        let record = keeper.record(&id(&answer)).await;
+        let line = gateway.next_line();
+        assert_eq!((record.status, record.usage_source), (200, UsageSource::Estimated), "usage is not stated");
+        assert_eq!(line["output_tokens"], record.output_tokens);
+        assert_eq!(line["cost_usd"], record.cost_usd.to_string());
+        cost += record.cost_usd.to_string().parse::<f64>().unwrap();
+        keeper.has(number).await;
+        assert_eq!((keeper.records().len(), keeper.again(), gateway.lines().len()), (number, 0, 0));
+    }
+    gateway.metric_becomes(r#"keymeter_requests_total{key_id="key_test",model="*",status="200"}"#, 4.0).await;
+    gateway.metric_becomes(r#"keymeter_cost_usd_total{key_id="key_test",model="*"}"#, cost).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_request_is_recorded_with_what_the_access_log_says_of_it() {
     let house = House::new(|request| match request.json()["model"].as_str() {
         Some("broken") => Script::truncated(request, 3),

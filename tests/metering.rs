@@ -240,10 +240,12 @@ async fn the_usage_event_goes_to_the_client_that_asks_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_that_refuses_stream_options_is_asked_without_them_from_then_on() {
-    for (inject, status, asked) in
-        [("auto", 200, vec![true, false, false]), ("always", 400, vec![true, true]), ("never", 200, vec![false, false])]
-    {
+async fn an_upstream_that_refuses_stream_options_twice_is_asked_without_them_from_then_on() {
+    for (inject, status, asked) in [
+        ("auto", 200, vec![true, false, true, false, false]),
+        ("always", 400, vec![true; 3]),
+        ("never", 200, vec![false; 3]),
+    ] {
         let upstream = ScriptedUpstream::start(|request| {
             if request.asks_for_usage() {
                 Script::error(400, "invalid_request_error", "stream_options is not supported")
@@ -254,7 +256,7 @@ async fn an_upstream_that_refuses_stream_options_is_asked_without_them_from_then
         let upstream = upstream.await;
         let entry = format!(r#"{{name: scripted, url: "{}", inject_usage: {inject}}}"#, upstream.url());
         let gateway = Gateway::start(&configuration(&entry, "", ""), &one_key(""));
-        for _ in 0..2 {
+        for _ in 0..3 {
             assert_eq!(gateway.chat(&chat("m", "", false)).await.status, status, "{inject}");
             let source = if status == 200 { "estimated" } else { "none" };
             assert_eq!(gateway.next_line()["usage_source"], source, "{inject}");

@@ -193,7 +193,7 @@ async fn a_stream_is_asked_for_its_usage_until_the_upstream_refuses_that() {
     });
     let upstream = upstream.await;
     let proxy = Metered::before(&[&upstream], &one_key("")).await;
-    for asked in [[true, false].as_slice(), &[true, false, false]] {
+    for asked in [&[true, false][..], &[true, false, true, false], &[true, false, true, false, false]] {
         let mut client = proxy.connect().await;
         assert_eq!(client.chat_stream(SECRET, &chat(true)).await.status, 200);
         let (body, end) = client.rest().await;

@@ -26,7 +26,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn everything() -> keymeter_core::body::Change {
-    keymeter_core::body::Change { include_usage: true, maximum: Some(1) }
+    keymeter_core::body::Change { include_usage: true, maximum: Some(1), ..Default::default() }
 }
 
 fn content_type_of(body: &[u8]) -> String {

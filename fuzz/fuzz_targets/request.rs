@@ -6,7 +6,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use keymeter_core::body::{BodyError, Change, Scanned, Shape, scan};
+use keymeter_core::body::{BodyError, Change, MaximumName, Scanned, Shape, scan};
 use keymeter_fuzz::Input;
 use libfuzzer_sys::fuzz_target;
 use serde::{
@@ -41,7 +41,9 @@ fuzz_target!(|data: &[u8]| {
         match scan(&body, *shape) {
             Ok(scanned) => {
                 assert_eq!(scanned.model, model_of(&body), "{shape:?}");
-                let change = Change { include_usage: input.planned(2) & 1 == 0, maximum: Some(maximum) };
+                let plan = input.planned(2);
+                let name = if plan & 2 == 0 { MaximumName::MaxTokens } else { MaximumName::MaxCompletionTokens };
+                let change = Change { include_usage: plan & 1 == 0, maximum: Some(maximum), name };
                 check_splice(&scanned, *shape, change);
             }
             Err(fault) => assert!(is_for_other_reasons(&fault, &body), "{shape:?}: {fault}"),

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use keymeter_core::{
     api::Endpoint,
     body::Change,
+    clock::MonotonicTime,
     limit::{Learned, LimitStatus, Limits},
     rejection::Rejection,
     usage::{Ending, Form, Meter, Metered, Usage, UsageSource},
@@ -19,6 +20,7 @@ use keymeter_core::{
 
 use super::{
     Gate, Model, Now, Outcome, Prompt, RequestContext, RequestId, Reservations, Route, Settings,
+    additions::{Additions, Asking},
     completed::{Charge, Completed},
 };
 use crate::{
@@ -46,14 +48,22 @@ pub struct Admitted {
     pub limits: Limits,
 }
 
+impl Admitted {
+    /// How its route's memory is asked at `now`, of a model that the client called so.
+    pub(super) fn asking<'request>(&'request self, named: &'request str, now: MonotonicTime) -> Asking<'request> {
+        Asking { key: &self.key.record.id, model: &self.model, named, now }
+    }
+}
+
 /// The right of one request to run.
 pub struct ActiveRequest {
     gate: Arc<Gate>,
     context: RequestContext,
     admitted: Admitted,
     prompt: Prompt,
+    additions: Additions,
+    /// What of them is written into the body at present.
     change: Change,
-    adds_usage: bool,
     /// `None` once the response has ended.
     reservations: Option<Reservations>,
     is_settled: bool,
@@ -75,11 +85,11 @@ impl ActiveRequest {
         admitted: Admitted,
         reservations: Reservations,
         prompt: Prompt,
-        change: Change,
+        additions: Additions,
         now: Now,
     ) -> Box<Self> {
         admitted.key.account.metrics.began(now.date.as_second());
-        let adds_usage = change.include_usage;
+        let change = additions.change();
         let key = &admitted.key;
         let enter = || gate.revocations().register(&key.record.id, *key.hash(), key.end());
         let running = context.settings.cuts_revoked.then(enter);
@@ -88,8 +98,8 @@ impl ActiveRequest {
             context,
             admitted,
             prompt,
+            additions,
             change,
-            adds_usage,
             reservations: Some(reservations),
             is_settled: false,
             is_recorded: false,
@@ -161,26 +171,30 @@ impl ActiveRequest {
     }
 
     /// Whether a refusal with `status` may be due to what we added to the request, which then
-    /// is sent again as the client wrote it.
+    /// is sent again with that put otherwise, as `change` says.
     #[must_use]
-    pub fn withdraw_addition(&mut self, status: u16) -> bool {
-        let due =
-            matches!(status, 400 | 422) && self.change.include_usage && self.admitted.route.may_retry_without_usage();
-        if due {
-            self.change.include_usage = false;
+    pub fn try_otherwise(&mut self, status: u16) -> bool {
+        let again = self.additions.try_otherwise(status);
+        self.change = self.additions.change();
+        again
+    }
+
+    /// Remembers what an answer with `status` proves of its upstream.
+    pub fn learn_additions(&self, status: u16, now: Now) {
+        if (200..300).contains(&status) {
+            self.additions.taken(&self.admitted.route, self.asking(now));
         }
-        due
+    }
+
+    fn asking(&self, now: Now) -> Asking<'_> {
+        self.admitted.asking(self.context.model.as_deref().unwrap_or_default(), now.moment)
     }
 
     /// The response's head is there: from here on its bytes are metered, if it is one that
     /// uses tokens.
     pub fn answered(&mut self, status: u16, content_type: &str, is_encoded: bool) {
         self.status = status;
-        let withdrawn = self.adds_usage && !self.change.include_usage;
         let succeeded = (200..300).contains(&status);
-        if succeeded && withdrawn {
-            self.admitted.route.learn_refusal();
-        }
         let form = if is_encoded { Form::Other } else { Form::of_content_type(content_type) };
         let Self { admitted, change, prompt, .. } = &*self;
         let meter = || Meter::new(admitted.endpoint, form, change.include_usage).of_prompts(prompt.count());
@@ -257,7 +271,7 @@ impl ActiveRequest {
         }
         let charge = self.charge(outcome, now);
         self.end_exchange(outcome.rejection, now);
-        self.learn(&charge);
+        self.learn(&charge, now);
         // Whoever saw the response's end did so after it was recorded.
         let _ = self.record(outcome, now);
         let (context, first_token) = (&self.context, self.first_token);
@@ -336,7 +350,7 @@ impl ActiveRequest {
     }
 
     /// Remembers what the model's prompts and outputs are like, from counts that its upstream stated.
-    fn learn(&self, charge: &Charge) {
+    fn learn(&self, charge: &Charge, now: Now) {
         if charge.metered.source != UsageSource::Upstream || !charge.complete {
             return;
         }
@@ -345,6 +359,7 @@ impl ActiveRequest {
         let learned = self.gate.learned.of(self.context.model.as_deref().unwrap_or_default());
         let output = self.admitted.endpoint.has_output().then_some(usage.output);
         self.prompt.teach(&learned, prompt_tokens, output);
+        self.additions.used(usage.output, &self.admitted.route, self.asking(now));
     }
 }
 

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use keymeter_core::{
     api::Endpoint,
-    body::{BodyError, Change, Scanned},
+    body::{BodyError, Scanned},
     limit::{Demand, Place, Plan, Strategy, certain_prompt},
     money::StalePolicy,
     rejection::Rejection,
@@ -14,6 +14,7 @@ use keymeter_core::{
 
 use super::{
     ActiveRequest, Admitted, BodyRoom, Gate, Identified, Now, Prompt, Rejected, Reservations,
+    additions::{Additions, Asking},
     money::{self, Shortage},
     planned::Planned,
 };
@@ -104,6 +105,8 @@ impl Gate {
                 prompt: prompt.estimate(),
                 certain_prompt: certain_prompt(scanned.prompt_text_bytes).saturating_add(scanned.prompt_tokens_given),
                 stated_maximum: scanned.maximum,
+                least_maximum: scanned.least_maximum,
+                useful_maximum: scanned.useful_maximum,
                 choices: scanned.choices,
                 max_output_tokens: admitted.model.max_output_tokens,
                 expected_output: admitted.learned.expected_output(),
@@ -196,8 +199,11 @@ impl Gate {
     fn start(self: &Arc<Self>, reserved: Reserved, now: Now) -> (Box<ActiveRequest>, Box<Scanned>) {
         let Reserved { planned, reservations } = reserved;
         let Planned { context, admitted, prompt, plan, scanned, .. } = *planned;
-        let change = Change { include_usage: asks_for_usage(&admitted, &scanned), maximum: plan.set_maximum };
-        let active = ActiveRequest::new(self.clone(), context, admitted, reservations, prompt, change, now);
+        let named = context.model.as_deref().unwrap_or_default();
+        let asking = admitted.asking(named, now.moment);
+        let include_usage = asks_for_usage(&admitted, &scanned, asking);
+        let additions = Additions::new(&admitted.route, asking, &scanned, include_usage, plan.set_maximum);
+        let active = ActiveRequest::new(self.clone(), context, admitted, reservations, prompt, additions, now);
         let key = &active.admitted().key;
         if !self.resolver.is_current(key) {
             // It changed a moment ago, when this request could not be reached yet.
@@ -222,8 +228,9 @@ struct Reserved {
 }
 
 /// Whether the upstream is to be asked for the stream's usage on our own account.
-fn asks_for_usage(admitted: &Admitted, scanned: &Scanned) -> bool {
-    scanned.stream && !scanned.client_wants_usage && admitted.endpoint.injects_usage() && admitted.route.injects_usage()
+fn asks_for_usage(admitted: &Admitted, scanned: &Scanned, asking: Asking<'_>) -> bool {
+    let may = scanned.stream && !scanned.client_wants_usage && admitted.endpoint.injects_usage();
+    may && admitted.route.injects_usage(asking)
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ pub(super) fn affordable(strategy: Strategy, admitted: &Admitted, demand: &Deman
     let left = u128::from(left.nanos().unsigned_abs());
     match (left * u128::from(MANY)).checked_div(of_many.into()) {
         Some(tokens) => {
-            let tokens = u64::try_from(tokens).unwrap_or(u64::MAX).max(demand.certain_prompt);
+            let tokens = u64::try_from(tokens).unwrap_or(u64::MAX).max(demand.certain());
             Limit::at(limit.cut(tokens)).unwrap_or(limit)
         }
         None => limit,

@@ -46,8 +46,15 @@ impl Planned {
         self.demand.free = is_known.then(|| gate.standing(key, limits, now).tokens.remaining()).flatten();
         let strategy = self.context.settings.strategy;
         self.limit = money::affordable(strategy, &self.admitted, &self.demand, now.moment);
-        self.plan = plan(strategy, self.limit, &self.demand).map_err(|TooLarge { certain_prompt: least, limit }| {
-            Rejection::PromptTooLarge { key: key.record.id.clone(), least, limit }
+        self.plan = plan(strategy, self.limit, &self.demand).map_err(|fault| {
+            let key = key.record.id.clone();
+            match fault {
+                TooLarge::Prompt { certain_prompt: least, limit } => Rejection::PromptTooLarge { key, least, limit },
+                TooLarge::Answer { certain: least, answer, limit } => {
+                    Rejection::AnswerTooLarge { key, answer, least, limit }
+                }
+                TooLarge::Model { answer, most } => Rejection::AnswerOverModel { answer, most },
+            }
         })?;
         Ok(())
     }
@@ -114,9 +121,10 @@ impl Planned {
         }
     }
 
-    /// Plans again for a part of the limit. A prompt that is larger than that is not refused for good.
-    fn plan_for(&mut self, limit: Limit) {
+    /// Plans again for a part of the limit. A request that is larger than that at its least is not refused for good.
+    fn plan_for(&mut self, share: Limit) {
         self.demand.certain_prompt = 0;
+        let limit = share.number().and_then(|share| Limit::at(share.max(self.demand.certain()))).unwrap_or(share);
         if let (Limit::At(_), true) = (limit, self.admitted.endpoint.takes_tokens())
             && let Ok(plan) = plan(self.context.settings.strategy, limit, &self.demand)
         {

@@ -13,12 +13,14 @@ use std::{
 use keymeter_config::{self as config, ClientAddress, Config, InjectUsage, OnClientAbort, OnRevoke};
 use keymeter_core::{
     api::Api,
+    evidence::{EvidenceOfModels, SharedEvidence},
     glob::Glob,
     key::KeyRecord,
     limit::{Limits, Strategy},
     money::Price,
 };
 
+use super::additions::Asking;
 use crate::observe::metrics::{Metrics, UpstreamSeries};
 
 /// What holds for a request from its arrival to its end.
@@ -66,9 +68,17 @@ pub struct Route {
     pub upstream: Option<Arc<config::Upstream>>,
     models: Vec<Glob>,
     inject_usage: InjectUsage,
-    refuses_stream_options: AtomicBool,
+    /// That it refuses `stream_options`, for each configured model.
+    refuses_stream_options: Vec<SharedEvidence>,
+    /// That it takes a chat's maximum as `max_completion_tokens` only.
+    refuses_max_tokens: EvidenceOfModels,
+    /// Whether it took a maximum of ours as `max_tokens`, for each configured model.
+    has_taken_max_tokens: Vec<AtomicBool>,
     series: Vec<OnceLock<Arc<UpstreamSeries>>>,
 }
+
+/// One refusal may have been about something else.
+const REFUSALS_OF_USAGE: u32 = 2;
 
 impl Settings {
     /// What `config` says.
@@ -135,6 +145,10 @@ impl Settings {
     }
 }
 
+fn is_refused(evidence: &SharedEvidence, asking: Asking<'_>) -> bool {
+    evidence.holds_for(asking.key, REFUSALS_OF_USAGE, asking.now)
+}
+
 /// The routes to `upstreams`; where none is configured, the one that everything takes.
 fn routes(upstreams: &[Arc<config::Upstream>], models: usize) -> Vec<Arc<Route>> {
     if upstreams.is_empty() {
@@ -178,7 +192,9 @@ impl Route {
             name: "upstream".into(),
             models: vec![Glob::new("*")],
             inject_usage: InjectUsage::Auto,
-            refuses_stream_options: AtomicBool::new(false),
+            refuses_stream_options: std::iter::repeat_with(SharedEvidence::default).take(models).collect(),
+            refuses_max_tokens: EvidenceOfModels::default(),
+            has_taken_max_tokens: std::iter::repeat_with(AtomicBool::default).take(models).collect(),
             series: std::iter::repeat_with(OnceLock::new).take(models).collect(),
             upstream: None,
         }
@@ -191,26 +207,71 @@ impl Route {
 
     /// Whether streams are asked to state their usage.
     #[must_use]
-    pub fn injects_usage(&self) -> bool {
+    pub(super) fn injects_usage(&self, asking: Asking<'_>) -> bool {
+        let refuses = || self.usage_evidence(asking).is_some_and(|evidence| is_refused(evidence, asking));
         match self.inject_usage {
             InjectUsage::Always => true,
             InjectUsage::Never => false,
-            InjectUsage::Auto => !self.refuses_stream_options.load(Ordering::Relaxed),
+            InjectUsage::Auto => !refuses(),
         }
     }
 
-    /// Whether a refusal of what we added to a request is met by sending it again without.
+    /// Whether a refusal of a request that asks for usage is met by sending it again without.
     #[must_use]
-    pub fn may_retry_without_usage(&self) -> bool {
+    pub(super) fn may_retry_without_usage(&self) -> bool {
         self.inject_usage == InjectUsage::Auto
     }
 
-    /// The upstream took a request without our addition that it had refused with it.
-    pub fn learn_refusal(&self) {
-        if !self.refuses_stream_options.swap(true, Ordering::Relaxed) {
-            let name = &self.name;
-            tracing::info!("upstream {name} refuses stream_options: its streams are no longer asked for their usage");
+    /// The upstream took a request that did not ask for usage, and had refused it when it did.
+    pub(super) fn usage_was_refused(&self, asking: Asking<'_>) {
+        let Some(evidence) = self.usage_evidence(asking) else { return };
+        if evidence.prove(asking.key, REFUSALS_OF_USAGE, asking.now) {
+            let (name, model) = (&self.name, &asking.model.label);
+            tracing::info!(
+                "upstream {name} refuses stream_options: its streams of {model} are not asked for their usage for 10 minutes"
+            );
         }
+    }
+
+    /// The upstream took a request that asks for usage.
+    pub(super) fn usage_was_taken(&self, asking: Asking<'_>) {
+        if let Some(evidence) = self.usage_evidence(asking) {
+            evidence.disprove();
+        }
+    }
+
+    fn usage_evidence(&self, asking: Asking<'_>) -> Option<&SharedEvidence> {
+        self.refuses_stream_options.get(asking.model.index)
+    }
+
+    /// Whether a chat's maximum has to be written as `max_completion_tokens`.
+    #[must_use]
+    pub(super) fn takes_completion_tokens(&self, asking: Asking<'_>) -> bool {
+        self.refuses_max_tokens.holds_for(asking.named, asking.key, asking.now)
+    }
+
+    /// The upstream took a request with `max_completion_tokens`, and had refused it with `max_tokens`.
+    pub(super) fn max_tokens_were_refused(&self, asking: Asking<'_>) {
+        self.refuses_max_tokens.prove(asking.named, asking.key, asking.now);
+    }
+
+    /// The upstream took a request with `max_tokens`.
+    pub(super) fn max_tokens_were_taken(&self, asking: Asking<'_>) {
+        self.refuses_max_tokens.disprove(asking.named);
+        if let Some(taken) = self.has_taken_max_tokens.get(asking.model.index) {
+            taken.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the upstream ever took a request with `max_tokens`, for this model or another of its entry.
+    #[must_use]
+    pub(super) fn has_taken_max_tokens(&self, asking: Asking<'_>) -> bool {
+        self.has_taken_max_tokens.get(asking.model.index).is_some_and(|taken| taken.load(Ordering::Relaxed))
+    }
+
+    /// The upstream passed over `max_completion_tokens`.
+    pub(super) fn completion_tokens_were_passed_over(&self, asking: Asking<'_>) {
+        self.refuses_max_tokens.disprove(asking.named);
     }
 
     /// The series of this route and `model`.

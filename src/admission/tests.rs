@@ -1,5 +1,6 @@
 //! The gate by itself: who is let in, what a request holds, and that it is given back once, whatever happens.
 
+mod additions;
 pub(in crate::admission) mod fixture;
 mod wallet;
 
@@ -27,6 +28,7 @@ use super::*;
 const HOUR: Duration = Duration::from_hours(1);
 const CHAT: &str = r#"{"model":"m","messages":[{"role":"user","content":"hello"}]}"#;
 const STREAM: &str = r#"{"model":"m","stream":true,"messages":[]}"#;
+const WORST_CASE: &str = "limits: {reservation: worst_case}";
 
 fn code(refused: Result<Box<ActiveRequest>, Rejection>) -> &'static str {
     refused.err().map_or("admitted", |rejection| rejection.code().as_str())
@@ -250,29 +252,6 @@ async fn strangers_are_throttled_and_known_keys_are_not() {
     }
     assert_eq!(throttled, 50);
     fixture.counts(r#"keymeter_unauthorized_total{reason="throttled"}"#, "50");
-}
-
-#[tokio::test]
-async fn usage_is_asked_for_as_configured_and_a_refusal_is_learned() {
-    for (option, added, withdrawn, later) in [
-        ("", true, true, false),
-        (", inject_usage: auto", true, true, false),
-        (", inject_usage: always", true, false, true),
-        (", inject_usage: never", false, false, false),
-    ] {
-        let fixture = Fixture::of(record("key_a"));
-        fixture.gate.replace_settings(settings_with(option, ""));
-        let mut request = fixture.admitted(STREAM).await;
-        assert_eq!(request.change().include_usage, added, "{option}");
-        for unrelated in [200, 401, 404, 429, 500] {
-            assert!(!request.withdraw_addition(unrelated), "{option}, {unrelated}");
-        }
-        assert_eq!(request.withdraw_addition(422), withdrawn, "{option}");
-        assert!(!request.withdraw_addition(422) || !withdrawn, "only once");
-        request.answered(200, "text/event-stream", false);
-        assert_eq!(fixture.admitted(STREAM).await.change().include_usage, later, "{option}");
-        assert!(!fixture.admitted(CHAT).await.change().include_usage, "{option}: no stream, nothing to ask for");
-    }
 }
 
 #[tokio::test]

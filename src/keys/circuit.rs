@@ -3,12 +3,16 @@
 
 use std::time::Duration;
 
-use keymeter_core::clock::MonotonicTime;
+use keymeter_core::{clock::MonotonicTime, key::KeyHash};
 
 /// The state of the circuit breaker.
 #[derive(Debug, Default)]
 pub(super) struct Circuit {
     failures: u32,
+    /// Whose look-up failed first of those in a row, and whether any other's did: a look-up that fails for one secret may be
+    /// about that secret, and its holder may ask as often as he likes.
+    first: Option<KeyHash>,
+    others_fail: bool,
     /// Until then no request asks; then one probe does.
     closed_until: Option<MonotonicTime>,
 }
@@ -37,10 +41,11 @@ impl Circuit {
         *self = Self::default();
     }
 
-    /// Records a failure. `seed` spreads the pauses of several gateways.
-    pub(super) fn failed(&mut self, now: MonotonicTime, seed: u64) {
+    /// Records that the look-up of `hash` failed. `seed` spreads the pauses of several gateways.
+    pub(super) fn failed(&mut self, hash: &KeyHash, now: MonotonicTime, seed: u64) {
         self.failures = self.failures.saturating_add(1);
-        if self.failures >= PATIENCE {
+        self.others_fail |= self.first.get_or_insert(*hash) != hash;
+        if self.failures >= PATIENCE && self.others_fail {
             self.closed_until = Some(now + pause(self.failures - PATIENCE, seed));
         }
     }
@@ -68,8 +73,25 @@ mod tests {
 
     fn failing(failures: u32, at: MonotonicTime) -> Circuit {
         let mut circuit = Circuit::default();
-        (0..failures).for_each(|seed| circuit.failed(at, u64::from(seed)));
+        (0..failures).for_each(|number| circuit.failed(&hash(number), at, u64::from(number)));
         circuit
+    }
+
+    fn hash(number: u32) -> KeyHash {
+        KeyHash::digest(&number.to_be_bytes())
+    }
+
+    #[test]
+    fn a_look_up_that_fails_for_one_secret_says_nothing_of_others() {
+        let now = MonotonicTime::from_nanos(0);
+        let mut circuit = Circuit::default();
+        (0..1000).for_each(|seed| circuit.failed(&hash(1), now, seed));
+        assert!(circuit.admits(now, PROBE), "however often it is tried");
+        circuit.failed(&hash(2), now, 7);
+        assert!(!circuit.admits(now, PROBE));
+        circuit.answered();
+        (0..1000).for_each(|seed| circuit.failed(&hash(2), now, seed));
+        assert!(circuit.admits(now, PROBE), "an answer ends what failed in a row");
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl KeySource for HttpSource {
         let answer = within(timeout, self.ask(hash, known)).await;
         let now = MonotonicTime::now();
         match &answer {
-            Err(ServiceError::Unavailable(_)) => self.circuit.lock().failed(now, now.as_nanos()),
+            Err(ServiceError::Unavailable(_)) => self.circuit.lock().failed(hash, now, now.as_nanos()),
             // An invalid answer for one key is an answer of the service.
             Ok(_) | Err(ServiceError::Invalid(_)) => self.circuit.lock().answered(),
         }

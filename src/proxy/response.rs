@@ -26,7 +26,7 @@ pub(super) const CREDENTIAL_REFUSED: ErrorType = ErrorType::Custom("the upstream
 /// See [`CREDENTIAL_REFUSED`].
 pub(super) const KEY_REVOKED: ErrorType = ErrorType::Custom("the key was revoked");
 /// See [`CREDENTIAL_REFUSED`].
-pub(super) const ADDITION_REFUSED: ErrorType = ErrorType::Custom("the upstream refused stream_options");
+pub(super) const ADDITION_REFUSED: ErrorType = ErrorType::Custom("the upstream refused what was added to the request");
 
 /// See [`CREDENTIAL_REFUSED`].
 pub(super) const LEDGER_UNAVAILABLE: ErrorType = ErrorType::Custom("the response could not be recorded");
@@ -46,7 +46,7 @@ pub(super) fn judge_head(state: &mut RequestState, head: &ResponseHeader) -> Res
         return Err(Error::explain(CREDENTIAL_REFUSED, format!("status {status}")).into_up());
     }
     if let RequestState::Running(running) = state
-        && running.request.withdraw_addition(status)
+        && running.request.try_otherwise(status)
     {
         running.rewrite_body();
         return Err(Error::explain(ADDITION_REFUSED, format!("status {status}")).into_up());
@@ -75,6 +75,7 @@ pub(super) fn begin(session: &Session, state: &mut RequestState, head: &mut Resp
             let is_encoded = is_encoded(&head.headers);
             running.request.answered(head.status.as_u16(), text(header::CONTENT_TYPE).unwrap_or_default(), is_encoded);
             let (api, now) = (running.request.admitted().endpoint.api(), Now::read());
+            running.request.learn_additions(head.status.as_u16(), now);
             let ours = rate_headers(&running.request.standing(now), api, now);
             let ours = ours.chain(id_headers(api, running.request.request_id().as_str()));
             change_response(head, |headers| {

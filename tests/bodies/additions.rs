@@ -122,23 +122,49 @@ async fn what_asks_for_no_stream_or_asks_for_usage_itself_stays_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_that_refuses_stream_options_is_asked_again_without_and_then_no_longer() {
+async fn an_upstream_that_refuses_stream_options_twice_is_asked_again_without_and_then_no_longer() {
     for status in [400, 422] {
         for size in [200, 65_536, 65_537, 1 << 20] {
             let upstream = refusing(status).await;
             let gateway = injecting(&upstream, "auto");
             let mut client = gateway.connect().await;
             let body = stream_of(size);
+            for round in 0..2 {
+                is_whole(&stream(&mut client, &body).await);
+                let received = upstream.received_from(2 * round);
+                let asked: Vec<_> = received.iter().map(Received::asks_for_usage).collect();
+                assert_eq!(asked, [true, false], "{status}, {size}");
+                assert!(received[1].body == body, "{status}, {size}: the second is as the client wrote it");
+            }
             is_whole(&stream(&mut client, &body).await);
-            let received = upstream.received();
-            let asked: Vec<_> = received.iter().map(Received::asks_for_usage).collect();
-            assert_eq!(asked, [true, false], "{status}, {size}");
-            assert!(received[1].body == body, "{status}, {size}: the second is as the client wrote it");
-            is_whole(&stream(&mut client, &body).await);
-            assert_eq!(upstream.received().len(), 3, "{status}, {size}: it is no longer asked");
-            assert!(upstream.received()[2].body == body);
-            gateway.metric_becomes(r#"keymeter_usage_total{source="estimated"}"#, 2.0).await;
+            assert_eq!(upstream.received().len(), 5, "{status}, {size}: it is no longer asked");
+            assert!(upstream.received()[4].body == body);
+            gateway.metric_becomes(r#"keymeter_usage_total{source="estimated"}"#, 3.0).await;
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_that_was_about_something_else_switches_nothing_off() {
+    // A picture that could not be fetched the first time.
+    let upstream = ScriptedUpstream::start({
+        let tries = AtomicU16::new(0);
+        move |request| match request.json()["messages"][0]["content"].as_str() {
+            Some("picture") if tries.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) => {
+                Script::error(400, "invalid_request_error", "the picture cannot be fetched")
+            }
+            _ => Script::stream_of(request, 3, &usage(7, 3)),
+        }
+    })
+    .await;
+    let gateway = injecting(&upstream, "auto");
+    for _ in 0..3 {
+        let says =
+            |content: &str| json!({"model": "m", "stream": true, "messages": [{"role": "user", "content": content}]});
+        assert_eq!(gateway.chat(&says("picture")).await.status, 200);
+        let seen = upstream.received().len();
+        assert_eq!(gateway.chat(&says("hello")).await.status, 200);
+        assert!(upstream.received_from(seen)[0].asks_for_usage(), "others' streams are asked as before");
     }
 }
 

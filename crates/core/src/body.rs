@@ -6,6 +6,7 @@ mod error;
 mod field;
 mod form;
 mod json;
+mod least;
 mod maximum;
 mod multipart;
 mod outline;
@@ -22,10 +23,11 @@ use bytes::Bytes;
 use splice::Places;
 
 pub use error::BodyError;
+pub use maximum::MaximumName;
 pub use outline::Outline;
 pub use sample::Sample;
 pub use shape::Shape;
-pub use splice::Change;
+pub use splice::{Change, OpenMaximum};
 
 /// How deep objects and arrays may lie in one another. The reader keeps one bit of a `u128` for each level.
 const MAX_DEPTH: u32 = 128;
@@ -42,9 +44,15 @@ pub struct Scanned {
     /// `max_completion_tokens` or `max_tokens`, for completions and Anthropic's messages
     /// `max_tokens`, for responses `max_output_tokens`, for Ollama `options.num_predict`, for Gemini
     /// `generationConfig.maxOutputTokens`. Where others that some servers heed are stated beside
-    /// it (llama.cpp's `n_predict` among them) it is the greatest of all. A zero is no maximum but
-    /// for completions, since some servers read it so; nor is a negative number for Ollama.
+    /// it (llama.cpp's `n_predict` among them) it is the greatest of all. A negative number is no maximum, and a zero none
+    /// but for completions, since some servers read them so, whatever else is stated.
     pub maximum: Option<u64>,
+    /// The least that its maximum may be set to, where the API demands that: 16 for responses; more than
+    /// `thinking.budget_tokens` for Anthropic's models, or openrouter.ai's `reasoning.max_tokens`; vLLM's `min_tokens`.
+    pub least_maximum: Option<u64>,
+    /// The least that leaves room for an answer, where the model may think within its maximum: more than Gemini's
+    /// `thinkingBudget`, which nobody demands.
+    pub useful_maximum: Option<u64>,
     /// How many outputs are asked for, at least 1: the greatest of `n`, `best_of` and llama.cpp's
     /// `n_cmpl`, for completions times the number of prompts; Gemini's `candidateCount`.
     pub choices: u64,
@@ -78,6 +86,8 @@ impl fmt::Debug for Scanned {
             .field("model", &self.model)
             .field("stream", &self.stream)
             .field("maximum", &self.maximum)
+            .field("least_maximum", &self.least_maximum)
+            .field("useful_maximum", &self.useful_maximum)
             .field("choices", &self.choices)
             .field("prompts", &self.prompts)
             .field("prompt_text_bytes", &self.prompt_text_bytes)
@@ -129,6 +139,8 @@ impl Scanned {
             model: None,
             stream: shape.streams_by_default(),
             maximum: None,
+            least_maximum: None,
+            useful_maximum: None,
             choices: 1,
             prompts: 1,
             prompt_text_bytes: 0,

@@ -5,6 +5,7 @@ pub mod api;
 pub mod body;
 pub mod clock;
 pub mod digits;
+pub mod evidence;
 pub mod glob;
 pub mod hosts;
 pub mod json_line;

@@ -151,6 +151,10 @@ pub struct Demand {
     pub certain_prompt: u64,
     /// The maximum for one answer that the request states.
     pub stated_maximum: Option<u64>,
+    /// The least that its API lets that maximum be set to; `None`: whatever is over 0.
+    pub least_maximum: Option<u64>,
+    /// The least that leaves room for an answer, where the API takes less.
+    pub useful_maximum: Option<u64>,
     /// Answers asked for, over all prompts; 0 counts as 1.
     pub choices: u64,
     /// The most that the model is configured to answer.
@@ -173,36 +177,85 @@ pub struct Plan {
     pub set_maximum: Option<u64>,
 }
 
-/// The prompt alone is certainly over the limit: waiting does not help.
+/// The request certainly never fits: waiting does not help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the prompt takes at least {certain_prompt} tokens and the limit is {limit}: shorten it")]
-pub struct TooLarge {
-    /// What the prompt takes at the very least, in tokens.
-    pub certain_prompt: u64,
-    /// Tokens allowed in any 60 seconds.
-    pub limit: u64,
+pub enum TooLarge {
+    /// The prompt alone is over the limit.
+    #[error("the prompt takes at least {certain_prompt} tokens and the limit is {limit}: shorten it")]
+    Prompt {
+        /// What the prompt takes at the very least, in tokens.
+        certain_prompt: u64,
+        /// Tokens allowed in any 60 seconds.
+        limit: u64,
+    },
+    /// The prompt and the shortest answers that the API lets it be held to are.
+    #[error(
+        "the request takes at least {certain} tokens, with answers of {answer}, and the limit is {limit}: ask for less"
+    )]
+    Answer {
+        /// What the request takes at the very least, in tokens.
+        certain: u64,
+        /// The shortest answer, in tokens.
+        answer: u64,
+        /// Tokens allowed in any 60 seconds.
+        limit: u64,
+    },
+    /// The model is configured to answer less than the shortest answer that the API lets it be held to.
+    #[error("no answer may be held to less than {answer} tokens and the model's have {most} at most: ask for less")]
+    Model {
+        /// The shortest answer, in tokens.
+        answer: u64,
+        /// The longest that the model is configured to give.
+        most: u64,
+    },
 }
 
 /// How many tokens a request of this `demand` reserves under `limit`, and what becomes of its
 /// own maximum.
 ///
 /// # Errors
-/// When the prompt is certainly over the limit.
+/// When the prompt is certainly over the limit, or with the shortest answers to which the request could be held.
 pub fn plan(strategy: Strategy, limit: Limit, demand: &Demand) -> Result<Plan, TooLarge> {
     let certain_prompt = demand.certain_prompt;
     if let Some(limit) = limit.number().filter(|limit| certain_prompt > *limit) {
-        return Err(TooLarge { certain_prompt, limit });
+        return Err(TooLarge::Prompt { certain_prompt, limit });
     }
     let (answer, set_maximum) = match (strategy, limit) {
         _ if !demand.has_output => (0, None),
         (Strategy::Expected, _) => (demand.expected_answer(), None),
         (Strategy::WorstCase, Limit::Unlimited) => (demand.longest_answer(), None),
-        (Strategy::WorstCase, Limit::At(limit)) => demand.longest_answer_within(limit.get()),
+        (Strategy::WorstCase, Limit::At(limit)) => {
+            demand.fits_at_its_least(limit.get())?;
+            demand.longest_answer_within(limit.get())
+        }
     };
     Ok(Plan { tokens: limit.cut(demand.total(answer)).max(1), set_maximum })
 }
 
 impl Demand {
+    /// What the request takes at the very least, if its maximum may be lowered: its prompt, and answers of the least
+    /// length that its API demands.
+    #[must_use]
+    pub fn certain(&self) -> u64 {
+        let answer = self.least_maximum.map_or(0, |_| self.shortest_answer());
+        answer.saturating_mul(self.choices.max(1)).saturating_add(self.certain_prompt)
+    }
+
+    /// What the maximum can be at the least. A smaller one that was stated is the client's, and is left as it is.
+    fn shortest_answer(&self) -> u64 {
+        self.least_maximum.unwrap_or(1).max(1).min(self.stated_maximum.unwrap_or(u64::MAX))
+    }
+
+    fn fits_at_its_least(&self, limit: u64) -> Result<(), TooLarge> {
+        let (certain, answer) = (self.certain(), self.shortest_answer());
+        match self.max_output_tokens {
+            _ if self.least_maximum.is_none() => Ok(()),
+            Some(most) if most < answer => Err(TooLarge::Model { answer, most }),
+            _ if certain > limit => Err(TooLarge::Answer { certain, answer, limit }),
+            _ => Ok(()),
+        }
+    }
+
     fn total(&self, answer: u64) -> u64 {
         answer.saturating_mul(self.choices.max(1)).saturating_add(self.prompt)
     }
@@ -218,15 +271,17 @@ impl Demand {
 
     /// The longest answer that keeps the whole request within `limit`, and the maximum to set where the request states
     /// none or one that never fits. That is what fits into what is free at this moment, so that a key need not wait until all
-    /// of its minute is; but not less than answers lately took, which would cut them short. It is at least 1, which every API
-    /// takes; a smaller one that was stated is left as it is.
+    /// of its minute is; but not less than answers lately took, which would cut them short, nor than leaves room for one. It
+    /// is at least what the API takes; a smaller one that was stated is left as it is.
     fn longest_answer_within(&self, limit: u64) -> (u64, Option<u64>) {
-        let most = self.max_output_tokens.unwrap_or(u64::MAX).min(self.answer_in(limit)).max(1);
-        let at_once = self.free.map_or(most, |free| self.answer_in(free).max(self.expected_output));
+        let least = self.shortest_answer();
+        let most = self.max_output_tokens.unwrap_or(u64::MAX).min(self.answer_in(limit)).max(least);
+        let wanted = self.expected_output.max(self.useful_maximum.unwrap_or(0));
+        let at_once = self.free.map_or(most, |free| self.answer_in(free).max(wanted));
         match self.stated_maximum {
             Some(stated) if stated <= most => (stated, None),
             _ => {
-                let allowed = at_once.clamp(1, most);
+                let allowed = at_once.clamp(least, most);
                 (allowed, Some(allowed))
             }
         }

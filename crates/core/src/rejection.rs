@@ -52,6 +52,24 @@ pub enum Rejection {
         /// Tokens a minute.
         limit: u64,
     },
+    /// The prompt and the shortest answer that its API lets the request be held to are certainly over that.
+    AnswerTooLarge {
+        /// The key whose limit it is.
+        key: KeyId,
+        /// The shortest answer, in tokens.
+        answer: u64,
+        /// Tokens that the request takes at least.
+        least: u64,
+        /// Tokens a minute.
+        limit: u64,
+    },
+    /// The shortest answer that its API lets the request be held to is longer than the model may answer.
+    AnswerOverModel {
+        /// The shortest answer, in tokens.
+        answer: u64,
+        /// The longest, in tokens.
+        most: u64,
+    },
     /// The address sent too many bad keys.
     Throttled,
     /// The body cannot be read in one way only.
@@ -136,9 +154,12 @@ impl Rejection {
                 StatusCode::UNAUTHORIZED
             }
             Self::ModelNotFound { .. } | Self::UnknownUrl { .. } => StatusCode::NOT_FOUND,
-            Self::NoBalance(_) | Self::OverLimit { .. } | Self::PromptTooLarge { .. } | Self::Throttled => {
-                StatusCode::TOO_MANY_REQUESTS
-            }
+            Self::NoBalance(_)
+            | Self::OverLimit { .. }
+            | Self::PromptTooLarge { .. }
+            | Self::AnswerTooLarge { .. }
+            | Self::AnswerOverModel { .. }
+            | Self::Throttled => StatusCode::TOO_MANY_REQUESTS,
             Self::InvalidBody(_) | Self::AmbiguousFraming | Self::BodyCut => StatusCode::BAD_REQUEST,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -161,7 +182,7 @@ impl Rejection {
         match self {
             Self::NoBalance(_) => "insufficient_quota",
             Self::OverLimit { refusal, .. } if refusal.over == LimitKind::Tokens => "tokens",
-            Self::PromptTooLarge { .. } => "tokens",
+            Self::PromptTooLarge { .. } | Self::AnswerTooLarge { .. } | Self::AnswerOverModel { .. } => "tokens",
             Self::OverLimit { .. } | Self::Throttled => "requests",
             _ if self.status().is_server_error() => "server_error",
             _ => "invalid_request_error",
@@ -179,7 +200,10 @@ impl Rejection {
             Self::NoBalance(_) => ErrorCode::InsufficientQuota,
             Self::ModelNotFound { .. } => ErrorCode::ModelNotFound,
             Self::OverLimit { .. } | Self::Throttled => ErrorCode::RateLimitExceeded,
-            Self::PromptTooLarge { .. } | Self::BodyTooLarge { .. } => ErrorCode::RequestTooLarge,
+            Self::PromptTooLarge { .. }
+            | Self::AnswerTooLarge { .. }
+            | Self::AnswerOverModel { .. }
+            | Self::BodyTooLarge { .. } => ErrorCode::RequestTooLarge,
             Self::InvalidBody(_) => ErrorCode::InvalidJson,
             Self::AmbiguousFraming | Self::BodyCut => ErrorCode::InvalidRequest,
             Self::BodyTimeout(_) => ErrorCode::RequestTimeout,
@@ -230,6 +254,14 @@ impl Rejection {
             Self::OverLimit { key, refusal } => over_limit(key, refusal).into(),
             Self::PromptTooLarge { key, least, limit } => format!(
                 "the prompt has at least {least} tokens and the API key {key} may use {limit} in 60 s; send a shorter one"
+            )
+            .into(),
+            Self::AnswerTooLarge { key, answer, least, limit } => format!(
+                "the request's answer cannot be held to less than {answer} tokens, with which it takes at least {least}, and the API key {key} may use {limit} in 60 s; lower its thinking budget or its minimum"
+            )
+            .into(),
+            Self::AnswerOverModel { answer, most } => format!(
+                "the request's answer cannot be held to less than {answer} tokens and the model answers with {most} at most; lower its thinking budget or its minimum"
             )
             .into(),
             Self::Throttled => "too many requests with bad API keys from this address; retry in 1 s with a valid one".into(),
@@ -309,7 +341,9 @@ impl Rejection {
             Self::KeyArchived(_) => Some(Refused::Archived),
             Self::NoBalance(_) => Some(Refused::Balance),
             Self::ModelNotFound { .. } => Some(Refused::Model),
-            Self::PromptTooLarge { .. } => Some(Refused::Tokens),
+            Self::PromptTooLarge { .. } | Self::AnswerTooLarge { .. } | Self::AnswerOverModel { .. } => {
+                Some(Refused::Tokens)
+            }
             Self::OverLimit { refusal, .. } => Some(match refusal.over {
                 LimitKind::Requests => Refused::Requests,
                 LimitKind::Tokens => Refused::Tokens,

@@ -16,8 +16,14 @@ pub(super) enum Field {
     /// The object that holds the maximum, with the fields that count in it.
     Options(&'static [Known]),
     Maximum(Maximum),
-    /// The API's own maximum where every number below 1 means none.
-    MaximumOrNone,
+    /// How many tokens an answer has at least, where a server takes that.
+    Minimum,
+    /// An object that says how much the model may think, if it is an object.
+    Thinking(&'static [Known]),
+    /// How many tokens it may think, which its maximum has to be above.
+    Budget,
+    /// Whether it thinks at all, in a word.
+    Mode,
     Choices,
     /// Text, or tokens as numbers.
     Prompt,

@@ -9,6 +9,7 @@ use super::{
     BodyError, Scanned, Shape,
     field::{Field, Known, Seen, tables::STREAM_OPTIONS},
     json::{Kind, Reader, Text, Token},
+    least::Demands,
     maximum::Stated,
     outline::{Matter, Outline},
     splice::{Object, Opening},
@@ -18,11 +19,13 @@ use crate::model_name;
 
 /// Reads `text`, which is all of `body` and begins with an object.
 pub(super) fn read(text: &str, body: &Bytes, shape: Shape) -> Result<Scanned, BodyError> {
-    let mut scan = Scan { reader: Reader::new(text), scanned: Scanned::new(body.clone(), shape), prompts: 0 };
+    let (scanned, demands) = (Scanned::new(body.clone(), shape), Demands::default());
+    let mut scan = Scan { reader: Reader::new(text), scanned, demands, prompts: 0 };
     let brace = scan.reader.token()?;
     scan.scanned.places.members = scan.members(brace.span.end, shape.fields())?;
-    let Scan { reader, mut scanned, prompts } = scan;
+    let Scan { reader, mut scanned, demands, prompts } = scan;
     reader.finish()?;
+    (scanned.least_maximum, scanned.useful_maximum) = (demands.least(shape), demands.useful(shape));
     scanned.maximum = scanned.places.maximums.greatest(shape);
     if shape == Shape::Completions {
         scanned.prompts = prompts.max(1);
@@ -41,6 +44,7 @@ const OBJECT: &str = "an object or null";
 struct Scan<'a> {
     reader: Reader<'a>,
     scanned: Scanned,
+    demands: Demands,
     prompts: u64,
 }
 
@@ -60,7 +64,7 @@ impl Scan<'_> {
         Ok(opening)
     }
 
-    /// The value of a field. Tables within tables end after two levels, and this with them.
+    /// The value of a field. Tables within tables end after three levels, and this with them.
     fn member(&mut self, known: &Known) -> Result<(), BodyError> {
         let name = known.path;
         match known.field {
@@ -76,8 +80,11 @@ impl Scan<'_> {
                 self.scanned.places.include_usage = Some(span);
             }
             Field::Options(table) => self.scanned.places.options = self.object(name, table)?,
-            Field::Maximum(maximum) => *self.scanned.places.maximums.of(maximum) = self.integer(name)?,
-            Field::MaximumOrNone => self.scanned.places.maximums.own = self.integer_or_none(name)?,
+            Field::Maximum(maximum) => *self.scanned.places.maximums.of(maximum) = self.integer_or_none(name)?,
+            Field::Minimum => self.demands.minimum = self.number_if_any()?,
+            Field::Budget => self.demands.budget = self.demands.budget.max(self.number_if_any()?),
+            Field::Mode => self.demands.is_off = self.is_word("disabled")?,
+            Field::Thinking(table) => self.members_if_any(table)?,
             Field::Choices => {
                 self.scanned.choices = self.integer(name)?.value().unwrap_or(1).max(self.scanned.choices);
             }
@@ -126,8 +133,36 @@ impl Scan<'_> {
     fn integer_or_none(&mut self, name: &'static str) -> Result<Stated, BodyError> {
         let Token { span, kind } = self.reader.token()?;
         match kind {
-            Kind::Number(number) if number.strip_prefix('-').is_some_and(is_digits) => Ok(Stated::Nothing(span)),
+            Kind::Number(number) if number.strip_prefix('-').is_some_and(is_digits) => Ok(Stated::Unbounded(span)),
             _ => stated(kind, &span).ok_or(BodyError::WrongType { name, expected: ANY_INTEGER, offset: span.start }),
+        }
+    }
+
+    /// A number without a sign or a fraction. Whatever else stands there is the upstream's to refuse, since nothing is
+    /// enforced by it.
+    fn number_if_any(&mut self) -> Result<Option<u64>, BodyError> {
+        let depth = self.reader.depth();
+        let Token { span, kind } = self.reader.token()?;
+        self.reader.skip_to(depth)?;
+        Ok(stated(kind, &span).and_then(|stated| stated.value()))
+    }
+
+    /// Whether the value is this word.
+    fn is_word(&mut self, word: &str) -> Result<bool, BodyError> {
+        let depth = self.reader.depth();
+        let kind = self.reader.token()?.kind;
+        self.reader.skip_to(depth)?;
+        let Kind::String(text) = kind else { return Ok(false) };
+        Ok(text.length == word.len() as u64 && text.decode().is_ok_and(|decoded| decoded == word))
+    }
+
+    /// The members of an object that count, if it is an object.
+    fn members_if_any(&mut self, table: &'static [Known]) -> Result<(), BodyError> {
+        let depth = self.reader.depth();
+        let Token { span, kind } = self.reader.token()?;
+        match kind {
+            Kind::ObjectStart => self.members(span.end, table).map(drop),
+            _ => self.reader.skip_to(depth),
         }
     }
 
@@ -170,7 +205,7 @@ impl Scan<'_> {
 /// only by being too many.
 fn stated(kind: Kind<'_>, span: &Range<usize>) -> Option<Stated> {
     match kind {
-        Kind::Null => Some(Stated::Nothing(span.clone())),
+        Kind::Null => Some(Stated::Null(span.clone())),
         Kind::Number(digits) if is_digits(digits) => {
             Some(Stated::Number(digits.parse().unwrap_or(u64::MAX), span.clone()))
         }

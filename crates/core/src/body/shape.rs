@@ -98,6 +98,17 @@ impl Shape {
         Some(MaximumField { object, name })
     }
 
+    /// The least that the API takes in that field, where that is more than 1.
+    pub(super) fn least_maximum(self) -> Option<u64> {
+        (self == Self::Responses).then_some(16)
+    }
+
+    /// Whether the API takes a maximum that leaves nothing but thought: Gemini's ends such an answer without a word, where
+    /// Anthropic's refuses the request.
+    pub(super) fn thinks_within_any_maximum(self) -> bool {
+        self == Self::GenerateContent
+    }
+
     /// Whether a zero in that field is one. Some servers take it for none, but for completions,
     /// where it asks for the prompt's own probabilities.
     pub(super) fn takes_zero(self) -> bool {

@@ -6,8 +6,8 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    Scanned,
-    maximum::{Maximums, Stated},
+    Scanned, Shape,
+    maximum::{MaximumName, Maximums, Stated},
 };
 
 /// What to change in a body.
@@ -18,8 +18,19 @@ pub struct Change {
     pub include_usage: bool,
     /// The most output tokens that one choice may have: what is stated beyond it is lowered to it,
     /// and where the API's own fields state none, its own field states it. Nothing is raised but
-    /// a zero that servers take for none. A request without such a field stays as it is.
+    /// what servers take for none: a zero, and numbers below it. A request without such a field stays as it is.
     pub maximum: Option<u64>,
+    /// The field in which a chat is to state it, where it has a number in neither.
+    pub name: MaximumName,
+}
+
+/// A chat's fields for its maximum, of which neither says anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenMaximum {
+    /// One of them is there, and is `null`.
+    Null(MaximumName),
+    /// Neither is there, or both are `null`.
+    Any,
 }
 
 /// Where in a body things stand that may be changed.
@@ -69,7 +80,7 @@ impl Scanned {
             self.include_usage(&mut edits);
         }
         if let Some(maximum) = change.maximum {
-            self.bound(maximum, &mut edits);
+            self.bound(change, maximum, &mut edits);
         }
         edits.apply(&self.body, self.places.members)
     }
@@ -81,21 +92,39 @@ impl Scanned {
         }
     }
 
-    fn bound(&self, maximum: u64, edits: &mut Edits) {
+    /// Where a maximum of our own would be written: the fields of a chat that are `null` or not there. `None`: the request
+    /// says something of its maximum, and that is where it stays, or there is one field only.
+    #[must_use]
+    pub fn open_maximum(&self) -> Option<OpenMaximum> {
+        let maximums = &self.places.maximums;
+        if self.shape != Shape::Chat || maximums.is_stated(self.shape) {
+            return None;
+        }
+        let is_null = |name| matches!(maximums.named(name, self.shape), Stated::Null(_));
+        let nulls = [MaximumName::MaxTokens, MaximumName::MaxCompletionTokens].map(is_null);
+        Some(match nulls {
+            [true, false] => OpenMaximum::Null(MaximumName::MaxTokens),
+            [false, true] => OpenMaximum::Null(MaximumName::MaxCompletionTokens),
+            [true, true] | [false, false] => OpenMaximum::Any,
+        })
+    }
+
+    fn bound(&self, change: &Change, maximum: u64, edits: &mut Edits) {
         let Some(field) = self.shape.maximum_field() else { return };
         let digits = maximum.to_string();
         let maximums = &self.places.maximums;
-        for span in maximums.over(maximum) {
+        for span in maximums.over(maximum, self.shape) {
             edits.replace(span.clone(), &digits);
         }
-        if maximums.own(self.shape).is_some() {
+        if maximums.is_stated(self.shape) {
             return;
         }
-        let member = format!(r#""{}":{digits}"#, field.name);
-        match (&maximums.own, field.object) {
-            (Stated::Nothing(span) | Stated::Number(_, span), _) => edits.replace(span.clone(), &digits),
-            (Stated::Nowhere, None) => edits.members.push(member),
-            (Stated::Nowhere, Some(object)) => edits.put(&self.places.options, object, &member),
+        let name = if self.shape == Shape::Chat { change.name.as_str() } else { field.name };
+        let member = format!(r#""{name}":{digits}"#);
+        match (maximums.named(change.name, self.shape), field.object) {
+            (Stated::Null(span), _) => edits.replace(span.clone(), &digits),
+            (_, None) => edits.members.push(member),
+            (_, Some(object)) => edits.put(&self.places.options, object, &member),
         }
     }
 }

@@ -71,7 +71,13 @@ fn the_maximum_is_the_greatest_stated_where_one_of_the_apis_own_is() {
         (r#"{"max_tokens":5,"n_predict":70}"#, Some(70), Some(70)),
         (r#"{"n_predict":70}"#, None, None),
         (r#"{"max_tokens":0}"#, None, Some(0)),
-        (r#"{"max_tokens":0,"max_completion_tokens":3}"#, Some(3), Some(3)),
+        (r#"{"max_tokens":0,"max_completion_tokens":3}"#, None, Some(3)),
+        (r#"{"max_tokens":null,"max_completion_tokens":3}"#, Some(3), None),
+        (r#"{"max_tokens":-1}"#, None, None),
+        (r#"{"max_tokens":-2,"max_completion_tokens":3}"#, None, None),
+        (r#"{"max_tokens":3,"max_completion_tokens":-1}"#, None, None),
+        (r#"{"max_tokens":3,"n_predict":-1}"#, None, None),
+        (r#"{"max_tokens":3,"n_predict":0}"#, Some(3), Some(3)),
         (r#"{"max_tokens":18446744073709551616}"#, Some(u64::MAX), Some(u64::MAX)),
     ];
     for (body, of_chat, of_completions) in cases {
@@ -175,9 +181,9 @@ fn wrong_types_are_refused_by_name() {
         ("model", &["null", "1", "[\"a\"]", "{}", "true"][..]),
         ("stream", &["1", "\"true\"", "[]", "{}"]),
         ("stream_options", &["true", "[]", "\"\"", "1"]),
-        ("max_tokens", &["16.0", "1e3", "-1", "-0", "\"5\"", "true", "[5]", "{}"]),
-        ("max_completion_tokens", &["0.5", "-5"]),
-        ("n_predict", &["-1"]),
+        ("max_tokens", &["16.0", "1e3", "-1.5", "-1e3", "\"5\"", "true", "[5]", "{}"]),
+        ("max_completion_tokens", &["0.5", "-0.5"]),
+        ("n_predict", &["-1.0"]),
         ("n", &["1.0", "\"1\""]),
         ("best_of", &["-2", "[]"]),
     ];

@@ -35,6 +35,8 @@ const DEMAND: Demand = Demand {
     prompt: 100,
     certain_prompt: 10,
     stated_maximum: None,
+    least_maximum: None,
+    useful_maximum: None,
     choices: 1,
     max_output_tokens: None,
     expected_output: 50,
@@ -115,6 +117,68 @@ fn worst_case_sets_what_fits_at_once_but_no_less_than_answers_take() {
 }
 
 #[test]
+fn worst_case_sets_no_less_than_the_api_demands() {
+    let worst = |free, demand| planned(Strategy::WorstCase, at(1000), Demand { free: Some(free), ..demand });
+    let responses = Demand { least_maximum: Some(16), expected_output: 1, ..DEMAND };
+    assert_eq!(worst(116, responses), (116, Some(16)));
+    assert_eq!(worst(115, responses), (116, Some(16)), "it waits for that");
+    assert_eq!(worst(0, responses), (116, Some(16)));
+    assert_eq!(worst(400, responses), (400, Some(300)));
+    assert_eq!(worst(0, Demand { choices: 3, ..responses }), (148, Some(16)), "of each");
+    assert_eq!(
+        worst(1000, Demand { prompt: 995, ..responses }),
+        (1000, Some(16)),
+        "an estimate refuses nothing for good"
+    );
+    let thinking = Demand { least_maximum: Some(601), ..DEMAND };
+    assert_eq!(worst(500, thinking), (701, Some(601)));
+    assert_eq!(worst(500, Demand { stated_maximum: Some(5000), ..thinking }), (701, Some(601)));
+    assert_eq!(worst(1000, Demand { stated_maximum: Some(5000), ..thinking }), (1000, Some(900)));
+    assert_eq!(worst(1000, Demand { max_output_tokens: Some(700), ..thinking }), (800, Some(700)));
+    let of_its_own = Demand { stated_maximum: Some(5), ..responses };
+    assert_eq!(worst(1000, of_its_own), (105, None), "what the client states below is the client's");
+}
+
+#[test]
+fn what_never_fits_with_the_least_that_the_api_demands_is_refused_for_good() {
+    let worst = |demand| plan(Strategy::WorstCase, at(1000), &demand);
+    let thinking = Demand { least_maximum: Some(991), ..DEMAND };
+    let refused = TooLarge::Answer { certain: 1001, answer: 991, limit: 1000 };
+    assert_eq!(worst(thinking), Err(refused), "10 tokens of prompt are certain");
+    assert!(worst(Demand { least_maximum: Some(990), ..DEMAND }).is_ok());
+    assert_eq!(
+        worst(Demand { least_maximum: Some(331), choices: 3, ..DEMAND }),
+        Err(TooLarge::Answer { certain: 1003, answer: 331, limit: 1000 })
+    );
+    let small = Demand { max_output_tokens: Some(15), ..DEMAND };
+    assert_eq!(
+        worst(Demand { least_maximum: Some(16), ..small }),
+        Err(TooLarge::Model { answer: 16, most: 15 }),
+        "neither is overstepped"
+    );
+    assert_eq!(worst(Demand { least_maximum: Some(16), stated_maximum: Some(9), ..small }).unwrap().set_maximum, None);
+    assert!(worst(Demand { stated_maximum: Some(900), ..thinking }).is_ok(), "it is the client's, and the upstream's");
+    assert!(worst(Demand { has_output: false, ..thinking }).is_ok());
+    assert!(plan(Strategy::Expected, at(1000), &thinking).is_ok(), "nothing is written");
+    assert!(plan(Strategy::WorstCase, Limit::Unlimited, &thinking).is_ok());
+}
+
+#[test]
+fn worst_case_leaves_room_for_an_answer_where_there_is_any() {
+    let worst = |free, demand| planned(Strategy::WorstCase, at(1000), Demand { free: Some(free), ..demand });
+    let thinking = Demand { useful_maximum: Some(601), ..DEMAND };
+    assert_eq!(worst(500, thinking), (701, Some(601)), "it waits for it");
+    assert_eq!(
+        worst(500, Demand { useful_maximum: Some(5000), ..DEMAND }),
+        (1000, Some(900)),
+        "never for more than there is"
+    );
+    assert_eq!(worst(500, Demand { max_output_tokens: Some(200), ..thinking }), (300, Some(200)));
+    let expected = planned(Strategy::Expected, at(1000), thinking);
+    assert_eq!(expected, (150, None), "what is expected is another matter");
+}
+
+#[test]
 fn worst_case_rewrites_nothing_where_nothing_is_limited() {
     let worst = |demand| planned(Strategy::WorstCase, Limit::Unlimited, demand);
     let known = Demand { max_output_tokens: Some(200), ..DEMAND };
@@ -139,7 +203,7 @@ fn only_a_prompt_that_is_certainly_too_large_is_refused() {
     for strategy in [Strategy::Expected, Strategy::WorstCase] {
         let demand = Demand { certain_prompt: 1001, ..DEMAND };
         let refused = plan(strategy, at(1000), &demand);
-        assert_eq!(refused, Err(TooLarge { certain_prompt: 1001, limit: 1000 }));
+        assert_eq!(refused, Err(TooLarge::Prompt { certain_prompt: 1001, limit: 1000 }));
         assert!(plan(strategy, at(1001), &demand).is_ok());
         assert!(plan(strategy, Limit::Unlimited, &demand).is_ok());
     }
@@ -148,11 +212,14 @@ fn only_a_prompt_that_is_certainly_too_large_is_refused() {
 fn any_demand() -> impl proptest::strategy::Strategy<Value = Demand> {
     let number = || prop_oneof![0_u64..2000, Just(u64::MAX), any::<u64>()];
     let maximum = || proptest::option::of(number());
-    (number(), maximum(), number(), maximum(), number(), maximum(), any::<bool>()).prop_map(
-        |(prompt, stated_maximum, choices, max_output_tokens, expected_output, free, has_output)| Demand {
+    let demanded = (proptest::option::of(0_u64..2000), maximum());
+    (number(), maximum(), demanded, number(), maximum(), number(), maximum(), any::<bool>()).prop_map(
+        |(prompt, stated_maximum, demanded, choices, max_output_tokens, expected_output, free, has_output)| Demand {
             prompt,
             certain_prompt: 0,
             stated_maximum,
+            least_maximum: demanded.0,
+            useful_maximum: demanded.1,
             choices,
             max_output_tokens,
             expected_output,
@@ -162,28 +229,42 @@ fn any_demand() -> impl proptest::strategy::Strategy<Value = Demand> {
     )
 }
 
+/// Whether the request is over the limit, or the model, with the shortest answers that it can be held to.
+fn never_fits(strategy: Strategy, limit: u64, demand: &Demand) -> bool {
+    let Some(least) = demand.least_maximum.filter(|_| strategy == Strategy::WorstCase && demand.has_output) else {
+        return false;
+    };
+    let least = least.max(1).min(demand.stated_maximum.unwrap_or(u64::MAX));
+    let whole = u128::from(least) * u128::from(demand.choices.max(1));
+    whole > u128::from(limit) || demand.max_output_tokens.is_some_and(|most| most < least)
+}
+
 proptest! {
     #[test]
     fn plans_keep_to_the_limit(demand in any_demand(), limit in 1_u64..5000) {
         for strategy in [Strategy::Expected, Strategy::WorstCase] {
-            let (tokens, _) = planned(strategy, at(limit), demand);
-            prop_assert!((1..=limit).contains(&tokens));
+            match plan(strategy, at(limit), &demand) {
+                Ok(Plan { tokens, .. }) => prop_assert!((1..=limit).contains(&tokens)),
+                Err(refused) => prop_assert!(never_fits(strategy, limit, &demand), "{refused}"),
+            }
         }
     }
 
     #[test]
     fn the_worst_case_is_reserved_whole(demand in any_demand(), limit in 1_u64..5000) {
-        let (tokens, set_maximum) = planned(Strategy::WorstCase, at(limit), demand);
-        prop_assert!(set_maximum.is_none_or(|set| set >= 1));
+        let Ok(Plan { tokens, set_maximum }) = plan(Strategy::WorstCase, at(limit), &demand) else { return Ok(()) };
+        prop_assert!(!never_fits(Strategy::WorstCase, limit, &demand));
+        prop_assert!(set_maximum.is_none_or(|set| set >= demand.least_maximum.unwrap_or(1).max(1)), "{set_maximum:?}");
         prop_assert!(set_maximum.is_none() || demand.stated_maximum.is_none_or(|stated| stated > set_maximum.unwrap()));
         if let (Some(free), Some(set)) = (demand.free.filter(|free| *free <= limit), set_maximum.filter(|_| demand.has_output)) {
             // Whoever is refused is short of what an answer takes.
-            prop_assert!(tokens <= free.max(1) || set <= demand.expected_output.max(1));
+            let least = [Some(demand.expected_output), demand.least_maximum, demand.useful_maximum, Some(1)];
+            prop_assert!(tokens <= free.max(1) || Some(set) <= least.into_iter().max().flatten());
         }
         if demand.has_output {
             let maximum = set_maximum.or(demand.stated_maximum).unwrap();
             let whole = u128::from(maximum) * u128::from(demand.choices.max(1)) + u128::from(demand.prompt);
-            let at_its_least = maximum <= 1;
+            let at_its_least = maximum <= demand.least_maximum.unwrap_or(1).max(1);
             prop_assert!(whole <= u128::from(tokens) || at_its_least, "{whole} in {tokens}");
             prop_assert!(demand.max_output_tokens.is_none_or(|most| maximum <= most.max(1)));
         }

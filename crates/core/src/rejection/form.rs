@@ -66,7 +66,11 @@ impl Rejection {
             }
             Self::ModelNotFound { .. } | Self::UnknownUrl { .. } => "not_found_error",
             Self::NoBalance(_) => "billing_error",
-            Self::OverLimit { .. } | Self::PromptTooLarge { .. } | Self::Throttled => "rate_limit_error",
+            Self::OverLimit { .. }
+            | Self::PromptTooLarge { .. }
+            | Self::AnswerTooLarge { .. }
+            | Self::AnswerOverModel { .. }
+            | Self::Throttled => "rate_limit_error",
             Self::BodyTooLarge { .. } => "request_too_large",
             Self::InvalidBody(_)
             | Self::AmbiguousFraming

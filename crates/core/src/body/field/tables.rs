@@ -28,9 +28,18 @@ const fn both(path: &'static str, names: [&'static str; 2], field: Field) -> Kno
     Known { path, names, field }
 }
 
-/// Of chat completions, completions and embeddings. `n_cmpl` is llama.cpp's word for `n`;
+/// Anthropic's; gateways to its models, and its own imitation of a chat, take it in a chat too.
+const THINKING: Known = known("thinking", Field::Thinking(&THINKING_MEMBERS));
+const THINKING_MEMBERS: [Known; 2] =
+    [within("thinking.budget_tokens", "budget_tokens", Field::Budget), within("thinking.type", "type", Field::Mode)];
+
+/// The number is what openrouter.ai reads; OpenAI's own object has none.
+const REASONING: Known = known("reasoning", Field::Thinking(&REASONING_MEMBERS));
+const REASONING_MEMBERS: [Known; 1] = [within("reasoning.max_tokens", "max_tokens", Field::Budget)];
+
+/// Of chat completions, completions and embeddings. `n_cmpl` is llama.cpp's word for `n`; `min_tokens`,
 /// `prompt_embeds`, `documents` and the chat templates are vLLM's; the rest are the API's own.
-pub(in super::super) const TEXT: [Known; 21] = [
+pub(in super::super) const TEXT: [Known; 24] = [
     MODEL,
     STREAM,
     known("stream_options", Field::StreamOptions),
@@ -52,13 +61,16 @@ pub(in super::super) const TEXT: [Known; 21] = [
     known("documents", SAID),
     known("chat_template", IMPOSED),
     known("chat_template_kwargs", IMPOSED),
+    known("min_tokens", Field::Minimum),
+    THINKING,
+    REASONING,
 ];
 
 pub(in super::super) const STREAM_OPTIONS: [Known; 1] =
     [within("stream_options.include_usage", "include_usage", Field::IncludeUsage)];
 
 /// llama.cpp turns the request into a chat's, and heeds what it finds of a chat's own fields.
-pub(in super::super) const RESPONSES: [Known; 16] = [
+pub(in super::super) const RESPONSES: [Known; 17] = [
     MODEL,
     STREAM,
     known("max_output_tokens", OWN),
@@ -75,6 +87,7 @@ pub(in super::super) const RESPONSES: [Known; 16] = [
     known("response_format", DECLARED),
     known("chat_template", IMPOSED),
     known("chat_template_kwargs", IMPOSED),
+    REASONING,
 ];
 
 pub(in super::super) const MODERATIONS: [Known; 2] = [MODEL, known("input", SAID)];
@@ -88,7 +101,7 @@ pub(in super::super) const IMAGES: [Known; 4] = [MODEL, STREAM, known("prompt", 
 pub(in super::super) const SPEECH: [Known; 4] = [MODEL, STREAM, known("input", SAID), known("instructions", SAID)];
 
 /// Of Anthropic's messages and of counting their tokens. The chat template's are llama.cpp's.
-pub(in super::super) const MESSAGES: [Known; 9] = [
+pub(in super::super) const MESSAGES: [Known; 10] = [
     MODEL,
     STREAM,
     known("max_tokens", OWN),
@@ -98,11 +111,11 @@ pub(in super::super) const MESSAGES: [Known; 9] = [
     known("output_config", DECLARED),
     known("output_format", DECLARED),
     known("chat_template_kwargs", IMPOSED),
+    THINKING,
 ];
 
-/// Ollama takes every number below 1 for no maximum.
 const OPTIONS: Known = known("options", Field::Options(&NUM_PREDICT));
-const NUM_PREDICT: [Known; 1] = [within("options.num_predict", "num_predict", Field::MaximumOrNone)];
+const NUM_PREDICT: [Known; 1] = [within("options.num_predict", "num_predict", OWN)];
 
 pub(in super::super) const OLLAMA_CHAT: [Known; 5] =
     [MODEL, STREAM, OPTIONS, known("messages", SAID), known("tools", DECLARED)];
@@ -132,13 +145,17 @@ pub(in super::super) const GENERATE_CONTENT: [Known; 5] = [
 ];
 
 /// What begins with an underscore is an older name for the one without.
-const GENERATION_CONFIG: [Known; 5] = [
+const GENERATION_CONFIG: [Known; 6] = [
     both("generationConfig.maxOutputTokens", ["maxOutputTokens", "max_output_tokens"], OWN),
+    both("generationConfig.thinkingConfig", ["thinkingConfig", "thinking_config"], Field::Thinking(&GEMINI_THINKING)),
     both("generationConfig.candidateCount", ["candidateCount", "candidate_count"], Field::Choices),
     both("generationConfig.responseSchema", ["responseSchema", "response_schema"], IMPOSED),
     both("generationConfig.responseJsonSchema", ["responseJsonSchema", "response_json_schema"], IMPOSED),
     both("generationConfig._responseJsonSchema", ["_responseJsonSchema", "_response_json_schema"], IMPOSED),
 ];
+
+const GEMINI_THINKING: [Known; 1] =
+    [both("generationConfig.thinkingConfig.thinkingBudget", ["thinkingBudget", "thinking_budget"], Field::Budget)];
 
 pub(in super::super) const EMBED_CONTENT: [Known; 3] = [MODEL, known("content", SAID), known("title", SAID)];
 
@@ -150,6 +167,9 @@ mod tests {
     fn all() -> Vec<&'static [Known]> {
         vec![
             &TEXT,
+            &THINKING_MEMBERS,
+            &REASONING_MEMBERS,
+            &GEMINI_THINKING,
             &STREAM_OPTIONS,
             &RESPONSES,
             &MODERATIONS,

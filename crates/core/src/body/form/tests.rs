@@ -200,7 +200,7 @@ fn a_long_prompt_leaves_a_short_sample() {
 #[test]
 fn a_form_goes_upstream_as_it_came() {
     let body = form(&[field("model", "m"), field("stream", "true")]);
-    let all = Change { include_usage: true, maximum: Some(5) };
+    let all = Change { include_usage: true, maximum: Some(5), ..Change::default() };
     let result = scan_form(&body, TYPE).unwrap().splice(&all);
     assert_eq!((result.as_ptr(), result.len()), (body.as_ptr(), body.len()));
 }

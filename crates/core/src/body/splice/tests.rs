@@ -9,10 +9,14 @@ use crate::body::{
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-const USAGE: Change = Change { include_usage: true, maximum: None };
+const USAGE: Change = Change { include_usage: true, maximum: None, name: MaximumName::MaxTokens };
 
 fn bound(maximum: u64) -> Change {
-    Change { include_usage: false, maximum: Some(maximum) }
+    Change { maximum: Some(maximum), ..Change::default() }
+}
+
+fn both(maximum: u64) -> Change {
+    Change { maximum: Some(maximum), ..USAGE }
 }
 
 fn spliced(body: &str, shape: Shape, change: &Change) -> String {
@@ -58,6 +62,16 @@ fn the_maximum_is_lowered_or_stated() {
             r#"{"max_completion_tokens":5,"max_tokens":null}"#,
         ),
         (Shape::Chat, r#"{"n_predict":99}"#, r#"{"max_tokens":5,"n_predict":5}"#),
+        (Shape::Chat, r#"{"max_tokens":-1}"#, r#"{"max_tokens":5}"#),
+        (Shape::Chat, r#"{"max_completion_tokens": -2 }"#, r#"{"max_completion_tokens": 5 }"#),
+        (
+            Shape::Chat,
+            r#"{"max_tokens":-1,"max_completion_tokens":3,"n_predict":-1}"#,
+            r#"{"max_tokens":5,"max_completion_tokens":3,"n_predict":5}"#,
+        ),
+        (Shape::Chat, r#"{"max_tokens":0,"max_completion_tokens":3}"#, r#"{"max_tokens":5,"max_completion_tokens":3}"#),
+        (Shape::Chat, r#"{"n_predict":-1}"#, r#"{"max_tokens":5,"n_predict":5}"#),
+        (Shape::Completions, r#"{"max_tokens":-1}"#, r#"{"max_tokens":5}"#),
         (Shape::Chat, r#"{"max_tokens":99999999999999999999}"#, r#"{"max_tokens":5}"#),
     ];
     for (shape, body, expected) in cases {
@@ -66,8 +80,57 @@ fn the_maximum_is_lowered_or_stated() {
 }
 
 #[test]
+fn a_maximum_of_ours_goes_where_it_is_told_to_unless_the_client_said_something() {
+    let (old, new) = (MaximumName::MaxTokens, MaximumName::MaxCompletionTokens);
+    assert_eq!((old.other(), new.other()), (new, old));
+    for (body, open, in_old, in_new) in [
+        ("{}", Some(OpenMaximum::Any), r#"{"max_tokens":5}"#, r#"{"max_completion_tokens":5}"#),
+        (
+            r#"{"max_tokens":null}"#,
+            Some(OpenMaximum::Null(old)),
+            r#"{"max_tokens":5}"#,
+            r#"{"max_completion_tokens":5,"max_tokens":null}"#,
+        ),
+        (
+            r#"{"max_completion_tokens": null }"#,
+            Some(OpenMaximum::Null(new)),
+            r#"{"max_tokens":5,"max_completion_tokens": null }"#,
+            r#"{"max_completion_tokens": 5 }"#,
+        ),
+        (
+            r#"{"max_completion_tokens":null,"max_tokens":null}"#,
+            Some(OpenMaximum::Any),
+            r#"{"max_completion_tokens":null,"max_tokens":5}"#,
+            r#"{"max_completion_tokens":5,"max_tokens":null}"#,
+        ),
+        (
+            r#"{"n_predict":9}"#,
+            Some(OpenMaximum::Any),
+            r#"{"max_tokens":5,"n_predict":5}"#,
+            r#"{"max_completion_tokens":5,"n_predict":5}"#,
+        ),
+        (r#"{"max_tokens":9}"#, None, r#"{"max_tokens":5}"#, r#"{"max_tokens":5}"#),
+        (r#"{"max_tokens":-1}"#, None, r#"{"max_tokens":5}"#, r#"{"max_tokens":5}"#),
+        (r#"{"max_completion_tokens":9}"#, None, r#"{"max_completion_tokens":5}"#, r#"{"max_completion_tokens":5}"#),
+    ] {
+        assert_eq!(scan_text(body, Shape::Chat).unwrap().open_maximum(), open, "{body}");
+        for (name, expected) in [(old, in_old), (new, in_new)] {
+            assert_eq!(spliced(body, Shape::Chat, &Change { name, ..bound(5) }), expected, "{body}");
+        }
+    }
+    for shape in SHAPES.into_iter().filter(|shape| *shape != Shape::Chat) {
+        assert_eq!(scan_text("{}", shape).unwrap().open_maximum(), None, "{shape:?} has one field at most");
+        assert_eq!(
+            spliced("{}", shape, &Change { name: new, ..bound(5) }),
+            spliced("{}", shape, &bound(5)),
+            "{shape:?}"
+        );
+    }
+}
+
+#[test]
 fn both_changes_are_made_at_once() {
-    let both = Change { include_usage: true, maximum: Some(5) };
+    let both = both(5);
     let added = r#"{"stream_options":{"include_usage":true},"max_tokens":5"#;
     assert_eq!(spliced("{}", Shape::Chat, &both), format!("{added}}}"));
     assert_eq!(spliced("{\"a\":1}", Shape::Chat, &both), format!("{added},\"a\":1}}"));
@@ -120,8 +183,7 @@ fn the_maximum_goes_into_each_apis_own_field() {
 #[test]
 fn nothing_is_copied_where_nothing_changes() {
     let body = Bytes::from_static(br#"{"max_tokens":5,"stream_options":{"include_usage":true}}"#);
-    let all = Change { include_usage: true, maximum: Some(5) };
-    for (shape, change) in [(Shape::Chat, all), (Shape::Completions, Change::default())] {
+    for (shape, change) in [(Shape::Chat, both(5)), (Shape::Completions, Change::default())] {
         let same = super::super::scan(&body, shape).unwrap().splice(&change);
         assert_eq!((same.as_ptr(), same.len()), (body.as_ptr(), body.len()));
     }
@@ -130,10 +192,9 @@ fn nothing_is_copied_where_nothing_changes() {
 #[test]
 fn what_cannot_be_bounded_and_need_not_be_asked_is_left_alone() {
     let body = Bytes::from_static(br#"{"model":"m","max_tokens":99,"input":"a"}"#);
-    let all = Change { include_usage: true, maximum: Some(5) };
     for shape in SHAPES {
         let scanned = super::super::scan(&body, shape).unwrap();
-        let result = scanned.splice(&all);
+        let result = scanned.splice(&both(5));
         assert_eq!(result.as_ptr() == body.as_ptr(), layout(shape).own.is_empty(), "{shape:?}");
         let asks = matches!(shape, Shape::Chat | Shape::Completions);
         assert_eq!(String::from_utf8_lossy(&result).contains("include_usage"), asks, "{shape:?}");
@@ -151,19 +212,22 @@ fn changed(mut value: Value, shape: Shape, change: &Change) -> Value {
     }
     let (layout, Some(maximum)) = (layout(shape), change.maximum) else { return value };
     let Some(first) = layout.own.first() else { return value };
+    let is_stated = layout.own.iter().any(|path| at(&value, path).is_number());
+    let is_over = |stated: &Value| stated.as_u64().map_or(stated.is_i64(), |stated| stated > maximum);
+    for path in layout.own {
+        let stated = at(&value, path);
+        if is_over(stated) || (stated == 0 && shape != Shape::Completions) {
+            set(&mut value, path, maximum);
+        }
+    }
     for name in layout.foreign {
-        if value[*name].as_u64().is_some_and(|stated| stated > maximum) {
+        if is_over(&value[*name]) {
             value[*name] = json!(maximum);
         }
     }
-    let number_at =
-        |path: &&[&'static str]| at(&value, path).as_u64().filter(|stated| *stated > 0 || shape == Shape::Completions);
-    let stated: Vec<_> = layout.own.iter().filter_map(|path| Some((path, number_at(path)?))).collect();
-    for (path, stated) in &stated {
-        set(&mut value, path, (*stated).min(maximum));
-    }
-    if stated.is_empty() {
-        set(&mut value, first, maximum);
+    if !is_stated {
+        let path = if shape == Shape::Chat { &[change.name.as_str()] } else { *first };
+        set(&mut value, path, maximum);
     }
     value
 }
@@ -180,7 +244,8 @@ fn set(value: &mut Value, path: &[&'static str], number: u64) {
 
 fn any_change() -> impl Strategy<Value = Change> {
     let maximum = prop::option::of(prop_oneof![1..9_u64, 1..u64::MAX]);
-    (any::<bool>(), maximum).prop_map(|(include_usage, maximum)| Change { include_usage, maximum })
+    let name = prop::sample::select(vec![MaximumName::MaxTokens, MaximumName::MaxCompletionTokens]);
+    (any::<bool>(), maximum, name).prop_map(|(include_usage, maximum, name)| Change { include_usage, maximum, name })
 }
 
 /// How many bytes of `old` went and how many of `new` came, in one run.

@@ -195,21 +195,80 @@ fn wrong_types_of_every_api_are_refused_by_name() {
 }
 
 #[test]
-fn a_negative_maximum_is_none_for_ollama_and_a_fault_elsewhere() {
-    for number in ["-1", "-2", "-0", "0", "-99999999999999999999"] {
-        for shape in [Shape::OllamaChat, Shape::OllamaGenerate] {
-            let body = format!(r#"{{"options":{{"num_predict":{number}}}}}"#);
-            assert_eq!(scan_text(&body, shape).unwrap().maximum, None, "{body}");
+fn a_negative_maximum_is_none() {
+    for shape in SHAPES {
+        let layout = layout(shape);
+        let foreign = layout.foreign.iter().map(|name| vec![*name]);
+        for path in layout.own.iter().map(|path| path.to_vec()).chain(foreign) {
+            for number in ["-1", "-2", "-0", "-99999999999999999999"] {
+                let body = within(&path, &format!("\"{}\":{number}", path.last().unwrap()));
+                assert_eq!(scan_text(&body, shape).unwrap().maximum, None, "{shape:?} {body}");
+            }
+            for number in ["-1.5", "-1e3", "-1.0"] {
+                let body = within(&path, &format!("\"{}\":{number}", path.last().unwrap()));
+                assert!(matches!(scan_text(&body, shape), Err(BodyError::WrongType { .. })), "{shape:?} {body}");
+            }
         }
     }
-    for (shape, body) in [
-        (Shape::OllamaChat, r#"{"options":{"num_predict":-1.5}}"#),
-        (Shape::OllamaChat, r#"{"options":{"num_predict":-1e3}}"#),
-        (Shape::Responses, r#"{"max_output_tokens":-1}"#),
-        (Shape::Messages, r#"{"max_tokens":-1}"#),
-        (Shape::GenerateContent, r#"{"generationConfig":{"maxOutputTokens":-1}}"#),
+}
+
+#[test]
+fn what_an_api_demands_of_a_maximum_is_read() {
+    for (shape, body, least, useful) in [
+        (Shape::Chat, "{}", None, None),
+        (Shape::Responses, "{}", Some(16), None),
+        (Shape::Responses, r#"{"reasoning":{"effort":"low","max_tokens":9}}"#, Some(16), None),
+        (Shape::Responses, r#"{"reasoning":{"max_tokens":2000}}"#, Some(2001), None),
+        (Shape::Messages, r#"{"thinking":{"type":"enabled","budget_tokens":1024}}"#, Some(1025), None),
+        (Shape::Messages, r#"{"thinking":{"budget_tokens":1024,"type":"disabled"}}"#, None, None),
+        (Shape::Messages, r#"{"thinking":{"type":"d\u0069sabled","budget_tokens":1024}}"#, None, None),
+        (Shape::Messages, r#"{"thinking":{"type":"adaptive"}}"#, None, None),
+        (Shape::Messages, r#"{"thinking":{"budget_tokens":18446744073709551615}}"#, Some(u64::MAX), None),
+        (Shape::Messages, r#"{"think\u0069ng":{"budget\u005ftokens":1024}}"#, Some(1025), None),
+        (Shape::Chat, r#"{"thinking":{"type":"enabled","budget_tokens":2000}}"#, Some(2001), None),
+        (Shape::Chat, r#"{"reasoning":{"max_tokens":3000},"thinking":{"budget_tokens":2000}}"#, Some(3001), None),
+        (Shape::Chat, r#"{"reasoning":{"max_tokens":3000},"min_tokens":4000}"#, Some(4000), None),
+        (Shape::Completions, r#"{"min_tokens":40}"#, Some(40), None),
+        (Shape::Completions, r#"{"min_tokens":1}"#, None, None),
+        (
+            Shape::GenerateContent,
+            r#"{"generationConfig":{"thinkingConfig":{"thinkingBudget":1024}}}"#,
+            None,
+            Some(1025),
+        ),
+        (Shape::GenerateContent, r#"{"generation_config":{"thinking_config":{"thinking_budget":7}}}"#, None, Some(8)),
+        (Shape::GenerateContent, r#"{"generationConfig":{"thinkingConfig":{"thinkingBudget":-1}}}"#, None, None),
+        (Shape::OllamaChat, r#"{"think":true,"thinking":{"budget_tokens":1024}}"#, None, None),
     ] {
-        assert!(matches!(scan_text(body, shape), Err(BodyError::WrongType { .. })), "{body}");
+        let scanned = scan_text(body, shape).unwrap_or_else(|fault| panic!("{body}: {fault}"));
+        assert_eq!((scanned.least_maximum, scanned.useful_maximum), (least, useful), "{shape:?} {body}");
+    }
+}
+
+#[test]
+fn whatever_else_is_said_of_thinking_is_the_upstreams_to_judge() {
+    let values = ["null", "true", "\"high\"", "7", "-1", "1.5", "[{\"budget_tokens\":9}]", "{}", "{\"a\":[{}]}"];
+    for value in values {
+        for body in [
+            format!(r#"{{"thinking":{value},"reasoning":{value},"min_tokens":null,"max_tokens":5}}"#),
+            format!(r#"{{"thinking":{{"budget_tokens":null,"type":{value}}},"max_tokens":5}}"#),
+        ] {
+            for shape in [Shape::Chat, Shape::Messages] {
+                let scanned = scan_text(&body, shape).unwrap_or_else(|fault| panic!("{body}: {fault}"));
+                assert_eq!((scanned.least_maximum, scanned.maximum), (None, Some(5)), "{shape:?} {body}");
+            }
+        }
+    }
+    for odd in ["[]", "{\"x\":1}", "\"1024\"", "1024.0", "-5", "true"] {
+        let body = format!(r#"{{"thinking":{{"budget_tokens":{odd}}},"max_tokens":5}}"#);
+        assert_eq!(scan_text(&body, Shape::Messages).unwrap().least_maximum, None, "{body}");
+    }
+    for (body, name) in [
+        (r#"{"thinking":{},"thinking":{}}"#, "thinking"),
+        (r#"{"thinking":{"budget_tokens":1,"budget_tokens":2}}"#, "thinking.budget_tokens"),
+        (r#"{"thinking":{"Budget_Tokens":1}}"#, "thinking.budget_tokens"),
+    ] {
+        assert_eq!(scan_text(body, Shape::Messages).unwrap_err().field(), Some(name), "{body}");
     }
 }
 

@@ -165,7 +165,7 @@ fn number() -> impl Strategy<Value = Value> {
     prop_oneof![Just(Value::Null), (0..9_u64).prop_map(Value::from), any::<u64>().prop_map(Value::from)]
 }
 
-/// A number as Ollama takes it: below 1 it means none.
+/// A maximum: below zero it means none.
 fn signed() -> impl Strategy<Value = Value> {
     prop_oneof![number(), (-2..2_i64).prop_map(Value::from), any::<i64>().prop_map(Value::from)]
 }
@@ -185,7 +185,6 @@ fn object(members: Vec<(String, BoxedStrategy<Value>)>) -> BoxedStrategy<Value> 
 fn member(shape: Shape) -> BoxedStrategy<(String, Value)> {
     let layout = layout(shape);
     let named = |name: &str, value: BoxedStrategy<Value>| (Just(name.to_owned()), value).boxed();
-    let integer = if layout.object == Some("options") { signed().boxed() } else { number().boxed() };
     let mut members = vec![named("model", any_model().prop_map(Value::from).boxed())];
     for name in [layout.texts, layout.prompts, layout.media, &["a", "é\n", "temperature"]].concat() {
         members.push(named(name, any_value().boxed()));
@@ -198,15 +197,16 @@ fn member(shape: Shape) -> BoxedStrategy<(String, Value)> {
         members.extend(std::iter::repeat_n(named("stream_options", options), 4));
     }
     let mut within = Vec::new();
-    for path in layout.own.iter().chain(layout.choices) {
+    let maximums = layout.own.iter().map(|path| (path, signed().boxed()));
+    for (path, integer) in maximums.chain(layout.choices.iter().map(|path| (path, number().boxed()))) {
         match path {
-            [name] => members.extend(std::iter::repeat_n(named(name, integer.clone()), 3)),
-            [.., name] => within.push(((*name).to_owned(), integer.clone())),
+            [name] => members.extend(std::iter::repeat_n(named(name, integer), 3)),
+            [.., name] => within.push(((*name).to_owned(), integer)),
             [] => {}
         }
     }
     for name in layout.foreign {
-        members.push(named(name, integer.clone()));
+        members.push(named(name, signed().boxed()));
     }
     if let Some(name) = layout.object {
         members.extend(std::iter::repeat_n(named(name, object(within)), 5));

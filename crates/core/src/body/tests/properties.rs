@@ -28,9 +28,15 @@ fn items(value: &Value) -> u64 {
 
 fn expected_maximum(value: &Value, shape: Shape) -> Option<u64> {
     let layout = layout(shape);
-    let own = layout.own.iter().filter_map(|path| at(value, path).as_u64());
-    let own = own.filter(|own| *own > 0 || shape == Shape::Completions).max();
-    let foreign = layout.foreign.iter().filter_map(|name| value[*name].as_u64()).max();
+    let own: Vec<_> = layout.own.iter().map(|path| at(value, path)).collect();
+    let foreign: Vec<_> = layout.foreign.iter().map(|name| &value[*name]).collect();
+    let is_none = |value: &&Value| value.as_i64().is_some_and(|number| number < 0);
+    let is_zero = |value: &&Value| value.as_u64() == Some(0) && shape != Shape::Completions;
+    if own.iter().any(is_zero) || own.iter().chain(&foreign).any(is_none) {
+        return None;
+    }
+    let own = own.iter().filter_map(|value| value.as_u64()).max();
+    let foreign = foreign.iter().filter_map(|value| value.as_u64()).max();
     own.map(|own| own.max(foreign.unwrap_or(0)))
 }
 
