@@ -32,6 +32,9 @@ pub struct Line<'request> {
     pub status: u16,
     /// Why the request was refused or failed.
     pub reason: Option<&'static str>,
+    /// What came of the upstream, as `keymeter_upstream_responses_total` counts it, where that is no success.
+    #[cfg_attr(test, serde(skip_serializing_if = "Option::is_none"))]
+    pub outcome: Option<&'static str>,
     /// From the head to the first piece of the answer, in milliseconds.
     pub time_to_first_token_ms: Option<f64>,
     /// From the head to the end, in milliseconds.
@@ -69,6 +72,9 @@ impl Line<'_> {
         line.text("path", self.path);
         line.number("status", self.status.into());
         line.optional("reason", self.reason);
+        if let Some(outcome) = self.outcome {
+            line.text("outcome", outcome);
+        }
         match self.time_to_first_token_ms {
             Some(time) => line.millis("time_to_first_token_ms", micros(time)),
             None => line.null("time_to_first_token_ms"),
@@ -161,6 +167,7 @@ mod tests {
             key_id: Some("key_a"),
             key_name: Some("My \"key\" \\ ü"),
             model: Some("a\nb"),
+            outcome: Some("upstream_error"),
             time_to_first_token_ms: Some(0.619),
             duration_ms: 43.9,
             output_tokens: u64::MAX,
