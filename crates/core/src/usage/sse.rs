@@ -5,6 +5,7 @@ use memchr::memchr2;
 const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
 const DATA: &[u8] = b"data";
 const EVENT: &[u8] = b"event";
+const NAMED: &[u8] = b"event: ";
 const ERROR: &[u8] = b"error";
 
 /// What some bytes of the stream are.
@@ -89,6 +90,10 @@ impl Reader {
                 (if matched == ERROR.len() { Part::Error } else { end }, taken)
             }
             _ if is_line_end(byte) => self.line_end(bytes),
+            State::Name(0) if names_another_event(bytes) => {
+                self.state = State::Ignored;
+                (Part::Other, NAMED.len())
+            }
             State::Name(matched) => self.name(matched, byte),
             State::ErrorName(matched) => self.error_name(matched, byte),
             State::EventName(matched) => self.event_name(matched, byte),
@@ -191,6 +196,12 @@ impl Reader {
     }
 }
 
+/// Whether an event's name begins here, and not as `error` does: so do those of most streams, and none is read further.
+fn names_another_event(bytes: &[u8]) -> bool {
+    let name = bytes.strip_prefix(NAMED).and_then(<[u8]>::first);
+    name.is_some_and(|first| *first != b'e' && !is_line_end(*first))
+}
+
 fn is_line_end(byte: u8) -> bool {
     matches!(byte, b'\n' | b'\r')
 }
@@ -266,6 +277,7 @@ mod tests {
             ("data: x\revent: error\r\r", 1),
             ("error: {\"code\":500}\n\n", 1),
             ("event: errors\n\nevent: erro\n\nevent:  error\n\nevent:\n\nevent\n\nevents: error\n\n", 0),
+            ("event: \n\nevent: \r\revent: response.error\n\nevent: event: error\n\n", 0),
             ("event: message\ndata: event: error\n\n: event: error\n\nevents\n\neventerror\n\n", 0),
         ] {
             let bytes = stream.as_bytes();
