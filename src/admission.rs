@@ -18,6 +18,7 @@ mod planned;
 mod prompt;
 mod rejected;
 mod reservations;
+mod response_meter;
 mod scrape;
 mod settings;
 

@@ -16,6 +16,8 @@ pub mod cli;
 pub mod connection;
 mod drain;
 #[doc(hidden)]
+pub mod encoding;
+#[doc(hidden)]
 pub mod headers;
 #[doc(hidden)]
 pub mod keys;

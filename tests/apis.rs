@@ -1,5 +1,8 @@
 //! Every API, streamed and not: its credentials, its way to state usage, its headers and its errors.
 
+mod encodings;
+mod labels;
+
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -78,6 +81,16 @@ const CASES: &[Case] = &[
         tokens: [4, 0, 0, 3] },
 ];
 
+impl Case {
+    /// The access log has what the answer states.
+    fn is_counted(&self, name: &str, line: &Value) {
+        let fields = ["input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens"];
+        assert_eq!(fields.map(|field| &line[field]), self.tokens.map(Value::from).each_ref(), "{name}: {line}");
+        let source = if self.tokens == [0; 4] { "none" } else { "upstream" };
+        assert_eq!(line["usage_source"], source, "{name}: {line}");
+    }
+}
+
 /// A gateway before an upstream that speaks every API and answers with `case`'s answer.
 async fn scene(case: &'static Case) -> (ScriptedUpstream, Gateway) {
     let upstream = ScriptedUpstream::start(|_| {
@@ -109,11 +122,7 @@ async fn each_apis_usage_is_counted_as_it_is_stated_and_its_bytes_pass_unchanged
         assert_eq!(String::from_utf8(upstream.received()[0].body.clone()).unwrap(), case.body, "{}", case.path);
         sum_becomes(&gateway, "keymeter_requests_total{", 1.0).await;
         let line = gateway.next_line();
-        let counted =
-            ["input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens"].map(|name| &line[name]);
-        assert_eq!(counted, case.tokens.map(Value::from).each_ref(), "{}: {line}", case.path);
-        let source = if case.tokens == [0; 4] { "none" } else { "upstream" };
-        assert_eq!(line["usage_source"], source, "{}: {line}", case.path);
+        case.is_counted(case.path, &line);
         assert_eq!(line["model"], "m", "{}", case.path);
     }
 }

@@ -4,6 +4,7 @@
 mod broken;
 mod drain;
 mod every_api;
+mod failures;
 
 use std::time::{Duration, Instant};
 
@@ -119,12 +120,17 @@ async fn a_response_that_comes_to_its_end_is_settled_once() {
         ending("whole JSON", Script::json(200, &completion("m", 4)), stays, upstream_states(4)),
         ending("without [DONE]", with_usage(7, 5).then(Step::Finish), stays, upstream_states(5)),
         ending("without usage or [DONE]", two_words().then(Step::Finish), stays, estimated("one two ")),
-        ending("an error event", stream([says("one "), error.clone()]).then(Step::Finish), stays, estimated("one ")),
+        ending(
+            "an error event",
+            stream([says("one "), error.clone()]).then(Step::Finish),
+            stays,
+            broken("upstream_error", estimated("one ")),
+        ),
         ending(
             "an error event at once",
             stream([error]).then(Step::Finish),
             stays,
-            Line { input: NOTHING, source: "none", ..estimated("") },
+            broken("upstream_error", Line { input: NOTHING, source: "none", ..estimated("") }),
         ),
         ending(
             "an upstream's own error",

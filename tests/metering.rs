@@ -327,13 +327,14 @@ fn json_text(text: &str) -> Script {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_response_is_its_content_type_says() {
+async fn what_a_response_is_does_not_depend_on_what_was_asked_for() {
     let answer = completion("m", 4).to_string();
-    for (asks_for_stream, response, source, output) in [
-        (true, json_text(&answer), "upstream", 4),
-        (false, stream([says("one "), uses(7, 5), DONE.to_owned()]).then(Step::Finish), "upstream", 5),
-        (false, Script { headers: vec![], ..stream([answer.clone()]).then(Step::Finish) }, "none", 0),
-        (false, json_text(&answer).with_header("content-encoding", "br"), "none", 0),
+    let events = [says("one "), uses(7, 5), DONE.to_owned()];
+    for (asks_for_stream, response, output) in [
+        (true, json_text(&answer), 4),
+        (false, stream(events.clone()).then(Step::Finish), 5),
+        (false, Script { headers: vec![], ..stream([answer.clone()]).then(Step::Finish) }, 4),
+        (true, Script { headers: vec![], ..stream(events).then(Step::Finish) }, 5),
     ] {
         let upstream = ScriptedUpstream::start(move |_| response.clone()).await;
         let gateway = Gateway::before(&upstream);
@@ -345,7 +346,7 @@ async fn what_a_response_is_its_content_type_says() {
         let response = gateway.chat(&body).await;
         assert_eq!(response.status, 200);
         let line = gateway.next_line();
-        assert_eq!((&line["usage_source"], &line["output_tokens"]), (&source.into(), &output.into()), "{line}");
+        assert_eq!((&line["usage_source"], &line["output_tokens"]), (&"upstream".into(), &output.into()), "{line}");
     }
 }
 

@@ -97,6 +97,7 @@ const VALUES: [(&str, &str, &[&str]); 18] = [
             "success",
             "timeout",
             "unreachable",
+            "upstream_error",
         ],
     ),
 ];

@@ -224,11 +224,13 @@ async fn an_exchange_that_is_tried_again_is_one_span() {
 async fn an_upstream_that_fails_is_an_error_of_both_spans() {
     for (way, status, of_exchange, of_request) in [
         ("breaks off", "200", "upstream_error", "upstream_error"),
+        ("says so within a success", "200", "upstream_error", "upstream_error"),
         ("refuses us", "502", "401", "upstream_error"),
         ("fails", "500", "500", "500"),
     ] {
         let script = move |request: &Received| match way {
             "breaks off" => Script::truncated(request, 2),
+            "says so within a success" => Script::sse(&[r#"{"error":{"message":"out of memory"}}"#]),
             "refuses us" => Script::error(401, "invalid_request_error", "who are you?"),
             _ => Script::error(500, "server_error", "out of memory"),
         };

@@ -15,16 +15,18 @@ use keymeter_core::{
     clock::MonotonicTime,
     limit::{Learned, LimitStatus, Limits},
     rejection::Rejection,
-    usage::{Ending, Form, Meter, Metered, Usage, UsageSource},
+    usage::{Form, Meter, Metered, Usage, UsageSource},
 };
 
 use super::{
     Gate, Model, Now, Outcome, Prompt, RequestContext, RequestId, Reservations, Route, Settings,
     additions::{Additions, Asking},
     completed::{Charge, Completed},
+    response_meter::{ResponseKind, ResponseMeter},
 };
 use crate::{
     accounting::OutboxError,
+    encoding::{ContentCoding, Decoder},
     keys::{
         Key,
         revocation::{RevocationEntry, RevocationGuard},
@@ -69,7 +71,7 @@ pub struct ActiveRequest {
     is_settled: bool,
     /// Whether its record was handed to the ledger.
     is_recorded: bool,
-    meter: Option<Meter>,
+    meter: Option<ResponseMeter>,
     /// What the response used, once it has ended.
     charge: Option<Charge>,
     status: u16,
@@ -191,14 +193,16 @@ impl ActiveRequest {
     }
 
     /// The response's head is there: from here on its bytes are metered, if it is one that
-    /// uses tokens.
-    pub fn answered(&mut self, status: u16, content_type: &str, is_encoded: bool) {
+    /// uses tokens. Of one that is encoded no event is taken out.
+    pub fn answered(&mut self, status: u16, content_type: &str, coding: ContentCoding) {
         self.status = status;
         let succeeded = (200..300).contains(&status);
-        let form = if is_encoded { Form::Other } else { Form::of_content_type(content_type) };
-        let Self { admitted, change, prompt, .. } = &*self;
-        let meter = || Meter::new(admitted.endpoint, form, change.include_usage).of_prompts(prompt.count());
-        self.meter = succeeded.then(meter);
+        self.meter = succeeded.then(|| {
+            let decoder = Decoder::new(coding);
+            let removes_usage_event = self.change.include_usage && decoder.is_none();
+            let meter = Meter::new(self.admitted.endpoint, Form::of_content_type(content_type), removes_usage_event);
+            ResponseMeter::new(meter.of_prompts(self.prompt.count()), decoder)
+        });
     }
 
     /// Looks at the response's next bytes, and says what of them is to be forwarded.
@@ -215,13 +219,13 @@ impl ActiveRequest {
     /// What was held back to see whether it is to be taken out, at the response's end.
     #[must_use]
     pub fn flush(&mut self) -> Option<Bytes> {
-        self.meter.as_mut().and_then(Meter::flush)
+        self.meter.as_mut().and_then(ResponseMeter::flush)
     }
 
     /// Whether the response came to the end that its API knows.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.charge.map_or_else(|| self.meter.as_ref().is_some_and(Meter::ended), |charge| charge.complete)
+        self.charge.map_or_else(|| self.meter.as_ref().is_some_and(ResponseMeter::ended), |charge| charge.complete)
     }
 
     /// The response has come to its end: what it used counts from here on, its place is free, and it is recorded, before
@@ -248,16 +252,18 @@ impl ActiveRequest {
         }
     }
 
-    /// Whether the response is a stream of events.
+    /// Whether the response is a stream that takes an event more, between two of its own.
     #[must_use]
-    pub fn is_stream(&self) -> bool {
-        self.charge.map_or_else(|| self.meter.as_ref().is_some_and(Meter::is_stream), |charge| charge.is_stream)
+    pub fn takes_events(&self) -> bool {
+        let kind = self.charge.map(|charge| charge.kind).or(self.meter.as_ref().map(ResponseMeter::kind));
+        kind == Some(ResponseKind::Stream)
     }
 
-    /// Whether an event that the client did not ask for may be taken out of the response.
+    /// Whether an event that the client did not ask for may be taken out of the response. What it is shows only in its
+    /// first bytes, so that its head is to fit either.
     #[must_use]
     pub fn may_shorten(&self) -> bool {
-        self.is_stream() && self.change.include_usage
+        self.change.include_usage && self.meter.as_ref().is_some_and(ResponseMeter::is_plain)
     }
 
     /// Gives back what was not used, charges what was, and tells the metrics and the log.
@@ -303,9 +309,9 @@ impl ActiveRequest {
     fn end_exchange(&mut self, rejection: Option<&Rejection>, now: Now) {
         let Some(trace) = &mut self.context.trace else { return };
         let charge = self.charge.unwrap_or_default();
-        let first_piece = self.first_token.filter(|_| charge.is_stream).map(|first| first.date);
+        let first_piece = self.first_token.filter(|_| charge.kind != ResponseKind::Document).map(|first| first.date);
         let Metered { usage, source, .. } = charge.metered;
-        let failure = rejection.map(Rejection::code);
+        let failure = rejection.map(Rejection::code).or_else(|| charge.failure());
         trace.exchange_ended(&ExchangeEnded { usage, source, first_piece, failure }, now.date);
     }
 
@@ -323,26 +329,25 @@ impl ActiveRequest {
     }
 
     fn read_meter(&mut self, outcome: &Outcome<'_>) -> Charge {
-        let (is_served, is_stream) = (self.meter.is_some(), self.is_stream());
         let complete = outcome.complete || self.has_ended();
-        let metered = self.metered(complete, outcome.is_aborted(complete));
-        Charge::new(&self.admitted, metered, complete, is_stream, is_served)
+        let Some(meter) = self.meter.take() else {
+            let metered = self.unmetered(outcome.is_aborted(complete));
+            return Charge { complete, ..Charge::new(&self.admitted, metered, false) };
+        };
+        let (kind, failed) = (meter.kind(), meter.failed());
+        let own_tokens = |found| self.admitted.learned.own_tokens(found);
+        let metered = meter.finish(complete, || self.counted_prompt(), own_tokens);
+        Charge { complete, failed, kind, ..Charge::new(&self.admitted, metered, !failed) }
     }
 
-    fn metered(&mut self, complete: bool, aborted: bool) -> Metered {
-        let ending = if complete { Ending::Complete } else { Ending::Early };
-        match self.meter.take() {
-            Some(meter) => {
-                let own_tokens = |found| self.admitted.learned.own_tokens(found);
-                meter.finish_for(ending, || self.counted_prompt(), own_tokens)
-            }
-            // The client did not wait for the head. The upstream has had its prompt, and that is all we know.
-            None if aborted && self.status == 0 => {
-                let usage = Usage { input: self.counted_prompt(), ..Usage::default() };
-                Metered { usage, source: UsageSource::Estimated, ..Metered::none() }
-            }
-            None => Metered::none(),
+    /// What a request used of whose response nothing was metered.
+    fn unmetered(&self, aborted: bool) -> Metered {
+        if !aborted || self.status != 0 {
+            return Metered::none();
         }
+        // The client did not wait for the head. The upstream has had its prompt, and that is all we know.
+        let usage = Usage { input: self.counted_prompt(), ..Usage::default() };
+        Metered { usage, source: UsageSource::Estimated, ..Metered::none() }
     }
 
     fn counted_prompt(&self) -> u64 {
@@ -351,7 +356,7 @@ impl ActiveRequest {
 
     /// Remembers what the model's prompts and outputs are like, from counts that its upstream stated.
     fn learn(&self, charge: &Charge, now: Now) {
-        if charge.metered.source != UsageSource::Upstream || !charge.complete {
+        if charge.metered.source != UsageSource::Upstream || !charge.complete || charge.failed {
             return;
         }
         let usage = &charge.metered.usage;
@@ -383,7 +388,7 @@ mod tests {
     async fn a_meter_that_panics_fails_its_request_and_leaks_nothing() {
         let fixture = Fixture::of(record("key_a"));
         let mut request = fixture.admitted(r#"{"model":"m","max_tokens":5,"messages":[]}"#).await;
-        request.meter = Some(Meter::broken());
+        request.meter = Some(ResponseMeter::new(Meter::broken(), None));
         let account = request.admitted.key.account.clone();
         let limits = request.admitted.limits;
         let failed = catch_unwind(AssertUnwindSafe(move || drop(request.pass(Bytes::from_static(b"{}")))));

@@ -5,14 +5,14 @@
 use keymeter_core::{
     money::{TokenCounts, Usd},
     record::{Record, Session},
-    rejection::Rejection,
+    rejection::{ErrorCode, Rejection},
     usage::{Metered, Usage, UsageSource},
 };
 
-use super::{Admitted, Now, Outcome, RequestContext};
+use super::{Admitted, Now, Outcome, RequestContext, response_meter::ResponseKind};
 use crate::observe::{
     access_log::Line,
-    metrics::Metrics,
+    metrics::{Metrics, UpstreamOutcome},
     traces::{Ended, Spent},
 };
 
@@ -21,26 +21,33 @@ use crate::observe::{
 pub(super) struct Charge {
     /// Whether the response came to its end.
     pub complete: bool,
-    /// Whether it was a stream of events.
-    pub is_stream: bool,
+    /// Whether the upstream said within it that it failed.
+    pub failed: bool,
+    pub kind: ResponseKind,
     pub metered: Metered,
     pub cost: Usd,
 }
 
 impl Default for Charge {
     fn default() -> Self {
-        Self { complete: false, is_stream: false, metered: Metered::none(), cost: Usd::ZERO }
+        let (kind, metered) = (ResponseKind::default(), Metered::none());
+        Self { complete: false, failed: false, kind, metered, cost: Usd::ZERO }
     }
 }
 
 impl Charge {
-    /// What is charged for a response that used `metered`.
-    pub fn new(admitted: &Admitted, metered: Metered, complete: bool, is_stream: bool, is_served: bool) -> Self {
+    /// What is charged for a response that used `metered`. What was not served, and used nothing, has no price either.
+    pub fn new(admitted: &Admitted, metered: Metered, is_served: bool) -> Self {
         let is_charged = is_served || metered.source != UsageSource::None;
         let Usage { input, cached_input, cache_write, output, .. } = metered.usage;
         let counts = TokenCounts { input, cached_input, cache_write, output };
         let cost = if is_charged { admitted.model.price.cost(&counts, metered.audio) } else { Usd::ZERO };
-        Self { complete, is_stream, metered, cost }
+        Self { metered, cost, ..Self::default() }
+    }
+
+    /// What is said of a response that tells of a failure itself, whatever its status.
+    pub fn failure(&self) -> Option<ErrorCode> {
+        self.failed.then_some(ErrorCode::UpstreamError)
     }
 }
 
@@ -127,26 +134,37 @@ impl<'request> Completed<'request> {
 
     fn time(&self, metrics: &Metrics) {
         let series = self.admitted.route.series(&self.admitted.model, metrics);
-        series.answered(self.outcome.of_upstream(self.upstream_status, self.charge.complete));
+        series.answered(self.of_upstream());
         let (arrived, ended) = (self.context.arrived.moment, self.at.moment);
         series.request_duration.observe(ended.saturating_since(arrived).as_secs_f64());
         series.overhead.observe(self.context.work.as_secs_f64());
         let Some(first) = self.first_token else { return };
         series.time_to_first_token.observe(first.moment.saturating_since(arrived).as_secs_f64());
         let output = self.charge.metered.usage.output;
-        if self.charge.is_stream && self.charge.complete && output > 1 {
+        if self.charge.kind != ResponseKind::Document && self.charge.complete && output > 1 {
             let rest = u32::try_from(output - 1).unwrap_or(u32::MAX);
             series.time_per_output_token.observe((ended.saturating_since(first.moment) / rest).as_secs_f64());
         }
+    }
+
+    fn of_upstream(&self) -> UpstreamOutcome {
+        let Charge { complete, failed, .. } = self.charge;
+        self.outcome.of_upstream(self.upstream_status, complete, failed)
+    }
+
+    /// Why there was no response, or no whole one.
+    fn reason(&self) -> Option<ErrorCode> {
+        self.outcome.rejection.map(Rejection::code).or_else(|| self.charge.failure())
     }
 
     /// Its line in the access log.
     pub fn line(&self) -> Line<'_> {
         let Charge { metered: Metered { usage, source, .. }, cost, .. } = &self.charge;
         let arrived = self.context.arrived.moment;
-        let reason = self.outcome.rejection.map(Rejection::code);
+        let outcome = self.of_upstream();
         Line {
             upstream: Some(&self.admitted.route.name),
+            outcome: (outcome != UpstreamOutcome::Success).then_some(outcome.as_str()),
             time_to_first_token: self.first_token.map(|first| first.moment.saturating_since(arrived)),
             input_tokens: usage.input,
             cached_input_tokens: usage.cached_input,
@@ -156,7 +174,7 @@ impl<'request> Completed<'request> {
             usage_source: source.as_str(),
             cost: *cost,
             client_aborted: self.is_aborted,
-            ..self.context.line(Some(&self.admitted.key.record), self.status, reason, self.at)
+            ..self.context.line(Some(&self.admitted.key.record), self.status, self.reason(), self.at)
         }
     }
 
@@ -165,7 +183,7 @@ impl<'request> Completed<'request> {
         let Metered { usage, source, .. } = self.charge.metered;
         Ended {
             status: self.status,
-            reason: self.outcome.rejection.map(Rejection::code),
+            reason: self.reason(),
             broke_off: !self.charge.complete,
             client_aborted: self.is_aborted,
             upstream: Some(upstream),

@@ -40,10 +40,12 @@ impl Outcome<'_> {
         }
     }
 
-    /// What came of the upstream, whose head had `status`, 0 if there was none.
+    /// What came of the upstream, whose head had `status`, 0 if there was none, and which said in its body that it failed,
+    /// or did not.
     #[must_use]
-    pub fn of_upstream(&self, status: u16, complete: bool) -> UpstreamOutcome {
+    pub fn of_upstream(&self, status: u16, complete: bool, failed: bool) -> UpstreamOutcome {
         match (self.rejection, status) {
+            _ if failed => UpstreamOutcome::UpstreamError,
             (Some(Rejection::UpstreamCredential { .. }), _) | (_, 401 | 403) => UpstreamOutcome::CredentialRefused,
             (Some(Rejection::UpstreamTimeout { .. }), _) => UpstreamOutcome::Timeout,
             (_, 429) => UpstreamOutcome::RateLimited,
@@ -87,7 +89,11 @@ mod tests {
             (None, 0, false, Of::Abandoned),
         ] {
             let outcome = Outcome { rejection, ..Outcome::default() };
-            assert_eq!(outcome.of_upstream(status, complete), expected, "{rejection:?} {status} {complete}");
+            assert_eq!(outcome.of_upstream(status, complete, false), expected, "{rejection:?} {status} {complete}");
+        }
+        for (rejection, complete) in [(None, true), (None, false), (Some(&broke), false), (Some(&slow), false)] {
+            let outcome = Outcome { rejection, ..Outcome::default() };
+            assert_eq!(outcome.of_upstream(200, complete, true), Of::UpstreamError, "{rejection:?} {complete}");
         }
     }
 }

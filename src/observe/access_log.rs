@@ -31,6 +31,8 @@ pub struct Line<'request> {
     pub status: u16,
     /// Why the request was refused or failed.
     pub reason: Option<&'static str>,
+    /// What came of the upstream, as `keymeter_upstream_responses_total` counts it, where that is no success.
+    pub outcome: Option<&'static str>,
     /// From the head to the first piece of the answer.
     pub time_to_first_token: Option<Duration>,
     /// From the head to the end.
@@ -68,6 +70,9 @@ impl Line<'_> {
         line.text("path", self.path);
         line.number("status", self.status.into());
         line.optional("reason", self.reason);
+        if let Some(outcome) = self.outcome {
+            line.text("outcome", outcome);
+        }
         match self.time_to_first_token {
             Some(time) => line.millis("time_to_first_token_ms", micros(time)),
             None => line.null("time_to_first_token_ms"),
@@ -163,6 +168,7 @@ mod tests {
             model: Some("a\nb"),
             status: 429,
             reason: Some("rate_limit_exceeded"),
+            outcome: Some("upstream_error"),
             time_to_first_token: Some(Duration::from_nanos(618_500)),
             duration: Duration::from_nanos(43_900_499),
             output_tokens: u64::MAX,
@@ -177,7 +183,7 @@ mod tests {
             concat!(
                 r#"{"time":"2026-06-01T00:00:00.123456Z","request_id":"req_1","trace_id":"0af7651916cd43dd8448eb211c80319c","#,
                 r#""key_id":"key_a","key_name":"My \"key\" \\ ü","model":"a\nb","upstream":null,"path":"","status":429,"#,
-                r#""reason":"rate_limit_exceeded","time_to_first_token_ms":0.619,"duration_ms":43.9,"input_tokens":0,"#,
+                r#""reason":"rate_limit_exceeded","outcome":"upstream_error","time_to_first_token_ms":0.619,"duration_ms":43.9,"input_tokens":0,"#,
                 r#""cached_input_tokens":0,"cache_write_tokens":0,"output_tokens":18446744073709551615,"reasoning_tokens":0,"#,
                 r#""usage_source":"upstream","cost_usd":"0.25","client_aborted":true}"#
             )

@@ -186,7 +186,7 @@ fn first_capacity(most: u64) -> usize {
 }
 
 /// Whether a body is encoded, by any of the lines that say so.
-pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
+fn is_encoded(headers: &HeaderMap) -> bool {
     headers.get_all(header::CONTENT_ENCODING).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 

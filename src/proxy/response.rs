@@ -13,11 +13,11 @@ use pingora::{
 
 use super::{
     RequestState, Running,
-    body::is_encoded,
     respond::{self, Reply, id_headers, rate_headers},
 };
 use crate::{
     admission::{Gate, Now},
+    encoding::ContentCoding,
     headers::{change_response, header_value},
 };
 
@@ -72,8 +72,9 @@ pub(super) fn begin(session: &Session, state: &mut RequestState, head: &mut Resp
             // Nothing will be sent again: the body's memory is free for others.
             running.body = None;
             let text = |name| head.headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
-            let is_encoded = is_encoded(&head.headers);
-            running.request.answered(head.status.as_u16(), text(header::CONTENT_TYPE).unwrap_or_default(), is_encoded);
+            let content_type = text(header::CONTENT_TYPE).unwrap_or_default();
+            running.request.answered(head.status.as_u16(), content_type, ContentCoding::of(&head.headers));
+            let has_no_body = has_no_body(head);
             let (api, now) = (running.request.admitted().endpoint.api(), Now::read());
             running.request.learn_additions(head.status.as_u16(), now);
             let ours = rate_headers(&running.request.standing(now), api, now);
@@ -88,11 +89,11 @@ pub(super) fn begin(session: &Session, state: &mut RequestState, head: &mut Resp
                 for (name, value) in ours {
                     headers.insert(name, value);
                 }
-                if running.request.may_shorten() && headers.remove(header::CONTENT_LENGTH).is_some() {
+                if running.request.may_shorten() && !has_no_body && headers.remove(header::CONTENT_LENGTH).is_some() {
                     chunk(session, headers);
                 }
             })?;
-            if has_no_body(head) { close(running) } else { Ok(()) }
+            if has_no_body { close(running) } else { Ok(()) }
         }
         RequestState::Identified(request) => change_response(head, |headers| {
             headers.insert(respond::X_REQUEST_ID, header_value(request.context.id.as_str().to_owned()));
@@ -261,7 +262,7 @@ async fn write_error_event(session: &mut Session, state: &RequestState, rejectio
     let Running { request, tail, .. } = &**running;
     // The end of what could not be recorded was not passed on.
     let has_ended = request.has_ended() && *rejection != Rejection::LedgerUnavailable;
-    if !request.is_stream() || has_ended || !tail.is_between_events(request.admitted().endpoint.api()) {
+    if !request.takes_events() || has_ended || !tail.is_between_events(request.admitted().endpoint.api()) {
         return;
     }
     let event = rejection.event(request.admitted().endpoint, request.request_id().as_str());

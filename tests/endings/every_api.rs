@@ -95,7 +95,7 @@ struct Settled {
 impl Exchange {
     fn expected(&self, ending: Ending, on_abort: OnAbort) -> Settled {
         let reason = match ending {
-            Ending::Reset | Ending::Truncated => "upstream_error".into(),
+            Ending::Reset | Ending::Truncated | Ending::ErrorEvent => "upstream_error".into(),
             Ending::TooSlow => "upstream_timeout".into(),
             _ => Value::Null,
         };

@@ -14,6 +14,7 @@ mod json;
 mod meter;
 mod ollama;
 mod openai;
+mod opening;
 mod rerank;
 mod response;
 mod responses;
@@ -97,7 +98,7 @@ impl Metered {
     }
 }
 
-/// How a response is framed.
+/// How a response is framed, as its Content-Type says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// Server-sent events.
@@ -108,7 +109,9 @@ pub enum Form {
     Ndjson,
     /// Plain text, or subtitles.
     Text,
-    /// Anything else: it passes unread.
+    /// Sound, pictures, films.
+    Media,
+    /// Anything else, or nothing.
     Other,
 }
 
@@ -128,6 +131,7 @@ impl Form {
             | "application/x-jsonlines" => Self::Ndjson,
             "text/plain" | "text/vtt" | "text/srt" | "application/x-subrip" => Self::Text,
             other if other.starts_with("application/") && other.ends_with("+json") => Self::Json,
+            other if ["audio/", "image/", "video/"].iter().any(|kind| other.starts_with(kind)) => Self::Media,
             _ => Self::Other,
         }
     }
@@ -160,7 +164,10 @@ mod tests {
             ("application/jsonl; charset=utf-8", Form::Ndjson),
             ("text/plain; charset=utf-8", Form::Text),
             ("text/vtt", Form::Text),
+            ("audio/mpeg", Form::Media),
+            ("Image/PNG", Form::Media),
             ("text/html", Form::Other),
+            ("application/octet-stream", Form::Other),
             ("", Form::Other),
         ];
         for (content_type, form) in forms {

@@ -41,12 +41,12 @@ fn sent(request: &mut ActiveRequest, upstream: Takes, now: Now) -> Vec<(bool, Ma
         assert!(sent.len() <= 4, "{sent:?}");
         if upstream.is_content_with(request) {
             request.learn_additions(200, now);
-            request.answered(200, "application/json", false);
+            request.answered(200, "application/json", ContentCoding::Identity);
             return sent;
         }
         if !request.try_otherwise(400) {
             request.learn_additions(400, now);
-            request.answered(400, "application/json", false);
+            request.answered(400, "application/json", ContentCoding::Identity);
             return sent;
         }
     }

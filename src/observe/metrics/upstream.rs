@@ -37,8 +37,10 @@ keymeter_core::words! {
         RateLimited = "rate_limited",
         /// It does not take our credential.
         CredentialRefused = "credential_refused",
-        /// It said that it failed.
+        /// It said that it failed, by its status.
         ServerError = "server_error",
+        /// It said so within a response that began as a success.
+        UpstreamError = "upstream_error",
         /// It was not to be reached, or said nothing.
         Unreachable = "unreachable",
         /// It was too slow.

@@ -7,7 +7,7 @@
 //! tool: usage and billing", "Refusals and fallback: how server-side fallback is billed").
 
 use super::delivered::Kind;
-use super::dialect::{Charge, Dialect, Record};
+use super::dialect::{Dialect, Record};
 use super::json::Visitor;
 use super::stated::{Count, Statement};
 use super::word::Word;
@@ -126,8 +126,8 @@ impl Dialect for Reader {
         self.record.event.kind.bytes() == b"content_block_delta" && !self.record.event.states_usage
     }
 
-    fn charge(&self) -> Charge {
-        if self.is_free { Charge::Never } else { Charge::IfRead }
+    fn is_free(&self) -> bool {
+        self.is_free
     }
 }
 
@@ -213,7 +213,7 @@ impl Visitor for Reader {
 
     fn begin(&mut self, role: Role, first: u8, at: usize) {
         match role {
-            Role::Error => self.record.failed |= first != b'n',
+            Role::Error => self.record.note_error(first),
             Role::Usage | Role::FirstUsage => {
                 self.block = Block::default();
                 self.block_runs = None;
@@ -254,6 +254,7 @@ impl Visitor for Reader {
                 self.output_is_final |= self.block.output.last().is_some();
                 self.end_usage();
             }
+            Role::Root => self.record.failed |= self.record.event.kind.bytes() == b"error",
             _ => {}
         }
     }

@@ -6,12 +6,13 @@
 use std::time::Duration;
 
 use super::delivered::Kind;
-use super::dialect::{Charge, Dialect, Record};
+use super::dialect::{Dialect, Record};
 use super::json::Visitor;
 use super::stated::{Field, Stated, Statement, seconds};
 use super::word::Word;
 
 /// What was read of a response.
+#[derive(Default)]
 pub(super) struct Reader {
     record: Record<Event>,
     stated: Stated,
@@ -20,32 +21,12 @@ pub(super) struct Reader {
     measured: Option<Duration>,
     /// Text has come piece by piece: the whole of it at the end is no more.
     in_pieces: bool,
-    charge: Charge,
 }
 
 /// What is known of one event.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Event {
     kind: Word<32>,
-}
-
-impl Reader {
-    /// Of what makes text of audio.
-    pub(super) fn of_text() -> Self {
-        Self {
-            record: Record::default(),
-            stated: Stated::default(),
-            billed: None,
-            measured: None,
-            in_pieces: false,
-            charge: Charge::IfRead,
-        }
-    }
-
-    /// Of what makes audio of text: sound states nothing.
-    pub(super) fn of_speech() -> Self {
-        Self { charge: Charge::Always, ..Self::of_text() }
-    }
 }
 
 impl Dialect for Reader {
@@ -70,10 +51,6 @@ impl Dialect for Reader {
 
     fn is_last(&self) -> bool {
         matches!(self.record.event.kind.bytes(), b"transcript.text.done" | b"speech.audio.done" | b"error")
-    }
-
-    fn charge(&self) -> Charge {
-        self.charge
     }
 }
 
@@ -124,7 +101,7 @@ impl Visitor for Reader {
     fn begin(&mut self, role: Role, first: u8, at: usize) {
         match role {
             Role::Usage(Field::Usage) => self.stated.begin(),
-            Role::Error => self.record.failed |= first != b'n',
+            Role::Error => self.record.note_error(first),
             Role::Text | Role::Delta => self.record.begin_text(at),
             _ => {}
         }

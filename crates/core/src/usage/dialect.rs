@@ -40,21 +40,10 @@ pub(super) trait Dialect: Visitor + Send + Sync + 'static {
         false
     }
 
-    /// What a response costs that says nothing.
-    fn charge(&self) -> Charge {
-        Charge::IfRead
+    /// Whether the API gives its responses for nothing.
+    fn is_free(&self) -> bool {
+        false
     }
-}
-
-/// When a response is charged for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Charge {
-    /// Where its form is known.
-    IfRead,
-    /// Always: its form need not be known, it is not text.
-    Always,
-    /// Never: the API gives it for nothing.
-    Never,
 }
 
 /// What is remembered of a response, and of the event that is under way.
@@ -107,6 +96,11 @@ impl<E: Copy + Default> Record<E> {
     pub(super) fn resume(&mut self, place: Place<E>) {
         self.event = place.event;
         self.texts = place.texts;
+    }
+
+    /// A member that tells of a failure begins: `null` and `false` are none.
+    pub(super) fn note_error(&mut self, first: u8) {
+        self.failed |= !matches!(first, b'n' | b'f');
     }
 
     /// A string begins at this place in the document.

@@ -167,7 +167,7 @@ impl Visitor for Reader {
         let event = &mut self.record.event;
         match role {
             Role::Root => self.record.next_event(),
-            Role::Error => self.record.failed |= first != b'n',
+            Role::Error => self.record.note_error(first),
             Role::Usage => self.block = Block::default(),
             Role::Candidate => event.candidate = Some(event.candidate.map_or(0, |place| place + 1)),
             Role::Part => event.is_thought = false,

@@ -92,6 +92,16 @@ impl<V: Visitor> Scanner<V> {
         self.state == State::Closed
     }
 
+    /// Whether the document has begun and is not complete.
+    pub(super) fn is_open(&self) -> bool {
+        self.depth > 0
+    }
+
+    /// Whether the next byte belongs to a string.
+    pub(super) fn is_in_string(&self) -> bool {
+        matches!(self.state, State::Key | State::Text | State::SkippedText | State::WrittenText)
+    }
+
     /// Reads the next bytes and tells `visitor` what they say, up to the end of the document; says how many bytes
     /// that was.
     pub(super) fn feed(&mut self, bytes: &[u8], visitor: &mut V) -> usize {

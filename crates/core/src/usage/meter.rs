@@ -6,9 +6,8 @@ use bytes::Bytes;
 
 use crate::api::{Api, Endpoint};
 
-use super::dialect::Charge;
 use super::frame::around_answer;
-use super::response::{Read, Response};
+use super::response::{Answer, Read, Response};
 use super::stated::Statement;
 use super::{Ending, Form, Metered, Usage, UsageSource};
 use super::{anthropic, audio, embeddings, gemini, images, ollama, openai, rerank, responses};
@@ -20,35 +19,43 @@ pub struct Meter {
 }
 
 /// Who reads what an endpoint answers: one row for each API.
-fn response(endpoint: Endpoint, form: Form, remove_usage_event: bool) -> Box<dyn Response> {
+fn response(endpoint: Endpoint, label: Form, removes_usage_event: bool) -> Box<dyn Response> {
     match endpoint {
         Endpoint::ChatCompletions | Endpoint::Completions => {
-            Read::new(openai::Reader::default(), form, remove_usage_event)
+            Read::new(openai::Reader::default(), Answer::Written, label, removes_usage_event)
         }
-        Endpoint::Responses => Read::new(responses::Reader::default(), form, false),
-        Endpoint::Embeddings | Endpoint::Moderations => Read::new(embeddings::Reader::default(), form, false),
-        Endpoint::Rerank => Read::new(rerank::Reader::default(), form, false),
-        Endpoint::ImageGenerations | Endpoint::ImageEdits => Read::new(images::Reader::default(), form, false),
-        Endpoint::Speech => Read::new(audio::Reader::of_speech(), form, false),
-        Endpoint::Transcriptions | Endpoint::Translations => Read::or_text(audio::Reader::of_text(), form),
-        Endpoint::Messages => Read::new(anthropic::Reader::default(), form, false),
-        Endpoint::CountTokens => Read::new(anthropic::Reader::free(), form, false),
-        Endpoint::OllamaChat | Endpoint::OllamaGenerate => Read::or_documents(ollama::Reader::default(), form),
-        Endpoint::OllamaEmbed => Read::new(ollama::Reader::of_embeddings(), form, false),
+        Endpoint::Responses => Read::new(responses::Reader::default(), Answer::Written, label, false),
+        Endpoint::Embeddings | Endpoint::Moderations => {
+            Read::new(embeddings::Reader::default(), Answer::Data, label, false)
+        }
+        Endpoint::Rerank => Read::new(rerank::Reader::default(), Answer::Data, label, false),
+        Endpoint::ImageGenerations | Endpoint::ImageEdits => {
+            Read::new(images::Reader::default(), Answer::Data, label, false)
+        }
+        Endpoint::Speech => Read::new(audio::Reader::default(), Answer::Sound, label, false),
+        Endpoint::Transcriptions | Endpoint::Translations => {
+            Read::new(audio::Reader::default(), Answer::Transcript, label, false)
+        }
+        Endpoint::Messages => Read::new(anthropic::Reader::default(), Answer::Written, label, false),
+        Endpoint::CountTokens => Read::new(anthropic::Reader::free(), Answer::Data, label, false),
+        Endpoint::OllamaChat | Endpoint::OllamaGenerate => {
+            Read::new(ollama::Reader::default(), Answer::Documents, label, false)
+        }
+        Endpoint::OllamaEmbed => Read::new(ollama::Reader::of_embeddings(), Answer::Data, label, false),
         Endpoint::GenerateContent | Endpoint::StreamGenerateContent => {
-            Read::new(gemini::Reader::default(), form, false)
+            Read::new(gemini::Reader::default(), Answer::Written, label, false)
         }
-        Endpoint::EmbedContent => Read::new(gemini::Reader::of_embeddings(), form, false),
+        Endpoint::EmbedContent => Read::new(gemini::Reader::of_embeddings(), Answer::Data, label, false),
     }
 }
 
 impl Meter {
-    /// A meter for a response of `endpoint` whose Content-Type says `form`. With `remove_usage_event`, the extra event
-    /// that `stream_options.include_usage` brings is taken out of a chat's or a completion's stream: it was not the
-    /// client who asked for it.
+    /// A meter for a response of `endpoint` whose Content-Type says `label`; what it is, its first bytes say. With
+    /// `removes_usage_event`, the extra event that `stream_options.include_usage` brings is taken out of a chat's or a
+    /// completion's stream: it was not the client who asked for it.
     #[must_use]
-    pub fn new(endpoint: Endpoint, form: Form, remove_usage_event: bool) -> Self {
-        Self { endpoint, response: response(endpoint, form, remove_usage_event) }
+    pub fn new(endpoint: Endpoint, label: Form, removes_usage_event: bool) -> Self {
+        Self { endpoint, response: response(endpoint, label, removes_usage_event) }
     }
 
     /// The same, for a request that has several prompts, as a completion's may: servers that state usage with each choice
@@ -90,6 +97,12 @@ impl Meter {
     #[must_use]
     pub fn is_stream(&self) -> bool {
         self.response.is_stream()
+    }
+
+    /// Whether the upstream said within its response that it failed, in whatever form its API has for that.
+    #[must_use]
+    pub fn failed(&self) -> bool {
+        self.response.failed()
     }
 
     /// Whether any text has passed; the first time is the time to first token.
@@ -157,7 +170,7 @@ impl Meter {
         let failed = ending == Ending::Failed || self.response.failed();
         let says_nothing = *stated == Statement::default() && !self.text_delivered();
         let is_empty = ending == Ending::Complete && !self.response.has_begun();
-        self.response.charge() == Charge::Never || failed && says_nothing || is_empty
+        self.response.is_free() || failed && says_nothing || is_empty
     }
 }
 

@@ -113,7 +113,7 @@ impl Visitor for Reader {
     fn begin(&mut self, role: Role, first: u8, at: usize) {
         match role {
             Role::Done => self.record.event.is_done = first == b't',
-            Role::Error => self.record.failed |= first != b'n',
+            Role::Error => self.record.note_error(first),
             _ if first == b'"' => self.record.begin_text(at),
             Role::Arguments if matches!(first, b'{' | b'[') => self.record.begin_written(),
             _ => {}

@@ -274,7 +274,7 @@ impl Visitor for Reader {
         match (object, key) {
             (Role::Root, b"choices") => Role::Choices,
             (Role::Root, b"usage") => Role::Usage(Field::Usage),
-            (Role::Root, b"error" | b"message") | (Role::Groq, b"error") => Role::Error,
+            (Role::Root, b"error" | b"message") | (Role::Choice | Role::Groq, b"error") => Role::Error,
             (Role::Root, b"timings") => Role::Timings,
             (Role::Root, b"x_groq") => Role::Groq,
             (Role::Choice, b"index") => Role::Index,
@@ -317,9 +317,9 @@ impl Visitor for Reader {
         let event = &mut self.record.event;
         match role {
             Role::Root => event.first = Some(first),
-            Role::Error if first != b'n' => {
-                event.is_error = true;
-                self.record.failed = true;
+            Role::Error => {
+                event.is_error |= first != b'n';
+                self.record.note_error(first);
             }
             Role::Usage(Field::Usage) | Role::GroqUsage => self.stated.begin(),
             Role::Timings => {

@@ -96,7 +96,7 @@ impl Visitor for Reader {
     fn begin(&mut self, role: Role, first: u8, _: usize) {
         match role {
             Role::Usage(Field::Usage) => self.usage.begin(),
-            Role::Error => self.record.failed |= first != b'n',
+            Role::Error => self.record.note_error(first),
             _ => {}
         }
     }

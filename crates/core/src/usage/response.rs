@@ -1,11 +1,12 @@
 //! One response on its way to the client: its framing, and the reader of its API.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::delivered::{Delivered, Kind};
-use super::dialect::{Charge, Dialect};
+use super::dialect::Dialect;
 use super::documents::Documents;
 use super::json::Scanner;
+use super::opening::{Beginning, Evidence, Opening, TextCheck};
 use super::stated::Statement;
 use super::stream::Stream;
 use super::{Ending, Form};
@@ -26,8 +27,8 @@ pub(super) trait Response: Send + Sync {
     fn is_stream(&self) -> bool;
     /// Whether any byte of it came.
     fn has_begun(&self) -> bool;
-    /// When it is charged for: never, if its form is not known and it is text.
-    fn charge(&self) -> Charge;
+    /// Whether the API gives it for nothing.
+    fn is_free(&self) -> bool;
     /// What was stated so far.
     fn stated(&self) -> Statement;
     /// What was delivered so far.
@@ -53,58 +54,126 @@ impl Response for Broken {
     fn is_whole(&self, _: Ending) -> bool { panic!("broken") }
     fn is_stream(&self) -> bool { panic!("broken") }
     fn has_begun(&self) -> bool { panic!("broken") }
-    fn charge(&self) -> Charge { panic!("broken") }
+    fn is_free(&self) -> bool { panic!("broken") }
     fn stated(&self) -> Statement { panic!("broken") }
     fn delivered(&self) -> &Delivered { panic!("broken") }
     fn failed(&self) -> bool { panic!("broken") }
     fn held_bytes(&self) -> usize { panic!("broken") }
 }
 
+/// What an endpoint answers, beside one JSON document or a stream of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// What a model wrote: bytes that nobody can read are its text.
+    Written,
+    /// The same, and JSON may be several documents.
+    Documents,
+    /// Plain text is what was asked for.
+    Transcript,
+    /// Numbers or pictures: bytes that nobody can read say nothing.
+    Data,
+    /// Sound.
+    Sound,
+}
+
 /// A response of one API.
 pub(super) struct Read<D: Dialect> {
     framing: Framing<D>,
     reader: D,
+    expected: Expected,
     has_begun: bool,
+}
+
+/// What is known of a response before its first byte.
+#[derive(Clone, Copy)]
+struct Expected {
+    answer: Answer,
+    /// What its Content-Type says.
+    label: Form,
+    removes_usage_event: bool,
 }
 
 /// How the response is framed.
 enum Framing<D: Dialect> {
+    /// That is still to be seen.
+    Unseen(Opening),
     Sse(Stream<D>),
     Json(Scanner<D>),
     Documents(Documents<D>),
-    /// All of it is what was asked for.
-    Text,
+    /// All of it is what was asked for, or what nobody can read, as long as that is text.
+    Text(Option<TextCheck>),
     /// It passes unread.
     Other,
 }
 
+impl Expected {
+    /// How much a bracket or a field's name proves: a transcript may begin with one, and sound by chance.
+    fn evidence(self) -> Evidence {
+        let is_labelled = matches!(self.label, Form::Sse | Form::Json | Form::Ndjson);
+        match self.answer {
+            _ if self.label == Form::Media => Evidence::Proof,
+            Answer::Transcript | Answer::Sound if !is_labelled => Evidence::Proof,
+            _ => Evidence::First,
+        }
+    }
+
+    fn framing<D: Dialect>(self, beginning: Beginning) -> Framing<D> {
+        match beginning {
+            Beginning::Events => self.events(),
+            Beginning::Object if self.label == Form::Ndjson => Framing::Documents(Documents::new(true)),
+            Beginning::Object if self.answer == Answer::Documents => Framing::Documents(Documents::new(false)),
+            Beginning::Object | Beginning::Array => Framing::Json(Scanner::new()),
+            Beginning::Other => self.unlike_any(),
+        }
+    }
+
+    fn events<D: Dialect>(self) -> Framing<D> {
+        Framing::Sse(Stream::new(self.removes_usage_event))
+    }
+
+    /// What begins like nothing that the API sends. A stream may all the same be one, whose first line is broken or is
+    /// llama.cpp's `error:`; no JSON can.
+    fn unlike_any<D: Dialect>(self) -> Framing<D> {
+        match (self.label, self.answer) {
+            (Form::Sse, _) => self.events(),
+            (Form::Ndjson, _) => Framing::Documents(Documents::new(true)),
+            (Form::Media, _) | (_, Answer::Data | Answer::Sound) => Framing::Other,
+            (Form::Text, Answer::Transcript) => Framing::Text(None),
+            (Form::Json | Form::Text | Form::Other, Answer::Written | Answer::Documents | Answer::Transcript) => {
+                Framing::Text(Some(TextCheck::default()))
+            }
+        }
+    }
+}
+
 impl<D: Dialect> Read<D> {
-    /// A response before its first byte. With `remove_usage_event`, that event is taken out.
-    pub(super) fn new(reader: D, form: Form, remove_usage_event: bool) -> Box<Self> {
-        Self::framed(
-            reader,
-            match form {
-                Form::Sse => Framing::Sse(Stream::new(remove_usage_event)),
-                Form::Json => Framing::Json(Scanner::new()),
-                Form::Ndjson => Framing::Documents(Documents::new(true)),
-                Form::Text | Form::Other => Framing::Other,
-            },
-        )
+    /// A response before its first byte, whose Content-Type says `label`. With `removes_usage_event`, that event is taken
+    /// out.
+    pub(super) fn new(reader: D, answer: Answer, label: Form, removes_usage_event: bool) -> Box<Self> {
+        let expected = Expected { answer, label, removes_usage_event };
+        let framing = Framing::Unseen(Opening::new(expected.evidence()));
+        Box::new(Self { framing, reader, expected, has_begun: false })
     }
 
-    /// The same, where an answer of plain text is what was asked for.
-    pub(super) fn or_text(reader: D, form: Form) -> Box<Self> {
-        if form == Form::Text { Self::framed(reader, Framing::Text) } else { Self::new(reader, form, false) }
-    }
-
-    /// The same, where JSON may be several documents.
-    pub(super) fn or_documents(reader: D, form: Form) -> Box<Self> {
-        let documents = Framing::Documents(Documents::new(false));
-        if form == Form::Json { Self::framed(reader, documents) } else { Self::new(reader, form, false) }
-    }
-
-    fn framed(reader: D, framing: Framing<D>) -> Box<Self> {
-        Box::new(Self { framing, reader, has_begun: false })
+    /// Reads bytes of a response of which it is known how it is framed.
+    fn read(&mut self, chunk: Bytes) -> Bytes {
+        match &mut self.framing {
+            Framing::Sse(stream) => return stream.feed(chunk, &mut self.reader),
+            Framing::Json(scanner) => {
+                scanner.feed(&chunk, &mut self.reader);
+            }
+            Framing::Documents(documents) => documents.feed(&chunk, &mut self.reader),
+            Framing::Text(check) => {
+                if check.as_mut().is_none_or(|check| check.is_text(&chunk)) {
+                    self.reader.record_mut().deliver(0, Kind::Answer, &chunk);
+                } else {
+                    self.reader.record_mut().delivered = Delivered::default();
+                    self.framing = Framing::Other;
+                }
+            }
+            Framing::Unseen(_) | Framing::Other => {}
+        }
+        chunk
     }
 }
 
@@ -115,23 +184,24 @@ impl<D: Dialect> Response for Read<D> {
 
     fn feed(&mut self, chunk: Bytes) -> Bytes {
         self.has_begun |= !chunk.is_empty();
-        match &mut self.framing {
-            Framing::Sse(stream) => return stream.feed(chunk, &mut self.reader),
-            Framing::Json(scanner) => {
-                scanner.feed(&chunk, &mut self.reader);
-            }
-            Framing::Documents(documents) => documents.feed(&chunk, &mut self.reader),
-            Framing::Text => self.reader.record_mut().deliver(0, Kind::Answer, &chunk),
-            Framing::Other => {}
-        }
-        chunk
+        let Framing::Unseen(opening) = &mut self.framing else { return self.read(chunk) };
+        let opened = opening.look(chunk);
+        let Some((beginning, bytes)) = opened.response else { return opened.blank };
+        self.framing = self.expected.framing(beginning);
+        joined(opened.blank, self.read(bytes))
     }
 
     fn flush(&mut self) -> Option<Bytes> {
-        match &mut self.framing {
-            Framing::Sse(stream) => stream.flush(&self.reader),
-            _ => None,
+        let mut held = Bytes::new();
+        if let Framing::Unseen(opening) = &mut self.framing {
+            let bytes = opening.take_held();
+            self.framing = self.expected.framing(Beginning::Other);
+            held = self.read(bytes);
         }
+        if let Framing::Sse(stream) = &mut self.framing {
+            held = joined(held, stream.flush(&self.reader).unwrap_or_default());
+        }
+        (!held.is_empty()).then_some(held)
     }
 
     fn ended(&self) -> bool {
@@ -139,7 +209,7 @@ impl<D: Dialect> Response for Read<D> {
             Framing::Sse(stream) => stream.ended(),
             Framing::Json(scanner) => scanner.is_closed(),
             Framing::Documents(documents) => documents.ended(),
-            Framing::Text | Framing::Other => false,
+            Framing::Unseen(_) | Framing::Text(_) | Framing::Other => false,
         }
     }
 
@@ -150,9 +220,10 @@ impl<D: Dialect> Response for Read<D> {
 
     fn is_stream(&self) -> bool {
         match &self.framing {
+            Framing::Unseen(_) => matches!(self.expected.label, Form::Sse | Form::Ndjson),
             Framing::Sse(_) => true,
             Framing::Documents(documents) => documents.is_stream(),
-            _ => false,
+            Framing::Json(_) | Framing::Text(_) | Framing::Other => false,
         }
     }
 
@@ -160,11 +231,8 @@ impl<D: Dialect> Response for Read<D> {
         self.has_begun
     }
 
-    fn charge(&self) -> Charge {
-        match self.reader.charge() {
-            Charge::IfRead if matches!(self.framing, Framing::Other) => Charge::Never,
-            charge => charge,
-        }
+    fn is_free(&self) -> bool {
+        self.reader.is_free()
     }
 
     fn stated(&self) -> Statement {
@@ -180,7 +248,24 @@ impl<D: Dialect> Response for Read<D> {
     }
 
     fn held_bytes(&self) -> usize {
-        let framing = if let Framing::Sse(stream) = &self.framing { stream.held_bytes() } else { 0 };
+        let framing = match &self.framing {
+            Framing::Unseen(opening) => opening.held_bytes(),
+            Framing::Sse(stream) => stream.held_bytes(),
+            _ => 0,
+        };
         size_of::<Self>() + framing + self.delivered().held_bytes()
     }
+}
+
+/// One after the other; nothing is copied unless there is something of both.
+fn joined(one: Bytes, other: Bytes) -> Bytes {
+    if one.is_empty() {
+        return other;
+    }
+    if other.is_empty() {
+        return one;
+    }
+    let mut both = BytesMut::from(one);
+    both.extend_from_slice(&other);
+    both.freeze()
 }

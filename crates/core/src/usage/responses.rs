@@ -149,7 +149,7 @@ impl Visitor for Reader {
     fn begin(&mut self, role: Role, first: u8, at: usize) {
         match role {
             Role::Usage(Field::Usage) => self.stated.begin(),
-            Role::Error => self.record.failed |= first != b'n',
+            Role::Error => self.record.note_error(first),
             Role::Item => self.record.event.item.clear(),
             _ if first == b'"' => self.record.begin_text(at),
             _ => {}

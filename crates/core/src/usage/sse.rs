@@ -4,6 +4,8 @@ use memchr::memchr2;
 
 const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
 const DATA: &[u8] = b"data";
+const EVENT: &[u8] = b"event";
+const NAMED: &[u8] = b"event: ";
 const ERROR: &[u8] = b"error";
 
 /// What some bytes of the stream are.
@@ -13,7 +15,7 @@ pub(super) enum Part<'a> {
     Begin,
     /// The next piece of the event's data; a line end between two `data:` lines is a piece too.
     Data(&'a [u8]),
-    /// A field named `error`, which is no part of the format: so llama.cpp says that it failed.
+    /// An event named `error`, or a field of that name, which is no part of the format: so llama.cpp says that it failed.
     Error,
     /// The event is complete: its blank line was taken.
     End,
@@ -40,6 +42,13 @@ enum State {
     Name(usize),
     /// In a field's name, of which so many bytes are those of `error`.
     ErrorName(usize),
+    /// In a field's name, of which so many bytes are those of `event`.
+    EventName(usize),
+    /// In an event's name, of which so many bytes are those of `error`; before its first byte, one space is no part of it.
+    Event {
+        matched: usize,
+        has_begun: bool,
+    },
     /// After the name's colon, where one space is no part of the value.
     Colon,
     Data,
@@ -76,9 +85,19 @@ impl Reader {
         match self.state {
             State::Mark(seen) => self.mark(seen, byte),
             State::LineStart => self.line_start(byte, bytes),
-            _ if byte == b'\n' || byte == b'\r' => self.line_end(bytes),
+            State::Event { matched, .. } if is_line_end(byte) => {
+                let (end, taken) = self.line_end(bytes);
+                (if matched == ERROR.len() { Part::Error } else { end }, taken)
+            }
+            _ if is_line_end(byte) => self.line_end(bytes),
+            State::Name(0) if names_another_event(bytes) => {
+                self.state = State::Ignored;
+                (Part::Other, NAMED.len())
+            }
             State::Name(matched) => self.name(matched, byte),
             State::ErrorName(matched) => self.error_name(matched, byte),
+            State::EventName(matched) => self.event_name(matched, byte),
+            State::Event { matched, has_begun } => self.event(matched, has_begun, byte),
             State::Colon => {
                 self.state = State::Data;
                 (Part::Other, usize::from(byte == b' '))
@@ -142,8 +161,30 @@ impl Reader {
             self.state = State::ErrorName(matched + 1);
             return (Part::Other, 1);
         }
-        self.state = State::Ignored;
+        self.state = if matched == 1 && byte == b'v' { State::EventName(2) } else { State::Ignored };
         (if matched == ERROR.len() && byte == b':' { Part::Error } else { Part::Other }, 1)
+    }
+
+    fn event_name(&mut self, matched: usize, byte: u8) -> (Part<'static>, usize) {
+        self.state = if EVENT.get(matched) == Some(&byte) {
+            State::EventName(matched + 1)
+        } else if matched == EVENT.len() && byte == b':' {
+            State::Event { matched: 0, has_begun: false }
+        } else {
+            State::Ignored
+        };
+        (Part::Other, 1)
+    }
+
+    fn event(&mut self, matched: usize, has_begun: bool, byte: u8) -> (Part<'static>, usize) {
+        self.state = if ERROR.get(matched) == Some(&byte) {
+            State::Event { matched: matched + 1, has_begun: true }
+        } else if byte == b' ' && !has_begun {
+            State::Event { matched, has_begun: true }
+        } else {
+            State::Ignored
+        };
+        (Part::Other, 1)
     }
 
     /// Takes a line feed, a carriage return, or both, as far as they are there.
@@ -153,6 +194,16 @@ impl Reader {
         self.after_return = taken == 1 && bytes.first() == Some(&b'\r');
         (Part::Other, taken)
     }
+}
+
+/// Whether an event's name begins here, and not as `error` does: so do those of most streams, and none is read further.
+fn names_another_event(bytes: &[u8]) -> bool {
+    let name = bytes.strip_prefix(NAMED).and_then(<[u8]>::first);
+    name.is_some_and(|first| *first != b'e' && !is_line_end(*first))
+}
+
+fn is_line_end(byte: u8) -> bool {
+    matches!(byte, b'\n' | b'\r')
 }
 
 #[cfg(test)]
@@ -204,6 +255,37 @@ mod tests {
     fn comments_other_fields_and_a_byte_order_mark_are_no_data() {
         let stream = "\u{feff}: hello\n\nevent: x\nid: 1\ndata: a\n: in between\nretry: 5\ndatabase: no\n\ndata: b";
         in_every_cut(stream, &["a"], "b");
+    }
+
+    #[test]
+    fn an_error_is_a_field_or_an_events_name() {
+        let errors = |parts: &[&[u8]]| {
+            let (mut reader, mut errors) = (Reader::new(), 0);
+            for part in parts {
+                let mut rest = *part;
+                while !rest.is_empty() {
+                    let (what, taken) = reader.next(rest);
+                    errors += usize::from(what == Part::Error);
+                    rest = &rest[taken..];
+                }
+            }
+            errors
+        };
+        for (stream, expected) in [
+            ("event: error\ndata: x\n\n", 1),
+            ("event:error\r\ndata: x\r\n\r\n", 1),
+            ("data: x\revent: error\r\r", 1),
+            ("error: {\"code\":500}\n\n", 1),
+            ("event: errors\n\nevent: erro\n\nevent:  error\n\nevent:\n\nevent\n\nevents: error\n\n", 0),
+            ("event: \n\nevent: \r\revent: response.error\n\nevent: event: error\n\n", 0),
+            ("event: message\ndata: event: error\n\n: event: error\n\nevents\n\neventerror\n\n", 0),
+        ] {
+            let bytes = stream.as_bytes();
+            for at in 0..=bytes.len() {
+                let (first, second) = bytes.split_at(at);
+                assert_eq!(errors(&[first, second]), expected, "{stream:?} cut at {at}");
+            }
+        }
     }
 
     #[test]

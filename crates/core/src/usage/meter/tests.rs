@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 mod apis;
 mod every_api;
+mod failures;
+mod labels;
 mod properties;
 mod servers;
 
@@ -117,6 +119,7 @@ struct Outcome {
     forwarded: Vec<u8>,
     ended: bool,
     text_delivered: bool,
+    failed: bool,
 }
 
 impl Case {
@@ -128,8 +131,8 @@ impl Case {
             assert!(meter.held_bytes() <= 64 * 1024, "{} bytes held", meter.held_bytes());
         }
         forwarded.extend_from_slice(&meter.flush().unwrap_or_default());
-        let (ended, text_delivered) = (meter.ended(), meter.text_delivered());
-        Outcome { metered: meter.finish(self.ending, || self.prompt), forwarded, ended, text_delivered }
+        let (ended, text_delivered, failed) = (meter.ended(), meter.text_delivered(), meter.failed());
+        Outcome { metered: meter.finish(self.ending, || self.prompt), forwarded, ended, text_delivered, failed }
     }
 
     /// Meters the response whole, cut in two at every place, and byte by byte: there must be no difference.
@@ -453,16 +456,6 @@ fn an_error_used_nothing_unless_something_was_delivered() {
     assert_eq!(STREAM.usage_unchanged(&stream), estimated(1000, 2));
     let no_error = chunk(&says("hello world"), "null").replace("{\"id\"", "{\"error\":null,\"id\"");
     assert_eq!(STREAM.usage_unchanged(&no_error), estimated(1000, 2));
-}
-
-#[test]
-fn what_is_of_no_known_form_passes_unread() {
-    let outcome = Case { form: Form::Other, ..REMOVING }.in_every_cut(OPENAI);
-    assert_eq!(outcome.metered, Metered::none());
-    assert_eq!(
-        (outcome.forwarded.as_slice(), outcome.ended, outcome.text_delivered),
-        (OPENAI.as_bytes(), false, false)
-    );
 }
 
 #[test]

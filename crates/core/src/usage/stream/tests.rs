@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::super::{anthropic, dialect::Charge, dialect::Record, json::Visitor, openai, stated::Statement};
+use super::super::{anthropic, dialect::Record, json::Visitor, openai, stated::Statement};
 use super::*;
 
 /// A reader that counts how often it is told of something in a document.
@@ -50,7 +50,7 @@ impl<D: Dialect> Dialect for Watched<D> {
     fn is_only_text(&self) -> bool { self.reader.is_only_text() }
     fn is_usage_event(&self) -> bool { self.reader.is_usage_event() }
     fn may_be_usage_event(&self) -> bool { self.reader.may_be_usage_event() }
-    fn charge(&self) -> Charge { self.reader.charge() }
+    fn is_free(&self) -> bool { self.reader.is_free() }
 }
 
 const CHAT: &str = "data: {\"id\":\"c\",\"created\":1,\"choices\":[{\"index\":0,\"delta\":{\"content\":\"TEXT\"},\

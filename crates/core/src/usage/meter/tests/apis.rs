@@ -195,14 +195,12 @@ fn a_transcript_that_states_nothing_is_counted() {
         expected: found(1000, &[plain], &[]),
     };
     row.holds(false);
-    let other = Case { endpoint: Endpoint::ChatCompletions, form: Form::Text, ..STREAM };
-    assert_eq!(other.usage_unchanged(plain), Metered::none());
 }
 
 #[test]
 fn speech_costs_its_text_even_where_only_sound_comes_back() {
     all_end([sse(Endpoint::Speech, fixture!("audio/speech.sse"), upstream(14, 101))]);
-    let sound = Case { endpoint: Endpoint::Speech, form: Form::Other, ..STREAM };
+    let sound = Case { endpoint: Endpoint::Speech, form: Form::Media, ..STREAM };
     assert_eq!(sound.usage_unchanged("ID3\u{4}"), estimated(1000, 0));
     assert_eq!(sound.usage_unchanged(""), Metered::none());
     assert_eq!(Case { ending: Ending::Failed, ..sound }.usage_unchanged("no"), Metered::none());
@@ -318,9 +316,14 @@ fn ollama_that_fails_or_is_cut_is_charged_for_what_it_delivered() {
 #[test]
 fn a_broken_line_does_not_reach_into_the_next() {
     let case = Case { endpoint: Endpoint::OllamaChat, form: Form::Ndjson, ..STREAM };
+    let (first, rest) = fixture!("ollama/chat.ndjson").split_once('\n').unwrap();
     for broken in ["{\"message\":{\"x\":\"", "{\"x\":[[", "data: {", "true", "}}]", "\r"] {
-        let stream = format!("{broken}\n\n{}", fixture!("ollama/chat.ndjson"));
+        let stream = format!("{first}\n{broken}\n\n{rest}");
         assert_eq!(case.usage_unchanged(&stream), upstream(26, 282), "{broken}");
+    }
+    for broken in ["{\"message\":{\"x\":\"", "{\"mess", "true", "}}]", "\r"] {
+        let stream = format!("{broken}\n\n{}", fixture!("ollama/chat.ndjson"));
+        assert_eq!(case.usage_unchanged(&stream), upstream(26, 282), "{broken} at the beginning");
     }
 }
 

@@ -1,0 +1,210 @@
+//! The meter of one response, be it encoded or not. The bytes of an encoded one pass as they are, and what they stand for
+//! is metered beside them.
+
+use bytes::Bytes;
+use keymeter_core::usage::{Ending, Meter, Metered};
+
+use crate::encoding::Decoder;
+
+/// A response's meter, and what it takes to read the response.
+pub(super) struct ResponseMeter {
+    meter: Meter,
+    reading: Reading,
+}
+
+/// What a response is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum ResponseKind {
+    /// It comes in one piece, or nothing of it came.
+    #[default]
+    Document,
+    /// Events, of which one may be added.
+    Stream,
+    /// Events that nobody can add to.
+    EncodedStream,
+}
+
+/// How the response is read.
+enum Reading {
+    /// As it is: then an event may be taken out of it, or added to it.
+    Plain,
+    Encoded(Box<Decoder>),
+    /// It turned out to be no such encoding, or too much. What was read until then is all that is known of it.
+    Lost,
+}
+
+impl ResponseMeter {
+    /// A meter for a response that is read by way of `decoder`, or as it is.
+    pub fn new(meter: Meter, decoder: Option<Decoder>) -> Self {
+        let reading = decoder.map_or(Reading::Plain, |decoder| Reading::Encoded(Box::new(decoder)));
+        Self { meter, reading }
+    }
+
+    /// Looks at the next bytes, and says what of them is to be forwarded.
+    pub fn feed(&mut self, chunk: Bytes) -> Bytes {
+        let decoder = match &mut self.reading {
+            Reading::Plain => return self.meter.feed(chunk),
+            Reading::Encoded(decoder) => decoder,
+            Reading::Lost => return chunk,
+        };
+        let meter = &mut self.meter;
+        if let Err(error) = decoder.feed(&chunk, |plain| drop(meter.feed(Bytes::copy_from_slice(plain)))) {
+            tracing::debug!("a response is not read to its end: {error}");
+            self.reading = Reading::Lost;
+        }
+        chunk
+    }
+
+    /// At the response's end: what was held back and is to be forwarded after all.
+    pub fn flush(&mut self) -> Option<Bytes> {
+        let held = self.meter.flush();
+        held.filter(|_| self.is_plain())
+    }
+
+    /// Whether the response is read as it is.
+    pub fn is_plain(&self) -> bool {
+        matches!(self.reading, Reading::Plain)
+    }
+
+    /// Whether the response's end was seen in its bytes.
+    pub fn ended(&self) -> bool {
+        self.meter.ended()
+    }
+
+    /// What the response is, as far as it has shown.
+    pub fn kind(&self) -> ResponseKind {
+        match (self.meter.is_stream(), self.is_plain()) {
+            (false, _) => ResponseKind::Document,
+            (true, true) => ResponseKind::Stream,
+            (true, false) => ResponseKind::EncodedStream,
+        }
+    }
+
+    /// Whether any text has passed.
+    pub fn text_delivered(&self) -> bool {
+        self.meter.text_delivered()
+    }
+
+    /// Whether the upstream said within its response that it failed.
+    pub fn failed(&self) -> bool {
+        self.meter.failed()
+    }
+
+    /// What the response used, which came to its end or did not. What could not be read to its end counts as cut.
+    pub fn finish(self, complete: bool, prompt: impl FnOnce() -> u64, own_tokens: impl Fn(u64) -> u64) -> Metered {
+        let is_read = match &self.reading {
+            Reading::Plain => true,
+            Reading::Encoded(decoder) => decoder.is_whole() || !decoder.has_begun(),
+            Reading::Lost => false,
+        };
+        let ending = if complete && is_read { Ending::Complete } else { Ending::Early };
+        self.meter.finish_for(ending, prompt, own_tokens)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keymeter_core::{
+        api::Endpoint,
+        usage::{Form, Usage, UsageSource, count_tokens},
+    };
+
+    use super::*;
+    use crate::encoding::{
+        ContentCoding,
+        tests::{WAYS, encoded},
+    };
+
+    const STREAM: &str = concat!(
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"one two \"}}]}\n\n",
+        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":40,\"completion_tokens\":132}}\n\n",
+        "data: [DONE]\n\n",
+    );
+    const ANSWER: &str =
+        r#"{"choices":[{"message":{"content":"one two "}}],"usage":{"prompt_tokens":40,"completion_tokens":132}}"#;
+
+    fn meter(label: Form, coding: ContentCoding) -> ResponseMeter {
+        ResponseMeter::new(Meter::new(Endpoint::ChatCompletions, label, false), Decoder::new(coding))
+    }
+
+    fn counted(metered: &Metered) -> (u64, u64, UsageSource) {
+        let Usage { input, output, .. } = metered.usage;
+        (input, output, metered.source)
+    }
+
+    fn finished(meter: ResponseMeter) -> (u64, u64, UsageSource) {
+        counted(&meter.finish(true, || 9, |found| found))
+    }
+
+    #[test]
+    fn an_encoded_response_counts_as_its_plain_twin_in_every_cut() {
+        for (way, coding) in WAYS {
+            for (label, plain) in
+                [(Form::Sse, STREAM), (Form::Json, STREAM), (Form::Json, ANSWER), (Form::Other, ANSWER)]
+            {
+                let body = encoded(way, plain.as_bytes());
+                for at in 0..=body.len() {
+                    let (one, other) = body.split_at(at);
+                    let mut meter = meter(label, coding);
+                    for piece in [one, other].map(Bytes::copy_from_slice) {
+                        assert_eq!(meter.feed(piece.clone()), piece, "{way}: the bytes are unchanged");
+                    }
+                    assert!(
+                        meter.ended() && meter.text_delivered() && meter.kind() != ResponseKind::Stream,
+                        "{way} cut at {at}"
+                    );
+                    assert_eq!(meter.flush(), None);
+                    assert_eq!(finished(meter), (40, 132, UsageSource::Upstream), "{way} cut at {at}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_to_its_end_is_charged_as_far_as_it_was_read() {
+        let (words, _) = STREAM.split_once("data: {\"choices\":[],").unwrap();
+        for (way, coding) in WAYS {
+            let body = encoded(way, words.as_bytes());
+            for (body, output) in [(body.as_slice(), count_tokens("one two ")), (&body[..body.len() / 2], 0)] {
+                let mut meter = meter(Form::Sse, coding);
+                let _ = meter.feed(Bytes::copy_from_slice(body));
+                let (input, found, source) = finished(meter);
+                assert_eq!((input, source), (9, UsageSource::Estimated), "{way}");
+                assert!(found <= count_tokens("one two ") && found >= output, "{way}: {found}");
+            }
+            for noise in [&b"{\"usage\":{}}"[..], &[0xff; 30], &[0]] {
+                let mut meter = meter(Form::Json, coding);
+                assert_eq!(meter.feed(Bytes::copy_from_slice(noise)), noise, "{way}");
+                assert_eq!(finished(meter).0, 9, "{way}: {noise:?} is not free");
+            }
+            let nothing = finished(meter(Form::Json, coding));
+            assert_eq!(nothing, (0, 0, UsageSource::None), "{way}: an answer without a byte is an error's");
+        }
+    }
+
+    #[test]
+    fn an_encoding_that_nobody_knows_may_be_none_at_all() {
+        let mut plain = meter(Form::Json, ContentCoding::Unknown);
+        assert_eq!(plain.feed(Bytes::from(ANSWER)), ANSWER);
+        assert!(plain.ended());
+        assert_eq!(finished(plain), (40, 132, UsageSource::Upstream));
+        let mut other = meter(Form::Json, ContentCoding::Unknown);
+        let _ = other.feed(Bytes::from_static(b"\x1f\x9d\x90binary"));
+        assert_eq!(finished(other), (9, 0, UsageSource::Estimated));
+    }
+
+    #[test]
+    fn very_much_of_little_is_charged_as_far_as_it_was_read() {
+        let plain = format!("{{\"choices\":[{{\"padding\":\"{}\"}}]}}", "x".repeat(64 << 20));
+        for (way, coding) in WAYS {
+            let mut meter = meter(Form::Json, coding);
+            let body = Bytes::from(encoded(way, plain.as_bytes()));
+            for piece in body.chunks(65_536) {
+                assert_eq!(meter.feed(Bytes::copy_from_slice(piece)), piece);
+            }
+            assert!(matches!(meter.reading, Reading::Lost), "{way}: what it kept is given back");
+            assert!(!meter.ended(), "{way}");
+            assert_eq!(finished(meter), (9, 0, UsageSource::Estimated), "{way}");
+        }
+    }
+}
