@@ -88,7 +88,7 @@ impl<'request> Completed<'request> {
     /// For the ledger of `session`. `None`: the request's name is none of a record, which each name of ours is.
     pub fn record(&self, session: &Session) -> Option<Record> {
         let (RequestContext { id, arrived, .. }, key) = (self.context, &self.admitted.key.record);
-        let Usage { input, cached_input, cache_write, output, reasoning } = self.charge.metered.usage;
+        let Usage { input, cached_input, cache_write, output, reasoning, .. } = self.charge.metered.usage;
         Some(Record {
             id: id.as_str().parse().ok()?,
             gateway: session.clone(),
