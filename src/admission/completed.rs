@@ -39,8 +39,8 @@ impl Charge {
     /// What is charged for a response that used `metered`. What was not served, and used nothing, has no price either.
     pub fn new(admitted: &Admitted, metered: Metered, is_served: bool) -> Self {
         let is_charged = is_served || metered.source != UsageSource::None;
-        let Usage { input, cached_input, cache_write, output, .. } = metered.usage;
-        let counts = TokenCounts { input, cached_input, cache_write, output };
+        let Usage { input, cached_input, cache_write, cache_write_1h, output, .. } = metered.usage;
+        let counts = TokenCounts { input, cached_input, cache_write, cache_write_1h, output };
         let cost = if is_charged { admitted.model.price.cost(&counts, metered.audio) } else { Usd::ZERO };
         Self { metered, cost, ..Self::default() }
     }
