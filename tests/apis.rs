@@ -232,21 +232,24 @@ async fn a_broken_stream_ends_with_an_event_in_the_apis_own_form() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn audio_is_priced_by_the_minute() {
-    let upstream = ScriptedUpstream::start(|_| {
-        Script::json(200, &json!({"text": "hello", "usage": {"type": "duration", "seconds": 90}}))
-    })
-    .await;
-    let upstreams = format!("{{name: a, url: \"{}\"}}", upstream.url());
-    let models = "models: [{name: whisper-1, audio_minute: \"0.006\"}]";
-    let gateway = Gateway::start(&configuration(&upstreams, "", models), &one_key(""));
-    let form = "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\nContent-Type: audio/wav\r\n\r\nRIFF\r\n--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nwhisper-1\r\n--b--\r\n";
-    let headers = [("x-api-key", SECRET), ("content-type", "multipart/form-data; boundary=b")];
-    let mut client = gateway.connect().await;
-    let response = client.request("POST", "/v1/audio/transcriptions", &headers, form.as_bytes()).await;
-    assert_eq!(response.status, 200, "{}", response.text());
-    assert_eq!(upstream.received()[0].body, form.as_bytes());
-    gateway.metric_becomes(r#"keymeter_cost_usd_total{key_id="key_test",model="whisper-1"}"#, 0.009).await;
-    assert_eq!(gateway.next_line()["model"], "whisper-1");
+    for (answer, cost) in [
+        (json!({"text": "hello", "usage": {"type": "duration", "seconds": 90}}), 0.009),
+        (json!({"text": "hello", "duration": "120.0"}), 0.012),
+        (json!({"text": "hello", "usage": {"prompt_audio_seconds": 30}}), 0.003),
+    ] {
+        let upstream = ScriptedUpstream::start(move |_| Script::json(200, &answer)).await;
+        let upstreams = format!("{{name: a, url: \"{}\"}}", upstream.url());
+        let models = "models: [{name: whisper-1, audio_minute: \"0.006\"}]";
+        let gateway = Gateway::start(&configuration(&upstreams, "", models), &one_key(""));
+        let form = "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\nContent-Type: audio/wav\r\n\r\nRIFF\r\n--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nwhisper-1\r\n--b--\r\n";
+        let headers = [("x-api-key", SECRET), ("content-type", "multipart/form-data; boundary=b")];
+        let mut client = gateway.connect().await;
+        let response = client.request("POST", "/v1/audio/transcriptions", &headers, form.as_bytes()).await;
+        assert_eq!(response.status, 200, "{}", response.text());
+        assert_eq!(upstream.received()[0].body, form.as_bytes());
+        gateway.metric_becomes(r#"keymeter_cost_usd_total{key_id="key_test",model="whisper-1"}"#, cost).await;
+        assert_eq!(gateway.next_line()["model"], "whisper-1");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

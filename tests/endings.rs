@@ -156,9 +156,11 @@ async fn a_request_whose_client_leaves_is_settled_once() {
         ending("in the middle, politely", two_words(), after(Way::Close), aborted(estimated("one two "))),
         ending("in the middle of JSON", half_an_answer(), after(Way::Reset), aborted(estimated("one two "))),
         ending("before [DONE]", with_usage(7, 50), after(Way::Reset), aborted(stated(50))),
+        // The usage event is the last word on the answer, also where a tokenizer finds more.
+        ending("before [DONE], understated", with_usage(7, 1), after(Way::Reset), aborted(stated(1))),
         ending(
-            "before [DONE], understated",
-            with_usage(7, 1),
+            "after usage on the way",
+            stream([says("one "), uses(7, 1), says("two ")]),
             after(Way::Reset),
             aborted(stated(count_tokens("one two "))),
         ),

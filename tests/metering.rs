@@ -62,6 +62,11 @@ fn dialects() -> Vec<Dialect> {
     let counts = |completion: u64| {
         format!(r#"{{"prompt_tokens":7,"completion_tokens":{completion},"total_tokens":{}}}"#, 7 + completion)
     };
+    let null_choices = event(&format!(r#"{{"id":"c","choices":null,"usage":{}}}"#, counts(5)));
+    let no_choices = event(&format!(r#"{{"id":"c","usage":{}}}"#, counts(5)));
+    let fractions = event(r#"{"choices":[],"usage":{"prompt_tokens":"7","completion_tokens":5.4}}"#);
+    let in_choice =
+        event(&format!(r#"{{"choices":[{{"index":0,"delta":{{}},"finish_reason":"stop","usage":{}}}]}}"#, counts(5)));
     let error = event(r#"{"error":{"message":"out of memory","type":"server_error","param":null,"code":500}}"#);
     let call = event(
         r#"{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"name":"look_up","arguments":"{\"word\": \"sea\"}"}}]}}]}"#,
@@ -87,6 +92,10 @@ fn dialects() -> Vec<Dialect> {
             with("null", "one ") + &with(&counts(5), "two ") + DONE,
             String::new(),
         ),
+        stated("`choices: null`", words() + &finish + &null_choices + DONE, null_choices.clone()),
+        stated("no `choices`", words() + &finish + &no_choices + DONE, no_choices.clone()),
+        stated("usage inside the last choice", words() + &in_choice + DONE, String::new()),
+        stated("fractions and quotes", words() + &finish + &fractions + DONE, fractions.clone()),
         stated("no [DONE]", words() + &finish + &uses(7, 5), uses(7, 5)),
         stated("usage before the last words", says("one ") + &uses(7, 5) + &says("two ") + DONE, uses(7, 5)),
         stated("zero, then text, then the truth", with(&counts(0), "one ") + &uses(7, 5) + DONE, uses(7, 5)),

@@ -85,18 +85,44 @@ impl Event<'_> {
         if has_twins(data) {
             return Kind::Unclear;
         }
-        let has_no_choices = members.get("choices").and_then(Value::as_array).is_some_and(Vec::is_empty);
-        let has_counts = COUNTS.iter().any(|name| is_count(&members["usage"][*name]));
-        if has_no_choices && has_counts { Kind::Usage } else { Kind::Other }
+        let has_none = match members.get("choices") {
+            Some(Value::Array(choices)) => choices.is_empty(),
+            None | Some(Value::Null) => FOREIGN.iter().all(|name| members[*name].is_null()),
+            Some(_) => false,
+        };
+        let counts = COUNTS.map(|name| is_count(&members["usage"][name]));
+        match (has_none, counts) {
+            (false, _) => Kind::Other,
+            (true, counts) if counts.contains(&Some(true)) => Kind::Usage,
+            (true, counts) if counts.contains(&None) => Kind::Unclear,
+            (true, _) => Kind::Other,
+        }
     }
 }
 
 /// What a usage that was asked for states.
-const COUNTS: [&str; 3] = ["prompt_tokens", "completion_tokens", "total_tokens"];
+const COUNTS: [&str; 5] = ["prompt_tokens", "input_tokens", "completion_tokens", "output_tokens", "total_tokens"];
 
-/// Whether it is a number of tokens that somebody could have used.
-fn is_count(value: &Value) -> bool {
-    value.as_u64().is_some_and(|count| count <= 1_000_000_000_000)
+/// What no chunk of a chat says: without choices it is something else.
+const FOREIGN: [&str; 12] = [
+    "error", "message", "type", "event", "delta", "content", "text", "response", "output", "data", "result", "candidates",
+];
+
+/// Whether it is a number of tokens that somebody could have used; of a number that is no whole one, its value does not
+/// tell whether it was written with an exponent.
+fn is_count(value: &Value) -> Option<bool> {
+    let is_believable = |count: u64| count <= 1_000_000_000_000;
+    match value {
+        Value::Number(number) if number.is_f64() => None,
+        Value::Number(number) => Some(number.as_u64().is_some_and(is_believable)),
+        Value::String(text) => {
+            let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
+            let are_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+            let whole = whole.parse().ok().filter(|_| are_digits(whole) && are_digits(decimals));
+            Some(whole.is_some_and(is_believable))
+        }
+        _ => Some(false),
+    }
 }
 
 /// Checks that `forwarded` is `stream` without some of its events, each of them whole and one that tells of usage alone.

@@ -243,25 +243,48 @@ mod tests {
 
     const PRICED: &str = r#"
 limits: {requests_per_minute: unlimited, tokens_per_minute: unlimited, concurrent_requests: unlimited, reservation: worst_case}
-models: [{name: m, input: "1000", output: "10000"}]
+models:
+  - {name: m, input: "1000", output: "10000"}
+  - {name: fresh, input: "1000"}
+  - {name: written, input: "1000", cache_write: "1250"}
+  - {name: hour, input: "1000", cache_write: "1250", cache_write_1h: "3000"}
 "#;
 
-    #[tokio::test]
-    async fn of_a_wallet_of_which_nothing_is_known_the_accounting_service_is_to_be_asked() {
+    /// What the accounting service is asked for before a request runs whose key's wallet nobody knows yet.
+    async fn needed(endpoint: Endpoint, body: String) -> Cost {
         let record = KeyRecord { wallet: Some("ada".into()), ..record("key_a") };
         let fixture = Fixture::new(vec![record], PRICED, 1000);
         let Ok(request) = fixture.identify("sk-key_a", now()).await else { panic!("a known key") };
-        let body = Bytes::from_static(br#"{"model":"m","messages":[{"role":"user","content":"hello"}]}"#);
-        let endpoint = Endpoint::ChatCompletions;
+        let body = Bytes::from(body);
         let read = fixture.gate.read(request, endpoint, async |_| Ok(scan(&body, endpoint.shape())), &now).await;
         let planned = fixture.gate.plan(read.ok().unwrap(), now()).ok().unwrap();
         let shortage = planned.reserve_money(StalePolicy::WhileItLasts, now()).err().unwrap();
         let needed = shortage.needed.unwrap();
         assert_eq!(&**needed.wallet.id(), "ada");
+        needed.cost
+    }
+
+    #[tokio::test]
+    async fn of_a_wallet_of_which_nothing_is_known_the_accounting_service_is_to_be_asked() {
+        let body = r#"{"model":"m","messages":[{"role":"user","content":"hello"}]}"#;
+        let cost = needed(Endpoint::ChatCompletions, body.to_owned()).await;
         assert!(
-            matches!(needed.cost, Cost::AtMost(cost) if cost > "10".parse().unwrap()),
-            "a thousand tokens are expected: {:?}",
-            needed.cost
+            matches!(cost, Cost::AtMost(cost) if cost > "10".parse().unwrap()),
+            "a thousand tokens are expected: {cost:?}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_prompt_is_paid_for_as_if_it_were_written_to_a_cache_for_an_hour() {
+        let needed = async |model| {
+            let body =
+                format!(r#"{{"model":"{model}","max_tokens":9,"messages":[{{"role":"user","content":"hello"}}]}}"#);
+            let Cost::AtMost(cost) = needed(Endpoint::ChatCompletions, body).await else { panic!("the worst case") };
+            cost.nanos()
+        };
+        let (fresh, written, hour) = (needed("fresh").await, needed("written").await, needed("hour").await);
+        // The bodies differ in the names' lengths, which are no text of the prompt.
+        assert!(fresh > 0, "{fresh}");
+        assert_eq!((written, hour), (2 * fresh, 3 * fresh), "1.6 times 1250, and 3000, for 1000");
     }
 }

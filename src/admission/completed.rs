@@ -39,8 +39,8 @@ impl Charge {
     /// What is charged for a response that used `metered`. What was not served, and used nothing, has no price either.
     pub fn new(admitted: &Admitted, metered: Metered, is_served: bool) -> Self {
         let is_charged = is_served || metered.source != UsageSource::None;
-        let Usage { input, cached_input, cache_write, output, .. } = metered.usage;
-        let counts = TokenCounts { input, cached_input, cache_write, output };
+        let Usage { input, cached_input, cache_write, cache_write_1h, output, .. } = metered.usage;
+        let counts = TokenCounts { input, cached_input, cache_write, cache_write_1h, output };
         let cost = if is_charged { admitted.model.price.cost(&counts, metered.audio) } else { Usd::ZERO };
         Self { metered, cost, ..Self::default() }
     }
@@ -88,7 +88,7 @@ impl<'request> Completed<'request> {
     /// For the ledger of `session`. `None`: the request's name is none of a record, which each name of ours is.
     pub fn record(&self, session: &Session) -> Option<Record> {
         let (RequestContext { id, arrived, .. }, key) = (self.context, &self.admitted.key.record);
-        let Usage { input, cached_input, cache_write, output, reasoning } = self.charge.metered.usage;
+        let Usage { input, cached_input, cache_write, output, reasoning, .. } = self.charge.metered.usage;
         Some(Record {
             id: id.as_str().parse().ok()?,
             gateway: session.clone(),

@@ -79,5 +79,10 @@ pub(super) fn cost(admitted: &Admitted, prompt: u64, output: u64) -> Usd {
     let price = &admitted.model.price;
     let fresh = TokenCounts { input: prompt, output, ..TokenCounts::default() };
     let written = TokenCounts { cache_write: prompt, output, ..TokenCounts::default() };
-    price.cost(&fresh, Duration::ZERO).max(price.cost(&written, Duration::ZERO))
+    // A request may ask that what it writes is kept for an hour, and so may the upstream.
+    let for_an_hour = TokenCounts { cache_write_1h: prompt, ..written };
+    [fresh, written, for_an_hour]
+        .map(|tokens| price.cost(&tokens, Duration::ZERO))
+        .into_iter()
+        .fold(Usd::ZERO, Usd::max)
 }

@@ -4,8 +4,8 @@ use serde_json::json;
 
 use super::json_text;
 use crate::support::{
-    gateway::{Gateway, config, one_key},
-    scene::{DONE, event, says, stream},
+    gateway::{Gateway, SECRET, config, one_key},
+    scene::{DONE, configuration, event, post, says, stream},
     script::{Script, Step, completion},
     upstream::ScriptedUpstream,
 };
@@ -55,6 +55,37 @@ fn priced(model: &str) -> Script {
         "prompt_tokens_details": {"cached_tokens": cached},
     });
     Script::json(200, &answer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_to_a_cache_for_an_hour_costs_more() {
+    const MODELS: &str = r#"
+models:
+  - {name: own, input: "3", cached_input: "0.30", cache_write: "3.75", cache_write_1h: "7", output: "15"}
+  - {name: "claude-*", input: "3", cached_input: "0.30", cache_write: "3.75", output: "15"}
+  - {name: plain, input: "3", output: "15"}
+"#;
+    let usage = json!({
+        "input_tokens": 10, "cache_read_input_tokens": 1000, "cache_creation_input_tokens": 600, "output_tokens": 20,
+        "cache_creation": {"ephemeral_5m_input_tokens": 200, "ephemeral_1h_input_tokens": 400},
+    });
+    let answer = json!({"type": "message", "content": [{"type": "text", "text": "Hi"}], "usage": usage});
+    let upstream = ScriptedUpstream::start(move |_| Script::json(200, &answer)).await;
+    let upstreams = format!("{{name: a, url: \"{}\", apis: [anthropic]}}", upstream.url());
+    let gateway = Gateway::start(&configuration(&upstreams, "", MODELS), &one_key(""));
+    // 10 at 3, 1000 at 0.30, 200 at 3.75, 20 at 15 for a million; and 400 at 6, at 7, or all as input.
+    for (model, label, cost) in
+        [("claude-x", "claude-*", "0.00378"), ("own", "own", "0.00418"), ("plain", "plain", "0.00513")]
+    {
+        let body = json!({"model": model, "max_tokens": 64, "messages": [{"role": "user", "content": "Hello"}]});
+        let response = post(&mut gateway.connect().await, "/v1/messages", SECRET, &body).await;
+        assert_eq!(response.status, 200, "{}", response.text());
+        let line = gateway.next_line();
+        assert_eq!((&line["cost_usd"], &line["cache_write_tokens"]), (&cost.into(), &600.into()), "{line}");
+        let labels = format!(r#"key_id="key_test",model="{label}""#);
+        gateway.metric_becomes(&format!("keymeter_cost_usd_total{{{labels}}}"), cost.parse().unwrap()).await;
+        gateway.metric_becomes(&format!(r#"keymeter_tokens_total{{{labels},type="cache_write"}}"#), 600.0).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,6 +39,7 @@ impl Model {
             input: raw.input.map(|Scalar(rate)| rate),
             cached_input: raw.cached_input.map(|Scalar(rate)| rate),
             cache_write: raw.cache_write.map(|Scalar(rate)| rate),
+            cache_write_1h: raw.cache_write_1h.map(|Scalar(rate)| rate),
             output: raw.output.map(|Scalar(rate)| rate),
             audio_minute: raw.audio_minute.map(|Scalar(rate)| rate),
             request: raw.request.map(|Scalar(rate)| rate),

@@ -358,6 +358,8 @@ pub(super) struct Model {
     pub(super) cached_input: Option<Scalar<Rate>>,
     /// Of the prompt, written to a cache; without it, as `input`.
     pub(super) cache_write: Option<Scalar<Rate>>,
+    /// Of the prompt, written to a cache for an hour; without it, 1.6 times `cache_write`, or without that as `input`.
+    pub(super) cache_write_1h: Option<Scalar<Rate>>,
     /// Of the answer, reasoning included.
     pub(super) output: Option<Scalar<Rate>>,
     /// For a minute of audio.

@@ -163,7 +163,7 @@ limits:
   concurrent_requests: unlimited
   reservation: worst_case
 models:
-  - {name: "llama-3*", input: "0.20", cached_input: "0.05", cache_write: "0.25", output: 1, max_output_tokens: 8192}
+  - {name: "llama-3*", input: "0.20", cached_input: "0.05", cache_write: "0.25", cache_write_1h: "0.45", output: 1, max_output_tokens: 8192}
   - {name: whisper-1, audio_minute: "0.006"}
   - {name: rerank-1, request: "0.002"}
 metrics: {max_key_series: 7}
@@ -217,6 +217,7 @@ fn every_field_of_the_policy_is_read() {
     assert_eq!((llama.name.as_str(), llama.max_output_tokens), ("llama-3*", Some(8192)));
     assert_eq!((llama.price.input, llama.price.cached_input), (rate("0.20"), rate("0.05")));
     assert_eq!((llama.price.cache_write, llama.price.output), (rate("0.25"), rate("1")));
+    assert_eq!((llama.price.cache_write_1h, whisper.price.cache_write_1h), (rate("0.45"), None));
     assert_eq!((whisper.price.audio_minute, whisper.price.request), (rate("0.006"), None));
     assert_eq!((rerank.price.request, rerank.max_output_tokens), (rate("0.002"), None));
     assert_eq!(config.metrics.max_key_series, 7);

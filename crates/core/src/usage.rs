@@ -2,6 +2,7 @@
 
 mod anthropic;
 mod audio;
+mod beside;
 mod delivered;
 mod dialect;
 mod documents;
@@ -30,7 +31,7 @@ pub use estimate::{count_sample, count_tokens, warm_up};
 pub use frame::around_prompt;
 pub use meter::Meter;
 
-/// A response's tokens. They do not overlap, but for `reasoning`, which is part of `output`.
+/// A response's tokens. They do not overlap, but for `cache_write_1h` and `reasoning`, which are parts of others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Input that was not read from a cache.
@@ -39,6 +40,8 @@ pub struct Usage {
     pub cached_input: u64,
     /// Input that was written to a cache.
     pub cache_write: u64,
+    /// The part of `cache_write` that is kept for an hour, which costs more.
+    pub cache_write_1h: u64,
     /// Output, reasoning included.
     pub output: u64,
     /// The part of the output that is reasoning.
@@ -176,8 +179,9 @@ mod tests {
     }
 
     #[test]
-    fn the_total_counts_reasoning_once_and_never_overflows() {
-        let usage = Usage { input: 1, cached_input: 20, cache_write: 300, output: 4000, reasoning: 3000 };
+    fn the_total_counts_parts_once_and_never_overflows() {
+        let usage =
+            Usage { input: 1, cached_input: 20, cache_write: 300, cache_write_1h: 200, output: 4000, reasoning: 3000 };
         assert_eq!(usage.total(), 4321);
         assert_eq!(Usage { input: u64::MAX, output: 1, ..Usage::default() }.total(), u64::MAX);
     }

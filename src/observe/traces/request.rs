@@ -191,7 +191,7 @@ impl Asked {
 
 /// Usage as the conventions count it: the input is all of the prompt.
 fn describe_usage(span: &mut Span, usage: &Usage) {
-    let Usage { input, cached_input, cache_write, output, reasoning } = *usage;
+    let Usage { input, cached_input, cache_write, output, reasoning, .. } = *usage;
     let prompt = input.saturating_add(cached_input).saturating_add(cache_write);
     set(span, "gen_ai.usage.input_tokens", count(prompt));
     set(span, "gen_ai.usage.output_tokens", count(output));

@@ -86,7 +86,8 @@ fn begun(traces: &Traces, headers: &HeaderMap, call: Option<&Call>) -> Option<Bo
     traces.begin(&arrival)
 }
 
-const USAGE: Usage = Usage { input: 10, cached_input: 20, cache_write: 30, output: 40, reasoning: 5 };
+const USAGE: Usage =
+    Usage { input: 10, cached_input: 20, cache_write: 30, cache_write_1h: 12, output: 40, reasoning: 5 };
 
 #[test]
 fn a_request_and_its_exchange_are_told_by_the_conventions() {

@@ -250,7 +250,7 @@ fn of_policy() {
                     "f:5:2: the element has no value",
                     "f:6:10: `a` is already given on line 2, and the first that matches counts",
                     "f:7:13: unknown field `outptu` in models[5]; did you mean `output`? accepted: name, input, \
-                     cached_input, cache_write, output, audio_minute, request, max_output_tokens",
+                     cached_input, cache_write, cache_write_1h, output, audio_minute, request, max_output_tokens",
                     "f:8:3: expected the fields of a model, `name` at least, found a single value",
                     "f:9:10: a model's name or pattern must not be empty; `*` stands for all",
                 ],

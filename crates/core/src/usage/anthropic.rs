@@ -9,7 +9,7 @@
 use super::delivered::Kind;
 use super::dialect::{Dialect, Record};
 use super::json::Visitor;
-use super::stated::{Count, Statement};
+use super::stated::{Count, Statement, restates};
 use super::word::Word;
 
 /// What was read of a response.
@@ -21,6 +21,8 @@ pub(super) struct Reader {
     runs: Option<Block>,
     /// The output so far that `message_start` states is none.
     output_is_final: bool,
+    /// Why the message is complete was said.
+    is_stopped: bool,
     /// The usage object that is being read, its runs, and the last of those.
     block: Block,
     block_runs: Option<Block>,
@@ -33,6 +35,7 @@ pub(super) struct Reader {
 pub(super) struct Event {
     kind: Word<32>,
     states_usage: bool,
+    stops: bool,
 }
 
 /// One usage object's counts.
@@ -41,17 +44,33 @@ struct Block {
     input: Count,
     cache_read: Count,
     cache_write: Count,
+    short_write: Count,
+    hour_write: Count,
     output: Count,
     thinking: Count,
 }
 
 impl Block {
     fn update(&mut self, newer: &Self) {
-        self.input.update(newer.input);
-        self.cache_read.update(newer.cache_read);
-        self.cache_write.update(newer.cache_write);
+        if restates(&newer.of_prompt(), &self.of_prompt()) {
+            self.input.update(newer.input);
+            self.cache_read.update(newer.cache_read);
+            self.cache_write.update(newer.cache_write);
+            self.hour_write.update(newer.hour_write);
+        }
         self.output.update(newer.output);
         self.thinking.update(newer.thinking);
+    }
+
+    fn of_prompt(&self) -> [Count; 4] {
+        [self.input, self.cache_read, self.cache_write, self.hour_write]
+    }
+
+    /// The object is complete. What was written to a cache may be told by how long it is kept, only.
+    fn end(&mut self) {
+        if self.short_write.last().or(self.hour_write.last()).is_some() {
+            self.cache_write.state_also(self.short_write.or_zero() + self.hour_write.or_zero());
+        }
     }
 
     fn add(&mut self, run: &Self) {
@@ -63,6 +82,7 @@ impl Block {
         add(&mut self.input, run.input);
         add(&mut self.cache_read, run.cache_read);
         add(&mut self.cache_write, run.cache_write);
+        add(&mut self.hour_write, run.hour_write);
         add(&mut self.output, run.output);
         add(&mut self.thinking, run.thinking);
     }
@@ -72,6 +92,8 @@ impl Block {
             Tokens::Input => &mut self.input,
             Tokens::CacheRead => &mut self.cache_read,
             Tokens::CacheWrite => &mut self.cache_write,
+            Tokens::ShortWrite => &mut self.short_write,
+            Tokens::HourWrite => &mut self.hour_write,
             Tokens::Output => &mut self.output,
             Tokens::Thinking => &mut self.thinking,
         };
@@ -86,9 +108,20 @@ impl Reader {
     }
 
     fn end_usage(&mut self) {
+        self.block.end();
         self.stated.update(&self.block);
         self.runs = self.block_runs.take();
         self.record.event.states_usage = true;
+    }
+
+    /// The usage with which the message is said to be complete is that of all of it.
+    fn end_event(&mut self) {
+        let Event { kind, states_usage, stops } = self.record.event;
+        self.record.failed |= kind.bytes() == b"error";
+        self.is_stopped |= stops;
+        if states_usage || stops {
+            self.record.note_usage(self.is_stopped && self.output_is_final);
+        }
     }
 }
 
@@ -105,14 +138,19 @@ impl Dialect for Reader {
 
     fn stated(&self) -> Statement {
         let delivered = self.record.delivered.any();
-        let Block { input, cache_read, cache_write, output, thinking } = self.runs.as_ref().unwrap_or(&self.stated);
-        let from_cache = [cache_read, cache_write].into_iter().any(|count| count.last().is_some_and(|count| count > 0));
+        let Block { input, cache_read, cache_write, output, thinking, .. } = self.runs.as_ref().unwrap_or(&self.stated);
+        let hour_write = self.runs.map(|runs| runs.hour_write).unwrap_or_default();
+        let from_cache = cache_read.is_above_zero() || cache_write.is_above_zero();
+        // Thinking that is more than the output is no part of it.
+        let beside = |output: u64| if thinking.or_zero() > output { thinking.or_zero() } else { 0 };
+        let output = output.believed(delivered).filter(|_| self.output_is_final);
         Statement {
             // All of the input may be cached.
             input: input.believed(delivered && !from_cache),
             cached_input: cache_read.last(),
             cache_write: cache_write.last(),
-            output: output.believed(delivered).filter(|_| self.output_is_final),
+            cache_write_1h: hour_write.last().or(self.stated.hour_write.last()),
+            output: output.map(|output| output + beside(output)),
             reasoning: thinking.last(),
             ..Statement::default()
         }
@@ -137,6 +175,8 @@ pub(super) enum Tokens {
     Input,
     CacheRead,
     CacheWrite,
+    ShortWrite,
+    HourWrite,
     Output,
     Thinking,
 }
@@ -154,10 +194,12 @@ pub(super) enum Role {
     FirstUsage,
     Usage,
     UsageDetails,
+    UsageWrites,
     Stated(Tokens),
     Runs,
     Run,
     RunDetails,
+    RunWrites,
     OfRun(Tokens),
     Content,
     /// A block of content, or what is added to one.
@@ -168,6 +210,7 @@ pub(super) enum Role {
     Thinking,
     /// What a tool is given.
     Input,
+    StopReason,
 }
 
 impl Visitor for Reader {
@@ -188,13 +231,18 @@ impl Visitor for Reader {
             (Role::Block, b"name") => Role::Name,
             (Role::Block, b"thinking") => Role::Thinking,
             (Role::Block, b"input") => Role::Input,
+            (Role::Block, b"stop_reason") => Role::StopReason,
             (Role::Usage | Role::FirstUsage, b"iterations") => Role::Runs,
             (Role::Usage | Role::FirstUsage, b"output_tokens_details") => Role::UsageDetails,
+            (Role::Usage | Role::FirstUsage, b"cache_creation") => Role::UsageWrites,
             (Role::Usage | Role::FirstUsage, key) => tokens(key).map_or(Role::Nothing, Role::Stated),
             (Role::UsageDetails, b"thinking_tokens") => Role::Stated(Tokens::Thinking),
+            (Role::UsageWrites, key) => writes(key).map_or(Role::Nothing, Role::Stated),
             (Role::Run, b"output_tokens_details") => Role::RunDetails,
+            (Role::Run, b"cache_creation") => Role::RunWrites,
             (Role::Run, key) => tokens(key).map_or(Role::Nothing, Role::OfRun),
             (Role::RunDetails, b"thinking_tokens") => Role::OfRun(Tokens::Thinking),
+            (Role::RunWrites, key) => writes(key).map_or(Role::Nothing, Role::OfRun),
             _ => Role::Nothing,
         }
     }
@@ -211,6 +259,10 @@ impl Visitor for Reader {
         role == Role::Input
     }
 
+    fn is_number(&self, role: Role) -> bool {
+        matches!(role, Role::Stated(_) | Role::OfRun(_))
+    }
+
     fn begin(&mut self, role: Role, first: u8, at: usize) {
         match role {
             Role::Error => self.record.note_error(first),
@@ -219,6 +271,7 @@ impl Visitor for Reader {
                 self.block_runs = None;
             }
             Role::Run => self.run = Block::default(),
+            Role::StopReason => self.record.event.stops |= first == b'"',
             _ if first == b'"' => self.record.begin_text(at),
             Role::Input if matches!(first, b'{' | b'[') => self.record.begin_written(),
             _ => {}
@@ -248,15 +301,26 @@ impl Visitor for Reader {
 
     fn end(&mut self, role: Role) {
         match role {
-            Role::Run => self.block_runs.get_or_insert_default().add(&self.run),
+            Role::Run => {
+                self.run.end();
+                self.block_runs.get_or_insert_default().add(&self.run);
+            }
             Role::FirstUsage => self.end_usage(),
             Role::Usage => {
                 self.output_is_final |= self.block.output.last().is_some();
                 self.end_usage();
             }
-            Role::Root => self.record.failed |= self.record.event.kind.bytes() == b"error",
+            Role::Root => self.end_event(),
             _ => {}
         }
+    }
+}
+
+fn writes(key: &[u8]) -> Option<Tokens> {
+    match key {
+        b"ephemeral_5m_input_tokens" => Some(Tokens::ShortWrite),
+        b"ephemeral_1h_input_tokens" => Some(Tokens::HourWrite),
+        _ => None,
     }
 }
 

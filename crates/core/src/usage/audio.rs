@@ -1,7 +1,8 @@
 //! How transcriptions, translations and speech state usage: by tokens, or by seconds of the audio that was heard.
 //!
 //! Source: `OpenAI`'s API reference (`usage` of `Transcription` with the types `tokens` and `duration`, `duration` of
-//! `verbose_json`, `transcript.text.done`, `speech.audio.done`); vLLM streams transcriptions as chat chunks.
+//! `verbose_json`, `transcript.text.done`, `speech.audio.done`); Mistral's (`transcription.text.delta`,
+//! `transcription.done`, `prompt_audio_seconds`); vLLM streams transcriptions as chat chunks.
 
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ pub(super) struct Reader {
 #[derive(Clone, Copy, Default)]
 pub(super) struct Event {
     kind: Word<32>,
+    has_choice: bool,
 }
 
 impl Dialect for Reader {
@@ -50,7 +52,8 @@ impl Dialect for Reader {
     }
 
     fn is_last(&self) -> bool {
-        matches!(self.record.event.kind.bytes(), b"transcript.text.done" | b"speech.audio.done" | b"error")
+        let last: [&[u8]; 4] = [b"transcript.text.done", b"transcription.done", b"speech.audio.done", b"error"];
+        last.contains(&self.record.event.kind.bytes())
     }
 }
 
@@ -87,9 +90,7 @@ impl Visitor for Reader {
             (Role::Root, b"choices") => Role::Choices,
             (Role::Choice, b"delta" | b"message") => Role::Message,
             (Role::Usage(Field::Usage), b"seconds") => Role::Seconds,
-            (Role::Usage(field), key) => {
-                field.of_responses(key).or(field.of_chat(key)).map_or(Role::Nothing, Role::Usage)
-            }
+            (Role::Usage(field), key) => field.member(key).map_or(Role::Nothing, Role::Usage),
             _ => Role::Nothing,
         }
     }
@@ -98,9 +99,17 @@ impl Visitor for Reader {
         if array == Role::Choices { Role::Choice } else { Role::Nothing }
     }
 
+    fn is_number(&self, role: Role) -> bool {
+        match role {
+            Role::Usage(field) => field.is_number(),
+            _ => matches!(role, Role::Seconds | Role::Duration),
+        }
+    }
+
     fn begin(&mut self, role: Role, first: u8, at: usize) {
         match role {
             Role::Usage(Field::Usage) => self.stated.begin(),
+            Role::Choice => self.record.event.has_choice = true,
             Role::Error => self.record.note_error(first),
             Role::Text | Role::Delta => self.record.begin_text(at),
             _ => {}
@@ -110,7 +119,13 @@ impl Visitor for Reader {
     fn text(&mut self, role: Role, piece: &[u8]) {
         match role {
             Role::Type => self.record.event.kind.push(piece),
-            Role::Text if !self.in_pieces => self.record.deliver(0, Kind::Answer, piece),
+            Role::Text => {
+                let is_piece = self.record.event.kind.bytes().ends_with(b".delta");
+                self.in_pieces |= is_piece;
+                if is_piece || !self.in_pieces {
+                    self.record.deliver(0, Kind::Answer, piece);
+                }
+            }
             Role::Delta => {
                 self.in_pieces = true;
                 self.record.deliver(0, Kind::Answer, piece);
@@ -120,17 +135,17 @@ impl Visitor for Reader {
     }
 
     fn number(&mut self, role: Role, value: u64) {
-        match role {
-            Role::Usage(field) => self.stated.number(field, value),
-            _ => self.decimal(role, value, 0),
-        }
+        self.decimal(role, value, 0);
     }
 
     fn decimal(&mut self, role: Role, whole: u64, nanos: u32) {
         match role {
-            Role::Seconds => self.billed = seconds(whole, nanos).or(self.billed),
+            Role::Seconds | Role::Usage(Field::AudioSeconds) => self.billed = seconds(whole, nanos).or(self.billed),
             Role::Duration => self.measured = seconds(whole, nanos).or(self.measured),
             _ => {}
+        }
+        if let Role::Usage(field) = role {
+            self.stated.number(field, whole);
         }
     }
 
@@ -138,6 +153,8 @@ impl Visitor for Reader {
         match role {
             Role::Usage(Field::Usage) => {
                 self.stated.end();
+                let Event { kind, has_choice } = self.record.event;
+                self.record.note_usage(self.is_last() || kind.bytes().is_empty() && !has_choice);
             }
             Role::Root => self.record.failed |= self.record.event.kind.bytes() == b"error",
             _ => {}

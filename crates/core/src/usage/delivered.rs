@@ -39,6 +39,8 @@ struct Lane {
     kind: Kind,
     text: Vec<u8>,
     counted: u64,
+    /// How many bytes were counted, and are not kept any more.
+    dropped: u64,
 }
 
 /// Which text a piece belongs to.
@@ -58,6 +60,18 @@ impl Delivered {
     /// Whether there was any text at all.
     pub(super) fn any(&self) -> bool {
         self.any || !self.waiting_answer.is_empty() || !self.waiting_reasoning.is_empty()
+    }
+
+    /// How many bytes of text there were.
+    pub(super) fn bytes(&self) -> u64 {
+        let waiting = self.waiting_answer.len() + self.waiting_reasoning.len();
+        self.lanes.iter().map(|lane| lane.dropped + lane.text.len() as u64).sum::<u64>() + waiting as u64
+    }
+
+    /// How many choices had text, as far as they are told apart.
+    pub(super) fn choices(&self) -> usize {
+        let is_first = |at: usize, lane: &Lane| self.lanes.iter().take(at).all(|other| other.choice != lane.choice);
+        self.lanes.iter().enumerate().filter(|(at, lane)| is_first(*at, lane)).count()
     }
 
     /// A tool is called.
@@ -96,7 +110,7 @@ impl Delivered {
             return LaneIndex(at);
         }
         if self.lanes.len() < LANES {
-            self.lanes.push(Lane { choice, kind, text: Vec::new(), counted: 0 });
+            self.lanes.push(Lane { choice, kind, text: Vec::new(), counted: 0, dropped: 0 });
         }
         LaneIndex(self.lanes.iter().rposition(|lane| lane.kind == kind).unwrap_or(self.lanes.len() - 1))
     }
@@ -181,6 +195,7 @@ impl Delivered {
             let (part, _) = lane.text.split_at(estimate::cut(&lane.text, STEP));
             lane.counted += estimate::count_bytes(part);
             let counted = part.len();
+            lane.dropped += counted as u64;
             lane.text.drain(..counted);
             if !alone {
                 lane.text.shrink_to_fit();

@@ -25,6 +25,11 @@ pub(super) trait Dialect: Visitor + Send + Sync + 'static {
     /// Whether the event, which is complete, is the one with which the API ends its responses.
     fn is_last(&self) -> bool;
 
+    /// Whether an answer that is one JSON document states its usage once, and of the whole of it.
+    fn states_once(&self) -> bool {
+        true
+    }
+
     /// Whether the event says nothing but its text: another that differs in its text only means the same.
     fn is_only_text(&self) -> bool {
         false
@@ -54,6 +59,8 @@ pub(super) struct Record<E> {
     pub(super) delivered: Delivered,
     /// Whether the upstream said that it failed.
     pub(super) failed: bool,
+    /// How much text there was when usage was stated for the whole of it.
+    whole_at: Option<u64>,
     texts: Texts,
 }
 
@@ -77,7 +84,13 @@ struct Texts {
 
 impl<E: Default> Default for Record<E> {
     fn default() -> Self {
-        Self { event: E::default(), delivered: Delivered::default(), failed: false, texts: Texts::default() }
+        Self {
+            event: E::default(),
+            delivered: Delivered::default(),
+            failed: false,
+            whole_at: None,
+            texts: Texts::default(),
+        }
     }
 }
 
@@ -101,6 +114,16 @@ impl<E: Copy + Default> Record<E> {
     /// A member that tells of a failure begins: `null` and `false` are none.
     pub(super) fn note_error(&mut self, first: u8) {
         self.failed |= !matches!(first, b'n' | b'f');
+    }
+
+    /// Usage is stated. It `is_final` if it is that of the whole response: nothing but the end of it is to come.
+    pub(super) fn note_usage(&mut self, is_final: bool) {
+        self.whole_at = is_final.then(|| self.delivered.bytes());
+    }
+
+    /// Whether the usage that was stated last is that of the whole response. More text says that it was not.
+    pub(super) fn has_final_usage(&self) -> bool {
+        self.whole_at.is_some_and(|bytes| bytes == self.delivered.bytes())
     }
 
     /// A string begins at this place in the document.

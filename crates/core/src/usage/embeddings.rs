@@ -52,9 +52,13 @@ impl Visitor for Reader {
         match (object, key) {
             (Role::Root, b"usage") => Role::Usage(Field::Usage),
             (Role::Root, b"error") => Role::Error,
-            (Role::Usage(field), key) => field.of_chat(key).map_or(Role::Nothing, Role::Usage),
+            (Role::Usage(field), key) => field.member(key).map_or(Role::Nothing, Role::Usage),
             _ => Role::Nothing,
         }
+    }
+
+    fn is_number(&self, role: Role) -> bool {
+        matches!(role, Role::Usage(field) if field.is_number())
     }
 
     fn begin(&mut self, role: Role, first: u8, _: usize) {

@@ -4,10 +4,11 @@
 //! include those of cached content; those of tools' results are beside them; thoughts are beside the candidates. Without
 //! `alt=sse` a stream is one JSON array of responses.
 
+use super::beside::{Details, Whole};
 use super::delivered::Kind;
 use super::dialect::{Dialect, Record};
 use super::json::Visitor;
-use super::stated::{Count, Statement};
+use super::stated::{Count, Statement, restates};
 
 /// What was read of a response.
 #[derive(Default)]
@@ -23,6 +24,9 @@ pub(super) struct Reader {
 #[derive(Clone, Copy, Default)]
 pub(super) struct Event {
     candidate: Option<u64>,
+    /// How many candidates are complete with it.
+    finishes: u64,
+    states_usage: bool,
     /// Whether the part of content that is being read is a thought; it may say so after its text.
     is_thought: bool,
 }
@@ -33,6 +37,8 @@ struct Block {
     prompt: Count,
     cached: Count,
     tools: Count,
+    /// All that the prompt is made of, by what it is.
+    modalities: Count,
     candidates: Count,
     thoughts: Count,
     total: Count,
@@ -40,21 +46,33 @@ struct Block {
 
 impl Block {
     fn update(&mut self, newer: &Self) {
-        self.prompt.update(newer.prompt);
-        self.cached.update(newer.cached);
-        self.tools.update(newer.tools);
+        if restates(&newer.of_prompt(), &self.of_prompt()) {
+            self.prompt.update(newer.prompt);
+            self.cached.update(newer.cached);
+            self.tools.update(newer.tools);
+            self.modalities.update(newer.modalities);
+        }
         self.candidates.update(newer.candidates);
         self.thoughts.update(newer.thoughts);
         self.total.update(newer.total);
     }
 
-    /// Zeros are left out: what is not stated of a total is the output.
-    fn output(&self, delivered: bool) -> Option<u64> {
+    fn of_prompt(&self) -> [Count; 4] {
+        [self.prompt, self.cached, self.tools, self.modalities]
+    }
+
+    /// Zeros are left out: what is not stated of a total is the output, unless the prompt's details explain it.
+    fn whole(&self, delivered: bool) -> (Option<u64>, Option<u64>) {
         let parts = [self.candidates, self.thoughts].map(|count| count.believed(delivered));
-        let stated = parts.iter().flatten().copied().reduce(u64::saturating_add);
-        let input = self.prompt.believed(delivered).map(|prompt| prompt + self.tools.last().unwrap_or(0));
-        let rest = self.total.believed(delivered).zip(input).map(|(total, input)| total.saturating_sub(input));
-        stated.max(rest.filter(|&rest| rest > 0 || !delivered))
+        let output = parts.iter().flatten().copied().reduce(u64::saturating_add);
+        let (cached, total) = (self.cached.or_zero(), self.total.believed(delivered));
+        let Some(prompt) = self.prompt.believed(delivered && cached == 0) else { return (None, output) };
+        let media = self.modalities.or_zero().saturating_sub(prompt);
+        let details = Details { cached, sources: media, ..Details::default() };
+        let beside_tools = total.map(|total| total.saturating_sub(self.tools.or_zero()));
+        let Whole { prompt, unexplained, .. } = details.complete(prompt, output.unwrap_or(0), beside_tools);
+        let found = total.map(|_| unexplained).filter(|&output| output > 0 || !delivered);
+        (Some(prompt), output.map(|output| output.saturating_add(unexplained)).or(found))
     }
 }
 
@@ -62,6 +80,14 @@ impl Reader {
     /// Of `embedContent`, which has no output.
     pub(super) fn of_embeddings() -> Self {
         Self { is_embedding: true, ..Self::default() }
+    }
+
+    /// Usage beside candidates that all end is that of the whole answer.
+    fn note_usage(&mut self) {
+        let Event { candidate, finishes, states_usage, .. } = self.record.event;
+        if states_usage {
+            self.record.note_usage(candidate.is_some_and(|last| finishes > last));
+        }
     }
 
     fn kind(&self) -> Kind {
@@ -82,10 +108,11 @@ impl Dialect for Reader {
 
     fn stated(&self) -> Statement {
         let delivered = self.record.delivered.any();
-        let Block { prompt, cached, tools, thoughts, total, .. } = self.stated;
-        let prompt = prompt.believed(delivered).or(total.last().filter(|_| self.is_embedding));
-        let input = prompt.map(|prompt| prompt.saturating_sub(cached.last().unwrap_or(0)) + tools.last().unwrap_or(0));
-        let output = if self.is_embedding { prompt.map(|_| 0) } else { self.stated.output(delivered) };
+        let Block { cached, tools, thoughts, total, .. } = self.stated;
+        let (prompt, output) = self.stated.whole(delivered);
+        let prompt = prompt.or(total.last().filter(|_| self.is_embedding));
+        let input = prompt.map(|prompt| prompt.saturating_sub(cached.or_zero()) + tools.or_zero());
+        let output = if self.is_embedding { prompt.map(|_| 0) } else { output };
         let cached_input = cached.last().filter(|_| prompt.is_some());
         Statement { input, cached_input, output, reasoning: thoughts.last(), ..Statement::default() }
     }
@@ -93,6 +120,11 @@ impl Dialect for Reader {
     /// There is no such event: a stream ends with its last byte.
     fn is_last(&self) -> bool {
         false
+    }
+
+    /// A stream in one array restates it.
+    fn states_once(&self) -> bool {
+        self.is_embedding
     }
 }
 
@@ -107,11 +139,16 @@ pub(super) enum Role {
     Prompt,
     Cached,
     Tools,
+    /// The prompt's parts by what they are.
+    Modalities,
+    Modality,
+    ModalityTokens,
     CandidatesTokens,
     Thoughts,
     Total,
     Candidates,
     Candidate,
+    Finish,
     Content,
     Parts,
     Part,
@@ -139,7 +176,10 @@ impl Visitor for Reader {
             (Role::Usage, b"candidatesTokenCount") => Role::CandidatesTokens,
             (Role::Usage, b"thoughtsTokenCount") => Role::Thoughts,
             (Role::Usage, b"totalTokenCount") => Role::Total,
+            (Role::Usage, b"promptTokensDetails") => Role::Modalities,
+            (Role::Modality, b"tokenCount") => Role::ModalityTokens,
             (Role::Candidate, b"content") => Role::Content,
+            (Role::Candidate, b"finishReason") => Role::Finish,
             (Role::Content, b"parts") => Role::Parts,
             (Role::Part, b"text") => Role::Text,
             (Role::Part, b"thought") => Role::Thought,
@@ -154,6 +194,7 @@ impl Visitor for Reader {
         match array {
             Role::Root => Role::Root,
             Role::Candidates => Role::Candidate,
+            Role::Modalities => Role::Modality,
             Role::Parts => Role::Part,
             _ => Role::Nothing,
         }
@@ -163,6 +204,11 @@ impl Visitor for Reader {
         role == Role::CallText
     }
 
+    fn is_number(&self, role: Role) -> bool {
+        let is_of_prompt = matches!(role, Role::Prompt | Role::Cached | Role::Tools | Role::ModalityTokens);
+        is_of_prompt || matches!(role, Role::CandidatesTokens | Role::Thoughts | Role::Total)
+    }
+
     fn begin(&mut self, role: Role, first: u8, at: usize) {
         let event = &mut self.record.event;
         match role {
@@ -170,6 +216,7 @@ impl Visitor for Reader {
             Role::Error => self.record.note_error(first),
             Role::Usage => self.block = Block::default(),
             Role::Candidate => event.candidate = Some(event.candidate.map_or(0, |place| place + 1)),
+            Role::Finish => event.finishes += u64::from(first == b'"'),
             Role::Part => event.is_thought = false,
             Role::Thought => event.is_thought = first == b't',
             _ if first == b'"' => self.record.begin_text(at),
@@ -202,6 +249,7 @@ impl Visitor for Reader {
             Role::CandidatesTokens => &mut self.block.candidates,
             Role::Thoughts => &mut self.block.thoughts,
             Role::Total => &mut self.block.total,
+            Role::ModalityTokens => return self.block.modalities.add(value),
             _ => return,
         };
         count.state(value);
@@ -210,7 +258,12 @@ impl Visitor for Reader {
     fn end(&mut self, role: Role) {
         match role {
             Role::Part => self.record.delivered.settle_as(Some(self.kind())),
-            Role::Usage => self.stated.update(&self.block),
+            Role::Usage => {
+                self.stated.update(&self.block);
+                self.record.event.states_usage = true;
+                self.note_usage();
+            }
+            Role::Root => self.note_usage(),
             _ => {}
         }
     }

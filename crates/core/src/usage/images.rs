@@ -61,9 +61,13 @@ impl Visitor for Reader {
             (Role::Root, b"type") => Role::Type,
             (Role::Root, b"usage") => Role::Usage(Field::Usage),
             (Role::Root, b"error") => Role::Error,
-            (Role::Usage(field), key) => field.of_responses(key).map_or(Role::Nothing, Role::Usage),
+            (Role::Usage(field), key) => field.member(key).map_or(Role::Nothing, Role::Usage),
             _ => Role::Nothing,
         }
+    }
+
+    fn is_number(&self, role: Role) -> bool {
+        matches!(role, Role::Usage(field) if field.is_number())
     }
 
     fn begin(&mut self, role: Role, first: u8, _: usize) {
@@ -90,6 +94,7 @@ impl Visitor for Reader {
         match role {
             Role::Usage(Field::Usage) => {
                 self.stated.end();
+                self.record.note_usage(self.is_last());
             }
             Role::Root => self.record.failed |= self.record.event.kind.bytes() == b"error",
             _ => {}

@@ -1,7 +1,10 @@
 //! Reads JSON (RFC 8259) as its bytes pass, however they are cut: keeps the path to where it is, never the document.
 
+mod number;
+
 use memchr::memchr2;
 
+use self::number::{Number, Value};
 use super::word::Word;
 
 /// Deeper containers than this are passed over; what the APIs state lies well above it.
@@ -25,6 +28,10 @@ pub(super) trait Visitor {
     fn is_written(&self, _role: Self::Role) -> bool {
         false
     }
+    /// Whether a value is a number: then a string that is one is told as that number.
+    fn is_number(&self, _role: Self::Role) -> bool {
+        false
+    }
     /// The role of an array's elements.
     fn element(&self, _array: Self::Role) -> Self::Role {
         Self::NOTHING
@@ -35,8 +42,11 @@ pub(super) trait Visitor {
     fn text(&mut self, _role: Self::Role, _piece: &[u8]) {}
     /// A number that is a whole one, not negative, and fits.
     fn number(&mut self, role: Self::Role, value: u64);
-    /// A number with decimals, not negative: its whole part, and the rest in billionths, what is smaller cut off.
-    fn decimal(&mut self, _role: Self::Role, _whole: u64, _nanos: u32) {}
+    /// A number with decimals, not negative: its whole part, and the rest in billionths, what is smaller cut off. Of
+    /// what is counted by the piece, the whole part counts.
+    fn decimal(&mut self, role: Self::Role, whole: u64, _nanos: u32) {
+        self.number(role, whole);
+    }
     /// An object or an array is complete.
     fn end(&mut self, role: Self::Role);
 }
@@ -99,7 +109,7 @@ impl<V: Visitor> Scanner<V> {
 
     /// Whether the next byte belongs to a string.
     pub(super) fn is_in_string(&self) -> bool {
-        matches!(self.state, State::Key | State::Text | State::SkippedText | State::WrittenText)
+        matches!(self.state, State::Key | State::Text | State::NumberText | State::SkippedText | State::WrittenText)
     }
 
     /// Reads the next bytes and tells `visitor` what they say, up to the end of the document; says how many bytes
@@ -108,7 +118,9 @@ impl<V: Visitor> Scanner<V> {
         let mut rest = bytes;
         while let Some(&byte) = rest.first() {
             let taken = match self.state {
-                State::Key | State::Text | State::SkippedText | State::WrittenText => self.string(rest, visitor),
+                State::Key | State::Text | State::NumberText | State::SkippedText | State::WrittenText => {
+                    self.string(rest, visitor)
+                }
                 State::Skipped => self.skip(rest),
                 State::Written => self.written(rest, visitor),
                 State::Number => self.number(rest, visitor),
@@ -156,6 +168,10 @@ impl<V: Visitor> Scanner<V> {
                 self.skipped = 1;
                 self.state = State::Skipped;
             }
+            b'"' if asked && visitor.is_number(self.role) => {
+                self.number = Number::default();
+                self.state = State::NumberText;
+            }
             b'"' if asked => self.state = State::Text,
             b'"' => self.state = State::SkippedText,
             b'-' | b'0'..=b'9' if asked => {
@@ -200,9 +216,10 @@ impl<V: Visitor> Scanner<V> {
     }
 
     fn string(&mut self, rest: &[u8], visitor: &mut V) -> usize {
-        let (role, key) = (self.role, &mut self.key);
+        let (role, key, number) = (self.role, &mut self.key, &mut self.number);
         let (taken, closed) = match self.state {
             State::Key => self.string.read(rest, |piece| key.push(piece)),
+            State::NumberText => self.string.read(rest, |piece| piece.iter().for_each(|&byte| number.push(byte))),
             State::Text | State::WrittenText => self.string.read(rest, |piece| visitor.text(role, piece)),
             _ => self.string.read(rest, |_| {}),
         };
@@ -211,6 +228,10 @@ impl<V: Visitor> Scanner<V> {
                 State::Key => {
                     self.role = visitor.member(self.innermost().role, self.key.bytes());
                     State::Colon
+                }
+                State::NumberText => {
+                    self.tell_number(visitor);
+                    State::After
                 }
                 State::SkippedText if self.skipped > 0 => State::Skipped,
                 State::WrittenText => {
@@ -227,16 +248,20 @@ impl<V: Visitor> Scanner<V> {
         for (at, &byte) in rest.iter().enumerate() {
             if !matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E') {
                 self.state = State::After;
-                match self.number.form {
-                    Form::Whole => visitor.number(self.role, self.number.whole),
-                    Form::Decimal => visitor.decimal(self.role, self.number.whole, self.number.nanos),
-                    Form::Other => {}
-                }
+                self.tell_number(visitor);
                 return at;
             }
             self.number.push(byte);
         }
         rest.len()
+    }
+
+    fn tell_number(&self, visitor: &mut V) {
+        match self.number.value() {
+            Some(Value::Whole(value)) => visitor.number(self.role, value),
+            Some(Value::Decimal(whole, nanos)) => visitor.decimal(self.role, whole, nanos),
+            None => {}
+        }
     }
 
     fn literal(&mut self, rest: &[u8]) -> usize {
@@ -314,6 +339,8 @@ enum State {
     Key,
     Text,
     Number,
+    /// In a string where a number is expected.
+    NumberText,
     /// `true`, `false`, `null`, and numbers nobody asked for.
     Literal,
     Skipped,
@@ -328,49 +355,6 @@ enum State {
 struct Container<R> {
     role: R,
     object: bool,
-}
-
-/// A number as far as it is read.
-#[derive(Clone, Copy)]
-struct Number {
-    whole: u64,
-    nanos: u32,
-    /// What the next decimal is worth, in billionths.
-    weight: u32,
-    form: Form,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
-    Whole,
-    Decimal,
-    /// It has a sign, an exponent, or more digits than fit.
-    Other,
-}
-
-impl Default for Number {
-    fn default() -> Self {
-        Self { whole: 0, nanos: 0, weight: 100_000_000, form: Form::Whole }
-    }
-}
-
-impl Number {
-    fn push(&mut self, byte: u8) {
-        match (self.form, byte) {
-            (Form::Whole, b'0'..=b'9') => {
-                match self.whole.checked_mul(10).and_then(|whole| whole.checked_add(u64::from(byte - b'0'))) {
-                    Some(whole) => self.whole = whole,
-                    None => self.form = Form::Other,
-                }
-            }
-            (Form::Whole, b'.') => self.form = Form::Decimal,
-            (Form::Decimal, b'0'..=b'9') => {
-                self.nanos += u32::from(byte - b'0') * self.weight;
-                self.weight /= 10;
-            }
-            _ => self.form = Form::Other,
-        }
-    }
 }
 
 /// What is between a string's quotes, unescaped as it passes.

@@ -118,7 +118,8 @@ impl Meter {
     }
 
     /// The usage: what was stated, or where nothing was or the response ended early, what the delivered text is in
-    /// tokens of `o200k_base` (or what was stated, if that is more), with the tags around it if it is complete.
+    /// tokens of `o200k_base` (or what was stated, if that is more, or is of the whole response though its end is
+    /// missing), with the tags around it if it is complete.
     /// `prompt_estimate`, in tokens, stands for an input nobody stated.
     #[must_use]
     pub fn finish(self, ending: Ending, prompt_estimate: impl FnOnce() -> u64) -> Metered {
@@ -139,9 +140,11 @@ impl Meter {
             return Metered::none();
         }
         let audio = stated.audio.unwrap_or(Duration::ZERO);
-        let is_whole = self.response.is_whole(ending) && !stated.is_part;
-        if let (true, Some(input), Some(output)) = (is_whole, stated.input, stated.output) {
-            return Metered { usage: usage(&stated, input, output, 0), audio, source: UsageSource::Upstream };
+        let is_whole = self.response.is_whole(ending);
+        let is_of_all = (is_whole || self.response.has_final_usage()) && !stated.is_part;
+        if let (true, Some(input), Some(output)) = (is_of_all, stated.input, stated.output) {
+            let source = if is_whole { UsageSource::Upstream } else { UsageSource::Estimated };
+            return Metered { usage: usage(&stated, input, output, 0), audio, source };
         }
         let found = self.response.delivered().estimate();
         let found_output = own_tokens(found.output);
@@ -174,12 +177,14 @@ impl Meter {
     }
 }
 
-/// Reasoning is part of the output, so it is never more.
+/// A part of a count is never more than that.
 fn usage(stated: &Statement, input: u64, output: u64, reasoning_found: u64) -> Usage {
+    let cache_write = stated.cache_write.unwrap_or(0);
     Usage {
         input,
         cached_input: stated.cached_input.unwrap_or(0),
-        cache_write: stated.cache_write.unwrap_or(0),
+        cache_write,
+        cache_write_1h: stated.cache_write_1h.unwrap_or(0).min(cache_write),
         output,
         reasoning: stated.reasoning.unwrap_or(reasoning_found).min(output),
     }

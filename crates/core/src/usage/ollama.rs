@@ -110,6 +110,10 @@ impl Visitor for Reader {
         role == Role::Arguments
     }
 
+    fn is_number(&self, role: Role) -> bool {
+        matches!(role, Role::PromptCount | Role::OutputCount)
+    }
+
     fn begin(&mut self, role: Role, first: u8, at: usize) {
         match role {
             Role::Done => self.record.event.is_done = first == b't',
@@ -132,12 +136,14 @@ impl Visitor for Reader {
         }
     }
 
+    /// Only the last line counts, and says first that it is the last.
     fn number(&mut self, role: Role, value: u64) {
         match role {
             Role::PromptCount => self.prompt.state(value),
             Role::OutputCount => self.output.state(value),
-            _ => {}
+            _ => return,
         }
+        self.record.note_usage(self.record.event.is_done);
     }
 
     fn end(&mut self, role: Role) {

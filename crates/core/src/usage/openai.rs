@@ -2,10 +2,15 @@
 //!
 //! Source: the API reference (`usage`, `chat.completion.chunk`) and what vLLM, `SGLang`, llama.cpp, Groq and Azure send.
 
+mod event;
+mod timings;
+
+use self::event::{Choices, Event, Likeness, UsageObject, is_foreign};
+use self::timings::{Timed, Timings};
 use super::delivered::Kind;
 use super::dialect::{Dialect, Record};
 use super::json::Visitor;
-use super::stated::{Count, Field, Stated, Statement};
+use super::stated::{Field, Stated, Statement};
 
 /// What was read of a response: usage as stated, text as delivered.
 #[derive(Default)]
@@ -23,79 +28,14 @@ pub(super) struct Reader {
     finished: bool,
     /// What usage events stated of choices that were complete.
     counted: u64,
+    /// What choices state of themselves (Moonshot), and the output of those that were complete.
+    of_choices: Stated,
+    counted_in_choices: u64,
+    /// How many choices said that they are complete, and whether any usage was stated before the first of them.
+    finishes: usize,
+    is_continuous: bool,
     /// The call that was named last: its choice, and its place among that choice's calls.
     named: Option<(u64, u64)>,
-}
-
-/// What is known of one event (or of one answer that is no stream).
-#[derive(Clone, Copy, Default)]
-pub(super) struct Event {
-    /// The document's first byte.
-    first: Option<u8>,
-    choice: Choice,
-    choices: Choices,
-    usage: UsageObject,
-    has_timings: bool,
-    is_finish: bool,
-    is_error: bool,
-}
-
-/// The choice that is being read.
-#[derive(Clone, Copy, Default)]
-struct Choice {
-    index: Option<u64>,
-    /// Its place in the array, which stands for an index that never comes.
-    place: u64,
-    /// Which of the two names for reasoning this message uses; servers that send both say the same in both.
-    reasoning: Option<Role>,
-    /// Which of the two names for calls it uses; llama-cpp-python says the same in both.
-    calls: Option<Role>,
-    /// The call's place among those of the choice.
-    call: u64,
-    /// The call was named before; llama-cpp-python names it in each of its events.
-    is_named: bool,
-}
-
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Choices {
-    #[default]
-    Absent,
-    Empty,
-    Some,
-}
-
-/// Whether there is a usage object, and whether it counts anything.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-enum UsageObject {
-    #[default]
-    Absent,
-    Empty,
-    Counts,
-}
-
-/// llama.cpp's `timings`, on the last event of each choice, whoever asked for usage: what was read anew of the prompt,
-/// what of it was cached, and what was generated for this one choice.
-#[derive(Clone, Copy, Default)]
-struct Timings {
-    prompt: Count,
-    cache: Count,
-    predicted: Count,
-}
-
-/// What all of them together state.
-#[derive(Clone, Copy, Default)]
-struct Timed {
-    choices: u64,
-    output: Option<u64>,
-    /// Of the last choice, and of all of them.
-    last: Prompt,
-    all: Prompt,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Prompt {
-    input: Option<u64>,
-    cached: Option<u64>,
 }
 
 impl Reader {
@@ -138,50 +78,33 @@ impl Reader {
         if self.is_usage_event() && std::mem::take(&mut self.finished) {
             self.counted = self.stated.add_to_output(self.counted);
         }
+        if self.record.event.states_usage() {
+            self.is_continuous |= self.finishes == 0;
+            self.record.note_usage(self.is_final());
+        }
         if has_timings && (is_finish || choices == Choices::Empty) {
             self.timed.add(&self.timings);
             self.is_part |= choice.place > 0 && self.stated.last_output().is_none_or(|stated| self.timings.is(stated));
         }
     }
-}
 
-impl Timings {
-    fn is(&self, output: u64) -> bool {
-        self.predicted.last() == Some(output)
-    }
-}
-
-impl Timed {
-    /// A choice is complete.
-    fn add(&mut self, timings: &Timings) {
-        let (cached, all) = (timings.cache.last(), self.all);
-        let input = timings.prompt.last().filter(|_| cached.is_some());
-        let sum = |one: Option<u64>, all: Option<u64>| one.map(|one| one.saturating_add(all.unwrap_or(0)));
-        self.choices += 1;
-        self.output = sum(timings.predicted.last(), self.output);
-        self.last = Prompt { input, cached };
-        self.all = Prompt { input: sum(input, all.input), cached: sum(cached, all.cached) };
+    fn end_choice(&mut self) {
+        let choice = self.record.event.choice;
+        if choice.index.is_none() {
+            self.found_index(choice.place);
+        }
+        self.finishes += usize::from(choice.is_finished);
+        if choice.states_usage {
+            let sum = self.of_choices.add_to_output(self.counted_in_choices);
+            self.counted_in_choices = if choice.is_finished { sum } else { self.counted_in_choices };
+        }
     }
 
-    /// The prompts of all choices. As many of those are of one prompt as are of any other.
-    fn of_prompts(&self, prompts: u64) -> Prompt {
-        let share = |all: u64| u128::from(all) * u128::from(prompts) / u128::from(self.choices.max(1));
-        let share = |all| u64::try_from(share(all)).unwrap_or(u64::MAX);
-        Prompt { input: self.all.input.map(share), cached: self.all.cached.map(share) }
-    }
-
-    /// What they say where `usage` does not, and of several prompts, of which it states one.
-    fn complete(&self, stated: Statement, prompts: u64, delivered: bool) -> Statement {
-        let several = self.of_prompts(prompts);
-        let prompt = if prompts > 1 && several.input.is_some() {
-            several
-        } else if stated.input.is_some() {
-            Prompt { input: stated.input, cached: stated.cached_input }
-        } else {
-            self.last
-        };
-        let output = stated.output.max(self.output.filter(|&output| output > 0 || !delivered));
-        Statement { input: prompt.input, cached_input: prompt.cached, output, ..stated }
+    /// Whether the usage that the event states is that of the whole answer. Of usage on every chunk it is only that of
+    /// the usage event.
+    fn is_final(&self) -> bool {
+        let all_finished = self.finishes >= self.record.delivered.choices().max(1);
+        if self.is_usage_event() { self.finishes == 0 || all_finished } else { all_finished && !self.is_continuous }
     }
 }
 
@@ -202,7 +125,9 @@ impl Dialect for Reader {
 
     fn stated(&self) -> Statement {
         let delivered = self.record.delivered.any();
-        let stated = self.stated.of_answer(delivered);
+        let of_all = self.stated.of_answer(delivered);
+        let is_said = of_all.input.or(of_all.output).is_some();
+        let stated = if is_said { of_all } else { self.of_choices.of_answer(delivered) };
         if self.is_part && self.prompts > 1 {
             return Statement { output: stated.output, is_part: true, ..Statement::default() };
         }
@@ -215,12 +140,17 @@ impl Dialect for Reader {
     }
 
     fn is_only_text(&self) -> bool {
-        let Event { usage, is_error, has_timings, is_finish, .. } = self.record.event;
-        usage == UsageObject::Absent && !is_error && !has_timings && !is_finish
+        let Event { usage, likeness, has_timings, is_finish, .. } = self.record.event;
+        usage == UsageObject::Absent && likeness != Likeness::Error && !has_timings && !is_finish
     }
 
     fn is_usage_event(&self) -> bool {
-        self.record.event.choices == Choices::Empty && self.record.event.usage == UsageObject::Counts
+        self.record.event.is_usage_event()
+    }
+
+    /// llama.cpp's answers of several choices state the first one's.
+    fn states_once(&self) -> bool {
+        self.record.event.choice.place == 0
     }
 
     fn may_be_usage_event(&self) -> bool {
@@ -235,7 +165,10 @@ pub(super) enum Role {
     Nothing,
     Root,
     Error,
+    /// A member that no chunk has.
+    Foreign,
     Usage(Field),
+    ChoiceUsage(Field),
     /// Groq's own member, in which its usage may be.
     Groq,
     GroqUsage,
@@ -277,6 +210,14 @@ impl Visitor for Reader {
             (Role::Root, b"error" | b"message") | (Role::Choice | Role::Groq, b"error") => Role::Error,
             (Role::Root, b"timings") => Role::Timings,
             (Role::Root, b"x_groq") => Role::Groq,
+            (Role::Root, key) => {
+                if is_foreign(key) {
+                    Role::Foreign
+                } else {
+                    Role::Nothing
+                }
+            }
+            (Role::Choice, b"usage") => Role::ChoiceUsage(Field::Usage),
             (Role::Choice, b"index") => Role::Index,
             (Role::Choice, b"finish_reason") => Role::Finish,
             (Role::Choice, b"delta" | b"message") => Role::Message,
@@ -290,9 +231,10 @@ impl Visitor for Reader {
             (Role::ToolCall, b"function" | b"custom") => Role::Function,
             (Role::Function | Role::FunctionCall, b"name") => Role::Name,
             (Role::Function | Role::FunctionCall, b"arguments" | b"input") => Role::Arguments,
-            (Role::Usage(field), key) => field.of_chat(key).map_or(Role::Nothing, Role::Usage),
+            (Role::Usage(field), key) => field.member(key).map_or(Role::Nothing, Role::Usage),
+            (Role::ChoiceUsage(field), key) => field.member(key).map_or(Role::Nothing, Role::ChoiceUsage),
             (Role::Groq, b"usage") => Role::GroqUsage,
-            (Role::GroqUsage, key) => Field::Usage.of_chat(key).map_or(Role::Nothing, Role::Usage),
+            (Role::GroqUsage, key) => Field::Usage.member(key).map_or(Role::Nothing, Role::Usage),
             (Role::Timings, b"prompt_n") => Role::TimedPrompt,
             (Role::Timings, b"cache_n") => Role::TimedCache,
             (Role::Timings, b"predicted_n") => Role::TimedOutput,
@@ -313,28 +255,33 @@ impl Visitor for Reader {
         role == Role::Arguments
     }
 
+    fn is_number(&self, role: Role) -> bool {
+        match role {
+            Role::Usage(field) | Role::ChoiceUsage(field) => field.is_number(),
+            Role::TimedPrompt | Role::TimedCache | Role::TimedOutput => true,
+            _ => false,
+        }
+    }
+
     fn begin(&mut self, role: Role, first: u8, at: usize) {
         let event = &mut self.record.event;
         match role {
             Role::Root => event.first = Some(first),
+            Role::Error if matches!(first, b'n' | b'f') => {}
             Role::Error => {
-                event.is_error |= first != b'n';
+                event.likeness = Likeness::Error;
                 self.record.note_error(first);
             }
+            Role::Foreign if first != b'n' => event.likeness = event.likeness.max(Likeness::Foreign),
             Role::Usage(Field::Usage) | Role::GroqUsage => self.stated.begin(),
+            Role::ChoiceUsage(Field::Usage) => self.of_choices.begin(),
             Role::Timings => {
                 event.has_timings = true;
                 self.timings = Timings::default();
             }
-            // Text that has passed is not taken back: a second `choices` makes it no usage event.
-            Role::Choices if event.choices == Choices::Some => {}
-            Role::Choices => event.choices = if first == b'[' { Choices::Empty } else { Choices::Absent },
-            Role::Choice => {
-                let place = if event.choices == Choices::Some { event.choice.place + 1 } else { 0 };
-                event.choice = Choice { place, ..Choice::default() };
-                event.choices = Choices::Some;
-            }
-            Role::Finish => event.is_finish |= first == b'"',
+            Role::Choices => event.begin_choices(first),
+            Role::Choice => event.begin_choice(),
+            Role::Finish if first == b'"' => (event.is_finish, event.choice.is_finished) = (true, true),
             Role::Message => (event.choice.reasoning, event.choice.calls) = (None, None),
             Role::ToolCalls | Role::FunctionCall if first != b'n' => {
                 event.choice.calls = Some(role);
@@ -372,6 +319,7 @@ impl Visitor for Reader {
             Role::Index => self.found_index(value),
             Role::CallIndex => self.record.event.choice.call = value,
             Role::Usage(field) => self.stated.number(field, value),
+            Role::ChoiceUsage(field) => self.of_choices.number(field, value),
             Role::TimedPrompt => self.timings.prompt.state(value),
             Role::TimedCache => self.timings.cache.state(value),
             Role::TimedOutput => self.timings.predicted.state(value),
@@ -382,17 +330,14 @@ impl Visitor for Reader {
     fn end(&mut self, role: Role) {
         let event = &mut self.record.event;
         match role {
-            Role::Usage(Field::Usage) => {
-                let counts = self.stated.end() || event.usage == UsageObject::Counts;
-                event.usage = if counts { UsageObject::Counts } else { UsageObject::Empty };
-            }
-            // Not the usage that was asked for: the event it is on is never taken out.
-            Role::GroqUsage => {
-                self.stated.end();
-                event.usage = event.usage.max(UsageObject::Empty);
+            Role::Usage(Field::Usage) => event.note_usage(self.stated.end(), UsageObject::Counts),
+            Role::GroqUsage => event.note_usage(self.stated.end(), UsageObject::Other),
+            Role::ChoiceUsage(Field::Usage) => {
+                event.choice.states_usage = self.of_choices.end();
+                event.note_usage(event.choice.states_usage, UsageObject::Other);
             }
             Role::ToolCall => event.choice.call += 1,
-            Role::Choice if event.choice.index.is_none() => self.found_index(self.record.event.choice.place),
+            Role::Choice => self.end_choice(),
             Role::Root => self.end_event(),
             _ => {}
         }

@@ -86,11 +86,15 @@ impl Visitor for Reader {
             (Role::Root, b"meta") => Role::Meta,
             (Role::Meta, b"tokens") => Role::Tokens(Field::Usage),
             (Role::Meta, b"billed_units") => Role::Billed(Field::Usage),
-            (Role::Usage(field), key) => field.of_chat(key).map_or(Role::Nothing, Role::Usage),
-            (Role::Tokens(field), key) => field.of_responses(key).map_or(Role::Nothing, Role::Tokens),
-            (Role::Billed(field), key) => field.of_responses(key).map_or(Role::Nothing, Role::Billed),
+            (Role::Usage(field), key) => field.member(key).map_or(Role::Nothing, Role::Usage),
+            (Role::Tokens(field), key) => field.member(key).map_or(Role::Nothing, Role::Tokens),
+            (Role::Billed(field), key) => field.member(key).map_or(Role::Nothing, Role::Billed),
             _ => Role::Nothing,
         }
+    }
+
+    fn is_number(&self, role: Role) -> bool {
+        matches!(role, Role::Usage(field) | Role::Tokens(field) | Role::Billed(field) if field.is_number())
     }
 
     fn begin(&mut self, role: Role, first: u8, _: usize) {

@@ -23,6 +23,8 @@ pub(super) trait Response: Send + Sync {
     fn ended(&self) -> bool;
     /// Whether it came to its end.
     fn is_whole(&self, ending: Ending) -> bool;
+    /// Whether what was stated is the usage of all of it, though its end may be missing.
+    fn has_final_usage(&self) -> bool;
     /// Whether it is a stream of events.
     fn is_stream(&self) -> bool;
     /// Whether any byte of it came.
@@ -52,6 +54,7 @@ impl Response for Broken {
     fn flush(&mut self) -> Option<Bytes> { panic!("broken") }
     fn ended(&self) -> bool { panic!("broken") }
     fn is_whole(&self, _: Ending) -> bool { panic!("broken") }
+    fn has_final_usage(&self) -> bool { panic!("broken") }
     fn is_stream(&self) -> bool { panic!("broken") }
     fn has_begun(&self) -> bool { panic!("broken") }
     fn is_free(&self) -> bool { panic!("broken") }
@@ -216,6 +219,11 @@ impl<D: Dialect> Response for Read<D> {
     fn is_whole(&self, ending: Ending) -> bool {
         let may_end_anywhere = !matches!(self.framing, Framing::Json(_));
         self.ended() || may_end_anywhere && ending == Ending::Complete
+    }
+
+    fn has_final_usage(&self) -> bool {
+        let is_one_document = matches!(self.framing, Framing::Json(_)) && self.reader.states_once();
+        is_one_document || self.reader.record().has_final_usage()
     }
 
     fn is_stream(&self) -> bool {

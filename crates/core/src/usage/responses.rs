@@ -1,31 +1,38 @@
 //! How `OpenAI`'s responses state usage: in the response, or in the one that the stream's last event carries.
 //!
 //! Source: the API reference (`Response.usage`, the streaming events). Events are told apart by their `type`, which is
-//! in each; an `event:` line may be missing. A response that failed states nothing.
+//! in each; an `event:` line may be missing. A response that failed states nothing. Of an item's text most comes piece by
+//! piece, and is repeated when the item is complete; some (a shell's command, a search for tools) comes only then.
+
+mod items;
 
 use super::delivered::Kind;
 use super::dialect::{Dialect, Record};
 use super::json::Visitor;
 use super::stated::{Field, Stated, Statement};
 use super::word::Word;
+use items::{Member, Repeated};
 
 /// What was read of a response.
 #[derive(Default)]
 pub(super) struct Reader {
     record: Record<Event>,
     stated: Stated,
+    repeated: Repeated,
 }
 
 /// What is known of one event, or of the item of an answer that is being read.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Event {
-    kind: Word<48>,
+    kind: Word<64>,
     item: Word<32>,
-    /// The item that it is about has a name: a tool's.
+    /// The event is about one item, which has a name: a tool's.
+    is_of_item: bool,
     has_name: bool,
 }
 
 const ITEM_ADDED: &[u8] = b"response.output_item.added";
+const ITEM_DONE: &[u8] = b"response.output_item.done";
 
 impl Event {
     /// Whether a tool is called.
@@ -38,7 +45,8 @@ impl Event {
         let kind = self.kind.bytes();
         let is_reasoning = kind.starts_with(b"response.reasoning");
         let is_new = kind == ITEM_ADDED || kind.ends_with(b".delta");
-        (is_new && kind != b"response.audio.delta").then_some(if is_reasoning { Kind::Reasoning } else { Kind::Answer })
+        let is_sound = kind == b"response.audio.delta" || kind == b"response.output_audio.delta";
+        (is_new && !is_sound).then_some(if is_reasoning { Kind::Reasoning } else { Kind::Answer })
     }
 
     fn item_content(&self) -> Kind {
@@ -57,6 +65,42 @@ impl Reader {
         } else if !delivered.wait(Kind::Answer, piece) {
             delivered.settle_as(Some(Kind::Answer));
             self.record.deliver(0, Kind::Answer, piece);
+        }
+    }
+
+    /// The text of an item. What was delivered of it before is not counted again.
+    fn item_text(&mut self, kind: Kind, piece: &[u8]) {
+        if self.record.event.kind.bytes() == ITEM_ADDED {
+            return;
+        }
+        if let Some(new) = self.repeated.rest(piece) {
+            self.record.deliver(0, kind, new);
+        }
+    }
+
+    fn item_name(&mut self, piece: &[u8]) {
+        let Event { kind, is_of_item, .. } = &mut self.record.event;
+        if *is_of_item && kind.bytes() != ITEM_DONE {
+            self.record.event.has_name = true;
+            self.repeated.rest(piece);
+            self.deliver(piece);
+        } else if let Some(new) = self.repeated.rest(piece) {
+            self.record.note_call();
+            self.record.deliver(0, Kind::Answer, new);
+        }
+    }
+
+    fn end_event(&mut self) {
+        let Record { event, delivered, failed, .. } = &mut self.record;
+        delivered.settle_as(event.text());
+        if event.is_call() {
+            delivered.add_call();
+        }
+        match event.kind.bytes() {
+            ITEM_ADDED => self.repeated.begin_item(),
+            ITEM_DONE => self.repeated.end_item(delivered.bytes()),
+            b"error" | b"response.failed" => *failed = true,
+            _ => {}
         }
     }
 }
@@ -94,19 +138,20 @@ pub(super) enum Role {
     Usage(Field),
     /// What an event adds.
     Added,
-    AddedItem,
-    AddedName,
     Response,
     Output,
+    /// An item of an event's own, and one of a response.
+    AddedItem,
     Item,
     ItemType,
     ItemName,
+    ItemText,
+    /// What was searched for: what was found is in it too.
+    Search,
     Content,
     Part,
     Summary,
     SummaryPart,
-    Text,
-    ContentText,
     SummaryText,
 }
 
@@ -119,19 +164,23 @@ impl Visitor for Reader {
         match (object, key) {
             (Role::Root, b"type") => Role::Type,
             (Role::Root, b"delta") => Role::Added,
-            (Role::AddedItem, b"name") => Role::AddedName,
             (Role::Root, b"item") => Role::AddedItem,
             (Role::Root, b"response") => Role::Response,
             (Role::Root | Role::Response, b"usage") => Role::Usage(Field::Usage),
             (Role::Root | Role::Response, b"error") => Role::Error,
-            (Role::Usage(field), key) => field.of_responses(key).map_or(Role::Nothing, Role::Usage),
-            (Role::Root, b"output") => Role::Output,
-            (Role::Item, b"type") => Role::ItemType,
-            (Role::Item, b"content") => Role::Content,
-            (Role::Item, b"summary") => Role::Summary,
-            (Role::Item, b"name") => Role::ItemName,
-            (Role::Item, b"arguments" | b"input" | b"code") => Role::Text,
-            (Role::Part, b"text" | b"refusal") => Role::ContentText,
+            (Role::Root | Role::Response, b"output") => Role::Output,
+            (Role::Usage(field), key) => field.member(key).map_or(Role::Nothing, Role::Usage),
+            (Role::Item | Role::AddedItem, key) => match Member::new(self.record.event.item.bytes(), key) {
+                Member::Type => Role::ItemType,
+                Member::Name => Role::ItemName,
+                Member::Content => Role::Content,
+                Member::Summary => Role::Summary,
+                Member::Search => Role::Search,
+                Member::Text => Role::ItemText,
+                Member::Nothing => Role::Nothing,
+            },
+            (Role::Search, b"query" | b"queries" | b"url" | b"pattern") => Role::ItemText,
+            (Role::Part, b"text" | b"refusal" | b"transcript") => Role::Content,
             (Role::SummaryPart, b"text") => Role::SummaryText,
             _ => Role::Nothing,
         }
@@ -146,12 +195,26 @@ impl Visitor for Reader {
         }
     }
 
+    fn is_written(&self, role: Role) -> bool {
+        role == Role::ItemText
+    }
+
+    fn is_number(&self, role: Role) -> bool {
+        matches!(role, Role::Usage(field) if field.is_number())
+    }
+
     fn begin(&mut self, role: Role, first: u8, at: usize) {
         match role {
             Role::Usage(Field::Usage) => self.stated.begin(),
             Role::Error => self.record.note_error(first),
+            Role::Output => self.repeated.begin_all(self.record.delivered.bytes()),
             Role::Item => self.record.event.item.clear(),
+            Role::AddedItem => {
+                self.record.event.is_of_item = true;
+                self.repeated.begin_one(self.record.delivered.bytes());
+            }
             _ if first == b'"' => self.record.begin_text(at),
+            Role::ItemText if matches!(first, b'{' | b'[') => self.record.begin_written(),
             _ => {}
         }
     }
@@ -161,17 +224,10 @@ impl Visitor for Reader {
             Role::Type => self.record.event.kind.push(piece),
             Role::ItemType => self.record.event.item.push(piece),
             Role::Added => self.deliver(piece),
-            Role::AddedName => {
-                self.record.event.has_name = true;
-                self.deliver(piece);
-            }
-            Role::ItemName => {
-                self.record.note_call();
-                self.record.deliver(0, Kind::Answer, piece);
-            }
-            Role::Text => self.record.deliver(0, Kind::Answer, piece),
-            Role::ContentText => self.record.deliver(0, self.record.event.item_content(), piece),
-            Role::SummaryText => self.record.deliver(0, Kind::Reasoning, piece),
+            Role::ItemName => self.item_name(piece),
+            Role::ItemText => self.item_text(Kind::Answer, piece),
+            Role::Content => self.item_text(self.record.event.item_content(), piece),
+            Role::SummaryText => self.item_text(Kind::Reasoning, piece),
             _ => {}
         }
     }
@@ -186,15 +242,9 @@ impl Visitor for Reader {
         match role {
             Role::Usage(Field::Usage) => {
                 self.stated.end();
+                self.record.note_usage(self.is_last());
             }
-            Role::Root => {
-                let Record { event, delivered, failed, .. } = &mut self.record;
-                delivered.settle_as(event.text());
-                if event.is_call() {
-                    delivered.add_call();
-                }
-                *failed |= matches!(event.kind.bytes(), b"error" | b"response.failed");
-            }
+            Role::Root => self.end_event(),
             _ => {}
         }
     }

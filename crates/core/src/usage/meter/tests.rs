@@ -7,9 +7,12 @@ use proptest::prelude::*;
 mod apis;
 mod every_api;
 mod failures;
+mod final_usage;
+mod items;
 mod labels;
 mod properties;
 mod servers;
+mod stated;
 
 /// What a client would have to ask for to get it all: nothing is taken out.
 const OPENAI: &str = r#"data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"gpt-4o","system_fingerprint":"fp","choices":[{"index":0,"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null}],"usage":null}
@@ -28,7 +31,8 @@ data: [DONE]
 
 "#;
 const OPENAI_TEXT: &str = "Hello \"wörld\" 😀 \"usage\":{\"prompt_tokens\":999}}\n\n";
-const OPENAI_USAGE: Usage = Usage { input: 20, cached_input: 11, cache_write: 0, output: 22, reasoning: 4 };
+const OPENAI_USAGE: Usage =
+    Usage { input: 20, cached_input: 11, cache_write: 0, cache_write_1h: 0, output: 22, reasoning: 4 };
 
 /// Cumulative usage on every chunk, comments, reasoning, and a last event with no choices.
 const VLLM: &str = r#": ping
@@ -252,8 +256,13 @@ fn events_that_only_resemble_it_pass() {
         chunk(&says("a"), usage),
         chunk("{}", usage),
         chunk("null", usage),
-        format!("data: {{\"usage\":{usage}}}\n\n"),
-        format!("data: {{\"choices\":null,\"usage\":{usage}}}\n\n"),
+        format!("data: {{\"choices\":{{}},\"usage\":{usage}}}\n\n"),
+        "data: {\"choices\":null,\"usage\":{}}\n\n".to_string(),
+        format!("data: {{\"error\":{{\"message\":\"no\"}},\"usage\":{usage}}}\n\n"),
+        format!("data: {{\"type\":\"message_delta\",\"usage\":{usage}}}\n\n"),
+        format!("data: {{\"response\":\"\",\"usage\":{usage}}}\n\n"),
+        format!("data: {{\"usage\":{usage},\"delta\":{{\"content\":\"a\"}}}}\n\n"),
+        format!("data: {{\"x_groq\":{{\"usage\":{usage}}}}}\n\n"),
         format!("data: {{\"x\":{{\"choices\":[],\"usage\":{usage}}}}}\n\n"),
         format!("data: [{{\"choices\":[],\"usage\":{usage}}}]\n\n"),
         format!("data: {{\"choices\":[],\"usage\":{usage}\n\n"),
@@ -267,6 +276,30 @@ fn events_that_only_resemble_it_pass() {
         let stream = format!("{}{event}", chunk(&says("a"), "null"));
         REMOVING.usage_unchanged(&stream);
         REMOVING.usage_unchanged(&format!("{event}data: [DONE]\n\n"));
+    }
+}
+
+#[test]
+fn a_usage_event_may_have_null_or_nothing_for_choices() {
+    let usage = "{\"prompt_tokens\":5,\"completion_tokens\":3}";
+    let (before, after) = (chunk(&says("a"), "null"), "data: [DONE]\n\n");
+    for extra in [
+        format!("{{\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"choices\":null,\"usage\":{usage}}}"),
+        format!("{{\"id\":\"c\",\"created\":1,\"model\":\"m\",\"usage\":{usage}}}"),
+        format!("{{\"usage\":{usage},\"choices\":null}}"),
+        format!("{{\"usage\":{usage}}}"),
+        format!("{{\"usage\":{usage},\"type\":null,\"error\":null,\"time_info\":{{\"total_time\":0.5}}}}"),
+        format!("{{\"choices\":[],\"usage\":{}}}", usage.replace(":5", ":\"5\"")),
+    ] {
+        for end in ["\n", "\r\n", "\r"] {
+            let stream = format!("{before}data: {extra}\n\n{after}").replace('\n', end);
+            let outcome = REMOVING.in_every_cut(&stream);
+            assert_eq!(String::from_utf8_lossy(&outcome.forwarded), format!("{before}{after}").replace('\n', end));
+            assert_eq!(outcome.metered, upstream(5, 3), "{extra}");
+            STREAM.usage_unchanged(&stream);
+        }
+        let completions = Case { endpoint: Endpoint::Completions, ..REMOVING };
+        assert_eq!(completions.in_every_cut(&format!("data: {extra}\n\n")).forwarded, b"");
     }
 }
 
@@ -422,12 +455,15 @@ fn an_event_seen_before_states_its_usage_again() {
 
 #[test]
 fn counts_that_cannot_be_are_ignored() {
-    for count in ["-5", "1.5", "1e3", "99999999999999999999", "1000000000001", "\"7\"", "[7]", "{\"a\":7}", "true"] {
+    let strings = ["\"\"", "\"-5\"", "\"1e3\"", "\"7 \"", "\"x7\"", "\"7.0.0\"", "\"1000000000001\""];
+    let others = ["-5", "-1.5", "1e3", "1.5e3", "99999999999999999999", "1000000000001", "[7]", "{\"a\":7}", "true"];
+    for count in others.iter().chain(&strings) {
         let usage = format!("{{\"prompt_tokens\":6,\"completion_tokens\":{count}}}");
         assert_eq!(STREAM.usage_unchanged(&chunk(&says("hello world"), &usage)), estimated(6, 2), "{count}");
     }
-    let usage = "{\"prompt_tokens\":6,\"completion_tokens\":2,\"prompt_tokens_details\":{\"cached_tokens\":8}}";
-    assert_eq!(STREAM.usage_unchanged(&chunk("", usage)).usage.input, 0);
+    let usage =
+        "{\"prompt_tokens\":6,\"completion_tokens\":2,\"prompt_tokens_details\":{\"cached_tokens\":1000000000001}}";
+    assert_eq!(STREAM.usage_unchanged(&chunk("", usage)), upstream(6, 2));
 }
 
 #[test]
@@ -556,7 +592,7 @@ fn text_is_tokenized_at_the_end_and_only_where_usage_is_missing() {
     let (stated, partly) = (text.clone() + &usage, chunk("", "{\"prompt_tokens\":3}") + &text);
     for (stream, ending, is_needed) in [
         (&stated, Ending::Complete, false),
-        (&stated, Ending::Early, true),
+        (&stated, Ending::Early, false),
         (&text, Ending::Complete, true),
         (&partly, Ending::Complete, true),
     ] {

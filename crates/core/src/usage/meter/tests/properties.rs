@@ -17,13 +17,16 @@ fn any_event() -> impl Strategy<Value = (String, bool)> {
         "data: [DONE]\n\n",
         "event: x\ndata:\n\n",
         "data: {\"choices\":[]\n\n",
-        "data: {\"usage\":{\"total_tokens\":9}}\n\n",
+        "data: {\"response\":\"\",\"usage\":{\"total_tokens\":9}}\n\n",
     ];
+    let without_choices =
+        ["data: {\"usage\":{\"total_tokens\":9}}\n\n", "data: {\"choices\":null,\"usage\":{\"total_tokens\":9}}\n\n"];
     prop_oneof![
         6 => (choices, prop::sample::select(&USAGES[..])).prop_map(|(choices, (usage, counts))| {
             (chunk(&choices, usage), counts && choices.is_empty())
         }),
         1 => prop::sample::select(others.to_vec()).prop_map(|event| (event.to_owned(), false)),
+        1 => prop::sample::select(without_choices.to_vec()).prop_map(|event| (event.to_owned(), true)),
         1 => Just((": comment\n\n".to_owned(), false)),
     ]
 }

@@ -71,7 +71,7 @@ fn azure_begins_with_a_chunk_without_choices() {
 #[test]
 fn usage_on_a_chunk_with_choices_is_never_taken_out() {
     let deepseek = Usage { input: 4, cached_input: 16, output: 12, reasoning: 7, ..Usage::default() };
-    let openrouter = Usage { input: 15, cached_input: 10, cache_write: 5, output: 8, reasoning: 2 };
+    let openrouter = Usage { input: 15, cached_input: 10, cache_write: 5, cache_write_1h: 0, output: 8, reasoning: 2 };
     all_hold([
         row(fixture!("servers/tgi.sse"), upstream(12, 4), 0),
         row(fixture!("servers/deepseek.sse"), stated(deepseek), 0),
