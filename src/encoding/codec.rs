@@ -88,6 +88,8 @@ pub(super) struct Inflate {
     wrapping: Wrapping,
     state: Decompress,
     is_whole: bool,
+    /// Whether something followed the end that is no member: then none comes any more.
+    is_over: bool,
 }
 
 /// The first byte of a member of gzip.
@@ -102,14 +104,15 @@ impl Inflate {
             Wrapping::Zlib => Decompress::new(true),
             Wrapping::None => Decompress::new(false),
         };
-        Self { wrapping, state, is_whole: false }
+        Self { wrapping, state, is_whole: false, is_over: false }
     }
 
     /// What follows the end is another member, or nothing that counts.
     fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, DecodeError> {
         if self.is_whole {
             let is_member = self.wrapping == Wrapping::Gzip && input.first() == Some(&MEMBER);
-            if !is_member {
+            self.is_over |= !is_member && !input.is_empty();
+            if self.is_over || !is_member {
                 return Ok(Step { read: input.len(), written: 0, has_more: false });
             }
             *self = Self::new(self.wrapping);
@@ -181,6 +184,8 @@ pub(super) struct Zstd {
     state: ZstdDecoder<'static>,
     has_begun: bool,
     is_between_frames: bool,
+    /// Whether something followed a frame that is none: then none comes any more.
+    is_over: bool,
 }
 
 /// As far as zstd may look back on the web: 2²³ bytes (RFC 9659).
@@ -191,16 +196,19 @@ impl Zstd {
     fn new() -> Option<Self> {
         let mut state = ZstdDecoder::new().ok()?;
         state.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_BITS)).ok()?;
-        Some(Self { state, has_begun: false, is_between_frames: true })
+        Some(Self { state, has_begun: false, is_between_frames: true, is_over: false })
     }
 
     /// What follows a frame is another one, or nothing that counts.
     fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, DecodeError> {
         if self.is_between_frames {
             match input.first() {
-                Some(first) if begins_frame(*first) => self.has_begun = true,
+                Some(first) if begins_frame(*first) && !self.is_over => self.has_begun = true,
                 Some(_) if !self.has_begun => return Err(DecodeError::Broken),
-                _ => return Ok(Step { read: input.len(), written: 0, has_more: false }),
+                first => {
+                    self.is_over |= first.is_some();
+                    return Ok(Step { read: input.len(), written: 0, has_more: false });
+                }
             }
         }
         let status = self.state.run_on_buffers(input, output).map_err(|_| DecodeError::Broken)?;

@@ -215,3 +215,16 @@ proptest! {
         prop_assert!(read.is_err() || (given, is_whole) == (whole.0, whole.1));
     }
 }
+
+#[test]
+fn what_follows_the_end_is_passed_over_however_it_is_cut() {
+    for (way, coding) in WAYS {
+        // The beginnings of a member and of frames stand behind something that is neither.
+        let bytes = [encoded(way, TEXT.as_bytes()), vec![0; 9], vec![0x1f, 0x8b, 8, 0x28, 0x50, 0x5f]].concat();
+        let whole = decoded(coding, [bytes.as_slice()]);
+        for size in 1..bytes.len() {
+            let (given, is_whole, read) = decoded(coding, bytes.chunks(size));
+            assert_eq!((given, is_whole, read.is_ok()), (whole.0.clone(), whole.1, whole.2.is_ok()), "{way}, {size}");
+        }
+    }
+}
