@@ -25,6 +25,7 @@ pub mod keys;
 pub mod limits;
 #[doc(hidden)]
 pub mod observe;
+mod patience;
 #[doc(hidden)]
 pub mod proxy;
 #[doc(hidden)]

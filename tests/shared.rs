@@ -1,5 +1,6 @@
 //! Several gateways, one limit: over a real Redis server, in good days and bad.
 
+mod busy;
 mod faults;
 mod limits;
 mod processes;

@@ -65,7 +65,7 @@ impl Gate {
         read_body: impl AsyncFnOnce(BodyRoom) -> Result<Result<Scanned, BodyError>, Rejection>,
         clock: &impl Fn() -> Now,
     ) -> Result<(Place<Holder>, Box<Scanned>), Rejection> {
-        let mut place = self.take_place(request, clock())?;
+        let mut place = self.take_place(request)?;
         let room = self.in_flight.body_room(request.key.account.clone(), request.context.settings.max_buffered_bodies);
         // It is handed on from step to step, and is large: so are the plan and the active request.
         let scanned = read_body(room).await?.map(Box::new);
@@ -73,17 +73,17 @@ impl Gate {
         self.confirm(request, now).await?;
         if !Arc::ptr_eq(&place.owner().0, &request.key.account) {
             // The secret has become another key's.
-            place = self.take_place(request, now)?;
+            place = self.take_place(request)?;
         }
         Ok((place, scanned.map_err(Rejection::InvalidBody)?))
     }
 
     /// A key's unfinished bodies are at most as many as it may run. Where limits are shared this is the place here, which
     /// costs no question: the others count it with the admission.
-    fn take_place(&self, request: &Identified, now: Now) -> Result<Place<Holder>, Rejection> {
+    fn take_place(&self, request: &Identified) -> Result<Place<Holder>, Rejection> {
         let (account, record) = (&request.key.account, request.record());
         let limits = request.context.settings.limits_of(record);
-        let here = self.sharing(&limits).map_or(limits, |shared| shared.local_limits(&limits, now.moment));
+        let here = self.sharing(&limits).map_or(limits, |shared| shared.local_limits(&limits));
         Place::take(Holder(account.clone()), here.concurrent_requests).map_err(|refusal| {
             account.metrics.held_to(&here);
             Rejection::OverLimit { key: record.id.clone(), refusal }
@@ -152,9 +152,8 @@ impl Gate {
     async fn reserve(&self, mut planned: Box<Planned>, clock: &impl Fn() -> Now) -> Result<Reserved, Box<Rejected>> {
         let (start, mut policy) = (clock(), StalePolicy::WhileItLasts);
         loop {
-            let now = clock();
-            let limits = match planned.reserve_limits(self, now).await {
-                Ok(limits) => limits,
+            let (limits, now) = match planned.reserve_limits(self, clock).await {
+                Ok(reserved) => reserved,
                 Err(rejection) => return Err(planned.rejected(rejection)),
             };
             let shortage = match planned.reserve_money(policy, now) {

@@ -59,11 +59,15 @@ impl Planned {
         Ok(())
     }
 
-    /// Reserves what was planned of the key's limits.
-    pub async fn reserve_limits(&mut self, gate: &Gate, now: Now) -> Result<LimitReservations, Rejection> {
+    /// Reserves what was planned of the key's limits, and says when that was.
+    pub async fn reserve_limits(
+        &mut self,
+        gate: &Gate,
+        clock: &impl Fn() -> Now,
+    ) -> Result<(LimitReservations, Now), Rejection> {
         match gate.sharing(&self.admitted.limits).cloned() {
-            Some(shared) => self.reserve_shared(&shared, now).await,
-            None => self.reserve_here(now),
+            Some(shared) => self.reserve_shared(&shared, clock).await,
+            None => self.reserve_here(clock()),
         }
     }
 
@@ -89,25 +93,31 @@ impl Planned {
     }
 
     /// Reserves what this gateway counts by itself.
-    fn reserve_here(&mut self, now: Now) -> Result<LimitReservations, Rejection> {
+    fn reserve_here(&mut self, now: Now) -> Result<(LimitReservations, Now), Rejection> {
         let limits = self.admitted.limits;
-        self.reserve(&limits, now).map(LimitReservations::here)
+        Ok((LimitReservations::here(self.reserve(&limits, now)?), now))
     }
 
     /// Reserves it where all gateways do; or a share of it here, while that is not to be had.
-    async fn reserve_shared(&mut self, shared: &Arc<SharedLimits>, now: Now) -> Result<LimitReservations, Rejection> {
+    async fn reserve_shared(
+        &mut self,
+        shared: &Arc<SharedLimits>,
+        clock: &impl Fn() -> Now,
+    ) -> Result<(LimitReservations, Now), Rejection> {
         let (key, limits) = (self.admitted.key.record.id.clone(), self.admitted.limits);
-        let mut asked = shared.reserve(&key, &limits, self.plan.tokens, now.moment).await;
+        let mut asked = shared.reserve(&key, &limits, self.plan.tokens, clock().moment).await;
         if let Err(Declined::Refused(refusal)) = &asked
             && self.fits_into(refusal)
         {
-            asked = shared.reserve(&key, &limits, self.plan.tokens, now.moment).await;
+            asked = shared.reserve(&key, &limits, self.plan.tokens, clock().moment).await;
         }
+        // Waiting took time, and what is counted here counts from now.
+        let now = clock();
         match asked {
             Ok(ticket) => {
                 // It is counted here, too: should the others be out of reach, this is what is known.
                 let here = self.reserve(&Limits::UNLIMITED, now)?;
-                Ok(LimitReservations::with(here, ticket))
+                Ok((LimitReservations::with(here, ticket), now))
             }
             Err(Declined::Refused(refusal)) => Err(self.over(refusal)),
             Err(Declined::Unreachable(Some(share))) => {
@@ -115,7 +125,7 @@ impl Planned {
                 self.admitted.limits = share;
                 self.plan_for(share.tokens_per_minute);
                 let here = self.reserve(&share, now)?;
-                Ok(LimitReservations::with(here, shared.admit_locally(&key, &limits)))
+                Ok((LimitReservations::with(here, shared.admit_locally(&key, &limits)), now))
             }
             Err(Declined::Unreachable(None)) => Err(Rejection::LimitsUnavailable),
         }

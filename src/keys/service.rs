@@ -14,6 +14,8 @@ use keymeter_core::key::Secret;
 use reqwest::{Client, ClientBuilder, RequestBuilder, Response, redirect};
 use thiserror::Error;
 
+use crate::patience::{self, Patience};
+
 /// A client of one key service. Clones share its connections.
 #[derive(Clone)]
 pub struct ServiceClient {
@@ -37,7 +39,8 @@ impl ServiceClient {
     pub fn new(service: &Http) -> Result<Self, ClientError> {
         let builder = builder(service.ca.as_deref())
             .map_err(|why| ClientError { path: service.ca.clone().unwrap_or_default(), why })?
-            .connect_timeout(service.timeout)
+            // `within` ends the waiting, which tells the service's silence from our own lateness.
+            .connect_timeout(patience::longest(service.timeout))
             .tcp_nodelay(true)
             .tcp_keepalive(KEEP_ALIVE)
             .tcp_keepalive_interval(KEEP_ALIVE_INTERVAL)
@@ -99,13 +102,13 @@ pub(crate) async fn read_body(mut response: Response) -> Result<Vec<u8>, Service
     Ok(body)
 }
 
-/// Waits for `answer`, and for `limit` at most.
+/// Waits for `answer` until the service has been silent for `limit`.
 pub(crate) async fn within<T, E: From<ServiceError>>(
     limit: Duration,
     answer: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
     let late = || ServiceError::Unavailable(format!("no answer within {} s", limit.as_secs_f64()));
-    tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| Err(late().into()))
+    Patience::new(limit).wait_for(answer).await.unwrap_or_else(|| Err(late().into()))
 }
 
 /// Why a call to the service failed.

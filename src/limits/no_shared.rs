@@ -59,7 +59,7 @@ impl SharedLimits {
 
     /// See `shared`.
     #[must_use]
-    pub fn local_limits(&self, _: &Limits, _: MonotonicTime) -> Limits {
+    pub fn local_limits(&self, _: &Limits) -> Limits {
         match self.0 {}
     }
 

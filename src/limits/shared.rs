@@ -39,7 +39,10 @@ use self::{
     settlements::{Ending, Settlement, Settlements},
     snapshots::{Counted, Snapshots},
 };
-use crate::observe::metrics::{SharedAnswer, SharedSeries};
+use crate::{
+    observe::metrics::{SharedAnswer, SharedSeries},
+    patience::Patience,
+};
 
 /// The limits that this gateway shares with others.
 pub struct SharedLimits {
@@ -53,8 +56,6 @@ pub struct SharedLimits {
     permits: Permits,
     settlements: Settlements,
     snapshots: Snapshots,
-    /// When the running requests were last renewed on the server, in nanoseconds.
-    renewed_at: AtomicU64,
     series: SharedSeries,
 }
 
@@ -71,9 +72,6 @@ pub enum Declined {
     /// The server is unavailable: these limits apply meanwhile. `None`: no request is admitted.
     Unreachable(Option<Limits>),
 }
-
-/// How long permits are trusted without renewal. The server frees them after 10 s.
-const TRUSTED_FOR: Duration = Duration::from_secs(8);
 
 impl SharedLimits {
     /// Limits that are shared as `terms` say. The server is not used until [`SharedLimits::run`] runs.
@@ -95,13 +93,12 @@ impl SharedLimits {
             permits: Permits::default(),
             settlements: Settlements::default(),
             snapshots: Snapshots::default(),
-            renewed_at: AtomicU64::new(0),
             series,
         })
     }
 
-    /// Admits a request that takes `tokens` tokens, cut to the limit, or refuses it and takes nothing. It waits no
-    /// longer than `limits.shared.timeout`.
+    /// Admits a request that takes `tokens` tokens, cut to the limit, or refuses it and takes nothing. It waits until the
+    /// server has been silent for `limits.shared.timeout`.
     ///
     /// # Errors
     /// When a limit would be exceeded, or the server is unavailable.
@@ -113,15 +110,11 @@ impl SharedLimits {
         mut now: MonotonicTime,
     ) -> Result<Ticket, Declined> {
         let tokens = limits.tokens_per_minute.cut(tokens.min(MOST_TOKENS));
-        let mut patience = self.terms.timeout;
-        if !self.health.is_known() {
-            // The process has just started. Only the first requests wait for the server.
-            let start = MonotonicTime::now();
-            let _ = tokio::time::timeout(patience, self.health.wait_until_known()).await;
-            now = now.max(MonotonicTime::now());
-            patience = patience.saturating_sub(now.saturating_since(start));
+        let mut patience = self.link.patience(self.terms.timeout);
+        if !self.health.decides(now) {
+            now = now.max(self.wait_until_decided(&mut patience).await);
         }
-        if !self.check_trust(now) {
+        if !self.health.decides(now) {
             self.series.answer(SharedAnswer::Skipped);
             return Err(self.unreachable(limits));
         }
@@ -130,7 +123,7 @@ impl SharedLimits {
             return Ok(self.ticket(key, limits, part.name, part.slot, tokens));
         }
         let start = MonotonicTime::now();
-        let answer = self.ask(key, limits, tokens, patience, now).await;
+        let answer = self.ask(key, limits, tokens, &mut patience, now).await;
         self.series.took(MonotonicTime::now().saturating_since(start));
         self.series.answer(match &answer {
             Ok(_) => SharedAnswer::Admitted,
@@ -140,11 +133,11 @@ impl SharedLimits {
         answer
     }
 
-    /// The limits that this gateway applies by itself at `now`: all of `limits` while the server decides, since the server
-    /// counts more than what runs here, and its share otherwise.
+    /// The limits that this gateway applies by itself: all of `limits` while the server is asked, since the server counts
+    /// more than what runs here, and its share otherwise.
     #[must_use]
-    pub fn local_limits(&self, limits: &Limits, now: MonotonicTime) -> Limits {
-        let is_asked = !self.health.is_known() || self.check_trust(now);
+    pub fn local_limits(&self, limits: &Limits) -> Limits {
+        let is_asked = !self.health.is_known() || self.health.is_reachable();
         match self.terms.when_unreachable {
             WhenUnreachable::LocalShare if !is_asked => limits.share(self.health.gateways()),
             WhenUnreachable::LocalShare | WhenUnreachable::Refuse => *limits,
@@ -170,21 +163,21 @@ impl SharedLimits {
         let known = self.status(key, limits, now)?;
         let Some(mut connection) = self.link.current() else { return Some(known) };
         let asked = self.scripts.status.on(&keys_of(key)).run::<Vec<u64>>(&mut connection);
-        let said = match tokio::time::timeout(self.terms.timeout, asked).await {
-            Ok(Ok(said)) => Counted::read(&said),
-            Ok(Err(_)) | Err(_) => None,
-        };
+        let answer = self.link.wait_for(self.terms.timeout, asked).await;
+        let said = answer.ok().and_then(|said| Counted::read(&said));
         Some(said.map_or(known, |counted| counted.status(limits, Duration::ZERO)))
     }
 
-    /// Returns whether the server decides. If permits were not renewed in time, it no longer does.
-    fn check_trust(&self, now: MonotonicTime) -> bool {
-        let heard = MonotonicTime::from_nanos(self.renewed_at.load(Ordering::Relaxed));
-        let is_fresh = now.saturating_since(heard) < TRUSTED_FOR;
-        if self.health.is_reachable() && !is_fresh {
-            self.mark_unavailable(&"the running requests were not renewed in time");
+    /// Waits until it is known whether the server decides, and returns when that was: after a start for the first contact,
+    /// and after this process stood still until it has said anew what it runs.
+    async fn wait_until_decided(&self, patience: &mut Patience<'_>) -> MonotonicTime {
+        if !self.health.is_known() {
+            let _ = patience.wait_for(self.health.wait_until_known()).await;
         }
-        self.health.is_reachable() && is_fresh
+        if self.health.is_reachable() {
+            let _ = patience.wait_for(self.health.wait_until_renewed(MonotonicTime::now)).await;
+        }
+        MonotonicTime::now()
     }
 
     /// Stops asking the server until it is available again.

@@ -334,7 +334,7 @@ pub(super) struct Shared {
     pub(super) sentinel_password: Option<Scalar<Secret>>,
     /// Certificates in PEM form that are trusted in place of the system's.
     pub(super) ca: Option<Scalar<Arc<str>>>,
-    /// How long an answer may take before it counts as away.
+    /// How long its silence is waited for before it counts as away.
     #[schemars(extend("default" = "50ms"))]
     pub(super) timeout: Option<Scalar<Timeout>>,
     /// Without it: each gateway allows its share, or refuses.

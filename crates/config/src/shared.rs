@@ -29,7 +29,7 @@ pub struct Shared {
     pub sentinel_password: Option<Credential>,
     /// Certificates in PEM form that are trusted instead of the system's.
     pub ca: Option<PathBuf>,
-    /// The longest that a request waits for it; not zero.
+    /// How long a request waits while it is silent; not zero.
     pub timeout: Duration,
     /// What holds while it does not answer.
     pub when_unreachable: WhenUnreachable,

@@ -7,6 +7,7 @@ use keymeter_core::{
     key::KeyId,
     limit::{CONCURRENCY_WAIT, Limit, LimitKind, Limits, Refusal},
 };
+use tokio::time::Instant;
 
 use super::{
     Declined, SharedLimits, Ticket, keys_of,
@@ -15,6 +16,7 @@ use super::{
     settlements::{Ending, Settlement, SettlementBatch},
     snapshots::Counted,
 };
+use crate::patience::Patience;
 
 /// The most settlements that an admission takes along: more would make it slow.
 const TAKEN_ALONG: usize = 64;
@@ -26,7 +28,7 @@ impl SharedLimits {
         key: &KeyId,
         limits: &Limits,
         tokens: u64,
-        patience: Duration,
+        patience: &mut Patience<'_>,
         now: MonotonicTime,
     ) -> Result<Ticket, Declined> {
         let generation = self.link.generation();
@@ -42,26 +44,36 @@ impl SharedLimits {
         let along = self.settlements.for_key(key, TAKEN_ALONG, self.link.keeps_order());
         let mut attempt = Attempt { shared: self, key, name: self.new_name(), tokens, lease, along, is_open: true };
         let asked = attempt.run(limits, &mut connection);
-        match tokio::time::timeout(patience, asked).await {
-            Ok(Ok(answer)) => {
-                self.health.record_answer();
+        match patience.wait_for(asked).await {
+            Some(Ok(answer)) => {
+                self.record_answer(patience);
                 self.snapshots.record(key, answer.counted, now);
                 attempt.answered();
                 answer.decide(&attempt, limits, now)
             }
-            Ok(Err(fault)) => {
+            Some(Err(fault)) => {
                 // The error of an old connection says nothing about its successor.
                 if self.link.generation() == generation {
                     self.mark_unavailable(&fault);
                 }
                 Err(self.unreachable(limits))
             }
-            Err(_) => {
-                if self.health.record_timeout() {
+            None => {
+                if self.link.generation() == generation && self.health.record_timeouts(patience.silent_limits()) {
                     self.report_unavailable(&LinkError::Slow(self.terms.timeout));
                 }
                 Err(self.unreachable(limits))
             }
+        }
+    }
+
+    /// Records an answer. Though a request of a process that is late itself waits for it long enough, a server that is slow
+    /// each time is given up.
+    fn record_answer(&self, patience: &Patience<'_>) {
+        if patience.is_in_time() {
+            self.health.record_answer();
+        } else if self.health.record_slow_answer(patience.start(), Instant::now()) {
+            self.report_unavailable(&LinkError::Slow(self.terms.timeout));
         }
     }
 }

@@ -1,11 +1,6 @@
 //! The connection to the server: one for all requests, or one for each server of a cluster.
 
-use std::{
-    fs,
-    path::PathBuf,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::{fs, path::PathBuf, time::Duration};
 
 use keymeter_config::{ServerAddress, Servers, Shared};
 use parking_lot::RwLock;
@@ -19,17 +14,20 @@ use redis::{
     sentinel::{SentinelClientBuilder, SentinelServerType},
 };
 use thiserror::Error;
+use tokio::time::Instant;
+
+use crate::patience::{self, Patience, Watch};
 
 /// How to reach the server, and the connection while there is one.
 pub(super) struct Link {
     terms: Shared,
     connection: RwLock<Option<ServerConnection>>,
-    /// How many connections were closed.
-    generation: AtomicU64,
+    /// What all waits for the server see.
+    watch: Watch,
 }
 
-/// How long an answer may take if no request waits for it.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the server may be silent if no request waits for it.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long connecting to one server may take, and to several behind a sentinel or in a cluster, of which some may be away.
 const CONNECTING: Duration = Duration::from_millis(500);
@@ -40,7 +38,7 @@ const QUEUE: usize = 16_384;
 
 impl Link {
     pub(super) fn new(terms: Shared) -> Self {
-        Self { terms, connection: RwLock::default(), generation: AtomicU64::new(0) }
+        Self { terms, connection: RwLock::default(), watch: Watch::default() }
     }
 
     /// The connection, if there is one.
@@ -51,12 +49,12 @@ impl Link {
     /// Closes the connection. The next one is made anew, and finds its server anew.
     pub(super) fn disconnect(&self) {
         *self.connection.write() = None;
-        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.watch.end();
     }
 
     /// The number of the current connection.
     pub(super) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+        self.watch.ends()
     }
 
     /// The connection, made if there is none.
@@ -64,10 +62,42 @@ impl Link {
         if let Some(connection) = self.current() {
             return Ok(connection);
         }
-        let made = tokio::time::timeout(CONNECTING_TO_ALL, self.connect()).await;
-        let connection = made.map_err(|_| LinkError::Slow(CONNECTING_TO_ALL))??;
+        let limit = match self.terms.url.servers {
+            Servers::One(_) => CONNECTING,
+            Servers::Sentinels { .. } | Servers::Cluster(_) => CONNECTING_TO_ALL,
+        };
+        let connection = self.wait_for(limit, self.connect()).await?;
         *self.connection.write() = Some(connection.clone());
         Ok(connection)
+    }
+
+    /// Patience with an answer of the server, which may be silent for `limit`.
+    pub(super) fn patience(&self, limit: Duration) -> Patience<'_> {
+        Patience::on(limit, &self.watch)
+    }
+
+    /// An answer of the server, which may be silent for `limit`.
+    pub(super) async fn wait_for<T, E: Into<LinkError>>(
+        &self,
+        limit: Duration,
+        answer: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, LinkError> {
+        self.patience(limit).wait_for(answer).await.ok_or(LinkError::Slow(limit))?.map_err(Into::into)
+    }
+
+    /// An answer of the server that no request waits for.
+    pub(super) async fn answer<T>(&self, answer: impl Future<Output = Result<T, RedisError>>) -> Result<T, LinkError> {
+        self.wait_for(self.silence(), answer).await
+    }
+
+    /// How long the server may be silent if no request waits for it: no less than if one does.
+    fn silence(&self) -> Duration {
+        PATIENCE.max(self.terms.timeout)
+    }
+
+    /// Records that something that was due at `due` happens now: this process may be late.
+    pub(super) fn record_due(&self, due: Instant) {
+        self.watch.record_due(due, Instant::now());
     }
 
     /// Whether what is sent first arrives first.
@@ -82,9 +112,10 @@ impl Link {
 
     async fn connect(&self) -> Result<ServerConnection, LinkError> {
         let certificates = self.certificates()?;
+        // The client has no timers for answers: they would take our own lateness for the server's.
         let config = redis::AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECTING))
-            .set_response_timeout(Some(self.patience()))
+            .set_connection_timeout(None)
+            .set_response_timeout(None)
             .set_pipeline_buffer_size(QUEUE);
         Ok(match &self.terms.url.servers {
             Servers::One(node) => {
@@ -118,6 +149,8 @@ impl Link {
                 if let Some(password) = &self.terms.sentinel_password {
                     builder = builder.set_client_to_sentinel_password(password.0.reveal());
                 }
+                // One of them may be away, and then the next is asked.
+                let config = config.set_connection_timeout(Some(CONNECTING));
                 ServerConnection::One(builder.build()?.get_async_connection_with_config(&config).await?)
             }
             Servers::Cluster(nodes) => {
@@ -125,7 +158,8 @@ impl Link {
                 let mut builder = ClusterClientBuilder::new(nodes)
                     .tcp_settings(tcp())
                     .connection_timeout(CONNECTING)
-                    .response_timeout(self.patience())
+                    // Nobody waits for the client any longer than that.
+                    .response_timeout(patience::longest(self.silence()))
                     // Keys that moved are followed. Every call may be sent twice.
                     .retries(3)
                     .min_retry_wait(1)
@@ -136,11 +170,6 @@ impl Link {
                 ServerConnection::Cluster(builder.build()?.get_async_connection().await?)
             }
         })
-    }
-
-    /// How long an answer may take: no less than requests wait.
-    fn patience(&self) -> Duration {
-        PATIENCE.max(self.terms.timeout)
     }
 
     fn info(&self, node: &ServerAddress) -> Result<ConnectionInfo, RedisError> {

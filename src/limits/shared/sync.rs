@@ -1,15 +1,11 @@
 //! Keeps the server up to date: connects, renews the permits of running requests, sends settlements, and finds out when a
 //! lost server is available again. Permits are renewed apart from settlements, so that neither waits for the other.
 
-use std::{
-    collections::HashSet,
-    convert::Infallible,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::HashSet, convert::Infallible, sync::Arc, time::Duration};
 
 use futures_util::future::try_join_all;
 use keymeter_core::{clock::MonotonicTime, key::KeyId, limit::Limit};
+use tokio::time::Instant;
 
 use super::{
     SharedLimits,
@@ -26,8 +22,6 @@ use crate::drain::drain;
 
 /// How often expired leases are looked for.
 const TICK: Duration = Duration::from_millis(100);
-/// The ticks between two renewals. The server frees the permits of a gateway that is silent for 10 s.
-const RENEW: u32 = 20;
 /// The ticks after which keys that are no longer used are forgotten.
 const FORGET: u32 = 100;
 
@@ -79,7 +73,7 @@ impl SharedLimits {
     async fn reconnect(&self, is_first: bool) -> Result<(), LinkError> {
         let mut connection = self.link.connect_if_needed().await?;
         if is_first {
-            warn_of_evictions(&mut connection).await;
+            self.warn_of_evictions(&mut connection).await;
         }
         self.renew(&mut connection, MonotonicTime::now()).await?;
         self.send_settlements(&mut connection).await?;
@@ -88,16 +82,16 @@ impl SharedLimits {
             if trial > 0 {
                 tokio::time::sleep(BETWEEN_TRIALS).await;
             }
-            let asked = self.count_gateways(&mut connection, MonotonicTime::now());
-            let answer = tokio::time::timeout(self.terms.timeout, asked).await;
-            answer.map_err(|_| LinkError::Slow(self.terms.timeout))??;
+            let mut patience = self.link.patience(self.terms.timeout);
+            let counted = patience.wait_for(self.count_gateways(&mut connection, MonotonicTime::now())).await;
+            counted.filter(|_| is_first || patience.is_in_time()).ok_or(LinkError::Slow(self.terms.timeout))??;
         }
         // More requests may have ended during the trials.
         self.renew(&mut connection, MonotonicTime::now()).await?;
         self.health.mark_reachable();
         self.series.reachable(true);
-        let gateways = self.health.gateways();
-        tracing::info!("limits are shared with {} other gateways", gateways - 1);
+        let others = self.health.gateways_seen().saturating_sub(1);
+        tracing::info!("limits are shared with {others} other gateways");
         Ok(())
     }
 
@@ -118,11 +112,15 @@ impl SharedLimits {
     async fn run_renewals(&self, mut connection: ServerConnection) -> Result<Infallible, LinkError> {
         let mut ticks: u32 = 0;
         loop {
-            tokio::time::sleep(TICK).await;
+            let due = Instant::now() + TICK;
+            tokio::select! {
+                () = tokio::time::sleep_until(due) => self.link.record_due(due),
+                () = self.health.wait_until_overdue() => {}
+            }
             ticks = ticks.wrapping_add(1);
             let now = MonotonicTime::now();
             self.return_leases(|lease| lease.is_expired(now), now);
-            if ticks.is_multiple_of(RENEW) {
+            if self.health.is_renewal_due(now) {
                 self.renew(&mut connection, now).await?;
             }
             if ticks.is_multiple_of(FORGET) {
@@ -150,9 +148,9 @@ impl SharedLimits {
     async fn count_gateways(&self, connection: &mut ServerConnection, now: MonotonicTime) -> Result<(), LinkError> {
         let mut call = self.scripts.gateways.on(&[GATEWAYS]);
         call.arg(&*self.gateway);
-        let gateways = call.run(connection).await?;
+        let gateways = self.link.answer(call.run(connection)).await?;
         self.health.record_gateways(gateways, now);
-        self.series.gateways(self.health.gateways());
+        self.series.gateways(self.health.gateways_seen());
         Ok(())
     }
 
@@ -184,7 +182,7 @@ impl SharedLimits {
                 try_join_all(calls).await?;
             }
         }
-        self.renewed_at.store(now.as_nanos(), Ordering::Relaxed);
+        self.health.record_renewal(now);
         Ok(())
     }
 
@@ -200,7 +198,7 @@ impl SharedLimits {
             call.arg(chunk.names.len());
             call.args(chunk.names);
         }
-        Ok(call.run(&mut connection).await?)
+        self.link.answer(call.run(&mut connection)).await
     }
 
     /// Takes permits of a key again that were freed although their requests run.
@@ -218,7 +216,7 @@ impl SharedLimits {
         let mut call = self.scripts.retake.on(&[running_of(chunk.key)]);
         call.arg(number(chunk.limit)).arg(names.len());
         call.args(names.iter().copied());
-        self.series.excess(call.run(&mut connection).await?);
+        self.series.excess(self.link.answer(call.run(&mut connection)).await?);
         for name in names.into_iter().filter(|name| !runs(name)) {
             // It ended meanwhile, and its settlement may have been sent before its permit was taken again.
             let settlement = Settlement { name: name.clone(), slot: 0, tokens: 0, ending: Ending::Dropped };
@@ -259,11 +257,28 @@ impl SharedLimits {
             }
         }
         let sent = || group.iter().for_each(|batch| self.settlements.mark_sent(batch));
-        call.run_once_sent::<()>(&mut connection, sent).await?;
+        self.link.answer(call.run_once_sent::<()>(&mut connection, sent)).await?;
         for batch in group {
             self.settlements.remove(batch);
         }
         Ok(())
+    }
+
+    /// Warns if the server may evict keys, and with them what they used. A user that may not run INFO gets no warning.
+    async fn warn_of_evictions(&self, connection: &mut ServerConnection) {
+        let mut call = redis::cmd("INFO");
+        let asked = call.arg("memory").query_async::<String>(connection);
+        let Ok(said) = self.link.answer(asked).await else { return };
+        let value = |name: &str| said.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
+        if let (Some(memory), Some(policy)) = (value("maxmemory"), value("maxmemory_policy"))
+            && memory != "0"
+            && policy != "noeviction"
+        {
+            tracing::warn!(
+                "the shared-limits server evicts keys when it is full (maxmemory-policy {policy}), and their usage is lost: set \
+                 maxmemory-policy to noeviction"
+            );
+        }
     }
 
     /// Divides items into calls: `most` in each, or one key where each key may be on another server.
@@ -281,21 +296,6 @@ impl SharedLimits {
             rest = others;
         }
         groups
-    }
-}
-
-/// Warns if the server may evict keys, and with them what they used. A user that may not run INFO gets no warning.
-async fn warn_of_evictions(connection: &mut ServerConnection) {
-    let Ok(said) = redis::cmd("INFO").arg("memory").query_async::<String>(connection).await else { return };
-    let value = |name: &str| said.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
-    if let (Some(memory), Some(policy)) = (value("maxmemory"), value("maxmemory_policy"))
-        && memory != "0"
-        && policy != "noeviction"
-    {
-        tracing::warn!(
-            "the shared-limits server evicts keys when it is full (maxmemory-policy {policy}), and their usage is lost: set \
-             maxmemory-policy to noeviction"
-        );
     }
 }
 
