@@ -6,7 +6,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use keymeter_core::body::{BodyError, Change, MaximumName, Scanned, Shape, scan};
+use keymeter_core::body::{BodyError, Change, MaximumName, Outline, Scanned, Shape, scan};
 use keymeter_fuzz::Input;
 use libfuzzer_sys::fuzz_target;
 use serde::{
@@ -156,7 +156,8 @@ fn check_splice(scanned: &Scanned, shape: Shape, change: Change) {
     assert!(scanned.maximum.is_none_or(|before| again.maximum == Some(before.min(change.maximum.unwrap_or(before)))));
     let unchanged = |of: &Scanned| {
         let Scanned { stream, choices, prompts, prompt_text_bytes, media, prompt_tokens_given, .. } = *of;
-        let outline = (format!("{:?}", of.outline), of.outline.text.pieces().collect::<String>());
+        let Outline { prose, json, .. } = &of.outline;
+        let outline = (format!("{:?}", of.outline), [prose, json].map(|text| text.pieces().collect::<String>()));
         (of.model.clone(), outline, stream, choices, prompts, prompt_text_bytes, media, prompt_tokens_given)
     };
     assert_eq!(unchanged(&again), unchanged(scanned));

@@ -13,7 +13,8 @@ use keymeter_core::{
     api::Endpoint,
     body::Change,
     clock::MonotonicTime,
-    limit::{Learned, LimitStatus, Limits},
+    learned::{Figures, KeyTag, Learned},
+    limit::{LimitStatus, Limits},
     rejection::Rejection,
     usage::{Form, Meter, Metered, Usage, UsageSource},
 };
@@ -33,6 +34,10 @@ use crate::{
     },
     observe::traces::{ExchangeEnded, RequestTrace},
 };
+
+/// Longer answers are not tokenized to learn from, since that takes over a millisecond; in bytes, with what a meter keeps
+/// beside.
+const MOST_TO_LEARN_FROM: usize = 16 * 1024;
 
 /// Who was admitted, to what, on which terms.
 pub struct Admitted {
@@ -55,6 +60,12 @@ impl Admitted {
     pub(super) fn asking<'request>(&'request self, named: &'request str, now: MonotonicTime) -> Asking<'request> {
         Asking { key: &self.key.record.id, model: &self.model, named, now }
     }
+
+    /// What is known of the model's tokens, for this key.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        self.learned.figures(self.key.account.tag)
+    }
 }
 
 /// The right of one request to run.
@@ -72,6 +83,8 @@ pub struct ActiveRequest {
     /// Whether its record was handed to the ledger.
     is_recorded: bool,
     meter: Option<ResponseMeter>,
+    /// The meter, once the response has ended: what was delivered may still teach.
+    ended: Option<ResponseMeter>,
     /// What the response used, once it has ended.
     charge: Option<Charge>,
     status: u16,
@@ -106,6 +119,7 @@ impl ActiveRequest {
             is_settled: false,
             is_recorded: false,
             meter: None,
+            ended: None,
             charge: None,
             status: 0,
             first_token: None,
@@ -335,8 +349,8 @@ impl ActiveRequest {
             return Charge { complete, ..Charge::new(&self.admitted, metered, false) };
         };
         let (kind, failed) = (meter.kind(), meter.failed());
-        let own_tokens = |found| self.admitted.learned.own_tokens(found);
-        let metered = meter.finish(complete, || self.counted_prompt(), own_tokens);
+        let metered = meter.finish(complete, || self.counted_prompt(), || self.admitted.figures());
+        self.ended = Some(meter);
         Charge { complete, failed, kind, ..Charge::new(&self.admitted, metered, !failed) }
     }
 
@@ -351,20 +365,35 @@ impl ActiveRequest {
     }
 
     fn counted_prompt(&self) -> u64 {
-        self.prompt.counted(&self.admitted.learned)
+        self.prompt.counted(&self.admitted.figures())
     }
 
-    /// Remembers what the model's prompts and outputs are like, from counts that its upstream stated.
+    /// Remembers what the model's prompts and answers are like, from counts that its upstream stated.
     fn learn(&self, charge: &Charge, now: Now) {
         if charge.metered.source != UsageSource::Upstream || !charge.complete || charge.failed {
             return;
         }
-        let usage = &charge.metered.usage;
+        let (usage, key) = (&charge.metered.usage, self.admitted.key.account.tag);
         let prompt_tokens = usage.total().saturating_sub(usage.output);
-        let learned = self.gate.learned.of(self.context.model.as_deref().unwrap_or_default());
         let output = self.admitted.endpoint.has_output().then_some(usage.output);
-        self.prompt.teach(&learned, prompt_tokens, output);
         self.additions.used(usage.output, &self.admitted.route, self.asking(now));
+        let Some(learned) = self.gate.learned.of(self.context.model.as_deref().unwrap_or_default(), key) else {
+            return;
+        };
+        if self.prompt.teach(&learned, key, prompt_tokens, output) {
+            self.prompt.teach_by_tokens(&learned, key, prompt_tokens);
+            self.teach_answer(&learned, key, usage);
+        }
+    }
+
+    /// Teaches what the answer's text took. Thoughts that are delivered may be a summary of those that are counted, and teach
+    /// nothing.
+    fn teach_answer(&self, learned: &Learned, key: KeyTag, usage: &Usage) {
+        let Some(meter) = self.ended.as_ref().filter(|meter| meter.held_bytes() <= MOST_TO_LEARN_FROM) else { return };
+        let answer = meter.answer();
+        if answer.reasoning == 0 && answer.prose + answer.json > 0 {
+            learned.learn_answer(key, &answer, self.admitted.endpoint, usage.output.saturating_sub(usage.reasoning));
+        }
     }
 }
 

@@ -98,7 +98,8 @@ impl Gate {
             Err(rejection) => return Err(request.rejected(rejection)),
         };
         admitted.key.account.metrics.held_to(&admitted.limits);
-        let prompt = Prompt::new(&scanned, endpoint, &admitted.learned);
+        let figures = admitted.figures();
+        let prompt = Prompt::new(&scanned, endpoint, &figures);
         let Identified { context, .. } = request;
         let mut planned = Box::new(Planned {
             demand: Demand {
@@ -109,7 +110,7 @@ impl Gate {
                 useful_maximum: scanned.useful_maximum,
                 choices: scanned.choices,
                 max_output_tokens: admitted.model.max_output_tokens,
-                expected_output: admitted.learned.expected_output(),
+                expected_output: figures.expected_output(),
                 free: None,
                 has_output: endpoint.has_output(),
             },

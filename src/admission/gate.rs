@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use keymeter_config::OnClientAbort;
 use keymeter_core::{
     clock::MonotonicTime,
-    limit::{LearnedModels, LimitStatus, Limits},
+    learned::LearnedModels,
+    limit::{LimitStatus, Limits},
 };
 use keymeter_throttle::AuthThrottle;
 

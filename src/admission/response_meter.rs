@@ -2,7 +2,10 @@
 //! is metered beside them.
 
 use bytes::Bytes;
-use keymeter_core::usage::{Ending, Meter, Metered};
+use keymeter_core::{
+    learned::{Answer, Figures},
+    usage::{Ending, Meter, Metered},
+};
 
 use crate::encoding::Decoder;
 
@@ -90,15 +93,26 @@ impl ResponseMeter {
         self.meter.failed()
     }
 
-    /// What the response used, which came to its end or did not. What could not be read to its end counts as cut.
-    pub fn finish(self, complete: bool, prompt: impl FnOnce() -> u64, own_tokens: impl Fn(u64) -> u64) -> Metered {
+    /// What the response used, which came to its end or did not, for a model of which these `figures` are known. What could not
+    /// be read to its end counts as cut.
+    pub fn finish(&self, complete: bool, prompt: impl FnOnce() -> u64, figures: impl FnOnce() -> Figures) -> Metered {
         let is_read = match &self.reading {
             Reading::Plain => true,
             Reading::Encoded(decoder) => decoder.is_whole() || !decoder.has_begun(),
             Reading::Lost => false,
         };
         let ending = if complete && is_read { Ending::Complete } else { Ending::Early };
-        self.meter.finish_for(ending, prompt, own_tokens)
+        self.meter.finish_for(ending, prompt, figures)
+    }
+
+    /// What the tokenizer finds in a response that came to its end.
+    pub fn answer(&self) -> Answer {
+        self.meter.answer(Ending::Complete)
+    }
+
+    /// The bytes that are kept of the response.
+    pub fn held_bytes(&self) -> usize {
+        self.meter.held_bytes()
     }
 }
 
@@ -133,7 +147,7 @@ mod tests {
     }
 
     fn finished(meter: ResponseMeter) -> (u64, u64, UsageSource) {
-        counted(&meter.finish(true, || 9, |found| found))
+        counted(&meter.finish(true, || 9, || Figures::of("")))
     }
 
     #[test]

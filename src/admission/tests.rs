@@ -1,6 +1,7 @@
 //! The gate by itself: who is let in, what a request holds, and that it is given back once, whatever happens.
 
 mod additions;
+mod estimates;
 pub(in crate::admission) mod fixture;
 mod wallet;
 

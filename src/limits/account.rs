@@ -13,6 +13,7 @@ use std::{
 use keymeter_core::{
     clock::MonotonicTime,
     key::{KeyId, KeyRecord},
+    learned::KeyTag,
     limit::Counters,
 };
 use parking_lot::RwLock;
@@ -21,6 +22,8 @@ use crate::observe::metrics::{KeyMetrics, Metrics};
 
 /// One key's counters and series.
 pub struct Account {
+    /// Who it is where models are learned.
+    pub tag: KeyTag,
     /// The counters for its limits.
     pub counters: Counters,
     /// Its series for Prometheus.
@@ -144,6 +147,7 @@ impl Accounts {
 
     fn account(&self, id: &KeyId) -> Account {
         Account {
+            tag: KeyTag::of(id),
             counters: Counters::default(),
             metrics: self.metrics.keys().of(id),
             buffered: AtomicU64::new(0),

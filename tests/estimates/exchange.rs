@@ -7,7 +7,7 @@ use http::Method;
 use keymeter_core::{
     api::{self, Call, Endpoint},
     body::{self, Scanned},
-    limit::Learned,
+    learned::{Answer, Figures},
     usage::{Ending, Form, Meter, Metered, Usage, UsageSource},
 };
 use serde_json::Value;
@@ -17,7 +17,14 @@ use super::{model::Model, told::Told};
 /// An exchange.
 pub struct Exchange {
     pub endpoint: Endpoint,
+    /// The model that answered.
     pub model: Model,
+    /// The one that was asked for.
+    pub asked: String,
+    /// Where it stands among all exchanges, which is nowhere in particular.
+    pub order: u64,
+    /// Whether it is of the fifth of the recordings that no number was chosen by.
+    pub is_held_back: bool,
     pub request: Value,
     pub scanned: Scanned,
     form: Form,
@@ -39,20 +46,29 @@ impl Exchange {
         let Ok(scanned) = body::scan(&Bytes::from(request.to_owned()), endpoint.shape()) else { return Ok(None) };
         let form = Form::of_content_type(member("content_type")?);
         let asked = model.or_else(|| scanned.model.clone()).unwrap_or_default();
-        let model = Model(model_of(&response).unwrap_or(asked));
-        Ok(Some(Self { endpoint, model, request: serde_json::from_str(request)?, scanned, form, response }))
+        let model = Model(model_of(&response).unwrap_or_else(|| asked.clone()));
+        let (is_held_back, order) = (line["held_back"] == true, hash(&format!("{request}{response}")));
+        let request = serde_json::from_str(request)?;
+        Ok(Some(Self { endpoint, model, asked, order, is_held_back, request, scanned, form, response }))
     }
 
     /// The usage, if all of it is stated.
     pub fn stated(&self) -> Option<Usage> {
-        let metered = self.metered(&self.response, Ending::Complete, &Learned::default())?;
+        let metered = self.metered(&self.response, Ending::Complete, &Figures::of(""))?;
         (metered.source == UsageSource::Upstream).then_some(metered.usage)
     }
 
-    /// The output as it is estimated where nothing is stated, of a model of which this was `learned`.
-    pub fn estimated(&self, learned: &Learned) -> u64 {
-        let metered = self.metered(&silenced(&self.response), Ending::Complete, learned);
+    /// The output as it is estimated where nothing is stated, for a model of which these `figures` are known.
+    pub fn estimated(&self, figures: &Figures) -> u64 {
+        let metered = self.metered(&silenced(&self.response), Ending::Complete, figures);
         metered.map_or(0, |metered| metered.usage.output)
+    }
+
+    /// What was delivered, as far as it teaches.
+    pub fn answer(&self) -> Answer {
+        let mut meter = Meter::new(self.endpoint, self.form, false);
+        let _ = meter.feed(Bytes::from(self.response.clone()));
+        meter.answer(Ending::Complete)
     }
 
     /// What it delivered.
@@ -80,23 +96,23 @@ impl Exchange {
     }
 
     /// What is estimated after each of the stream's parts but those that end it, with the document in it.
-    pub fn estimated_after_each_part(&self, learned: &Learned) -> Vec<(Value, u64)> {
+    pub fn estimated_after_each_part(&self, figures: &Figures) -> Vec<(Value, u64)> {
         let mut seen = String::new();
         let mut estimates = Vec::new();
         for part in self.parts() {
             seen.push_str(&silenced(&part));
-            let metered = self.metered(&seen, Ending::Early, learned);
+            let metered = self.metered(&seen, Ending::Early, figures);
             estimates.extend(document(&part).zip(metered).map(|(event, metered)| (event, metered.usage.output)));
         }
         estimates
     }
 
     /// What a meter makes of the response, or of its beginning; none where that ends early and is complete.
-    fn metered(&self, response: &str, ending: Ending, learned: &Learned) -> Option<Metered> {
+    fn metered(&self, response: &str, ending: Ending, figures: &Figures) -> Option<Metered> {
         let mut meter = Meter::new(self.endpoint, self.form, false);
         let _ = meter.feed(Bytes::from(response.to_owned()));
         let is_cut = ending == Ending::Complete || !meter.ended();
-        is_cut.then(|| meter.finish_for(ending, || 0, |found| learned.own_tokens(found)))
+        is_cut.then(|| meter.finish_for(ending, || 0, || *figures))
     }
 
     /// The stream's events or lines, each with its end.
@@ -105,6 +121,13 @@ impl Exchange {
         let text = self.response.replace("\r\n", "\n");
         text.split_inclusive(end).map(str::to_owned).collect::<Vec<_>>().into_iter()
     }
+}
+
+/// A hash that is the same everywhere (FNV-1a, with its upper half mixed into the lower).
+fn hash(text: &str) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, step);
+    hash ^ hash >> 32
 }
 
 /// The document in an event or a line.

@@ -53,6 +53,11 @@ impl Model {
         FAMILIES.iter().find(|(part, _)| name.contains(part)).map_or("other", |(_, family)| family)
     }
 
+    /// Whether it looks things up by itself, and counts what it found as its prompt.
+    pub fn searches(&self) -> bool {
+        ["compound", "search", "sonar", ":online"].iter().any(|part| self.0.contains(part))
+    }
+
     /// Whether what it delivers of its reasoning is not what it counts.
     pub fn summarises_reasoning(&self) -> bool {
         let writes_it_out = self.0.contains("gpt-oss") || self.0.contains("claude-3-7");

@@ -12,7 +12,7 @@ pub struct Table {
     rows: BTreeMap<(&'static str, &'static str), Errors>,
 }
 
-/// Errors of one kind, in thousandths of the truth: with nothing learned of the model, and with what was.
+/// Errors of one kind, in thousandths of the truth: with nothing learned of the model, and once 20 answers were seen.
 #[derive(Default)]
 struct Errors {
     first: Vec<u64>,
@@ -20,22 +20,29 @@ struct Errors {
     truths: Vec<u64>,
 }
 
+/// By how many tokens an estimate is off: with nothing learned of the model, and once 20 answers were seen.
+pub struct Off {
+    pub first: u64,
+    pub later: Option<u64>,
+}
+
+const BOTH: &str = "**all**";
 const O200K: &str = "`o200k_base`";
 const OTHERS: &str = "others";
 const ALL: &str = "**all**";
 const LONG: &str = "**of 100 tokens or more**";
 
 impl Table {
-    /// Adds by how many tokens of the truth an estimate is off, with nothing learned and with what was.
-    pub fn add(&mut self, exchange: &Exchange, [first, later]: [u64; 2], truth: u64) {
+    /// Adds by how many tokens of the truth an estimate is off.
+    pub fn add(&mut self, exchange: &Exchange, off: &Off, truth: u64) {
         let vocabulary = if exchange.model.uses_o200k() { O200K } else { OTHERS };
         let long = (truth >= 100).then_some((vocabulary, LONG));
         let family = (vocabulary == OTHERS).then(|| (exchange.model.family(), "all"));
-        let rows = [(vocabulary, ALL), (vocabulary, api(exchange.endpoint))];
+        let rows = [(BOTH, ALL), (vocabulary, ALL), (vocabulary, api(exchange.endpoint))];
         for row in rows.into_iter().chain(long).chain(family) {
             let errors = self.rows.entry(row).or_default();
-            errors.first.push(first * 1000 / truth.max(1));
-            errors.later.push(later * 1000 / truth.max(1));
+            errors.first.push(off.first * 1000 / truth.max(1));
+            errors.later.extend(off.later.map(|later| later * 1000 / truth.max(1)));
             errors.truths.push(truth);
         }
     }
@@ -44,23 +51,27 @@ impl Table {
     pub fn print(&self, title: &str) {
         println!("### {title}\n");
         println!(
-            "| vocabulary | API | count | tokens, median | nothing learned: median | 90 % | all | learned: median | 90 % | all |"
+            "| vocabulary | API | count | tokens, median | nothing learned: median | 90 % | count | 20 answers seen: median | 90 % |"
         );
-        println!("|---|---|---|---|---|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|---|");
         let (families, rows): (Vec<_>, Vec<_>) = self.rows.iter().partition(|((_, api), _)| *api == "all");
         for ((vocabulary, api), errors) in rows.into_iter().chain(families) {
             let [first, later] = [&errors.first, &errors.later].map(|errors| spread(errors));
-            let count = errors.truths.len();
-            println!("| {vocabulary} | {api} | {count} | {} | {first} | {later} |", ranked(&errors.truths, 500));
+            let (count, seen) = (errors.first.len(), errors.later.len());
+            let truth = ranked(&errors.truths, 500);
+            println!("| {vocabulary} | {api} | {count} | {truth} | {first} | {seen} | {later} |");
         }
         println!();
     }
 }
 
-/// The median, and what nine in ten and all are within.
+/// The median, and what nine in ten are within.
 fn spread(errors: &[u64]) -> String {
     let percent = |thousandths: u64| format!("{}.{} %", thousandths / 10, thousandths % 10);
-    [500, 900, 1000].map(|rank| percent(ranked(errors, rank))).join(" | ")
+    if errors.is_empty() {
+        return "– | –".to_owned();
+    }
+    [500, 900].map(|rank| percent(ranked(errors, rank))).join(" | ")
 }
 
 /// The value that so many thousandths of all are not above.

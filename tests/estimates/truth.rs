@@ -41,8 +41,11 @@ pub fn prompt(exchange: &Exchange, stated: &Usage) -> Result<u64, &'static str> 
     if exchange.scanned.media + exchange.scanned.prompt_tokens_given > 0 {
         return Err("the prompt has media, or is in tokens");
     }
-    if refers_elsewhere(&exchange.request) {
+    if refers_elsewhere(&exchange.request) || messages(&exchange.request).any(has_files) {
         return Err("the prompt refers to what is not in the request");
+    }
+    if exchange.told().has_other || exchange.model.searches() {
+        return Err("the upstream added to the prompt what its own tools found");
     }
     if prompt == 0 { Err("no prompt is stated") } else { Ok(prompt) }
 }
@@ -50,12 +53,40 @@ pub fn prompt(exchange: &Exchange, stated: &Usage) -> Result<u64, &'static str> 
 /// Whether the model is given something that is not in the request: an earlier conversation, or what a tool of the
 /// upstream's own finds.
 fn refers_elsewhere(request: &Value) -> bool {
-    let names = ["previous_response_id", "conversation", "mcp_servers", "context_management", "web_search_options"];
+    let names =
+        ["previous_response_id", "conversation", "mcp_servers", "context_management", "web_search_options", "plugins"];
     let tools = request["tools"].as_array().into_iter().flatten();
     names.iter().any(|name| !request[name].is_null())
         || !request["cachedContent"].is_null()
         || request["prompt"].is_object()
         || { tools }.any(|tool| !is_given(tool))
+}
+
+fn messages(request: &Value) -> impl Iterator<Item = &Value> {
+    ["messages", "input", "contents", "system", "systemInstruction"].into_iter().map(|name| &request[name])
+}
+
+/// Whether there are files in messages that the upstream fetches.
+fn has_files(message: &Value) -> bool {
+    const FILES: [&str; 9] = [
+        "image_url",
+        "video_url",
+        "audio_url",
+        "file_url",
+        "file_id",
+        "fileData",
+        "file_data",
+        "input_audio",
+        "document_url",
+    ];
+    match message {
+        Value::Array(parts) => parts.iter().any(has_files),
+        Value::Object(members) => members.iter().any(|(name, value)| {
+            let is_fetched = name == "source" && matches!(value["type"].as_str(), Some("url" | "file"));
+            is_fetched || FILES.contains(&name.as_str()) || has_files(value)
+        }),
+        _ => false,
+    }
 }
 
 /// Whether a tool is the client's own.

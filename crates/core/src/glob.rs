@@ -55,6 +55,14 @@ impl Glob {
     }
 }
 
+/// Whether `name` fits a pattern of our own that has no `?`.
+pub(crate) fn fits(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        Some((start, rest)) => matches_parts(start, rest, name),
+        None => pattern == name,
+    }
+}
+
 impl FromStr for Glob {
     type Err = GlobError;
 

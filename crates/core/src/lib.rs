@@ -10,6 +10,7 @@ pub mod glob;
 pub mod hosts;
 pub mod json_line;
 pub mod key;
+pub mod learned;
 pub mod limit;
 pub mod model_name;
 pub mod money;

@@ -2,7 +2,6 @@
 //! request reserves before it runs.
 
 pub mod counters;
-pub mod learned;
 mod window;
 
 #[cfg(test)]
@@ -14,7 +13,6 @@ use thiserror::Error;
 
 pub use counters::{CONCURRENCY_WAIT, MOST_TOKENS};
 pub use counters::{Counters, LimitKind, LimitStatus, Place, Refusal, Reservation, WindowStatus};
-pub use learned::{Learned, LearnedModels, certain_prompt};
 pub use window::SPAN;
 
 /// How much of something is allowed.
@@ -165,6 +163,13 @@ pub struct Demand {
     pub free: Option<u64>,
     /// Whether there is output at all; embeddings have none.
     pub has_output: bool,
+}
+
+/// The fewest tokens that a text of `bytes` bytes can take: the longest tokens of `o200k_base`
+/// have 128 bytes.
+#[must_use]
+pub const fn certain_prompt(bytes: u64) -> u64 {
+    bytes.div_ceil(128)
 }
 
 /// What to do with a request before it runs.

@@ -8,7 +8,6 @@ mod dialect;
 mod documents;
 mod embeddings;
 mod estimate;
-mod frame;
 mod gemini;
 mod images;
 mod json;
@@ -28,7 +27,6 @@ mod word;
 use std::time::Duration;
 
 pub use estimate::{count_sample, count_tokens, warm_up};
-pub use frame::around_prompt;
 pub use meter::Meter;
 
 /// A response's tokens. They do not overlap, but for `cache_write_1h` and `reasoning`, which are parts of others.

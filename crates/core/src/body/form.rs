@@ -71,7 +71,7 @@ fn take(scanned: &mut Scanned, name: &'static str, field: Field, part: &Part<'_>
         Field::Choices => scanned.choices = integer(text).ok_or(wrong(INTEGER))?.max(1),
         Field::Prompt => {
             scanned.prompt_text_bytes = text.len() as u64;
-            scanned.outline.text.add(text, text.len() as u64, |part, kept| kept.push_str(part));
+            scanned.outline.prose.add(text, text.len() as u64, |part, kept| kept.push_str(part));
         }
     }
     Ok(())

@@ -6,20 +6,28 @@ use super::{
     sample::Sample,
 };
 
-/// A prompt without its media.
+/// A prompt without its media. The model reads two kinds of text, which differ in what a byte of them takes.
 #[derive(Clone, Debug, Default)]
 pub struct Outline {
-    /// All text that the model reads, as far as the request has it: messages; what tools are called with and answer;
-    /// the names and descriptions of tools and schemas.
-    pub text: Sample,
+    /// What is said: messages, instructions, names of tools that are called.
+    pub prose: Sample,
+    /// What the chat template writes as JSON, without its punctuation: tools and schemas; what tools are called with, and
+    /// what Gemini's answer.
+    pub json: Sample,
+    /// Names and values in it, each of which has punctuation around it.
+    pub json_parts: u64,
     /// Messages, instructions and tools' answers.
     pub messages: u64,
+    /// Those of them that are a system's or a developer's.
+    pub instructions: u64,
     /// Calls of tools that were made in earlier turns.
     pub calls: u64,
     /// Tools that may be called, as far as they have parameters.
     pub tools: u64,
-    /// Whether schemas, of tools or of the answer, are part of the text.
-    pub has_schemas: bool,
+    /// Whether there are tools that may be called.
+    pub has_tools: bool,
+    /// Whether the answer is to follow a schema.
+    pub has_format: bool,
 }
 
 /// What the model makes of a field's text.
@@ -27,8 +35,12 @@ pub struct Outline {
 pub(super) enum Matter {
     /// It is told: messages. Names are the API's own, but within what a tool is called with or answers.
     Said,
-    /// It is shown: schemas, names and all.
+    /// It is told above all messages.
+    Instructed,
+    /// It is shown: tools, names and all.
     Declared,
+    /// It is shown the form of the answer, names and all.
+    Formed,
     /// It is held to it and does not read it.
     Imposed,
 }
@@ -53,7 +65,7 @@ impl<'outline> Notes<'outline> {
     pub fn take(&mut self, kind: Kind<'_>, name: &str, depth: u32) {
         match kind {
             Kind::Name(name) => self.name(name),
-            Kind::Number(raw) if !self.is_said() => self.read(Text { raw, length: raw.len() as u64 }),
+            Kind::Number(raw) if !self.is_said() => self.json(Text { raw, length: raw.len() as u64 }),
             Kind::String(_) if self.is_said() => self.outline.calls += u64::from(name == "arguments"),
             Kind::ObjectStart if self.is_said() && is_written(name) => {
                 self.written = depth;
@@ -68,8 +80,12 @@ impl<'outline> Notes<'outline> {
 
     /// A text that goes by `name`.
     pub fn text(&mut self, name: &str, text: Text<'_>) {
-        if !(self.is_said() && (self.thought > 0 || is_thought(name) || is_bookkeeping(name))) {
-            self.read(text);
+        match name {
+            _ if !self.is_said() => self.json(text),
+            "arguments" => self.json(text),
+            "role" => self.outline.instructions += u64::from(matches!(text.raw, "system" | "developer")),
+            _ if self.thought > 0 || is_thought(name) || is_bookkeeping(name) => {}
+            _ => self.outline.prose.add(text.raw, text.length, decode),
         }
     }
 
@@ -77,20 +93,31 @@ impl<'outline> Notes<'outline> {
         if self.is_said() {
             self.outline.messages += u64::from(matches!(name.raw, "role" | "output"));
         } else {
-            self.read(name);
-            self.outline.tools += u64::from(self.matter == Matter::Declared && is_parameters(name.raw));
+            match self.matter {
+                Matter::Declared => self.outline.tools += u64::from(is_parameters(name.raw)),
+                Matter::Formed => self.outline.has_format |= is_schema(name.raw),
+                _ => {}
+            }
+            self.json(name);
         }
     }
 
     /// Whether names are the API's own here.
     fn is_said(&self) -> bool {
-        self.matter == Matter::Said && self.written == 0
+        matches!(self.matter, Matter::Said | Matter::Instructed) && self.written == 0
     }
 
-    fn read(&mut self, text: Text<'_>) {
-        if self.matter != Matter::Imposed {
-            self.outline.text.add(text.raw, text.length, decode);
-            self.outline.has_schemas |= self.matter == Matter::Declared;
+    fn json(&mut self, text: Text<'_>) {
+        // Of the form of the answer, what is not of its schema is for the API's own use.
+        let is_read = match self.matter {
+            Matter::Imposed => false,
+            Matter::Formed => self.outline.has_format,
+            _ => true,
+        };
+        if is_read {
+            self.outline.json.add(text.raw, text.length, decode);
+            self.outline.json_parts += 1;
+            self.outline.has_tools |= self.matter == Matter::Declared;
         }
     }
 }
@@ -110,6 +137,11 @@ fn decode(raw: &str, decoded: &mut String) {
 /// Gemini's) or what it answers (Gemini's).
 fn is_written(name: &str) -> bool {
     matches!(name, "arguments" | "input" | "args" | "response")
+}
+
+/// Whether `name` stands for the schema of an answer.
+fn is_schema(name: &str) -> bool {
+    matches!(name, "schema" | "json_schema" | "jsonSchema")
 }
 
 /// Whether `name` stands for the parameters of a tool.
@@ -159,13 +191,18 @@ mod tests {
         scan_text(body, shape).unwrap().outline
     }
 
-    fn texts(outline: &Outline) -> Vec<&str> {
-        outline.text.pieces().collect()
+    fn prose(outline: &Outline) -> Vec<&str> {
+        outline.prose.pieces().collect()
     }
 
-    fn counts(outline: &Outline) -> (u64, u64, u64, bool) {
-        let Outline { messages, calls, tools, has_schemas, .. } = *outline;
-        (messages, calls, tools, has_schemas)
+    fn json(outline: &Outline) -> Vec<&str> {
+        assert_eq!(outline.json_parts, outline.json.pieces().count() as u64);
+        outline.json.pieces().collect()
+    }
+
+    /// Messages, instructions, calls and tools.
+    fn counts(outline: &Outline) -> [u64; 4] {
+        [outline.messages, outline.instructions, outline.calls, outline.tools]
     }
 
     #[test]
@@ -181,10 +218,11 @@ mod tests {
                 "user":"u","chat_template":"t"}"#,
         );
         let tool = ["type", "function", "function", "name", "look", "parameters", "type", "object", "maximum", "5"];
-        let said = ["Be brief.", "Hi!", "look", "{\"at\": 1}", "sun"];
-        assert_eq!(texts(&outline), [&said[..], &tool].concat());
-        assert_eq!(counts(&outline), (4, 1, 1, true));
-        assert_eq!(outline.text.bytes(), [&said[..], &tool].concat().concat().len() as u64);
+        assert_eq!(prose(&outline), ["Be brief.", "Hi!", "look", "sun"]);
+        assert_eq!(json(&outline), [&["{\"at\": 1}"][..], &tool].concat());
+        assert_eq!((counts(&outline), outline.has_tools, outline.has_format), ([4, 1, 1, 1], true, false));
+        let bytes = (outline.prose.bytes(), outline.json.bytes());
+        assert_eq!(bytes, (19, 9 + tool.concat().len() as u64));
     }
 
     #[test]
@@ -194,12 +232,14 @@ mod tests {
             r#"{"instructions":"Be brief.","input":[{"role":"user","content":[{"type":"input_text","text":"Hi!"}]},
                 {"type":"reasoning","id":"rs_1","summary":[{"type":"summary_text","text":"hm"}],"encrypted_content":"gAAA"},
                 {"type":"function_call","id":"fc_1","call_id":"call_1","name":"look","arguments":"{}","status":"completed"},
-                {"type":"function_call_output","call_id":"call_1","output":"sun"}],"text":{"format":{"name":"n"}}}"#,
+                {"type":"function_call_output","call_id":"call_1","output":"sun"}],"text":{"format":{"name":"n","schema":{}}}}"#,
         );
-        assert_eq!(texts(&outline), ["Be brief.", "Hi!", "look", "{}", "sun", "format", "name", "n"]);
-        assert_eq!(counts(&outline), (3, 1, 0, true));
-        let asked = super::super::tests::scan_text(r#"{"input":"Hi!"}"#, Shape::Responses).unwrap().outline;
-        assert_eq!((texts(&asked), counts(&asked)), (vec!["Hi!"], (1, 0, 0, false)));
+        assert_eq!(prose(&outline), ["Be brief.", "Hi!", "look", "sun"]);
+        assert_eq!(json(&outline), ["{}", "schema"]);
+        assert_eq!((counts(&outline), outline.has_tools, outline.has_format), ([3, 1, 1, 0], false, true));
+        let asked = super::super::tests::scan_text(r#"{"input":"Hi!","text":{"verbosity":"low"}}"#, Shape::Responses);
+        let asked = asked.unwrap().outline;
+        assert_eq!((prose(&asked), counts(&asked), asked.has_format), (vec!["Hi!"], [1, 0, 0, 0], false));
     }
 
     #[test]
@@ -214,9 +254,10 @@ mod tests {
                     {"type":"document","source":{"type":"text","media_type":"text/plain","data":"page"}}]}],
                 "tools":[{"name":"look","input_schema":{"type":"object"}}]}"#,
         );
-        let said = ["Be brief.", "Hi!", "look", "id", "a", "at", "1", "sun", "page"];
-        assert_eq!(texts(&outline), [&said[..], &["name", "look", "input_schema", "type", "object"]].concat());
-        assert_eq!(counts(&outline), (3, 1, 1, true));
+        assert_eq!(prose(&outline), ["Be brief.", "Hi!", "look", "sun", "page"]);
+        let given = ["id", "a", "at", "1"];
+        assert_eq!(json(&outline), [&given[..], &["name", "look", "input_schema", "type", "object"]].concat());
+        assert_eq!((counts(&outline), outline.has_tools), ([3, 1, 1, 1], true));
     }
 
     #[test]
@@ -228,8 +269,9 @@ mod tests {
                 {"role":"user","parts":[{"functionResponse":{"name":"look","response":{"role":"sun"}}}]}],
                 "generationConfig":{"responseSchema":{"type":"object"}}}"#,
         );
-        assert_eq!(texts(&outline), ["Be brief.", "Hi!", "look", "at", "2", "look", "role", "sun"]);
-        assert_eq!(counts(&outline), (3, 1, 0, false));
+        assert_eq!(prose(&outline), ["Be brief.", "Hi!", "look", "look"]);
+        assert_eq!(json(&outline), ["at", "2", "role", "sun"]);
+        assert_eq!((counts(&outline), outline.has_tools, outline.has_format), ([3, 1, 1, 0], false, false));
     }
 
     #[test]
@@ -241,7 +283,8 @@ mod tests {
             (Shape::OllamaGenerate, r#"{"prompt":"a","system":"b","template":"t","context":[1]}"#, &["a", "b"]),
         ] {
             let outline = outline(shape, body);
-            assert_eq!((texts(&outline), counts(&outline)), (expected.to_vec(), (0, 0, 0, false)), "{body}");
+            let others = (outline.messages, outline.calls, outline.tools, outline.json_parts);
+            assert_eq!((prose(&outline), others), (expected.to_vec(), (0, 0, 0, 0)), "{body}");
         }
     }
 
@@ -249,8 +292,8 @@ mod tests {
     fn a_string_is_decoded_wherever_its_sample_is_cut() {
         let written = "\\ud83d\\ude00\\n\\u00e9".repeat(3000);
         let outline = outline(Shape::Chat, &format!(r#"{{"messages":[{{"content":"{written}"}}]}}"#));
-        assert_eq!(outline.text.bytes(), 7 * 3000);
-        let decoded: usize = outline.text.pieces().map(|piece| piece.matches("😀\né").count()).sum();
+        assert_eq!(outline.prose.bytes(), 7 * 3000);
+        let decoded: usize = outline.prose.pieces().map(|piece| piece.matches("😀\né").count()).sum();
         assert!(decoded > 30, "{decoded}");
     }
 }

@@ -191,8 +191,10 @@ impl Scan<'_> {
         self.scanned.prompt_text_bytes += walked.text_bytes;
         self.scanned.media += walked.media;
         // Messages elsewhere say whose they are.
-        let is_message = walked.is_string && matter == Matter::Said && self.scanned.shape == Shape::Responses;
+        let is_told = matches!(matter, Matter::Said | Matter::Instructed);
+        let is_message = walked.is_string && is_told && self.scanned.shape == Shape::Responses;
         self.scanned.outline.messages += u64::from(is_message);
+        self.scanned.outline.instructions += u64::from(matter == Matter::Instructed && walked.items > 0);
         if field == Field::Prompt {
             self.scanned.prompt_tokens_given += walked.numbers;
             self.prompts += walked.items;

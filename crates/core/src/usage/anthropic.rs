@@ -227,10 +227,10 @@ impl Visitor for Reader {
             (Role::Root, b"usage") => Role::Usage,
             (Role::Message, b"usage") => Role::FirstUsage,
             (Role::Root | Role::Message, b"content") => Role::Content,
-            (Role::Block, b"text" | b"partial_json" | b"content") => Role::Text,
+            (Role::Block, b"text" | b"content") => Role::Text,
             (Role::Block, b"name") => Role::Name,
             (Role::Block, b"thinking") => Role::Thinking,
-            (Role::Block, b"input") => Role::Input,
+            (Role::Block, b"input" | b"partial_json") => Role::Input,
             (Role::Block, b"stop_reason") => Role::StopReason,
             (Role::Usage | Role::FirstUsage, b"iterations") => Role::Runs,
             (Role::Usage | Role::FirstUsage, b"output_tokens_details") => Role::UsageDetails,
@@ -283,9 +283,10 @@ impl Visitor for Reader {
             Role::Type => self.record.event.kind.push(piece),
             Role::Name => {
                 self.record.note_call();
-                self.record.deliver(0, Kind::Answer, piece);
+                self.record.deliver(0, Kind::Call, piece);
             }
-            Role::Text | Role::Input => self.record.deliver(0, Kind::Answer, piece),
+            Role::Text => self.record.deliver(0, Kind::Answer, piece),
+            Role::Input => self.record.deliver(0, Kind::Call, piece),
             Role::Thinking => self.record.deliver(0, Kind::Reasoning, piece),
             _ => {}
         }

@@ -14,10 +14,12 @@ const LANES: usize = 64;
 /// What a piece of text is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// The answer: content, refusals, tool calls.
+    /// The answer: content and refusals.
     Answer,
     /// What the model thought before it.
     Reasoning,
+    /// Of the answer a tool's name, and what it is called with.
+    Call,
 }
 
 /// Delivered text of one response, each choice's apart, since the choices of a stream come in turns.
@@ -33,27 +35,33 @@ pub(super) struct Delivered {
     calls: u64,
 }
 
-/// The text of one kind of one choice.
+/// The answer or the reasoning of one choice.
 struct Lane {
     choice: u64,
-    kind: Kind,
+    is_reasoning: bool,
     text: Vec<u8>,
     counted: u64,
-    /// How many bytes were counted, and are not kept any more.
-    dropped: u64,
+    /// The bytes of all its text, and of calls in it.
+    bytes: u64,
+    call_bytes: u64,
 }
 
-/// Which text a piece belongs to.
+/// Which text a piece belongs to, and whether it is of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LaneIndex(usize);
+pub(super) struct LaneIndex {
+    at: usize,
+    is_call: bool,
+}
 
 /// What the tokenizer finds in what was delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Estimate {
+pub(super) struct Found {
     /// All of it.
     pub(super) output: u64,
     /// The part of it that is reasoning.
     pub(super) reasoning: u64,
+    /// The part of it that is of calls, by its length.
+    pub(super) calls: u64,
 }
 
 impl Delivered {
@@ -65,7 +73,7 @@ impl Delivered {
     /// How many bytes of text there were.
     pub(super) fn bytes(&self) -> u64 {
         let waiting = self.waiting_answer.len() + self.waiting_reasoning.len();
-        self.lanes.iter().map(|lane| lane.dropped + lane.text.len() as u64).sum::<u64>() + waiting as u64
+        self.lanes.iter().map(|lane| lane.bytes).sum::<u64>() + waiting as u64
     }
 
     /// How many choices had text, as far as they are told apart.
@@ -85,17 +93,18 @@ impl Delivered {
     }
 
     /// Counts everything. Takes time linear in what is kept, some milliseconds at most.
-    pub(super) fn estimate(&self) -> Estimate {
-        let mut estimate = Estimate::default();
+    pub(super) fn count(&self) -> Found {
+        let mut found = Found::default();
         for lane in &self.lanes {
             let tokens = lane.counted + estimate::count_bytes(&lane.text);
-            estimate.output += tokens;
-            estimate.reasoning += if lane.kind == Kind::Reasoning { tokens } else { 0 };
+            found.output += tokens;
+            found.reasoning += if lane.is_reasoning { tokens } else { 0 };
+            found.calls += tokens * lane.call_bytes / lane.bytes.max(1);
         }
         let reasoning = estimate::count_bytes(&self.waiting_reasoning);
-        estimate.output += estimate::count_bytes(&self.waiting_answer) + reasoning;
-        estimate.reasoning += reasoning;
-        estimate
+        found.output += estimate::count_bytes(&self.waiting_answer) + reasoning;
+        found.reasoning += reasoning;
+        found
     }
 
     /// The bytes that are kept, as they are allocated.
@@ -106,18 +115,25 @@ impl Delivered {
 
     /// The lane of a choice's text.
     pub(super) fn lane(&mut self, choice: u64, kind: Kind) -> LaneIndex {
-        if let Some(at) = self.lanes.iter().position(|lane| lane.choice == choice && lane.kind == kind) {
-            return LaneIndex(at);
+        let (is_reasoning, is_call) = (kind == Kind::Reasoning, kind == Kind::Call);
+        let is_its = |lane: &Lane| lane.choice == choice && lane.is_reasoning == is_reasoning;
+        if let Some(at) = self.lanes.iter().position(is_its) {
+            return LaneIndex { at, is_call };
         }
         if self.lanes.len() < LANES {
-            self.lanes.push(Lane { choice, kind, text: Vec::new(), counted: 0, dropped: 0 });
+            self.lanes.push(Lane { choice, is_reasoning, text: Vec::new(), counted: 0, bytes: 0, call_bytes: 0 });
         }
-        LaneIndex(self.lanes.iter().rposition(|lane| lane.kind == kind).unwrap_or(self.lanes.len() - 1))
+        let last = self.lanes.iter().rposition(|lane| lane.is_reasoning == is_reasoning);
+        LaneIndex { at: last.unwrap_or(self.lanes.len() - 1), is_call }
     }
 
     /// Adds a piece of text; a character may be cut between two pieces.
-    pub(super) fn push(&mut self, LaneIndex(at): LaneIndex, piece: &[u8]) {
+    pub(super) fn push(&mut self, LaneIndex { at, is_call }: LaneIndex, piece: &[u8]) {
         self.any |= !piece.is_empty();
+        if let Some(lane) = self.lanes.get_mut(at) {
+            lane.bytes += piece.len() as u64;
+            lane.call_bytes += if is_call { piece.len() as u64 } else { 0 };
+        }
         for piece in piece.chunks(STEP / 2) {
             self.make_room(at, piece.len());
             if let Some(lane) = self.lanes.get_mut(at) {
@@ -166,7 +182,7 @@ impl Delivered {
 
     fn waiting(&mut self, kind: Kind) -> &mut Vec<u8> {
         match kind {
-            Kind::Answer => &mut self.waiting_answer,
+            Kind::Answer | Kind::Call => &mut self.waiting_answer,
             Kind::Reasoning => &mut self.waiting_reasoning,
         }
     }
@@ -195,7 +211,6 @@ impl Delivered {
             let (part, _) = lane.text.split_at(estimate::cut(&lane.text, STEP));
             lane.counted += estimate::count_bytes(part);
             let counted = part.len();
-            lane.dropped += counted as u64;
             lane.text.drain(..counted);
             if !alone {
                 lane.text.shrink_to_fit();
@@ -221,7 +236,7 @@ mod tests {
             delivered.push(lane, piece);
             assert!(delivered.held_bytes() <= BOUND, "{} bytes held", delivered.held_bytes());
         }
-        assert_eq!(delivered.estimate().output, estimate::count_bytes(&text));
+        assert_eq!(delivered.count().output, estimate::count_bytes(&text));
     }
 
     proptest::proptest! {
@@ -236,7 +251,7 @@ mod tests {
             let lane = delivered.lane(0, Kind::Answer);
             text.as_bytes().chunks(size).for_each(|piece| delivered.push(lane, piece));
             proptest::prop_assert!(delivered.held_bytes() <= BOUND);
-            proptest::prop_assert_eq!(delivered.estimate().output, estimate::count_tokens(&text));
+            proptest::prop_assert_eq!(delivered.count().output, estimate::count_tokens(&text));
         }
     }
 
@@ -251,8 +266,20 @@ mod tests {
                 assert!(delivered.held_bytes() <= BOUND, "{} bytes held", delivered.held_bytes());
             }
         }
-        let (expected, found) = (4 * estimate::count_bytes(&text), delivered.estimate().output);
+        let (expected, found) = (4 * estimate::count_bytes(&text), delivered.count().output);
         assert!(expected.abs_diff(found) * 100 <= expected, "{found} instead of {expected}");
+    }
+
+    #[test]
+    fn calls_are_told_apart_by_their_length() {
+        let mut delivered = Delivered::default();
+        for (kind, text) in [(Kind::Answer, "It is in Oslo. "), (Kind::Call, r#"weather{"city":"Oslo"}"#)] {
+            let lane = delivered.lane(0, kind);
+            delivered.push(lane, text.as_bytes());
+        }
+        let found = delivered.count();
+        assert_eq!(found.output, estimate::count_tokens(r#"It is in Oslo. weather{"city":"Oslo"}"#));
+        assert_eq!((found.calls, found.reasoning), (found.output * 22 / 37, 0));
     }
 
     #[test]
@@ -266,17 +293,17 @@ mod tests {
                 assert!(delivered.held_bytes() <= BOUND, "{} bytes held", delivered.held_bytes());
             }
         }
-        let estimate = delivered.estimate();
-        assert!(estimate.output > 100_000 && estimate.reasoning > 0 && estimate.reasoning < estimate.output);
+        let found = delivered.count();
+        assert!(found.output > 100_000 && found.reasoning > 0 && found.reasoning < found.output);
     }
 
     #[test]
     fn text_waits_for_its_choice_within_bounds() {
         let mut delivered = Delivered::default();
         assert!(delivered.wait(Kind::Reasoning, b"hello world"));
-        assert_eq!(delivered.estimate(), Estimate { output: 2, reasoning: 2 });
+        assert_eq!(delivered.count(), Found { output: 2, reasoning: 2, calls: 0 });
         assert!(delivered.settle(3).is_some() && delivered.settle(3).is_none());
-        assert_eq!(delivered.estimate(), Estimate { output: 2, reasoning: 2 });
+        assert_eq!(delivered.count(), Found { output: 2, reasoning: 2, calls: 0 });
         assert!(!delivered.wait(Kind::Answer, &[b'a'; WAITING + 1]));
     }
 }

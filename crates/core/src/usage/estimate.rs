@@ -98,7 +98,7 @@ mod tests {
             let messages: Vec<_> =
                 texts.iter().map(|text| serde_json::json!({"role": "user", "content": text})).collect();
             let body = serde_json::json!({"messages": messages}).to_string();
-            crate::body::scan(&body.into(), crate::body::Shape::Chat).unwrap().outline.text
+            crate::body::scan(&body.into(), crate::body::Shape::Chat).unwrap().outline.prose
         };
         assert_eq!(count_sample(&sample(&[])), 0);
         let texts = [PROSE, "Hi!", "お誕生日おめでとう"];

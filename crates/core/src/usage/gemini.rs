@@ -234,9 +234,9 @@ impl Visitor for Reader {
             }
             Role::Name => {
                 self.record.note_call();
-                self.record.deliver(candidate, Kind::Answer, piece);
+                self.record.deliver(candidate, Kind::Call, piece);
             }
-            Role::CallText => self.record.deliver(candidate, Kind::Answer, piece),
+            Role::CallText => self.record.deliver(candidate, Kind::Call, piece),
             _ => {}
         }
     }

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::api::{Api, Endpoint};
+use crate::{
+    api::{Api, Endpoint},
+    learned::{self, Figures},
+};
 
-use super::frame::around_answer;
 use super::response::{Answer, Read, Response};
 use super::stated::Statement;
 use super::{Ending, Form, Metered, Usage, UsageSource};
@@ -118,22 +120,21 @@ impl Meter {
     }
 
     /// The usage: what was stated, or where nothing was or the response ended early, what the delivered text is in
-    /// tokens of `o200k_base` (or what was stated, if that is more, or is of the whole response though its end is
+    /// tokens of some model (or what was stated, if that is more, or is of the whole response though its end is
     /// missing), with the tags around it if it is complete.
     /// `prompt_estimate`, in tokens, stands for an input nobody stated.
     #[must_use]
-    pub fn finish(self, ending: Ending, prompt_estimate: impl FnOnce() -> u64) -> Metered {
-        self.finish_for(ending, prompt_estimate, |found| found)
+    pub fn finish(&self, ending: Ending, prompt_estimate: impl FnOnce() -> u64) -> Metered {
+        self.finish_for(ending, prompt_estimate, || Figures::of(""))
     }
 
-    /// The same for a model whose vocabulary is another: `own_tokens` says what the tokens that are found in a text are
-    /// in the model's own.
+    /// The same for a model of which these `figures` are known, where they are needed.
     #[must_use]
     pub fn finish_for(
-        self,
+        &self,
         ending: Ending,
         prompt_estimate: impl FnOnce() -> u64,
-        own_tokens: impl Fn(u64) -> u64,
+        figures: impl FnOnce() -> Figures,
     ) -> Metered {
         let stated = self.response.stated();
         if self.used_nothing(&stated, ending) {
@@ -146,25 +147,29 @@ impl Meter {
             let source = if is_whole { UsageSource::Upstream } else { UsageSource::Estimated };
             return Metered { usage: usage(&stated, input, output, 0), audio, source };
         }
-        let found = self.response.delivered().estimate();
-        let found_output = own_tokens(found.output);
+        let (found, figures) = (self.answer(ending), figures());
         let output = match stated.output {
-            Some(stated) => stated.max(found_output),
-            None => found_output.saturating_add(self.unseen(ending)),
+            Some(stated) => stated.max(figures.answer(&learned::Answer { is_whole: false, ..found }, self.endpoint)),
+            None => figures.answer(&found, self.endpoint),
         };
         let input = stated.input.unwrap_or_else(prompt_estimate);
-        let usage = usage(&stated, input, output, own_tokens(found.reasoning));
+        let usage = usage(&stated, input, output, figures.reasoning(&found, self.endpoint));
         Metered { usage, audio, source: UsageSource::Estimated }
     }
 
-    /// The tokens around what was delivered. Of an answer that was cut, nothing is charged that was not seen.
-    fn unseen(&self, ending: Ending) -> u64 {
+    /// What the tokenizer finds in what was delivered. Takes time linear in what is kept of it, some milliseconds at most.
+    #[must_use]
+    pub fn answer(&self, ending: Ending) -> learned::Answer {
+        let delivered = self.response.delivered();
+        let found = delivered.count();
         let ends_silently = self.endpoint.api() == Api::Gemini && self.response.is_whole(ending);
-        let is_complete = self.response.ended() || ends_silently;
-        if is_complete && self.text_delivered() && !self.response.failed() {
-            around_answer(self.endpoint, self.response.delivered().calls())
-        } else {
-            0
+        let has_ended = self.response.ended() || ends_silently;
+        learned::Answer {
+            prose: found.output - found.calls,
+            reasoning: found.reasoning,
+            json: found.calls,
+            calls: delivered.calls(),
+            is_whole: has_ended && delivered.any() && !self.response.failed(),
         }
     }
 

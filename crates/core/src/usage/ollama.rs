@@ -128,9 +128,10 @@ impl Visitor for Reader {
         match role {
             Role::Name => {
                 self.record.note_call();
-                self.record.deliver(0, Kind::Answer, piece);
+                self.record.deliver(0, Kind::Call, piece);
             }
-            Role::Text | Role::Arguments => self.record.deliver(0, Kind::Answer, piece),
+            Role::Text => self.record.deliver(0, Kind::Answer, piece),
+            Role::Arguments => self.record.deliver(0, Kind::Call, piece),
             Role::Thinking => self.record.deliver(0, Kind::Reasoning, piece),
             _ => {}
         }

@@ -302,9 +302,10 @@ impl Visitor for Reader {
             Role::Name if self.record.event.choice.is_named => {}
             Role::Name => {
                 self.record.note_call();
-                self.deliver(Kind::Answer, piece);
+                self.deliver(Kind::Call, piece);
             }
-            Role::Content | Role::Text | Role::Arguments => self.deliver(Kind::Answer, piece),
+            Role::Content | Role::Text => self.deliver(Kind::Answer, piece),
+            Role::Arguments => self.deliver(Kind::Call, piece),
             Role::Reasoning | Role::ReasoningContent
                 if *self.record.event.choice.reasoning.get_or_insert(role) == role =>
             {

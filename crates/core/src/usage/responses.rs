@@ -33,6 +33,9 @@ pub(super) struct Event {
 
 const ITEM_ADDED: &[u8] = b"response.output_item.added";
 const ITEM_DONE: &[u8] = b"response.output_item.done";
+/// How the events begin that add to what tools are called with.
+const WRITTEN: [&[u8]; 4] =
+    [b"response.function_call", b"response.custom_tool_call", b"response.mcp_call", b"response.code_interpreter_call"];
 
 impl Event {
     /// Whether a tool is called.
@@ -43,10 +46,17 @@ impl Event {
     /// What the text of such an event is; none where it repeats what came before, or is no text.
     fn text(&self) -> Option<Kind> {
         let kind = self.kind.bytes();
-        let is_reasoning = kind.starts_with(b"response.reasoning");
-        let is_new = kind == ITEM_ADDED || kind.ends_with(b".delta");
+        if kind == ITEM_ADDED {
+            return Some(Kind::Call);
+        }
+        let of = |kinds: &[&[u8]]| kinds.iter().any(|start| kind.starts_with(start));
         let is_sound = kind == b"response.audio.delta" || kind == b"response.output_audio.delta";
-        (is_new && !is_sound).then_some(if is_reasoning { Kind::Reasoning } else { Kind::Answer })
+        match kind.ends_with(b".delta") && !is_sound {
+            false => None,
+            true if of(&[b"response.reasoning"]) => Some(Kind::Reasoning),
+            true if of(&WRITTEN) => Some(Kind::Call),
+            true => Some(Kind::Answer),
+        }
     }
 
     fn item_content(&self) -> Kind {
@@ -86,7 +96,7 @@ impl Reader {
             self.deliver(piece);
         } else if let Some(new) = self.repeated.rest(piece) {
             self.record.note_call();
-            self.record.deliver(0, Kind::Answer, new);
+            self.record.deliver(0, Kind::Call, new);
         }
     }
 
@@ -225,7 +235,7 @@ impl Visitor for Reader {
             Role::ItemType => self.record.event.item.push(piece),
             Role::Added => self.deliver(piece),
             Role::ItemName => self.item_name(piece),
-            Role::ItemText => self.item_text(Kind::Answer, piece),
+            Role::ItemText => self.item_text(Kind::Call, piece),
             Role::Content => self.item_text(self.record.event.item_content(), piece),
             Role::SummaryText => self.item_text(Kind::Reasoning, piece),
             _ => {}

@@ -6,7 +6,9 @@ use super::{Field, Known, Matter, Maximum};
 
 const OWN: Field = Field::Maximum(Maximum::Own);
 const SAID: Field = Field::Text(Matter::Said);
+const INSTRUCTED: Field = Field::Text(Matter::Instructed);
 const DECLARED: Field = Field::Text(Matter::Declared);
+const FORMED: Field = Field::Text(Matter::Formed);
 /// Templates; and Gemini counts no tokens for the schema of its answer.
 const IMPOSED: Field = Field::Text(Matter::Imposed);
 
@@ -53,11 +55,11 @@ pub(in super::super) const TEXT: [Known; 24] = [
     known("input", Field::Prompt),
     known("prompt_embeds", Field::Media),
     known("messages", SAID),
-    known("system", SAID),
+    known("system", INSTRUCTED),
     known("suffix", SAID),
     known("tools", DECLARED),
     known("functions", DECLARED),
-    known("response_format", DECLARED),
+    known("response_format", FORMED),
     known("documents", SAID),
     known("chat_template", IMPOSED),
     known("chat_template_kwargs", IMPOSED),
@@ -80,11 +82,11 @@ pub(in super::super) const RESPONSES: [Known; 17] = [
     known("n", Field::Choices),
     known("n_cmpl", Field::Choices),
     known("input", SAID),
-    known("instructions", SAID),
+    known("instructions", INSTRUCTED),
     known("prompt", SAID),
     known("tools", DECLARED),
-    known("text", DECLARED),
-    known("response_format", DECLARED),
+    known("text", FORMED),
+    known("response_format", FORMED),
     known("chat_template", IMPOSED),
     known("chat_template_kwargs", IMPOSED),
     REASONING,
@@ -105,11 +107,11 @@ pub(in super::super) const MESSAGES: [Known; 10] = [
     MODEL,
     STREAM,
     known("max_tokens", OWN),
-    known("system", SAID),
+    known("system", INSTRUCTED),
     known("messages", SAID),
     known("tools", DECLARED),
-    known("output_config", DECLARED),
-    known("output_format", DECLARED),
+    known("output_config", FORMED),
+    known("output_format", FORMED),
     known("chat_template_kwargs", IMPOSED),
     THINKING,
 ];
@@ -127,7 +129,7 @@ pub(in super::super) const OLLAMA_GENERATE: [Known; 9] = [
     OPTIONS,
     known("prompt", SAID),
     known("suffix", SAID),
-    known("system", SAID),
+    known("system", INSTRUCTED),
     known("template", IMPOSED),
     known("images", Field::Media),
     known("context", Field::Prompt),
@@ -139,7 +141,7 @@ pub(in super::super) const OLLAMA_EMBED: [Known; 2] = [MODEL, known("input", SAI
 pub(in super::super) const GENERATE_CONTENT: [Known; 5] = [
     MODEL,
     known("contents", SAID),
-    both("systemInstruction", ["systemInstruction", "system_instruction"], SAID),
+    both("systemInstruction", ["systemInstruction", "system_instruction"], INSTRUCTED),
     known("tools", DECLARED),
     both("generationConfig", ["generationConfig", "generation_config"], Field::Options(&GENERATION_CONFIG)),
 ];

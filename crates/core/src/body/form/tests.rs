@@ -43,8 +43,8 @@ fn a_transcription_is_read() {
     assert_eq!(scanned.model.as_deref(), Some("whisper-1"));
     assert_eq!((scanned.stream, scanned.choices, scanned.media, scanned.maximum), (true, 1, 1, None));
     let outline = &scanned.outline;
-    assert_eq!((scanned.prompt_text_bytes, outline.text.bytes()), (3, 3));
-    assert!(outline.text.pieces().eq(["né"]));
+    assert_eq!((scanned.prompt_text_bytes, outline.prose.bytes()), (3, 3));
+    assert!(outline.prose.pieces().eq(["né"]));
     assert_eq!(scanned.body().as_ptr(), body.as_ptr(), "nothing is copied");
 }
 
@@ -191,7 +191,7 @@ fn fields_that_count_are_utf_8_and_others_may_be_anything() {
 fn a_long_prompt_leaves_a_short_sample() {
     let prompt = "é".repeat(1 << 20);
     let scanned = scanned(&[field("prompt", &prompt)]).unwrap();
-    let sample = scanned.outline.text;
+    let sample = scanned.outline.prose;
     assert_eq!((scanned.prompt_text_bytes, sample.bytes()), (2 << 20, 2 << 20));
     let kept: usize = sample.pieces().map(str::len).sum();
     assert!((2048..=4096).contains(&kept), "{kept}");

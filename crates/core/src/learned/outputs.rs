@@ -1,0 +1,102 @@
+//! How long a key's last answers of a model were, and the longest that is to be expected.
+
+/// The last outputs, of which every 16th makes the percentile be found anew; while there are few, each does.
+#[derive(Debug, Default)]
+pub(super) struct Outputs {
+    ring: Vec<u32>,
+    next: usize,
+    unseen: usize,
+    percentile: Option<u32>,
+}
+
+const RING: usize = 256;
+/// So many outputs say what is to be expected of the next.
+const ENOUGH: usize = 20;
+/// So many say something beside those of other keys.
+const SOME: usize = 5;
+const EVERY: usize = 16;
+
+impl Outputs {
+    /// Takes in one output. Says whether the percentile was found anew.
+    pub fn push(&mut self, output: u64) -> bool {
+        let output = u32::try_from(output).unwrap_or(u32::MAX);
+        match self.ring.get_mut(self.next) {
+            Some(oldest) => *oldest = output,
+            None => self.ring.push(output),
+        }
+        self.next = (self.next + 1) % RING;
+        self.unseen += 1;
+        let is_due = self.unseen >= EVERY || (SOME..=ENOUGH).contains(&self.ring.len());
+        if is_due {
+            self.unseen = 0;
+            self.percentile = self.find();
+        }
+        is_due
+    }
+
+    /// The 95th percentile, where there are enough outputs to expect no more.
+    pub fn expected(&self) -> Option<u32> {
+        self.percentile.filter(|_| self.ring.len() >= ENOUGH)
+    }
+
+    /// The same where there are some outputs.
+    pub fn percentile(&self) -> Option<u32> {
+        self.percentile
+    }
+
+    /// The 95th percentile by nearest rank.
+    fn find(&self) -> Option<u32> {
+        let mut outputs = self.ring.clone();
+        let rank = (outputs.len() * 95).div_ceil(100).checked_sub(1)?;
+        // The rank is below the length, which is not 0.
+        let (_, percentile, _) = outputs.select_nth_unstable(rank);
+        Some(*percentile)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(outputs: impl IntoIterator<Item = u64>) -> Outputs {
+        let mut all = Outputs::default();
+        for output in outputs {
+            let _ = all.push(output);
+        }
+        all
+    }
+
+    #[test]
+    fn the_95th_percentile_of_twenty_and_more_is_expected() {
+        assert_eq!(of(1..20).expected(), None, "19 are too few");
+        assert_eq!(of(1..21).expected(), Some(19), "the 19th of 20");
+        let expected = of(1..=256).expected().unwrap();
+        assert!((228..=244).contains(&expected), "the 244th of 256, or as it was 15 outputs ago: {expected}");
+    }
+
+    #[test]
+    fn of_few_outputs_the_percentile_is_the_longest() {
+        assert_eq!(of(1..5).percentile(), None);
+        assert_eq!(of([9, 1, 2, 3, 4]).percentile(), Some(9));
+    }
+
+    #[test]
+    fn old_outputs_are_forgotten() {
+        let outputs = of([9000; 500].into_iter().chain([10; RING + EVERY]));
+        assert_eq!((outputs.expected(), outputs.ring.len()), (Some(10), RING));
+    }
+
+    #[test]
+    fn the_percentile_is_found_anew_every_16_outputs() {
+        let mut outputs = of([1; ENOUGH]);
+        (1..EVERY).for_each(|_| assert!(!outputs.push(50)));
+        assert_eq!(outputs.expected(), Some(1));
+        assert!(outputs.push(50));
+        assert_eq!(outputs.expected(), Some(50));
+    }
+
+    #[test]
+    fn one_odd_output_changes_nothing() {
+        assert_eq!(of([u64::MAX].into_iter().chain([100; 40])).expected(), Some(100));
+    }
+}
