@@ -25,6 +25,7 @@ pub mod keys;
 pub mod limits;
 #[doc(hidden)]
 pub mod observe;
+#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "most of it is for the connection of shared limits"))]
 mod patience;
 #[doc(hidden)]
 pub mod proxy;

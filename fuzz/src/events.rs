@@ -105,7 +105,18 @@ const COUNTS: [&str; 5] = ["prompt_tokens", "input_tokens", "completion_tokens",
 
 /// What no chunk of a chat says: without choices it is something else.
 const FOREIGN: [&str; 12] = [
-    "error", "message", "type", "event", "delta", "content", "text", "response", "output", "data", "result", "candidates",
+    "error",
+    "message",
+    "type",
+    "event",
+    "delta",
+    "content",
+    "text",
+    "response",
+    "output",
+    "data",
+    "result",
+    "candidates",
 ];
 
 /// Whether it is a number of tokens that somebody could have used; of a number that is no whole one, its value does not
