@@ -146,7 +146,7 @@ mod tests {
         (input, output, metered.source)
     }
 
-    fn finished(meter: ResponseMeter) -> (u64, u64, UsageSource) {
+    fn finished(meter: &ResponseMeter) -> (u64, u64, UsageSource) {
         counted(&meter.finish(true, || 9, || Figures::of("")))
     }
 
@@ -168,7 +168,7 @@ mod tests {
                         "{way} cut at {at}"
                     );
                     assert_eq!(meter.flush(), None);
-                    assert_eq!(finished(meter), (40, 132, UsageSource::Upstream), "{way} cut at {at}");
+                    assert_eq!(finished(&meter), (40, 132, UsageSource::Upstream), "{way} cut at {at}");
                 }
             }
         }
@@ -182,16 +182,16 @@ mod tests {
             for (body, output) in [(body.as_slice(), count_tokens("one two ")), (&body[..body.len() / 2], 0)] {
                 let mut meter = meter(Form::Sse, coding);
                 let _ = meter.feed(Bytes::copy_from_slice(body));
-                let (input, found, source) = finished(meter);
+                let (input, found, source) = finished(&meter);
                 assert_eq!((input, source), (9, UsageSource::Estimated), "{way}");
                 assert!(found <= count_tokens("one two ") && found >= output, "{way}: {found}");
             }
             for noise in [&b"{\"usage\":{}}"[..], &[0xff; 30], &[0]] {
                 let mut meter = meter(Form::Json, coding);
                 assert_eq!(meter.feed(Bytes::copy_from_slice(noise)), noise, "{way}");
-                assert_eq!(finished(meter).0, 9, "{way}: {noise:?} is not free");
+                assert_eq!(finished(&meter).0, 9, "{way}: {noise:?} is not free");
             }
-            let nothing = finished(meter(Form::Json, coding));
+            let nothing = finished(&meter(Form::Json, coding));
             assert_eq!(nothing, (0, 0, UsageSource::None), "{way}: an answer without a byte is an error's");
         }
     }
@@ -201,10 +201,10 @@ mod tests {
         let mut plain = meter(Form::Json, ContentCoding::Unknown);
         assert_eq!(plain.feed(Bytes::from(ANSWER)), ANSWER);
         assert!(plain.ended());
-        assert_eq!(finished(plain), (40, 132, UsageSource::Upstream));
+        assert_eq!(finished(&plain), (40, 132, UsageSource::Upstream));
         let mut other = meter(Form::Json, ContentCoding::Unknown);
         let _ = other.feed(Bytes::from_static(b"\x1f\x9d\x90binary"));
-        assert_eq!(finished(other), (9, 0, UsageSource::Estimated));
+        assert_eq!(finished(&other), (9, 0, UsageSource::Estimated));
     }
 
     #[test]
@@ -218,7 +218,7 @@ mod tests {
             }
             assert!(matches!(meter.reading, Reading::Lost), "{way}: what it kept is given back");
             assert!(!meter.ended(), "{way}");
-            assert_eq!(finished(meter), (9, 0, UsageSource::Estimated), "{way}");
+            assert_eq!(finished(&meter), (9, 0, UsageSource::Estimated), "{way}");
         }
     }
 }
