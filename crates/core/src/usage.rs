@@ -8,6 +8,7 @@ mod documents;
 mod embeddings;
 mod estimate;
 mod frame;
+mod free;
 mod gemini;
 mod images;
 mod json;
