@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http::header;
 use keymeter_config::Upstream;
 use keymeter_core::{
-    api::{Api, Call, Endpoint, Unrecognised, recognise},
+    api::{Api, Call, Endpoint, Unrecognised, recognise, right_spelling},
     key::KeyRecord,
     rejection::Rejection,
 };
@@ -68,6 +68,8 @@ pub struct RequestInfo {
     pub key: Arc<Key>,
     /// What it asks for.
     pub call: Call,
+    /// Whose API it is in, which our own answers are written for.
+    pub api: Api,
     /// Where it goes; `None` where no model is asked.
     pub route: Option<Arc<Route>>,
     /// What held when it arrived.
@@ -88,6 +90,7 @@ impl RequestInfo {
             id: request.request_id().clone(),
             key: admitted.key.clone(),
             call,
+            api: admitted.endpoint.api(),
             route: Some(admitted.route.clone()),
             settings: request.settings().clone(),
             gate: gate.clone(),
@@ -97,7 +100,7 @@ impl RequestInfo {
     fn of_identified(request: &Identified, call: Call, gate: &Arc<Gate>) -> Self {
         let Identified { context, key } = request;
         let (id, key, settings) = (context.id.clone(), key.clone(), context.settings.clone());
-        Self { id, key, call, route: None, settings, gate: gate.clone() }
+        Self { id, key, call, api: context.api, route: None, settings, gate: gate.clone() }
     }
 
     /// What is known of the key.
@@ -268,8 +271,14 @@ impl<P> Gated<P> {
     fn arrive(&self, session: &Session) -> (RequestContext, Result<Call, Unrecognised>) {
         let (head, settings) = (session.req_header(), self.gate.settings());
         let from = settings.client_address(&head.headers, peer_address(session));
-        let arrived = RequestContext::new(head.uri.path(), from, settings, Now::read());
-        let call = recognise(&head.method, &arrived.path);
+        let path = head.uri.path();
+        let call = recognise(&head.method, path);
+        let api = match call {
+            // Who misspelled a path is told in the form that their client reads.
+            Err(Unrecognised::Path) => api_of(head, right_spelling(path).as_ref().map_or(path, |(_, right)| right)),
+            _ => api_of(head, path),
+        };
+        let arrived = RequestContext::new(path, api, from, settings, Now::read());
         (arrived.traced(&self.gate, &head.method, &head.headers, call.as_ref().ok()), call)
     }
 
@@ -310,6 +319,11 @@ impl<P> Gated<P> {
         respond::before_body(session, reply).await?;
         Ok(true)
     }
+}
+
+/// Whose request it is, if it is asked at `path`.
+fn api_of(head: &RequestHeader, path: &str) -> Api {
+    Api::of_request(path, head.uri.query(), &head.headers)
 }
 
 /// Whatever was found of a request: the process stops.

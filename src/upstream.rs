@@ -157,13 +157,12 @@ fn credential(upstream: &Upstream) -> Result<Option<(HeaderName, HeaderValue)>> 
     Ok(Some((name, value)))
 }
 
-/// The upstream's path before the client's. Where one ends and the other begins with `/v1`, it
-/// stands once.
+/// The upstream's path before the client's. A `/v1` with which the upstream's ends is left out: the client's has its own, or
+/// is of a server that has it at its root, as vLLM's `/tokenize` and Ollama's `/api/chat` are.
 #[must_use]
 pub fn joined_path(base: &str, path: &str) -> String {
     let base = base.trim_end_matches('/');
-    let base = if path == "/v1" || path.starts_with("/v1/") { base.strip_suffix("/v1").unwrap_or(base) } else { base };
-    format!("{base}{path}")
+    format!("{}{path}", base.strip_suffix("/v1").unwrap_or(base))
 }
 
 /// The certificates in a file in PEM form (RFC 7468).
@@ -198,6 +197,12 @@ mod tests {
             ("/openai/v1", "/v1/chat/completions", "/openai/v1/chat/completions"),
             ("/openai", "/v1/chat/completions", "/openai/v1/chat/completions"),
             ("/apiv1", "/v1/models", "/apiv1/v1/models"),
+            ("/v1", "/tokenize", "/tokenize"),
+            ("/vllm/v1/", "/pooling", "/vllm/pooling"),
+            ("/vllm", "/v2/rerank", "/vllm/v2/rerank"),
+            ("/v1", "/api/chat", "/api/chat"),
+            ("/v1", "/v1beta/models/m:countTokens", "/v1beta/models/m:countTokens"),
+            ("/v1", "/v1/models/m:countTokens", "/v1/models/m:countTokens"),
         ] {
             assert_eq!(joined_path(base, path), joined);
         }

@@ -47,6 +47,7 @@ mod ledger;
 mod metering;
 mod models;
 mod operation;
+mod paths;
 mod reloading;
 mod scale;
 mod scrape;

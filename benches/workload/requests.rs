@@ -12,7 +12,7 @@ use keymeter::{
 };
 use keymeter_config::{self as config};
 use keymeter_core::{
-    api::Endpoint,
+    api::{Api, Endpoint},
     body::Scanned,
     key::{KeyHash, KeyRecord, KeyState, OwnLimits},
 };
@@ -32,7 +32,8 @@ pub async fn exchange(gate: &Arc<Gate>, head: &HeaderMap, body: Box<Scanned>) ->
 
 /// A request whose key is known.
 pub async fn identified(gate: &Arc<Gate>, head: &HeaderMap, now: Now) -> Identified {
-    let context = RequestContext::new("/v1/chat/completions", Ipv4Addr::LOCALHOST.into(), gate.settings(), now);
+    let context =
+        RequestContext::new("/v1/chat/completions", Api::OpenAi, Ipv4Addr::LOCALHOST.into(), gate.settings(), now);
     let credentials = Credentials { headers: head, in_query: None };
     let Ok(request) = gate.identify(context, credentials, now).await else { panic!("an unknown key") };
     request

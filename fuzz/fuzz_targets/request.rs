@@ -22,6 +22,9 @@ const SHAPES: [Shape; 15] = [
     Shape::Embeddings,
     Shape::Moderations,
     Shape::Rerank,
+    Shape::Score,
+    Shape::Pooling,
+    Shape::Tokenize,
     Shape::Images,
     Shape::Speech,
     Shape::Messages,
@@ -29,8 +32,11 @@ const SHAPES: [Shape; 15] = [
     Shape::OllamaChat,
     Shape::OllamaGenerate,
     Shape::OllamaEmbed,
+    Shape::OllamaShow,
     Shape::GenerateContent,
     Shape::EmbedContent,
+    Shape::BatchEmbedContents,
+    Shape::GeminiCountTokens,
 ];
 
 fuzz_target!(|data: &[u8]| {
@@ -132,6 +138,7 @@ fn is_for_other_reasons(fault: &BodyError, body: &[u8]) -> bool {
         | BodyError::LoneSurrogate { .. } => false,
         BodyError::ModelName
         | BodyError::OtherModel
+        | BodyError::Background { .. }
         | BodyError::ContentType { .. }
         | BodyError::Form { .. }
         | BodyError::FileField { .. } => {

@@ -356,7 +356,7 @@ impl ActiveRequest {
 
     /// What a request used of whose response nothing was metered.
     fn unmetered(&self, aborted: bool) -> Metered {
-        if !aborted || self.status != 0 {
+        if !aborted || self.status != 0 || !self.admitted.endpoint.takes_tokens() {
             return Metered::none();
         }
         // The client did not wait for the head. The upstream has had its prompt, and that is all we know.

@@ -38,7 +38,7 @@ impl Default for Charge {
 impl Charge {
     /// What is charged for a response that used `metered`. What was not served, and used nothing, has no price either.
     pub fn new(admitted: &Admitted, metered: Metered, is_served: bool) -> Self {
-        let is_charged = is_served || metered.source != UsageSource::None;
+        let is_charged = admitted.endpoint.takes_tokens() && (is_served || metered.source != UsageSource::None);
         let Usage { input, cached_input, cache_write, cache_write_1h, output, .. } = metered.usage;
         let counts = TokenCounts { input, cached_input, cache_write, cache_write_1h, output };
         let cost = if is_charged { admitted.model.price.cost(&counts, metered.audio) } else { Usd::ZERO };

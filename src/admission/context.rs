@@ -49,11 +49,10 @@ pub struct RequestContext {
 const LOGGED: usize = 128;
 
 impl RequestContext {
-    /// A request for `path` that has just arrived from an address.
+    /// A request for `path`, of an API, that has just arrived from an address.
     #[must_use]
-    pub fn new(path: &str, from: IpAddr, settings: Arc<Settings>, now: Now) -> Self {
+    pub fn new(path: &str, api: Api, from: IpAddr, settings: Arc<Settings>, now: Now) -> Self {
         let path = path.to_owned();
-        let api = Api::of_path(&path);
         let (id, work) = (RequestId::next(), Duration::ZERO);
         Self { id, arrived: now, path, api, settings, from, model: None, work, trace: None }
     }

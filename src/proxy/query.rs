@@ -2,15 +2,14 @@
 //! the request's target: a query is logged and forwarded as a credential's header never would be.
 
 use http::{Uri, uri::PathAndQuery};
-use keymeter_core::api::percent_decoded;
+use keymeter_core::api::{is_key, percent_decoded};
 use pingora::http::RequestHeader;
 
 /// Takes `key` out of the request's query. Two that differ are none that could be right, and
 /// come as an empty one.
 pub(super) fn take_key(request: &mut RequestHeader) -> Option<String> {
     let query = request.uri.query()?;
-    let is_key = |pair: &&str| percent_decoded(pair.split('=').next().unwrap_or_default()) == "key";
-    let (keys, rest): (Vec<&str>, Vec<&str>) = query.split('&').partition(is_key);
+    let (keys, rest): (Vec<&str>, Vec<&str>) = query.split('&').partition(|pair| is_key(pair));
     let mut values = keys.into_iter().map(|pair| percent_decoded(pair.split_once('=').unwrap_or_default().1));
     let first = values.next()?;
     let key = if values.all(|value| value == first) { first } else { String::new() };

@@ -309,8 +309,8 @@ pub(super) async fn write_last(session: &mut Session, bytes: Bytes) -> Result<()
 pub async fn respond_json(session: &mut Session, info: &RequestInfo, status: StatusCode, body: Vec<u8>) -> Result<()> {
     let limits = info.settings.limits_of(&info.key.record);
     let now = Now::read();
-    let mut headers: Vec<_> = id_headers(Api::OpenAi, info.id.as_str()).collect();
-    headers.extend(rate_headers(&info.gate.standing(&info.key, &limits, now), Api::OpenAi, now));
+    let mut headers: Vec<_> = id_headers(info.api, info.id.as_str()).collect();
+    headers.extend(rate_headers(&info.gate.standing(&info.key, &limits, now), info.api, now));
     before_body(session, Reply { status, headers, body, closes: false }).await
 }
 
@@ -319,7 +319,7 @@ pub async fn respond_json(session: &mut Session, info: &RequestInfo, status: Sta
 /// # Errors
 /// When the client is gone.
 pub async fn respond_rejection(session: &mut Session, info: &RequestInfo, rejection: &Rejection) -> Result<()> {
-    respond_json(session, info, rejection.status(), rejection.body(Api::OpenAi, info.id.as_str())).await
+    respond_json(session, info, rejection.status(), rejection.body(info.api, info.id.as_str())).await
 }
 
 #[cfg(test)]

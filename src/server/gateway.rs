@@ -2,6 +2,7 @@
 //! only what any other proxy with the plugin can use.
 
 mod catalogue;
+mod model_list;
 
 use std::sync::Arc;
 
@@ -14,6 +15,8 @@ use pingora::{
     prelude::{Error, HttpPeer, Result},
     proxy::{ProxyHttp, Session},
 };
+
+use serde_json::json;
 
 use self::catalogue::Catalogue;
 use crate::{
@@ -46,14 +49,20 @@ impl ProxyHttp for Gateway {
                 let usage = pass.usage().await.to_string().into_bytes();
                 respond_json(session, &pass, StatusCode::OK, usage).await?;
             }
+            Call::Version => {
+                let version = self.catalogue.ollamas_version(&pass, &self.dialer).await;
+                let version = version.as_deref().unwrap_or(env!("CARGO_PKG_VERSION"));
+                let told = json!({"version": version}).to_string().into_bytes();
+                respond_json(session, &pass, StatusCode::OK, told).await?;
+            }
             Call::Models => {
                 let models = self.catalogue.models_for(&pass, &self.dialer).await;
-                respond_json(session, &pass, StatusCode::OK, catalogue::list(&models)).await?;
+                respond_json(session, &pass, StatusCode::OK, model_list::list(pass.api, &models)).await?;
             }
             Call::Model(name) => {
                 let models = self.catalogue.models_for(&pass, &self.dialer).await;
                 if let Some(model) = models.iter().find(|model| model.id == *name) {
-                    respond_json(session, &pass, StatusCode::OK, catalogue::one(model)).await?;
+                    respond_json(session, &pass, StatusCode::OK, model_list::one(pass.api, model)).await?;
                 } else {
                     let rejection = Rejection::ModelNotFound { key: pass.key().id.clone(), model: name.clone() };
                     respond_rejection(session, &pass, &rejection).await?;

@@ -387,6 +387,7 @@ mod tests {
         limits::account::SERIES_OF_DELETED_KEYS,
     };
     use keymeter_config::keys;
+    use keymeter_core::api::Api;
 
     /// As before a Pingora server runs.
     #[test]
@@ -410,7 +411,8 @@ mod tests {
         let plugin = Plugin::new(loaded, path.to_owned(), AccessLog::none()).unwrap();
 
         let now = Now::read();
-        let context = RequestContext::new("/v1/models", Ipv4Addr::LOCALHOST.into(), plugin.gate().settings(), now);
+        let context =
+            RequestContext::new("/v1/models", Api::OpenAi, Ipv4Addr::LOCALHOST.into(), plugin.gate().settings(), now);
         let headers: HeaderMap =
             [(http::header::AUTHORIZATION, HeaderValue::from_static("Bearer sk-a"))].into_iter().collect();
         let credentials = Credentials { headers: &headers, in_query: None };

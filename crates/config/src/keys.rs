@@ -280,13 +280,15 @@ pub fn parse(
 }
 
 /// Reads one key in JSON, as a key service has it: the fields of a `keys.yaml`, and `state` and `wallet`, of which it
-/// may say what is in it.
+/// may say what is in it. A field that is `null` is absent.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn parse_record(json: &[u8]) -> Result<(KeyRecord, Option<BalanceUpdate>), String> {
     let mut fields: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(json).map_err(|fault| format!("the record is not a JSON object: {fault}"))?;
+    // Programs that write every field write `null` for those that they do not have.
+    fields.retain(|name, value| !value.is_null() || !FIELDS.contains(&name.as_str()) && name != "secret");
     if fields.contains_key("secret") {
         return Err("the record holds the secret itself: send its `hash` only".to_owned());
     }
@@ -295,7 +297,7 @@ pub fn parse_record(json: &[u8]) -> Result<(KeyRecord, Option<BalanceUpdate>), S
     }
     let state = fields.remove("state").map(read_field::<Scalar<KeyState>>).transpose();
     let state = state.map_err(|fault| format!("state: {fault}"))?;
-    let wallet = fields.remove("wallet").filter(|wallet| !wallet.is_null()).map(parse_wallet).transpose();
+    let wallet = fields.remove("wallet").map(parse_wallet).transpose();
     let (wallet, word) = wallet.map_err(|fault| format!("wallet: {fault}"))?.unzip();
     let raw: RawKey = read_field(fields.into())?;
     let marks = Marks::default();

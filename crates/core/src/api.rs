@@ -1,10 +1,14 @@
-//! Which API a path belongs to. Every path that reaches an upstream is named here; what is
-//! not named is refused, so that there is no way around admission.
+//! What requests ask for, and of which API they are. Every path that reaches an upstream is named in `path.rs`; what is
+//! not named there is refused, so that there is no way around admission.
 
-use http::Method;
-use percent_encoding::percent_decode_str;
+mod path;
+mod spelling;
 
-use crate::{body::Shape, model_name};
+use http::{HeaderMap, HeaderName};
+
+pub use self::path::{Unrecognised, percent_decoded, recognise};
+pub use self::spelling::right_spelling;
+use crate::body::Shape;
 
 /// The family of paths, errors and headers that a request speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,10 +35,12 @@ pub enum Call {
     },
     /// The models that the key may call.
     Models,
-    /// What the key itself may use and has used.
-    Usage,
     /// One of them.
     Model(String),
+    /// The version of the server, as Ollama tells it.
+    Version,
+    /// What the key itself may use and has used.
+    Usage,
 }
 
 /// A path that an upstream answers.
@@ -50,8 +56,18 @@ pub enum Endpoint {
     Embeddings,
     /// `POST /v1/moderations`
     Moderations,
-    /// `POST /v1/rerank`
+    /// `POST /v1/rerank`, and vLLM's `/rerank` and `/v2/rerank`
     Rerank,
+    /// vLLM's `POST /v1/score` and `/score`
+    Score,
+    /// vLLM's `POST /pooling`
+    Pooling,
+    /// vLLM's `POST /classify`
+    Classify,
+    /// vLLM's `POST /tokenize`
+    Tokenize,
+    /// vLLM's `POST /detokenize`
+    Detokenize,
     /// `POST /v1/images/generations`
     ImageGenerations,
     /// `POST /v1/images/edits`
@@ -72,58 +88,68 @@ pub enum Endpoint {
     OllamaGenerate,
     /// `POST /api/embed`
     OllamaEmbed,
-    /// `POST /v1beta/models/{model}:generateContent`
+    /// `POST /api/embeddings`, as it was before `/api/embed`
+    OllamaEmbeddings,
+    /// `POST /api/show`
+    OllamaShow,
+    /// `POST /v1beta/models/{model}:generateContent`; each of Gemini's is at `/v1/models/` too
     GenerateContent,
     /// `POST /v1beta/models/{model}:streamGenerateContent`
     StreamGenerateContent,
     /// `POST /v1beta/models/{model}:embedContent`
     EmbedContent,
+    /// `POST /v1beta/models/{model}:batchEmbedContents`
+    BatchEmbedContents,
+    /// `POST /v1beta/models/{model}:countTokens`
+    GeminiCountTokens,
 }
 
-/// Every endpoint whose path names no model, with its path.
-const ENDPOINTS: [(&str, Endpoint); 16] = [
-    ("/v1/chat/completions", Endpoint::ChatCompletions),
-    ("/v1/completions", Endpoint::Completions),
-    ("/v1/responses", Endpoint::Responses),
-    ("/v1/embeddings", Endpoint::Embeddings),
-    ("/v1/moderations", Endpoint::Moderations),
-    ("/v1/rerank", Endpoint::Rerank),
-    ("/v1/images/generations", Endpoint::ImageGenerations),
-    ("/v1/images/edits", Endpoint::ImageEdits),
-    ("/v1/audio/speech", Endpoint::Speech),
-    ("/v1/audio/transcriptions", Endpoint::Transcriptions),
-    ("/v1/audio/translations", Endpoint::Translations),
-    ("/v1/messages", Endpoint::Messages),
-    ("/v1/messages/count_tokens", Endpoint::CountTokens),
-    ("/api/chat", Endpoint::OllamaChat),
-    ("/api/generate", Endpoint::OllamaGenerate),
-    ("/api/embed", Endpoint::OllamaEmbed),
-];
-
-/// Gemini's endpoints with what follows the model and a colon.
-const METHODS: [(&str, Endpoint); 3] = [
-    ("generateContent", Endpoint::GenerateContent),
-    ("streamGenerateContent", Endpoint::StreamGenerateContent),
-    ("embedContent", Endpoint::EmbedContent),
-];
-
-const MODELS: &str = "/v1/models";
-const USAGE: &str = "/v1/usage";
-const GEMINI_MODELS: &str = "/v1beta/models/";
+/// Every client of Anthropic's sends it.
+const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+/// Google's clients send their key so.
+const GOOGLE_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
 
 impl Api {
+    /// Whose request it is. The paths of models are `OpenAI`'s, Anthropic's and Gemini's: there the headers tell, or
+    /// Gemini's `?key=`.
+    #[must_use]
+    pub fn of_request(path: &str, query: Option<&str>, headers: &HeaderMap) -> Self {
+        let api = Self::of_path(path);
+        if api != Self::OpenAi || !path::is_of_models(path) {
+            return api;
+        }
+        let has_key = |query: &str| query.split('&').any(is_key);
+        if headers.contains_key(GOOGLE_KEY) || query.is_some_and(has_key) {
+            Self::Gemini
+        } else if headers.contains_key(ANTHROPIC_VERSION) {
+            Self::Anthropic
+        } else {
+            Self::OpenAi
+        }
+    }
+
     /// Whose path it is, as far as its beginning tells: what an error on an unknown path is
     /// written for.
     #[must_use]
     pub fn of_path(path: &str) -> Self {
-        let under = |room: &str| path.strip_prefix(room).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        match () {
-            () if under("/v1/messages") => Self::Anthropic,
-            () if under("/api") => Self::Ollama,
-            () if under("/v1beta") => Self::Gemini,
-            () => Self::OpenAi,
+        let under = |rest: &str, room: &str| {
+            rest.strip_prefix(room).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        match path.strip_prefix("/v1/") {
+            Some(rest) if under(rest, "messages") => Self::Anthropic,
+            Some(rest) if path::is_geminis(rest) => Self::Gemini,
+            Some(_) => Self::OpenAi,
+            None if under(path, "/api") => Self::Ollama,
+            None if under(path, "/v1beta") => Self::Gemini,
+            None => Self::OpenAi,
         }
     }
+}
+
+/// Whether a pair of a query gives Gemini's key.
+#[must_use]
+pub fn is_key(pair: &str) -> bool {
+    percent_decoded(pair.split('=').next().unwrap_or_default()) == "key"
 }
 
 impl Endpoint {
@@ -137,14 +163,25 @@ impl Endpoint {
             | Self::Embeddings
             | Self::Moderations
             | Self::Rerank
+            | Self::Score
+            | Self::Pooling
+            | Self::Classify
+            | Self::Tokenize
+            | Self::Detokenize
             | Self::ImageGenerations
             | Self::ImageEdits
             | Self::Speech
             | Self::Transcriptions
             | Self::Translations => Api::OpenAi,
             Self::Messages | Self::CountTokens => Api::Anthropic,
-            Self::OllamaChat | Self::OllamaGenerate | Self::OllamaEmbed => Api::Ollama,
-            Self::GenerateContent | Self::StreamGenerateContent | Self::EmbedContent => Api::Gemini,
+            Self::OllamaChat | Self::OllamaGenerate | Self::OllamaEmbed | Self::OllamaEmbeddings | Self::OllamaShow => {
+                Api::Ollama
+            }
+            Self::GenerateContent
+            | Self::StreamGenerateContent
+            | Self::EmbedContent
+            | Self::BatchEmbedContents
+            | Self::GeminiCountTokens => Api::Gemini,
         }
     }
 
@@ -158,6 +195,9 @@ impl Endpoint {
             Self::Embeddings => Shape::Embeddings,
             Self::Moderations => Shape::Moderations,
             Self::Rerank => Shape::Rerank,
+            Self::Score => Shape::Score,
+            Self::Pooling | Self::Classify => Shape::Pooling,
+            Self::Tokenize | Self::Detokenize => Shape::Tokenize,
             Self::ImageGenerations => Shape::Images,
             Self::Speech => Shape::Speech,
             Self::ImageEdits | Self::Transcriptions | Self::Translations => Shape::Form,
@@ -165,9 +205,12 @@ impl Endpoint {
             Self::CountTokens => Shape::CountTokens,
             Self::OllamaChat => Shape::OllamaChat,
             Self::OllamaGenerate => Shape::OllamaGenerate,
-            Self::OllamaEmbed => Shape::OllamaEmbed,
+            Self::OllamaEmbed | Self::OllamaEmbeddings => Shape::OllamaEmbed,
+            Self::OllamaShow => Shape::OllamaShow,
             Self::GenerateContent | Self::StreamGenerateContent => Shape::GenerateContent,
             Self::EmbedContent => Shape::EmbedContent,
+            Self::BatchEmbedContents => Shape::BatchEmbedContents,
+            Self::GeminiCountTokens => Shape::GeminiCountTokens,
         }
     }
 
@@ -190,17 +233,29 @@ impl Endpoint {
             Self::Embeddings
             | Self::Moderations
             | Self::Rerank
+            | Self::Score
+            | Self::Pooling
+            | Self::Classify
+            | Self::Tokenize
+            | Self::Detokenize
             | Self::Speech
             | Self::CountTokens
             | Self::OllamaEmbed
-            | Self::EmbedContent => false,
+            | Self::OllamaEmbeddings
+            | Self::OllamaShow
+            | Self::EmbedContent
+            | Self::BatchEmbedContents
+            | Self::GeminiCountTokens => false,
         }
     }
 
-    /// Whether the endpoint costs tokens at all; counting them does not.
+    /// Whether the endpoint costs tokens at all; counting them does not, nor does what a model is asked about itself.
     #[must_use]
     pub fn takes_tokens(self) -> bool {
-        self != Self::CountTokens
+        !matches!(
+            self,
+            Self::CountTokens | Self::GeminiCountTokens | Self::Tokenize | Self::Detokenize | Self::OllamaShow
+        )
     }
 
     /// Whether a stream of the endpoint states its usage only if `stream_options` asks for it.
@@ -208,77 +263,6 @@ impl Endpoint {
     pub fn injects_usage(self) -> bool {
         matches!(self, Self::ChatCompletions | Self::Completions)
     }
-}
-
-/// Why a request asks for nothing that is here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unrecognised {
-    /// No API has the path.
-    Path,
-    /// The path is known, under the method named here.
-    Method(&'static str),
-    /// The path is one that names a model, and what stands there can be none's name.
-    ModelName,
-}
-
-/// What `method` and `path` (without its query) ask for.
-///
-/// # Errors
-/// When the path is none of an API, the method is not the path's, or no model can have the name in it.
-pub fn recognise(method: &Method, path: &str) -> Result<Call, Unrecognised> {
-    let (call, allowed) = match inference(path) {
-        Some((endpoint, model)) => (Call::Inference { endpoint, model }, "POST"),
-        None => (catalogue(path).ok_or(Unrecognised::Path)?, "GET"),
-    };
-    if method.as_str() != allowed {
-        return Err(Unrecognised::Method(allowed));
-    }
-    match &call {
-        Call::Inference { model: Some(model), .. } | Call::Model(model) if !model_name::is_valid(model) => {
-            Err(Unrecognised::ModelName)
-        }
-        _ => Ok(call),
-    }
-}
-
-/// The endpoint that a path is, and the model that it names.
-fn inference(path: &str) -> Option<(Endpoint, Option<String>)> {
-    if let Some((_, endpoint)) = ENDPOINTS.iter().find(|(known, _)| *known == path) {
-        return Some((*endpoint, None));
-    }
-    // A model's name may have a colon, as Ollama's tags do; a method's has none.
-    let (model, method) = path.strip_prefix(GEMINI_MODELS)?.rsplit_once(':')?;
-    let (_, endpoint) = METHODS.iter().find(|(known, _)| *known == method)?;
-    Some((*endpoint, Some(path_model(model)?)))
-}
-
-/// The model that a segment of a path names, if one may be called so. Where two programs could decode the segment or
-/// divide the path differently, it names none.
-fn path_model(segment: &str) -> Option<String> {
-    let model = percent_decode_str(segment).decode_utf8().ok().filter(|_| is_well_escaped(segment))?;
-    (!model.contains(['/', '\\'])).then(|| model.into_owned())
-}
-
-fn catalogue(path: &str) -> Option<Call> {
-    if path == USAGE {
-        return Some(Call::Usage);
-    }
-    match path.strip_prefix(MODELS)? {
-        "" => Some(Call::Models),
-        rest => rest.strip_prefix('/').filter(|name| !name.is_empty()).map(|name| Call::Model(percent_decoded(name))),
-    }
-}
-
-/// A path's segment as its characters (RFC 3986, section 2.1). What is no escape stays as it is.
-#[must_use]
-pub fn percent_decoded(segment: &str) -> String {
-    percent_decode_str(segment).decode_utf8_lossy().into_owned()
-}
-
-/// Whether each percent sign begins an escape.
-fn is_well_escaped(segment: &str) -> bool {
-    let mut escapes = segment.split('%').skip(1);
-    escapes.all(|rest| rest.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)))
 }
 
 #[cfg(test)]

@@ -160,7 +160,7 @@ impl Scanned {
     /// # Errors
     /// When the body names another one, which an upstream might heed.
     pub fn with_model(self, model: String) -> Result<Self, BodyError> {
-        let repeats = |stated: &String| stated.strip_prefix("models/").unwrap_or(stated) == model;
+        let repeats = |stated: &String| self.shape.bare_model(stated) == model;
         if self.model.as_ref().is_none_or(repeats) {
             Ok(Self { model: Some(model), ..self })
         } else {

@@ -11,6 +11,7 @@ use http::StatusCode;
 pub use self::code::{ErrorCode, Refused};
 
 use crate::{
+    api::right_spelling,
     body::BodyError,
     key::{KeyDenial, KeyId},
     limit::{LimitKind, Refusal},
@@ -204,6 +205,7 @@ impl Rejection {
             | Self::AnswerTooLarge { .. }
             | Self::AnswerOverModel { .. }
             | Self::BodyTooLarge { .. } => ErrorCode::RequestTooLarge,
+            Self::InvalidBody(BodyError::Background { .. }) => ErrorCode::UnsupportedParameter,
             Self::InvalidBody(_) => ErrorCode::InvalidJson,
             Self::AmbiguousFraming | Self::BodyCut => ErrorCode::InvalidRequest,
             Self::BodyTimeout(_) => ErrorCode::RequestTimeout,
@@ -284,9 +286,7 @@ impl Rejection {
             Self::UnsupportedEncoding => {
                 "the request body is compressed, which is not supported; send it without content-encoding".into()
             }
-            Self::UnknownUrl { method, path } => {
-                format!("there is no {method} {}; see the documentation for the paths that are served", shortened(path)).into()
-            }
+            Self::UnknownUrl { method, path } => unknown_url(method, path).into(),
             Self::MethodNotAllowed { allowed } => format!("this path is asked with {allowed} only").into(),
             Self::SourceUnavailable => "the API key cannot be checked at the moment; retry shortly".into(),
             Self::Overloaded => "too many large requests are being received at once; retry shortly".into(),
@@ -351,6 +351,17 @@ impl Rejection {
             }),
             _ => None,
         }
+    }
+}
+
+/// A path that is nearly one that is served is told from others, which no hint would help.
+fn unknown_url(method: &str, path: &str) -> String {
+    let asked = shortened(path);
+    match right_spelling(path) {
+        Some((right_method, right)) => {
+            format!("there is no {method} {asked}; did you mean {right_method} {}?", shortened(&right))
+        }
+        None => format!("there is no {method} {asked}; see the documentation for the paths that are served"),
     }
 }
 

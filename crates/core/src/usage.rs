@@ -8,6 +8,7 @@ mod dialect;
 mod documents;
 mod embeddings;
 mod estimate;
+mod free;
 mod gemini;
 mod images;
 mod json;

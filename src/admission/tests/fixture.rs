@@ -16,7 +16,7 @@ use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 use keymeter_config::{self as config, KeyCache};
 use keymeter_core::{
-    api::Endpoint,
+    api::{Api, Endpoint},
     body::scan,
     clock::MonotonicTime,
     key::{KeyRecord, OwnLimits, Secret},
@@ -61,7 +61,7 @@ impl Fixture {
     }
 
     pub async fn identify(&self, secret: &str, now: Now) -> Result<Identified, Rejection> {
-        let context = RequestContext::new("/v1/chat/completions", HOME, self.gate.settings(), now);
+        let context = RequestContext::new("/v1/chat/completions", Api::OpenAi, HOME, self.gate.settings(), now);
         let value = HeaderValue::try_from(secret).unwrap();
         let headers = [(HeaderName::from_static("x-api-key"), value)].into_iter().collect();
         let credentials = Credentials { headers: &headers, in_query: None };

@@ -51,7 +51,7 @@ pub(super) fn began(
 ) -> Option<Box<RequestTrace>> {
     let Arrival { method, path, api, call, id, at, .. } = *arrival;
     let context = parent.map_or_else(Context::new, |parent| Context::new().with_remote_span_context(parent));
-    let builder = tracer.span_builder(names::span(method, call)).with_kind(SpanKind::Server).with_start_time(at);
+    let builder = tracer.span_builder(names::span(method, api, call)).with_kind(SpanKind::Server).with_start_time(at);
     let mut span = tracer.build_with_context(builder, &context);
     if !span.span_context().is_valid() {
         return None;

@@ -274,15 +274,21 @@ fn a_request_that_comes_after_the_end_has_no_trace() {
 
 #[test]
 fn a_span_is_named_by_what_is_asked_and_never_by_what_a_client_made_up() {
-    for (method, call, name) in [
-        ("POST", Some(chat()), "chat"),
-        ("GET", Some(Call::Models), "GET /v1/models"),
-        ("GET", Some(Call::Model("secret".to_owned())), "GET /v1/models/{id}"),
-        ("GET", Some(Call::Usage), "GET /v1/usage"),
-        ("DELETE", None, "DELETE"),
-        ("BREW", None, "HTTP"),
+    let model = || Some(Call::Model("secret".to_owned()));
+    for (method, api, call, name) in [
+        ("POST", Api::OpenAi, Some(chat()), "chat"),
+        ("GET", Api::OpenAi, Some(Call::Models), "GET /v1/models"),
+        ("GET", Api::Anthropic, Some(Call::Models), "GET /v1/models"),
+        ("GET", Api::Ollama, Some(Call::Models), "GET /api/tags"),
+        ("GET", Api::Gemini, Some(Call::Models), "GET /v1beta/models"),
+        ("GET", Api::OpenAi, model(), "GET /v1/models/{id}"),
+        ("GET", Api::Gemini, model(), "GET /v1beta/models/{id}"),
+        ("GET", Api::Ollama, Some(Call::Version), "GET /api/version"),
+        ("GET", Api::OpenAi, Some(Call::Usage), "GET /v1/usage"),
+        ("DELETE", Api::OpenAi, None, "DELETE"),
+        ("BREW", Api::OpenAi, None, "HTTP"),
     ] {
-        assert_eq!(names::span(&Method::from_bytes(method.as_bytes()).unwrap(), call.as_ref()), name);
+        assert_eq!(names::span(&Method::from_bytes(method.as_bytes()).unwrap(), api, call.as_ref()), name);
     }
     assert_eq!(names::method(&Method::from_bytes(b"BREW").unwrap()), "_OTHER");
 }

@@ -1,5 +1,5 @@
 //! The models that a key may call: the literal names of the configuration, and for patterns
-//! what the upstreams themselves say they have, kept for a minute.
+//! what the upstreams themselves say they have, kept for a minute. So is Ollama's version.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::Method;
+use http::{HeaderName, HeaderValue, Method};
 use keymeter_config::Upstream;
 use keymeter_core::{api::Api, model_name::is_valid};
 use moka::{Expiry, future::Cache};
@@ -19,7 +19,6 @@ use pingora::{
     prelude::{Error, Result},
 };
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 use crate::{
     proxy::RequestInfo,
@@ -44,19 +43,24 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest list that is read.
 const LONGEST: usize = 4 << 20;
 
+/// Anthropic refuses a request that does not say which form of its API it is in.
+const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+
 /// What upstreams said that they have.
 pub(super) struct Catalogue {
     connector: Connector,
     /// By the upstream's name.
     lists: Cache<Arc<str>, Arc<List>>,
+    /// Of the upstreams that speak Ollama's API: one name at most.
+    versions: Cache<Arc<str>, Arc<List>>,
     /// What each upstream said when it last answered.
     last_lists: Mutex<HashMap<Arc<str>, Vec<String>>>,
 }
 
 impl Default for Catalogue {
     fn default() -> Self {
-        let lists = Cache::builder().max_capacity(MOST_UPSTREAMS).expire_after(Kept).build();
-        Self { connector: Connector::new(None), lists, last_lists: Mutex::default() }
+        let cache = || Cache::builder().max_capacity(MOST_UPSTREAMS).expire_after(Kept).build();
+        Self { connector: Connector::new(None), lists: cache(), versions: cache(), last_lists: Mutex::default() }
     }
 }
 
@@ -76,13 +80,15 @@ impl Expiry<Arc<str>, Arc<List>> for Kept {
 }
 
 impl Catalogue {
-    /// The models that the key of `pass` may call, sorted by name.
+    /// The models that the key of `pass` may call, sorted by name. `OpenAI`'s list has them all; those of other APIs what can
+    /// be called by that API.
     pub async fn models_for(&self, pass: &RequestInfo, dialer: &Dialer) -> Vec<ListedModel> {
         let mut models = BTreeMap::new();
-        for upstream in pass.settings.routes().iter().filter_map(|route| route.upstream.as_ref()) {
+        let is_listed = |upstream: &&Arc<Upstream>| pass.api == Api::OpenAi || upstream.apis.contains(&pass.api);
+        for upstream in upstreams(pass).filter(is_listed) {
             let mut names: Vec<String> =
                 upstream.models.iter().filter(|glob| glob.is_literal()).map(|glob| glob.as_str().to_owned()).collect();
-            if lists_models(upstream) && upstream.models.iter().any(|glob| !glob.is_literal()) {
+            if upstream.models.iter().any(|glob| !glob.is_literal()) {
                 let listed = self.listed(upstream, dialer).await;
                 names.extend(listed.names.iter().filter(|name| serves(upstream, name)).cloned());
             }
@@ -91,6 +97,22 @@ impl Catalogue {
             }
         }
         models.into_iter().map(|(id, owned_by)| ListedModel { id, owned_by }).collect()
+    }
+
+    /// The version of the first upstream that speaks Ollama's API and tells it.
+    pub async fn ollamas_version(&self, pass: &RequestInfo, dialer: &Dialer) -> Option<String> {
+        for upstream in upstreams(pass).filter(|upstream| upstream.apis.contains(&Api::Ollama)) {
+            let asking = Box::pin(async {
+                let answer = tokio::time::timeout(PATIENCE, self.get(upstream, dialer, b"/api/version")).await;
+                let version = answer.ok().and_then(Result::ok).and_then(|body| version_in(&body).ok());
+                Arc::new(List { is_answer: version.is_some(), names: version.into_iter().collect() })
+            });
+            let told = self.versions.get_with(upstream.name.clone(), asking).await;
+            if let Some(version) = told.names.first() {
+                return Some(version.clone());
+            }
+        }
+        None
     }
 
     /// What `upstream` last said, asked for once for all who want to know. One that does not
@@ -120,10 +142,24 @@ impl Catalogue {
     }
 
     async fn ask(&self, upstream: &Arc<Upstream>, dialer: &Dialer) -> Result<Vec<String>> {
+        if is_geminis(upstream) {
+            geminis_names(&self.get(upstream, dialer, b"/v1beta/models?pageSize=1000").await?)
+        } else if is_anthropics(upstream) {
+            names(&self.get(upstream, dialer, b"/v1/models?limit=1000").await?)
+        } else {
+            names(&self.get(upstream, dialer, b"/v1/models").await?)
+        }
+    }
+
+    /// The body of what `upstream` answers at a path.
+    async fn get(&self, upstream: &Arc<Upstream>, dialer: &Dialer, path: &[u8]) -> Result<Vec<u8>> {
         let peer = dialer.peer(upstream).await?;
         let (mut session, _) = self.connector.get_http_session(&*peer).await?;
         session.set_read_timeout(Some(PATIENCE));
-        let mut request = RequestHeader::build(Method::GET, b"/v1/models", None)?;
+        let mut request = RequestHeader::build(Method::GET, path, None)?;
+        if is_anthropics(upstream) {
+            request.insert_header(ANTHROPIC_VERSION, HeaderValue::from_static("2023-06-01"))?;
+        }
         address_request(&mut request, upstream)?;
         session.write_request_header(Box::new(request)).await?;
         session.finish_request_body().await?;
@@ -133,17 +169,27 @@ impl Catalogue {
         while let Some(chunk) = session.read_response_body().await? {
             body.extend_from_slice(&chunk);
             if body.len() > LONGEST {
-                return malformed("its list is too long");
+                return malformed("its answer is too long");
             }
         }
         self.connector.release_http_session(session, &*peer, None).await;
-        if status == 200 { names(&body) } else { malformed(&format!("it answered {status}")) }
+        if status == 200 { Ok(body) } else { malformed(&format!("it answered {status}")) }
     }
 }
 
-/// Whether an upstream can be asked at `/v1/models`; Gemini's API has none there.
-fn lists_models(upstream: &Upstream) -> bool {
-    upstream.apis.iter().any(|api| *api != Api::Gemini)
+/// Every upstream of the configuration, in its order.
+fn upstreams(pass: &RequestInfo) -> impl Iterator<Item = &Arc<Upstream>> {
+    pass.settings.routes().iter().filter_map(|route| route.upstream.as_ref())
+}
+
+/// Whether an upstream speaks no API but Gemini's, which lists its models in a way of its own.
+fn is_geminis(upstream: &Upstream) -> bool {
+    upstream.apis.iter().all(|api| *api == Api::Gemini)
+}
+
+/// Whether an upstream's list is Anthropic's.
+fn is_anthropics(upstream: &Upstream) -> bool {
+    upstream.apis.contains(&Api::Anthropic) && !upstream.apis.contains(&Api::OpenAi)
 }
 
 fn serves(upstream: &Upstream, name: &str) -> bool {
@@ -167,23 +213,38 @@ fn names(body: &[u8]) -> Result<Vec<String>> {
     }
 }
 
+/// The same of a list as Gemini's API writes it, each with `models/` before it.
+fn geminis_names(body: &[u8]) -> Result<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Listed {
+        models: Vec<Entry>,
+    }
+    #[derive(Deserialize)]
+    struct Entry {
+        name: String,
+    }
+    let bare = |entry: Entry| entry.name.strip_prefix("models/").unwrap_or(&entry.name).to_owned();
+    match serde_json::from_slice::<Listed>(body) {
+        Ok(listed) => Ok(listed.models.into_iter().map(bare).filter(|name| is_valid(name)).collect()),
+        Err(fault) => malformed(&fault.to_string()),
+    }
+}
+
+/// The version in an answer of Ollama's.
+fn version_in(body: &[u8]) -> Result<String> {
+    #[derive(Deserialize)]
+    struct Told {
+        version: String,
+    }
+    match serde_json::from_slice::<Told>(body) {
+        Ok(Told { version }) if is_valid(&version) => Ok(version),
+        Ok(_) => malformed("its version is none"),
+        Err(fault) => malformed(&fault.to_string()),
+    }
+}
+
 fn malformed<T>(why: &str) -> Result<T> {
     Error::e_explain(ErrorType::InvalidHTTPHeader, why.to_owned())
-}
-
-/// A list of models in OpenAI's form.
-pub(super) fn list(models: &[ListedModel]) -> Vec<u8> {
-    json!({"object": "list", "data": models.iter().map(object).collect::<Vec<_>>()}).to_string().into_bytes()
-}
-
-/// One model in OpenAI's form.
-pub(super) fn one(model: &ListedModel) -> Vec<u8> {
-    object(model).to_string().into_bytes()
-}
-
-/// The time of creation is not known here; clients require the field.
-fn object(model: &ListedModel) -> Value {
-    json!({"id": model.id, "object": "model", "created": 0, "owned_by": model.owned_by})
 }
 
 #[cfg(test)]
@@ -199,10 +260,18 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_written() {
-        let models = [ListedModel { id: "qwen3".to_owned(), owned_by: "vllm".to_owned() }];
-        assert_eq!(names(&list(&models)).unwrap(), ["qwen3"]);
-        let written: Value = serde_json::from_slice(&one(&models[0])).unwrap();
-        assert_eq!((&written["object"], &written["owned_by"]), (&"model".into(), &"vllm".into()));
+    fn geminis_list_is_read() {
+        let body =
+            br#"{"models":[{"name":"models/gemini-2.5-flash","version":"1"},{"name":"models/"},{"name":"tuned"}]}"#;
+        assert_eq!(geminis_names(body).unwrap(), ["gemini-2.5-flash", "tuned"]);
+        assert!(geminis_names(b"{}").is_err());
+    }
+
+    #[test]
+    fn a_version_is_a_short_text() {
+        assert_eq!(version_in(br#"{"version":"0.13.5"}"#).unwrap(), "0.13.5");
+        for body in [&b"{}"[..], br#"{"version":""}"#, br#"{"version":"a\u0000"}"#, br#"{"version":5}"#, b"0.13.5"] {
+            assert!(version_in(body).is_err());
+        }
     }
 }

@@ -51,7 +51,8 @@ impl LockedFile {
     /// When a step of this fails, keeping its owner included.
     pub fn write(&self, text: &str) -> Result<(), FileError> {
         let (fresh, file) = self.fresh().map_err(|error| self.fault("make a new file beside", error))?;
-        let written = self.fill(&file, text).and_then(|()| fs::rename(&fresh, &self.target));
+        let renamed = |()| fs::rename(&fresh, &self.target).map_err(explain_mount);
+        let written = self.fill(&file, text).and_then(renamed);
         if let Err(error) = written {
             // What could not take the old file's place is of no use; that it cannot be removed would hide why.
             let _ = fs::remove_file(&fresh);
@@ -83,6 +84,17 @@ impl LockedFile {
     fn fault(&self, doing: &'static str, error: io::Error) -> FileError {
         FileError { doing, path: self.target.clone(), error }
     }
+}
+
+/// A file that is mounted by itself, as containers mount single files, cannot be replaced: EBUSY.
+fn explain_mount(error: io::Error) -> io::Error {
+    if error.kind() != ErrorKind::ResourceBusy {
+        return error;
+    }
+    let said = format!(
+        "{error}: the file is mounted by itself (a bind mount), and such a file cannot be replaced; mount the directory that it is in instead"
+    );
+    io::Error::new(ErrorKind::ResourceBusy, said)
 }
 
 /// Gives a file the owner and the permissions of another.
@@ -187,6 +199,15 @@ mod tests {
             let fault = LockedFile::open(path).unwrap_err().to_string();
             assert!(fault.starts_with("cannot find ") && fault.contains(path.to_str().unwrap()), "{fault}");
         }
+    }
+
+    #[test]
+    fn of_a_file_that_is_mounted_by_itself_it_is_said_what_to_mount() {
+        const EBUSY: i32 = 16;
+        let said = explain_mount(io::Error::from_raw_os_error(EBUSY)).to_string();
+        assert!(said.contains("bind mount") && said.contains("mount the directory"), "{said}");
+        let other = explain_mount(ErrorKind::PermissionDenied.into());
+        assert_eq!(other.to_string(), io::Error::from(ErrorKind::PermissionDenied).to_string());
     }
 
     #[test]

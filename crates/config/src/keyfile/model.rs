@@ -57,7 +57,7 @@ pub(super) fn after(mut file: Value, step: &PathStep) -> Option<Value> {
 /// Whether the one key with that id has a field of that name.
 pub(super) fn has_field(file: &Value, id: &KeyId, name: &str) -> Result<bool, EditError> {
     let key = place(file, id)?;
-    Ok(at(file, key, &[name]).is_some())
+    Ok(at(file, key, &[name]).is_some_and(|value| !value.is_null()))
 }
 
 fn create(file: &Value, id: &KeyId, settings: &[Setting]) -> Result<PathStep, EditError> {

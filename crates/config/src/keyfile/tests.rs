@@ -283,3 +283,26 @@ fn what_is_no_keys_file_or_has_no_such_key_is_refused() {
     assert_eq!(fault("keys: [{id: 7}]", &create("7")), EditError::Duplicate(id("7")));
     assert_eq!(fault("keys: [{id: a}, {id: a}]", &delete), EditError::Duplicate(id("a")));
 }
+
+#[test]
+fn a_field_that_is_null_is_absent_to_an_edit_too() {
+    let block = "keys:\n  - id: a\n    secret: null\n    enabled: ~\n    limits:\n    team: null\n    retiring: null\n";
+    let flow = "keys: [{id: a, secret: null, enabled: ~, limits: , team: null, retiring: null}]";
+    for text in [block, flow] {
+        assert_eq!(gives_secret(text, &id("a")), Ok(false));
+        let limit: Limit = "5".parse().unwrap();
+        let changes = [
+            set("a", Setting::Enabled(false)),
+            set("a", Setting::RequestsPerMinute(limit)),
+            set("a", Setting::Team("t".to_owned())),
+            retire("a", "2027-01-01T00:00:00Z"),
+        ];
+        let edited = apply(text, &changes).unwrap_or_else(|fault| panic!("{text}: {fault}"));
+        let key: Value = serde_yaml::from_str::<Value>(&edited).unwrap()["keys"][0].clone();
+        assert_eq!((&key["enabled"], &key["team"]), (&Value::from(false), &Value::from("t")), "{edited}");
+        assert_eq!(key["limits"]["requests_per_minute"], Value::from(5), "{edited}");
+        assert_eq!(key["retiring"].as_sequence().unwrap().len(), 1, "{edited}");
+        let cleared = apply(text, &[clear("a", Field::Limits), clear("a", Field::Team)]).unwrap();
+        assert!(!cleared.contains("limits") && !cleared.contains("team"), "{cleared}");
+    }
+}

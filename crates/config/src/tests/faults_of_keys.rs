@@ -107,6 +107,51 @@ fn no_fault_repeats_a_secret() {
     assert!(faults.lines().count() >= 5 && !faults.contains("hidden"), "{faults}");
 }
 
+/// Whatever has a field, `null` there says no more than its absence.
+#[test]
+fn null_is_no_fault_where_the_field_may_be_absent() {
+    let (plain, _) =
+        keys::parse_record(format!(r#"{{"id":"key_a","name":"Some key","hash":"{HASH}"}}"#).as_bytes()).unwrap();
+    let record = |field: &str| {
+        let text = format!(r#"{{"id":"key_a","name":"Some key","hash":"{HASH}",{field}}}"#);
+        keys::parse_record(text.as_bytes()).map(|(record, update)| (record, update.is_none()))
+    };
+    for field in ["secret", "enabled", "state", "owner", "team", "models", "limits", "expires_at", "retiring", "wallet"]
+    {
+        assert_eq!(record(&format!(r#""{field}":null"#)), Ok((plain.clone(), true)), "{field}");
+    }
+    for limits in ["requests_per_minute", "tokens_per_minute", "concurrent_requests"] {
+        assert_eq!(record(&format!(r#""limits":{{"{limits}":null}}"#)), Ok((plain.clone(), true)), "{limits}");
+    }
+    let wallet = record(r#""wallet":{"id":"ada","balance_usd":"1","allowance":null}"#).unwrap();
+    assert_eq!(wallet.0.wallet.as_deref(), Some("ada"));
+    assert!(record(r#""nobody":null"#).is_err(), "a field that no record has is still a mistake");
+    for field in ["id", "name", "hash"] {
+        let text = format!(r#"{{"id":"key_a","name":"Some key","hash":"{HASH}"}}"#);
+        let mut record: serde_json::Value = serde_json::from_str(&text).unwrap();
+        record[field] = serde_json::Value::Null;
+        let fault = keys::parse_record(record.to_string().as_bytes()).unwrap_err();
+        assert!(fault.contains(&format!("missing field `{field}`")), "{fault}");
+    }
+}
+
+#[test]
+fn null_is_no_fault_in_a_keys_file_either() {
+    let parse = |fields: &str| {
+        let text = format!("keys: [{{id: key_a, name: Some key, hash: \"{HASH}\", {fields}}}]");
+        keys::parse(&text, Path::new("keys.yaml"), false, &|_| None)
+    };
+    let plain = parse("").unwrap();
+    for field in ["secret", "enabled", "owner", "team", "models", "limits", "expires_at", "retiring"] {
+        for nothing in ["null", "~", ""] {
+            assert_eq!(parse(&format!("{field}: {nothing}")), Ok(plain.clone()), "{field}: {nothing}");
+        }
+    }
+    for limit in ["requests_per_minute", "tokens_per_minute", "concurrent_requests"] {
+        assert_eq!(parse(&format!("limits: {{{limit}: null}}")), Ok(plain.clone()), "{limit}");
+    }
+}
+
 #[test]
 fn of_a_services_record() {
     let parse = |text: &str| keys::parse_record(text.as_bytes());

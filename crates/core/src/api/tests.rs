@@ -1,3 +1,6 @@
+use http::Method;
+
+use super::path::{ENDPOINTS, METHODS, MODELS};
 use super::*;
 
 fn asked(endpoint: Endpoint, model: Option<&str>) -> Call {
@@ -12,7 +15,12 @@ fn every_path_and_nothing_else() {
         assert_eq!(recognise(&Method::POST, &format!("{path}/")), Err(Unrecognised::Path));
         assert_eq!(recognise(&Method::POST, &path.to_uppercase()), Err(Unrecognised::Path));
     }
-    assert_eq!(recognise(&Method::GET, "/v1/models"), Ok(Call::Models));
+    for path in ["/v1/models", "/v1beta/models", "/api/tags"] {
+        assert_eq!(recognise(&Method::GET, path), Ok(Call::Models));
+        assert_eq!(recognise(&Method::POST, path), Err(Unrecognised::Method("GET")));
+    }
+    assert_eq!(recognise(&Method::GET, "/api/version"), Ok(Call::Version));
+    assert_eq!(recognise(&Method::GET, "/v1beta/models/gemma3:4b"), Ok(Call::Model("gemma3:4b".to_owned())));
     assert_eq!(recognise(&Method::GET, "/v1/usage"), Ok(Call::Usage));
     assert_eq!(recognise(&Method::POST, "/v1/usage"), Err(Unrecognised::Method("GET")));
     assert_eq!(recognise(&Method::GET, "/v1/models/org%2Fname"), Ok(Call::Model("org/name".to_owned())));
@@ -33,20 +41,23 @@ fn geminis_paths_name_the_model_and_the_method() {
         ("gemma3%3A4b:generateContent", Endpoint::GenerateContent, "gemma3:4b"),
         ("%e5%8d%83:generateContent", Endpoint::GenerateContent, "千"),
         ("%2541:generateContent", Endpoint::GenerateContent, "%41"),
+        ("embed-1:batchEmbedContents", Endpoint::BatchEmbedContents, "embed-1"),
+        ("gemini-2.5-flash:countTokens", Endpoint::GeminiCountTokens, "gemini-2.5-flash"),
     ] {
-        let path = format!("/v1beta/models/{path}");
-        assert_eq!(recognise(&Method::POST, &path), Ok(asked(endpoint, Some(model))), "{path}");
-        assert_eq!(recognise(&Method::GET, &path), Err(Unrecognised::Method("POST")), "{path}");
+        for models in MODELS {
+            let path = format!("{models}/{path}");
+            assert_eq!(recognise(&Method::POST, &path), Ok(asked(endpoint, Some(model))), "{path}");
+            assert_eq!(recognise(&Method::GET, &path), Err(Unrecognised::Method("POST")), "{path}");
+            assert_eq!(Api::of_path(&path), Api::Gemini, "{path}");
+        }
     }
 }
 
 #[test]
 fn a_path_that_could_name_two_models_names_none() {
     for path in [
-        "/v1beta/models/generateContent",
-        "/v1beta/models/a",
         "/v1beta/models/a:",
-        "/v1beta/models/a:countTokens",
+        "/v1beta/models/a:predict",
         "/v1beta/models/a:GenerateContent",
         "/v1beta/models/a:generateContent/",
         "/v1beta/models/a%3AgenerateContent",
@@ -62,7 +73,12 @@ fn a_path_that_could_name_two_models_names_none() {
         "/v1beta/tunedModels/a:generateContent",
         "/v1/models/a:generateContent/",
     ] {
-        assert_eq!(recognise(&Method::POST, path).unwrap_err(), expected_fault(path), "{path}");
+        assert_eq!(recognise(&Method::POST, path), Err(Unrecognised::Path), "{path}");
+        let of_openai = path.replace("/v1beta/", "/v1/");
+        assert_eq!(recognise(&Method::POST, &of_openai), Err(Unrecognised::Path), "{of_openai}");
+    }
+    for path in ["/v1beta/models/generateContent", "/v1beta/models/a", "/v1/models/a", "/v1/models/org/a"] {
+        assert_eq!(recognise(&Method::POST, path), Err(Unrecognised::Method("GET")), "{path}");
     }
 }
 
@@ -81,11 +97,6 @@ fn no_model_has_a_name_without_bytes_of_too_many_or_with_control_characters() {
         }
     }
     assert_eq!(recognise(&Method::POST, "/v1beta/models/:generateContent"), Err(Unrecognised::ModelName));
-}
-
-/// What begins with `/v1/models/` is a model's name to us, whatever it looks like.
-fn expected_fault(path: &str) -> Unrecognised {
-    if path.starts_with("/v1/models/") { Unrecognised::Method("GET") } else { Unrecognised::Path }
 }
 
 #[test]
@@ -114,8 +125,34 @@ fn an_unknown_path_has_the_api_that_it_begins_with() {
     for (path, endpoint) in ENDPOINTS {
         assert_eq!(Api::of_path(path), endpoint.api(), "{path}");
     }
-    for (method, endpoint) in METHODS {
-        assert_eq!(Api::of_path(&format!("{GEMINI_MODELS}a:{method}")), endpoint.api());
+}
+
+#[test]
+fn the_paths_of_models_are_of_the_api_that_the_headers_say() {
+    let headers = |names: &[&'static str]| -> HeaderMap {
+        names.iter().map(|name| (HeaderName::from_static(name), http::HeaderValue::from_static("x"))).collect()
+    };
+    for path in ["/v1/models", "/v1/models/m", "/v1/models/org/m"] {
+        for (query, names, api) in [
+            (None, &[][..], Api::OpenAi),
+            (Some("limit=20&monkey=1"), &["authorization"], Api::OpenAi),
+            (None, &["anthropic-version", "x-api-key"], Api::Anthropic),
+            (None, &["x-goog-api-key"], Api::Gemini),
+            (Some("pageSize=5&key=sk-a"), &[], Api::Gemini),
+            (Some("%6bey=sk-a"), &[], Api::Gemini),
+        ] {
+            assert_eq!(Api::of_request(path, query, &headers(names)), api, "{path} {query:?} {names:?}");
+        }
+    }
+    let all = headers(&["anthropic-version", "x-goog-api-key"]);
+    for (path, api) in [
+        ("/v1/chat/completions", Api::OpenAi),
+        ("/v1/messages", Api::Anthropic),
+        ("/v1beta/models", Api::Gemini),
+        ("/api/tags", Api::Ollama),
+        ("/v1/modelsx", Api::OpenAi),
+    ] {
+        assert_eq!(Api::of_request(path, Some("key=a"), &all), api, "{path}");
     }
 }
 
@@ -125,7 +162,16 @@ fn forms_and_counting_are_the_exceptions() {
     let forms: Vec<_> = all().filter(|endpoint| endpoint.shape() == Shape::Form).collect();
     assert_eq!(forms, [Endpoint::ImageEdits, Endpoint::Transcriptions, Endpoint::Translations]);
     let free: Vec<_> = all().filter(|endpoint| !endpoint.takes_tokens()).collect();
-    assert_eq!(free, [Endpoint::CountTokens]);
+    assert_eq!(
+        free,
+        [
+            Endpoint::CountTokens,
+            Endpoint::OllamaShow,
+            Endpoint::Tokenize,
+            Endpoint::Detokenize,
+            Endpoint::GeminiCountTokens
+        ]
+    );
     let asked: Vec<_> = all().filter(|endpoint| endpoint.injects_usage()).collect();
     assert_eq!(asked, [Endpoint::ChatCompletions, Endpoint::Completions]);
     assert!(all().filter(|endpoint| endpoint.injects_usage()).all(Endpoint::has_output));

@@ -80,9 +80,17 @@ pub enum BodyError {
         "the model in the path is empty, longer than {LONGEST} bytes, or has control characters: name another model"
     )]
     ModelName,
-    /// The body names another model than the request's path.
-    #[error("the field model names another model than the path: send the path's or none")]
+    /// The body names another model than the request's path, or two of them.
+    #[error("the field model names another model than the path or another field: name one")]
     OtherModel,
+    /// The answer is to be made in the background: what it uses after its request could not be counted.
+    #[error(
+        "the field background at byte {offset} asks for an answer that is made later, which could not be counted: leave it out, or send false"
+    )]
+    Background {
+        /// The value.
+        offset: usize,
+    },
     /// The request's Content-Type is not that of a form, or its boundary can be read in two ways.
     #[error("the content-type {problem}")]
     ContentType {
@@ -117,6 +125,7 @@ impl BodyError {
             | Self::WrongType { name, .. }
             | Self::FileField { name, .. } => Some(name),
             Self::ModelName | Self::OtherModel => Some("model"),
+            Self::Background { .. } => Some("background"),
             _ => None,
         }
     }

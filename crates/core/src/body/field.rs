@@ -10,6 +10,10 @@ use super::{BodyError, json::Text, outline::Matter};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Field {
     Model,
+    /// An answer that is made later, and fetched by other requests.
+    Background,
+    /// A list of requests, of which each has these fields.
+    Requests(&'static [Known]),
     Stream,
     StreamOptions,
     IncludeUsage,
@@ -55,7 +59,7 @@ pub(super) struct Known {
 }
 
 /// The longest name that any field has, in bytes.
-const LONGEST: usize = 21;
+const LONGEST: usize = 24;
 
 /// Which fields of an object have been met.
 #[derive(Debug)]

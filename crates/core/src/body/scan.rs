@@ -39,6 +39,7 @@ const INTEGER: &str = "a non-negative integer or null";
 const ANY_INTEGER: &str = "an integer or null";
 const BOOLEAN: &str = "true, false or null";
 const OBJECT: &str = "an object or null";
+const REQUESTS: &str = "a list of objects, or null";
 
 /// A scan under way.
 struct Scan<'a> {
@@ -68,7 +69,9 @@ impl Scan<'_> {
     fn member(&mut self, known: &Known) -> Result<(), BodyError> {
         let name = known.path;
         match known.field {
-            Field::Model => self.scanned.model = Some(self.model(name)?),
+            Field::Model => self.name_model(name)?,
+            Field::Background => self.refuse_background(name)?,
+            Field::Requests(table) => self.requests(name, table)?,
             Field::Stream => {
                 let stated = self.boolean(name)?.0;
                 self.scanned.stream = stated.unwrap_or(self.scanned.shape.streams_by_default());
@@ -98,6 +101,41 @@ impl Scan<'_> {
         let depth = self.reader.depth();
         self.reader.token()?;
         self.reader.skip_to(depth)
+    }
+
+    /// A body may name its model in several places, and an upstream may heed any of them: they all name one.
+    fn name_model(&mut self, name: &'static str) -> Result<(), BodyError> {
+        let (model, shape) = (self.model(name)?, self.scanned.shape);
+        match &self.scanned.model {
+            Some(other) if shape.bare_model(other) != shape.bare_model(&model) => Err(BodyError::OtherModel),
+            _ => {
+                self.scanned.model = Some(model);
+                Ok(())
+            }
+        }
+    }
+
+    fn refuse_background(&mut self, name: &'static str) -> Result<(), BodyError> {
+        let (value, span) = self.boolean(name)?;
+        if value == Some(true) { Err(BodyError::Background { offset: span.start }) } else { Ok(()) }
+    }
+
+    fn requests(&mut self, name: &'static str, table: &'static [Known]) -> Result<(), BodyError> {
+        let Token { span, kind } = self.reader.token()?;
+        let wrong = |offset| BodyError::WrongType { name, expected: REQUESTS, offset };
+        match kind {
+            Kind::Null => return Ok(()),
+            Kind::ArrayStart => {}
+            _ => return Err(wrong(span.start)),
+        }
+        loop {
+            let Token { span, kind } = self.reader.token()?;
+            match kind {
+                Kind::ObjectStart => self.members(span.end, table).map(drop)?,
+                Kind::ArrayEnd => return Ok(()),
+                _ => return Err(wrong(span.start)),
+            }
+        }
     }
 
     fn model(&mut self, name: &'static str) -> Result<String, BodyError> {

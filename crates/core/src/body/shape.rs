@@ -5,8 +5,9 @@ use super::{
     field::{
         Known,
         tables::{
-            EMBED_CONTENT, GENERATE_CONTENT, IMAGES, MESSAGES, MODERATIONS, OLLAMA_CHAT, OLLAMA_EMBED, OLLAMA_GENERATE,
-            RERANK, RESPONSES, SPEECH, TEXT,
+            BATCH_EMBED_CONTENTS, EMBED_CONTENT, GEMINI_COUNT_TOKENS, GENERATE_CONTENT, IMAGES, MESSAGES, MODERATIONS,
+            OLLAMA_CHAT, OLLAMA_EMBED, OLLAMA_GENERATE, OLLAMA_SHOW, POOLING, RERANK, RESPONSES, SCORE, SPEECH, TEXT,
+            TOKENIZE,
         },
     },
     walk::Media,
@@ -27,6 +28,12 @@ pub enum Shape {
     Moderations,
     /// `POST /v1/rerank`
     Rerank,
+    /// vLLM's `POST /v1/score`
+    Score,
+    /// vLLM's `POST /pooling` and `/classify`
+    Pooling,
+    /// vLLM's `POST /tokenize` and `/detokenize`
+    Tokenize,
     /// `POST /v1/images/generations`
     Images,
     /// `POST /v1/audio/speech`
@@ -42,12 +49,18 @@ pub enum Shape {
     OllamaChat,
     /// `POST /api/generate`
     OllamaGenerate,
-    /// `POST /api/embed`
+    /// `POST /api/embed` and `/api/embeddings`
     OllamaEmbed,
+    /// `POST /api/show`
+    OllamaShow,
     /// `POST /v1beta/models/{model}:generateContent` and `:streamGenerateContent`
     GenerateContent,
     /// `POST /v1beta/models/{model}:embedContent`
     EmbedContent,
+    /// `POST /v1beta/models/{model}:batchEmbedContents`
+    BatchEmbedContents,
+    /// `POST /v1beta/models/{model}:countTokens`
+    GeminiCountTokens,
 }
 
 /// The field in which an API states the most output tokens.
@@ -66,6 +79,9 @@ impl Shape {
             Self::Responses => &RESPONSES,
             Self::Moderations => &MODERATIONS,
             Self::Rerank => &RERANK,
+            Self::Score => &SCORE,
+            Self::Pooling => &POOLING,
+            Self::Tokenize => &TOKENIZE,
             Self::Images => &IMAGES,
             Self::Speech => &SPEECH,
             Self::Form => &[],
@@ -73,8 +89,11 @@ impl Shape {
             Self::OllamaChat => &OLLAMA_CHAT,
             Self::OllamaGenerate => &OLLAMA_GENERATE,
             Self::OllamaEmbed => &OLLAMA_EMBED,
+            Self::OllamaShow => &OLLAMA_SHOW,
             Self::GenerateContent => &GENERATE_CONTENT,
             Self::EmbedContent => &EMBED_CONTENT,
+            Self::BatchEmbedContents => &BATCH_EMBED_CONTENTS,
+            Self::GeminiCountTokens => &GEMINI_COUNT_TOKENS,
         }
     }
 
@@ -88,12 +107,18 @@ impl Shape {
             Self::Embeddings
             | Self::Moderations
             | Self::Rerank
+            | Self::Score
+            | Self::Pooling
+            | Self::Tokenize
             | Self::Images
             | Self::Speech
             | Self::Form
             | Self::CountTokens
             | Self::OllamaEmbed
-            | Self::EmbedContent => return None,
+            | Self::OllamaShow
+            | Self::EmbedContent
+            | Self::BatchEmbedContents
+            | Self::GeminiCountTokens => return None,
         };
         Some(MaximumField { object, name })
     }
@@ -125,13 +150,20 @@ impl Shape {
         matches!(self, Self::OllamaChat | Self::OllamaGenerate)
     }
 
+    /// The model that is meant where a body names one so: Gemini's bodies may write `models/` before it.
+    pub(super) fn bare_model(self, named: &str) -> &str {
+        if self.media() == Media::Gemini { named.strip_prefix("models/").unwrap_or(named) } else { named }
+    }
+
     /// Where media may be.
     pub(super) fn media(self) -> Media {
         match self {
             Self::Responses => Media::Responses,
             Self::Messages | Self::CountTokens => Media::Anthropic,
-            Self::OllamaChat | Self::OllamaGenerate | Self::OllamaEmbed => Media::Ollama,
-            Self::GenerateContent | Self::EmbedContent => Media::Gemini,
+            Self::OllamaChat | Self::OllamaGenerate | Self::OllamaEmbed | Self::OllamaShow => Media::Ollama,
+            Self::GenerateContent | Self::EmbedContent | Self::BatchEmbedContents | Self::GeminiCountTokens => {
+                Media::Gemini
+            }
             _ => Media::OpenAi,
         }
     }

@@ -23,6 +23,8 @@ words! {
         RequestTooLarge = "request_too_large",
         /// The body is no JSON that can be read in one way only.
         InvalidJson = "invalid_json",
+        /// A parameter asks for something that is not offered.
+        UnsupportedParameter = "unsupported_parameter",
         /// The request's framing is at fault.
         InvalidRequest = "invalid_request",
         /// The body is too slow.

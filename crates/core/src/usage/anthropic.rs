@@ -27,7 +27,6 @@ pub(super) struct Reader {
     block: Block,
     block_runs: Option<Block>,
     run: Block,
-    is_free: bool,
 }
 
 /// What is known of one event.
@@ -102,11 +101,6 @@ impl Block {
 }
 
 impl Reader {
-    /// Of `count_tokens`, which costs nothing.
-    pub(super) fn free() -> Self {
-        Self { is_free: true, ..Self::default() }
-    }
-
     fn end_usage(&mut self) {
         self.block.end();
         self.stated.update(&self.block);
@@ -162,10 +156,6 @@ impl Dialect for Reader {
 
     fn is_only_text(&self) -> bool {
         self.record.event.kind.bytes() == b"content_block_delta" && !self.record.event.states_usage
-    }
-
-    fn is_free(&self) -> bool {
-        self.is_free
     }
 }
 

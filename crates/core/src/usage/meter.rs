@@ -12,7 +12,7 @@ use crate::{
 use super::response::{Answer, Read, Response};
 use super::stated::Statement;
 use super::{Ending, Form, Metered, Usage, UsageSource};
-use super::{anthropic, audio, embeddings, gemini, images, ollama, openai, rerank, responses};
+use super::{anthropic, audio, embeddings, free, gemini, images, ollama, openai, rerank, responses};
 
 /// One response's meter. Give it each chunk as it comes; it keeps at most 64 KiB, whatever comes.
 pub struct Meter {
@@ -27,7 +27,7 @@ fn response(endpoint: Endpoint, label: Form, removes_usage_event: bool) -> Box<d
             Read::new(openai::Reader::default(), Answer::Written, label, removes_usage_event)
         }
         Endpoint::Responses => Read::new(responses::Reader::default(), Answer::Written, label, false),
-        Endpoint::Embeddings | Endpoint::Moderations => {
+        Endpoint::Embeddings | Endpoint::Moderations | Endpoint::Score | Endpoint::Pooling | Endpoint::Classify => {
             Read::new(embeddings::Reader::default(), Answer::Data, label, false)
         }
         Endpoint::Rerank => Read::new(rerank::Reader::default(), Answer::Data, label, false),
@@ -39,15 +39,23 @@ fn response(endpoint: Endpoint, label: Form, removes_usage_event: bool) -> Box<d
             Read::new(audio::Reader::default(), Answer::Transcript, label, false)
         }
         Endpoint::Messages => Read::new(anthropic::Reader::default(), Answer::Written, label, false),
-        Endpoint::CountTokens => Read::new(anthropic::Reader::free(), Answer::Data, label, false),
+        Endpoint::CountTokens
+        | Endpoint::GeminiCountTokens
+        | Endpoint::Tokenize
+        | Endpoint::Detokenize
+        | Endpoint::OllamaShow => Read::new(free::Reader::default(), Answer::Data, label, false),
         Endpoint::OllamaChat | Endpoint::OllamaGenerate => {
             Read::new(ollama::Reader::default(), Answer::Documents, label, false)
         }
-        Endpoint::OllamaEmbed => Read::new(ollama::Reader::of_embeddings(), Answer::Data, label, false),
+        Endpoint::OllamaEmbed | Endpoint::OllamaEmbeddings => {
+            Read::new(ollama::Reader::of_embeddings(), Answer::Data, label, false)
+        }
         Endpoint::GenerateContent | Endpoint::StreamGenerateContent => {
             Read::new(gemini::Reader::default(), Answer::Written, label, false)
         }
-        Endpoint::EmbedContent => Read::new(gemini::Reader::of_embeddings(), Answer::Data, label, false),
+        Endpoint::EmbedContent | Endpoint::BatchEmbedContents => {
+            Read::new(gemini::Reader::of_embeddings(), Answer::Data, label, false)
+        }
     }
 }
 

@@ -72,8 +72,9 @@ pub(in super::super) const STREAM_OPTIONS: [Known; 1] =
     [within("stream_options.include_usage", "include_usage", Field::IncludeUsage)];
 
 /// llama.cpp turns the request into a chat's, and heeds what it finds of a chat's own fields.
-pub(in super::super) const RESPONSES: [Known; 17] = [
+pub(in super::super) const RESPONSES: [Known; 18] = [
     MODEL,
+    known("background", Field::Background),
     STREAM,
     known("max_output_tokens", OWN),
     known("max_tokens", Field::Maximum(Maximum::Tokens)),
@@ -97,6 +98,41 @@ pub(in super::super) const MODERATIONS: [Known; 2] = [MODEL, known("input", SAID
 /// `texts` is TEI's word for `documents`.
 pub(in super::super) const RERANK: [Known; 4] =
     [MODEL, known("query", SAID), known("documents", SAID), known("texts", SAID)];
+
+/// vLLM takes a text and others to compare it with by any of these names.
+pub(in super::super) const SCORE: [Known; 8] = [
+    MODEL,
+    known("text_1", Field::Prompt),
+    known("text_2", Field::Prompt),
+    known("data_1", Field::Prompt),
+    known("data_2", Field::Prompt),
+    known("queries", Field::Prompt),
+    known("documents", Field::Prompt),
+    known("items", Field::Prompt),
+];
+
+/// `data` is what a plug-in of vLLM's reads.
+pub(in super::super) const POOLING: [Known; 7] = [
+    MODEL,
+    known("input", Field::Prompt),
+    known("messages", SAID),
+    known("data", SAID),
+    known("prompt_embeds", Field::Media),
+    known("chat_template", IMPOSED),
+    known("chat_template_kwargs", IMPOSED),
+];
+
+/// `content` is llama.cpp's word for `prompt`.
+pub(in super::super) const TOKENIZE: [Known; 8] = [
+    MODEL,
+    known("prompt", Field::Prompt),
+    known("content", Field::Prompt),
+    known("tokens", Field::Prompt),
+    known("messages", SAID),
+    known("tools", DECLARED),
+    known("chat_template", IMPOSED),
+    known("chat_template_kwargs", IMPOSED),
+];
 
 pub(in super::super) const IMAGES: [Known; 4] = [MODEL, STREAM, known("prompt", SAID), known("n", Field::Choices)];
 
@@ -135,7 +171,11 @@ pub(in super::super) const OLLAMA_GENERATE: [Known; 9] = [
     known("context", Field::Prompt),
 ];
 
-pub(in super::super) const OLLAMA_EMBED: [Known; 2] = [MODEL, known("input", SAID)];
+/// `prompt` is the word of `/api/embeddings`.
+pub(in super::super) const OLLAMA_EMBED: [Known; 3] = [MODEL, known("input", SAID), known("prompt", SAID)];
+
+/// `name` is an older word for the model; some clients send both.
+pub(in super::super) const OLLAMA_SHOW: [Known; 2] = [MODEL, known("name", Field::Model)];
 
 /// The path names the model; a body may repeat it.
 pub(in super::super) const GENERATE_CONTENT: [Known; 5] = [
@@ -161,6 +201,32 @@ const GEMINI_THINKING: [Known; 1] =
 
 pub(in super::super) const EMBED_CONTENT: [Known; 3] = [MODEL, known("content", SAID), known("title", SAID)];
 
+/// Each request names its model, too.
+pub(in super::super) const BATCH_EMBED_CONTENTS: [Known; 2] =
+    [MODEL, known("requests", Field::Requests(&EMBED_REQUEST))];
+const EMBED_REQUEST: [Known; 3] = [
+    within("requests.model", "model", Field::Model),
+    within("requests.content", "content", SAID),
+    within("requests.title", "title", SAID),
+];
+
+/// A whole request may be counted, which names its model.
+pub(in super::super) const GEMINI_COUNT_TOKENS: [Known; 3] = [
+    MODEL,
+    known("contents", SAID),
+    both(
+        "generateContentRequest",
+        ["generateContentRequest", "generate_content_request"],
+        Field::Thinking(&COUNTED_REQUEST),
+    ),
+];
+const COUNTED_REQUEST: [Known; 4] = [
+    within("generateContentRequest.model", "model", Field::Model),
+    within("generateContentRequest.contents", "contents", SAID),
+    both("generateContentRequest.systemInstruction", ["systemInstruction", "system_instruction"], SAID),
+    within("generateContentRequest.tools", "tools", DECLARED),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,6 +242,9 @@ mod tests {
             &RESPONSES,
             &MODERATIONS,
             &RERANK,
+            &SCORE,
+            &POOLING,
+            &TOKENIZE,
             &IMAGES,
             &SPEECH,
             &MESSAGES,
@@ -183,6 +252,11 @@ mod tests {
             &NUM_PREDICT,
             &OLLAMA_GENERATE,
             &OLLAMA_EMBED,
+            &OLLAMA_SHOW,
+            &BATCH_EMBED_CONTENTS,
+            &EMBED_REQUEST,
+            &GEMINI_COUNT_TOKENS,
+            &COUNTED_REQUEST,
             &GENERATE_CONTENT,
             &GENERATION_CONFIG,
             &EMBED_CONTENT,

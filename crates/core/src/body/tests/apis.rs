@@ -14,7 +14,7 @@ fn said(scanned: &Scanned) -> (Option<&str>, bool, Option<u64>, u64, u64, u64, u
     (scanned.model.as_deref(), stream, maximum, choices, prompt_text_bytes, media, prompt_tokens_given)
 }
 
-const EXAMPLES: [(Shape, &str, Said); 20] = [
+const EXAMPLES: [(Shape, &str, Said); 29] = [
     (
         Shape::Chat,
         r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"max_completion_tokens":9,"n":2}"#,
@@ -38,6 +38,31 @@ const EXAMPLES: [(Shape, &str, Said); 20] = [
         Shape::Rerank,
         r#"{"model":"m","query":"ab","documents":["c",{"text":"d"}],"top_n":3}"#,
         (Some("m"), false, None, 1, 2 + 1 + 5, 0, 0),
+    ),
+    (
+        Shape::Score,
+        r#"{"model":"m","text_1":"ab","text_2":["c",{"content":[{"type":"image_url","image_url":{"url":"data:,A"}}]}]}"#,
+        (Some("m"), false, None, 1, 2 + 1 + 7 + 4 + 9 + 9 + 3, 1, 0),
+    ),
+    (
+        Shape::Score,
+        r#"{"queries":"ab","documents":["c"],"data_1":[1,2],"data_2":"d"}"#,
+        (None, false, None, 1, 4, 0, 2),
+    ),
+    (Shape::Pooling, r#"{"model":"m","input":["ab",[1,2]],"n":"x"}"#, (Some("m"), false, None, 1, 2, 0, 2)),
+    (Shape::Pooling, r#"{"model":"m","messages":[{"content":"hi"}]}"#, (Some("m"), false, None, 1, 9, 0, 0)),
+    (Shape::Tokenize, r#"{"model":"m","prompt":"hi","tokens":[1,2,3]}"#, (Some("m"), false, None, 1, 2, 0, 3)),
+    (Shape::OllamaEmbed, r#"{"model":"m","prompt":"hi"}"#, (Some("m"), false, None, 1, 2, 0, 0)),
+    (Shape::OllamaShow, r#"{"name":"m","verbose":true}"#, (Some("m"), false, None, 1, 0, 0, 0)),
+    (
+        Shape::BatchEmbedContents,
+        r#"{"requests":[{"model":"models/m","content":{"parts":[{"text":"ab"}]},"title":"c"},{"content":{"parts":[]}}]}"#,
+        (Some("models/m"), false, None, 1, 5 + 4 + 2 + 1 + 5, 0, 0),
+    ),
+    (
+        Shape::GeminiCountTokens,
+        r#"{"generateContentRequest":{"model":"m","contents":[{"text":"ab"}],"system_instruction":"c"},"contents":"d"}"#,
+        (Some("m"), false, None, 1, 4 + 2 + 1 + 1, 0, 0),
     ),
     (Shape::Images, r#"{"model":"m","prompt":"a cat","n":4,"size":"1x1"}"#, (Some("m"), false, None, 4, 5, 0, 0)),
     (
@@ -309,6 +334,58 @@ fn the_path_names_the_model_and_a_body_may_repeat_it() {
     }
     let kept = named(r#"{"content":{"text":"hi"}}"#, "m").unwrap();
     assert_eq!((kept.prompt_text_bytes, kept.body().len()), (6, 25));
+}
+
+/// Of two names one is checked, and an upstream may heed the other.
+#[test]
+fn a_body_names_one_model_however_often() {
+    for (shape, body) in [
+        (Shape::OllamaShow, r#"{"model":"m","name":"m"}"#),
+        (Shape::OllamaShow, r#"{"name":"m","model":"m"}"#),
+        (Shape::BatchEmbedContents, r#"{"requests":[{"model":"m"},{},{"model":"models/m"}],"model":"m"}"#),
+        (Shape::BatchEmbedContents, r#"{"model":"models/m","requests":null}"#),
+        (Shape::GeminiCountTokens, r#"{"model":"m","generateContentRequest":{"model":"models/m"}}"#),
+    ] {
+        assert!(scan_text(body, shape).unwrap().model.is_some(), "{body}");
+    }
+    for (shape, body) in [
+        (Shape::OllamaShow, r#"{"model":"m","name":"x"}"#),
+        (Shape::OllamaShow, r#"{"model":"models/m","name":"m"}"#),
+        (Shape::BatchEmbedContents, r#"{"requests":[{"model":"m"},{"model":"x"}]}"#),
+        (Shape::BatchEmbedContents, r#"{"requests":[{"model":"x"}],"model":"m"}"#),
+        (Shape::GeminiCountTokens, r#"{"model":"m","generate_content_request":{"model":"x"}}"#),
+    ] {
+        assert_eq!(scan_text(body, shape).unwrap_err(), BodyError::OtherModel, "{body}");
+    }
+    let batch = |body| scan_text(body, Shape::BatchEmbedContents).unwrap().with_model("m".to_owned());
+    assert!(batch(r#"{"requests":[{"model":"models/m"}]}"#).is_ok());
+    assert_eq!(batch(r#"{"requests":[{"model":"models/x"}]}"#).unwrap_err(), BodyError::OtherModel);
+}
+
+#[test]
+fn a_list_of_requests_is_one_of_objects() {
+    for body in
+        [r#"{"requests":{}}"#, r#"{"requests":[1]}"#, r#"{"requests":[[{"model":"m"}]]}"#, r#"{"requests":"m"}"#]
+    {
+        let fault = scan_text(body, Shape::BatchEmbedContents).unwrap_err();
+        assert!(matches!(fault, BodyError::WrongType { name: "requests", .. }), "{body}: {fault}");
+    }
+    for body in [r#"{"requests":[{"model":"m","model":"m"}]}"#, r#"{"requests":[{"Model":"m"}]}"#] {
+        assert_eq!(scan_text(body, Shape::BatchEmbedContents).unwrap_err().field(), Some("requests.model"), "{body}");
+    }
+}
+
+#[test]
+fn no_answer_is_made_in_the_background() {
+    let scan = |value: &str| scan_text(&format!(r#"{{"model":"m","background":{value}}}"#), Shape::Responses);
+    assert!(scan("false").is_ok() && scan("null").is_ok());
+    let fault = scan("true").unwrap_err();
+    assert_eq!((fault, fault.field()), (BodyError::Background { offset: 26 }, Some("background")));
+    // Some servers take these for `true`.
+    for value in [r#""true""#, "1", "[true]"] {
+        assert!(matches!(scan(value), Err(BodyError::WrongType { name: "background", .. })), "{value}");
+    }
+    assert!(scan_text(r#"{"model":"m","background":true}"#, Shape::Chat).is_ok(), "it means nothing there");
 }
 
 #[test]

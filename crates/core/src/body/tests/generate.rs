@@ -58,6 +58,16 @@ pub fn layout(shape: Shape) -> Layout {
         },
         Shape::Moderations | Shape::OllamaEmbed => Layout { texts: &["input"], ..NOTHING },
         Shape::Rerank => Layout { texts: &["query", "documents", "texts"], ..NOTHING },
+        Shape::Score => Layout { prompts: &["text_1", "text_2", "data_1", "queries", "documents", "items"], ..NOTHING },
+        Shape::Pooling => Layout {
+            texts: &["messages", "data", "chat_template"],
+            prompts: &["input"],
+            media: &["prompt_embeds"],
+            ..NOTHING
+        },
+        Shape::Tokenize => {
+            Layout { texts: &["messages", "tools"], prompts: &["prompt", "content", "tokens"], ..NOTHING }
+        }
         Shape::Images => Layout { streams: true, choices: &[&["n"]], texts: &["prompt"], ..NOTHING },
         Shape::Speech => Layout { streams: true, texts: &["input", "instructions"], ..NOTHING },
         Shape::Form => NOTHING,
@@ -78,17 +88,23 @@ pub fn layout(shape: Shape) -> Layout {
             ..NOTHING
         },
         Shape::EmbedContent => Layout { texts: &["content", "title"], ..NOTHING },
+        Shape::GeminiCountTokens => Layout { texts: &["contents"], ..NOTHING },
+        // Its texts lie deeper.
+        Shape::BatchEmbedContents | Shape::OllamaShow => NOTHING,
     }
 }
 
 /// Every shape that is JSON.
-pub const SHAPES: [Shape; 15] = [
+pub const SHAPES: [Shape; 21] = [
     Shape::Chat,
     Shape::Completions,
     Shape::Responses,
     Shape::Embeddings,
     Shape::Moderations,
     Shape::Rerank,
+    Shape::Score,
+    Shape::Pooling,
+    Shape::Tokenize,
     Shape::Images,
     Shape::Speech,
     Shape::Messages,
@@ -96,8 +112,11 @@ pub const SHAPES: [Shape; 15] = [
     Shape::OllamaChat,
     Shape::OllamaGenerate,
     Shape::OllamaEmbed,
+    Shape::OllamaShow,
     Shape::GenerateContent,
     Shape::EmbedContent,
+    Shape::BatchEmbedContents,
+    Shape::GeminiCountTokens,
 ];
 
 /// Text with what JSON escapes, what it may, and what lies outside the basic plane.

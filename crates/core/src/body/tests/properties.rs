@@ -109,7 +109,7 @@ impl Scale<'_> {
         };
         let says_media = match self.shape {
             Shape::Messages | Shape::CountTokens => kinds(&["type"]) == ["base64"],
-            Shape::GenerateContent | Shape::EmbedContent => {
+            Shape::GenerateContent | Shape::EmbedContent | Shape::GeminiCountTokens => {
                 let kinds = kinds(&["mimeType", "mime_type"]);
                 !kinds.is_empty()
                     && kinds.iter().all(|kind| !kind.to_lowercase().starts_with("text/") && !kind.contains(['\\', ' ']))
@@ -122,14 +122,20 @@ impl Scale<'_> {
     fn is_holder(&self, name: &str) -> bool {
         match self.shape {
             Shape::Messages | Shape::CountTokens => name == "source",
-            Shape::GenerateContent | Shape::EmbedContent => ["inlineData", "inline_data"].contains(&name),
+            Shape::GenerateContent | Shape::EmbedContent | Shape::GeminiCountTokens => {
+                ["inlineData", "inline_data"].contains(&name)
+            }
             _ => name == "input_audio" && !self.is_ollama(),
         }
     }
 
     fn is_media(&self, name: &str, string: &str) -> bool {
         match self.shape {
-            Shape::Messages | Shape::CountTokens | Shape::GenerateContent | Shape::EmbedContent => false,
+            Shape::Messages
+            | Shape::CountTokens
+            | Shape::GenerateContent
+            | Shape::EmbedContent
+            | Shape::GeminiCountTokens => false,
             _ if self.is_ollama() => false,
             Shape::Responses if name == "result" => true,
             _ => ["url", "image"].contains(&name) && string.starts_with("data:"),

@@ -282,6 +282,49 @@ fn counting_tokens_is_free() {
     all_end([json(Endpoint::CountTokens, fixture!("anthropic/count-tokens.json"), Metered::none())]);
     let early = Case { endpoint: Endpoint::CountTokens, form: Form::Json, ..EARLY };
     assert_eq!(early.usage_unchanged("{\"input_tokens\":1"), Metered::none());
+    for (endpoint, answer) in [
+        (
+            Endpoint::GeminiCountTokens,
+            r#"{"totalTokens":31,"promptTokensDetails":[{"modality":"TEXT","tokenCount":31}]}"#,
+        ),
+        (Endpoint::Tokenize, r#"{"count":3,"max_model_len":4096,"tokens":[1,2,3],"token_strs":null}"#),
+        (Endpoint::Detokenize, r#"{"prompt":"Hello there","usage":{"prompt_tokens":5}}"#),
+        (Endpoint::OllamaShow, r#"{"modelfile":"FROM x","template":"{{ .Prompt }}","prompt_eval_count":5}"#),
+    ] {
+        all_end([json(endpoint, answer, Metered::none())]);
+        assert!(!Case { endpoint, ..JSON }.in_every_cut(answer).failed, "{answer}");
+        let failed = Case { endpoint, ..JSON }.in_every_cut(r#"{"error":"no such model"}"#);
+        assert!(failed.failed && failed.metered == Metered::none(), "{endpoint:?}");
+    }
+}
+
+#[test]
+fn scores_pools_and_classes_are_input() {
+    let usage = r#""usage":{"prompt_tokens":17,"total_tokens":17,"completion_tokens":0,"prompt_tokens_details":null}"#;
+    let cases = [
+        (Endpoint::Score, r#"[{"index":0,"object":"score","score":0.9}]"#),
+        (Endpoint::Pooling, r#"[{"index":0,"object":"pooling","data":[[0.1,0.2],[0.3,0.4]]}]"#),
+        (Endpoint::Pooling, r#"[{"index":0,"object":"pooling","data":"AACAPw=="}]"#),
+        (Endpoint::Classify, r#"[{"index":0,"label":"LABEL_1","probs":[0.1,0.9],"num_classes":2}]"#),
+    ];
+    for (endpoint, data) in cases {
+        let case = Case { endpoint, ..JSON };
+        let answer = format!(r#"{{"id":"x-1","object":"list","created":1,"model":"m","data":{data},{usage}}}"#);
+        assert_eq!(case.usage_unchanged(&answer), upstream(17, 0), "{answer}");
+        let silent = format!(r#"{{"id":"x-1","object":"list","model":"m","data":{data},"usage":{{}}}}"#);
+        assert_eq!(case.usage_unchanged(&silent), estimated(1000, 0), "{silent}");
+    }
+}
+
+#[test]
+fn what_embeds_several_or_states_nothing_is_input_too() {
+    let batch = Case { endpoint: Endpoint::BatchEmbedContents, ..JSON };
+    let embeddings = r#""embeddings":[{"values":[0.1]},{"values":[0.2]}]"#;
+    let stated = format!(r#"{{{embeddings},"usageMetadata":{{"promptTokenCount":9,"totalTokenCount":9}}}}"#);
+    assert_eq!(batch.usage_unchanged(&stated), upstream(9, 0));
+    assert_eq!(batch.usage_unchanged(&format!("{{{embeddings}}}")), estimated(1000, 0));
+    let old = Case { endpoint: Endpoint::OllamaEmbeddings, ..JSON };
+    assert_eq!(old.usage_unchanged(r#"{"embedding":[0.5,0.25]}"#), estimated(1000, 0));
 }
 
 #[test]
