@@ -287,7 +287,7 @@ fn what_is_no_keys_file_or_has_no_such_key_is_refused() {
 #[test]
 fn a_field_that_is_null_is_absent_to_an_edit_too() {
     let block = "keys:\n  - id: a\n    secret: null\n    enabled: ~\n    limits:\n    team: null\n    retiring: null\n";
-    let flow = "keys: [{id: a, secret: null, enabled: ~, limits: , team: null, retiring: null}]";
+    let flow = "keys: [{id: a, secret: null, enabled: ~, limits: ~, team: null, retiring: null}]";
     for text in [block, flow] {
         assert_eq!(gives_secret(text, &id("a")), Ok(false));
         let limit: Limit = "5".parse().unwrap();

@@ -267,7 +267,7 @@ mod tests {
     fn no_name_is_longer_than_the_longest() {
         let names = || all().into_iter().flatten().flat_map(|known| known.names);
         assert_eq!(names().map(str::len).max(), Some(super::super::LONGEST));
-        assert!(names().all(|name| name.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_')));
+        assert!(names().all(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')));
     }
 
     #[test]
