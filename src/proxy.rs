@@ -243,6 +243,9 @@ impl<P> Gated<P> {
         }
         let mut request = identified?;
         request.context.work = Now::read().moment.saturating_since(now.moment);
+        if respond::asks_for_websocket(session.req_header(), &call) {
+            return Err(request.rejected(Rejection::UpgradeRequired));
+        }
         let info = match call {
             Ok(Call::Inference { endpoint, model }) => {
                 let call = Call::Inference { endpoint, model: model.clone() };

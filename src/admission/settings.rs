@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -13,7 +13,8 @@ use std::{
 use keymeter_config::{self as config, ClientAddress, Config, InjectUsage, OnClientAbort, OnRevoke};
 use keymeter_core::{
     api::Api,
-    evidence::{EvidenceOfModels, SharedEvidence},
+    clock::MonotonicTime,
+    evidence::{self, EvidenceOfModels, SharedEvidence},
     glob::Glob,
     key::KeyRecord,
     limit::{Limits, Strategy},
@@ -74,11 +75,16 @@ pub struct Route {
     refuses_max_tokens: EvidenceOfModels,
     /// Whether it took a maximum of ours as `max_tokens`, for each configured model.
     has_taken_max_tokens: Vec<AtomicBool>,
+    /// When it last took the credential that we send, to the second.
+    took_credential: AtomicU64,
     series: Vec<OnceLock<Arc<UpstreamSeries>>>,
 }
 
 /// One refusal may have been about something else.
 const REFUSALS_OF_USAGE: u32 = 2;
+
+/// In nanoseconds.
+const ONE_SECOND: u64 = 1_000_000_000;
 
 impl Settings {
     /// What `config` says.
@@ -195,6 +201,7 @@ impl Route {
             refuses_stream_options: std::iter::repeat_with(SharedEvidence::default).take(models).collect(),
             refuses_max_tokens: EvidenceOfModels::default(),
             has_taken_max_tokens: std::iter::repeat_with(AtomicBool::default).take(models).collect(),
+            took_credential: AtomicU64::new(0),
             series: std::iter::repeat_with(OnceLock::new).take(models).collect(),
             upstream: None,
         }
@@ -272,6 +279,22 @@ impl Route {
     /// The upstream passed over `max_completion_tokens`.
     pub(super) fn completion_tokens_were_passed_over(&self, asking: Asking<'_>) {
         self.refuses_max_tokens.disprove(asking.named);
+    }
+
+    /// The upstream answered a request with a success.
+    pub(super) fn credential_was_taken(&self, now: MonotonicTime) {
+        let (now, before) = (now.as_nanos().max(1), self.took_credential.load(Ordering::Relaxed));
+        // What every request writes would go from core to core.
+        if before == 0 || now.saturating_sub(before) >= ONE_SECOND {
+            self.took_credential.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the upstream took our credential within the last 10 minutes.
+    #[must_use]
+    pub fn has_taken_credential(&self, now: MonotonicTime) -> bool {
+        let taken = self.took_credential.load(Ordering::Relaxed);
+        taken > 0 && now.saturating_since(MonotonicTime::from_nanos(taken)) < evidence::LASTS
     }
 
     /// The series of this route and `model`.

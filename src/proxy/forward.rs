@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use crate::{connection::Connection, headers::change_request};
 
 use super::{
-    Context, Gated, RequestState, finish, over, prepare_upstream_request, response, subrequest,
+    Context, Gated, RequestState, body, finish, over, prepare_upstream_request, response, subrequest,
     subrequest::SubrequestRole,
 };
 
@@ -55,7 +55,9 @@ where
     }
 
     fn allow_spawning_subrequest(&self, session: &Session, ctx: &Self::CTX) -> bool {
-        self.inner.allow_spawning_subrequest(session, &ctx.inner) || self.gate.may_need_subrequest()
+        self.inner.allow_spawning_subrequest(session, &ctx.inner)
+            || self.gate.may_need_subrequest()
+            || body::may_be_long(session.req_header())
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
@@ -179,7 +181,8 @@ where
         ctx: &mut Self::CTX,
     ) -> Result<()> {
         self.inner.response_filter(session, response, &mut ctx.inner).await?;
-        response::begin(session, &mut ctx.state, response)
+        response::begin(session, &mut ctx.state, response)?;
+        if ctx.is_exchange() { Ok(()) } else { response::end_with_connection(session, response) }
     }
 
     async fn custom_forwarding(

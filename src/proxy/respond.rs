@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use jiff::Timestamp;
 use keymeter_core::{
-    api::{Api, Unrecognised},
+    api::{Api, Call, Unrecognised},
     body::BodyError,
     digits::Digits,
     limit::{LimitStatus, WindowStatus},
@@ -21,6 +21,7 @@ use pingora::{
 use super::{RequestInfo, RequestState};
 use crate::{
     admission::{Gate, Identified, Now, Rejected, RequestContext, RequestId},
+    connection::Connection,
     headers::header_value,
     keys::Key,
 };
@@ -74,10 +75,20 @@ impl Reply {
         headers.extend(id_headers(api, id));
         headers.extend(status.into_iter().flat_map(|status| rate_headers(&status, api, now)));
         headers.extend(retry_headers(rejection));
-        if let Rejection::MethodNotAllowed { allowed } = rejection {
-            headers.push((header::ALLOW, HeaderValue::from_static(allowed)));
-        }
+        headers.extend(advice(rejection));
         Self { status: rejection.status(), headers, body: rejection.body(api, id), closes: rejection.loses_the_end() }
+    }
+}
+
+/// What would be taken in place of what was sent.
+fn advice(rejection: &Rejection) -> Option<(HeaderName, HeaderValue)> {
+    match rejection {
+        Rejection::MethodNotAllowed { allowed } => Some((header::ALLOW, HeaderValue::from_static(allowed))),
+        Rejection::UpgradeRequired => Some((header::UPGRADE, const { HeaderValue::from_static("HTTP/1.1") })),
+        Rejection::UnsupportedEncoding => {
+            Some((header::ACCEPT_ENCODING, const { HeaderValue::from_static("gzip, deflate, br, zstd") }))
+        }
+        _ => None,
     }
 }
 
@@ -91,6 +102,16 @@ pub(super) fn id_headers(api: Api, id: &str) -> impl Iterator<Item = (HeaderName
     let id = header_value(id.to_owned());
     let anthropic = (api == Api::Anthropic).then(|| (REQUEST_ID, id.clone()));
     std::iter::once((X_REQUEST_ID, id)).chain(anthropic)
+}
+
+/// Whether a request asks for a websocket (RFC 6455, section 4.1) on a path that is served.
+pub(super) fn asks_for_websocket(head: &RequestHeader, call: &Result<Call, Unrecognised>) -> bool {
+    if head.method != Method::GET || matches!(call, Err(Unrecognised::Path)) {
+        return false;
+    }
+    let protocols = head.headers.get_all(header::UPGRADE).iter();
+    let mut protocols = protocols.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    protocols.any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// Why a path or method is not served.
@@ -210,7 +231,7 @@ const READING_TIME: Duration = Duration::from_secs(2);
 pub(super) async fn before_body(session: &mut Session, reply: Reply) -> Result<()> {
     if reply.closes || is_refused_in_chunks(session, &reply) {
         // A body that broke off looks as if it had been read to its end, and one that has used up its time is not given more.
-        session.set_keepalive(None);
+        close_after_answer(session);
         return write(session, reply).await;
     }
     match Rest::of(session) {
@@ -221,9 +242,18 @@ pub(super) async fn before_body(session: &mut Session, reply: Reply) -> Result<(
             session.set_total_drain_timeout(Some(READING_TIME));
         }
         Rest::Unknown if is_read_to_its_end(session).await => {}
-        Rest::Unknown | Rest::Much => session.set_keepalive(None),
+        Rest::Unknown | Rest::Much => close_after_answer(session),
     }
     write(session, reply).await
+}
+
+/// Has the connection closed once the answer is written, and read on for a moment: a client that is still sending would
+/// otherwise find its connection reset, and the answer lost.
+fn close_after_answer(session: &mut Session) {
+    session.set_keepalive(None);
+    if let Some(connection) = Connection::current() {
+        connection.linger();
+    }
 }
 
 /// Whether a body in chunks was found to be wrong. Pingora takes a chunk's line without digits for the end of a body and any line after it for a trailer: such a body is often one whose end was misread.

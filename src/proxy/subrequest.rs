@@ -1,6 +1,7 @@
 //! An exchange with an upstream that runs apart from its client: as a request of its own within Pingora, a subrequest,
 //! whose response the client's request only forwards. So the exchange need not end with the client
-//! (`on_client_abort: drain`), and the client is still there when we end the exchange (`on_revoke: cut`).
+//! (`on_client_abort: drain`), the client is still there when we end the exchange (`on_revoke: cut`), and a body goes upstream
+//! that is too long for Pingora to replay.
 
 use std::{
     sync::{
@@ -27,7 +28,9 @@ use pingora::{
 use tokio::sync::oneshot;
 
 use super::{
-    Context, RequestState, finish,
+    Context, RequestState,
+    body::Outgoing,
+    finish,
     response::{self, KEY_REVOKED, Tail},
 };
 use crate::{
@@ -37,14 +40,18 @@ use crate::{
 
 /// Whether an admitted request is to be run apart, and how long its upstream is then read on after its client has left.
 pub(super) fn limit<C>(session: &Session, context: &Context<C>) -> Option<Duration> {
-    // Pingora asked whether there may be an exchange apart before the request had its settings.
-    session.subrequest_spawner.as_ref()?;
     let RequestState::Running(running) = &context.state else { return None };
+    let is_replayed = running.body.as_ref().is_none_or(Outgoing::is_replayed);
+    if session.subrequest_spawner.is_none() && is_replayed {
+        // Pingora asked whether there may be an exchange apart before the request had its settings.
+        return None;
+    }
     match running.request.settings().on_client_abort {
         OnClientAbort::Drain { limit } => Some(limit),
-        // The end of its key would not reach it otherwise before its upstream says something.
         OnClientAbort::Stop => {
-            (running.request.run().is_some() && running.connection.is_none()).then_some(Duration::ZERO)
+            // The end of its key would not reach it otherwise before its upstream says something.
+            let is_out_of_reach = running.request.run().is_some() && running.connection.is_none();
+            (is_out_of_reach || !is_replayed).then_some(Duration::ZERO)
         }
     }
 }
@@ -239,7 +246,11 @@ impl ClientHalf<'_> {
                     Err(error) => return Err(left(error, delivered)),
                 },
             };
+            let mut task = task;
             let piece = if let HttpTask::Body(Some(piece), _) = &task { piece.clone() } else { Bytes::new() };
+            if let HttpTask::Header(head, _) = &mut task {
+                response::end_with_connection(self.session, head).map_err(|_| End::Broken)?;
+            }
             let written = self.session.downstream_session.response_duplex_vec(vec![task]).await;
             let is_over = written.map_err(|error| left(error, delivered))?;
             delivered += piece.len() as u64;
