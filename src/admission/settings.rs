@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use keymeter_config::{self as config, ClientAddress, Config, InjectUsage, OnClientAbort, OnRevoke};
+use keymeter_config::{self as config, ClientAddress, Config, Cors, InjectUsage, OnClientAbort, OnRevoke};
 use keymeter_core::{
     api::Api,
     clock::MonotonicTime,
@@ -42,6 +42,10 @@ pub struct Settings {
     pub on_client_abort: OnClientAbort,
     /// Whether a response ends when its key is revoked.
     pub cuts_revoked: bool,
+    /// Whose pages may call from a browser; `None`: nobody's.
+    pub cors: Option<Cors>,
+    /// After how long a silence a stream of events gets a comment; `None`: never.
+    pub heartbeat: Option<Duration>,
     client_address: Option<ClientAddress>,
     models: Vec<Arc<Model>>,
     other: Arc<Model>,
@@ -101,6 +105,8 @@ impl Settings {
             secret_checksum_required: config.keys.secret_checksum_required,
             on_client_abort: config.on_client_abort,
             cuts_revoked: config.on_revoke == OnRevoke::Cut,
+            cors: config.server.cors.clone(),
+            heartbeat: config.server.heartbeat,
             client_address: config.server.client_address.clone(),
             routes: routes(&config.upstreams, models.len() + 1),
             other: Arc::new(Model::other(models.len())),

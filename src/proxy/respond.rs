@@ -18,7 +18,7 @@ use pingora::{
     proxy::Session,
 };
 
-use super::{RequestInfo, RequestState};
+use super::{RequestInfo, RequestState, cors::Readers};
 use crate::{
     admission::{Gate, Identified, Now, Rejected, RequestContext, RequestId},
     connection::Connection,
@@ -234,6 +234,12 @@ pub(super) async fn before_body(session: &mut Session, reply: Reply) -> Result<(
         close_after_answer(session);
         return write(session, reply).await;
     }
+    prepare_connection(session).await;
+    write(session, reply).await
+}
+
+/// Has the connection of an answer that is about to be written go on, if that is worth reading what is left of the request.
+pub(super) async fn prepare_connection(session: &mut Session) {
     match Rest::of(session) {
         Rest::Nothing => {}
         // Pingora reads the rest once the answer is out, if it is told that this is no reason to close.
@@ -244,7 +250,6 @@ pub(super) async fn before_body(session: &mut Session, reply: Reply) -> Result<(
         Rest::Unknown if is_read_to_its_end(session).await => {}
         Rest::Unknown | Rest::Much => close_after_answer(session),
     }
-    write(session, reply).await
 }
 
 /// Has the connection closed once the answer is written, and read on for a moment: a client that is still sending would
@@ -318,6 +323,9 @@ pub(super) async fn write(session: &mut Session, reply: Reply) -> Result<()> {
     parts.headers.insert(header::CONTENT_TYPE, const { HeaderValue::from_static("application/json") });
     parts.headers.insert(header::CONTENT_LENGTH, reply.body.len().into());
     parts.headers.extend(reply.headers);
+    if let Some(readers) = session.req_header().extensions.get::<Readers>() {
+        readers.write(&mut parts.headers);
+    }
     let head = ResponseHeader::from(parts);
     session.write_response_header(Box::new(head), false).await.map_err(Error::into_down)?;
     write_last(session, reply.body.into()).await

@@ -223,7 +223,7 @@ impl Tail {
     }
 
     /// Whether an event of `api` may begin here. Ollama's are lines, the others' end with an empty line.
-    fn is_between_events(&self, api: Api) -> bool {
+    pub fn is_between_events(&self, api: Api) -> bool {
         let bytes = &self.bytes;
         if api == Api::Ollama {
             return !self.any || bytes.ends_with(b"\n");
