@@ -79,10 +79,10 @@ async fn a_stream_that_is_reset_in_mid_body_is_no_upstreams_failure() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_of_unknown_length_is_taken_up_to_the_maximum() {
+    const MOST: usize = 1 << 20;
     let upstream = answering(5).await;
     let gateway = with_server(&upstream, "max_request_body: 1MiB");
     let client = H2c::connect(gateway.address()).await;
-    const MOST: usize = 1 << 20;
     for (size, status) in
         [(13, 200), (1000, 200), (65_536, 200), (65_537, 200), (MOST, 200), (MOST + 1, 413), (65_535, 200)]
     {

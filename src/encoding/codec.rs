@@ -26,7 +26,7 @@ impl Step {
 
     /// All of `input` is passed over.
     fn past_the_end(input: &[u8]) -> Self {
-        Self { is_trailing: true, ..Self::new(input.len(), 0, false) }
+        Self { is_trailing: !input.is_empty(), ..Self::new(input.len(), 0, false) }
     }
 }
 

@@ -232,10 +232,22 @@ pub(super) async fn before_body(session: &mut Session, reply: Reply) -> Result<(
     if reply.closes || is_refused_in_chunks(session, &reply) {
         // A body that broke off looks as if it had been read to its end, and one that has used up its time is not given more.
         close_after_answer(session);
-        return write(session, reply).await;
+    } else {
+        prepare_connection(session).await;
     }
-    prepare_connection(session).await;
-    write(session, reply).await
+    write(session, reply).await?;
+    if session.req_header().version == Version::HTTP_2 {
+        pass_over(session).await;
+    }
+    Ok(())
+}
+
+/// Passes over what is left of a stream's body, for a moment. A stream that is dropped before its end is reset, and what of its
+/// answer is not sent by then is lost.
+async fn pass_over(session: &mut Session) {
+    let reading = async { while matches!(session.read_request_body().await, Ok(Some(_))) {} };
+    // Who goes on sending after that does not read its answer.
+    let _ = tokio::time::timeout(READING_TIME, reading).await;
 }
 
 /// Has the connection of an answer that is about to be written go on, if that is worth reading what is left of the request.

@@ -14,6 +14,7 @@ use crate::{
     support::{
         client::within,
         gateway::{Gateway, SECRET},
+        h2c::H2c,
     },
 };
 
@@ -49,6 +50,34 @@ async fn a_client_that_writes_all_of_a_large_body_reads_its_refusal() {
         }
     }
     assert!(upstream.received().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_does_one_over_http2() {
+    let upstream = answering(5).await;
+    let gateway = with_server(&upstream, "max_request_body: 1MiB");
+    let body = chat_of(12 << 20);
+    let client = H2c::connect(gateway.address()).await;
+    for (secret, length, status) in [
+        ("sk-nobody", Some(body.len()), 401),
+        ("sk-nobody", None, 401),
+        (SECRET, Some(body.len()), 413),
+        (SECRET, None, 413),
+    ] {
+        for _ in 0..5 {
+            let length = length.map(|length| length.to_string());
+            let headers: Vec<_> = length.iter().map(|length| ("content-length", length.as_str())).collect();
+            let mut exchange = client.open(secret, &headers).await;
+            exchange.data(&body, true);
+            let (answer, text) = exchange.whole().await;
+            assert_eq!(answer.status, status, "{}", String::from_utf8_lossy(&text));
+            assert!(text.starts_with(b"{\"error\""), "its body is there too");
+        }
+    }
+    // The connection takes others.
+    let mut exchange = client.open(SECRET, &[]).await;
+    exchange.data(&chat_of(100), true);
+    assert_eq!(exchange.whole().await.0.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -31,7 +31,7 @@ impl<'room> PlainBody<'room> {
         let Some(decoder) = &mut self.decoder else {
             return keep(&mut self.bytes, chunk, self.room);
         };
-        let (mut rest, mut pieces) = (chunk, 0);
+        let (mut rest, mut pieces) = (chunk, 0_usize);
         while let Some(piece) = decoder.next_piece(&mut rest).map_err(broken)? {
             let total = (self.bytes.len() as u64).saturating_add(piece.len() as u64);
             if total > self.most_decoded {
@@ -39,7 +39,7 @@ impl<'room> PlainBody<'room> {
             }
             keep(&mut self.bytes, piece, self.room)?;
             pieces += 1;
-            if pieces % TURN == 0 {
+            if pieces.is_multiple_of(TURN) {
                 tokio::task::yield_now().await;
             }
         }
