@@ -55,6 +55,8 @@ struct State {
     is_evicted: bool,
     /// Whether a part of a head came that is not whole.
     has_partial_head: bool,
+    /// Whether the client may still be sending when the connection is closed.
+    lingers: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +79,13 @@ struct Deadline {
 
 impl Connection {
     fn new(timeouts: ConnectionTimeouts, accepted: Instant, connections: Weak<Connections>) -> Self {
-        let state =
-            State { phase: Phase::Head(accepted), is_closing: false, is_evicted: false, has_partial_head: false };
+        let state = State {
+            phase: Phase::Head(accepted),
+            is_closing: false,
+            is_evicted: false,
+            has_partial_head: false,
+            lingers: false,
+        };
         Self {
             timeouts,
             state: Mutex::new(state),
@@ -106,6 +113,16 @@ impl Connection {
         let mut state = self.state.lock();
         state.phase = Phase::Running(1);
         state.has_partial_head = false;
+    }
+
+    /// Notes that the client may still be sending when the connection is closed. What it sends is then passed over for a
+    /// moment: an end of which it learns by a reset would take the last answer with it.
+    pub fn linger(&self) {
+        self.state.lock().lingers = true;
+    }
+
+    fn lingers(&self) -> bool {
+        self.state.lock().lingers
     }
 
     /// Notes that the request has ended, if there was one.

@@ -1,5 +1,6 @@
-//! Content codings (RFC 9110, section 8.4.1) are undone here, beside the bytes that pass: as they come, in bounded memory,
-//! and no further than is believable, so that little that stands for very much holds up nobody.
+//! Content codings (RFC 9110, section 8.4.1) are undone here, as bytes come and in bounded memory: of responses beside the
+//! bytes that pass, and no further than is believable, so that little that stands for very much holds up nobody; of requests
+//! piece by piece, whose taker bounds what they come to.
 
 mod codec;
 
@@ -75,6 +76,10 @@ pub struct Decoder {
     output: Box<[u8]>,
     taken: u64,
     given: u64,
+    /// Whether there is more to give of what was taken.
+    has_more: bool,
+    /// Whether something came after the end.
+    has_trailing: bool,
 }
 
 impl Decoder {
@@ -82,7 +87,8 @@ impl Decoder {
     #[must_use]
     pub fn new(coding: ContentCoding) -> Option<Self> {
         let codec = Codec::new(coding)?;
-        Some(Self { codec, output: vec![0; STEP].into_boxed_slice(), taken: 0, given: 0 })
+        let output = vec![0; STEP].into_boxed_slice();
+        Some(Self { codec, output, taken: 0, given: 0, has_more: false, has_trailing: false })
     }
 
     /// Takes the next bytes, and gives what they stand for, piece by piece.
@@ -91,10 +97,8 @@ impl Decoder {
     /// When they are not encoded so, or stand for too much. What was given stands; no more will come.
     pub fn feed(&mut self, bytes: &[u8], mut give: impl FnMut(&[u8])) -> Result<(), DecodeError> {
         self.taken = self.taken.saturating_add(bytes.len() as u64);
-        let (mut rest, mut has_more) = (bytes, false);
-        while !rest.is_empty() || has_more {
-            let Step { read, written, has_more: more } = self.codec.step(rest, &mut self.output)?;
-            (rest, has_more) = (rest.get(read..).unwrap_or_default(), more);
+        let mut rest = bytes;
+        while let Some(written) = self.step(&mut rest)? {
             self.given = self.given.saturating_add(written as u64);
             if self.given > FREE.saturating_add(self.taken.saturating_mul(RATIO)) {
                 return Err(DecodeError::TooLarge);
@@ -102,6 +106,26 @@ impl Decoder {
             give(self.output.get(..written).unwrap_or_default());
         }
         Ok(())
+    }
+
+    /// Takes some of `rest`, and gives a piece of what came; `None`: all of it is given. Whoever takes the pieces bounds them.
+    ///
+    /// # Errors
+    /// When it is not encoded so.
+    pub fn next_piece(&mut self, rest: &mut &[u8]) -> Result<Option<&[u8]>, DecodeError> {
+        let written = self.step(rest)?;
+        Ok(written.and_then(|written| self.output.get(..written)))
+    }
+
+    fn step(&mut self, rest: &mut &[u8]) -> Result<Option<usize>, DecodeError> {
+        if rest.is_empty() && !self.has_more {
+            return Ok(None);
+        }
+        let Step { read, written, has_more, is_trailing } = self.codec.step(rest, &mut self.output)?;
+        *rest = rest.get(read..).unwrap_or_default();
+        self.has_more = has_more;
+        self.has_trailing |= is_trailing;
+        Ok(Some(written))
     }
 
     /// Whether any bytes came.
@@ -114,6 +138,12 @@ impl Decoder {
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.codec.is_whole()
+    }
+
+    /// Whether something came after that end which is no part of the body.
+    #[must_use]
+    pub fn has_trailing(&self) -> bool {
+        self.has_trailing
     }
 }
 

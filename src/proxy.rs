@@ -3,7 +3,9 @@
 //! places that write a response to a client.
 
 mod body;
+mod cors;
 mod forward;
+mod heartbeat;
 mod query;
 mod respond;
 mod response;
@@ -173,6 +175,16 @@ impl RequestState {
         }
     }
 
+    /// What held when the request arrived, as far as it is known.
+    fn settings(&self) -> Option<&Arc<Settings>> {
+        match self {
+            Self::Running(running) => Some(running.request.settings()),
+            Self::Identified(request) => Some(&request.context.settings),
+            Self::Refused(rejected) => Some(&rejected.context.settings),
+            Self::New | Self::Settled => None,
+        }
+    }
+
     /// The exchange with the upstream begins, or is tried once more.
     fn exchange_begins(&mut self) {
         let route = match self {
@@ -238,6 +250,10 @@ impl<P> Gated<P> {
     async fn enter<C>(&self, session: &mut Session, context: &mut Context<C>) -> Result<(), Box<Rejected>> {
         let (arrived, call) = self.arrive(session);
         let now = arrived.arrived;
+        if let Some(cors) = &arrived.settings.cors {
+            let readers = cors::Readers::of(cors, session.req_header());
+            session.req_header_mut().extensions_mut().insert(readers);
+        }
         let in_query = (arrived.api == Api::Gemini).then(|| take_key(session.req_header_mut())).flatten();
         let credentials = Credentials { headers: &session.req_header().headers, in_query: in_query.as_deref() };
         let identified = self.gate.identify(arrived, credentials, now).await;
@@ -246,6 +262,9 @@ impl<P> Gated<P> {
         }
         let mut request = identified?;
         request.context.work = Now::read().moment.saturating_since(now.moment);
+        if respond::asks_for_websocket(session.req_header(), &call) {
+            return Err(request.rejected(Rejection::UpgradeRequired));
+        }
         let info = match call {
             Ok(Call::Inference { endpoint, model }) => {
                 let call = Call::Inference { endpoint, model: model.clone() };

@@ -1,6 +1,6 @@
 //! Every API, streamed and not: its credentials, its way to state usage, its headers and its errors.
 
-mod encodings;
+pub mod encodings;
 mod labels;
 
 use serde_json::{Value, json};

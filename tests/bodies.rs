@@ -2,7 +2,9 @@
 
 pub mod additions;
 mod broken;
+mod coded;
 mod connection;
+mod long;
 mod places;
 mod room;
 
@@ -149,7 +151,7 @@ async fn a_body_may_pause_anywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chunked_body_is_taken_up_to_64_kib() {
+async fn a_chunked_body_reaches_the_upstream_with_its_length() {
     let upstream = answering(5).await;
     let gateway = Gateway::before(&upstream);
     let mut client = gateway.connect().await;
@@ -163,10 +165,6 @@ async fn a_chunked_body_is_taken_up_to_64_kib() {
             assert_eq!(seen.header("content-length"), Some(size.to_string().as_str()));
             assert_eq!(seen.header("transfer-encoding"), None);
         }
-    }
-    for size in [65_537, 70_000, 1 << 20] {
-        let answer = refused_early(&gateway, chunked(&chat_of(size), 1 << 20, "")).await;
-        assert!(answer.starts_with("HTTP/1.1 411") && answer.contains(r#""code":"length_required""#), "{answer}");
     }
     assert_eq!(upstream.received().len(), 12);
 }
@@ -248,13 +246,15 @@ async fn a_body_over_the_maximum_is_refused_at_its_stated_length() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_compressed_body_is_refused_and_the_connection_goes_on() {
+async fn a_body_in_a_coding_that_nobody_undoes_is_refused_and_the_connection_goes_on() {
     let upstream = answering(5).await;
     let gateway = Gateway::before(&upstream);
     let mut client = gateway.connect().await;
-    for encoding in ["gzip", "br", "gzip, identity"] {
+    for encoding in ["compress", "utf-8", "gzip, br", "gzip, gzip", "aws-chunked"] {
         let compressed = head(&format!("content-encoding: {encoding}\r\ncontent-length: 5"));
-        refused(&mut client, &[compressed, b"\x1f\x8b\x08\0\0".to_vec()].concat(), 415, "unsupported_encoding").await;
+        let bytes = [compressed, b"\x1f\x8b\x08\0\0".to_vec()].concat();
+        let answer = refused(&mut client, &bytes, 415, "unsupported_encoding").await;
+        assert_eq!(answer.header("accept-encoding"), Some("gzip, deflate, br, zstd"), "what would be taken is said");
     }
     goes_on(&mut client).await;
 }
@@ -323,7 +323,7 @@ async fn a_refused_client_that_waits_for_100_continue_is_told_at_once_and_need_n
         (good.replace(SECRET, "sk-nobody"), "401"),
         (good.replace("/v1/chat", "/v1/chess"), "404"),
         (good.replace("1000", "1025"), "413"),
-        (good.replace("expect", "content-encoding: gzip\r\nexpect"), "415"),
+        (good.replace("expect", "content-encoding: compress\r\nexpect"), "415"),
     ] {
         let mut client = Interim::to(&gateway).await;
         client.send(bytes.as_bytes()).await;

@@ -78,11 +78,14 @@ async fn a_stream_that_is_reset_in_mid_body_is_no_upstreams_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_of_unknown_length_is_taken_up_to_64_kib() {
+async fn a_body_of_unknown_length_is_taken_up_to_the_maximum() {
+    const MOST: usize = 1 << 20;
     let upstream = answering(5).await;
-    let gateway = Gateway::before(&upstream);
+    let gateway = with_server(&upstream, "max_request_body: 1MiB");
     let client = H2c::connect(gateway.address()).await;
-    for (size, status) in [(13, 200), (1000, 200), (65_536, 200), (65_537, 411), (1 << 20, 411), (65_535, 200)] {
+    for (size, status) in
+        [(13, 200), (1000, 200), (65_536, 200), (65_537, 200), (MOST, 200), (MOST + 1, 413), (65_535, 200)]
+    {
         let body = chat_of(size);
         let mut exchange = client.open(SECRET, &[]).await;
         body.chunks(10_000).for_each(|piece| exchange.data(piece, false));
@@ -94,10 +97,10 @@ async fn a_body_of_unknown_length_is_taken_up_to_64_kib() {
             assert!(seen.body == body, "{size}");
             assert_eq!(seen.header("content-length"), Some(size.to_string().as_str()));
         } else {
-            assert_eq!(code(&rest), "length_required");
+            assert_eq!(code(&rest), "request_too_large");
         }
     }
-    assert_eq!(upstream.received().len(), 4);
+    assert_eq!(upstream.received().len(), 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]

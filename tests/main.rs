@@ -38,6 +38,7 @@ mod bodies;
 mod commands;
 mod connections;
 mod control;
+mod edges;
 mod endings;
 mod errors;
 mod handover;

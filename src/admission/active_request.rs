@@ -198,6 +198,7 @@ impl ActiveRequest {
     /// Remembers what an answer with `status` proves of its upstream.
     pub fn learn_additions(&self, status: u16, now: Now) {
         if (200..300).contains(&status) {
+            self.admitted.route.credential_was_taken(now.moment);
             self.additions.taken(&self.admitted.route, self.asking(now));
         }
     }

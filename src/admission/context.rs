@@ -134,7 +134,9 @@ fn first_bytes(text: &str, most: usize) -> &str {
 pub struct RequestId(String);
 
 impl RequestId {
-    fn next() -> Self {
+    /// The name of another request.
+    #[must_use]
+    pub fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self::of(process(), NEXT.fetch_add(1, Ordering::Relaxed))
     }

@@ -120,7 +120,9 @@ impl Gate {
     #[must_use]
     pub fn may_need_subrequest(&self) -> bool {
         let settings = self.settings.load();
-        settings.cuts_revoked || matches!(settings.on_client_abort, OnClientAbort::Drain { .. })
+        settings.cuts_revoked
+            || settings.heartbeat.is_some()
+            || matches!(settings.on_client_abort, OnClientAbort::Drain { .. })
     }
 
     /// The running requests that end with their keys.

@@ -5,15 +5,16 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use keymeter_config::{self as config, ClientAddress, Config, InjectUsage, OnClientAbort, OnRevoke};
+use keymeter_config::{self as config, ClientAddress, Config, Cors, InjectUsage, OnClientAbort, OnRevoke};
 use keymeter_core::{
     api::Api,
-    evidence::{EvidenceOfModels, SharedEvidence},
+    clock::MonotonicTime,
+    evidence::{self, EvidenceOfModels, SharedEvidence},
     glob::Glob,
     key::KeyRecord,
     limit::{Limits, Strategy},
@@ -41,6 +42,10 @@ pub struct Settings {
     pub on_client_abort: OnClientAbort,
     /// Whether a response ends when its key is revoked.
     pub cuts_revoked: bool,
+    /// Whose pages may call from a browser; `None`: nobody's.
+    pub cors: Option<Cors>,
+    /// After how long a silence a stream of events gets a comment; `None`: never.
+    pub heartbeat: Option<Duration>,
     client_address: Option<ClientAddress>,
     models: Vec<Arc<Model>>,
     other: Arc<Model>,
@@ -74,11 +79,16 @@ pub struct Route {
     refuses_max_tokens: EvidenceOfModels,
     /// Whether it took a maximum of ours as `max_tokens`, for each configured model.
     has_taken_max_tokens: Vec<AtomicBool>,
+    /// When it last took the credential that we send, to the second.
+    took_credential: AtomicU64,
     series: Vec<OnceLock<Arc<UpstreamSeries>>>,
 }
 
 /// One refusal may have been about something else.
 const REFUSALS_OF_USAGE: u32 = 2;
+
+/// In nanoseconds.
+const ONE_SECOND: u64 = 1_000_000_000;
 
 impl Settings {
     /// What `config` says.
@@ -95,6 +105,8 @@ impl Settings {
             secret_checksum_required: config.keys.secret_checksum_required,
             on_client_abort: config.on_client_abort,
             cuts_revoked: config.on_revoke == OnRevoke::Cut,
+            cors: config.server.cors.clone(),
+            heartbeat: config.server.heartbeat,
             client_address: config.server.client_address.clone(),
             routes: routes(&config.upstreams, models.len() + 1),
             other: Arc::new(Model::other(models.len())),
@@ -195,6 +207,7 @@ impl Route {
             refuses_stream_options: std::iter::repeat_with(SharedEvidence::default).take(models).collect(),
             refuses_max_tokens: EvidenceOfModels::default(),
             has_taken_max_tokens: std::iter::repeat_with(AtomicBool::default).take(models).collect(),
+            took_credential: AtomicU64::new(0),
             series: std::iter::repeat_with(OnceLock::new).take(models).collect(),
             upstream: None,
         }
@@ -272,6 +285,22 @@ impl Route {
     /// The upstream passed over `max_completion_tokens`.
     pub(super) fn completion_tokens_were_passed_over(&self, asking: Asking<'_>) {
         self.refuses_max_tokens.disprove(asking.named);
+    }
+
+    /// The upstream answered a request with a success.
+    pub(super) fn credential_was_taken(&self, now: MonotonicTime) {
+        let (now, before) = (now.as_nanos().max(1), self.took_credential.load(Ordering::Relaxed));
+        // What every request writes would go from core to core.
+        if before == 0 || now.saturating_sub(before) >= ONE_SECOND {
+            self.took_credential.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the upstream took our credential within the last 10 minutes.
+    #[must_use]
+    pub fn has_taken_credential(&self, now: MonotonicTime) -> bool {
+        let taken = self.took_credential.load(Ordering::Relaxed);
+        taken > 0 && now.saturating_since(MonotonicTime::from_nanos(taken)) < evidence::LASTS
     }
 
     /// The series of this route and `model`.

@@ -35,6 +35,8 @@ pub struct TimedStream<S> {
     stall: Option<Stall>,
     /// Whether it was read once more since it makes room for another.
     has_let_write: bool,
+    /// When nothing more was written.
+    shut: Option<Instant>,
 }
 
 /// A write that waits for the client.
@@ -51,7 +53,7 @@ impl<S> TimedStream<S> {
     pub fn new(stream: S, open: OpenConnection, socket: Option<Arc<SocketDigest>>) -> Self {
         let (reading, writing) = (Alarm::default(), Alarm::default());
         let (heads, peeked, stall) = (Heads::default(), Vec::new(), None);
-        Self { stream, open, socket, heads, peeked, reading, writing, stall, has_let_write: false }
+        Self { stream, open, socket, heads, peeked, reading, writing, stall, has_let_write: false, shut: None }
     }
 
     /// The connection.
@@ -114,6 +116,21 @@ impl<S> TimedStream<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> TimedStream<S> {
+    /// Passes over what still comes, to its end or until then.
+    fn poll_pass_over(&mut self, until: Instant, context: &mut Context<'_>) -> Poll<()> {
+        let mut passed_over = [0; 8192];
+        loop {
+            let mut buffer = ReadBuf::new(&mut passed_over);
+            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() && Instant::now() < until => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return self.reading.poll(until, context),
+            }
+        }
+    }
+}
+
 /// A moment that a task waits for. Moving it costs something, so that is done only when there is nothing else to do.
 #[derive(Default)]
 struct Alarm(Option<Pin<Box<Sleep>>>);
@@ -167,7 +184,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.timed(written, context)
@@ -179,8 +196,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = Pin::new(&mut self.stream).poll_shutdown(context);
-        self.timed(shut, context)
+        let shut = match self.shut {
+            Some(shut) => shut,
+            None => {
+                let shutting = Pin::new(&mut self.stream).poll_shutdown(context);
+                ready!(self.timed(shutting, context))?;
+                *self.shut.insert(Instant::now())
+            }
+        };
+        if self.connection().lingers() {
+            ready!(self.poll_pass_over(shut + LINGERING, context));
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_write_vectored(
@@ -199,6 +226,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
 
 /// How long what is being shut down may take to leave.
 const LAST_BYTES: Duration = Duration::from_secs(5);
+
+/// How long a client that is still sending is listened to after its answer.
+const LINGERING: Duration = Duration::from_secs(2);
 
 #[async_trait]
 impl Shutdown for TimedStream<Stream> {

@@ -14,6 +14,20 @@ pub(super) struct Step {
     pub written: usize,
     /// Whether it can give more though no more comes.
     pub has_more: bool,
+    /// Whether what it took stands after the body's end, and for nothing.
+    pub is_trailing: bool,
+}
+
+impl Step {
+    /// It took `read` bytes, and gave as many as were `written`.
+    fn new(read: usize, written: usize, has_more: bool) -> Self {
+        Self { read, written, has_more, is_trailing: false }
+    }
+
+    /// All of `input` is passed over.
+    fn past_the_end(input: &[u8]) -> Self {
+        Self { is_trailing: !input.is_empty(), ..Self::new(input.len(), 0, false) }
+    }
 }
 
 /// One coding, while it is undone.
@@ -46,14 +60,14 @@ impl Codec {
                 let missing = input.get(..2 - begun.len().min(2)).unwrap_or(input);
                 begun.extend_from_slice(missing);
                 let [first, second] = *begun.as_slice() else {
-                    return Ok(Step { read: input.len(), written: 0, has_more: false });
+                    return Ok(Step::new(input.len(), 0, false));
                 };
                 let mut inflate = Inflate::new(Wrapping::of_deflate(first, second));
                 // Two bytes are a header, or too few for more than one symbol.
                 let Step { written, .. } = inflate.step(&[first, second], output)?;
                 let read = missing.len();
                 *self = Self::Inflate(inflate);
-                Ok(Step { read, written, has_more: false })
+                Ok(Step::new(read, written, false))
             }
         }
     }
@@ -113,7 +127,7 @@ impl Inflate {
             let is_member = self.wrapping == Wrapping::Gzip && input.first() == Some(&MEMBER);
             self.is_over |= !is_member && !input.is_empty();
             if self.is_over || !is_member {
-                return Ok(Step { read: input.len(), written: 0, has_more: false });
+                return Ok(Step::past_the_end(input));
             }
             *self = Self::new(self.wrapping);
         }
@@ -126,7 +140,7 @@ impl Inflate {
         if read == 0 && written == 0 && !input.is_empty() && !self.is_whole {
             return Err(DecodeError::Broken);
         }
-        Ok(Step { read, written, has_more: is_full && !self.is_whole })
+        Ok(Step::new(read, written, is_full && !self.is_whole))
     }
 }
 
@@ -150,7 +164,7 @@ impl Brotli {
     /// What follows the end is nothing that counts.
     fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, DecodeError> {
         if self.is_whole {
-            return Ok(Step { read: input.len(), written: 0, has_more: false });
+            return Ok(Step::past_the_end(input));
         }
         let (mut left, mut read) = (input.len(), 0);
         let (mut room, mut written, mut total) = (output.len(), 0, 0);
@@ -176,7 +190,7 @@ impl Brotli {
         if read == 0 && written == 0 && !input.is_empty() && !self.is_whole {
             return Err(DecodeError::Broken);
         }
-        Ok(Step { read, written, has_more })
+        Ok(Step::new(read, written, has_more))
     }
 }
 
@@ -207,7 +221,7 @@ impl Zstd {
                 Some(_) if !self.has_begun => return Err(DecodeError::Broken),
                 first => {
                     self.is_over |= first.is_some();
-                    return Ok(Step { read: input.len(), written: 0, has_more: false });
+                    return Ok(Step::past_the_end(input));
                 }
             }
         }
@@ -217,7 +231,7 @@ impl Zstd {
         if read == 0 && written == 0 && !input.is_empty() {
             return Err(DecodeError::Broken);
         }
-        Ok(Step { read, written, has_more: written == output.len() && !self.is_between_frames })
+        Ok(Step::new(read, written, written == output.len() && !self.is_between_frames))
     }
 }
 

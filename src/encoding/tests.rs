@@ -131,6 +131,42 @@ fn a_body_may_have_several_parts_and_something_after_its_end() {
 }
 
 #[test]
+fn what_comes_after_the_end_is_told_from_another_part() {
+    for (way, coding) in WAYS {
+        let part = encoded(way, TEXT.as_bytes());
+        for (rest, is_trailing) in
+            [(&b""[..], false), (b"{", true), (&[0; 3], true), (&part, way != "gzip" && way != "zstd")]
+        {
+            for size in [1, 7, 10_000] {
+                let mut decoder = Decoder::new(coding).unwrap();
+                let mut given = 0;
+                for mut piece in [part.as_slice(), rest].concat().chunks(size) {
+                    while let Some(plain) = decoder.next_piece(&mut piece).unwrap() {
+                        given += plain.len();
+                    }
+                    assert!(piece.is_empty(), "{way}");
+                }
+                assert_eq!((decoder.is_whole(), decoder.has_trailing()), (true, is_trailing), "{way} and {rest:?}");
+                assert!(given == TEXT.len() || (!is_trailing && given == 2 * TEXT.len()), "{way}: {given}");
+            }
+        }
+    }
+}
+
+#[test]
+fn whoever_takes_the_pieces_bounds_them() {
+    for (way, coding) in WAYS {
+        let body = encoded(way, &vec![b'0'; 20 << 20]);
+        let (mut decoder, mut rest, mut given) = (Decoder::new(coding).unwrap(), body.as_slice(), 0);
+        while let Some(plain) = decoder.next_piece(&mut rest).unwrap() {
+            assert!(plain.len() <= STEP, "{way}");
+            given += plain.len();
+        }
+        assert_eq!((given, decoder.is_whole(), decoder.has_trailing()), (20 << 20, true, false), "{way}");
+    }
+}
+
+#[test]
 fn what_is_not_encoded_so_is_broken() {
     for (way, coding) in WAYS {
         for bytes in [&b"{\"choices\":[]}"[..], b"data: {\"choices\":[]}\n\n", &[0xff; 40]] {

@@ -1,8 +1,10 @@
 //! Reads a request's body, whole and once. It is read before it is known what the request asks for, so
 //! its size, its time and the memory of all of them together are bounded here, as the bytes arrive.
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Version, header};
+mod plain;
+
+use bytes::Bytes;
+use http::{Version, header};
 use keymeter_core::{
     api::Endpoint,
     body::{BodyError, Change, Scanned, Shape, scan, scan_form},
@@ -10,12 +12,17 @@ use keymeter_core::{
 };
 use pingora::{http::RequestHeader, proxy::Session};
 
-use crate::admission::{BodyRoom, NoRoom, Settings};
+use self::plain::PlainBody;
+use crate::{
+    admission::{BodyRoom, Settings},
+    encoding::{ContentCoding, Decoder},
+};
 
 /// A body, and the room that it takes.
 pub(super) struct BufferedBody {
     pub bytes: Bytes,
     room: BodyRoom,
+    is_replayed: bool,
 }
 
 /// A body on its way upstream.
@@ -23,17 +30,24 @@ pub(super) struct Outgoing {
     scanned: Box<Scanned>,
     bytes: Bytes,
     _room: BodyRoom,
+    is_replayed: bool,
 }
 
 impl Outgoing {
     /// What was received and scanned, with `change` written into it.
     pub fn new(scanned: Box<Scanned>, change: &Change, held: BufferedBody) -> Self {
-        let BufferedBody { bytes: received, mut room } = held;
+        let BufferedBody { bytes: received, mut room, is_replayed } = held;
         let bytes = scanned.splice(change);
         if bytes.as_ptr() != received.as_ptr() {
             room.grow(bytes.len() as u64);
         }
-        Self { scanned, bytes, _room: room }
+        Self { scanned, bytes, _room: room, is_replayed }
+    }
+
+    /// Whether Pingora sends it to an upstream. It waits for ever for the body of a request that it cannot replay: the exchange
+    /// of such a request has to run apart, as a subrequest.
+    pub fn is_replayed(&self) -> bool {
+        self.is_replayed
     }
 
     /// The body as it goes upstream. It may be asked for again when the request is.
@@ -77,32 +91,50 @@ fn content_type(head: &RequestHeader) -> Result<&str, BodyError> {
 }
 
 /// Bytes that Pingora keeps to send a body again. It replays what it kept, and waits for ever for a
-/// body that was read and not kept: so keeping begins just before what is left fits.
+/// body that was read and not kept: so keeping begins just before what is left fits. Where that is not known it begins at
+/// once, and is of no use once more than that has come.
 const RETRY_BUFFER: u64 = 65_536;
 
-/// The most that is taken of a body whose length is not stated: what Pingora can replay.
-const MAX_WITHOUT_LENGTH: u64 = RETRY_BUFFER;
-
-/// Reads the body of a request, and counts it in `room`.
+/// Reads the body of a request, and counts it in `room`. It is plain then, whatever its coding was, and its head says so.
 pub(super) async fn receive(
     session: &mut Session,
     mut room: BodyRoom,
     settings: &Settings,
 ) -> Result<BufferedBody, Rejection> {
     let length = Length::of(session)?;
-    if is_encoded(&session.req_header().headers) {
-        return Err(Rejection::UnsupportedEncoding);
-    }
+    let decoder = match ContentCoding::of(&session.req_header().headers) {
+        ContentCoding::Identity => None,
+        coding => Some(Decoder::new(coding).ok_or(Rejection::UnsupportedEncoding)?),
+    };
+    let is_encoded = decoder.is_some();
     let most = match length {
         Length::Stated(bytes) if bytes > settings.max_request_body => {
             return Err(Rejection::BodyTooLarge { max: settings.max_request_body });
         }
         Length::Stated(bytes) => bytes,
-        Length::Open => MAX_WITHOUT_LENGTH.min(settings.max_request_body),
+        Length::Open => {
+            session.enable_retry_buffering();
+            settings.max_request_body
+        }
     };
-    let reading = tokio::time::timeout(settings.body_timeout, read(session, most, &mut room));
-    let bytes = reading.await.map_err(|_| Rejection::BodyTimeout(settings.body_timeout))??;
-    Ok(BufferedBody { bytes, room })
+    let mut body = PlainBody::new(decoder, most, settings.max_request_body, &mut room);
+    let reading = tokio::time::timeout(settings.body_timeout, read(session, most, &mut body));
+    let came = reading.await.map_err(|_| Rejection::BodyTimeout(settings.body_timeout))??;
+    let bytes = body.finish()?;
+    if is_encoded {
+        session.req_header_mut().remove_header(&header::CONTENT_ENCODING);
+    }
+    let is_replayed = length != Length::Open || came <= RETRY_BUFFER;
+    Ok(BufferedBody { bytes, room, is_replayed })
+}
+
+/// Whether a request's body may turn out to be longer than what Pingora can replay, and nobody knows before.
+pub(super) fn may_be_long(head: &RequestHeader) -> bool {
+    !head.headers.contains_key(header::CONTENT_LENGTH) && is_open(head)
+}
+
+fn is_open(head: &RequestHeader) -> bool {
+    head.version == Version::HTTP_2 || head.headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 /// What a request's head says of its body's length.
@@ -119,8 +151,7 @@ impl Length {
             return Err(Rejection::AmbiguousFraming);
         }
         let Some(stated) = head.headers.get(header::CONTENT_LENGTH) else {
-            let open = head.version == Version::HTTP_2 || head.headers.contains_key(header::TRANSFER_ENCODING);
-            return Ok(if open { Self::Open } else { Self::Stated(0) });
+            return Ok(if is_open(head) { Self::Open } else { Self::Stated(0) });
         };
         let stated = stated.to_str().ok().and_then(|digits| digits.parse().ok());
         stated.map(Self::Stated).ok_or(Rejection::AmbiguousFraming)
@@ -135,11 +166,11 @@ fn states_length(head: &[u8]) -> bool {
         .any(|line| line.get(..NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME)))
 }
 
-async fn read(session: &mut Session, most: u64, room: &mut BodyRoom) -> Result<Bytes, Rejection> {
+/// Reads `most` bytes at most, and says how many came.
+async fn read(session: &mut Session, most: u64, body: &mut PlainBody<'_>) -> Result<u64, Rejection> {
     if session.req_header().headers.contains_key(header::EXPECT) && session.req_header().version != Version::HTTP_2 {
         invite(session).await?;
     }
-    let mut body = BytesMut::with_capacity(first_capacity(most));
     let mut left = most;
     let mut is_kept = false;
     loop {
@@ -149,14 +180,13 @@ async fn read(session: &mut Session, most: u64, room: &mut BodyRoom) -> Result<B
         }
         let chunk = session.read_request_body().await;
         let Some(chunk) = chunk.map_err(|_| Rejection::BodyCut)? else {
-            return Ok(body.freeze());
+            return Ok(most - left);
         };
         let Some(rest) = left.checked_sub(chunk.len() as u64) else {
-            return Err(too_long(most));
+            return Err(Rejection::BodyTooLarge { max: most });
         };
         left = rest;
-        room.take(chunk.len() as u64).map_err(|NoRoom| Rejection::Overloaded)?;
-        body.extend_from_slice(&chunk);
+        body.add(&chunk).await?;
     }
 }
 
@@ -167,27 +197,6 @@ async fn invite(session: &mut Session) -> Result<(), Rejection> {
     let invited = session.write_continue_response().await;
     session.set_close_on_response_before_downstream_finish(true);
     invited.map_err(|_| Rejection::BodyCut)
-}
-
-/// Why no more than `most` bytes are taken of a body whose length is not stated.
-fn too_long(most: u64) -> Rejection {
-    if most < MAX_WITHOUT_LENGTH {
-        Rejection::BodyTooLarge { max: most }
-    } else {
-        Rejection::LengthRequired { max: most }
-    }
-}
-
-/// What memory a body of `most` bytes at most gets before they come: so little that nobody who announces bodies and does not
-/// send them holds much of it, for it is not counted. The rest comes as the bytes do.
-fn first_capacity(most: u64) -> usize {
-    const MOST: usize = 4096;
-    usize::try_from(most).map_or(MOST, |most| most.min(MOST))
-}
-
-/// Whether a body is encoded, by any of the lines that say so.
-fn is_encoded(headers: &HeaderMap) -> bool {
-    headers.get_all(header::CONTENT_ENCODING).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 #[cfg(test)]
@@ -222,12 +231,6 @@ mod tests {
             let fault = model(Endpoint::ImageEdits, None, types, FORM).unwrap_err();
             assert!(matches!(fault, BodyError::ContentType { .. }), "{types:?}: {fault}");
         }
-    }
-
-    #[test]
-    fn what_is_announced_takes_next_to_no_memory() {
-        assert_eq!([0, 100, 4096].map(first_capacity), [0, 100, 4096]);
-        assert!([1 << 16, 32 << 20, u64::MAX].into_iter().all(|most| first_capacity(most) <= 4096));
     }
 
     #[test]

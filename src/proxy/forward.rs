@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use crate::{connection::Connection, headers::change_request};
 
 use super::{
-    Context, Gated, RequestState, finish, over, prepare_upstream_request, response, subrequest,
+    Context, Gated, RequestState, body, cors, finish, over, prepare_upstream_request, response, subrequest,
     subrequest::SubrequestRole,
 };
 
@@ -55,7 +55,9 @@ where
     }
 
     fn allow_spawning_subrequest(&self, session: &Session, ctx: &Self::CTX) -> bool {
-        self.inner.allow_spawning_subrequest(session, &ctx.inner) || self.gate.may_need_subrequest()
+        self.inner.allow_spawning_subrequest(session, &ctx.inner)
+            || self.gate.may_need_subrequest()
+            || body::may_be_long(session.req_header())
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
@@ -64,6 +66,12 @@ where
         }
         // How the names were spelled is let go of at once: what copies or changes the head after this costs less.
         change_request(session.req_header_mut(), |_| {})?;
+        if cors::is_preflight(session.req_header())
+            && let Some(cors) = &self.gate.settings().cors
+        {
+            cors::answer_preflight(session, cors).await?;
+            return Ok(true);
+        }
         if let Err(rejected) = self.enter(session, ctx).await {
             return self.refuse(session, ctx, rejected).await;
         }
@@ -179,7 +187,11 @@ where
         ctx: &mut Self::CTX,
     ) -> Result<()> {
         self.inner.response_filter(session, response, &mut ctx.inner).await?;
-        response::begin(session, &mut ctx.state, response)
+        response::begin(session, &mut ctx.state, response)?;
+        if ctx.state.settings().is_some_and(|settings| settings.cors.is_some()) {
+            cors::expose(session, response)?;
+        }
+        if ctx.is_exchange() { Ok(()) } else { response::end_with_connection(session, response) }
     }
 
     async fn custom_forwarding(

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use jiff::Timestamp;
 use keymeter_core::{
-    api::{Api, Unrecognised},
+    api::{Api, Call, Unrecognised},
     body::BodyError,
     digits::Digits,
     limit::{LimitStatus, WindowStatus},
@@ -18,9 +18,10 @@ use pingora::{
     proxy::Session,
 };
 
-use super::{RequestInfo, RequestState};
+use super::{RequestInfo, RequestState, cors::Readers};
 use crate::{
     admission::{Gate, Identified, Now, Rejected, RequestContext, RequestId},
+    connection::Connection,
     headers::header_value,
     keys::Key,
 };
@@ -74,10 +75,20 @@ impl Reply {
         headers.extend(id_headers(api, id));
         headers.extend(status.into_iter().flat_map(|status| rate_headers(&status, api, now)));
         headers.extend(retry_headers(rejection));
-        if let Rejection::MethodNotAllowed { allowed } = rejection {
-            headers.push((header::ALLOW, HeaderValue::from_static(allowed)));
-        }
+        headers.extend(advice(rejection));
         Self { status: rejection.status(), headers, body: rejection.body(api, id), closes: rejection.loses_the_end() }
+    }
+}
+
+/// What would be taken in place of what was sent.
+fn advice(rejection: &Rejection) -> Option<(HeaderName, HeaderValue)> {
+    match rejection {
+        Rejection::MethodNotAllowed { allowed } => Some((header::ALLOW, HeaderValue::from_static(allowed))),
+        Rejection::UpgradeRequired => Some((header::UPGRADE, const { HeaderValue::from_static("HTTP/1.1") })),
+        Rejection::UnsupportedEncoding => {
+            Some((header::ACCEPT_ENCODING, const { HeaderValue::from_static("gzip, deflate, br, zstd") }))
+        }
+        _ => None,
     }
 }
 
@@ -91,6 +102,16 @@ pub(super) fn id_headers(api: Api, id: &str) -> impl Iterator<Item = (HeaderName
     let id = header_value(id.to_owned());
     let anthropic = (api == Api::Anthropic).then(|| (REQUEST_ID, id.clone()));
     std::iter::once((X_REQUEST_ID, id)).chain(anthropic)
+}
+
+/// Whether a request asks for a websocket (RFC 6455, section 4.1) on a path that is served.
+pub(super) fn asks_for_websocket(head: &RequestHeader, call: &Result<Call, Unrecognised>) -> bool {
+    if head.method != Method::GET || matches!(call, Err(Unrecognised::Path)) {
+        return false;
+    }
+    let protocols = head.headers.get_all(header::UPGRADE).iter();
+    let mut protocols = protocols.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    protocols.any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// Why a path or method is not served.
@@ -210,9 +231,27 @@ const READING_TIME: Duration = Duration::from_secs(2);
 pub(super) async fn before_body(session: &mut Session, reply: Reply) -> Result<()> {
     if reply.closes || is_refused_in_chunks(session, &reply) {
         // A body that broke off looks as if it had been read to its end, and one that has used up its time is not given more.
-        session.set_keepalive(None);
-        return write(session, reply).await;
+        close_after_answer(session);
+    } else {
+        prepare_connection(session).await;
     }
+    write(session, reply).await?;
+    if session.req_header().version == Version::HTTP_2 {
+        pass_over(session).await;
+    }
+    Ok(())
+}
+
+/// Passes over what is left of a stream's body, for a moment. A stream that is dropped before its end is reset, and what of its
+/// answer is not sent by then is lost.
+async fn pass_over(session: &mut Session) {
+    let reading = async { while matches!(session.read_request_body().await, Ok(Some(_))) {} };
+    // Who goes on sending after that does not read its answer.
+    let _ = tokio::time::timeout(READING_TIME, reading).await;
+}
+
+/// Has the connection of an answer that is about to be written go on, if that is worth reading what is left of the request.
+pub(super) async fn prepare_connection(session: &mut Session) {
     match Rest::of(session) {
         Rest::Nothing => {}
         // Pingora reads the rest once the answer is out, if it is told that this is no reason to close.
@@ -221,9 +260,17 @@ pub(super) async fn before_body(session: &mut Session, reply: Reply) -> Result<(
             session.set_total_drain_timeout(Some(READING_TIME));
         }
         Rest::Unknown if is_read_to_its_end(session).await => {}
-        Rest::Unknown | Rest::Much => session.set_keepalive(None),
+        Rest::Unknown | Rest::Much => close_after_answer(session),
     }
-    write(session, reply).await
+}
+
+/// Has the connection closed once the answer is written, and read on for a moment: a client that is still sending would
+/// otherwise find its connection reset, and the answer lost.
+fn close_after_answer(session: &mut Session) {
+    session.set_keepalive(None);
+    if let Some(connection) = Connection::current() {
+        connection.linger();
+    }
 }
 
 /// Whether a body in chunks was found to be wrong. Pingora takes a chunk's line without digits for the end of a body and any line after it for a trailer: such a body is often one whose end was misread.
@@ -288,6 +335,9 @@ pub(super) async fn write(session: &mut Session, reply: Reply) -> Result<()> {
     parts.headers.insert(header::CONTENT_TYPE, const { HeaderValue::from_static("application/json") });
     parts.headers.insert(header::CONTENT_LENGTH, reply.body.len().into());
     parts.headers.extend(reply.headers);
+    if let Some(readers) = session.req_header().extensions.get::<Readers>() {
+        readers.write(&mut parts.headers);
+    }
     let head = ResponseHeader::from(parts);
     session.write_response_header(Box::new(head), false).await.map_err(Error::into_down)?;
     write_last(session, reply.body.into()).await

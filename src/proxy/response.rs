@@ -2,7 +2,7 @@
 //! when it breaks off.
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Version, header};
+use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 use keymeter_core::{api::Api, rejection::Rejection};
 use pingora::{
     ErrorSource, ErrorType,
@@ -32,8 +32,9 @@ pub(super) const ADDITION_REFUSED: ErrorType = ErrorType::Custom("the upstream r
 pub(super) const LEDGER_UNAVAILABLE: ErrorType = ErrorType::Custom("the response could not be recorded");
 
 /// Looks at an upstream's head before anything else does: its 401 and 403 are about our
-/// credential and not for the client, and a refusal of what we added calls for another try.
-pub(super) fn judge_head(state: &mut RequestState, head: &ResponseHeader) -> Result<()> {
+/// credential and not for the client, but for a 403 about what the request says, which passes as a 400; and a refusal of what
+/// we added calls for another try.
+pub(super) fn judge_head(state: &mut RequestState, head: &mut ResponseHeader) -> Result<()> {
     let status = head.status.as_u16();
     if let Some(trace) = state.trace_mut() {
         trace.upstream_answered(status);
@@ -41,6 +42,10 @@ pub(super) fn judge_head(state: &mut RequestState, head: &ResponseHeader) -> Res
     if status == 101 {
         // Nobody asked for it: what asks is not passed on.
         return Err(Error::explain(ErrorType::InvalidHTTPHeader, "the upstream switched protocols").into_up());
+    }
+    if status == 403 && is_about_content(state, head) {
+        head.set_status(StatusCode::BAD_REQUEST)?;
+        return head.set_reason_phrase(None);
     }
     if matches!(status, 401 | 403) {
         return Err(Error::explain(CREDENTIAL_REFUSED, format!("status {status}")).into_up());
@@ -52,6 +57,20 @@ pub(super) fn judge_head(state: &mut RequestState, head: &ResponseHeader) -> Res
         return Err(Error::explain(ADDITION_REFUSED, format!("status {status}")).into_up());
     }
     Ok(())
+}
+
+/// Whether an upstream's 403 is about the content of the request: it took our credential lately, and says more in JSON.
+fn is_about_content(state: &RequestState, head: &ResponseHeader) -> bool {
+    let RequestState::Running(running) = state else { return false };
+    let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let is_json = content_type.is_some_and(is_json) && !has_no_body(head);
+    is_json && running.request.admitted().route.has_taken_credential(Now::read().moment)
+}
+
+/// Whether a media type is JSON, or made of it (RFC 6839, section 3.1).
+fn is_json(content_type: &str) -> bool {
+    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    media_type == "application/json" || media_type == "text/json" || media_type.ends_with("+json")
 }
 
 /// Headers of ours in an answer, and as many as an upstream's may have had room for before.
@@ -113,6 +132,17 @@ fn chunk(session: &Session, headers: &mut HeaderMap) {
     if session.req_header().version == Version::HTTP_11 {
         headers.insert(header::TRANSFER_ENCODING, const { HeaderValue::from_static("chunked") });
     }
+}
+
+/// A response without a length to a client of HTTP/1.0, which knows no chunks, ends with its connection (RFC 9112, section
+/// 6.3).
+pub(super) fn end_with_connection(session: &mut Session, head: &mut ResponseHeader) -> Result<()> {
+    let is_old = session.req_header().version == Version::HTTP_10;
+    if is_old && !head.status.is_informational() && !head.headers.contains_key(header::CONTENT_LENGTH) {
+        session.set_keepalive(None);
+        change_response(head, |headers| drop(headers.remove(header::TRANSFER_ENCODING)))?;
+    }
+    Ok(())
 }
 
 /// Whether a request runs whose key is revoked, and whose response has not come to its end.
@@ -193,7 +223,7 @@ impl Tail {
     }
 
     /// Whether an event of `api` may begin here. Ollama's are lines, the others' end with an empty line.
-    fn is_between_events(&self, api: Api) -> bool {
+    pub fn is_between_events(&self, api: Api) -> bool {
         let bytes = &self.bytes;
         if api == Api::Ollama {
             return !self.any || bytes.ends_with(b"\n");
@@ -273,6 +303,20 @@ async fn write_error_event(session: &mut Session, state: &RequestState, rejectio
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_is_known_by_its_media_type() {
+        for (written, is) in [
+            ("application/json", true),
+            ("Application/JSON; charset=utf-8", true),
+            ("application/problem+json", true),
+            ("application/jsonl", false),
+            ("text/html; x=application/json", false),
+            ("", false),
+        ] {
+            assert_eq!(is_json(written), is, "{written:?}");
+        }
+    }
 
     #[test]
     fn an_event_may_begin_only_between_events() {

@@ -1,6 +1,7 @@
 //! An exchange with an upstream that runs apart from its client: as a request of its own within Pingora, a subrequest,
 //! whose response the client's request only forwards. So the exchange need not end with the client
-//! (`on_client_abort: drain`), and the client is still there when we end the exchange (`on_revoke: cut`).
+//! (`on_client_abort: drain`), the client is still there when we end the exchange (`on_revoke: cut`), and a body goes upstream
+//! that is too long for Pingora to replay. Within its silences the client gets signs of life (`server.heartbeat`).
 
 use std::{
     sync::{
@@ -13,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use http::{Version, header};
 use keymeter_config::OnClientAbort;
-use keymeter_core::key::KeyDenial;
+use keymeter_core::{api::Api, key::KeyDenial};
 use pingora::{
     ErrorType,
     http::RequestHeader,
@@ -27,7 +28,10 @@ use pingora::{
 use tokio::sync::oneshot;
 
 use super::{
-    Context, RequestState, finish,
+    Context, RequestState,
+    body::Outgoing,
+    finish,
+    heartbeat::{self, Heartbeat},
     response::{self, KEY_REVOKED, Tail},
 };
 use crate::{
@@ -37,14 +41,19 @@ use crate::{
 
 /// Whether an admitted request is to be run apart, and how long its upstream is then read on after its client has left.
 pub(super) fn limit<C>(session: &Session, context: &Context<C>) -> Option<Duration> {
-    // Pingora asked whether there may be an exchange apart before the request had its settings.
-    session.subrequest_spawner.as_ref()?;
     let RequestState::Running(running) = &context.state else { return None };
+    let is_replayed = running.body.as_ref().is_none_or(Outgoing::is_replayed);
+    if session.subrequest_spawner.is_none() && is_replayed {
+        // Pingora asked whether there may be an exchange apart before the request had its settings.
+        return None;
+    }
     match running.request.settings().on_client_abort {
         OnClientAbort::Drain { limit } => Some(limit),
-        // The end of its key would not reach it otherwise before its upstream says something.
         OnClientAbort::Stop => {
-            (running.request.run().is_some() && running.connection.is_none()).then_some(Duration::ZERO)
+            // The end of its key would not reach it otherwise before its upstream says something.
+            let is_out_of_reach = running.request.run().is_some() && running.connection.is_none();
+            let has_heartbeat = running.request.settings().heartbeat.is_some();
+            (is_out_of_reach || has_heartbeat || !is_replayed).then_some(Duration::ZERO)
         }
     }
 }
@@ -76,8 +85,13 @@ impl Subrequest {
         self.client_left_early.load(Ordering::Relaxed)
     }
 
+    /// Whether so many bytes are the response to its end.
+    fn is_whole_after(&self, delivered: u64) -> bool {
+        delivered >= self.whole.load(Ordering::Relaxed)
+    }
+
     fn client_left_after(&self, delivered: u64) {
-        self.client_left_early.store(delivered < self.whole.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.client_left_early.store(!self.is_whole_after(delivered), Ordering::Relaxed);
     }
 }
 
@@ -135,10 +149,11 @@ where
     let subrequest = Arc::new(Subrequest::new());
     context.role = SubrequestRole::Client(None);
     let mut state = std::mem::replace(&mut context.state, RequestState::Settled);
-    let mut run = None;
+    let (mut run, mut every) = (None, None);
     if let RequestState::Running(running) = &mut state {
         running.subrequest = Some(subrequest.clone());
         run = running.request.run().cloned();
+        every = running.request.settings().heartbeat;
     }
     let (home, returning) = oneshot::channel();
     let inner = std::mem::replace(&mut context.inner, spare);
@@ -146,7 +161,8 @@ where
     let own = Ctx::builder().user_ctx(Box::new(Some(handover))).body_mode(BodyMode::ExpectBody).build();
     let (exchange, handle) = with_head_of_http1(session, |session| spawner.create_subrequest(session.as_ref(), own));
     // Both in one task: neither outlives the other, and their connections stay on one thread.
-    let mut client = ClientHalf { session, subrequest: &subrequest, run, tail: Tail::default() };
+    let heartbeat = Heartbeat::new(every);
+    let mut client = ClientHalf { session, subrequest: &subrequest, run, tail: Tail::default(), heartbeat };
     let (forwarded, ()) = tokio::join!(client.carry(handle, limit), exchange.run());
     let tail = client.tail;
     if let Ok(Return { inner, state, over }) = returning.await {
@@ -181,6 +197,7 @@ struct ClientHalf<'request> {
     subrequest: &'request Subrequest,
     run: Option<Arc<RevocationEntry>>,
     tail: Tail,
+    heartbeat: Heartbeat,
 }
 
 /// Why a response was not forwarded to its end.
@@ -226,7 +243,8 @@ impl ClientHalf<'_> {
         let (mut watches, mut delivered) = (true, 0);
         let left = |error: Box<Error>, delivered| End::ClientLeft { error: error.into_down(), delivered };
         loop {
-            let task = tokio::select! {
+            let takes_comment = self.takes_comment(delivered);
+            let mut task = tokio::select! {
                 // First, since the connection's reader may fail for the same reason.
                 biased;
                 _ = barred(self.run.as_deref()) => return Err(End::Revoked),
@@ -238,16 +256,33 @@ impl ClientHalf<'_> {
                     }
                     Err(error) => return Err(left(error, delivered)),
                 },
+                () = self.heartbeat.due(), if takes_comment => {
+                    let comment = HttpTask::Body(Some(heartbeat::COMMENT), false);
+                    let written = self.session.downstream_session.response_duplex_vec(vec![comment]).await;
+                    written.map_err(|error| left(error, delivered))?;
+                    self.heartbeat.written();
+                    continue;
+                }
             };
             let piece = if let HttpTask::Body(Some(piece), _) = &task { piece.clone() } else { Bytes::new() };
+            if let HttpTask::Header(head, _) = &mut task {
+                response::end_with_connection(self.session, head).map_err(|_| End::Broken)?;
+                self.heartbeat.begin(head);
+            }
             let written = self.session.downstream_session.response_duplex_vec(vec![task]).await;
             let is_over = written.map_err(|error| left(error, delivered))?;
             delivered += piece.len() as u64;
             self.tail.saw(&piece);
+            self.heartbeat.written();
             if is_over {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether a comment may be written after so many bytes of the body: between two events, and not after the last.
+    fn takes_comment(&self, delivered: u64) -> bool {
+        self.heartbeat.is_on() && self.tail.is_between_events(Api::OpenAi) && !self.subrequest.is_whole_after(delivered)
     }
 }
 

@@ -22,10 +22,10 @@ use crate::support::{
 };
 
 /// What Content-Encoding says of each way.
-const WAYS: [(&str, Encode); 6] =
+pub const WAYS: [(&str, Encode); 6] =
     [("gzip", gzip), ("x-gzip", gzip), ("deflate", zlib), ("deflate", deflate), ("br", brotli), ("zstd", zstd)];
 
-type Encode = fn(&[&str]) -> Vec<u8>;
+pub type Encode = fn(&[&str]) -> Vec<u8>;
 
 /// Each piece is flushed, as a server sends its events.
 fn written<W: Write>(mut encoder: W, pieces: &[&str]) -> W {

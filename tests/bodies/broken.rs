@@ -6,7 +6,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{chat_of, head, request};
+use super::{chat_of, head, request, with_server};
 use crate::{
     admission::answering,
     support::{
@@ -74,7 +74,7 @@ async fn whoever_is_refused_before_the_body_has_no_second_request_behind_a_broke
             (replaced(chunked("", body), SECRET, "sk-nobody"), "401"),
             (replaced(chunked("", body), "/v1/chat", "/v1/chess"), "404"),
             (replaced(chunked("", body), "POST", "PUT"), "405"),
-            (replaced(chunked("\r\ncontent-encoding: gzip", body), "", ""), "415"),
+            (replaced(chunked("\r\ncontent-encoding: compress", body), "", ""), "415"),
             (replaced(chunked("", body), path, "GET /v1/models"), "200"),
             (replaced(chunked("", body), path, "GET /v1/usage"), "200"),
             (replaced(chunked("", body), path, "GET /v1/models/none"), "404"),
@@ -90,11 +90,12 @@ async fn whoever_is_refused_before_the_body_has_no_second_request_behind_a_broke
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_breaks_where_it_is_passed_over_ends_its_connection() {
-    let (upstream, gateway) = gateway().await;
+    let upstream = answering(5).await;
+    let gateway = with_server(&upstream, "max_request_body: 64KiB");
     // It is too long, and what is left of it is read, until that breaks.
     let long = format!("10001\r\n{}\r\n5\r\nabcdeXX", "a".repeat(65_537));
     let answers = answers(&gateway, &[chunked("", &long), request(&chat_of(100))].concat()).await;
-    assert_eq!(statuses(&answers), ["411"], "{answers}");
+    assert_eq!(statuses(&answers), ["413"], "{answers}");
     assert!(upstream.received().is_empty());
 }
 

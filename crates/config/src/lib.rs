@@ -3,6 +3,7 @@
 
 mod client_address;
 mod control;
+mod cors;
 mod credential;
 mod database;
 mod endings;
@@ -40,6 +41,7 @@ use serde_yaml::Value;
 pub use self::{
     client_address::ClientAddress,
     control::Control,
+    cors::{Cors, Origin},
     credential::Credential,
     database::Database,
     endings::OnClientAbort,

@@ -17,6 +17,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
+    cors::{Heartbeat, Origin},
     scalar::{Scalar, Size, Span, Timeout, UpstreamName},
     url::UpstreamUrl,
     written::{
@@ -161,6 +162,23 @@ pub(super) struct Server {
     pub(super) upgrade_socket: Option<Scalar<Arc<str>>>,
     /// Where the client's address stands when a load balancer is in front; without it, the peer's address counts.
     pub(super) client_address: Option<ClientAddress>,
+    /// Whose pages may call from a browser; without it, nobody's.
+    pub(super) cors: Option<Cors>,
+    /// After how long a silence a stream of server-sent events gets a comment, so that no proxy on the way takes it for dead: `off`, or at least 1s. Where it is on, exchanges with upstreams run apart from their clients.
+    #[schemars(extend("default" = "off"))]
+    pub(super) heartbeat: Option<Scalar<Heartbeat>>,
+}
+
+/// Pages that may call from a browser.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "the fields `origins` and perhaps `max_age`")]
+pub(super) struct Cors {
+    /// Where the pages are from, as browsers write it: `https://app.example`; `*`: anywhere.
+    #[schemars(required)]
+    pub(super) origins: Option<List<Scalar<Origin>>>,
+    /// How long a browser may remember what it was told.
+    #[schemars(extend("default" = "10m"))]
+    pub(super) max_age: Option<Scalar<Span>>,
 }
 
 /// A certificate and its key, in PEM form.

@@ -11,6 +11,7 @@ use keymeter_core::hosts::HostName;
 
 use super::{
     client_address::ClientAddress,
+    cors::{Cors, Heartbeat},
     credential::{Credential, long_enough},
     files, raw,
     report::Place,
@@ -42,6 +43,10 @@ pub struct Server {
     pub upgrade_socket: Option<PathBuf>,
     /// Whom to believe about the client's address; `None`: nobody, the peer's counts.
     pub client_address: Option<ClientAddress>,
+    /// Whose pages may call from a browser; `None`: nobody's.
+    pub cors: Option<Cors>,
+    /// After how long a silence a stream of events gets a comment; `None`: never.
+    pub heartbeat: Option<Duration>,
 }
 
 /// How long a client's connection may be silent; none is zero.
@@ -85,6 +90,7 @@ impl Server {
         let threads = threads(raw.threads, &place.field("threads"));
         let bodies = bodies(raw.max_request_body, raw.max_buffered_bodies, place);
         let client_address = raw.client_address.map(|raw| ClientAddress::check(raw, &place.field("client_address")));
+        let cors = raw.cors.map(|raw| Cors::check(raw, &place.field("cors")));
         let (max_request_body, max_buffered_bodies) = bodies?;
         let timeouts = ConnectionTimeouts::new(raw.head_timeout, raw.keep_alive, raw.write_timeout);
         let max_connections = raw.max_connections.and_then(|Scalar(most)| usize::try_from(most).ok());
@@ -101,6 +107,8 @@ impl Server {
             drain_timeout: raw.drain_timeout.map_or(10 * MINUTE, |Scalar(Span(timeout))| timeout),
             upgrade_socket,
             client_address: transposed(client_address)?,
+            cors: transposed(cors)?,
+            heartbeat: raw.heartbeat.and_then(|Scalar(Heartbeat(every))| every),
         })
     }
 }

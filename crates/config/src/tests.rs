@@ -84,6 +84,8 @@ fn everything_that_is_optional_has_its_default() {
             drain_timeout: Duration::from_mins(10),
             upgrade_socket: None,
             client_address: None,
+            cors: None,
+            heartbeat: None,
         }
     );
     assert_eq!(config.admin, Admin { listen: "127.0.0.1:9090".parse().unwrap(), token: None, hosts: Vec::new() });
@@ -139,6 +141,8 @@ server:
   drain_timeout: 1h
   upgrade_socket: upgrade.sock
   client_address: {header: X-Forwarded-For, trusted: ["10.0.0.0/8", "::1"]}
+  cors: {origins: ["https://app.example", "http://localhost:3000"], max_age: 1h}
+  heartbeat: 15s
 admin:
   listen: "0.0.0.0:9090"
   token: "${KEYMETER_ADMIN_TOKEN}"
@@ -188,6 +192,9 @@ fn every_field_of_the_edges_is_read() {
     assert!(config.server.upgrade_socket.is_some_and(|path| path.ends_with("upgrade.sock")));
     let client = config.server.client_address.unwrap();
     assert_eq!((client.header.as_str(), client.trusted.len()), ("x-forwarded-for", 2));
+    let cors = config.server.cors.unwrap();
+    assert_eq!((cors.origins.len(), cors.max_age), (2, Duration::from_hours(1)));
+    assert_eq!(config.server.heartbeat, Some(Duration::from_secs(15)));
     assert_eq!(config.admin.listen, "0.0.0.0:9090".parse().unwrap());
     assert_eq!(config.admin.token.unwrap().0.reveal(), "admin-token-0123456789-0123456789");
     let tracing = config.tracing.unwrap();

@@ -86,12 +86,7 @@ pub enum Rejection {
         /// Bytes.
         max: u64,
     },
-    /// The body's length is not stated, and it is long.
-    LengthRequired {
-        /// Bytes that are taken without a stated length.
-        max: u64,
-    },
-    /// The body is compressed.
+    /// The body is compressed in a way that nobody here undoes, or in several.
     UnsupportedEncoding,
     /// The path is none of an API.
     UnknownUrl {
@@ -105,6 +100,8 @@ pub enum Rejection {
         /// The one method that it has.
         allowed: &'static str,
     },
+    /// A websocket is asked for.
+    UpgradeRequired,
     /// The key source cannot answer.
     SourceUnavailable,
     /// Too many bodies are held at once.
@@ -164,9 +161,9 @@ impl Rejection {
             Self::InvalidBody(_) | Self::AmbiguousFraming | Self::BodyCut => StatusCode::BAD_REQUEST,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::LengthRequired { .. } => StatusCode::LENGTH_REQUIRED,
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
             Self::SourceUnavailable
             | Self::Overloaded
             | Self::LedgerUnavailable
@@ -209,10 +206,10 @@ impl Rejection {
             Self::InvalidBody(_) => ErrorCode::InvalidJson,
             Self::AmbiguousFraming | Self::BodyCut => ErrorCode::InvalidRequest,
             Self::BodyTimeout(_) => ErrorCode::RequestTimeout,
-            Self::LengthRequired { .. } => ErrorCode::LengthRequired,
             Self::UnsupportedEncoding => ErrorCode::UnsupportedEncoding,
             Self::UnknownUrl { .. } => ErrorCode::UnknownUrl,
             Self::MethodNotAllowed { .. } => ErrorCode::MethodNotAllowed,
+            Self::UpgradeRequired => ErrorCode::UpgradeRequired,
             Self::SourceUnavailable => ErrorCode::KeySourceUnavailable,
             Self::Overloaded => ErrorCode::Overloaded,
             Self::LedgerUnavailable => ErrorCode::LedgerUnavailable,
@@ -280,14 +277,14 @@ impl Rejection {
             Self::BodyTooLarge { max } => {
                 format!("the request body is over {max} bytes, the most that is taken; send a smaller one").into()
             }
-            Self::LengthRequired { max } => {
-                format!("a request body over {max} bytes needs a content-length header; state its length").into()
-            }
             Self::UnsupportedEncoding => {
-                "the request body is compressed, which is not supported; send it without content-encoding".into()
+                "the request's content-encoding is not supported; send the body with one of gzip, deflate, br and zstd, or without it".into()
             }
             Self::UnknownUrl { method, path } => unknown_url(method, path).into(),
             Self::MethodNotAllowed { allowed } => format!("this path is asked with {allowed} only").into(),
+            Self::UpgradeRequired => {
+                "websockets are not served here; send the request by HTTP, and read its events as they stream".into()
+            }
             Self::SourceUnavailable => "the API key cannot be checked at the moment; retry shortly".into(),
             Self::Overloaded => "too many large requests are being received at once; retry shortly".into(),
             Self::LedgerUnavailable => "usage cannot be recorded at the moment; retry shortly".into(),

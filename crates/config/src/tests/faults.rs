@@ -27,7 +27,7 @@ fn of_fields() {
                 "server: {lissten: []}",
                 &["f:1:10: unknown field `lissten` in server; did you mean `listen`? accepted: listen, tls, threads, \
                    max_request_body, max_buffered_bodies, body_timeout, head_timeout, keep_alive, write_timeout, \
-                   max_connections, drain_timeout, upgrade_socket, client_address"],
+                   max_connections, drain_timeout, upgrade_socket, client_address, cors, heartbeat"],
             ),
             (
                 "server:\n  tls:\n    cert: cert.pem\n    key: key.pem\n    kee: 1",
@@ -54,10 +54,26 @@ fn of_fields() {
                 &[
                     "f:1:10: unknown field `server` in server; accepted: listen, tls, threads, max_request_body, \
                      max_buffered_bodies, body_timeout, head_timeout, keep_alive, write_timeout, max_connections, \
-                     drain_timeout, upgrade_socket, client_address",
+                     drain_timeout, upgrade_socket, client_address, cors, heartbeat",
                     "f:1:27: unknown field `tls` in server.tls; accepted: cert, key",
                 ],
             ),
+            (
+                "server:\n  cors: {origins: [app.example, 'https://a.example/'], max_age: 10}\n  heartbeat: 10ms",
+                &[
+                    "f:2:20: an origin is a scheme, a host and perhaps a port, such as https://app.example:8443, \
+                     without a path; `*` is any",
+                    "f:2:33: an origin is a scheme, a host and perhaps a port, such as https://app.example:8443, \
+                     without a path; `*` is any",
+                    "f:2:65: a duration is a whole number and a unit, such as 60s, at most 8760h; units: ms, s, m, h",
+                    "f:3:14: a heartbeat is `off` or a duration of at least 1s, such as 15s",
+                ],
+            ),
+            (
+                "server: {cors: {}}",
+                &["f:1:16: the field `origins` is required: the origins of pages, such as https://app.example"],
+            ),
+            ("server: {cors: {origins: []}}", &["f:1:26: at least one origin is needed, such as https://app.example"]),
             ("server: text", &["f:1:9: expected fields, such as `listen`, found a single value"]),
             ("server: []", &["f:1:9: expected fields, such as `listen`, found a list"]),
             ("models: [[a]]", &["f:1:10: expected the fields of a model, `name` at least, found a list"]),

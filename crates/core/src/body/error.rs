@@ -15,6 +15,9 @@ pub enum BodyError {
         /// The first byte that is not part of a character.
         offset: usize,
     },
+    /// The body is not compressed as its Content-Encoding says, or not to its end.
+    #[error("the body is not encoded as its content-encoding says: send it whole, or without that header")]
+    ContentCoding,
     /// The body begins with U+FEFF, which RFC 8259 section 8.1 forbids and some parsers skip.
     #[error("the body begins with a byte order mark: send JSON without one")]
     ByteOrderMark,

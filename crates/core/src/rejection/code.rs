@@ -29,14 +29,14 @@ words! {
         InvalidRequest = "invalid_request",
         /// The body is too slow.
         RequestTimeout = "request_timeout",
-        /// The body's length is not stated.
-        LengthRequired = "length_required",
-        /// The body is compressed.
+        /// The body is compressed in another way than those that are undone.
         UnsupportedEncoding = "unsupported_encoding",
         /// The path is none that is served.
         UnknownUrl = "unknown_url",
         /// The path has another method.
         MethodNotAllowed = "method_not_allowed",
+        /// A websocket is asked for.
+        UpgradeRequired = "upgrade_required",
         /// The key source cannot answer.
         KeySourceUnavailable = "key_source_unavailable",
         /// Too many bodies are held.

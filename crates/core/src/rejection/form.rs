@@ -76,9 +76,9 @@ impl Rejection {
             | Self::AmbiguousFraming
             | Self::BodyCut
             | Self::BodyTimeout(_)
-            | Self::LengthRequired { .. }
             | Self::UnsupportedEncoding
-            | Self::MethodNotAllowed { .. } => "invalid_request_error",
+            | Self::MethodNotAllowed { .. }
+            | Self::UpgradeRequired => "invalid_request_error",
             Self::Overloaded | Self::LedgerUnavailable | Self::LimitsUnavailable | Self::ShuttingDown => {
                 "overloaded_error"
             }
