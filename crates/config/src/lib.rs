@@ -13,6 +13,7 @@ pub mod keyfile;
 pub mod keys;
 mod model;
 mod nearest;
+mod origin;
 mod raw;
 mod read;
 mod report;
@@ -41,13 +42,14 @@ use serde_yaml::Value;
 pub use self::{
     client_address::ClientAddress,
     control::Control,
-    cors::{Cors, Origin},
+    cors::Cors,
     credential::Credential,
     database::Database,
     endings::OnClientAbort,
     expand::Environment,
     keys::{Keys, Source},
     model::Model,
+    origin::Origin,
     report::ConfigError,
     server::{Admin, ConnectionTimeouts, Server, Tls},
     shared::Shared,

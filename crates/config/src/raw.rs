@@ -17,7 +17,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    cors::{Heartbeat, Origin},
+    origin::{Heartbeat, Origin},
     scalar::{Scalar, Size, Span, Timeout, UpstreamName},
     url::UpstreamUrl,
     written::{

@@ -11,7 +11,8 @@ use keymeter_core::hosts::HostName;
 
 use super::{
     client_address::ClientAddress,
-    cors::{Cors, Heartbeat},
+    cors::Cors,
+    origin::Heartbeat,
     credential::{Credential, long_enough},
     files, raw,
     report::Place,
