@@ -12,7 +12,10 @@ mod socket;
 mod stream;
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -37,6 +40,8 @@ tokio::task_local! {
 pub struct Connection {
     timeouts: ConnectionTimeouts,
     state: Mutex<State>,
+    /// Whether the client may still be sending when it is closed.
+    lingers: AtomicBool,
     /// The request whose revocation makes the reader fail.
     revocable: Mutex<Option<Arc<RevocationEntry>>>,
     /// Wakes the task that reads.
@@ -55,8 +60,6 @@ struct State {
     is_evicted: bool,
     /// Whether a part of a head came that is not whole.
     has_partial_head: bool,
-    /// Whether the client may still be sending when the connection is closed.
-    lingers: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,16 +82,12 @@ struct Deadline {
 
 impl Connection {
     fn new(timeouts: ConnectionTimeouts, accepted: Instant, connections: Weak<Connections>) -> Self {
-        let state = State {
-            phase: Phase::Head(accepted),
-            is_closing: false,
-            is_evicted: false,
-            has_partial_head: false,
-            lingers: false,
-        };
+        let state =
+            State { phase: Phase::Head(accepted), is_closing: false, is_evicted: false, has_partial_head: false };
         Self {
             timeouts,
             state: Mutex::new(state),
+            lingers: AtomicBool::new(false),
             revocable: Mutex::default(),
             reader: AtomicWaker::new(),
             closing: watch::Sender::new(false),
@@ -118,11 +117,11 @@ impl Connection {
     /// Notes that the client may still be sending when the connection is closed. What it sends is then passed over for a
     /// moment: an end of which it learns by a reset would take the last answer with it.
     pub fn linger(&self) {
-        self.state.lock().lingers = true;
+        self.lingers.store(true, Ordering::Relaxed);
     }
 
     fn lingers(&self) -> bool {
-        self.state.lock().lingers
+        self.lingers.load(Ordering::Relaxed)
     }
 
     /// Notes that the request has ended, if there was one.

@@ -196,13 +196,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = match self.shut {
-            Some(shut) => shut,
-            None => {
-                let shutting = Pin::new(&mut self.stream).poll_shutdown(context);
-                ready!(self.timed(shutting, context))?;
-                *self.shut.insert(Instant::now())
-            }
+        let shut = if let Some(shut) = self.shut {
+            shut
+        } else {
+            let shutting = Pin::new(&mut self.stream).poll_shutdown(context);
+            ready!(self.timed(shutting, context))?;
+            *self.shut.insert(Instant::now())
         };
         if self.connection().lingers() {
             ready!(self.poll_pass_over(shut + LINGERING, context));
