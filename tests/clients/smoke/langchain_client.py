@@ -22,7 +22,7 @@ def of_responses(key, url, **options):
 
 
 def of_messages(key, url, **options):
-    return langchain_anthropic.ChatAnthropic(model="claude-sonnet-4-5", api_key=key, base_url=url, **options)
+    return langchain_anthropic.ChatAnthropic(model="claude-x", api_key=key, base_url=url, **options)
 
 
 # How a model is made, and the errors of its package.

@@ -16,7 +16,7 @@ TOOL = {"type": "function", "function": {"name": upstream.TOOL, "description": "
 # The model, and what goes behind the gateway's address.
 ROUTES = {
     "litellm_openai": ("openai/gpt-4o-mini", "/v1"),
-    "litellm_anthropic": ("anthropic/claude-sonnet-4-5", ""),
+    "litellm_anthropic": ("anthropic/claude-x", ""),
     "litellm_gemini": ("gemini/gemini-2.5-flash", "/v1beta"),
     "litellm_ollama": ("ollama_chat/llama3.2", ""),
 }

@@ -27,7 +27,7 @@ def over_openai(kind):
 
 def over_anthropic(url, **options):
     client = anthropic.AsyncAnthropic(base_url=url, **options)
-    return AnthropicModel("claude-sonnet-4-5", provider=AnthropicProvider(anthropic_client=client))
+    return AnthropicModel("claude-x", provider=AnthropicProvider(anthropic_client=client))
 
 
 MODELS = {

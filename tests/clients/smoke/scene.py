@@ -103,24 +103,22 @@ class Access:
     def retried(self):
         """The only place of the key `single` is taken until a request has been refused, which is then told to wait a second."""
         refusals = f'keymeter_rejections_total{{key_id="key_{self.name}_single"'
-        before, freed = self.metric(refusals), []
+        before = self.metric(refusals)
 
         def free():
             until(lambda: self.metric(refusals) > before, lambda: "no request was refused")
             holding.close()
-            freed.append(time.monotonic())
 
         holding = self.endless_stream()
-        waiting = threading.Thread(target=free)
+        waiting, began = threading.Thread(target=free), time.monotonic()
         waiting.start()
         try:
             yield
         finally:
+            took = time.monotonic() - began
             waiting.join()
-        waited = time.monotonic() - freed[0]
         assert self.metric(refusals) == before + 1, "it did not wait for as long as it was told to"
-        # What was measured began when the refusal had been seen, somewhat later than the client did.
-        assert 0.8 < waited < 5, f"it tried again after {waited:.3f} s"
+        assert took >= 1, f"it tried again within {took:.3f} s"
 
     def endless_stream(self):
         body = json.dumps({"model": "endless", "stream": True, "messages": [{"role": "user", "content": "Go on."}]})

@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -21,9 +22,26 @@ PYTHON = ["google_genai_client", "ollama_client", "langchain_client", "litellm_c
 NODE = ["openai", "anthropic", "google_genai", "ai_openai", "ai_openai_chat", "ai_anthropic", "ai_google"]
 
 
+ROOT = pathlib.Path(__file__).parents[3]
+HERE = pathlib.Path(__file__).parent
+
+
 def main():
     language, *rest = sys.argv[1:]
+    the_table_has_every_version()
     return {"python": python, "node": node}[language](*rest)
+
+
+def the_table_has_every_version():
+    """What docs/getting-started.md says was tried is what is installed."""
+    pinned = json.loads((HERE / "node" / "package.json").read_text())["dependencies"].items()
+    for path in [HERE / "requirements.txt", HERE.parent / "requirements.txt"]:
+        # Those that others need come last, below a comment.
+        chosen = path.read_text().partition("# What all these need")[0]
+        pinned = [*pinned, *re.findall(r"^([\w-]+)(?:\[.*\])?==(\S+)$", chosen, re.M)]
+    table = re.findall(r"^\| .*?`(\S+)`.*? \| ([\d.]+) \|", (ROOT / "docs" / "getting-started.md").read_text(), re.M)
+    if sorted(pinned) != sorted(table):
+        sys.exit(f"docs/getting-started.md has other versions than are pinned: {sorted(set(pinned) ^ set(table))}")
 
 
 def python(*names):
@@ -48,7 +66,7 @@ def python(*names):
 
 def node(folder, *names):
     """Node looks for packages beside the script that asks for them, so the scripts go to the packages."""
-    for script in (pathlib.Path(__file__).parent / "node").glob("*.mjs"):
+    for script in (HERE / "node").glob("*.mjs"):
         shutil.copy(script, folder)
     names = names or NODE
     with scene.Scene([f"node_{name}" for name in names]) as running:

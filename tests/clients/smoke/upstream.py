@@ -18,7 +18,7 @@ import time
 TEXT = ["The ", "moon ", "pulls ", "the sea."]
 TOOL, ARGUMENTS = "tide_table", {"port": "Brest"}
 VECTOR = [0.5, -0.25, 0.125]
-MODELS = ["gpt-4o-mini", "claude-sonnet-4-5", "llama3.2", "gemini-2.5-flash",
+MODELS = ["gpt-4o-mini", "claude-x", "llama3.2", "gemini-2.5-flash",
           "text-embedding-3-small", "nomic-embed-text", "gemini-embedding-001"]
 SECRETS = "sk-smoke-"
 NUMBERS = itertools.count(1)

@@ -14,7 +14,7 @@ const PROVIDERS = {
     return { chat: provider("gpt-4o-mini"), embedding: provider.embedding("text-embedding-3-small") };
   },
   ai_openai_chat: (url, apiKey) => ({ chat: createOpenAI({ apiKey, baseURL: `${url}/v1` }).chat("gpt-4o-mini") }),
-  ai_anthropic: (url, apiKey) => ({ chat: createAnthropic({ apiKey, baseURL: `${url}/v1` })("claude-sonnet-4-5") }),
+  ai_anthropic: (url, apiKey) => ({ chat: createAnthropic({ apiKey, baseURL: `${url}/v1` })("claude-x") }),
   ai_google: (url, apiKey) => {
     const provider = createGoogle({ apiKey, baseURL: `${url}/v1beta` });
     return { chat: provider("gemini-2.5-flash"), embedding: provider.embedding("gemini-embedding-001") };

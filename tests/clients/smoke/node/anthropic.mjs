@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import Anthropic from "@anthropic-ai/sdk";
 import { QUESTION, TEXT, assertWaits, collected, raised, scene } from "./scene.mjs";
 
-const MODEL = "claude-sonnet-4-5";
+const MODEL = "claude-x";
 const REQUEST = { model: MODEL, max_tokens: 64, messages: [{ role: "user", content: QUESTION }] };
 const SCHEMA = { type: "object", properties: { port: { type: "string" } }, required: ["port"] };
 const TOOL = { name: scene.tool, description: "The tides of a port.", input_schema: SCHEMA };
