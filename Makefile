@@ -6,6 +6,7 @@ SHELL := /bin/bash
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 VENV := target/clients
+NODE_CLIENTS := target/clients-node
 SERVERS := target/servers
 # All that the tests make keymeter write.
 CANARY := target/canary
@@ -19,6 +20,15 @@ define install
 	$(SUDO) apt-get install -y -q $(1) >/dev/null 2>&1 || \
 	{ $(SUDO) apt-get update -q >/dev/null && $(SUDO) apt-get install -y -q $(1) >/dev/null; } || \
 	{ echo "apt-get could not install $(1); install it by hand and try again" >&2; exit 1; }
+endef
+
+# Installs Node's packages, as the prerequisites have them locked, beside the target.
+define install-locked
+	@if ! command -v npm >/dev/null; then $(MAKE) --no-print-directory install-npm; fi
+	mkdir -p $(@D)
+	cp $^ $(@D)
+	cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
 endef
 
 .PHONY: help
@@ -37,7 +47,7 @@ symbols: cmake ## build the release once more with its symbols, into target/symb
 	cargo build --profile symbols --locked --bin keymeter
 
 .PHONY: test
-test: cmake nextest promtool postgresql redis chromium clients ## set up, then run every test
+test: cmake nextest promtool postgresql redis chromium clients clients-node ## set up, then run every test
 	@rm -rf $(CANARY)
 	KEYMETER_CANARY=$(CURDIR)/$(CANARY) cargo nextest run --locked --workspace --lib --bins --tests --examples
 	python3 -B tests/secrets.py $(CANARY)
@@ -45,6 +55,8 @@ test: cmake nextest promtool postgresql redis chromium clients ## set up, then r
 	cargo nextest run --locked --no-default-features --test plugin
 	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python tests/clients/openai_client.py
 	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python tests/clients/anthropic_client.py
+	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python -B tests/clients/smoke/smoke.py python
+	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python -B tests/clients/smoke/smoke.py node $(NODE_CLIENTS)
 	cargo build --locked --bins --example key_source
 	$(VENV)/bin/python tests/clients/revocation.py
 	$(VENV)/bin/python tests/clients/control_plane.py
@@ -62,15 +74,11 @@ picture: cmake promtool redis chromium $(PICTURE)/ready ## draw the dashboard wi
 	cp $(PICTURE)/overview.png docs/pictures/dashboard.png
 
 $(PICTURE)/ready: tests/operators/picture/package.json tests/operators/picture/package-lock.json
-	@if ! command -v npm >/dev/null; then $(MAKE) --no-print-directory install-npm; fi
-	mkdir -p $(PICTURE)
-	cp $^ $(PICTURE)
-	cd $(PICTURE) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
-	touch $@
+	$(install-locked)
 
 .PHONY: install-npm
 install-npm:
-	$(call install,npm,it fetches the components of Grafana)
+	$(call install,npm,it fetches packages for Node)
 
 .PHONY: real-servers
 real-servers: cmake $(SERVERS)/ready ## check counts against inference servers that run here (the first time minutes of set-up)
@@ -247,15 +255,22 @@ deny:
 cargo-fuzz:
 	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
 
-# The official client, in a virtual environment of its own.
+# The clients for Python, in a virtual environment of their own.
 .PHONY: clients
 clients: $(VENV)/ready
 
-$(VENV)/ready: tests/clients/requirements.txt
+$(VENV)/ready: tests/clients/smoke/requirements.txt tests/clients/requirements.txt
 	@python3 -c 'import venv, ensurepip' 2>/dev/null || $(MAKE) --no-print-directory install-python
 	python3 -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --requirement tests/clients/requirements.txt
+	$(VENV)/bin/pip install --quiet --requirement $<
 	touch $@
+
+# Those for Node.
+.PHONY: clients-node
+clients-node: $(NODE_CLIENTS)/ready
+
+$(NODE_CLIENTS)/ready: tests/clients/smoke/node/package.json tests/clients/smoke/node/package-lock.json
+	$(install-locked)
 
 # Inference servers. llama-cpp-python is compiled, for any processor, so that what is cached of it runs elsewhere too.
 $(SERVERS)/ready: tests/servers/requirements.txt tests/clients/requirements.txt
