@@ -27,7 +27,8 @@ const USAGE: &str =
 const SILENT: &str = r#"{"object":"list","data":[],"usage":{}}"#;
 const CONTENTS: &str = r#"{"contents":[{"parts":[{"text":"Hello"}]}]}"#;
 const TOKENS: &str = r#"{"count":3,"max_model_len":9,"tokens":[1,2,3]}"#;
-const GEMINIS: &str = r#"{"candidates":[],"usageMetadata":{"promptTokenCount":10,"candidatesTokenCount":0,"totalTokenCount":10}}"#;
+const GEMINIS: &str =
+    r#"{"candidates":[],"usageMetadata":{"promptTokenCount":10,"candidatesTokenCount":0,"totalTokenCount":10}}"#;
 const BATCH: &str = r#"{"requests":[{"model":"models/m","content":{"parts":[{"text":"a"}]}}]}"#;
 
 #[rustfmt::skip]

@@ -12,9 +12,10 @@ use keymeter_core::hosts::HostName;
 use super::{
     client_address::ClientAddress,
     cors::Cors,
-    origin::Heartbeat,
     credential::{Credential, long_enough},
-    files, raw,
+    files,
+    origin::Heartbeat,
+    raw,
     report::Place,
     scalar::{Scalar, Size, Span, Timeout},
 };

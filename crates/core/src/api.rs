@@ -138,10 +138,9 @@ impl Api {
         match path.strip_prefix("/v1/") {
             Some(rest) if under(rest, "messages") => Self::Anthropic,
             Some(rest) if path::is_geminis(rest) => Self::Gemini,
-            Some(_) => Self::OpenAi,
             None if under(path, "/api") => Self::Ollama,
             None if under(path, "/v1beta") => Self::Gemini,
-            None => Self::OpenAi,
+            _ => Self::OpenAi,
         }
     }
 }

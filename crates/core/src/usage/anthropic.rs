@@ -213,7 +213,7 @@ impl Visitor for Reader {
             (Role::Root, b"type") => Role::Type,
             (Role::Root, b"delta" | b"content_block") => Role::Block,
             (Role::Root, b"message") => Role::Message,
-            (Role::Root, b"error") => Role::Error,
+            (Role::Root, b"error") | (Role::Error, _) => Role::Error,
             (Role::Root, b"usage") => Role::Usage,
             (Role::Message, b"usage") => Role::FirstUsage,
             (Role::Root | Role::Message, b"content") => Role::Content,
@@ -239,6 +239,7 @@ impl Visitor for Reader {
 
     fn element(&self, array: Role) -> Role {
         match array {
+            Role::Error => Role::Error,
             Role::Content => Role::Block,
             Role::Runs => Role::Run,
             _ => Role::Nothing,
@@ -255,7 +256,7 @@ impl Visitor for Reader {
 
     fn begin(&mut self, role: Role, first: u8, at: usize) {
         match role {
-            Role::Error => self.record.note_error(first),
+            Role::Error => drop(self.record.note_error(first)),
             Role::Usage | Role::FirstUsage => {
                 self.block = Block::default();
                 self.block_runs = None;
@@ -270,6 +271,7 @@ impl Visitor for Reader {
 
     fn text(&mut self, role: Role, piece: &[u8]) {
         match role {
+            Role::Error => self.record.note_error_text(piece),
             Role::Type => self.record.event.kind.push(piece),
             Role::Name => {
                 self.record.note_call();

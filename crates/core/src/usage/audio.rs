@@ -83,7 +83,7 @@ impl Visitor for Reader {
         match (object, key) {
             (Role::Root, b"type") => Role::Type,
             (Role::Root, b"usage") => Role::Usage(Field::Usage),
-            (Role::Root, b"error") => Role::Error,
+            (Role::Root, b"error") | (Role::Error, _) => Role::Error,
             (Role::Root, b"text") => Role::Text,
             (Role::Root, b"delta") | (Role::Message, b"content") => Role::Delta,
             (Role::Root, b"duration") => Role::Duration,
@@ -96,7 +96,11 @@ impl Visitor for Reader {
     }
 
     fn element(&self, array: Role) -> Role {
-        if array == Role::Choices { Role::Choice } else { Role::Nothing }
+        match array {
+            Role::Choices => Role::Choice,
+            Role::Error => Role::Error,
+            _ => Role::Nothing,
+        }
     }
 
     fn is_number(&self, role: Role) -> bool {
@@ -110,7 +114,7 @@ impl Visitor for Reader {
         match role {
             Role::Usage(Field::Usage) => self.stated.begin(),
             Role::Choice => self.record.event.has_choice = true,
-            Role::Error => self.record.note_error(first),
+            Role::Error => drop(self.record.note_error(first)),
             Role::Text | Role::Delta => self.record.begin_text(at),
             _ => {}
         }
@@ -118,6 +122,7 @@ impl Visitor for Reader {
 
     fn text(&mut self, role: Role, piece: &[u8]) {
         match role {
+            Role::Error => self.record.note_error_text(piece),
             Role::Type => self.record.event.kind.push(piece),
             Role::Text => {
                 let is_piece = self.record.event.kind.bytes().ends_with(b".delta");

@@ -111,9 +111,17 @@ impl<E: Copy + Default> Record<E> {
         self.texts = place.texts;
     }
 
-    /// A member that tells of a failure begins: `null` and `false` are none.
-    pub(super) fn note_error(&mut self, first: u8) {
-        self.failed |= !matches!(first, b'n' | b'f');
+    /// A value of what tells of a failure begins, and says whether it tells. `null`, `false` and zero say nothing; a string
+    /// does by its text, and an object or an array by what is in it: servers have empty ones beside good answers.
+    pub(super) fn note_error(&mut self, first: u8) -> bool {
+        let tells = matches!(first, b't' | b'-' | b'1'..=b'9');
+        self.failed |= tells;
+        tells
+    }
+
+    /// The next piece of a text in what tells of a failure.
+    pub(super) fn note_error_text(&mut self, piece: &[u8]) {
+        self.failed |= !piece.is_empty();
     }
 
     /// Usage is stated. It `is_final` if it is that of the whole response: nothing but the end of it is to come.

@@ -51,7 +51,7 @@ impl Visitor for Reader {
     fn member(&self, object: Role, key: &[u8]) -> Role {
         match (object, key) {
             (Role::Root, b"usage") => Role::Usage(Field::Usage),
-            (Role::Root, b"error") => Role::Error,
+            (Role::Root, b"error") | (Role::Error, _) => Role::Error,
             (Role::Usage(field), key) => field.member(key).map_or(Role::Nothing, Role::Usage),
             _ => Role::Nothing,
         }
@@ -61,10 +61,20 @@ impl Visitor for Reader {
         matches!(role, Role::Usage(field) if field.is_number())
     }
 
+    fn element(&self, array: Role) -> Role {
+        if array == Role::Error { Role::Error } else { Role::Nothing }
+    }
+
+    fn text(&mut self, role: Role, piece: &[u8]) {
+        if role == Role::Error {
+            self.record.note_error_text(piece);
+        }
+    }
+
     fn begin(&mut self, role: Role, first: u8, _: usize) {
         match role {
             Role::Usage(Field::Usage) => self.stated.begin(),
-            Role::Error => self.record.note_error(first),
+            Role::Error => drop(self.record.note_error(first)),
             _ => {}
         }
     }

@@ -49,12 +49,23 @@ impl Visitor for Reader {
     const NOTHING: Role = Role::Nothing;
 
     fn member(&self, object: Role, key: &[u8]) -> Role {
-        if object == Role::Root && key == b"error" { Role::Error } else { Role::Nothing }
+        let is_error = object == Role::Error || (object == Role::Root && key == b"error");
+        if is_error { Role::Error } else { Role::Nothing }
+    }
+
+    fn element(&self, array: Role) -> Role {
+        if array == Role::Error { Role::Error } else { Role::Nothing }
     }
 
     fn begin(&mut self, role: Role, first: u8, _: usize) {
         if role == Role::Error {
             self.record.note_error(first);
+        }
+    }
+
+    fn text(&mut self, role: Role, piece: &[u8]) {
+        if role == Role::Error {
+            self.record.note_error_text(piece);
         }
     }
 

@@ -169,7 +169,7 @@ impl Visitor for Reader {
         match (object, key) {
             (Role::Root, b"candidates") => Role::Candidates,
             (Role::Root, b"usageMetadata") => Role::Usage,
-            (Role::Root, b"error") => Role::Error,
+            (Role::Root, b"error") | (Role::Error, _) => Role::Error,
             (Role::Usage, b"promptTokenCount") => Role::Prompt,
             (Role::Usage, b"cachedContentTokenCount") => Role::Cached,
             (Role::Usage, b"toolUsePromptTokenCount") => Role::Tools,
@@ -192,6 +192,7 @@ impl Visitor for Reader {
 
     fn element(&self, array: Role) -> Role {
         match array {
+            Role::Error => Role::Error,
             Role::Root => Role::Root,
             Role::Candidates => Role::Candidate,
             Role::Modalities => Role::Modality,
@@ -213,7 +214,7 @@ impl Visitor for Reader {
         let event = &mut self.record.event;
         match role {
             Role::Root => self.record.next_event(),
-            Role::Error => self.record.note_error(first),
+            Role::Error => drop(self.record.note_error(first)),
             Role::Usage => self.block = Block::default(),
             Role::Candidate => event.candidate = Some(event.candidate.map_or(0, |place| place + 1)),
             Role::Finish => event.finishes += u64::from(first == b'"'),
@@ -228,6 +229,7 @@ impl Visitor for Reader {
     fn text(&mut self, role: Role, piece: &[u8]) {
         let candidate = self.record.event.candidate.unwrap_or(0);
         match role {
+            Role::Error => self.record.note_error_text(piece),
             Role::Text if !self.record.delivered.wait(Kind::Answer, piece) => {
                 self.record.delivered.settle_as(Some(self.kind()));
                 self.record.deliver(candidate, self.kind(), piece);

@@ -60,7 +60,7 @@ impl Visitor for Reader {
         match (object, key) {
             (Role::Root, b"type") => Role::Type,
             (Role::Root, b"usage") => Role::Usage(Field::Usage),
-            (Role::Root, b"error") => Role::Error,
+            (Role::Root, b"error") | (Role::Error, _) => Role::Error,
             (Role::Usage(field), key) => field.member(key).map_or(Role::Nothing, Role::Usage),
             _ => Role::Nothing,
         }
@@ -70,17 +70,23 @@ impl Visitor for Reader {
         matches!(role, Role::Usage(field) if field.is_number())
     }
 
+    fn element(&self, array: Role) -> Role {
+        if array == Role::Error { Role::Error } else { Role::Nothing }
+    }
+
     fn begin(&mut self, role: Role, first: u8, _: usize) {
         match role {
             Role::Usage(Field::Usage) => self.stated.begin(),
-            Role::Error => self.record.note_error(first),
+            Role::Error => drop(self.record.note_error(first)),
             _ => {}
         }
     }
 
     fn text(&mut self, role: Role, piece: &[u8]) {
-        if role == Role::Type {
-            self.record.event.kind.push(piece);
+        match role {
+            Role::Type => self.record.event.kind.push(piece),
+            Role::Error => self.record.note_error_text(piece),
+            _ => {}
         }
     }
 

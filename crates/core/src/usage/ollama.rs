@@ -88,7 +88,7 @@ impl Visitor for Reader {
     fn member(&self, object: Role, key: &[u8]) -> Role {
         match (object, key) {
             (Role::Root, b"done") => Role::Done,
-            (Role::Root, b"error") => Role::Error,
+            (Role::Root, b"error") | (Role::Error, _) => Role::Error,
             (Role::Root, b"prompt_eval_count") => Role::PromptCount,
             (Role::Root, b"eval_count") => Role::OutputCount,
             (Role::Root, b"message") => Role::Message,
@@ -103,7 +103,11 @@ impl Visitor for Reader {
     }
 
     fn element(&self, array: Role) -> Role {
-        if array == Role::ToolCalls { Role::ToolCall } else { Role::Nothing }
+        match array {
+            Role::ToolCalls => Role::ToolCall,
+            Role::Error => Role::Error,
+            _ => Role::Nothing,
+        }
     }
 
     fn is_written(&self, role: Role) -> bool {
@@ -117,7 +121,7 @@ impl Visitor for Reader {
     fn begin(&mut self, role: Role, first: u8, at: usize) {
         match role {
             Role::Done => self.record.event.is_done = first == b't',
-            Role::Error => self.record.note_error(first),
+            Role::Error => drop(self.record.note_error(first)),
             _ if first == b'"' => self.record.begin_text(at),
             Role::Arguments if matches!(first, b'{' | b'[') => self.record.begin_written(),
             _ => {}
@@ -126,6 +130,7 @@ impl Visitor for Reader {
 
     fn text(&mut self, role: Role, piece: &[u8]) {
         match role {
+            Role::Error => self.record.note_error_text(piece),
             Role::Name => {
                 self.record.note_call();
                 self.record.deliver(0, Kind::Call, piece);

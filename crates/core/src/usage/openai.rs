@@ -73,6 +73,10 @@ impl Reader {
     /// llama.cpp counts each choice apart, in a usage event after its last text, or of an answer the first one only; the
     /// others count all choices in one.
     fn end_event(&mut self) {
+        if self.record.event.is_bare_error() {
+            self.record.event.likeness = Likeness::Error;
+            self.record.failed = true;
+        }
         let Event { choice, choices, is_finish, has_timings, .. } = self.record.event;
         self.finished |= is_finish;
         if self.is_usage_event() && std::mem::take(&mut self.finished) {
@@ -165,6 +169,8 @@ pub(super) enum Role {
     Nothing,
     Root,
     Error,
+    /// A message beside the choices, or in place of them.
+    BareMessage,
     /// A member that no chunk has.
     Foreign,
     Usage(Field),
@@ -207,7 +213,8 @@ impl Visitor for Reader {
         match (object, key) {
             (Role::Root, b"choices") => Role::Choices,
             (Role::Root, b"usage") => Role::Usage(Field::Usage),
-            (Role::Root, b"error" | b"message") | (Role::Choice | Role::Groq, b"error") => Role::Error,
+            (Role::Root | Role::Choice | Role::Groq, b"error") | (Role::Error, _) => Role::Error,
+            (Role::Root, b"message") => Role::BareMessage,
             (Role::Root, b"timings") => Role::Timings,
             (Role::Root, b"x_groq") => Role::Groq,
             (Role::Root, key) => {
@@ -245,6 +252,7 @@ impl Visitor for Reader {
     fn element(&self, array: Role) -> Role {
         match array {
             Role::Choices => Role::Choice,
+            Role::Error => Role::Error,
             Role::Content => Role::Part,
             Role::ToolCalls => Role::ToolCall,
             _ => Role::Nothing,
@@ -264,14 +272,12 @@ impl Visitor for Reader {
     }
 
     fn begin(&mut self, role: Role, first: u8, at: usize) {
+        if role == Role::Error && self.record.note_error(first) {
+            self.record.event.likeness = Likeness::Error;
+        }
         let event = &mut self.record.event;
         match role {
             Role::Root => event.first = Some(first),
-            Role::Error if matches!(first, b'n' | b'f') => {}
-            Role::Error => {
-                event.likeness = Likeness::Error;
-                self.record.note_error(first);
-            }
             Role::Foreign if first != b'n' => event.likeness = event.likeness.max(Likeness::Foreign),
             Role::Usage(Field::Usage) | Role::GroqUsage => self.stated.begin(),
             Role::ChoiceUsage(Field::Usage) => self.of_choices.begin(),
@@ -299,6 +305,11 @@ impl Visitor for Reader {
 
     fn text(&mut self, role: Role, piece: &[u8]) {
         match role {
+            Role::Error => {
+                self.record.event.likeness = Likeness::Error;
+                self.record.note_error_text(piece);
+            }
+            Role::BareMessage => self.record.event.has_bare_message |= !piece.is_empty(),
             Role::Name if self.record.event.choice.is_named => {}
             Role::Name => {
                 self.record.note_call();

@@ -82,7 +82,7 @@ impl Visitor for Reader {
     fn member(&self, object: Role, key: &[u8]) -> Role {
         match (object, key) {
             (Role::Root, b"usage") => Role::Usage(Field::Usage),
-            (Role::Root, b"error") => Role::Error,
+            (Role::Root, b"error") | (Role::Error, _) => Role::Error,
             (Role::Root, b"meta") => Role::Meta,
             (Role::Meta, b"tokens") => Role::Tokens(Field::Usage),
             (Role::Meta, b"billed_units") => Role::Billed(Field::Usage),
@@ -97,10 +97,20 @@ impl Visitor for Reader {
         matches!(role, Role::Usage(field) | Role::Tokens(field) | Role::Billed(field) if field.is_number())
     }
 
+    fn element(&self, array: Role) -> Role {
+        if array == Role::Error { Role::Error } else { Role::Nothing }
+    }
+
+    fn text(&mut self, role: Role, piece: &[u8]) {
+        if role == Role::Error {
+            self.record.note_error_text(piece);
+        }
+    }
+
     fn begin(&mut self, role: Role, first: u8, _: usize) {
         match role {
             Role::Usage(Field::Usage) => self.usage.begin(),
-            Role::Error => self.record.note_error(first),
+            Role::Error => drop(self.record.note_error(first)),
             _ => {}
         }
     }

@@ -177,7 +177,7 @@ impl Visitor for Reader {
             (Role::Root, b"item") => Role::AddedItem,
             (Role::Root, b"response") => Role::Response,
             (Role::Root | Role::Response, b"usage") => Role::Usage(Field::Usage),
-            (Role::Root | Role::Response, b"error") => Role::Error,
+            (Role::Root | Role::Response, b"error") | (Role::Error, _) => Role::Error,
             (Role::Root | Role::Response, b"output") => Role::Output,
             (Role::Usage(field), key) => field.member(key).map_or(Role::Nothing, Role::Usage),
             (Role::Item | Role::AddedItem, key) => match Member::new(self.record.event.item.bytes(), key) {
@@ -198,6 +198,7 @@ impl Visitor for Reader {
 
     fn element(&self, array: Role) -> Role {
         match array {
+            Role::Error => Role::Error,
             Role::Output => Role::Item,
             Role::Content => Role::Part,
             Role::Summary => Role::SummaryPart,
@@ -216,7 +217,7 @@ impl Visitor for Reader {
     fn begin(&mut self, role: Role, first: u8, at: usize) {
         match role {
             Role::Usage(Field::Usage) => self.stated.begin(),
-            Role::Error => self.record.note_error(first),
+            Role::Error => drop(self.record.note_error(first)),
             Role::Output => self.repeated.begin_all(self.record.delivered.bytes()),
             Role::Item => self.record.event.item.clear(),
             Role::AddedItem => {
@@ -231,6 +232,7 @@ impl Visitor for Reader {
 
     fn text(&mut self, role: Role, piece: &[u8]) {
         match role {
+            Role::Error => self.record.note_error_text(piece),
             Role::Type => self.record.event.kind.push(piece),
             Role::ItemType => self.record.event.item.push(piece),
             Role::Added => self.deliver(piece),

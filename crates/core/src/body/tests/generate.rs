@@ -70,7 +70,6 @@ pub fn layout(shape: Shape) -> Layout {
         }
         Shape::Images => Layout { streams: true, choices: &[&["n"]], texts: &["prompt"], ..NOTHING },
         Shape::Speech => Layout { streams: true, texts: &["input", "instructions"], ..NOTHING },
-        Shape::Form => NOTHING,
         Shape::Messages => Layout { own: &[&["max_tokens"]], ..MESSAGES },
         Shape::CountTokens => MESSAGES,
         Shape::OllamaChat => Layout { texts: &["messages", "tools"], ..OLLAMA },
@@ -90,7 +89,7 @@ pub fn layout(shape: Shape) -> Layout {
         Shape::EmbedContent => Layout { texts: &["content", "title"], ..NOTHING },
         Shape::GeminiCountTokens => Layout { texts: &["contents"], ..NOTHING },
         // Its texts lie deeper.
-        Shape::BatchEmbedContents | Shape::OllamaShow => NOTHING,
+        Shape::Form | Shape::BatchEmbedContents | Shape::OllamaShow => NOTHING,
     }
 }
 

@@ -13,6 +13,7 @@ pub(in super::super) struct Event {
     pub(super) likeness: Likeness,
     pub(super) has_timings: bool,
     pub(super) is_finish: bool,
+    pub(super) has_bare_message: bool,
 }
 
 /// The choice that is being read.
@@ -68,6 +69,11 @@ impl Event {
     pub(super) fn is_usage_event(&self) -> bool {
         let has_no_choices = self.choices == Choices::Absent && self.likeness == Likeness::Chunk;
         self.usage == UsageObject::Counts && (self.choices == Choices::Empty || has_no_choices)
+    }
+
+    /// Whether a message stands where an answer should: beside one, some servers say that all is well.
+    pub(super) fn is_bare_error(&self) -> bool {
+        self.has_bare_message && self.choices == Choices::Absent && !self.states_usage()
     }
 
     pub(super) fn states_usage(&self) -> bool {

@@ -107,3 +107,28 @@ fn words_about_errors_are_none() {
     assert!(!JSON.in_every_cut(&answer).failed);
     assert!(!Case { form: Form::Text, ..STREAM }.in_every_cut("error: no such thing").failed);
 }
+
+/// Good answers beside which their servers say that nothing failed.
+#[rustfmt::skip]
+const HEALTHY: &[(Endpoint, Form, &str)] = &[
+    (Endpoint::ChatCompletions, Form::Json, r#"{"choices":[{"message":{"content":"x"}}],"usage":{"prompt_tokens":40,"completion_tokens":3},"error":""}"#),
+    (Endpoint::ChatCompletions, Form::Json, r#"{"error":{},"choices":[{"message":{"content":"x"}}],"usage":{"prompt_tokens":40,"completion_tokens":3}}"#),
+    (Endpoint::ChatCompletions, Form::Json, r#"{"error":[],"choices":[{"message":{"content":"x"},"error":0}],"usage":{"prompt_tokens":40,"completion_tokens":3}}"#),
+    (Endpoint::ChatCompletions, Form::Json, r#"{"choices":[{"message":{"content":"x"}}],"usage":{"prompt_tokens":40,"completion_tokens":3},"error":{"code":null,"message":""}}"#),
+    (Endpoint::ChatCompletions, Form::Json, r#"{"code":200,"message":"success","choices":[{"message":{"content":"x"}}],"usage":{"prompt_tokens":40,"completion_tokens":3}}"#),
+    (Endpoint::ChatCompletions, Form::Sse, "data: {\"code\":0,\"message\":\"\",\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\ndata: {\"error\":\"\",\"choices\":[],\"usage\":{\"prompt_tokens\":40,\"completion_tokens\":3}}\n\ndata: [DONE]\n\n"),
+    (Endpoint::Responses, Form::Json, r#"{"object":"response","status":"completed","error":{},"output":[],"usage":{"input_tokens":40,"output_tokens":3}}"#),
+    (Endpoint::Embeddings, Form::Json, r#"{"error":"","data":[{"embedding":[0.1]}],"usage":{"prompt_tokens":40,"total_tokens":40}}"#),
+    (Endpoint::Messages, Form::Json, r#"{"type":"message","error":"","content":[{"type":"text","text":"x"}],"usage":{"input_tokens":40,"output_tokens":3}}"#),
+    (Endpoint::OllamaChat, Form::Ndjson, "{\"message\":{\"content\":\"x\"},\"done\":true,\"error\":\"\",\"prompt_eval_count\":40,\"eval_count\":3}\n"),
+    (Endpoint::GenerateContent, Form::Json, r#"{"error":{},"candidates":[{"content":{"parts":[{"text":"x"}]},"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":40,"candidatesTokenCount":3}}"#),
+];
+
+#[test]
+fn an_empty_error_beside_an_answer_is_none() {
+    for &(endpoint, form, response) in HEALTHY {
+        let outcome = Case { endpoint, form, ..STREAM }.in_every_cut(response);
+        assert!(!outcome.failed, "{endpoint:?}: {response}");
+        assert_eq!(outcome.metered.usage.input, 40, "{endpoint:?}: {response}");
+    }
+}
