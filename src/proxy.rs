@@ -6,6 +6,7 @@ mod body;
 mod cors;
 mod forward;
 mod heartbeat;
+mod preflight;
 mod query;
 mod respond;
 mod response;

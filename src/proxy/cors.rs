@@ -1,19 +1,14 @@
-//! Pages of other origins in browsers (CORS, as the Fetch standard has it): what a preflight is told, and what lets a page
-//! read an answer.
+//! Pages of other origins in browsers (CORS, as the Fetch standard has it): what lets a page read an answer.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use keymeter_config::Cors;
 use pingora::{
     http::{RequestHeader, ResponseHeader},
-    prelude::{Error, Result},
+    prelude::Result,
     proxy::Session,
 };
 
-use super::respond::{self, X_REQUEST_ID};
-use crate::{
-    admission::RequestId,
-    headers::{change_response, header_value},
-};
+use crate::headers::change_response;
 
 /// Who may read the answers to a request: it stands in the extensions of the request's header, where pages may call at all.
 #[derive(Clone)]
@@ -24,6 +19,11 @@ impl Readers {
     pub fn of(cors: &Cors, head: &RequestHeader) -> Self {
         let origin = head.headers.get(header::ORIGIN);
         Self(origin.filter(|origin| cors.allows(origin.as_bytes())).cloned())
+    }
+
+    /// Whether there are any.
+    pub fn is_any(&self) -> bool {
+        self.0.is_some()
     }
 
     /// What an answer says to their browsers, in place of what an upstream does.
@@ -57,31 +57,4 @@ pub(super) fn expose(session: &Session, response: &mut ResponseHeader) -> Result
         Some(readers) => change_response(response, |headers| readers.write(headers)),
         None => Ok(()),
     }
-}
-
-/// Whether a browser asks what a page may send, before it lets it.
-pub(super) fn is_preflight(head: &RequestHeader) -> bool {
-    head.method == Method::OPTIONS
-        && head.headers.contains_key(header::ORIGIN)
-        && head.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
-}
-
-/// Tells it. No key is sent with such a question.
-pub(super) async fn answer_preflight(session: &mut Session, cors: &Cors) -> Result<()> {
-    let readers = Readers::of(cors, session.req_header());
-    let asked = session.req_header().headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
-    let (mut parts, ()) = http::Response::new(()).into_parts();
-    parts.status = StatusCode::NO_CONTENT;
-    let headers = &mut parts.headers;
-    headers.insert(X_REQUEST_ID, header_value(RequestId::next().as_str().to_owned()));
-    readers.write(headers);
-    if readers.0.is_some() {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, const { HeaderValue::from_static("GET, POST") });
-        headers.insert(header::ACCESS_CONTROL_MAX_AGE, cors.max_age.as_secs().into());
-        if let Some(asked) = asked {
-            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked);
-        }
-    }
-    respond::prepare_connection(session).await;
-    session.write_response_header(Box::new(ResponseHeader::from(parts)), true).await.map_err(Error::into_down)
 }

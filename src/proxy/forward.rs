@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use crate::{connection::Connection, headers::change_request};
 
 use super::{
-    Context, Gated, RequestState, body, cors, finish, over, prepare_upstream_request, response, subrequest,
+    Context, Gated, RequestState, body, cors, finish, over, preflight, prepare_upstream_request, response, subrequest,
     subrequest::SubrequestRole,
 };
 
@@ -66,10 +66,10 @@ where
         }
         // How the names were spelled is let go of at once: what copies or changes the head after this costs less.
         change_request(session.req_header_mut(), |_| {})?;
-        if cors::is_preflight(session.req_header())
+        if preflight::is_preflight(session.req_header())
             && let Some(cors) = &self.gate.settings().cors
         {
-            cors::answer_preflight(session, cors).await?;
+            preflight::answer_preflight(session, cors).await?;
             return Ok(true);
         }
         if let Err(rejected) = self.enter(session, ctx).await {
