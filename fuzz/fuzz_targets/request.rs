@@ -15,7 +15,7 @@ use serde::{
 };
 use serde_json::{Map, Value, json};
 
-const SHAPES: [Shape; 15] = [
+const SHAPES: [Shape; 21] = [
     Shape::Chat,
     Shape::Completions,
     Shape::Responses,
@@ -137,6 +137,7 @@ fn is_for_other_reasons(fault: &BodyError, body: &[u8]) -> bool {
         | BodyError::WrongType { .. }
         | BodyError::LoneSurrogate { .. } => false,
         BodyError::ModelName
+        | BodyError::ContentCoding
         | BodyError::OtherModel
         | BodyError::Background { .. }
         | BodyError::ContentType { .. }
