@@ -191,7 +191,8 @@ pub(super) fn defaults(object: &Value, definitions: &Value) -> serde_json::Map<S
         } else if let Some(inner) = (Page { definitions }).defined(field) {
             let inner = defaults(inner, definitions);
             // What cannot stand without a required field is left out with it.
-            let needs_more = matches!(name.as_str(), "keys" | "control" | "shared" | "http" | "ledger" | "tracing");
+            let needs_more =
+                matches!(name.as_str(), "keys" | "control" | "cors" | "shared" | "http" | "ledger" | "tracing");
             if !inner.is_empty() && !needs_more {
                 written.insert(name.clone(), inner.into());
             }

@@ -71,7 +71,7 @@ fn of_fields() {
             ),
             (
                 "server: {cors: {}}",
-                &["f:1:16: the field `origins` is required: the origins of pages, such as https://app.example"],
+                &["f:1:16: missing field `origins` in server.cors: the origins of pages, such as https://app.example"],
             ),
             ("server: {cors: {origins: []}}", &["f:1:26: at least one origin is needed, such as https://app.example"]),
             ("server: text", &["f:1:9: expected fields, such as `listen`, found a single value"]),
