@@ -4,7 +4,9 @@
 //! and of cache writes do not overlap. Some responses are made in several runs of the model (compaction, an advisor, a
 //! fallback): then `iterations` lists each run that is billed, while the counts beside it leave out the runs that did
 //! not write the message; what is billed is the sum over `iterations` ("Compaction: understanding usage", "Advisor
-//! tool: usage and billing", "Refusals and fallback: how server-side fallback is billed").
+//! tool: usage and billing", "Refusals and fallback: how server-side fallback is billed"). Some servers that take such
+//! requests answer with `OpenAI`'s names, whose prompt has what was cached in it, or state the usage within the message or the
+//! delta of an event.
 
 use super::delivered::Kind;
 use super::dialect::{Dialect, Record};
@@ -33,7 +35,11 @@ pub(super) struct Reader {
 #[derive(Clone, Copy, Default)]
 pub(super) struct Event {
     kind: Word<32>,
+    /// The object itself, which says what it is as errors of vLLM do.
+    object: Word<8>,
     states_usage: bool,
+    /// The usage of the message in the event states output.
+    message_states_output: bool,
     stops: bool,
 }
 
@@ -41,6 +47,8 @@ pub(super) struct Event {
 #[derive(Clone, Copy, Default)]
 struct Block {
     input: Count,
+    /// The same and what was cached of it, by `OpenAI`'s names.
+    prompt: Count,
     cache_read: Count,
     cache_write: Count,
     short_write: Count,
@@ -70,6 +78,10 @@ impl Block {
         if self.short_write.last().or(self.hour_write.last()).is_some() {
             self.cache_write.state_also(self.short_write.or_zero() + self.hour_write.or_zero());
         }
+        if let (None, Some(prompt)) = (self.input.last(), self.prompt.last()) {
+            let from_cache = self.cache_read.or_zero() + self.cache_write.or_zero();
+            self.input.state(prompt.checked_sub(from_cache).unwrap_or(prompt));
+        }
     }
 
     fn add(&mut self, run: &Self) {
@@ -89,6 +101,7 @@ impl Block {
     fn number(&mut self, count: Tokens, value: u64) {
         let count = match count {
             Tokens::Input => &mut self.input,
+            Tokens::Prompt => &mut self.prompt,
             Tokens::CacheRead => &mut self.cache_read,
             Tokens::CacheWrite => &mut self.cache_write,
             Tokens::ShortWrite => &mut self.short_write,
@@ -96,7 +109,7 @@ impl Block {
             Tokens::Output => &mut self.output,
             Tokens::Thinking => &mut self.thinking,
         };
-        count.state(value);
+        count.state_also(value);
     }
 }
 
@@ -110,8 +123,9 @@ impl Reader {
 
     /// The usage with which the message is said to be complete is that of all of it.
     fn end_event(&mut self) {
-        let Event { kind, states_usage, stops } = self.record.event;
-        self.record.failed |= kind.bytes() == b"error";
+        let Event { kind, object, states_usage, message_states_output, stops } = self.record.event;
+        self.record.failed |= kind.bytes() == b"error" || object.bytes() == b"error";
+        self.output_is_final |= message_states_output && kind.bytes() == b"message_delta";
         self.is_stopped |= stops;
         if states_usage || stops {
             self.record.note_usage(self.is_stopped && self.output_is_final);
@@ -132,7 +146,8 @@ impl Dialect for Reader {
 
     fn stated(&self) -> Statement {
         let delivered = self.record.delivered.any();
-        let Block { input, cache_read, cache_write, output, thinking, .. } = self.runs.as_ref().unwrap_or(&self.stated);
+        let counts = self.runs.as_ref().unwrap_or(&self.stated);
+        let Block { input, cache_read, cache_write, output, thinking, .. } = counts;
         let hour_write = self.runs.map(|runs| runs.hour_write).unwrap_or_default();
         let from_cache = cache_read.is_above_zero() || cache_write.is_above_zero();
         // Thinking that is more than the output is no part of it.
@@ -146,6 +161,7 @@ impl Dialect for Reader {
             cache_write_1h: hour_write.last().or(self.stated.hour_write.last()),
             output: output.map(|output| output + beside(output)),
             reasoning: thinking.last(),
+            output_is_belied: counts.output.is_belied(delivered),
             ..Statement::default()
         }
     }
@@ -163,6 +179,7 @@ impl Dialect for Reader {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tokens {
     Input,
+    Prompt,
     CacheRead,
     CacheWrite,
     ShortWrite,
@@ -176,7 +193,10 @@ pub(super) enum Tokens {
 pub(super) enum Role {
     Nothing,
     Root,
+    /// What stands in a list in place of an answer.
+    Listed,
     Type,
+    Object,
     Error,
     /// What `message_start` carries.
     Message,
@@ -184,6 +204,7 @@ pub(super) enum Role {
     FirstUsage,
     Usage,
     UsageDetails,
+    UsagePrompt,
     UsageWrites,
     Stated(Tokens),
     Runs,
@@ -192,6 +213,8 @@ pub(super) enum Role {
     RunWrites,
     OfRun(Tokens),
     Content,
+    /// What an event changes of the message or adds to a block.
+    Delta,
     /// A block of content, or what is added to one.
     Block,
     Text,
@@ -211,22 +234,26 @@ impl Visitor for Reader {
     fn member(&self, object: Role, key: &[u8]) -> Role {
         match (object, key) {
             (Role::Root, b"type") => Role::Type,
-            (Role::Root, b"delta" | b"content_block") => Role::Block,
+            (Role::Root, b"object") => Role::Object,
+            (Role::Root, b"delta") => Role::Delta,
+            (Role::Root, b"content_block") => Role::Block,
             (Role::Root, b"message") => Role::Message,
-            (Role::Root, b"error") | (Role::Error, _) => Role::Error,
-            (Role::Root, b"usage") => Role::Usage,
+            (Role::Root | Role::Listed, b"error") | (Role::Root, b"errors") | (Role::Error, _) => Role::Error,
+            (Role::Root | Role::Delta, b"usage") => Role::Usage,
             (Role::Message, b"usage") => Role::FirstUsage,
             (Role::Root | Role::Message, b"content") => Role::Content,
-            (Role::Block, b"text" | b"content") => Role::Text,
-            (Role::Block, b"name") => Role::Name,
-            (Role::Block, b"thinking") => Role::Thinking,
-            (Role::Block, b"input" | b"partial_json") => Role::Input,
-            (Role::Block, b"stop_reason") => Role::StopReason,
+            (Role::Block | Role::Delta, b"text" | b"content") => Role::Text,
+            (Role::Block | Role::Delta, b"name") => Role::Name,
+            (Role::Block | Role::Delta, b"thinking") => Role::Thinking,
+            (Role::Block | Role::Delta, b"input" | b"partial_json") => Role::Input,
+            (Role::Block | Role::Delta, b"stop_reason") => Role::StopReason,
             (Role::Usage | Role::FirstUsage, b"iterations") => Role::Runs,
             (Role::Usage | Role::FirstUsage, b"output_tokens_details") => Role::UsageDetails,
+            (Role::Usage | Role::FirstUsage, b"prompt_tokens_details") => Role::UsagePrompt,
             (Role::Usage | Role::FirstUsage, b"cache_creation") => Role::UsageWrites,
             (Role::Usage | Role::FirstUsage, key) => tokens(key).map_or(Role::Nothing, Role::Stated),
             (Role::UsageDetails, b"thinking_tokens") => Role::Stated(Tokens::Thinking),
+            (Role::UsagePrompt, b"cached_tokens") => Role::Stated(Tokens::CacheRead),
             (Role::UsageWrites, key) => writes(key).map_or(Role::Nothing, Role::Stated),
             (Role::Run, b"output_tokens_details") => Role::RunDetails,
             (Role::Run, b"cache_creation") => Role::RunWrites,
@@ -239,6 +266,7 @@ impl Visitor for Reader {
 
     fn element(&self, array: Role) -> Role {
         match array {
+            Role::Root => Role::Listed,
             Role::Error => Role::Error,
             Role::Content => Role::Block,
             Role::Runs => Role::Run,
@@ -273,6 +301,7 @@ impl Visitor for Reader {
         match role {
             Role::Error => self.record.note_error_text(piece),
             Role::Type => self.record.event.kind.push(piece),
+            Role::Object => self.record.event.object.push(piece),
             Role::Name => {
                 self.record.note_call();
                 self.record.deliver(0, Kind::Call, piece);
@@ -298,7 +327,10 @@ impl Visitor for Reader {
                 self.run.end();
                 self.block_runs.get_or_insert_default().add(&self.run);
             }
-            Role::FirstUsage => self.end_usage(),
+            Role::FirstUsage => {
+                self.record.event.message_states_output = self.block.output.last().is_some();
+                self.end_usage();
+            }
             Role::Usage => {
                 self.output_is_final |= self.block.output.last().is_some();
                 self.end_usage();
@@ -320,9 +352,10 @@ fn writes(key: &[u8]) -> Option<Tokens> {
 fn tokens(key: &[u8]) -> Option<Tokens> {
     match key {
         b"input_tokens" => Some(Tokens::Input),
+        b"prompt_tokens" => Some(Tokens::Prompt),
         b"cache_read_input_tokens" => Some(Tokens::CacheRead),
         b"cache_creation_input_tokens" => Some(Tokens::CacheWrite),
-        b"output_tokens" => Some(Tokens::Output),
+        b"output_tokens" | b"completion_tokens" => Some(Tokens::Output),
         _ => None,
     }
 }

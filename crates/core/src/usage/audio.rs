@@ -28,6 +28,8 @@ pub(super) struct Reader {
 #[derive(Clone, Copy, Default)]
 pub(super) struct Event {
     kind: Word<32>,
+    /// The object itself, which says what it is as errors of vLLM do.
+    object: Word<8>,
     has_choice: bool,
 }
 
@@ -62,7 +64,10 @@ impl Dialect for Reader {
 pub(super) enum Role {
     Nothing,
     Root,
+    /// What stands in a list in place of an answer.
+    Listed,
     Type,
+    Object,
     Error,
     Usage(Field),
     Seconds,
@@ -83,7 +88,8 @@ impl Visitor for Reader {
         match (object, key) {
             (Role::Root, b"type") => Role::Type,
             (Role::Root, b"usage") => Role::Usage(Field::Usage),
-            (Role::Root, b"error") | (Role::Error, _) => Role::Error,
+            (Role::Root | Role::Listed, b"error") | (Role::Root, b"errors") | (Role::Error, _) => Role::Error,
+            (Role::Root, b"object") => Role::Object,
             (Role::Root, b"text") => Role::Text,
             (Role::Root, b"delta") | (Role::Message, b"content") => Role::Delta,
             (Role::Root, b"duration") => Role::Duration,
@@ -97,6 +103,7 @@ impl Visitor for Reader {
 
     fn element(&self, array: Role) -> Role {
         match array {
+            Role::Root => Role::Listed,
             Role::Choices => Role::Choice,
             Role::Error => Role::Error,
             _ => Role::Nothing,
@@ -124,6 +131,7 @@ impl Visitor for Reader {
         match role {
             Role::Error => self.record.note_error_text(piece),
             Role::Type => self.record.event.kind.push(piece),
+            Role::Object => self.record.event.object.push(piece),
             Role::Text => {
                 let is_piece = self.record.event.kind.bytes().ends_with(b".delta");
                 self.in_pieces |= is_piece;
@@ -158,10 +166,13 @@ impl Visitor for Reader {
         match role {
             Role::Usage(Field::Usage) => {
                 self.stated.end();
-                let Event { kind, has_choice } = self.record.event;
+                let Event { kind, has_choice, .. } = self.record.event;
                 self.record.note_usage(self.is_last() || kind.bytes().is_empty() && !has_choice);
             }
-            Role::Root => self.record.failed |= self.record.event.kind.bytes() == b"error",
+            Role::Root => {
+                let Event { kind, object, .. } = self.record.event;
+                self.record.failed |= kind.bytes() == b"error" || object.bytes() == b"error";
+            }
             _ => {}
         }
     }

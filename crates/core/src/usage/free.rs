@@ -4,21 +4,29 @@
 use super::dialect::{Dialect, Record};
 use super::json::Visitor;
 use super::stated::Statement;
+use super::word::Word;
 
 /// What was read of an answer.
 #[derive(Default)]
 pub(super) struct Reader {
-    record: Record<()>,
+    record: Record<Event>,
+}
+
+/// What is known of the answer itself.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Event {
+    /// What it says that it is, as errors of vLLM do.
+    object: Word<8>,
 }
 
 impl Dialect for Reader {
-    type Event = ();
+    type Event = Event;
 
-    fn record(&self) -> &Record<()> {
+    fn record(&self) -> &Record<Event> {
         &self.record
     }
 
-    fn record_mut(&mut self) -> &mut Record<()> {
+    fn record_mut(&mut self) -> &mut Record<Event> {
         &mut self.record
     }
 
@@ -40,6 +48,9 @@ impl Dialect for Reader {
 pub(super) enum Role {
     Nothing,
     Root,
+    /// What stands in a list in place of an answer.
+    Listed,
+    Object,
     Error,
 }
 
@@ -49,12 +60,19 @@ impl Visitor for Reader {
     const NOTHING: Role = Role::Nothing;
 
     fn member(&self, object: Role, key: &[u8]) -> Role {
-        let is_error = object == Role::Error || (object == Role::Root && key == b"error");
-        if is_error { Role::Error } else { Role::Nothing }
+        match (object, key) {
+            (Role::Root | Role::Listed, b"error") | (Role::Root, b"errors") | (Role::Error, _) => Role::Error,
+            (Role::Root, b"object") => Role::Object,
+            _ => Role::Nothing,
+        }
     }
 
     fn element(&self, array: Role) -> Role {
-        if array == Role::Error { Role::Error } else { Role::Nothing }
+        match array {
+            Role::Root => Role::Listed,
+            Role::Error => Role::Error,
+            _ => Role::Nothing,
+        }
     }
 
     fn begin(&mut self, role: Role, first: u8, _: usize) {
@@ -64,12 +82,18 @@ impl Visitor for Reader {
     }
 
     fn text(&mut self, role: Role, piece: &[u8]) {
-        if role == Role::Error {
-            self.record.note_error_text(piece);
+        match role {
+            Role::Object => self.record.event.object.push(piece),
+            Role::Error => self.record.note_error_text(piece),
+            _ => {}
         }
     }
 
     fn number(&mut self, _: Role, _: u64) {}
 
-    fn end(&mut self, _: Role) {}
+    fn end(&mut self, role: Role) {
+        if role == Role::Root {
+            self.record.failed |= self.record.event.object.bytes() == b"error";
+        }
+    }
 }

@@ -9,6 +9,7 @@ use super::delivered::Kind;
 use super::dialect::{Dialect, Record};
 use super::json::Visitor;
 use super::stated::{Count, Statement, restates};
+use super::word::Word;
 
 /// What was read of a response.
 #[derive(Default)]
@@ -29,6 +30,9 @@ pub(super) struct Event {
     states_usage: bool,
     /// Whether the part of content that is being read is a thought; it may say so after its text.
     is_thought: bool,
+    /// What the part of the prompt is that is being counted, and its tokens.
+    modality: Word<8>,
+    modality_tokens: u64,
 }
 
 /// The fields of `usageMetadata`.
@@ -37,8 +41,9 @@ struct Block {
     prompt: Count,
     cached: Count,
     tools: Count,
-    /// All that the prompt is made of, by what it is.
+    /// All that the prompt is made of, by what it is, and what of that is no text.
     modalities: Count,
+    media: Count,
     candidates: Count,
     thoughts: Count,
     total: Count,
@@ -51,14 +56,15 @@ impl Block {
             self.cached.update(newer.cached);
             self.tools.update(newer.tools);
             self.modalities.update(newer.modalities);
+            self.media.update(newer.media);
         }
         self.candidates.update(newer.candidates);
         self.thoughts.update(newer.thoughts);
         self.total.update(newer.total);
     }
 
-    fn of_prompt(&self) -> [Count; 4] {
-        [self.prompt, self.cached, self.tools, self.modalities]
+    fn of_prompt(&self) -> [Count; 5] {
+        [self.prompt, self.cached, self.tools, self.modalities, self.media]
     }
 
     /// Zeros are left out: what is not stated of a total is the output, unless the prompt's details explain it.
@@ -67,8 +73,8 @@ impl Block {
         let output = parts.iter().flatten().copied().reduce(u64::saturating_add);
         let (cached, total) = (self.cached.or_zero(), self.total.believed(delivered));
         let Some(prompt) = self.prompt.believed(delivered && cached == 0) else { return (None, output) };
-        let media = self.modalities.or_zero().saturating_sub(prompt);
-        let details = Details { cached, sources: media, ..Details::default() };
+        let beyond = self.modalities.or_zero().saturating_sub(prompt);
+        let details = Details { cached, media: self.media.or_zero(), sources: beyond, ..Details::default() };
         let beside_tools = total.map(|total| total.saturating_sub(self.tools.or_zero()));
         let Whole { prompt, unexplained, .. } = details.complete(prompt, output.unwrap_or(0), beside_tools);
         let found = total.map(|_| unexplained).filter(|&output| output > 0 || !delivered);
@@ -90,6 +96,14 @@ impl Reader {
         }
     }
 
+    fn end_modality(&mut self) {
+        let Event { modality, modality_tokens, .. } = self.record.event;
+        self.block.modalities.add(modality_tokens);
+        if modality.bytes() != b"TEXT" {
+            self.block.media.add(modality_tokens);
+        }
+    }
+
     fn kind(&self) -> Kind {
         if self.record.event.is_thought { Kind::Reasoning } else { Kind::Answer }
     }
@@ -108,13 +122,14 @@ impl Dialect for Reader {
 
     fn stated(&self) -> Statement {
         let delivered = self.record.delivered.any();
-        let Block { cached, tools, thoughts, total, .. } = self.stated;
+        let Block { cached, tools, candidates, thoughts, total, .. } = self.stated;
         let (prompt, output) = self.stated.whole(delivered);
         let prompt = prompt.or(total.last().filter(|_| self.is_embedding));
         let input = prompt.map(|prompt| prompt.saturating_sub(cached.or_zero()) + tools.or_zero());
         let output = if self.is_embedding { prompt.map(|_| 0) } else { output };
         let cached_input = cached.last().filter(|_| prompt.is_some());
-        Statement { input, cached_input, output, reasoning: thoughts.last(), ..Statement::default() }
+        let output_is_belied = candidates.is_belied(delivered);
+        Statement { input, cached_input, output, reasoning: thoughts.last(), output_is_belied, ..Statement::default() }
     }
 
     /// There is no such event: a stream ends with its last byte.
@@ -142,6 +157,7 @@ pub(super) enum Role {
     /// The prompt's parts by what they are.
     Modalities,
     Modality,
+    ModalityKind,
     ModalityTokens,
     CandidatesTokens,
     Thoughts,
@@ -169,7 +185,7 @@ impl Visitor for Reader {
         match (object, key) {
             (Role::Root, b"candidates") => Role::Candidates,
             (Role::Root, b"usageMetadata") => Role::Usage,
-            (Role::Root, b"error") | (Role::Error, _) => Role::Error,
+            (Role::Root, b"error" | b"errors") | (Role::Error, _) => Role::Error,
             (Role::Usage, b"promptTokenCount") => Role::Prompt,
             (Role::Usage, b"cachedContentTokenCount") => Role::Cached,
             (Role::Usage, b"toolUsePromptTokenCount") => Role::Tools,
@@ -177,6 +193,7 @@ impl Visitor for Reader {
             (Role::Usage, b"thoughtsTokenCount") => Role::Thoughts,
             (Role::Usage, b"totalTokenCount") => Role::Total,
             (Role::Usage, b"promptTokensDetails") => Role::Modalities,
+            (Role::Modality, b"modality") => Role::ModalityKind,
             (Role::Modality, b"tokenCount") => Role::ModalityTokens,
             (Role::Candidate, b"content") => Role::Content,
             (Role::Candidate, b"finishReason") => Role::Finish,
@@ -219,6 +236,7 @@ impl Visitor for Reader {
             Role::Candidate => event.candidate = Some(event.candidate.map_or(0, |place| place + 1)),
             Role::Finish => event.finishes += u64::from(first == b'"'),
             Role::Part => event.is_thought = false,
+            Role::Modality => (event.modality, event.modality_tokens) = (Word::default(), 0),
             Role::Thought => event.is_thought = first == b't',
             _ if first == b'"' => self.record.begin_text(at),
             Role::CallText if matches!(first, b'{' | b'[') => self.record.begin_written(),
@@ -230,6 +248,7 @@ impl Visitor for Reader {
         let candidate = self.record.event.candidate.unwrap_or(0);
         match role {
             Role::Error => self.record.note_error_text(piece),
+            Role::ModalityKind => self.record.event.modality.push(piece),
             Role::Text if !self.record.delivered.wait(Kind::Answer, piece) => {
                 self.record.delivered.settle_as(Some(self.kind()));
                 self.record.deliver(candidate, self.kind(), piece);
@@ -251,7 +270,7 @@ impl Visitor for Reader {
             Role::CandidatesTokens => &mut self.block.candidates,
             Role::Thoughts => &mut self.block.thoughts,
             Role::Total => &mut self.block.total,
-            Role::ModalityTokens => return self.block.modalities.add(value),
+            Role::ModalityTokens => return self.record.event.modality_tokens = value,
             _ => return,
         };
         count.state(value);
@@ -260,6 +279,7 @@ impl Visitor for Reader {
     fn end(&mut self, role: Role) {
         match role {
             Role::Part => self.record.delivered.settle_as(Some(self.kind())),
+            Role::Modality => self.end_modality(),
             Role::Usage => {
                 self.stated.update(&self.block);
                 self.record.event.states_usage = true;

@@ -19,6 +19,8 @@ pub(super) struct Reader {
 #[derive(Clone, Copy, Default)]
 pub(super) struct Event {
     kind: Word<32>,
+    /// The object itself, which says what it is as errors of vLLM do.
+    object: Word<8>,
 }
 
 impl Dialect for Reader {
@@ -46,7 +48,10 @@ impl Dialect for Reader {
 pub(super) enum Role {
     Nothing,
     Root,
+    /// What stands in a list in place of an answer.
+    Listed,
     Type,
+    Object,
     Error,
     Usage(Field),
 }
@@ -60,7 +65,8 @@ impl Visitor for Reader {
         match (object, key) {
             (Role::Root, b"type") => Role::Type,
             (Role::Root, b"usage") => Role::Usage(Field::Usage),
-            (Role::Root, b"error") | (Role::Error, _) => Role::Error,
+            (Role::Root | Role::Listed, b"error") | (Role::Root, b"errors") | (Role::Error, _) => Role::Error,
+            (Role::Root, b"object") => Role::Object,
             (Role::Usage(field), key) => field.member(key).map_or(Role::Nothing, Role::Usage),
             _ => Role::Nothing,
         }
@@ -71,7 +77,11 @@ impl Visitor for Reader {
     }
 
     fn element(&self, array: Role) -> Role {
-        if array == Role::Error { Role::Error } else { Role::Nothing }
+        match array {
+            Role::Root => Role::Listed,
+            Role::Error => Role::Error,
+            _ => Role::Nothing,
+        }
     }
 
     fn begin(&mut self, role: Role, first: u8, _: usize) {
@@ -85,6 +95,7 @@ impl Visitor for Reader {
     fn text(&mut self, role: Role, piece: &[u8]) {
         match role {
             Role::Type => self.record.event.kind.push(piece),
+            Role::Object => self.record.event.object.push(piece),
             Role::Error => self.record.note_error_text(piece),
             _ => {}
         }
@@ -102,7 +113,10 @@ impl Visitor for Reader {
                 self.stated.end();
                 self.record.note_usage(self.is_last());
             }
-            Role::Root => self.record.failed |= self.record.event.kind.bytes() == b"error",
+            Role::Root => {
+                let Event { kind, object } = self.record.event;
+                self.record.failed |= kind.bytes() == b"error" || object.bytes() == b"error";
+            }
             _ => {}
         }
     }

@@ -12,7 +12,7 @@ use crate::{
 use super::response::{Answer, Read, Response};
 use super::stated::Statement;
 use super::{Ending, Form, Metered, Usage, UsageSource};
-use super::{anthropic, audio, embeddings, free, gemini, images, ollama, openai, rerank, responses};
+use super::{anthropic, audio, free, gemini, images, input_only, ollama, openai, responses};
 
 /// One response's meter. Give it each chunk as it comes; it keeps at most 64 KiB, whatever comes.
 pub struct Meter {
@@ -27,10 +27,10 @@ fn response(endpoint: Endpoint, label: Form, removes_usage_event: bool) -> Box<d
             Read::new(openai::Reader::default(), Answer::Written, label, removes_usage_event)
         }
         Endpoint::Responses => Read::new(responses::Reader::default(), Answer::Written, label, false),
-        Endpoint::Embeddings | Endpoint::Moderations | Endpoint::Score | Endpoint::Pooling | Endpoint::Classify => {
-            Read::new(embeddings::Reader::default(), Answer::Data, label, false)
+        Endpoint::Embeddings | Endpoint::Rerank | Endpoint::Score | Endpoint::Pooling | Endpoint::Classify => {
+            Read::new(input_only::Reader::default(), Answer::Data, label, false)
         }
-        Endpoint::Rerank => Read::new(rerank::Reader::default(), Answer::Data, label, false),
+        Endpoint::Moderations => Read::new(input_only::Reader::of_moderations(), Answer::Data, label, false),
         Endpoint::ImageGenerations | Endpoint::ImageEdits => {
             Read::new(images::Reader::default(), Answer::Data, label, false)
         }
@@ -150,15 +150,22 @@ impl Meter {
         }
         let audio = stated.audio.unwrap_or(Duration::ZERO);
         let is_whole = self.response.is_whole(ending);
-        let is_of_all = (is_whole || self.response.has_final_usage()) && !stated.is_part;
-        if let (true, Some(input), Some(output)) = (is_of_all, stated.input, stated.output) {
+        let is_of_all = (is_whole || self.response.has_final_usage()) && !stated.output_is_part;
+        let as_stated = |input, output| {
             let source = if is_whole { UsageSource::Upstream } else { UsageSource::Estimated };
-            return Metered { usage: usage(&stated, input, output, 0), audio, source };
+            Metered { usage: usage(&stated, input, output, 0), audio, source }
+        };
+        if let (true, false, Some(input), Some(output)) =
+            (is_of_all, stated.output_is_belied, stated.input, stated.output)
+        {
+            return as_stated(input, output);
         }
         let (found, figures) = (self.answer(ending), figures());
-        let output = match stated.output {
-            Some(stated) => stated.max(figures.answer(&learned::Answer { is_whole: false, ..found }, self.endpoint)),
-            None => figures.answer(&found, self.endpoint),
+        let part = || figures.answer(&learned::Answer { is_whole: false, ..found }, self.endpoint);
+        let output = match (stated.input, stated.output) {
+            (Some(input), Some(output)) if is_of_all && output >= part() => return as_stated(input, output),
+            (_, Some(output)) => output.max(part()),
+            (_, None) => figures.answer(&found, self.endpoint),
         };
         let input = stated.input.unwrap_or_else(prompt_estimate);
         let usage = usage(&stated, input, output, figures.reasoning(&found, self.endpoint));

@@ -52,7 +52,8 @@ impl Dialect for Reader {
         let nothing = (self.is_done && !delivered).then_some(0);
         // A model that is only loaded or unloaded states nothing at all.
         let input = input.or(nothing.filter(|_| output.is_none()));
-        Statement { input, output: output.or(nothing), ..Statement::default() }
+        let output_is_belied = self.output.is_belied(delivered);
+        Statement { input, output: output.or(nothing), output_is_belied, ..Statement::default() }
     }
 
     fn is_last(&self) -> bool {
@@ -65,6 +66,8 @@ impl Dialect for Reader {
 pub(super) enum Role {
     Nothing,
     Root,
+    /// What stands in a list in place of an answer.
+    Listed,
     Done,
     Error,
     PromptCount,
@@ -88,7 +91,7 @@ impl Visitor for Reader {
     fn member(&self, object: Role, key: &[u8]) -> Role {
         match (object, key) {
             (Role::Root, b"done") => Role::Done,
-            (Role::Root, b"error") | (Role::Error, _) => Role::Error,
+            (Role::Root | Role::Listed, b"error") | (Role::Root, b"errors") | (Role::Error, _) => Role::Error,
             (Role::Root, b"prompt_eval_count") => Role::PromptCount,
             (Role::Root, b"eval_count") => Role::OutputCount,
             (Role::Root, b"message") => Role::Message,
@@ -104,6 +107,7 @@ impl Visitor for Reader {
 
     fn element(&self, array: Role) -> Role {
         match array {
+            Role::Root => Role::Listed,
             Role::ToolCalls => Role::ToolCall,
             Role::Error => Role::Error,
             _ => Role::Nothing,

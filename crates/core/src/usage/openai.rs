@@ -133,9 +133,9 @@ impl Dialect for Reader {
         let is_said = of_all.input.or(of_all.output).is_some();
         let stated = if is_said { of_all } else { self.of_choices.of_answer(delivered) };
         if self.is_part && self.prompts > 1 {
-            return Statement { output: stated.output, is_part: true, ..Statement::default() };
+            return Statement { output: stated.output, output_is_part: true, ..Statement::default() };
         }
-        Statement { is_part: self.is_part, ..self.timed.complete(stated, self.prompts, delivered) }
+        Statement { output_is_part: self.is_part, ..self.timed.complete(stated, self.prompts, delivered) }
     }
 
     /// `[DONE]` is no document.
@@ -168,6 +168,8 @@ impl Dialect for Reader {
 pub(super) enum Role {
     Nothing,
     Root,
+    /// What stands in a list in place of an answer (Google).
+    Listed,
     Error,
     /// A message beside the choices, or in place of them.
     BareMessage,
@@ -213,7 +215,9 @@ impl Visitor for Reader {
         match (object, key) {
             (Role::Root, b"choices") => Role::Choices,
             (Role::Root, b"usage") => Role::Usage(Field::Usage),
-            (Role::Root | Role::Choice | Role::Groq, b"error") | (Role::Error, _) => Role::Error,
+            (Role::Root | Role::Listed | Role::Choice | Role::Groq, b"error")
+            | (Role::Root, b"errors")
+            | (Role::Error, _) => Role::Error,
             (Role::Root, b"message") => Role::BareMessage,
             (Role::Root, b"timings") => Role::Timings,
             (Role::Root, b"x_groq") => Role::Groq,
@@ -224,7 +228,7 @@ impl Visitor for Reader {
                     Role::Nothing
                 }
             }
-            (Role::Choice, b"usage") => Role::ChoiceUsage(Field::Usage),
+            (Role::Choice | Role::Message, b"usage") => Role::ChoiceUsage(Field::Usage),
             (Role::Choice, b"index") => Role::Index,
             (Role::Choice, b"finish_reason") => Role::Finish,
             (Role::Choice, b"delta" | b"message") => Role::Message,
@@ -251,6 +255,7 @@ impl Visitor for Reader {
 
     fn element(&self, array: Role) -> Role {
         match array {
+            Role::Root => Role::Listed,
             Role::Choices => Role::Choice,
             Role::Error => Role::Error,
             Role::Content => Role::Part,

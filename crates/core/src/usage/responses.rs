@@ -25,6 +25,8 @@ pub(super) struct Reader {
 #[derive(Clone, Copy, Default)]
 pub(super) struct Event {
     kind: Word<64>,
+    /// The object itself, which says what it is as errors of vLLM do.
+    object: Word<8>,
     item: Word<32>,
     /// The event is about one item, which has a name: a tool's.
     is_of_item: bool,
@@ -112,6 +114,7 @@ impl Reader {
             b"error" | b"response.failed" => *failed = true,
             _ => {}
         }
+        *failed |= event.object.bytes() == b"error";
     }
 }
 
@@ -143,7 +146,10 @@ impl Dialect for Reader {
 pub(super) enum Role {
     Nothing,
     Root,
+    /// What stands in a list in place of an answer.
+    Listed,
     Type,
+    Object,
     Error,
     Usage(Field),
     /// What an event adds.
@@ -173,11 +179,14 @@ impl Visitor for Reader {
     fn member(&self, object: Role, key: &[u8]) -> Role {
         match (object, key) {
             (Role::Root, b"type") => Role::Type,
+            (Role::Root, b"object") => Role::Object,
             (Role::Root, b"delta") => Role::Added,
             (Role::Root, b"item") => Role::AddedItem,
             (Role::Root, b"response") => Role::Response,
             (Role::Root | Role::Response, b"usage") => Role::Usage(Field::Usage),
-            (Role::Root | Role::Response, b"error") | (Role::Error, _) => Role::Error,
+            (Role::Root | Role::Listed | Role::Response, b"error") | (Role::Root, b"errors") | (Role::Error, _) => {
+                Role::Error
+            }
             (Role::Root | Role::Response, b"output") => Role::Output,
             (Role::Usage(field), key) => field.member(key).map_or(Role::Nothing, Role::Usage),
             (Role::Item | Role::AddedItem, key) => match Member::new(self.record.event.item.bytes(), key) {
@@ -198,6 +207,7 @@ impl Visitor for Reader {
 
     fn element(&self, array: Role) -> Role {
         match array {
+            Role::Root => Role::Listed,
             Role::Error => Role::Error,
             Role::Output => Role::Item,
             Role::Content => Role::Part,
@@ -234,6 +244,7 @@ impl Visitor for Reader {
         match role {
             Role::Error => self.record.note_error_text(piece),
             Role::Type => self.record.event.kind.push(piece),
+            Role::Object => self.record.event.object.push(piece),
             Role::ItemType => self.record.event.item.push(piece),
             Role::Added => self.deliver(piece),
             Role::ItemName => self.item_name(piece),

@@ -25,8 +25,10 @@ pub(super) struct Statement {
     pub(super) reasoning: Option<u64>,
     /// How long the audio was that was heard.
     pub(super) audio: Option<Duration>,
-    /// It is of the first choice only.
-    pub(super) is_part: bool,
+    /// The output is of the first choice only.
+    pub(super) output_is_part: bool,
+    /// A zero came after this output that cannot be true. So it may be what was there before there was text.
+    pub(super) output_is_belied: bool,
 }
 
 /// One field's statements.
@@ -74,6 +76,11 @@ impl Count {
     /// Whether the last statement is of more than none.
     pub(super) fn is_above_zero(self) -> bool {
         self.or_zero() > 0
+    }
+
+    /// Whether the last statement is a zero which the text that was `delivered` belies, and one of more came before.
+    pub(super) fn is_belied(self, delivered: bool) -> bool {
+        delivered && self.last == Some(0) && self.above_zero > 0
     }
 
     /// Zero is a statement unless text was delivered, which cannot have taken none.
@@ -146,9 +153,9 @@ impl Field {
 
     fn of_usage(key: &[u8]) -> Option<Self> {
         Some(match key {
-            b"prompt_tokens" | b"input_tokens" => Self::Prompt,
-            b"completion_tokens" | b"output_tokens" => Self::Output,
-            b"total_tokens" => Self::Total,
+            b"prompt_tokens" | b"input_tokens" | b"promptTokens" | b"inputTokens" => Self::Prompt,
+            b"completion_tokens" | b"output_tokens" | b"completionTokens" | b"outputTokens" => Self::Output,
+            b"total_tokens" | b"totalTokens" => Self::Total,
             b"prompt_tokens_details" | b"input_tokens_details" | b"input_token_details" => Self::PromptDetails,
             b"completion_tokens_details" | b"output_tokens_details" | b"output_token_details" => Self::OutputDetails,
             b"reasoning_tokens" => Self::Reasoning,
@@ -161,11 +168,14 @@ impl Field {
     /// What is told of the prompt among its details, or (`DeepSeek`, Moonshot, Anthropic behind a gateway) beside it.
     fn of_prompt(key: &[u8]) -> Option<Self> {
         Some(match key {
-            b"cached_tokens" | b"prompt_cache_hit_tokens" | b"cache_read_input_tokens" => Self::Cached,
+            b"cached_tokens" | b"prompt_cache_hit_tokens" | b"cache_read_input_tokens" | b"cacheReadInputTokens" => {
+                Self::Cached
+            }
             b"cache_write_tokens"
             | b"cache_creation_tokens"
             | b"cached_creation_tokens"
-            | b"cache_creation_input_tokens" => Self::CacheWrite,
+            | b"cache_creation_input_tokens"
+            | b"cacheWriteInputTokens" => Self::CacheWrite,
             b"cache_creation" | b"cache_creation_token_details" => Self::Writes,
             b"claude_cache_creation_5_m_tokens" => Self::ShortWrite,
             b"claude_cache_creation_1_h_tokens" => Self::HourWrite,
@@ -296,6 +306,7 @@ impl Stated {
     /// nobody tells of, but where sound was heard that is told in seconds only.
     pub(super) fn of_answer(&self, delivered: bool) -> Statement {
         let (details, total) = (self.all.details(), self.all.total.believed(delivered));
+        let output_is_belied = self.all.output.is_belied(delivered);
         // All of the prompt may be cached, and none of it counted beside that.
         let from_cache = details.cached + details.cache_write > 0;
         let output = self.all.output.believed(delivered);
@@ -305,6 +316,7 @@ impl Stated {
             return Statement {
                 output: output.map(|_| whole.output),
                 reasoning: self.reasoning(),
+                output_is_belied,
                 ..Statement::default()
             };
         };
@@ -315,6 +327,7 @@ impl Stated {
         Statement {
             output: output.map(|_| whole).or(found),
             reasoning: self.reasoning(),
+            output_is_belied,
             ..self.of_prompt(Some(prompt.saturating_add(heard)))
         }
     }
@@ -328,13 +341,16 @@ impl Stated {
         Some(total.saturating_sub(output)).filter(|&prompt| prompt > 0)
     }
 
-    /// What it says of what has a prompt and no output.
-    pub(super) fn of_input(&self) -> Statement {
+    /// What it says of what has a prompt, and no output unless one is stated. What a total has beyond both is prompt where
+    /// `all_is_prompt`.
+    pub(super) fn of_input(&self, all_is_prompt: bool) -> Statement {
         let (prompt, total) = (self.all.prompt.last, self.all.total.last);
-        let prompt = prompt.filter(|&prompt| prompt > 0).or(total).or(prompt);
         let output = self.all.output.or_zero();
-        let prompt = prompt.map(|prompt| self.all.details().complete(prompt, output, total).prompt);
-        Statement { output: prompt.map(|_| 0), ..self.of_prompt(prompt) }
+        let prompt = prompt.filter(|&prompt| prompt > 0).or(total.map(|total| total.saturating_sub(output))).or(prompt);
+        let whole = prompt.map(|prompt| self.all.details().complete(prompt, output, total));
+        let beyond = |whole: Whole| if all_is_prompt { whole.unexplained } else { 0 };
+        let prompt = whole.map(|whole| whole.prompt.saturating_add(beyond(whole)));
+        Statement { output: whole.map(|whole| whole.output), ..self.of_prompt(prompt) }
     }
 
     fn reasoning(&self) -> Option<u64> {

@@ -455,8 +455,8 @@ fn an_event_seen_before_states_its_usage_again() {
 
 #[test]
 fn counts_that_cannot_be_are_ignored() {
-    let strings = ["\"\"", "\"-5\"", "\"1e3\"", "\"7 \"", "\"x7\"", "\"7.0.0\"", "\"1000000000001\""];
-    let others = ["-5", "-1.5", "1e3", "1.5e3", "99999999999999999999", "1000000000001", "[7]", "{\"a\":7}", "true"];
+    let strings = ["\"\"", "\"-5\"", "\"1e\"", "\"7 \"", "\"x7\"", "\"7.0.0\"", "\"1000000000001\""];
+    let others = ["-5", "-1.5", "1e13", "1.5e14", "99999999999999999999", "1000000000001", "[7]", "{\"a\":7}", "true"];
     for count in others.iter().chain(&strings) {
         let usage = format!("{{\"prompt_tokens\":6,\"completion_tokens\":{count}}}");
         assert_eq!(STREAM.usage_unchanged(&chunk(&says("hello world"), &usage)), estimated(6, 2), "{count}");

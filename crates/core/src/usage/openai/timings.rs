@@ -52,13 +52,22 @@ impl Timed {
         Prompt { input: self.all.input.map(share), cached: self.all.cached.map(share) }
     }
 
+    /// What of a stated prompt was cached, where only they tell that, of the one choice.
+    fn told_apart(&self, input: u64, cached: Option<u64>) -> Prompt {
+        let timed = self.last.cached.filter(|_| self.choices == 1 && cached.is_none());
+        match timed.and_then(|timed| Some((input.checked_sub(timed)?, timed))) {
+            Some((input, timed)) => Prompt { input: Some(input), cached: Some(timed) },
+            None => Prompt { input: Some(input), cached },
+        }
+    }
+
     /// What they say where `usage` does not, and of several prompts, of which it states one.
     pub(super) fn complete(&self, stated: Statement, prompts: u64, delivered: bool) -> Statement {
         let several = self.of_prompts(prompts);
         let prompt = if prompts > 1 && several.input.is_some() {
             several
-        } else if stated.input.is_some() {
-            Prompt { input: stated.input, cached: stated.cached_input }
+        } else if let Some(input) = stated.input {
+            self.told_apart(input, stated.cached_input)
         } else {
             self.last
         };

@@ -537,3 +537,177 @@ fn a_chat_may_tell_writes_for_an_hour_too() {
         );
     }
 }
+
+#[test]
+fn numbers_may_have_exponents() {
+    all_state(&[
+        (r#"{"prompt_tokens":1.2e2,"completion_tokens":5e0,"total_tokens":"1.25E+2"}"#, [120, 0, 0, 5]),
+        (r#"{"prompt_tokens":12000e-2,"completion_tokens":0.05e2,"total_tokens":125}"#, [120, 0, 0, 5]),
+        (r#"{"prompt_tokens":1.23456789012e11,"completion_tokens":5}"#, [123_456_789_012, 0, 0, 5]),
+    ]);
+}
+
+#[test]
+fn names_in_camel_case_are_the_same() {
+    let cached =
+        r#"{"inputTokens":10,"outputTokens":5,"totalTokens":125,"cacheReadInputTokens":80,"cacheWriteInputTokens":30}"#;
+    all_state(&[
+        (cached, [10, 80, 30, 5]),
+        (r#"{"promptTokens":10,"completionTokens":5,"totalTokens":15}"#, [10, 0, 0, 5]),
+    ]);
+}
+
+/// Text, with an output of one stated before it and of none behind it.
+fn placeholders() -> Vec<(Case, String)> {
+    let usage = |output: u64| format!("{{\"prompt_tokens\":40,\"completion_tokens\":{output}}}");
+    let chat = chunk(&says(""), &usage(1)) + &chunk(&says("one two three"), "null") + &chunk("", &usage(0));
+    let gemini = |text: &str, output: u64| {
+        let usage = format!("{{\"promptTokenCount\":40,\"candidatesTokenCount\":{output}}}");
+        format!(
+            "data: {{\"candidates\":[{{\"content\":{{\"parts\":[{{\"text\":\"{text}\"}}]}}}}],\"usageMetadata\":{usage}}}\n\n"
+        )
+    };
+    let response = |kind: &str, output: u64| {
+        let usage = format!("{{\"input_tokens\":40,\"output_tokens\":{output}}}");
+        format!("data: {{\"type\":\"response.{kind}\",\"response\":{{\"usage\":{usage}}}}}\n\n")
+    };
+    let delta = "data: {\"type\":\"response.output_text.delta\",\"delta\":\"one two three\"}\n\n";
+    let messages = concat!(
+        "data: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":40,\"output_tokens\":1}}}\n\n",
+        "data: {\"type\":\"content_block_delta\",\"delta\":{\"type\":\"text_delta\",\"text\":\"one two three\"}}\n\n",
+        "data: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":0}}\n\n",
+        "data: {\"type\":\"message_stop\"}\n\n",
+    );
+    vec![
+        (STREAM, chat + "data: [DONE]\n\n"),
+        (Case { endpoint: Endpoint::Messages, ..STREAM }, messages.to_owned()),
+        (
+            Case { endpoint: Endpoint::Responses, ..STREAM },
+            response("in_progress", 1) + delta + &response("completed", 0),
+        ),
+        (Case { endpoint: Endpoint::StreamGenerateContent, ..STREAM }, gemini("one two three", 1) + &gemini("", 0)),
+    ]
+}
+
+#[test]
+fn a_zero_after_a_placeholder_leaves_the_text_to_be_counted() {
+    for (case, response) in placeholders() {
+        let metered = case.usage_unchanged(&response);
+        let expected = super::apis::found(40, &["one two three"], &[]);
+        assert_eq!(metered, expected, "{:?}", case.endpoint);
+    }
+}
+
+#[test]
+fn what_a_total_has_beyond_a_prompt_without_output_is_prompt() {
+    let stated = |[input, cached, _, output]: [u64; 4]| tokens([input, cached, 0, output]);
+    for endpoint in [Endpoint::Embeddings, Endpoint::Rerank, Endpoint::Score, Endpoint::Pooling] {
+        for (usage, expected) in [
+            (r#"{"prompt_tokens":10,"total_tokens":25}"#, [25, 0, 0, 0]),
+            (r#"{"prompt_tokens":0,"total_tokens":25}"#, [25, 0, 0, 0]),
+            (r#"{"total_tokens":25}"#, [25, 0, 0, 0]),
+            (r#"{"prompt_tokens":10,"completion_tokens":3,"total_tokens":13}"#, [10, 0, 0, 3]),
+            (r#"{"prompt_tokens":10,"completion_tokens":3,"total_tokens":20}"#, [17, 0, 0, 3]),
+            (r#"{"prompt_tokens":10,"total_tokens":25,"prompt_tokens_details":{"cached_tokens":15}}"#, [10, 15, 0, 0]),
+        ] {
+            let answer = format!("{{\"data\":[],\"usage\":{usage}}}");
+            let case = Case { endpoint, ..JSON };
+            assert_eq!(counts(case.usage_unchanged(&answer)), stated(expected), "{endpoint:?}: {usage}");
+        }
+        for (meta, expected) in [
+            (r#"{"billed_units":{"input_tokens":7}}"#, [7, 0, 0, 0]),
+            (r#"{"tokens":{"input_tokens":7,"total_tokens":9},"billed_units":{"search_units":1}}"#, [9, 0, 0, 0]),
+            (r#"{"tokens":{"input_tokens":7,"output_tokens":2,"total_tokens":9}}"#, [7, 0, 0, 2]),
+        ] {
+            let answer = format!("{{\"results\":[],\"meta\":{meta}}}");
+            let case = Case { endpoint, ..JSON };
+            assert_eq!(counts(case.usage_unchanged(&answer)), stated(expected), "{endpoint:?}: {meta}");
+        }
+    }
+}
+
+#[test]
+fn geminis_pictures_and_sound_may_lie_beside_its_prompt() {
+    let message = |usage: &str| {
+        let answer = format!(
+            "{{\"candidates\":[{{\"content\":{{\"parts\":[{{\"text\":\"a\"}}]}},\"finishReason\":\"STOP\"}}],\"usageMetadata\":{usage}}}"
+        );
+        counts(Case { endpoint: Endpoint::GenerateContent, ..JSON }.usage_unchanged(&answer))
+    };
+    for (usage, expected) in [
+        (
+            r#"{"promptTokenCount":100,"candidatesTokenCount":9,"totalTokenCount":367,"promptTokensDetails":[{"modality":"IMAGE","tokenCount":258}]}"#,
+            [358, 0, 0, 9],
+        ),
+        (
+            r#"{"promptTokenCount":100,"candidatesTokenCount":9,"totalTokenCount":367,"promptTokensDetails":[{"tokenCount":258,"modality":"AUDIO"},{"modality":"TEXT","tokenCount":100}]}"#,
+            [358, 0, 0, 9],
+        ),
+        (
+            r#"{"promptTokenCount":300,"candidatesTokenCount":9,"totalTokenCount":309,"promptTokensDetails":[{"modality":"IMAGE","tokenCount":258},{"modality":"TEXT","tokenCount":42}]}"#,
+            [300, 0, 0, 9],
+        ),
+        (
+            r#"{"promptTokenCount":300,"candidatesTokenCount":9,"totalTokenCount":359,"thoughtsTokenCount":50,"promptTokensDetails":[{"modality":"TEXT","tokenCount":300}]}"#,
+            [300, 0, 0, 59],
+        ),
+    ] {
+        assert_eq!(message(usage), tokens(expected), "{usage}");
+    }
+}
+
+#[test]
+fn an_anthropic_usage_is_read_wherever_servers_put_it_and_by_openais_names() {
+    let start = |usage: &str| format!("data: {{\"type\":\"message_start\",\"message\":{{\"usage\":{usage}}}}}\n\n");
+    let said = "data: {\"type\":\"content_block_delta\",\"delta\":{\"type\":\"text_delta\",\"text\":\"a\"}}\n\n";
+    let stop = "data: {\"type\":\"message_stop\"}\n\n";
+    let (openai, anthropic) = (
+        r#"{"prompt_tokens":100,"completion_tokens":7,"total_tokens":107,"prompt_tokens_details":{"cached_tokens":80}}"#,
+        r#"{"input_tokens":20,"cache_read_input_tokens":80,"output_tokens":7}"#,
+    );
+    for usage in [openai, anthropic] {
+        for delta in [
+            format!("\"delta\":{{\"stop_reason\":\"end_turn\"}},\"usage\":{usage}"),
+            format!("\"delta\":{{\"stop_reason\":\"end_turn\",\"usage\":{usage}}}"),
+            format!("\"delta\":{{\"stop_reason\":\"end_turn\"}},\"message\":{{\"usage\":{usage}}}"),
+        ] {
+            for event in [
+                format!("data: {{\"type\":\"message_delta\",{delta}}}\n\n"),
+                format!("data: {{{delta},\"type\":\"message_delta\"}}\n\n"),
+            ] {
+                let stream = start(r#"{"input_tokens":3,"output_tokens":1}"#) + said + &event + stop;
+                let metered = Case { endpoint: Endpoint::Messages, ..STREAM }.usage_unchanged(&stream);
+                assert_eq!(counts(metered), tokens([20, 80, 0, 7]), "{stream}");
+            }
+        }
+        let answer =
+            format!("{{\"type\":\"message\",\"content\":[{{\"type\":\"text\",\"text\":\"a\"}}],\"usage\":{usage}}}");
+        let metered = Case { endpoint: Endpoint::Messages, ..JSON }.usage_unchanged(&answer);
+        assert_eq!(counts(metered), tokens([20, 80, 0, 7]), "{answer}");
+    }
+}
+
+#[test]
+fn usage_within_a_choices_delta_or_message_is_its_choices() {
+    let usage = r#"{"prompt_tokens":100,"completion_tokens":7,"prompt_tokens_details":{"cached_tokens":80}}"#;
+    let last = format!("{{\"index\":0,\"delta\":{{\"usage\":{usage}}},\"finish_reason\":\"stop\"}}");
+    let stream = chunk(&says("a"), "null") + &chunk(&last, "null") + "data: [DONE]\n\n";
+    assert_eq!(counts(STREAM.usage_unchanged(&stream)), tokens([20, 80, 0, 7]));
+    let answer =
+        format!("{{\"choices\":[{{\"message\":{{\"content\":\"a\",\"usage\":{usage}}},\"finish_reason\":\"stop\"}}]}}");
+    assert_eq!(counts(JSON.usage_unchanged(&answer)), tokens([20, 80, 0, 7]));
+}
+
+#[test]
+fn what_only_timings_say_is_cached_is_part_of_a_stated_prompt() {
+    let usage = r#"{"prompt_tokens":100,"completion_tokens":7,"total_tokens":107}"#;
+    let answer = |timings: &str| {
+        format!(
+            "{{\"choices\":[{{\"index\":0,\"message\":{{\"content\":\"a\"}},\"finish_reason\":\"stop\"}}],\"usage\":{usage},\"timings\":{timings}}}"
+        )
+    };
+    let timings = r#"{"cache_n":80,"prompt_n":20,"predicted_n":7}"#;
+    assert_eq!(counts(JSON.usage_unchanged(&answer(timings))), tokens([20, 80, 0, 7]));
+    let beyond = r#"{"cache_n":800,"prompt_n":20,"predicted_n":7}"#;
+    assert_eq!(counts(JSON.usage_unchanged(&answer(beyond))), tokens([100, 0, 0, 7]), "no part of such a prompt");
+}

@@ -1,19 +1,30 @@
-//! How rerankers state usage: Jina and those that follow it as `OpenAI`'s embeddings do, Cohere in its `meta`.
+//! How answers state usage that are numbers: embeddings, moderations, scores, ranks. They have a prompt, and mostly no output.
 //!
-//! Source: the API references of Jina (`usage.total_tokens`) and Cohere (`meta.tokens`, `meta.billed_units`). What
-//! Cohere bills as search units is no tokens: `billed_units` counts only where it counts those.
+//! Source: `OpenAI`'s API reference (`CreateEmbeddingResponse`); moderations state nothing there, but do elsewhere
+//! (Mistral, vLLM). Jina's rerankers do as embeddings do (`usage.total_tokens`); Cohere states all of its own in `meta`
+//! (`meta.tokens`, `meta.billed_units`). What Cohere bills as search units is no tokens: `billed_units` counts only where it
+//! counts those.
 
 use super::dialect::{Dialect, Record};
 use super::json::Visitor;
 use super::stated::{Count, Field, Stated, Statement};
+use super::word::Word;
 
 /// What was read of an answer.
 #[derive(Default)]
 pub(super) struct Reader {
-    record: Record<()>,
+    record: Record<Event>,
     usage: Stated,
     tokens: Meta,
     billed: Meta,
+    is_moderation: bool,
+}
+
+/// What is known of the answer itself.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Event {
+    /// What it says that it is, as errors of vLLM do.
+    object: Word<8>,
 }
 
 /// One of the objects in Cohere's `meta`.
@@ -35,24 +46,33 @@ impl Meta {
     }
 
     fn stated(&self) -> Option<Statement> {
-        let input = self.input.last().or(self.total.last())?;
-        Some(Statement { input: Some(input), output: self.output.last().or(Some(0)), ..Statement::default() })
+        let output = self.output.or_zero();
+        let of_total = self.total.last().map(|total| total.saturating_sub(output));
+        let input = self.input.last().max(of_total)?;
+        Some(Statement { input: Some(input), output: Some(output), ..Statement::default() })
+    }
+}
+
+impl Reader {
+    /// Of moderations. Mistral's total has its own questions in it beside the prompt, which the prompt's count leaves out.
+    pub(super) fn of_moderations() -> Self {
+        Self { is_moderation: true, ..Self::default() }
     }
 }
 
 impl Dialect for Reader {
-    type Event = ();
+    type Event = Event;
 
-    fn record(&self) -> &Record<()> {
+    fn record(&self) -> &Record<Event> {
         &self.record
     }
 
-    fn record_mut(&mut self) -> &mut Record<()> {
+    fn record_mut(&mut self) -> &mut Record<Event> {
         &mut self.record
     }
 
     fn stated(&self) -> Statement {
-        let usage = self.usage.of_input();
+        let usage = self.usage.of_input(!self.is_moderation);
         let meta = || self.tokens.stated().or(self.billed.stated()).unwrap_or_default();
         if usage.input.is_some() { usage } else { meta() }
     }
@@ -67,6 +87,9 @@ impl Dialect for Reader {
 pub(super) enum Role {
     Nothing,
     Root,
+    /// What stands in a list in place of an answer.
+    Listed,
+    Object,
     Error,
     Usage(Field),
     Meta,
@@ -82,7 +105,8 @@ impl Visitor for Reader {
     fn member(&self, object: Role, key: &[u8]) -> Role {
         match (object, key) {
             (Role::Root, b"usage") => Role::Usage(Field::Usage),
-            (Role::Root, b"error") | (Role::Error, _) => Role::Error,
+            (Role::Root, b"object") => Role::Object,
+            (Role::Root | Role::Listed, b"error") | (Role::Root, b"errors") | (Role::Error, _) => Role::Error,
             (Role::Root, b"meta") => Role::Meta,
             (Role::Meta, b"tokens") => Role::Tokens(Field::Usage),
             (Role::Meta, b"billed_units") => Role::Billed(Field::Usage),
@@ -98,12 +122,10 @@ impl Visitor for Reader {
     }
 
     fn element(&self, array: Role) -> Role {
-        if array == Role::Error { Role::Error } else { Role::Nothing }
-    }
-
-    fn text(&mut self, role: Role, piece: &[u8]) {
-        if role == Role::Error {
-            self.record.note_error_text(piece);
+        match array {
+            Role::Root => Role::Listed,
+            Role::Error => Role::Error,
+            _ => Role::Nothing,
         }
     }
 
@@ -111,6 +133,14 @@ impl Visitor for Reader {
         match role {
             Role::Usage(Field::Usage) => self.usage.begin(),
             Role::Error => drop(self.record.note_error(first)),
+            _ => {}
+        }
+    }
+
+    fn text(&mut self, role: Role, piece: &[u8]) {
+        match role {
+            Role::Object => self.record.event.object.push(piece),
+            Role::Error => self.record.note_error_text(piece),
             _ => {}
         }
     }
@@ -125,8 +155,10 @@ impl Visitor for Reader {
     }
 
     fn end(&mut self, role: Role) {
-        if role == Role::Usage(Field::Usage) {
-            self.usage.end();
+        match role {
+            Role::Usage(Field::Usage) => drop(self.usage.end()),
+            Role::Root => self.record.failed |= self.record.event.object.bytes() == b"error",
+            _ => {}
         }
     }
 }
