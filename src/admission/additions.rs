@@ -70,7 +70,7 @@ impl Additions {
         let takes_other = open.is_some() && route.takes_completion_tokens(asking);
         let name = match open {
             _ if takes_other => MaximumName::MaxCompletionTokens,
-            Some(OpenMaximum::Null(name)) => name,
+            Some(OpenMaximum::Named(name)) => name,
             Some(OpenMaximum::Any) | None => MaximumName::MaxTokens,
         };
         let known = match name {

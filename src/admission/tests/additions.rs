@@ -41,12 +41,12 @@ fn sent(request: &mut ActiveRequest, upstream: Takes, now: Now) -> Vec<(bool, Ma
         assert!(sent.len() <= 4, "{sent:?}");
         if upstream.is_content_with(request) {
             request.learn_additions(200, now);
-            request.answered(200, "application/json", ContentCoding::Identity);
+            request.answered(200, "application/json", Vec::new());
             return sent;
         }
         if !request.try_otherwise(400) {
             request.learn_additions(400, now);
-            request.answered(400, "application/json", ContentCoding::Identity);
+            request.answered(400, "application/json", Vec::new());
             return sent;
         }
     }
@@ -261,6 +261,8 @@ async fn a_maximum_is_written_where_the_client_has_its_own() {
     for (body, first, tries) in [
         (r#"{"model":"m","max_tokens":null,"messages":[]}"#, OLD, vec![(false, OLD), (false, NEW)]),
         (r#"{"model":"m","max_completion_tokens":null,"messages":[]}"#, NEW, vec![(false, NEW)]),
+        (r#"{"model":"m","max_tokens":-1,"messages":[]}"#, OLD, vec![(false, OLD), (false, NEW)]),
+        (r#"{"model":"m","max_completion_tokens":0,"messages":[]}"#, NEW, vec![(false, NEW)]),
         (r#"{"model":"m","max_tokens":null,"max_completion_tokens":null}"#, OLD, vec![(false, OLD), (false, NEW)]),
     ] {
         let fixture = fixture("", BOUNDED);
@@ -272,8 +274,8 @@ async fn a_maximum_is_written_where_the_client_has_its_own() {
     let fixture = Fixture::new(keys, WORST_CASE, 1000);
     for body in [
         r#"{"model":"m","max_tokens":5000,"messages":[]}"#,
-        r#"{"model":"m","max_tokens":-1,"messages":[]}"#,
-        r#"{"model":"m","max_completion_tokens":0,"messages":[]}"#,
+        r#"{"model":"m","max_tokens":-1,"max_completion_tokens":-1,"messages":[]}"#,
+        r#"{"model":"m","max_completion_tokens":5000,"max_tokens":null,"messages":[]}"#,
     ] {
         let mut request = ask(&fixture, "key_a", body, now()).await;
         assert!(request.change().maximum.is_some(), "{body}");

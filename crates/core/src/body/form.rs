@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     BodyError, Scanned, Shape,
-    multipart::{Head, Part, Parts, fault},
+    multipart::{Head, Part, Parts, error},
 };
 use crate::model_name;
 
@@ -48,13 +48,13 @@ pub(super) fn read(body: &Bytes, content_type: &str) -> Result<Scanned, BodyErro
 fn known(part: &Part<'_>) -> Result<Option<(&'static str, Field)>, BodyError> {
     let name = part.head.name;
     if name.eq_ignore_ascii_case("_charset_") {
-        return Err(fault(part.offset, "it names a charset of its own: send UTF-8 and no _charset_"));
+        return Err(error(part.offset, "it names a charset of its own: send UTF-8 and no _charset_"));
     }
     let stem = name.split('[').next().unwrap_or_default();
     match FIELDS.into_iter().find(|(known, _)| stem.eq_ignore_ascii_case(known)) {
         Some((known, field)) if name == known => Ok(Some((known, field))),
         Some(_) if name != stem => {
-            Err(fault(part.offset, "a field that is no list is named with brackets: leave them out"))
+            Err(error(part.offset, "a field that is no list is named with brackets: leave them out"))
         }
         Some((name, _)) => Err(BodyError::MiscasedField { name, offset: part.offset }),
         None => Ok(None),
@@ -83,7 +83,7 @@ fn text<'a>(name: &'static str, part: &Part<'a>) -> Result<&'a str, BodyError> {
         return Err(BodyError::FileField { name, offset: part.offset });
     }
     if part.head.has_others || !is_plain_text(&part.head, part.content) {
-        return Err(fault(
+        return Err(error(
             part.offset,
             "a field has headers that may change how it is read: send its content-disposition alone",
         ));

@@ -115,7 +115,7 @@ impl<'a> Reader<'a> {
             Some(b'f') => self.literal("false", Kind::False)?,
             Some(b'n') => self.literal("null", Kind::Null)?,
             Some(b'-' | b'0'..=b'9') => Kind::Number(self.number()?),
-            _ => return Err(self.fault("expected a value")),
+            _ => return Err(self.error("expected a value")),
         };
         Ok(Token { span: start..self.at, kind })
     }
@@ -123,13 +123,13 @@ impl<'a> Reader<'a> {
     fn name(&mut self) -> Result<Token<'a>, BodyError> {
         let start = self.at;
         if self.peek() != Some(b'"') {
-            return Err(self.fault("expected a member's name in double quotes"));
+            return Err(self.error("expected a member's name in double quotes"));
         }
         let kind = Kind::Name(self.string()?);
         let span = start..self.at;
         self.skip_whitespace();
         if self.peek() != Some(b':') {
-            return Err(self.fault("expected a colon after the member's name"));
+            return Err(self.error("expected a colon after the member's name"));
         }
         self.at += 1;
         self.expected = Expected::Value;
@@ -152,8 +152,8 @@ impl<'a> Reader<'a> {
         let kind = match (self.in_object(), self.peek()) {
             (true, Some(b'}')) => Kind::ObjectEnd,
             (false, Some(b']')) => Kind::ArrayEnd,
-            (true, _) => return Err(self.fault("expected a comma or a closing brace")),
-            (false, _) => return Err(self.fault("expected a comma or a closing bracket")),
+            (true, _) => return Err(self.error("expected a comma or a closing brace")),
+            (false, _) => return Err(self.error("expected a comma or a closing bracket")),
         };
         self.at += 1;
         self.depth = self.depth.saturating_sub(1);
@@ -164,7 +164,7 @@ impl<'a> Reader<'a> {
 
     fn literal(&mut self, word: &str, kind: Kind<'a>) -> Result<Kind<'a>, BodyError> {
         if !self.rest().starts_with(word.as_bytes()) {
-            return Err(self.fault("expected true, false or null"));
+            return Err(self.error("expected true, false or null"));
         }
         self.at += word.len();
         Ok(kind)
@@ -175,7 +175,7 @@ impl<'a> Reader<'a> {
         self.take(b'-');
         if self.take(b'0') {
             if matches!(self.peek(), Some(b'0'..=b'9')) {
-                return Err(self.fault("a number may not begin with a zero"));
+                return Err(self.error("a number may not begin with a zero"));
             }
         } else {
             self.digits()?;
@@ -192,7 +192,7 @@ impl<'a> Reader<'a> {
 
     fn digits(&mut self) -> Result<(), BodyError> {
         if !matches!(self.peek(), Some(b'0'..=b'9')) {
-            return Err(self.fault("expected a digit"));
+            return Err(self.error("expected a digit"));
         }
         while matches!(self.peek(), Some(b'0'..=b'9')) {
             self.at += 1;
@@ -228,7 +228,7 @@ impl<'a> Reader<'a> {
         let (run, _) = rest.split_at(length); // memchr2 gives a place within `rest`
         if let Some(place) = control_character(run) {
             self.at += place;
-            return Err(self.fault("control characters in a string must be escaped"));
+            return Err(self.error("control characters in a string must be escaped"));
         }
         self.at += length;
         Ok(length as u64)
@@ -242,12 +242,12 @@ impl<'a> Reader<'a> {
                 Ok(1)
             }
             Some(b'u') => self.unicode_escape(),
-            _ => Err(self.fault("unknown escape in a string")),
+            _ => Err(self.error("unknown escape in a string")),
         }
     }
 
     fn unicode_escape(&mut self) -> Result<u64, BodyError> {
-        let unit = code_unit(self.rest()).ok_or_else(|| self.fault("expected four hexadecimal digits after \\u"))?;
+        let unit = code_unit(self.rest()).ok_or_else(|| self.error("expected four hexadecimal digits after \\u"))?;
         self.at += 6;
         Ok(match unit {
             0..0x80 => 1,
@@ -289,7 +289,7 @@ impl<'a> Reader<'a> {
         self.text.get(range).unwrap_or_default()
     }
 
-    fn fault(&self, problem: &'static str) -> BodyError {
+    fn error(&self, problem: &'static str) -> BodyError {
         BodyError::Syntax { offset: self.at, problem }
     }
 }

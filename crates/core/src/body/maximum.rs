@@ -28,6 +28,10 @@ impl Stated {
     fn is_open(&self) -> bool {
         matches!(self, Self::Nowhere | Self::Null(_))
     }
+
+    fn is_there(&self) -> bool {
+        !matches!(self, Self::Nowhere)
+    }
 }
 
 /// The field in which a chat states its maximum. Servers differ in which of the two they take.
@@ -67,6 +71,9 @@ pub(super) struct Maximums {
     tokens: Stated,
     completion_tokens: Stated,
     n_predict: Stated,
+    /// Where the names of the fields stand that a chat has of its own.
+    own_name: Range<usize>,
+    completion_tokens_name: Range<usize>,
 }
 
 impl Maximums {
@@ -77,6 +84,35 @@ impl Maximums {
             Maximum::CompletionTokens => &mut self.completion_tokens,
             Maximum::NPredict => &mut self.n_predict,
         }
+    }
+
+    /// The field's name stands there.
+    pub fn note_name(&mut self, field: Maximum, span: Range<usize>) {
+        match field {
+            Maximum::Own => self.own_name = span,
+            Maximum::CompletionTokens => self.completion_tokens_name = span,
+            Maximum::Tokens | Maximum::NPredict => {}
+        }
+    }
+
+    /// Where the name of a chat's field stands.
+    pub fn name_span(&self, name: MaximumName) -> &Range<usize> {
+        match name {
+            MaximumName::MaxTokens => &self.own_name,
+            MaximumName::MaxCompletionTokens => &self.completion_tokens_name,
+        }
+    }
+
+    /// The one of a chat's fields that is there, and states no maximum; none where both are there, or neither.
+    pub fn only_open(&self, shape: Shape) -> Option<MaximumName> {
+        let is_there = |name| self.named(name, shape).is_there();
+        let name = match (is_there(MaximumName::MaxTokens), is_there(MaximumName::MaxCompletionTokens)) {
+            (true, false) => MaximumName::MaxTokens,
+            (false, true) => MaximumName::MaxCompletionTokens,
+            _ => return None,
+        };
+        let stated = self.named(name, shape);
+        (stated.is_open() || is_none(stated, true, shape)).then_some(name)
     }
 
     /// The greatest number that any field states, if one of the API's own is among them, and none says that there is no

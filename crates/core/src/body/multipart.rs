@@ -47,12 +47,12 @@ impl<'a> Parts<'a> {
         let boundary = boundary::parse(content_type).map_err(|problem| BodyError::ContentType { problem })?;
         // A parser that takes the quotes for a part of the boundary must find nothing.
         if let Some(offset) = memmem::find(body, format!("--\"{boundary}\"").as_bytes()) {
-            return Err(fault(offset, STRAY_BOUNDARY));
+            return Err(error(offset, STRAY_BOUNDARY));
         }
         let delimiter = Finder::new(&format!("--{boundary}")).into_owned();
         let mut parts = Self { body, delimiter, next: None, count: 0 };
         if !body.starts_with(parts.delimiter.needle()) {
-            return Err(fault(0, "it does not begin with its boundary: send nothing before it"));
+            return Err(error(0, "it does not begin with its boundary: send nothing before it"));
         }
         parts.next = parts.after_delimiter(0)?;
         Ok(parts)
@@ -64,24 +64,24 @@ impl<'a> Parts<'a> {
         match self.body.get(end..).unwrap_or_default() {
             [b'\r', b'\n', ..] => Ok(Some(end + 2)),
             [b'-', b'-'] | [b'-', b'-', b'\r', b'\n'] => Ok(None),
-            [b'-', b'-', ..] => Err(fault(end, "it goes on after its closing boundary: end it there")),
-            _ => Err(fault(end, "a boundary is followed by something other than CRLF: end its line there")),
+            [b'-', b'-', ..] => Err(error(end, "it goes on after its closing boundary: end it there")),
+            _ => Err(error(end, "a boundary is followed by something other than CRLF: end its line there")),
         }
     }
 
     fn part(&mut self, start: usize) -> Result<Part<'a>, BodyError> {
         self.count += 1;
         if self.count > MOST_PARTS {
-            return Err(fault(start, "it has more than 1000 parts: send fewer"));
+            return Err(error(start, "it has more than 1000 parts: send fewer"));
         }
         let rest = self.body.get(start..).unwrap_or_default();
         let Some(length) = self.delimiter.find(rest) else {
-            return Err(fault(self.body.len(), "it ends without its closing boundary: send it whole"));
+            return Err(error(self.body.len(), "it ends without its closing boundary: send it whole"));
         };
         let end = start + length;
         // Whatever stands before a boundary is content but for one CRLF (RFC 2046, section 5.1.1).
         let part = rest.get(..length).and_then(|part| part.strip_suffix(b"\r\n"));
-        let part = Part::read(part.ok_or(fault(end, STRAY_BOUNDARY))?, start)?;
+        let part = Part::read(part.ok_or(error(end, STRAY_BOUNDARY))?, start)?;
         self.next = self.after_delimiter(end)?;
         Ok(part)
     }
@@ -108,21 +108,21 @@ impl<'a> Part<'a> {
             } else {
                 "no empty line follows a part's headers: end each line with CRLF and send one"
             };
-            return Err(fault(offset, problem));
+            return Err(error(offset, problem));
         };
         let head = bytes.get(..end).unwrap_or_default();
         let content_offset = end + END_OF_HEAD.len();
         let content = bytes.get(content_offset..).unwrap_or_default();
-        let head = Head::read(head).map_err(|problem| fault(offset, problem))?;
+        let head = Head::read(head).map_err(|problem| error(offset, problem))?;
         if head.length.is_some_and(|stated| stated != content.len().to_string()) {
-            return Err(fault(offset, "a part's content-length is not its length: leave it out"));
+            return Err(error(offset, "a part's content-length is not its length: leave it out"));
         }
         Ok(Self { offset, head, content_offset: offset + content_offset, content })
     }
 }
 
 /// The fault of a form.
-pub(super) fn fault(offset: usize, problem: &'static str) -> BodyError {
+pub(super) fn error(offset: usize, problem: &'static str) -> BodyError {
     BodyError::Form { offset, problem }
 }
 

@@ -57,7 +57,7 @@ impl Scan<'_> {
         let opening = Opening { at, empty: token.kind == Kind::ObjectEnd };
         while let Kind::Name(name) = token.kind {
             match seen.field(name, token.span.start)? {
-                Some(known) => self.member(known)?,
+                Some(known) => self.member(known, token.span)?,
                 None => self.skip()?,
             }
             token = self.reader.token()?;
@@ -66,7 +66,7 @@ impl Scan<'_> {
     }
 
     /// The value of a field. Tables within tables end after three levels, and this with them.
-    fn member(&mut self, known: &Known) -> Result<(), BodyError> {
+    fn member(&mut self, known: &Known, named_at: Range<usize>) -> Result<(), BodyError> {
         let name = known.path;
         match known.field {
             Field::Model => self.name_model(name)?,
@@ -83,7 +83,10 @@ impl Scan<'_> {
                 self.scanned.places.include_usage = Some(span);
             }
             Field::Options(table) => self.scanned.places.options = self.object(name, table)?,
-            Field::Maximum(maximum) => *self.scanned.places.maximums.of(maximum) = self.integer_or_none(name)?,
+            Field::Maximum(maximum) => {
+                self.scanned.places.maximums.note_name(maximum, named_at);
+                *self.scanned.places.maximums.of(maximum) = self.integer_or_none(name)?;
+            }
             Field::Minimum => self.demands.minimum = self.number_if_any()?,
             Field::Budget => self.demands.budget = self.demands.budget.max(self.number_if_any()?),
             Field::Mode => self.demands.is_off = self.is_word("disabled")?,

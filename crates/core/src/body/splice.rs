@@ -20,15 +20,15 @@ pub struct Change {
     /// and where the API's own fields state none, its own field states it. Nothing is raised but
     /// what servers take for none: a zero, and numbers below it. A request without such a field stays as it is.
     pub maximum: Option<u64>,
-    /// The field in which a chat is to state it, where it has a number in neither.
+    /// The field in which a chat is to state it, where it states none: a field of the other name, which says so, is renamed.
     pub name: MaximumName,
 }
 
-/// A chat's fields for its maximum, of which neither says anything.
+/// A chat's fields for its maximum, of which neither states one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenMaximum {
-    /// One of them is there, and is `null`.
-    Null(MaximumName),
+    /// One of them is there, and is `null`, or says that there is none.
+    Named(MaximumName),
     /// Neither is there, or both are `null`.
     Any,
 }
@@ -92,21 +92,16 @@ impl Scanned {
         }
     }
 
-    /// Where a maximum of our own would be written: the fields of a chat that are `null` or not there. `None`: the request
-    /// says something of its maximum, and that is where it stays, or there is one field only.
+    /// Where a maximum of our own would be written: the fields of a chat that are `null`, say that there is none, or are not
+    /// there. `None`: the request states its maximum, and that is where it stays, or the API has one field only.
     #[must_use]
     pub fn open_maximum(&self) -> Option<OpenMaximum> {
         let maximums = &self.places.maximums;
-        if self.shape != Shape::Chat || maximums.is_stated(self.shape) {
+        if self.shape != Shape::Chat {
             return None;
         }
-        let is_null = |name| matches!(maximums.named(name, self.shape), Stated::Null(_));
-        let nulls = [MaximumName::MaxTokens, MaximumName::MaxCompletionTokens].map(is_null);
-        Some(match nulls {
-            [true, false] => OpenMaximum::Null(MaximumName::MaxTokens),
-            [false, true] => OpenMaximum::Null(MaximumName::MaxCompletionTokens),
-            [true, true] | [false, false] => OpenMaximum::Any,
-        })
+        let only = maximums.only_open(self.shape).map(OpenMaximum::Named);
+        only.or_else(|| (!maximums.is_stated(self.shape)).then_some(OpenMaximum::Any))
     }
 
     fn bound(&self, change: &Change, maximum: u64, edits: &mut Edits) {
@@ -115,6 +110,16 @@ impl Scanned {
         let maximums = &self.places.maximums;
         for span in maximums.over(maximum, self.shape) {
             edits.replace(span.clone(), &digits);
+        }
+        // A field that the upstream may not know goes with its value, whatever that was.
+        if let Some(OpenMaximum::Named(named)) = self.open_maximum() {
+            if named != change.name {
+                edits.replace(maximums.name_span(named).clone(), &format!("\"{}\"", change.name.as_str()));
+            }
+            if let Stated::Null(span) = maximums.named(named, self.shape) {
+                edits.replace(span.clone(), &digits);
+            }
+            return;
         }
         if maximums.is_stated(self.shape) {
             return;
@@ -168,7 +173,8 @@ impl Edits {
         if self.replacements.is_empty() {
             return body.clone();
         }
-        self.replacements.sort_by_key(|(span, _)| span.start);
+        // What is put in before a value comes before what stands in its place.
+        self.replacements.sort_by_key(|(span, _)| (span.start, span.end));
         let added: usize = self.replacements.iter().map(|(_, text)| text.len()).sum();
         let mut spliced = BytesMut::with_capacity(body.len() + added);
         let mut copied = 0;

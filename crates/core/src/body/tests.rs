@@ -9,10 +9,10 @@ pub(super) fn scan_text(text: &str, shape: Shape) -> Result<Scanned, BodyError> 
 }
 
 fn chat(text: &str) -> Scanned {
-    scan_text(text, Shape::Chat).unwrap_or_else(|fault| panic!("{text}: {fault}"))
+    scan_text(text, Shape::Chat).unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
-fn fault(text: &str) -> BodyError {
+fn error(text: &str) -> BodyError {
     scan_text(text, Shape::Chat).expect_err(text)
 }
 
@@ -52,13 +52,13 @@ fn the_model_is_decoded() {
 #[test]
 fn a_model_without_a_name_with_a_long_one_or_with_control_characters_is_refused() {
     for written in ["", r"m1\u0000x", r"\n", r"a\u001b[2J", r"\u007f", "\u{7f}", r"\u0085", "\u{9f}"] {
-        assert_eq!(fault(&format!(r#"{{"model":"{written}"}}"#)).field(), Some("model"), "{written:?}");
+        assert_eq!(error(&format!(r#"{{"model":"{written}"}}"#)).field(), Some("model"), "{written:?}");
     }
     let longest = r"\u00e9".repeat(128);
     assert_eq!(chat(&format!(r#"{{"model":"{longest}"}}"#)).model.map(|model| model.len()), Some(256));
     assert!(chat("{}").model.is_none(), "some APIs need none");
     assert!(chat(&format!(r#"{{"model":"{}"}}"#, "m".repeat(256))).model.is_some());
-    assert_eq!(fault(&format!(r#"{{"model":"{}"}}"#, "m".repeat(257))).field(), Some("model"));
+    assert_eq!(error(&format!(r#"{{"model":"{}"}}"#, "m".repeat(257))).field(), Some("model"));
 }
 
 #[test]
@@ -127,9 +127,9 @@ fn the_prompt_is_weighed_by_field() {
 #[test]
 fn what_is_no_object_is_refused() {
     for body in ["", " \n", "[]", "null", "\"{}\"", "x", "1", "\u{a0}{}"] {
-        assert_eq!(fault(body), BodyError::NotAnObject, "{body:?}");
+        assert_eq!(error(body), BodyError::NotAnObject, "{body:?}");
     }
-    assert_eq!(fault("\u{feff}{}"), BodyError::ByteOrderMark);
+    assert_eq!(error("\u{feff}{}"), BodyError::ByteOrderMark);
     let bytes = Bytes::from_static(b"{\"a\":\"\xff\"}");
     assert_eq!(scan(&bytes, Shape::Chat).unwrap_err(), BodyError::NotUtf8 { offset: 6 });
     let overlong = Bytes::from_static(b"{\"\xc1\xad\":1}");
@@ -139,7 +139,7 @@ fn what_is_no_object_is_refused() {
 #[test]
 fn what_follows_the_object_is_refused() {
     for (body, offset) in [("{}{}", 2), ("{} x", 3), ("{},", 2), ("{}\0", 2), ("{}\u{a0}", 2)] {
-        assert_eq!(fault(body), BodyError::TrailingBytes { offset }, "{body:?}");
+        assert_eq!(error(body), BodyError::TrailingBytes { offset }, "{body:?}");
     }
     chat("{} \t\r\n");
 }
@@ -148,18 +148,18 @@ fn what_follows_the_object_is_refused() {
 fn a_field_that_counts_may_be_there_once_however_it_is_escaped() {
     for name in ["model", "mod\\u0065l", "\\u006d\\u006F\\u0064\\u0065\\u006c"] {
         let body = format!(r#"{{"model":"a","{name}":"b"}}"#);
-        assert_eq!(fault(&body), BodyError::DuplicateField { name: "model", offset: 13 });
+        assert_eq!(error(&body), BodyError::DuplicateField { name: "model", offset: 13 });
     }
     for name in
         ["stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "best_of", "prompt", "messages"]
     {
         let escaped = format!("\\u{:04x}{}", name.as_bytes()[0], &name[1..]);
-        let fault = fault(&format!(r#"{{"{name}":null,"{escaped}":null}}"#));
-        assert!(matches!(fault, BodyError::DuplicateField { .. }), "{fault}");
-        assert_eq!(fault.field(), Some(name));
+        let error = error(&format!(r#"{{"{name}":null,"{escaped}":null}}"#));
+        assert!(matches!(error, BodyError::DuplicateField { .. }), "{error}");
+        assert_eq!(error.field(), Some(name));
     }
     let nested = r#"{"stream_options":{"include_usage":true,"x":1,"include\u005fusage":false}}"#;
-    assert_eq!(fault(nested).field(), Some("stream_options.include_usage"));
+    assert_eq!(error(nested).field(), Some("stream_options.include_usage"));
     assert_eq!(chat(r#"{"a":1,"a":2,"mod\u0065l":"m","b":{"model":1,"model":2}}"#).model.as_deref(), Some("m"));
 }
 
@@ -168,10 +168,10 @@ fn a_name_that_some_parsers_take_for_a_field_is_refused() {
     for (spelling, name) in
         [("Model", "model"), ("\\u004dodel", "model"), ("max_to\u{212a}ens", "max_tokens"), ("\u{17f}tream", "stream")]
     {
-        assert_eq!(fault(&format!(r#"{{"{spelling}":null}}"#)), BodyError::MiscasedField { name, offset: 1 });
+        assert_eq!(error(&format!(r#"{{"{spelling}":null}}"#)), BodyError::MiscasedField { name, offset: 1 });
     }
     let nested = r#"{"stream_options":{"Include_Usage":true}}"#;
-    assert_eq!(fault(nested), BodyError::MiscasedField { name: "stream_options.include_usage", offset: 19 });
+    assert_eq!(error(nested), BodyError::MiscasedField { name: "stream_options.include_usage", offset: 19 });
     chat(r#"{"models":1,"mod":1,"model ":1,"MODEL\u0000":1,"max_completion_tokens_":1,"strёam":1}"#);
 }
 
@@ -189,19 +189,19 @@ fn wrong_types_are_refused_by_name() {
     ];
     for (name, values) in cases {
         for value in values {
-            let fault = fault(&format!(r#"{{"{name}":{value}}}"#));
-            assert!(matches!(fault, BodyError::WrongType { offset, .. } if offset == name.len() + 4), "{name}:{value}");
-            assert_eq!(fault.field(), Some(name));
+            let error = error(&format!(r#"{{"{name}":{value}}}"#));
+            assert!(matches!(error, BodyError::WrongType { offset, .. } if offset == name.len() + 4), "{name}:{value}");
+            assert_eq!(error.field(), Some(name));
         }
     }
-    assert_eq!(fault(r#"{"stream_options":{"include_usage":1}}"#).field(), Some("stream_options.include_usage"));
+    assert_eq!(error(r#"{"stream_options":{"include_usage":1}}"#).field(), Some("stream_options.include_usage"));
 }
 
 #[test]
 fn half_a_surrogate_pair_is_refused_where_it_would_be_compared() {
     for half in ["\\ud800", "\\udc00", "\\ud800\\ud800", "\\ud800x", "\\ude00\\ud83d"] {
-        assert_eq!(fault(&format!(r#"{{"model":"a{half}"}}"#)), BodyError::LoneSurrogate { offset: 9 });
-        assert_eq!(fault(&format!(r#"{{"model{half}":1}}"#)), BodyError::LoneSurrogate { offset: 1 });
+        assert_eq!(error(&format!(r#"{{"model":"a{half}"}}"#)), BodyError::LoneSurrogate { offset: 9 });
+        assert_eq!(error(&format!(r#"{{"model{half}":1}}"#)), BodyError::LoneSurrogate { offset: 1 });
         chat(&format!(r#"{{"messages":[{{"content":"cut{half}"}}]}}"#));
     }
 }
@@ -210,10 +210,10 @@ fn half_a_surrogate_pair_is_refused_where_it_would_be_compared() {
 fn depth_is_bounded() {
     let nested = |depth: usize| format!("{{\"x\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
     chat(&nested(127));
-    assert_eq!(fault(&nested(128)), BodyError::TooDeep { offset: 132 });
-    assert_eq!(fault(&format!("{{\"messages\":{}", "[".repeat(1_000_000))), BodyError::TooDeep { offset: 139 });
-    assert_eq!(fault(&"{\"a\":".repeat(1_000_000)), BodyError::TooDeep { offset: 640 });
-    assert_eq!(fault(&"[".repeat(1_000_000)), BodyError::NotAnObject);
+    assert_eq!(error(&nested(128)), BodyError::TooDeep { offset: 132 });
+    assert_eq!(error(&format!("{{\"messages\":{}", "[".repeat(1_000_000))), BodyError::TooDeep { offset: 139 });
+    assert_eq!(error(&"{\"a\":".repeat(1_000_000)), BodyError::TooDeep { offset: 640 });
+    assert_eq!(error(&"[".repeat(1_000_000)), BodyError::NotAnObject);
 }
 
 #[test]
@@ -242,6 +242,6 @@ fn faults_say_what_where_and_what_to_do() {
         (r#"{"model":"\ud800"}"#, "the string at byte 9 has half of a surrogate pair: send both halves or neither"),
     ];
     for (body, message) in cases {
-        assert_eq!(fault(body).to_string(), message);
+        assert_eq!(error(body).to_string(), message);
     }
 }

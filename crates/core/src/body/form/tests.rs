@@ -101,12 +101,12 @@ fn values_of_another_type_are_refused_by_name() {
     ];
     for (name, values) in cases {
         for value in values {
-            let fault = scanned(&[field(name, value)]).unwrap_err();
+            let error = scanned(&[field(name, value)]).unwrap_err();
             assert!(
-                matches!(fault, BodyError::WrongType { offset, .. } if offset == 27 + 39 + name.len() + 4),
-                "{value:?}: {fault}"
+                matches!(error, BodyError::WrongType { offset, .. } if offset == 27 + 39 + name.len() + 4),
+                "{value:?}: {error}"
             );
-            assert_eq!(fault.field(), Some(name));
+            assert_eq!(error.field(), Some(name));
         }
     }
 }
@@ -115,21 +115,21 @@ fn values_of_another_type_are_refused_by_name() {
 fn a_field_that_counts_is_there_once_and_plainly_named() {
     for (name, _) in FIELDS {
         let once = field(name, if name == "model" { "m" } else { "" });
-        let fault = scanned(&[once.clone(), file("file", b"x"), once.clone()]).unwrap_err();
-        assert!(matches!(fault, BodyError::DuplicateField { .. }), "{fault}");
-        assert_eq!(fault.field(), Some(name));
+        let error = scanned(&[once.clone(), file("file", b"x"), once.clone()]).unwrap_err();
+        assert!(matches!(error, BodyError::DuplicateField { .. }), "{error}");
+        assert_eq!(error.field(), Some(name));
         let upper = name.to_uppercase();
-        let fault = scanned(&[field(&upper, "")]).unwrap_err();
-        assert_eq!(fault, BodyError::MiscasedField { name, offset: 27 });
+        let error = scanned(&[field(&upper, "")]).unwrap_err();
+        assert_eq!(error, BodyError::MiscasedField { name, offset: 27 });
         for listed in [format!("{name}[]"), format!("{name}[0]"), format!("{upper}[]"), format!("{name}[")] {
-            let fault = scanned(&[field(&listed, "")]).unwrap_err();
-            assert!(fault.to_string().contains("brackets"), "{listed}: {fault}");
+            let error = scanned(&[field(&listed, "")]).unwrap_err();
+            assert!(error.to_string().contains("brackets"), "{listed}: {error}");
         }
         assert!(scanned(&[field(&format!("{name}s"), "a"), field(&format!("x{name}"), "b"), once]).is_ok());
     }
     for name in ["_charset_", "_Charset_"] {
-        let fault = scanned(&[field(name, "utf-16")]).unwrap_err();
-        assert!(fault.to_string().contains("charset"), "{fault}");
+        let error = scanned(&[field(name, "utf-16")]).unwrap_err();
+        assert!(error.to_string().contains("charset"), "{error}");
     }
     assert_eq!(scanned(&[file("file", b""), file("file", b"")]).unwrap().media, 2, "others may be there twice");
 }
@@ -139,9 +139,9 @@ fn a_field_that_counts_is_no_file() {
     for (name, _) in FIELDS {
         for filename in ["filename=\"\"", "filename=\"a\"", "filename*=utf-8''a"] {
             let part = format!("Content-Disposition: form-data; name=\"{name}\"; {filename}\r\n\r\n1");
-            let fault = scanned(&[part.into_bytes()]).unwrap_err();
-            assert_eq!(fault, BodyError::FileField { name, offset: 27 });
-            assert_eq!(fault.field(), Some(name));
+            let error = scanned(&[part.into_bytes()]).unwrap_err();
+            assert_eq!(error, BodyError::FileField { name, offset: 27 });
+            assert_eq!(error.field(), Some(name));
         }
     }
 }
@@ -172,8 +172,8 @@ fn a_field_that_counts_is_plain_text() {
         ("Content-Encoding: gzip", "m"),
         ("X-Other: y", "m"),
     ] {
-        let fault = with(header, value).unwrap_err();
-        assert!(fault.to_string().contains("headers that may change how it is read"), "{header}: {fault}");
+        let error = with(header, value).unwrap_err();
+        assert!(error.to_string().contains("headers that may change how it is read"), "{header}: {error}");
     }
 }
 
@@ -228,7 +228,7 @@ fn faults_say_what_where_and_what_to_do() {
         ),
     ];
     for (content_type, body, message) in cases {
-        let fault = scan_form(&Bytes::from(body), content_type).unwrap_err();
-        assert_eq!(fault.to_string(), message);
+        let error = scan_form(&Bytes::from(body), content_type).unwrap_err();
+        assert_eq!(error.to_string(), message);
     }
 }

@@ -54,7 +54,7 @@ fn a_form_may_be_empty_and_may_end_with_a_line() {
 #[test]
 fn what_parsers_divide_differently_is_refused() {
     let part = "--XX\nContent-Disposition: form-data; name=\"a\"\n\none\n";
-    for (body, place, fault) in [
+    for (body, place, error) in [
         (String::new(), 0, "begin with its boundary"),
         ("\n--XX--".to_owned(), 0, "begin with its boundary"),
         (format!("preamble\n{part}--XX--"), 0, "begin with its boundary"),
@@ -81,7 +81,7 @@ fn what_parsers_divide_differently_is_refused() {
         ("--XX\n\na: b\n\nc\n--XX--".to_owned(), 6, "has no name"),
     ] {
         let (offset, problem) = problem(&lines(&body));
-        assert!(problem.contains(fault), "{body}: {problem}");
+        assert!(problem.contains(error), "{body}: {problem}");
         assert_eq!(offset, place, "{body}: {problem}");
     }
 }
@@ -164,7 +164,7 @@ fn headers_are_read_as_clients_write_them() {
 #[test]
 fn headers_that_parsers_read_differently_are_refused() {
     let named = "Content-Disposition: form-data; name=\"a\"";
-    for (headers, fault) in [
+    for (headers, error) in [
         ("", "has no name"),
         ("X: y", "has no content-disposition"),
         ("Content-Disposition", "has no name"),
@@ -212,7 +212,7 @@ fn headers_that_parsers_read_differently_are_refused() {
         (&format!("{named}\nContent-Length: 05"), "content-length is not its length"),
     ] {
         match head(headers) {
-            Err(BodyError::Form { offset: 6, problem }) => assert!(problem.contains(fault), "{headers}: {problem}"),
+            Err(BodyError::Form { offset: 6, problem }) => assert!(problem.contains(error), "{headers}: {problem}"),
             other => panic!("{headers}: {other:?}"),
         }
     }

@@ -63,7 +63,7 @@ fn the_maximum_is_lowered_or_stated() {
         ),
         (Shape::Chat, r#"{"n_predict":99}"#, r#"{"max_tokens":5,"n_predict":5}"#),
         (Shape::Chat, r#"{"max_tokens":-1}"#, r#"{"max_tokens":5}"#),
-        (Shape::Chat, r#"{"max_completion_tokens": -2 }"#, r#"{"max_completion_tokens": 5 }"#),
+        (Shape::Chat, r#"{"max_completion_tokens": -2 }"#, r#"{"max_tokens": 5 }"#),
         (
             Shape::Chat,
             r#"{"max_tokens":-1,"max_completion_tokens":3,"n_predict":-1}"#,
@@ -87,14 +87,14 @@ fn a_maximum_of_ours_goes_where_it_is_told_to_unless_the_client_said_something()
         ("{}", Some(OpenMaximum::Any), r#"{"max_tokens":5}"#, r#"{"max_completion_tokens":5}"#),
         (
             r#"{"max_tokens":null}"#,
-            Some(OpenMaximum::Null(old)),
+            Some(OpenMaximum::Named(old)),
             r#"{"max_tokens":5}"#,
-            r#"{"max_completion_tokens":5,"max_tokens":null}"#,
+            r#"{"max_completion_tokens":5}"#,
         ),
         (
             r#"{"max_completion_tokens": null }"#,
-            Some(OpenMaximum::Null(new)),
-            r#"{"max_tokens":5,"max_completion_tokens": null }"#,
+            Some(OpenMaximum::Named(new)),
+            r#"{"max_tokens": 5 }"#,
             r#"{"max_completion_tokens": 5 }"#,
         ),
         (
@@ -110,7 +110,30 @@ fn a_maximum_of_ours_goes_where_it_is_told_to_unless_the_client_said_something()
             r#"{"max_completion_tokens":5,"n_predict":5}"#,
         ),
         (r#"{"max_tokens":9}"#, None, r#"{"max_tokens":5}"#, r#"{"max_tokens":5}"#),
-        (r#"{"max_tokens":-1}"#, None, r#"{"max_tokens":5}"#, r#"{"max_tokens":5}"#),
+        (
+            r#"{"max\u005ftokens":-1}"#,
+            Some(OpenMaximum::Named(old)),
+            r#"{"max\u005ftokens":5}"#,
+            r#"{"max_completion_tokens":5}"#,
+        ),
+        (
+            r#"{"max_completion_tokens" : 0,"n_predict":-1}"#,
+            Some(OpenMaximum::Named(new)),
+            r#"{"max_tokens" : 5,"n_predict":5}"#,
+            r#"{"max_completion_tokens" : 5,"n_predict":5}"#,
+        ),
+        (
+            r#"{"max_completion_tokens":-1,"max_tokens":-1}"#,
+            None,
+            r#"{"max_completion_tokens":5,"max_tokens":5}"#,
+            r#"{"max_completion_tokens":5,"max_tokens":5}"#,
+        ),
+        (
+            r#"{"max_completion_tokens":9,"max_tokens":null}"#,
+            None,
+            r#"{"max_completion_tokens":5,"max_tokens":null}"#,
+            r#"{"max_completion_tokens":5,"max_tokens":null}"#,
+        ),
         (r#"{"max_completion_tokens":9}"#, None, r#"{"max_completion_tokens":5}"#, r#"{"max_completion_tokens":5}"#),
     ] {
         assert_eq!(scan_text(body, Shape::Chat).unwrap().open_maximum(), open, "{body}");
@@ -213,6 +236,11 @@ fn changed(mut value: Value, shape: Shape, change: &Change) -> Value {
     let (layout, Some(maximum)) = (layout(shape), change.maximum) else { return value };
     let Some(first) = layout.own.first() else { return value };
     let is_stated = layout.own.iter().any(|path| at(&value, path).is_number());
+    let open = only_open(&value).filter(|_| shape == Shape::Chat);
+    if let Some(named) = open {
+        value.as_object_mut().unwrap().remove(named);
+        value[change.name.as_str()] = json!(maximum);
+    }
     let is_over = |stated: &Value| stated.as_u64().map_or(stated.is_i64(), |stated| stated > maximum);
     for path in layout.own {
         let stated = at(&value, path);
@@ -225,11 +253,19 @@ fn changed(mut value: Value, shape: Shape, change: &Change) -> Value {
             value[*name] = json!(maximum);
         }
     }
-    if !is_stated {
+    if !is_stated && open.is_none() {
         let path = if shape == Shape::Chat { &[change.name.as_str()] } else { *first };
         set(&mut value, path, maximum);
     }
     value
+}
+
+/// The one of a chat's fields that is there, if it states no maximum.
+fn only_open(value: &Value) -> Option<&'static str> {
+    let fields = ["max_tokens", "max_completion_tokens"].into_iter().filter(|name| value.get(*name).is_some());
+    let [only] = fields.collect::<Vec<_>>()[..] else { return None };
+    let stated = &value[only];
+    (stated.is_null() || stated.as_i64().is_some_and(|stated| stated <= 0)).then_some(only)
 }
 
 /// Sets what is at `path`, in whichever case, and makes the objects that lead there.

@@ -117,7 +117,7 @@ const EXAMPLES: [(Shape, &str, Said); 29] = [
 #[test]
 fn every_api_is_read_as_its_reference_writes_it() {
     for (shape, body, expected) in EXAMPLES {
-        let scanned = scan_text(body, shape).unwrap_or_else(|fault| panic!("{body}: {fault}"));
+        let scanned = scan_text(body, shape).unwrap_or_else(|error| panic!("{body}: {error}"));
         assert_eq!(said(&scanned), expected, "{body}");
     }
     for shape in SHAPES {
@@ -158,16 +158,16 @@ fn no_field_of_any_api_may_be_there_twice_or_be_written_otherwise() {
             let escaped = format!("\\u{:04x}{}", name.as_bytes()[0], &name[1..]);
             for twin in [name, escaped.as_str()] {
                 let body = within(&path, &format!("\"{name}\":{value},\"{twin}\":{value}"));
-                let fault = scan_text(&body, shape).unwrap_err();
-                assert!(matches!(fault, BodyError::DuplicateField { .. }), "{shape:?} {body}: {fault}");
-                assert_eq!(fault.field(), Some(full.as_str()), "{shape:?} {body}");
+                let error = scan_text(&body, shape).unwrap_err();
+                assert!(matches!(error, BodyError::DuplicateField { .. }), "{shape:?} {body}: {error}");
+                assert_eq!(error.field(), Some(full.as_str()), "{shape:?} {body}");
             }
             let swapped = name.replacen(name.chars().next().unwrap(), &name[..1].to_uppercase(), 1);
             for odd in [name.to_uppercase(), swapped] {
                 let body = within(&path, &format!("\"{odd}\":{value}"));
-                let fault = scan_text(&body, shape).unwrap_err();
-                assert!(matches!(fault, BodyError::MiscasedField { .. }), "{shape:?} {body}: {fault}");
-                assert_eq!(fault.field(), Some(full.as_str()), "{shape:?} {body}");
+                let error = scan_text(&body, shape).unwrap_err();
+                assert!(matches!(error, BodyError::MiscasedField { .. }), "{shape:?} {body}: {error}");
+                assert_eq!(error.field(), Some(full.as_str()), "{shape:?} {body}");
             }
             scan_text(&within(&path, &format!("\"{name}\":{value},\"{name}_\":1,\"{name}_\":2")), shape).unwrap();
         }
@@ -182,15 +182,15 @@ fn both_of_geminis_spellings_at_once_are_one_field_twice() {
         (r#"{"generationConfig":{"maxOutputTokens":1,"max_output_tokens":9}}"#, "generationConfig.maxOutputTokens"),
         (r#"{"generation_config":{"candidate_count":1,"candidateCount":9}}"#, "generationConfig.candidateCount"),
     ] {
-        let fault = scan_text(body, Shape::GenerateContent).unwrap_err();
-        assert!(matches!(fault, BodyError::DuplicateField { .. }), "{body}: {fault}");
-        assert_eq!(fault.field(), Some(name));
+        let error = scan_text(body, Shape::GenerateContent).unwrap_err();
+        assert!(matches!(error, BodyError::DuplicateField { .. }), "{body}: {error}");
+        assert_eq!(error.field(), Some(name));
     }
     for body in
         [r#"{"Generation_Config":{}}"#, r#"{"generationconfig":{}}"#, r#"{"generationConfig":{"MAX_OUTPUT_TOKENS":1}}"#]
     {
-        let fault = scan_text(body, Shape::GenerateContent).unwrap_err();
-        assert!(matches!(fault, BodyError::MiscasedField { .. }), "{body}: {fault}");
+        let error = scan_text(body, Shape::GenerateContent).unwrap_err();
+        assert!(matches!(error, BodyError::MiscasedField { .. }), "{body}: {error}");
     }
 }
 
@@ -209,9 +209,9 @@ fn wrong_types_of_every_api_are_refused_by_name() {
         for (path, values) in cases {
             for value in values {
                 let body = within(&path, &format!("\"{}\":{value}", path.last().unwrap()));
-                let fault = scan_text(&body, shape).unwrap_err();
-                assert!(matches!(fault, BodyError::WrongType { .. }), "{shape:?} {body}: {fault}");
-                assert_eq!(fault.field(), Some(path.join(".").as_str()));
+                let error = scan_text(&body, shape).unwrap_err();
+                assert!(matches!(error, BodyError::WrongType { .. }), "{shape:?} {body}: {error}");
+                assert_eq!(error.field(), Some(path.join(".").as_str()));
                 refused += 1;
             }
         }
@@ -265,7 +265,7 @@ fn what_an_api_demands_of_a_maximum_is_read() {
         (Shape::GenerateContent, r#"{"generationConfig":{"thinkingConfig":{"thinkingBudget":-1}}}"#, None, None),
         (Shape::OllamaChat, r#"{"think":true,"thinking":{"budget_tokens":1024}}"#, None, None),
     ] {
-        let scanned = scan_text(body, shape).unwrap_or_else(|fault| panic!("{body}: {fault}"));
+        let scanned = scan_text(body, shape).unwrap_or_else(|error| panic!("{body}: {error}"));
         assert_eq!((scanned.least_maximum, scanned.useful_maximum), (least, useful), "{shape:?} {body}");
     }
 }
@@ -279,7 +279,7 @@ fn whatever_else_is_said_of_thinking_is_the_upstreams_to_judge() {
             format!(r#"{{"thinking":{{"budget_tokens":null,"type":{value}}},"max_tokens":5}}"#),
         ] {
             for shape in [Shape::Chat, Shape::Messages] {
-                let scanned = scan_text(&body, shape).unwrap_or_else(|fault| panic!("{body}: {fault}"));
+                let scanned = scan_text(&body, shape).unwrap_or_else(|error| panic!("{body}: {error}"));
                 assert_eq!((scanned.least_maximum, scanned.maximum), (None, Some(5)), "{shape:?} {body}");
             }
         }
@@ -306,7 +306,7 @@ fn a_field_of_one_api_means_nothing_in_another() {
         (Shape::Rerank, r#"{"stream":"x","prompt":[1],"n":"y"}"#),
         (Shape::Moderations, r#"{"stream":"x","messages":["abc"]}"#),
     ] {
-        let scanned = scan_text(body, shape).unwrap_or_else(|fault| panic!("{body}: {fault}"));
+        let scanned = scan_text(body, shape).unwrap_or_else(|error| panic!("{body}: {error}"));
         let by_default = shape == Shape::OllamaChat;
         assert_eq!(said(&scanned), (None, by_default, None, 1, 0, 0, 0), "{body}");
     }
@@ -329,8 +329,8 @@ fn the_path_names_the_model_and_a_body_may_repeat_it() {
         (r#"{"model":"tunedModels/gemini"}"#, "gemini"),
         (r#"{"model":"Gemini"}"#, "gemini"),
     ] {
-        let fault = named(body, path).unwrap_err();
-        assert_eq!((fault, fault.field()), (BodyError::OtherModel, Some("model")), "{body}");
+        let error = named(body, path).unwrap_err();
+        assert_eq!((error, error.field()), (BodyError::OtherModel, Some("model")), "{body}");
     }
     let kept = named(r#"{"content":{"text":"hi"}}"#, "m").unwrap();
     assert_eq!((kept.prompt_text_bytes, kept.body().len()), (6, 25));
@@ -367,8 +367,8 @@ fn a_list_of_requests_is_one_of_objects() {
     for body in
         [r#"{"requests":{}}"#, r#"{"requests":[1]}"#, r#"{"requests":[[{"model":"m"}]]}"#, r#"{"requests":"m"}"#]
     {
-        let fault = scan_text(body, Shape::BatchEmbedContents).unwrap_err();
-        assert!(matches!(fault, BodyError::WrongType { name: "requests", .. }), "{body}: {fault}");
+        let error = scan_text(body, Shape::BatchEmbedContents).unwrap_err();
+        assert!(matches!(error, BodyError::WrongType { name: "requests", .. }), "{body}: {error}");
     }
     for body in [r#"{"requests":[{"model":"m","model":"m"}]}"#, r#"{"requests":[{"Model":"m"}]}"#] {
         assert_eq!(scan_text(body, Shape::BatchEmbedContents).unwrap_err().field(), Some("requests.model"), "{body}");
@@ -379,8 +379,8 @@ fn a_list_of_requests_is_one_of_objects() {
 fn no_answer_is_made_in_the_background() {
     let scan = |value: &str| scan_text(&format!(r#"{{"model":"m","background":{value}}}"#), Shape::Responses);
     assert!(scan("false").is_ok() && scan("null").is_ok());
-    let fault = scan("true").unwrap_err();
-    assert_eq!((fault, fault.field()), (BodyError::Background { offset: 26 }, Some("background")));
+    let error = scan("true").unwrap_err();
+    assert_eq!((error, error.field()), (BodyError::Background { offset: 26 }, Some("background")));
     // Some servers take these for `true`.
     for value in [r#""true""#, "1", "[true]"] {
         assert!(matches!(scan(value), Err(BodyError::WrongType { name: "background", .. })), "{value}");
@@ -390,6 +390,6 @@ fn no_answer_is_made_in_the_background() {
 
 #[test]
 fn json_is_no_form() {
-    let fault = scan_text(r#"{"model":"m"}"#, Shape::Form).unwrap_err();
-    assert_eq!(fault.to_string(), "the content-type is not that of a form: send multipart/form-data");
+    let error = scan_text(r#"{"model":"m"}"#, Shape::Form).unwrap_err();
+    assert_eq!(error.to_string(), "the content-type is not that of a form: send multipart/form-data");
 }
