@@ -3,10 +3,12 @@
 //! piece by piece, whose taker bounds what they come to.
 
 mod codec;
+mod layers;
 
 use http::{HeaderMap, header};
 
 use self::codec::{Codec, Step};
+pub use self::layers::Layers;
 
 /// How a body is encoded, by its Content-Encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,14 +31,25 @@ impl ContentCoding {
     /// What a message's headers say.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Self {
-        let lines = headers.get_all(header::CONTENT_ENCODING).iter();
-        let codings = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-        let mut codings = codings.map(Self::named).filter(|coding| *coding != Self::Identity);
+        let mut codings = Self::all(headers);
         match (codings.next(), codings.next()) {
             (None, _) => Self::Identity,
             (Some(only), None) => only,
             (Some(_), Some(_)) => Self::Unknown,
         }
+    }
+
+    /// The codings that a message's headers name, in the order in which they were applied.
+    fn all(headers: &HeaderMap) -> impl Iterator<Item = Self> {
+        let lines = headers.get_all(header::CONTENT_ENCODING).iter();
+        let codings = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+        codings.map(Self::named).filter(|coding| *coding != Self::Identity)
+    }
+
+    /// Those of them that can be undone.
+    #[must_use]
+    pub fn known(headers: &HeaderMap) -> Vec<Self> {
+        Self::all(headers).filter(|coding| *coding != Self::Unknown).collect()
     }
 
     fn named(name: &[u8]) -> Self {

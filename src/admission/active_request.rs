@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     accounting::OutboxError,
-    encoding::{ContentCoding, Decoder},
+    encoding::ContentCoding,
     keys::{
         Key,
         revocation::{RevocationEntry, RevocationGuard},
@@ -209,14 +209,13 @@ impl ActiveRequest {
 
     /// The response's head is there: from here on its bytes are metered, if it is one that
     /// uses tokens. Of one that is encoded no event is taken out.
-    pub fn answered(&mut self, status: u16, content_type: &str, coding: ContentCoding) {
+    pub fn answered(&mut self, status: u16, content_type: &str, codings: Vec<ContentCoding>) {
         self.status = status;
         let succeeded = (200..300).contains(&status);
         self.meter = succeeded.then(|| {
-            let decoder = Decoder::new(coding);
-            let removes_usage_event = self.change.include_usage && decoder.is_none();
+            let removes_usage_event = self.change.include_usage && codings.is_empty();
             let meter = Meter::new(self.admitted.endpoint, Form::of_content_type(content_type), removes_usage_event);
-            ResponseMeter::new(meter.of_prompts(self.prompt.count()), decoder)
+            ResponseMeter::new(meter.of_prompts(self.prompt.count()), codings)
         });
     }
 
@@ -345,7 +344,7 @@ impl ActiveRequest {
 
     fn read_meter(&mut self, outcome: &Outcome<'_>) -> Charge {
         let complete = outcome.complete || self.has_ended();
-        let Some(meter) = self.meter.take() else {
+        let Some(mut meter) = self.meter.take() else {
             let metered = self.unmetered(outcome.is_aborted(complete));
             return Charge { complete, ..Charge::new(&self.admitted, metered, false) };
         };
@@ -418,7 +417,7 @@ mod tests {
     async fn a_meter_that_panics_fails_its_request_and_leaks_nothing() {
         let fixture = Fixture::of(record("key_a"));
         let mut request = fixture.admitted(r#"{"model":"m","max_tokens":5,"messages":[]}"#).await;
-        request.meter = Some(ResponseMeter::new(Meter::broken(), None));
+        request.meter = Some(ResponseMeter::new(Meter::broken(), Vec::new()));
         let account = request.admitted.key.account.clone();
         let limits = request.admitted.limits;
         let failed = catch_unwind(AssertUnwindSafe(move || drop(request.pass(Bytes::from_static(b"{}")))));

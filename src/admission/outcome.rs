@@ -46,6 +46,10 @@ impl Outcome<'_> {
     pub fn of_upstream(&self, status: u16, complete: bool, failed: bool) -> UpstreamOutcome {
         match (self.rejection, status) {
             _ if failed => UpstreamOutcome::UpstreamError,
+            // What breaks behind the end of a response takes nothing from it.
+            (Some(Rejection::Upstream { .. } | Rejection::UpstreamTimeout { .. }), 1..400) if complete => {
+                UpstreamOutcome::Success
+            }
             (Some(Rejection::UpstreamCredential { .. }), _) | (_, 401 | 403) => UpstreamOutcome::CredentialRefused,
             (Some(Rejection::UpstreamTimeout { .. }), _) => UpstreamOutcome::Timeout,
             (_, 429) => UpstreamOutcome::RateLimited,
@@ -84,6 +88,8 @@ mod tests {
             (Some(&slow), 200, false, Of::Timeout),
             (Some(&broke), 0, false, Of::Unreachable),
             (Some(&broke), 200, false, Of::BrokenOff),
+            (Some(&broke), 200, true, Of::Success),
+            (Some(&slow), 200, true, Of::Success),
             (Some(&revoked), 200, false, Of::Abandoned),
             (None, 200, false, Of::Abandoned),
             (None, 0, false, Of::Abandoned),

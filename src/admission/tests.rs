@@ -25,7 +25,6 @@ use keymeter_core::{
 
 use self::fixture::{Fixture, admit, at, limited, now, record, settings, settings_with};
 use super::*;
-use crate::encoding::ContentCoding;
 
 const HOUR: Duration = Duration::from_hours(1);
 const CHAT: &str = r#"{"model":"m","messages":[{"role":"user","content":"hello"}]}"#;
@@ -41,7 +40,7 @@ const ANSWER: &[u8] =
     br#"{"choices":[{"message":{"content":"word"}}],"usage":{"prompt_tokens":7,"completion_tokens":5}}"#;
 
 fn answer(request: &mut ActiveRequest) {
-    request.answered(200, "application/json", ContentCoding::Identity);
+    request.answered(200, "application/json", Vec::new());
     assert_eq!(request.pass(Bytes::from_static(ANSWER)), ANSWER);
 }
 
@@ -280,7 +279,7 @@ async fn worst_case_without_any_maximum_does_not_wait_until_the_whole_minute_is_
         let mut request = fixture.admitted(CHAT).await;
         let prompt = request.standing(now()).tokens.used - request.change().maximum.unwrap() - (2000 - left);
         assert_eq!(request.change().maximum, Some(left - prompt), "all that is left");
-        request.answered(200, "application/json", ContentCoding::Identity);
+        request.answered(200, "application/json", Vec::new());
         drop(request.pass(Bytes::from_static(br#"{"usage":{"prompt_tokens":38,"completion_tokens":13}}"#)));
         request.settle(&Outcome { status: Some(200), complete: true, ..Outcome::default() }, now());
     }
@@ -299,7 +298,7 @@ async fn worst_case_of_what_has_no_maximum_waits_for_what_such_answers_take_and_
         let mut request = admitted.map_err(|refused| refused.rejection.message()).unwrap();
         assert_eq!(request.standing(now()).tokens.used, 5000, "after {used}, all that is left");
         assert_eq!(scanned.splice(request.change()), &body[..], "and nothing is changed");
-        request.answered(200, "application/json", ContentCoding::Identity);
+        request.answered(200, "application/json", Vec::new());
         drop(
             request.pass(Bytes::from_static(br#"{"usage":{"input_tokens":38,"output_tokens":13,"total_tokens":51}}"#)),
         );

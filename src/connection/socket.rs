@@ -63,12 +63,19 @@ impl<S: AsyncWrite + Unpin> Drop for Socket<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
+    /// Whoever waits for the client has written all that there is at present. Pingora leaves a response of a stated length in
+    /// the buffer until that is full, however long the rest takes.
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if read.is_pending() {
+            // A failure is told to whoever writes next.
+            let _ = Pin::new(&mut self.stream).poll_flush(context);
+        }
+        read
     }
 }
 

@@ -83,6 +83,9 @@ fn a_header_says_the_coding() {
     ] {
         assert_eq!(coding(lines), expected, "{lines:?}");
     }
+    let named =
+        HeaderMap::from_iter([(header::CONTENT_ENCODING, HeaderValue::from_static("br, utf-8, identity, GZIP"))]);
+    assert_eq!(ContentCoding::known(&named), [ContentCoding::Brotli, ContentCoding::Gzip]);
     assert!(Decoder::new(ContentCoding::Identity).is_none() && Decoder::new(ContentCoding::Unknown).is_none());
 }
 

@@ -92,7 +92,7 @@ pub(super) fn begin(session: &Session, state: &mut RequestState, head: &mut Resp
             running.body = None;
             let text = |name| head.headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
             let content_type = text(header::CONTENT_TYPE).unwrap_or_default();
-            running.request.answered(head.status.as_u16(), content_type, ContentCoding::of(&head.headers));
+            running.request.answered(head.status.as_u16(), content_type, ContentCoding::known(&head.headers));
             let has_no_body = has_no_body(head);
             let (api, now) = (running.request.admitted().endpoint.api(), Now::read());
             running.request.learn_additions(head.status.as_u16(), now);
@@ -177,7 +177,7 @@ pub(super) fn pass(state: &mut RequestState, body: &mut Option<Bytes>, end_of_st
 /// The response has come to its end.
 fn close(running: &mut Running) -> Result<()> {
     let closed = running.request.close(Now::read());
-    closed.map_err(|fault| Error::explain(LEDGER_UNAVAILABLE, fault.to_string()).into_in())
+    closed.map_err(|error| Error::explain(LEDGER_UNAVAILABLE, error.to_string()).into_in())
 }
 
 /// What was held back of a response that ends with trailers, and then what the proxy within adds.
@@ -242,6 +242,9 @@ pub(super) async fn fail(
     error: &Error,
 ) -> Option<FailToProxy> {
     let rejection = verdict(state, error)?;
+    if is_behind_the_end(state, &rejection) {
+        return Some(FailToProxy { error_code: 0, can_reuse_downstream: false });
+    }
     let status = rejection.status().as_u16();
     if let RequestState::Running(running) = state {
         let answered = session.response_written().map(|head| head.status).filter(|status| !status.is_informational());
@@ -261,6 +264,14 @@ pub(super) async fn fail(
     };
     state.fail(rejection);
     Some(FailToProxy { error_code: status, can_reuse_downstream: can_reuse })
+}
+
+/// Whether the upstream failed behind the end of its response: it said that more was to come, and the client has all that
+/// there is.
+fn is_behind_the_end(state: &RequestState, rejection: &Rejection) -> bool {
+    let RequestState::Running(running) = state else { return false };
+    let is_of_upstream = matches!(rejection, Rejection::Upstream { .. } | Rejection::UpstreamTimeout { .. });
+    is_of_upstream && running.request.has_ended()
 }
 
 /// What a failure means to the client; `None`: nothing that we should say.
@@ -296,8 +307,17 @@ async fn write_error_event(session: &mut Session, state: &RequestState, rejectio
         return;
     }
     let event = rejection.event(request.admitted().endpoint, request.request_id().as_str());
+    if room_left(session).is_some_and(|room| event.len() > room) {
+        return;
+    }
     // The client may be gone by now: then there is nobody to tell.
     let _ = respond::write_last(session, event.into()).await;
+}
+
+/// What may still be written of a response whose head states its length. An event that is cut is worse than none.
+fn room_left(session: &Session) -> Option<usize> {
+    let length = session.response_written()?.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?;
+    Some(length.parse::<usize>().ok()?.saturating_sub(session.body_bytes_sent()))
 }
 
 #[cfg(test)]

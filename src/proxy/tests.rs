@@ -38,7 +38,6 @@ use tokio::{
 use self::probe::{BODY, MARK, Probe, Steps, call};
 use super::*;
 use crate::{
-    encoding::ContentCoding,
     keys::{Resolver, YamlSource},
     limits::account::Accounts,
     observe::{access_log::AccessLog, metrics::Metrics},
@@ -388,7 +387,7 @@ async fn what_is_held_back_of_a_stream_goes_before_what_the_proxy_within_adds_to
     let mut bench = Bench::new(SECRET, r#"{"model": "m", "stream": true}"#).await;
     assert!(bench.gated.request_filter(&mut bench.session, &mut bench.context).await.unwrap());
     let RequestState::Running(running) = &mut bench.context.state else { panic!("it is admitted") };
-    running.request.answered(200, "text/event-stream", ContentCoding::Identity);
+    running.request.answered(200, "text/event-stream", Vec::new());
     let mut event = Some(Bytes::from("data: {\"half\""));
     response::pass(&mut bench.context.state, &mut event, false).unwrap();
     assert_eq!(event.as_deref(), Some(&b""[..]), "it may yet be the usage that only we asked for");

@@ -166,9 +166,11 @@ async fn what_is_not_encoded_as_it_says_is_not_free() {
     let answer = completion("m", 4).to_string();
     let (words, _) = answer.split_at(answer.len() / 2);
     for (coding, body, source, output) in [
-        ("br", answer.clone().into_bytes(), "estimated", None),
+        ("br", answer.clone().into_bytes(), "upstream", Some(4)),
         ("compress", vec![0x1f, 0x9d, 0x90, 0xff], "estimated", Some(0)),
-        ("gzip, br", brotli(&[&answer]), "estimated", Some(0)),
+        ("gzip, br", brotli(&[&answer]), "upstream", Some(4)),
+        ("utf-8", gzip(&[&answer]), "upstream", Some(4)),
+        ("gzip", brotli(&[&answer]), "estimated", None),
         ("zstd", vec![0xff; 100], "estimated", Some(0)),
         ("gzip", gzip(&[words])[..30].to_vec(), "estimated", None),
         ("utf-8", answer.clone().into_bytes(), "upstream", Some(4)),

@@ -18,7 +18,7 @@ async fn reserved(fixture: &Fixture, key: &str) -> u64 {
 /// A request of this key, of which the upstream states so many tokens.
 async fn ends(fixture: &Fixture, key: &str, prompt: u64, output: u64) {
     let mut request = fixture.ask(&format!("sk-{key}"), LONG, now()).await.ok().unwrap();
-    request.answered(200, "application/json", ContentCoding::Identity);
+    request.answered(200, "application/json", Vec::new());
     let answer = format!(
         r#"{{"choices":[{{"message":{{"content":"word"}}}}],"usage":{{"prompt_tokens":{prompt},"completion_tokens":{output}}}}}"#
     );
@@ -68,7 +68,7 @@ async fn where_nothing_is_stated_a_prompt_is_charged_as_its_familys_template_cou
     ] {
         let fixture = Fixture::of(record("key_a"));
         let mut request = fixture.admitted(body).await;
-        request.answered(200, "application/json", ContentCoding::Identity);
+        request.answered(200, "application/json", Vec::new());
         let _ = request.pass(Bytes::from_static(br#"{"choices":[{"message":{"content":"Hello there"}}]}"#));
         request.settle(&Outcome { status: Some(200), complete: true, ..Outcome::default() }, now());
         let line = fixture.lines().pop().unwrap();

@@ -12,14 +12,14 @@ models: [{name: m, input: "1000", output: "10000"}]
 /// A key whose wallet has $10, of which all is granted.
 fn fixture() -> Fixture {
     let fixture = Fixture::new(vec![KeyRecord { wallet: Some("ada".into()), ..record("key_a") }], PRICED, 1000);
-    hear(&fixture, "10", "10", "0");
+    grant(&fixture, "10", "10", "0");
     fixture
 }
 
-fn hear(fixture: &Fixture, balance: &str, granted: &str, counted: &str) {
+fn grant(fixture: &Fixture, balance: &str, granted: &str, counted: &str) {
     let [balance, granted, counted] = [balance, granted, counted].map(|text| text.parse().unwrap());
     let allowance = Some(Allowance { version: 1, granted, counted, lasts: Duration::from_mins(1) });
-    fixture.resolver.wallets().of(&"ada".into()).hear(&BalanceUpdate { balance, allowance }, now().moment);
+    fixture.resolver.wallets().of(&"ada".into()).update(&BalanceUpdate { balance, allowance }, now().moment);
 }
 
 #[tokio::test]
@@ -62,7 +62,7 @@ async fn the_lesser_of_the_minute_and_the_wallet_holds_an_answer_of_unknown_leng
     for (tokens, expected) in [(5_000, 900..=1000), (500, 400..=500)] {
         let record = KeyRecord { wallet: Some("ada".into()), ..limited("key_a", 10, tokens, 10) };
         let fixture = Fixture::new(vec![record], PRICED, 1000);
-        hear(&fixture, "10", "10", "0");
+        grant(&fixture, "10", "10", "0");
         let maximum = fixture.admitted(r#"{"model":"m","messages":[]}"#).await.change().maximum.unwrap();
         assert!(expected.contains(&maximum), "{maximum} of {tokens}");
     }
@@ -73,7 +73,7 @@ async fn a_wallet_of_which_nothing_is_known_pays_for_nothing_where_nobody_can_be
     let fixture =
         Fixture::new(vec![KeyRecord { wallet: Some("ada".into()), ..limited("key_a", 5, 90_000, 5) }], PRICED, 1000);
     assert_eq!(code(fixture.ask("sk-key_a", CHAT, now()).await), "insufficient_quota");
-    hear(&fixture, "100", "100", "0");
+    grant(&fixture, "100", "100", "0");
     let request = fixture.admitted(r#"{"model":"m","max_tokens":9,"messages":[]}"#).await;
     assert_eq!(
         (request.standing(now()).requests.used, request.standing(now()).running),
