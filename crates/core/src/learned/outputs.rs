@@ -1,4 +1,6 @@
-//! How long a key's last answers of a model were, and the longest that is to be expected.
+//! How long the last answers of a model were, and the longest that is to be expected: of one key, and of a crowd of keys.
+
+use super::key_tag::KeyTag;
 
 /// The last outputs, of which every 16th makes the percentile be found anew; while there are few, each does.
 #[derive(Debug, Default)]
@@ -44,13 +46,51 @@ impl Outputs {
         self.percentile
     }
 
-    /// The 95th percentile by nearest rank.
     fn find(&self) -> Option<u32> {
-        let mut outputs = self.ring.clone();
-        let rank = (outputs.len() * 95).div_ceil(100).checked_sub(1)?;
-        // The rank is below the length, which is not 0.
-        let (_, percentile, _) = outputs.select_nth_unstable(rank);
-        Some(*percentile)
+        percentile_of(self.ring.clone(), 0)
+    }
+}
+
+/// The 95th percentile by nearest rank, the `odd` greatest left out.
+fn percentile_of(mut outputs: Vec<u32>, odd: usize) -> Option<u32> {
+    let rank = (outputs.len() * 95).div_ceil(100).min(outputs.len().saturating_sub(odd)).checked_sub(1)?;
+    // The rank is below the length, which is not 0.
+    let (_, percentile, _) = outputs.select_nth_unstable(rank);
+    Some(*percentile)
+}
+
+/// The last output of each of the keys that were heard last: what many keys say with one answer each, of which none says
+/// more than any other.
+#[derive(Debug, Default)]
+pub(super) struct Crowd {
+    last: Vec<(KeyTag, u32)>,
+    next: usize,
+    percentile: Option<u32>,
+}
+
+const CROWD: usize = 64;
+
+impl Crowd {
+    /// Takes in one output of a key. Says whether something else is to be expected now.
+    pub fn push(&mut self, key: KeyTag, output: u64) -> bool {
+        let output = u32::try_from(output).unwrap_or(u32::MAX);
+        if let Some((_, last)) = self.last.iter_mut().find(|(other, _)| *other == key) {
+            *last = output;
+        } else if let Some(oldest) = self.last.get_mut(self.next) {
+            *oldest = (key, output);
+            self.next = (self.next + 1) % CROWD;
+        } else {
+            self.last.push((key, output));
+            self.next = self.last.len() % CROWD;
+        }
+        let outputs = || self.last.iter().map(|(_, output)| *output).collect();
+        let percentile = (self.last.len() >= SOME).then(outputs).and_then(|outputs| percentile_of(outputs, 1));
+        std::mem::replace(&mut self.percentile, percentile) != percentile
+    }
+
+    /// The 95th percentile, where there are some keys. The greatest of all, which is one key's alone, never is.
+    pub fn expected(&self) -> Option<u32> {
+        self.percentile
     }
 }
 
@@ -93,6 +133,24 @@ mod tests {
         assert_eq!(outputs.expected(), Some(1));
         assert!(outputs.push(50));
         assert_eq!(outputs.expected(), Some(50));
+    }
+
+    #[test]
+    fn of_a_crowd_each_key_says_one_output() {
+        let (mut crowd, key) = (Crowd::default(), |number| KeyTag::from_number(number));
+        (0..500).for_each(|_| assert!(!crowd.push(key(1), 9000)));
+        (2..5).for_each(|number| assert!(!crowd.push(key(number), 10)));
+        assert_eq!(crowd.expected(), None, "4 keys are too few");
+        assert!(crowd.push(key(5), 20));
+        assert_eq!(crowd.expected(), Some(20), "the greatest is one key's alone");
+        for number in 6..=40 {
+            let _ = crowd.push(key(number), 10);
+        }
+        assert_eq!(crowd.expected(), Some(10), "the 38th of 40");
+        for number in 100..400 {
+            let _ = crowd.push(key(number), 30);
+        }
+        assert_eq!((crowd.expected(), crowd.last.len()), (Some(30), CROWD), "the last are heard");
     }
 
     #[test]

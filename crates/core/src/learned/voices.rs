@@ -12,7 +12,7 @@ use super::{
     fit::Fit,
     key_tag::KeyTag,
     makeup::{ANSWER, Answer, PROMPT, Prompt, real, whole},
-    outputs::Outputs,
+    outputs::{Crowd, Outputs},
     template::Family,
 };
 use crate::api::Endpoint;
@@ -41,8 +41,13 @@ pub struct Lesson {
 
 /// Keys that have a voice.
 const MOST_VOICES: usize = 16;
-/// A voice that was not heard for so many lessons of others may be replaced.
+/// A voice that was not heard for so many lessons of others may be replaced,
 const SILENT: u64 = 1024;
+/// and one that taught little sooner: for so many times its own lessons.
+const SILENT_FOR_EACH: u64 = 128;
+/// The first outputs of a voice go to the crowd, and later one in so many.
+const CROWDED: u32 = 8;
+const CROWDED_LATER: u32 = 16;
 /// So many lessons make a voice that its key is estimated by.
 const ENOUGH: u32 = 8;
 /// The first lessons are all learned, and later one in so many.
@@ -60,6 +65,8 @@ const MOST_TOKENS: u64 = 1 << 24;
 #[derive(Debug, Default)]
 struct Voices {
     all: Vec<Voice>,
+    /// What the keys say together, those without a voice among them.
+    crowd: Crowd,
     /// How many lessons there were.
     lessons: u64,
 }
@@ -103,7 +110,11 @@ impl Learned {
     #[must_use]
     pub fn learn(&self, lesson: &Lesson) -> bool {
         let mut voices = self.voices.lock();
-        let Some(at) = voices.hear(lesson.key, self.family) else { return false };
+        let heard = voices.hear(lesson.key, self.family);
+        if voices.tell_crowd(lesson, heard) {
+            self.publish_shared(&voices);
+        }
+        let Some(at) = heard else { return false };
         let Some(voice) = voices.all.get_mut(at) else { return false };
         let is_due = voice.lessons <= FIRST || voice.lessons.is_multiple_of(LATER);
         let mut is_news = lesson.output.is_some_and(|output| voice.outputs.push(output));
@@ -159,6 +170,10 @@ impl Learned {
         own.key.store(voice.key.number(), Ordering::Relaxed);
         own.published.write(&voice.fitted(), voice.outputs.expected().map_or(DEFAULT_OUTPUT, u64::from));
         own.known.store(voice.known(), Ordering::Relaxed);
+        self.publish_shared(voices);
+    }
+
+    fn publish_shared(&self, voices: &Voices) {
         self.shared.write(&voices.median(Priors::of(self.family)), voices.expected_output());
     }
 }
@@ -174,10 +189,9 @@ impl Voices {
                 self.all.len() - 1
             }
             None => {
-                let (at, voice) = self.all.iter_mut().enumerate().min_by_key(|(_, voice)| voice.heard)?;
-                if self.lessons - voice.heard <= SILENT {
-                    return None;
-                }
+                let lessons = self.lessons;
+                let silent = self.all.iter_mut().enumerate().filter(|(_, voice)| voice.is_silent(lessons));
+                let (at, voice) = silent.min_by_key(|(_, voice)| voice.heard)?;
                 *voice = Voice::new(key, family);
                 at
             }
@@ -186,6 +200,14 @@ impl Voices {
         voice.heard = self.lessons;
         voice.lessons = voice.lessons.saturating_add(1);
         Some(at)
+    }
+
+    /// Tells the crowd what a key's answer took, which has its voice `at` that place or none. Says whether that changes what
+    /// the crowd says.
+    fn tell_crowd(&mut self, lesson: &Lesson, at: Option<usize>) -> bool {
+        let lessons = at.and_then(|at| self.all.get(at)).map_or(0, |voice| voice.lessons);
+        let is_due = lessons <= CROWDED || lessons.is_multiple_of(CROWDED_LATER);
+        lesson.output.filter(|_| is_due).is_some_and(|output| self.crowd.push(lesson.key, output))
     }
 
     /// What most voices say, the table's among them.
@@ -206,8 +228,9 @@ impl Voices {
 
     fn expected_output(&self) -> u64 {
         let percentiles = self.all.iter().filter_map(|voice| voice.outputs.percentile());
-        // The default is below 2^53.
-        whole(median(real(DEFAULT_OUTPUT), percentiles.map(f64::from)))
+        let of_crowd = self.crowd.expected().map_or(DEFAULT_OUTPUT, u64::from);
+        // Both are below 2^53.
+        whole(median(real(of_crowd), percentiles.map(f64::from)))
     }
 }
 
@@ -253,6 +276,12 @@ impl Voice {
             answers: 0,
             outputs: Outputs::default(),
         }
+    }
+
+    /// Whether another may have its place when there were so many lessons.
+    fn is_silent(&self, lessons: u64) -> bool {
+        let patience = SILENT.min(SILENT_FOR_EACH * u64::from(self.lessons));
+        lessons - self.heard > patience
     }
 
     fn wants_tokens(&self) -> bool {
@@ -459,6 +488,26 @@ mod tests {
         (0..20).for_each(|_| ends(&learned, tag(99), 4000, 1500, 700));
         assert_eq!(estimates(&learned, tag(99))[1], 700);
         assert_eq!(learned.voices.lock().all.len(), MOST_VOICES);
+    }
+
+    #[test]
+    fn keys_that_come_once_hold_no_voice_for_long() {
+        let learned = Learned::new("m");
+        (10..26).for_each(|key| ends(&learned, tag(key), 4000, 1500, 40));
+        assert_eq!(learned.voices.lock().all.len(), MOST_VOICES);
+        (0..150).for_each(|_| ends(&learned, ADA, 4000, 1500, 3000));
+        assert_eq!(estimates(&learned, ADA)[1], 3000);
+    }
+
+    #[test]
+    fn many_keys_with_one_answer_each_say_what_is_to_be_expected() {
+        let learned = Learned::new("m");
+        (10..35).for_each(|key| ends(&learned, tag(key), 4000, 1500, 40));
+        assert_eq!(estimates(&learned, ADA)[1], 40);
+        (0..1000).for_each(|_| ends(&learned, EVE, 4000, 1500, 100_000));
+        assert_eq!(estimates(&learned, ADA)[1], 40, "and one key changes nothing");
+        (0..30).for_each(|_| ends(&learned, BOB, 4000, 1500, 500));
+        assert_eq!(estimates(&learned, BOB)[1], 500);
     }
 
     #[test]
