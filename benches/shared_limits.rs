@@ -119,7 +119,7 @@ impl Round {
         let terms = config::parse(&text, Path::new("keymeter.yaml"), &|_| None).unwrap().limits.shared.unwrap();
         let series = Metrics::new(1).unwrap().shared().unwrap();
         let shared = Arc::new(SharedLimits::new(terms, series).unwrap());
-        let keeper = tokio::spawn({
+        let syncing = tokio::spawn({
             let shared = shared.clone();
             async move { shared.run().await }
         });
@@ -130,7 +130,7 @@ impl Round {
             waits.extend(task.await.unwrap());
         }
         let (elapsed, used) = (start.elapsed(), cpu(&redis) - before);
-        keeper.abort();
+        syncing.abort();
         waits.sort_unstable();
         let at = |part: f64| waits[((waits.len() - 1) as f64 * part) as usize];
         Figures {

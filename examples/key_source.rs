@@ -171,7 +171,7 @@ async fn follow(file: &Path, mut text: String, known: &watch::Sender<Known>) {
         text = new;
         match load(&text) {
             Ok(keys) => known.send_modify(|known| known.replace(keys)),
-            Err(fault) => eprintln!("{}: {fault}; what was read before goes on", file.display()),
+            Err(error) => eprintln!("{}: {error}; what was read before goes on", file.display()),
         }
     }
 }

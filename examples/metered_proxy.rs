@@ -40,8 +40,8 @@ pub struct Options {
 fn main() -> ExitCode {
     match server(Options::parse()) {
         Ok(server) => server.run_forever(),
-        Err(fault) => {
-            eprintln!("{fault}");
+        Err(error) => {
+            eprintln!("{error}");
             ExitCode::FAILURE
         }
     }

@@ -464,7 +464,7 @@ impl LookUp<'_> {
                 let Some(known) = known else { return Some(failed(None, unexpected_not_modified(), now)) };
                 Found { record: known.record.clone(), tag: known.tag().cloned(), believed_for, balance: None }
             }
-            Err(fault) => return Some(failed(known, fault, now)),
+            Err(error) => return Some(failed(known, error, now)),
         };
         let (resolver, mut record) = (self.resolver, found.record);
         if let Some(record) = Arc::get_mut(&mut record) {
@@ -478,7 +478,7 @@ impl LookUp<'_> {
         }
         let wallet = record.wallet.as_ref().map(|wallet| resolver.wallets.of(wallet));
         if let (Some(wallet), Some(balance)) = (&wallet, &found.balance) {
-            wallet.hear(balance, now);
+            wallet.update(balance, now);
         }
         let term = Term::new(found.tag, &self.hash, now, found.believed_for, &resolver.terms);
         let generation = resolver.generation.load(Ordering::Acquire);
@@ -517,11 +517,11 @@ impl Drop for LookUp<'_> {
     }
 }
 
-fn failed(known: Option<&Key>, fault: SourceError, now: MonotonicTime) -> Resolved {
+fn failed(known: Option<&Key>, error: SourceError, now: MonotonicTime) -> Resolved {
     if let Some(known) = known {
         known.pause(now);
     }
-    Err(ResolveError::Unavailable(fault))
+    Err(ResolveError::Unavailable(error))
 }
 
 /// The error of a source that answers 304 to a first look-up.

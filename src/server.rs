@@ -105,7 +105,7 @@ impl Server {
         let app = TimedApp::new(gateway_app(proxy), connections.clone()).on_malformed(move |peer| gate.malformed(peer));
         let gateway = Gateways::new(gateway, tls, app, &connections)?;
         let of_admin = Connections::new(config.server.timeouts, most_of_admin());
-        let admin = Listener::new(admin.1, of_admin.clone()).map_err(|fault| StartError::Bind(admin_address, fault))?;
+        let admin = Listener::new(admin.1, of_admin.clone()).map_err(|error| StartError::Bind(admin_address, error))?;
         let answers = Arc::new(TimedApp::new(plugin.admin(admin_address), of_admin));
         let listening = tokio::spawn(gateway.listen(gateway_stopped));
         tokio::spawn(answers.listen(admin.with_reserve(), None, admin_stopped));
@@ -214,7 +214,7 @@ impl Gateways {
         connections: &Arc<Connections>,
     ) -> Result<Self, StartError> {
         let listener = |(address, socket)| {
-            Listener::new(socket, connections.clone()).map_err(|fault| StartError::Bind(address, fault))
+            Listener::new(socket, connections.clone()).map_err(|error| StartError::Bind(address, error))
         };
         let listeners = sockets.into_iter().map(listener).collect::<Result<_, _>>()?;
         Ok(Self { app: Arc::new(app), listeners, tls })
@@ -264,7 +264,7 @@ fn certificate(config: &config::Config) -> Result<Option<Arc<Certificate>>, Star
 /// The TLS settings: TLS 1.2 and 1.3, and HTTP/2 for clients that offer it.
 fn tls_settings(certificate: Arc<Certificate>) -> Result<TlsSettings, StartError> {
     // The paths are read only without a resolver.
-    let mut settings = TlsSettings::intermediate("", "").map_err(|fault| StartError::Tls(fault.to_string()))?;
+    let mut settings = TlsSettings::intermediate("", "").map_err(|error| StartError::Tls(error.to_string()))?;
     settings.set_cert_resolver(certificate);
     settings.enable_h2();
     Ok(settings)
@@ -288,7 +288,7 @@ impl Bound {
                 }
                 Ok((socket.local_addr()?, socket))
             };
-            attempt().map_err(|fault| StartError::Bind(address, fault))
+            attempt().map_err(|error| StartError::Bind(address, error))
         };
         let gateway = config.server.listen.iter().map(|address| bind(*address)).collect::<Result<_, _>>()?;
         let admin = bind(config.admin.listen)?;

@@ -112,8 +112,8 @@ impl Dialer {
             (Ok(addresses), _) if !addresses.is_empty() => addresses,
             (_, Some(known)) => return Ok(known),
             (Ok(_), None) => return Err(Error::explain(ErrorType::ConnectError, format!("{name} has no address"))),
-            (Err(fault), None) => {
-                return Err(Error::explain(ErrorType::ConnectError, format!("{name} does not resolve: {fault}")));
+            (Err(error), None) => {
+                return Err(Error::explain(ErrorType::ConnectError, format!("{name} does not resolve: {error}")));
             }
         };
         let resolved = Arc::new(Resolved { addresses, at: now });
@@ -133,9 +133,9 @@ pub fn address_request(request: &mut RequestHeader, upstream: &Upstream) -> Resu
         None => path,
     };
     let uri = path_and_query.parse::<Uri>();
-    request.set_uri(uri.map_err(|fault| Error::because(ErrorType::InvalidHTTPHeader, "upstream path", fault))?);
+    request.set_uri(uri.map_err(|error| Error::because(ErrorType::InvalidHTTPHeader, "upstream path", error))?);
     let host = HeaderValue::try_from(&*upstream.url.authority);
-    let host = host.map_err(|fault| Error::because(ErrorType::InvalidHTTPHeader, "the upstream's host", fault))?;
+    let host = host.map_err(|error| Error::because(ErrorType::InvalidHTTPHeader, "the upstream's host", error))?;
     let credential = credential(upstream)?;
     change_request(request, |headers| {
         headers.insert(header::HOST, host);
@@ -167,11 +167,11 @@ pub fn joined_path(base: &str, path: &str) -> String {
 
 /// The certificates in a file in PEM form (RFC 7468).
 fn read_authorities(path: &std::path::Path) -> std::result::Result<Arc<CaType>, String> {
-    let certificates = CertificateDer::pem_file_iter(path).map_err(|fault| fault.to_string())?;
+    let certificates = CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())?;
     let wrapped = certificates.map(|certificate| {
-        let certificate = certificate.map_err(|fault| fault.to_string())?;
+        let certificate = certificate.map_err(|error| error.to_string())?;
         // `parse_x509` stops the thread over what it cannot parse.
-        x509_parser::parse_x509_certificate(&certificate).map_err(|fault| fault.to_string())?;
+        x509_parser::parse_x509_certificate(&certificate).map_err(|error| error.to_string())?;
         Ok(WrappedX509::new(certificate.to_vec(), parse_x509))
     });
     let wrapped = wrapped.collect::<std::result::Result<Vec<_>, String>>()?;

@@ -205,7 +205,7 @@ fn shells_and_manuals_know_every_command() {
 fn promtool_takes_the_scrape_configuration() {
     let verdict =
         Command::new("promtool").arg("check").arg("config").arg(repository("conf/prometheus/prometheus.yml")).output();
-    if verdict.as_ref().is_err_and(|fault| fault.kind() == std::io::ErrorKind::NotFound) {
+    if verdict.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
         eprintln!("SKIPPED: promtool is not installed (Debian: apt-get install prometheus)");
         return;
     }

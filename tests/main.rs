@@ -20,7 +20,6 @@ mod support {
     pub mod h2_upstream;
     pub mod h2c;
     pub mod hostile;
-    pub mod keeper;
     pub mod line;
     pub mod process;
     pub mod redis;
@@ -28,6 +27,7 @@ mod support {
     pub mod script;
     pub mod service;
     pub mod upstream;
+    pub mod usage_service;
     pub mod wire;
 }
 

@@ -458,8 +458,8 @@ async fn use_and_misuse_secrets(gateway: SocketAddr, admin: SocketAddr, files: &
         let answer = operator.request("POST", "/-/reload", &[("authorization", token)], b"").await;
         assert!(!answer.text().contains("canary"), "{}", answer.text());
     }
-    for fault in ["hash: canary-of-file", "secret: canary-of-file, hash: 7", "secrets: canary-of-file"] {
-        files.write_keys(&format!("keys: [{{id: key_test, name: Test key, {fault}}}]\n"));
+    for error in ["hash: canary-of-file", "secret: canary-of-file, hash: 7", "secrets: canary-of-file"] {
+        files.write_keys(&format!("keys: [{{id: key_test, name: Test key, {error}}}]\n"));
         let answer = operator
             .request("POST", "/-/reload", &[("authorization", "Bearer canary-of-admin-0123456789-0123456789")], b"")
             .await;

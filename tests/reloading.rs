@@ -201,9 +201,9 @@ async fn a_faulty_file_changes_nothing_and_is_reported_with_its_places() {
         let answer = reload(&gateway).await;
         let faults: Vec<String> = serde_json::from_value(answer.json()["faults"].clone()).unwrap();
         assert_eq!((answer.status, faults.len()), (422, culprits.len()), "{faults:#?}");
-        for (fault, culprit) in faults.iter().zip(culprits) {
+        for (error, culprit) in faults.iter().zip(culprits) {
             let place = format!("{}:{}: ", file.display(), line_and_column(&text, culprit));
-            assert!(fault.starts_with(&place), "{fault} is not at {place}");
+            assert!(error.starts_with(&place), "{error} is not at {place}");
         }
         assert_eq!(gateway.metric(SUCCESSFUL).await, 0.0);
         let answer = gateway.chat(&chat()).await;

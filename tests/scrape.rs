@@ -322,7 +322,7 @@ async fn promtool_finds_nothing_wrong() {
     let (_others, gateway) = gateway_after_mixed_traffic().await;
     let metrics = gateway.admin("GET", "/metrics").await;
     let tool = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-    if tool.as_ref().is_err_and(|fault| fault.kind() == std::io::ErrorKind::NotFound) {
+    if tool.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
         eprintln!("SKIPPED: promtool is not installed (Debian: apt-get install prometheus)");
         return;
     }

@@ -52,7 +52,7 @@ fuzz_target!(|data: &[u8]| {
                 let change = Change { include_usage: plan & 1 == 0, maximum: Some(maximum), name };
                 check_splice(&scanned, *shape, change);
             }
-            Err(fault) => assert!(is_for_other_reasons(&fault, &body), "{shape:?}: {fault}"),
+            Err(error) => assert!(is_for_other_reasons(&error, &body), "{shape:?}: {error}"),
         }
     }
 });
@@ -124,8 +124,8 @@ impl Visitor<'_> for NameVisitor {
 }
 
 /// Whether a body is refused for what it says, and not for what another parser would have taken for no JSON.
-fn is_for_other_reasons(fault: &BodyError, body: &[u8]) -> bool {
-    let is_syntax = match fault {
+fn is_for_other_reasons(error: &BodyError, body: &[u8]) -> bool {
+    let is_syntax = match error {
         BodyError::NotUtf8 { .. }
         | BodyError::ByteOrderMark
         | BodyError::NotAnObject

@@ -79,7 +79,7 @@ impl AccountingClient {
     /// When the service did not take the records.
     pub async fn deliver(&self, records: &[Bytes]) -> Result<(), DeliveryError> {
         let asked = MonotonicTime::now();
-        let requests: Vec<_> = self.wallets.wishes(asked).into_iter().take(MOST_WALLETS).collect();
+        let requests: Vec<_> = self.wallets.requests(asked).into_iter().take(MOST_WALLETS).collect();
         // A failing service is asked whether it is back, for the requests that need an allowance.
         if records.is_empty() && requests.is_empty() && !self.is_failing.load(Ordering::Acquire) {
             return Ok(());
@@ -160,7 +160,7 @@ impl AccountingClient {
                 Ok((id, update)) => {
                     let request = requests.iter().find(|request| request.wallet == id);
                     if let Some((wallet, request)) = self.wallets.known(&id).zip(request) {
-                        wallet.hear_answer(&update, asked, request);
+                        wallet.update_answered(&update, asked, request);
                     }
                 }
                 Err(why) => tracing::warn!("the accounting service sent an invalid wallet: {why}"),

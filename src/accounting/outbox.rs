@@ -57,9 +57,9 @@ impl Outbox {
     /// # Errors
     /// When the directory cannot be created. A full disk is no error: the outbox has no room then.
     pub fn open(root: &Path, session: &Session) -> Result<Self, OpenError> {
-        let fault = |error| OpenError { directory: root.to_owned(), error };
-        let claimed = Claimed::new(root, session).map_err(fault)?;
-        let journal = Mutex::new(Journal::new(&claimed.path).map_err(fault)?);
+        let error = |error| OpenError { directory: root.to_owned(), error };
+        let claimed = Claimed::new(root, session).map_err(error)?;
+        let journal = Mutex::new(Journal::new(&claimed.path).map_err(error)?);
         let shared = Arc::new(Shared {
             claimed,
             journal,
@@ -71,7 +71,7 @@ impl Outbox {
         shared.maintain();
         let theirs = shared.clone();
         let upkeep = thread::Builder::new().name("ledger-outbox".to_owned()).spawn(move || theirs.run());
-        let upkeep = Some(upkeep.map_err(fault)?);
+        let upkeep = Some(upkeep.map_err(error)?);
         Ok(Self { shared, upkeep, root: root.to_owned() })
     }
 

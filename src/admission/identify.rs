@@ -118,8 +118,8 @@ impl Gate {
                 bar => Ok((key, bar)),
             },
             Err(ResolveError::Unknown) => Err(self.stranger(from, Unauthorized::Unknown)),
-            Err(ResolveError::Unavailable(fault)) => {
-                tracing::warn!("{fault}");
+            Err(ResolveError::Unavailable(error)) => {
+                tracing::warn!("{error}");
                 Err(Rejection::SourceUnavailable)
             }
         }

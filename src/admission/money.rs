@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use keymeter_core::{
     clock::MonotonicTime,
     limit::{Demand, Limit, Strategy},
-    money::{Cost, Hold, Short, StalePolicy, TokenCounts, Usd, WalletAllowance},
+    money::{AllowanceError, Cost, Hold, StalePolicy, TokenCounts, Usd, WalletAllowance},
 };
 
 use super::{Admitted, Now};
@@ -43,7 +43,7 @@ pub(super) fn reserve(
     let Some(wallet) = &admitted.key.wallet else { return Ok(None) };
     let cost = cost();
     wallet.reserve(cost, policy, now.moment).map(Some).map_err(|short| {
-        let needed = (short != Short::Empty).then(|| AllowanceNeeded { wallet: wallet.clone(), cost });
+        let needed = (short != AllowanceError::Empty).then(|| AllowanceNeeded { wallet: wallet.clone(), cost });
         Shortage { needed }
     })
 }

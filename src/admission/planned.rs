@@ -46,9 +46,9 @@ impl Planned {
         self.demand.free = is_known.then(|| gate.standing(key, limits, now).tokens.remaining()).flatten();
         let strategy = self.context.settings.strategy;
         self.limit = money::affordable(strategy, &self.admitted, &self.demand, now.moment);
-        self.plan = plan(strategy, self.limit, &self.demand).map_err(|fault| {
+        self.plan = plan(strategy, self.limit, &self.demand).map_err(|error| {
             let key = key.record.id.clone();
-            match fault {
+            match error {
                 TooLarge::Prompt { certain_prompt: least, limit } => Rejection::PromptTooLarge { key, least, limit },
                 TooLarge::Answer { certain: least, answer, limit } => {
                     Rejection::AnswerTooLarge { key, answer, least, limit }

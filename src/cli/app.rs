@@ -80,7 +80,7 @@ async fn started_again(
     socket: &TcpListener,
 ) -> Result<ControlPlane, ControlError> {
     let mut sockets = Sockets::none();
-    sockets.keep(socket).map_err(|fault| ControlError::Bind(settings.listen, fault))?;
+    sockets.keep(socket).map_err(|error| ControlError::Bind(settings.listen, error))?;
     control_plane::start(settings, limits, &mut sockets).await
 }
 

@@ -13,14 +13,14 @@ pub(super) fn run(path: &Path) -> ExitCode {
                 println!("ok");
                 ExitCode::SUCCESS
             }
-            Err(fault) => {
-                println!("{}: {fault}", path.display());
+            Err(error) => {
+                println!("{}: {error}", path.display());
                 ExitCode::FAILURE
             }
         },
         Err(faults) => {
-            for fault in faults {
-                println!("{fault}");
+            for error in faults {
+                println!("{error}");
             }
             ExitCode::FAILURE
         }

@@ -72,15 +72,15 @@ impl Examiner {
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let variable = |name| environment(name).filter(|value| !value.is_empty()).map(Secret::new);
-        let mut service = Http::at(&arguments.source).map_err(|fault| format!("--source: {fault}"))?;
+        let mut service = Http::at(&arguments.source).map_err(|error| format!("--source: {error}"))?;
         let events_url = arguments.events.as_deref().map(service_url).transpose();
         service.token = variable(TOKEN).map(Credential);
         service.ca.clone_from(&arguments.ca);
         Ok(Self {
-            events_url: events_url.map_err(|fault| format!("--events: {fault}"))?.map(|url| url.to_string()),
+            events_url: events_url.map_err(|error| format!("--events: {error}"))?.map(|url| url.to_string()),
             caller: Caller::new(service)?,
             known: variable(SECRET).map(|secret| secret.hash()),
-            unknown: Secret::generate().map_err(|fault| fault.to_string())?.hash(),
+            unknown: Secret::generate().map_err(|error| error.to_string())?.hash(),
             silence: SILENCE,
         })
     }

@@ -140,10 +140,10 @@ models:
 
 /// Makes the one key, as anybody would.
 async fn make_key(control: &ControlPlane, operator: &Secret) -> Result<(String, Secret), String> {
-    let client = reqwest::Client::builder().no_proxy().build().map_err(|fault| fault.to_string())?;
+    let client = reqwest::Client::builder().no_proxy().build().map_err(|error| error.to_string())?;
     let call = client.post(format!("http://{}/api/v1/keys", control.address)).bearer_auth(operator.reveal());
-    let answer = call.json(&serde_json::json!({"name": "Demo key"})).send().await.map_err(|fault| fault.to_string())?;
-    let made: serde_json::Value = answer.json().await.map_err(|fault| fault.to_string())?;
+    let answer = call.json(&serde_json::json!({"name": "Demo key"})).send().await.map_err(|error| error.to_string())?;
+    let made: serde_json::Value = answer.json().await.map_err(|error| error.to_string())?;
     let text = |field| made.get(field).and_then(serde_json::Value::as_str);
     let key = text("id").zip(text("secret")).map(|(id, secret)| (id.to_owned(), Secret::new(secret)));
     key.ok_or_else(|| made.to_string())
@@ -155,7 +155,7 @@ struct Folder(PathBuf);
 impl Folder {
     fn new() -> std::io::Result<Self> {
         let mut name = [0_u8; 8];
-        getrandom::fill(&mut name).map_err(|fault| std::io::Error::other(fault.to_string()))?;
+        getrandom::fill(&mut name).map_err(|error| std::io::Error::other(error.to_string()))?;
         let path = std::env::temp_dir().join(format!("keymeter-demo-{:016x}", u64::from_be_bytes(name)));
         std::fs::create_dir(&path)?;
         Ok(Self(path))

@@ -50,7 +50,7 @@ pub(super) fn manual(command: Command, directory: Option<&Path>) -> io::Result<(
 /// Prints, and ignores that a reader such as `head` has closed the pipe.
 fn print(text: &[u8]) -> io::Result<()> {
     match io::stdout().write_all(text) {
-        Err(fault) if fault.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written,
     }
 }

@@ -163,9 +163,9 @@ pub fn main(args: KeysArgs) -> ExitCode {
     };
     match run(args, &mut io) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(fault) => {
+        Err(error) => {
             // Where standard error is closed there is nobody to tell.
-            let _ = writeln!(io.stderr, "{fault}");
+            let _ = writeln!(io.stderr, "{error}");
             ExitCode::FAILURE
         }
     }

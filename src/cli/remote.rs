@@ -72,7 +72,7 @@ impl Remote {
     /// # Errors
     /// When there is no token, or the URL or the certificates cannot be used.
     pub fn new(url: &str, ca: Option<&PathBuf>) -> Result<Self, RemoteError> {
-        url.parse::<UpstreamUrl>().map_err(|fault| RemoteError::Url(fault.to_string()))?;
+        url.parse::<UpstreamUrl>().map_err(|error| RemoteError::Url(error.to_string()))?;
         let token = std::env::var(TOKEN).ok().filter(|token| !token.is_empty()).ok_or(RemoteError::NoToken)?;
         let certificates = |why| RemoteError::Certificates(ca.cloned().unwrap_or_default(), why);
         let builder = builder(ca.map(PathBuf::as_path)).map_err(certificates)?.timeout(TIMEOUT);
@@ -90,7 +90,7 @@ impl Remote {
         if text.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_str(&text).map_err(|fault| RemoteError::Unreachable(self.base.clone(), fault.to_string()))
+        serde_json::from_str(&text).map_err(|error| RemoteError::Unreachable(self.base.clone(), error.to_string()))
     }
 
     /// Makes a call, and returns the answer's text.
@@ -98,7 +98,7 @@ impl Remote {
     /// # Errors
     /// When the control plane cannot be reached, or refuses.
     pub fn text(&self, method: Method, path: &str, body: Option<&Value>) -> Result<String, RemoteError> {
-        let unreachable = |fault: reqwest::Error| RemoteError::Unreachable(self.base.clone(), cause(&fault));
+        let unreachable = |error: reqwest::Error| RemoteError::Unreachable(self.base.clone(), cause(&error));
         let mut request = self.client.request(method, format!("{}{path}", self.base)).bearer_auth(self.token.reveal());
         if let Some(body) = body {
             request = request.json(body);

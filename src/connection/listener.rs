@@ -79,8 +79,8 @@ impl Listener {
             match self.try_accept().await {
                 Ok(Some(accepted)) => return accepted,
                 Ok(None) => {}
-                Err(fault) if is_of_connection(&fault) => {}
-                Err(fault) if is_exhaustion(&fault) && self.reserve.release() => {}
+                Err(error) if is_of_connection(&error) => {}
+                Err(error) if is_exhaustion(&error) && self.reserve.release() => {}
                 Err(error) => {
                     tracing::error!("cannot accept a connection: {error}");
                     tokio::time::sleep(EXHAUSTED).await;
@@ -116,11 +116,11 @@ fn is_waited_at(socket: &net::TcpListener) -> io::Result<bool> {
 }
 
 /// Whether it concerns one connection that was gone before it was accepted.
-fn is_of_connection(fault: &io::Error) -> bool {
+fn is_of_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(fault.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-fn is_exhaustion(fault: &io::Error) -> bool {
-    matches!(Errno::from_io_error(fault), Some(Errno::MFILE | Errno::NFILE))
+fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }

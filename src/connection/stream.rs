@@ -177,7 +177,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
                 }
                 Poll::Ready(Ok(()))
             }
-            Poll::Ready(Err(fault)) => Poll::Ready(Err(fault)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             // The end of what the client sends.
             Poll::Pending => this.poll_deadline(context).map(Ok),
         }

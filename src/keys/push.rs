@@ -110,7 +110,7 @@ impl Push {
             let received = MonotonicTime::now();
             let events = match reader.feed(&piece) {
                 Ok(events) => events,
-                Err(fault) => return fault.to_string(),
+                Err(error) => return error.to_string(),
             };
             for event in events {
                 if let Some(change) = change(&event) {
@@ -149,7 +149,7 @@ pub fn parse_change(body: &str) -> Result<Change, String> {
         return Ok(Change::All);
     }
     let Body { id, hash } = serde_json::from_str(body).map_err(|error| format!("not a JSON object: {error}"))?;
-    let id = id.map(|id| id.parse().map_err(|fault| format!("`id`: {fault}"))).transpose()?;
+    let id = id.map(|id| id.parse().map_err(|error| format!("`id`: {error}"))).transpose()?;
     let hash = hash.map(|hash| parse_hash(&hash)).transpose()?;
     Ok(if id.is_none() && hash.is_none() { Change::All } else { Change::Key { id, hash } })
 }
@@ -157,7 +157,7 @@ pub fn parse_change(body: &str) -> Result<Change, String> {
 /// A hash, with or without `sha256:` before it.
 fn parse_hash(text: &str) -> Result<KeyHash, String> {
     let stated = if text.starts_with("sha256:") { text.to_owned() } else { format!("sha256:{text}") };
-    stated.parse().map_err(|fault| format!("`hash`: {fault}"))
+    stated.parse().map_err(|error| format!("`hash`: {error}"))
 }
 
 /// The change that an event states. An invalid event may concern any key.

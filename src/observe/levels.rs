@@ -40,10 +40,10 @@ pub fn current() -> String {
 /// # Errors
 /// What is wrong with it.
 pub fn change(levels: &str) -> Result<(), String> {
-    let filter = EnvFilter::builder().parse(levels.trim()).map_err(|fault| fault.to_string())?;
+    let filter = EnvFilter::builder().parse(levels.trim()).map_err(|error| error.to_string())?;
     let log = LEVELS.get().ok_or("the log is not keymeter's own, so its levels cannot be set here")?;
     note(&filter);
-    let changed = log.reload(filter).map_err(|fault| fault.to_string());
+    let changed = log.reload(filter).map_err(|error| error.to_string());
     forbid_heads();
     changed
 }

@@ -124,8 +124,8 @@ fn write_all(
             ticked = Instant::now();
             written = written.and_then(|()| output.write_all(&report(WriterReport::Tick)));
         }
-        if let Err(fault) = written.and_then(|()| output.flush()) {
-            let _ = output.write_all(&report(WriterReport::Failed(fault)));
+        if let Err(error) = written.and_then(|()| output.flush()) {
+            let _ = output.write_all(&report(WriterReport::Failed(error)));
         }
         counts.waiting.fetch_sub(taken, Ordering::AcqRel);
     }
@@ -158,7 +158,7 @@ mod tests {
     fn notice(report: WriterReport) -> Vec<u8> {
         match report {
             WriterReport::Dropped(number) => format!("dropped {number}\n").into_bytes(),
-            WriterReport::Failed(fault) => format!("failed: {fault}\n").into_bytes(),
+            WriterReport::Failed(error) => format!("failed: {error}\n").into_bytes(),
             WriterReport::Tick => Vec::new(),
         }
     }

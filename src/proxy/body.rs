@@ -228,8 +228,8 @@ mod tests {
     fn a_form_has_one_content_type() {
         let form = "multipart/form-data; boundary=X";
         for types in [&[][..], &[form, form], &["application/json"], &["multipart/form-data; boundary=\u{fc}"]] {
-            let fault = model(Endpoint::ImageEdits, None, types, FORM).unwrap_err();
-            assert!(matches!(fault, BodyError::ContentType { .. }), "{types:?}: {fault}");
+            let error = model(Endpoint::ImageEdits, None, types, FORM).unwrap_err();
+            assert!(matches!(error, BodyError::ContentType { .. }), "{types:?}: {error}");
         }
     }
 

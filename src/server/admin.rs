@@ -51,10 +51,10 @@ impl ServeHttp for Admin {
         keep_as_asked(session);
         let head = session.req_header();
         let (method, path) = (head.method.clone(), head.uri.path().to_owned());
-        if let Err(fault) = self.check_sender(session) {
+        if let Err(error) = self.check_sender(session) {
             // The rest of the request is not read.
             session.set_keepalive(None);
-            return text(StatusCode::FORBIDDEN, refusal_of(fault));
+            return text(StatusCode::FORBIDDEN, refusal_of(error));
         }
         match (&method, path.as_str()) {
             (&Method::GET | &Method::HEAD, "/metrics") => self.metrics().await,
@@ -102,9 +102,9 @@ impl Admin {
         let limit = self.reloader.config().server.body_timeout;
         let body = match read_body(session, limit).await {
             Ok(body) => body,
-            Err(fault) => {
+            Err(error) => {
                 session.set_keepalive(None);
-                return fault.answer();
+                return error.answer();
             }
         };
         match path {
@@ -122,8 +122,8 @@ impl Admin {
         };
         match tokio::task::spawn_blocking(move || gate.scrape(Now::read())).await {
             Ok(Ok(text)) => answer(StatusCode::OK, prometheus::TEXT_FORMAT, text.into_bytes()),
-            Ok(Err(fault)) => failed(&fault),
-            Err(fault) => failed(&fault),
+            Ok(Err(error)) => failed(&error),
+            Err(error) => failed(&error),
         }
     }
 
@@ -155,7 +155,7 @@ impl Admin {
                 self.resolver.changed(change, received);
                 answer(StatusCode::NO_CONTENT, "text/plain; charset=utf-8", Vec::new())
             }
-            Err(fault) => text(StatusCode::BAD_REQUEST, &format!("{fault}; send {{\"id\"}}, {{\"hash\"}} or both\n")),
+            Err(error) => text(StatusCode::BAD_REQUEST, &format!("{error}; send {{\"id\"}}, {{\"hash\"}} or both\n")),
         }
     }
 
@@ -196,8 +196,8 @@ fn log(body: &[u8]) -> Answer {
             tracing::warn!("the log levels were changed to {}", levels::current());
             answer(StatusCode::NO_CONTENT, "text/plain; charset=utf-8", Vec::new())
         }
-        Err(fault) => {
-            text(StatusCode::BAD_REQUEST, &format!("{fault}; send what RUST_LOG may be, such as info,keymeter=debug\n"))
+        Err(error) => {
+            text(StatusCode::BAD_REQUEST, &format!("{error}; send what RUST_LOG may be, such as info,keymeter=debug\n"))
         }
     }
 }
@@ -238,8 +238,8 @@ impl PostBodyError {
     }
 }
 
-fn refusal_of(fault: ForeignRequestError) -> &'static str {
-    match fault {
+fn refusal_of(error: ForeignRequestError) -> &'static str {
+    match error {
         ForeignRequestError::Host => {
             "`Host` names no host of this address: use localhost or a loopback address, or list the name in `admin.hosts`\n"
         }

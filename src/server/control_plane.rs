@@ -16,7 +16,7 @@ use crate::connection::{Connection, Connections, TimedStream, descriptors::most_
 /// # Errors
 /// When its address cannot be listened on, or its store cannot be used.
 pub async fn start(settings: &Settings, limits: Limits, sockets: &mut Sockets) -> Result<ControlPlane, ControlError> {
-    let socket = sockets.listen(settings.listen).map_err(|fault| ControlError::Bind(settings.listen, fault))?;
+    let socket = sockets.listen(settings.listen).map_err(|error| ControlError::Bind(settings.listen, error))?;
     ControlPlane::start(settings, limits, socket, |socket, settings| {
         let connections = Connections::new(settings.timeouts, most_of_control());
         Ok(ControlListener(Listener::new(socket, connections)?.with_reserve()))

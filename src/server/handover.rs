@@ -109,7 +109,7 @@ impl Predecessor {
     /// # Errors
     /// When no process offers any, or it speaks another version of the protocol.
     pub fn connect(path: &Path) -> Result<(Self, Sockets), HandoverError> {
-        let link = UnixStream::connect(path).map_err(|fault| HandoverError::Nobody(path.to_owned(), fault))?;
+        let link = UnixStream::connect(path).map_err(|error| HandoverError::Nobody(path.to_owned(), error))?;
         link.set_read_timeout(Some(PATIENCE)).map_err(HandoverError::Link)?;
         let sockets = received(&link)?;
         Ok((Self { link }, sockets))
@@ -148,7 +148,7 @@ fn received(link: &UnixStream) -> Result<Sockets, HandoverError> {
     let mut word = [0];
     let flags = RecvFlags::CMSG_CLOEXEC;
     recvmsg(link, &mut [io::IoSliceMut::new(&mut word)], &mut control, flags)
-        .map_err(|fault| HandoverError::Link(fault.into()))?;
+        .map_err(|error| HandoverError::Link(error.into()))?;
     let handles = control.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(handles) => Some(handles),
         _ => None,
@@ -184,7 +184,7 @@ impl HandoverListener {
         loop {
             let sent = match self.listener.accept().await {
                 Ok((link, _)) => sockets().and_then(|sockets| send(&link, &sockets).map(|()| Successor { link })),
-                Err(fault) => Err(fault),
+                Err(error) => Err(error),
             };
             match sent {
                 Ok(successor) => return successor,
@@ -245,7 +245,7 @@ impl Successor {
         match tokio::time::timeout(patience, self.link.read_u8()).await {
             Ok(Ok(word)) if word == expected => Ok(()),
             Ok(Ok(_)) => Err(HandoverError::Version),
-            Ok(Err(fault)) => Err(HandoverError::Link(fault)),
+            Ok(Err(error)) => Err(HandoverError::Link(error)),
             Err(_) => Err(HandoverError::Link(io::ErrorKind::TimedOut.into())),
         }
     }

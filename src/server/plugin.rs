@@ -280,7 +280,7 @@ impl Upkeep {
     async fn watch(&self) {
         match Watcher::new(self.reloader.clone()) {
             Ok(watcher) => watcher.run().await,
-            Err(fault) => tracing::warn!("{fault}"),
+            Err(error) => tracing::warn!("{error}"),
         }
         // Without a watcher the other tasks go on.
         std::future::pending::<()>().await;

@@ -127,9 +127,9 @@ impl Reloader {
     /// The certificate as it is now, where one is shown.
     fn renewed(&self, config: &Config) -> Result<Option<Pair>, Vec<ConfigError>> {
         let (Some(_), Some(tls)) = (self.certificate.get(), &config.server.tls) else { return Ok(None) };
-        let fault =
+        let error =
             |why| vec![ConfigError::of_file(&tls.cert, format!("cannot use the certificate of `server.tls`: {why}"))];
-        Pair::read(tls).map(Some).map_err(fault)
+        Pair::read(tls).map(Some).map_err(error)
     }
 
     /// Swaps settings first, then keys, so that a new key never meets old settings.

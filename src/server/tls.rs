@@ -26,11 +26,11 @@ impl Pair {
         pingora::tls::install_default_crypto_provider();
         let paths = (tls.cert.to_str(), tls.key.to_str());
         let (Some(cert), Some(key)) = paths else { return Err("its path is not UTF-8".to_owned()) };
-        let files = pingora::tls::load_certs_and_key_files(cert, key).map_err(|fault| fault.to_string())?;
+        let files = pingora::tls::load_certs_and_key_files(cert, key).map_err(|error| error.to_string())?;
         let (certificates, key) = files.ok_or("the files hold no certificate, or no key")?;
         let builder = ServerConfig::builder();
         let pair = CertifiedKey::from_der(certificates, key, builder.crypto_provider());
-        pair.map(|pair| Self(Arc::new(pair))).map_err(|fault| fault.to_string())
+        pair.map(|pair| Self(Arc::new(pair))).map_err(|error| error.to_string())
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     gateways::{becomes, gateway, told},
-    money::{used, wish},
+    money::{ask_for, used},
 };
 use crate::{
     sources::answering,
@@ -66,9 +66,9 @@ async fn a_wallets_recall_reaches_the_gateways_of_all() {
     planes[0].credit("ada", "10", "first").await;
     let events = reqwest::Client::builder().no_proxy().build().unwrap();
     let mut events = events.get(planes[1].url("/v1/keys/events")).bearer_auth(GATEWAYS).send().await.unwrap();
-    assert_ne!(wish(&planes[0], "aaaaaaaaaaaaaaaa", "9", "0", &Value::Null).await["granted_usd"], "0");
+    assert_ne!(ask_for(&planes[0], "aaaaaaaaaaaaaaaa", "9", "0", &Value::Null).await["granted_usd"], "0");
     // What this one wants is with the other one, whose gateway listens elsewhere.
-    wish(&planes[0], "bbbbbbbbbbbbbbbb", "9", "0", &Value::Null).await;
+    ask_for(&planes[0], "bbbbbbbbbbbbbbbb", "9", "0", &Value::Null).await;
     let told = async {
         let mut text = String::new();
         while !text.contains("event: wallet") {

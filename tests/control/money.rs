@@ -82,25 +82,25 @@ async fn no_two_gateways_are_granted_the_same_dollar(plane: &Plane) {
     let of_other = met(other).await["allowance"].clone();
     assert_eq!(of_other["granted_usd"], "1.875");
     assert_eq!(met(one).await["allowance"]["version"], allowance["version"], "nothing more is asked for");
-    let more = wish(plane, one, "100", "2.5", allowance).await;
+    let more = ask_for(plane, one, "100", "2.5", allowance).await;
     assert_eq!(more["granted_usd"], "8.125", "all that the other was not granted");
-    assert_eq!(wish(plane, other, "100", "1.875", &of_other).await["granted_usd"], "1.875");
+    assert_eq!(ask_for(plane, other, "100", "1.875", &of_other).await["granted_usd"], "1.875");
     let mut record = record("r1", &id, "ada", "6");
     record["gateway"] = one.into();
     used(plane, &[record]).await;
-    let word = wish(plane, one, "0", "8.125", &more).await;
+    let word = ask_for(plane, one, "0", "8.125", &more).await;
     assert_eq!((&word["granted_usd"], &word["counted_usd"]), (&json!("8.125"), &json!("6")));
     assert_eq!(plane.balance("ada").await, "4");
     let others = ["cccccccccccccccc", "dddddddddddddddd", "eeeeeeeeeeeeeeee"];
-    let wishes: Vec<_> = others.into_iter().map(|gateway| wish(plane, gateway, "4", "0", &Value::Null)).collect();
-    for word in futures_util::future::join_all(wishes).await {
+    let asked: Vec<_> = others.into_iter().map(|gateway| ask_for(plane, gateway, "4", "0", &Value::Null)).collect();
+    for word in futures_util::future::join_all(asked).await {
         assert_eq!(word["granted_usd"], "0", "all is granted");
     }
-    let late = wish(plane, one, "0", "7", &more).await;
+    let late = ask_for(plane, one, "0", "7", &more).await;
     assert_eq!(late["granted_usd"], "8.125", "what was granted since may be in use");
-    let less = wish(plane, one, "1", "7", &late).await;
+    let less = ask_for(plane, one, "1", "7", &late).await;
     assert_eq!(less["granted_usd"], "7", "more than a dollar is given back");
-    let last = wish(plane, "ffffffffffffffff", "4", "0", &Value::Null).await;
+    let last = ask_for(plane, "ffffffffffffffff", "4", "0", &Value::Null).await;
     assert_eq!(last["granted_usd"], "1.125");
 }
 
@@ -134,8 +134,8 @@ pub(super) async fn used(plane: &Plane, records: &[Value]) {
     assert_eq!(answer["accepted"], records.len());
 }
 
-/// A wish for so much, by a gateway that was told `last` and has given back what is beyond `granted`.
-pub(super) async fn wish(plane: &Plane, gateway: &str, usd: &str, granted: &str, last: &Value) -> Value {
+/// Asks for so much, by a gateway that was told `last` and has given back what is beyond `granted`.
+pub(super) async fn ask_for(plane: &Plane, gateway: &str, usd: &str, granted: &str, last: &Value) -> Value {
     let version = last["version"].as_u64().unwrap_or(0);
     let batch = json!({"gateway": gateway, "wallets": [{"id": "ada", "version": version, "wanted_usd": usd, "granted_usd": granted}]});
     plane.call(GATEWAYS, "POST", "/v1/usage/records", batch).await.with(200)["wallets"][0]["allowance"].clone()
@@ -152,9 +152,9 @@ async fn a_balance_is_overspent_by_what_was_granted_to_those_who_were_cut_off(pl
     let now = jiff::Timestamp::now();
     let granted = |gateway: &'static str, wanted: &'static str, now| async move {
         let mut tx = plane.store().begin().await.unwrap();
-        let wish =
+        let request =
             AllowanceRequest { wallet: "ada".into(), version: 0, wanted: wanted.parse().unwrap(), granted: Usd::ZERO };
-        let word = grant(&mut tx, "ada", gateway, Some(&wish), now).await.unwrap().unwrap();
+        let word = grant(&mut tx, "ada", gateway, Some(&request), now).await.unwrap().unwrap();
         plane.store().commit(tx).await.unwrap();
         word.allowance.unwrap().granted.to_string()
     };

@@ -207,8 +207,8 @@ async fn the_money_of_a_deleted_team_adds_up(plane: &Plane) {
     }
     assert_eq!(plane.balance("ada").await, "9.749999999", "nobody pays for another's requests");
     assert_eq!(plane.balance("research").await, "-1.100000002");
-    let wish = json!({"id": "research", "version": 0, "wanted_usd": "5", "granted_usd": "0"});
-    let batch = json!({"gateway": "aaaaaaaaaaaaaaaa", "wallets": [wish]});
+    let request = json!({"id": "research", "version": 0, "wanted_usd": "5", "granted_usd": "0"});
+    let batch = json!({"gateway": "aaaaaaaaaaaaaaaa", "wallets": [request]});
     let told = plane.call(GATEWAYS, "POST", "/v1/usage/records", batch).await.with(200);
     assert_eq!(told["wallets"][0]["allowance"]["granted_usd"], "0", "nothing more is granted");
     let total = plane.get(OPERATOR, "/api/v1/usage").await.with(200)["rows"][0]["cost_usd"].clone();

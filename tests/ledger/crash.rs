@@ -109,11 +109,12 @@ async fn whole(request: reqwest::RequestBuilder, is_stream: bool) -> Option<Stri
 #[tokio::test(flavor = "multi_thread")]
 async fn gateways_are_killed_and_each_response_that_was_seen_is_recorded_once() {
     let stated = Stated::default();
-    let (upstream, service, keeper) = (upstream(&stated).await, KeyService::start().await, Keeper::start().await);
+    let (upstream, service, usage_service) =
+        (upstream(&stated).await, KeyService::start().await, UsageService::start().await);
     service.set(record());
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("keymeter.yaml");
-    fs::write(&path, recording(&upstream, &service, &keeper, "")).unwrap();
+    fs::write(&path, recording(&upstream, &service, &usage_service, "")).unwrap();
     let root = directory.path().join("data/spool");
 
     let mut gateway = Process::serve(&path);
@@ -121,7 +122,7 @@ async fn gateways_are_killed_and_each_response_that_was_seen_is_recorded_once() 
     let crowd = Crowd::of(8, &told, SECRET);
     let (kills, mut slowest) = (kills(6, 500), Duration::ZERO);
     for round in 0..kills {
-        keeper.fail(match round % 3 {
+        usage_service.fail(match round % 3 {
             0 => Failure::None,
             1 => Failure::AnswerLost,
             _ => Failure::Status(503),
@@ -135,7 +136,7 @@ async fn gateways_are_killed_and_each_response_that_was_seen_is_recorded_once() 
         slowest = slowest.max(start.elapsed());
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
-    keeper.fail(Failure::None);
+    usage_service.fail(Failure::None);
     let seen = crowd.leave().await;
 
     // The last one sends on what all before it left.
@@ -150,7 +151,7 @@ async fn gateways_are_killed_and_each_response_that_was_seen_is_recorded_once() 
     gateway.ended().await;
     assert!(left().is_empty(), "{:?} is left in {}", left(), root.display());
 
-    let (records, stated) = (keeper.records(), stated.lock().unwrap().clone());
+    let (records, stated) = (usage_service.records(), stated.lock().unwrap().clone());
     let missing: Vec<_> = seen.iter().filter(|id| !records.contains_key(*id)).collect();
     assert!(missing.is_empty(), "{missing:?} of {}", seen.len());
     for record in records.values().filter(|record| record.usage_source == UsageSource::Upstream) {
@@ -166,7 +167,7 @@ async fn gateways_are_killed_and_each_response_that_was_seen_is_recorded_once() 
          slowest start {slowest:?}, spools drained after {drained:?}",
         seen.len(),
         records.len(),
-        keeper.again()
+        usage_service.again()
     );
     assert!(seen.len() > kills, "there was some load");
     assert!(slowest < Duration::from_secs(2), "{slowest:?}");

@@ -16,7 +16,7 @@ struct Apart {
     process: Process,
     address: std::net::SocketAddr,
     directory: tempfile::TempDir,
-    keeper: Keeper,
+    usage_service: UsageService,
     _service: KeyService,
     _upstream: ScriptedUpstream,
 }
@@ -24,7 +24,7 @@ struct Apart {
 /// Starts it through `sh`, with `script` to begin with; in that `$0` is its directory and `"$@"` is the gateway.
 async fn apart(shell: &[&str], script: &str, extra: &str, gate: &Gate) -> Apart {
     let gate = gate.clone();
-    let (service, keeper) = (KeyService::start().await, Keeper::start().await);
+    let (service, usage_service) = (KeyService::start().await, UsageService::start().await);
     let upstream = ScriptedUpstream::start(move |request| match request.json()["stream"] {
         // Before `[DONE]`.
         Value::Bool(true) => Script::stream_of(request, 3, &usage(7, 3)).gated(5, &gate),
@@ -34,14 +34,14 @@ async fn apart(shell: &[&str], script: &str, extra: &str, gate: &Gate) -> Apart 
     service.set(record());
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("keymeter.yaml");
-    fs::write(&path, recording(&upstream, &service, &keeper, extra)).unwrap();
+    fs::write(&path, recording(&upstream, &service, &usage_service, extra)).unwrap();
     let serve = keymeter(&["serve", "--config", path.to_str().unwrap()]);
     let mut command = Command::new(shell[0]);
     command.args(&shell[1..]).args(["sh", "-c", script]).arg(directory.path());
     command.arg(serve.get_program()).args(serve.get_args()).env_remove("RUST_LOG");
     let process = Process::start(command);
     let (address, _) = process.addresses().await;
-    Apart { process, address, directory, keeper, _service: service, _upstream: upstream }
+    Apart { process, address, directory, usage_service, _service: service, _upstream: upstream }
 }
 
 impl Apart {
@@ -92,7 +92,7 @@ async fn on_a_full_disk_new_work_is_refused_and_what_runs_is_recorded() {
     let gateway = apart(&shell, script, "ledger: {directory: disk/spool}", &gate).await;
     assert_eq!(gateway.ask().await.status, 200);
     let (mut stream, id) = gateway.running_stream().await;
-    gateway.keeper.fail(Failure::Status(503));
+    gateway.usage_service.fail(Failure::Status(503));
 
     gateway.within("head -c 64M /dev/zero > disk/ballast").await;
     let refused_after = gateway.answers(503).await;
@@ -111,8 +111,8 @@ async fn on_a_full_disk_new_work_is_refused_and_what_runs_is_recorded() {
     gateway.within("rm disk/ballast").await;
     let served_after = gateway.answers(200).await;
     assert!(served_after < Duration::from_secs(1), "{served_after:?}");
-    gateway.keeper.fail(Failure::None);
-    gateway.keeper.record(&id).await;
+    gateway.usage_service.fail(Failure::None);
+    gateway.usage_service.record(&id).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,11 +131,11 @@ async fn a_response_that_cannot_be_recorded_never_ends_and_its_record_is_not_los
     assert_eq!(error["error"]["code"], "ledger_unavailable");
     let answer = gateway.ask().await;
     assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (503, Some("ledger_unavailable")));
-    assert!(!gateway.keeper.records().contains_key(&id));
+    assert!(!gateway.usage_service.records().contains_key(&id));
 
     limit_files(&gateway.process, "unlimited");
     gateway.answers(200).await;
-    let record = gateway.keeper.record(&id).await;
+    let record = gateway.usage_service.record(&id).await;
     assert_eq!((record.input_tokens, record.output_tokens, record.status), (7, 3, 200));
 }
 

@@ -1,4 +1,4 @@
-//! A record that the keeper fails at, without a word that it is the record.
+//! A record that the usage service fails at, without a word that it is the record.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
@@ -16,8 +16,8 @@ use crate::{
     support::{
         client::{PATIENCE, within_limit},
         control::{OPERATOR, Plane},
-        keeper::Failure,
         script::{Script, completion},
+        usage_service::Failure,
     },
 };
 
@@ -35,10 +35,10 @@ fn aside(root: &Path) -> Vec<String> {
 async fn a_keeper_that_fails_at_one_record_gets_all_others_and_that_one_is_set_aside() {
     for status in [400, 503] {
         let house = House::new(|_| Script::json(200, &completion("m", 5))).await;
-        house.keeper.record(&id(&house.ask(&json_chat("m")).await)).await;
-        house.keeper.fail(Failure::FailsAtModel("bad", status));
+        house.usage_service.record(&id(&house.ask(&json_chat("m")).await)).await;
+        house.usage_service.fail(Failure::FailsAtModel("bad", status));
         let bad = id(&house.ask(&json_chat("bad")).await);
-        house.keeper.is_asked().await;
+        house.usage_service.is_asked().await;
         let mut good = Vec::new();
         for _ in 0..5 {
             good.push(id(&house.ask(&json_chat("good")).await));
@@ -52,7 +52,7 @@ async fn a_keeper_that_fails_at_one_record_gets_all_others_and_that_one_is_set_a
         within_limit(PATIENCE * 6, "the poisoned record to be set aside", done).await;
         assert_eq!(aside(&root), [bad], "{status}");
         assert_eq!(fs::metadata(root.join("refused.jsonl")).unwrap().permissions().mode() & 0o777, 0o600);
-        let records = house.keeper.records();
+        let records = house.usage_service.records();
         assert!(records.len() == 6 && good.iter().all(|id| records.contains_key(id)), "{status}");
         assert!((house.gateway.metric(REFUSED).await - 1.0).abs() < 1e-9);
     }
@@ -61,27 +61,27 @@ async fn a_keeper_that_fails_at_one_record_gets_all_others_and_that_one_is_set_a
 #[tokio::test(flavor = "multi_thread")]
 async fn others_do_not_wait_for_a_record_that_the_keeper_fails_at_from_the_first_on() {
     let house = House::new(|_| Script::json(200, &completion("m", 5))).await;
-    house.keeper.fail(Failure::FailsAtModel("bad", 503));
+    house.usage_service.fail(Failure::FailsAtModel("bad", 503));
     house.ask(&json_chat("bad")).await;
-    house.keeper.is_asked().await;
+    house.usage_service.is_asked().await;
     let good = id(&house.ask(&json_chat("good")).await);
-    let sent = house.keeper.record(&good);
+    let sent = house.usage_service.record(&good);
     within_limit(PATIENCE * 3, "a record that came later", sent).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_keeper_takes_nothing_nothing_is_set_aside() {
     let house = House::new(|_| Script::json(200, &completion("m", 5))).await;
-    house.keeper.record(&id(&house.ask(&json_chat("m")).await)).await;
+    house.usage_service.record(&id(&house.ask(&json_chat("m")).await)).await;
     for failure in [Failure::Status(503), Failure::Status(400), Failure::Status(401)] {
-        house.keeper.fail(failure);
+        house.usage_service.fail(failure);
         let waits = id(&house.ask(&json_chat("m")).await);
-        // More often than a record is tried that the keeper fails at.
+        // More often than a record is tried that the usage service fails at.
         for _ in 0..7 {
-            house.keeper.is_asked().await;
+            house.usage_service.is_asked().await;
         }
-        house.keeper.fail(Failure::None);
-        house.keeper.record(&waits).await;
+        house.usage_service.fail(Failure::None);
+        house.usage_service.record(&waits).await;
     }
     house.gateway.metric_becomes(SPOOLED, 0.0).await;
     assert!(house.gateway.metric(REFUSED).await.abs() < 1e-9);

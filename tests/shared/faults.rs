@@ -33,9 +33,9 @@ impl Scene {
         scene
     }
 
-    fn lines(&self, fault: Fault) {
+    fn lines(&self, error: Fault) {
         for line in &self.lines {
-            line.set(fault);
+            line.set(error);
         }
     }
 
@@ -75,10 +75,10 @@ async fn changes(scene: &Scene) -> Vec<f64> {
 }
 
 /// Each gateway has its share, whatever it is that is wrong; and afterwards the limit is one again.
-async fn each_has_its_share(fault: impl AsyncFn(&mut Scene), end: impl AsyncFn(&mut Scene)) {
+async fn each_has_its_share(error: impl AsyncFn(&mut Scene), end: impl AsyncFn(&mut Scene)) {
     let mut scene = Scene::new("").await;
     assert_eq!(scene.pour(0).await.iter().sum::<u64>(), LIMIT);
-    fault(&mut scene).await;
+    error(&mut scene).await;
     // Some faults are found out by the first requests.
     for gateway in &scene.gateways {
         let mut client = gateway.connect().await;

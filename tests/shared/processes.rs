@@ -149,10 +149,10 @@ async fn whatever_is_killed_under_load_the_books_are_right() {
         house.redis.restart();
         rest().await;
         house.postgres.crash();
-        for fault in [Fault::Delay(Duration::from_millis(30)), Fault::Silent, Fault::Cut] {
+        for error in [Fault::Delay(Duration::from_millis(30)), Fault::Silent, Fault::Cut] {
             rest().await;
-            house.to_redis.set(fault);
-            house.to_planes.set(fault);
+            house.to_redis.set(error);
+            house.to_planes.set(error);
             rest().await;
             house.to_redis.set(Fault::None);
             house.to_planes.set(Fault::None);

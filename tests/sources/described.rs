@@ -90,15 +90,15 @@ fn a_record_has_the_described_fields_and_no_others() {
     assert_eq!(described.read(None, |_| ()), Ok(()), "one with all of them");
     for (object, place) in OBJECTS {
         let names: BTreeSet<_> = described.properties(object).into_iter().map(|(name, _)| name).collect();
-        let fault = described.read_with(place, "no_such_field", "x".into()).unwrap_err();
+        let error = described.read_with(place, "no_such_field", "x".into()).unwrap_err();
         if object == "Key" {
             // A secret has no place at a source.
             let secret = described.read_with(None, "secret", "sk-1".into()).unwrap_err();
             assert!(secret.contains("secret itself"), "{secret}");
         }
-        let (unknown, accepted) = fault.split_once("expected").unwrap_or_else(|| panic!("{object}: {fault}"));
-        assert!(unknown.contains("unknown field `no_such_field`"), "{object}: {fault}");
-        assert_eq!(quoted(accepted), names, "{object}: {fault}");
+        let (unknown, accepted) = error.split_once("expected").unwrap_or_else(|| panic!("{object}: {error}"));
+        assert!(unknown.contains("unknown field `no_such_field`"), "{object}: {error}");
+        assert_eq!(quoted(accepted), names, "{object}: {error}");
     }
 }
 
@@ -150,9 +150,9 @@ fn the_described_states_are_all_there_are() {
     for state in &states {
         assert_eq!(described.read_with(None, "state", state.clone()), Ok(()));
     }
-    let fault = described.read_with(None, "state", "zzz".into()).unwrap_err();
+    let error = described.read_with(None, "state", "zzz".into()).unwrap_err();
     let names: Vec<_> = states.iter().filter_map(Value::as_str).collect();
-    assert!(fault.ends_with(&format!("accepted: {}", names.join(", "))), "{fault}");
+    assert!(error.ends_with(&format!("accepted: {}", names.join(", "))), "{error}");
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn the_described_change_is_one() {
 fn a_usage_record_has_what_is_described() {
     let description = Description::load();
     let example = description.example(&description.schema("Record"));
-    let record = Record::parse(example.to_string().as_bytes()).unwrap_or_else(|fault| panic!("{fault}: {example}"));
+    let record = Record::parse(example.to_string().as_bytes()).unwrap_or_else(|error| panic!("{error}: {example}"));
     assert_eq!(serde_json::from_slice::<Value>(&record.to_json()).unwrap(), example);
     let schema = description.schema("Record");
     for field in schema["required"].as_array().unwrap() {

@@ -51,12 +51,12 @@ fn faults() -> Vec<(&'static str, Script)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_the_service_does_known_keys_are_served_and_unknown_ones_get_503() {
-    for (name, fault) in faults() {
+    for (name, error) in faults() {
         let (upstream, service) = (answering().await, KeyService::start().await);
         service.set(record());
         let gateway = gateway(&upstream, &service, "ttl: 1ms", "");
         assert_eq!(asked(&gateway, SECRET).await.0, 200);
-        service.fail_as(fault);
+        service.fail_as(error);
         for _ in 0..3 {
             assert_eq!(asked(&gateway, SECRET).await, (200, Value::Null), "{name}: it is known");
             let start = Instant::now();

@@ -36,7 +36,7 @@ impl Reference {
         let (address, file) = (listener.local_addr().unwrap(), directory.path().join("keys.yaml"));
         replace(&file, &text(keys));
         let serving =
-            async { key_source::serve(listener, file, TOKEN.to_owned()).await.map_err(|fault| fault.to_string()) };
+            async { key_source::serve(listener, file, TOKEN.to_owned()).await.map_err(|error| error.to_string()) };
         Self { address, directory, running: tokio::spawn(serving).abort_handle() }
     }
 
@@ -143,14 +143,14 @@ async fn a_new_secret_is_told_of_and_so_is_the_one_that_it_replaces() {
 #[tokio::test]
 async fn a_file_that_holds_secrets_or_a_key_twice_is_not_served() {
     let secret = json!({"id": "key_test", "name": "Test key", "secret": SECRET});
-    for (keys, fault) in [(vec![secret], "the secret itself"), (vec![record(), record()], "given twice")] {
+    for (keys, error) in [(vec![secret], "the secret itself"), (vec![record(), record()], "given twice")] {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("keys.yaml");
         std::fs::write(&file, text(&keys)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let ended = within("the service to give up", key_source::serve(listener, file, TOKEN.to_owned())).await;
         let said = ended.unwrap_err().to_string();
-        assert!(said.contains(fault) && !said.contains(SECRET), "{said}");
+        assert!(said.contains(error) && !said.contains(SECRET), "{said}");
     }
 }
 

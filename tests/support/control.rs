@@ -50,7 +50,7 @@ pub struct Answer {
 
 impl Answer {
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or_else(|fault| panic!("{fault}: {}", self.text))
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
     }
 
     /// Its JSON, if it has this status.
@@ -137,7 +137,7 @@ impl Plane {
         let database = settings.database.clone();
         canary::watch();
         let control = control_plane::start(&settings, limits, &mut Sockets::none()).await;
-        let control = control.unwrap_or_else(|fault| panic!("{fault}"));
+        let control = control.unwrap_or_else(|error| panic!("{error}"));
         let client = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
         Self { control, client, database, section: section.to_owned(), keeps }
     }
@@ -346,6 +346,6 @@ fn rustix_is_root() -> bool {
 }
 
 fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|fault| panic!("{command:?}: {fault}"));
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

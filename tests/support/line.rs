@@ -26,7 +26,7 @@ pub enum Fault {
 /// An address that leads to another, or to the first of several that takes the connection.
 pub struct Line {
     pub address: SocketAddr,
-    fault: Arc<watch::Sender<Fault>>,
+    error: Arc<watch::Sender<Fault>>,
     targets: Targets,
     accepting: AbortHandle,
 }
@@ -41,10 +41,10 @@ impl Line {
     pub async fn to_any(targets: &[SocketAddr]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let fault = Arc::new(watch::Sender::new(Fault::None));
+        let error = Arc::new(watch::Sender::new(Fault::None));
         let targets = Arc::new(Mutex::new(targets.to_vec()));
-        let accepting = tokio::spawn(accept(listener, targets.clone(), fault.clone())).abort_handle();
-        Self { address, fault, targets, accepting }
+        let accepting = tokio::spawn(accept(listener, targets.clone(), error.clone())).abort_handle();
+        Self { address, error, targets, accepting }
     }
 
     /// From the next connection on, it leads there.
@@ -52,8 +52,8 @@ impl Line {
         *self.targets.lock() = targets.to_vec();
     }
 
-    pub fn set(&self, fault: Fault) {
-        self.fault.send_replace(fault);
+    pub fn set(&self, error: Fault) {
+        self.error.send_replace(error);
     }
 }
 
@@ -63,9 +63,9 @@ impl Drop for Line {
     }
 }
 
-async fn accept(listener: TcpListener, targets: Targets, fault: Arc<watch::Sender<Fault>>) {
+async fn accept(listener: TcpListener, targets: Targets, error: Arc<watch::Sender<Fault>>) {
     while let Ok((near, _)) = listener.accept().await {
-        let mut faults = fault.subscribe();
+        let mut faults = error.subscribe();
         let targets = targets.lock().clone();
         tokio::spawn(async move {
             if *faults.borrow() == Fault::Cut {
@@ -78,7 +78,7 @@ async fn accept(listener: TcpListener, targets: Targets, fault: Arc<watch::Sende
             tokio::select! {
                 () = carry(near_in, far_out, faults.clone()) => {}
                 () = carry(far_in, near_out, faults.clone()) => {}
-                _ = faults.wait_for(|fault| *fault == Fault::Cut) => {}
+                _ = faults.wait_for(|error| *error == Fault::Cut) => {}
             }
         });
     }
@@ -99,8 +99,8 @@ async fn carry(mut from: tcp::OwnedReadHalf, mut to: tcp::OwnedWriteHalf, faults
     let mut is_lost = false;
     loop {
         let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
-        let fault = *faults.borrow();
-        match fault {
+        let error = *faults.borrow();
+        match error {
             Fault::None | Fault::Cut => {}
             Fault::Delay(time) => tokio::time::sleep(time).await,
             // What comes after a gap would be no answer to anything.

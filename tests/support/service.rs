@@ -28,7 +28,7 @@ pub struct KeyService {
 struct State {
     keys: HashMap<String, Value>,
     headers: Vec<(String, String)>,
-    fault: Option<Script>,
+    error: Option<Script>,
     gate: Option<Gate>,
     look_ups: Vec<Received>,
     not_modified: usize,
@@ -94,12 +94,12 @@ impl KeyService {
 
     /// It answers every look-up like this.
     pub fn fail_as(&self, script: Script) {
-        self.with(|state| state.fault = Some(script));
+        self.with(|state| state.error = Some(script));
     }
 
     /// It answers again.
     pub fn recover(&self) {
-        self.with(|state| state.fault = None);
+        self.with(|state| state.error = None);
     }
 
     /// Its answers wait from now on until the gate is opened. What they say is decided when they are asked for.
@@ -156,8 +156,8 @@ impl KeyService {
 
 impl State {
     fn answer(&mut self, request: &Received) -> Script {
-        if let Some(fault) = &self.fault {
-            return fault.clone();
+        if let Some(error) = &self.error {
+            return error.clone();
         }
         let hash = request.path.rsplit('/').next().unwrap_or_default();
         let tag = self.headers.iter().find(|(name, _)| name == "etag").map(|(_, tag)| tag.as_str());

@@ -28,7 +28,7 @@ impl ClientAddress {
         let header = place.required("header", raw.header, "such as x-forwarded-for");
         let trusted = place.required("trusted", raw.trusted, "the networks of the proxies that set the header");
         if trusted.as_ref().is_some_and(Vec::is_empty) {
-            place.field("trusted").fault("at least one network is needed, such as 10.0.0.0/8");
+            place.field("trusted").error("at least one network is needed, such as 10.0.0.0/8");
         }
         let trusted = place.field("trusted").elements(trusted?);
         let Scalar(header) = header?;

@@ -56,7 +56,7 @@ impl Control {
             Some(Scalar(url)) => database(url, file).or_else(|| {
                 let message =
                     "`sqlite://` and the path of a file, or `postgres://…` as PostgreSQL's own clients take it";
-                place.field("database").fault(message);
+                place.field("database").error(message);
                 None
             }),
         };
@@ -66,7 +66,7 @@ impl Control {
         if gateway_token.as_ref().is_some_and(|gateways| gateways.0.hash() == token.0.hash()) {
             place
                 .field("gateway_token")
-                .fault("the gateways' token must differ from the operator's `token`: gateways have fewer rights");
+                .error("the gateways' token must differ from the operator's `token`: gateways have fewer rights");
         }
         Some(Self {
             listen: raw.listen.map_or((Ipv4Addr::LOCALHOST, 9091).into(), |Scalar(address)| address),

@@ -24,7 +24,7 @@ impl Cors {
     pub(super) fn check(raw: raw::Cors, place: &Place<'_>) -> Option<Self> {
         let origins = place.required("origins", raw.origins, "the origins of pages, such as https://app.example");
         if origins.as_ref().is_some_and(Vec::is_empty) {
-            place.field("origins").fault("at least one origin is needed, such as https://app.example");
+            place.field("origins").error("at least one origin is needed, such as https://app.example");
             return None;
         }
         let origins = place.field("origins").elements(origins?);

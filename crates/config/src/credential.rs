@@ -23,7 +23,7 @@ const LEAST: usize = 32;
 pub(super) fn long_enough(Scalar(token): Scalar<Secret>, place: &Place<'_>) -> Credential {
     let length = token.reveal().chars().count();
     if length < LEAST {
-        place.fault(format!(
+        place.error(format!(
             "a token of {length} characters could be guessed: at least {LEAST} are needed; `openssl rand -hex 32` makes \
              one of 64"
         ));

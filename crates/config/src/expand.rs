@@ -113,13 +113,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_expanded_is_refused() {
-        let fault = |text| in_test(text).unwrap_err().to_string();
+        let error = |text| in_test(text).unwrap_err().to_string();
         assert_eq!(
-            fault("${UNSET}"),
+            error("${UNSET}"),
             "the environment variable `UNSET` is not set; set it, or write ${UNSET:-default}"
         );
-        assert_eq!(fault("${EMPTY:?ask Ada}"), "the environment variable `EMPTY` is not set: ask Ada");
-        assert_eq!(fault("${UNSET:?}"), "the environment variable `UNSET` is not set");
+        assert_eq!(error("${EMPTY:?ask Ada}"), "the environment variable `EMPTY` is not set: ask Ada");
+        assert_eq!(error("${UNSET:?}"), "the environment variable `UNSET` is not set");
         assert_eq!(in_test("x${SET"), Err(ExpansionError::Unclosed));
         for text in ["${}", "${1A}", "${SET-x}", "${SET:+x}", "${ SET}", "${UNSET:-${SET}}", "${Ä}"] {
             assert_eq!(in_test(text), Err(ExpansionError::Form), "{text}");

@@ -16,11 +16,11 @@ pub(super) fn beside(file: &Path, name: &str) -> PathBuf {
 pub(super) fn pem(place: &Place<'_>, file: &Path, name: &str, label: &str) -> Option<PathBuf> {
     let path = beside(file, name);
     let content = std::fs::read(&path);
-    let content = content.map_err(|error| place.fault(format!("cannot read {}: {error}", path.display()))).ok()?;
+    let content = content.map_err(|error| place.error(format!("cannot read {}: {error}", path.display()))).ok()?;
     let text = String::from_utf8_lossy(&content);
     let found = text.lines().any(|line| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(label));
     if !found {
-        place.fault(format!("{} holds no `-----BEGIN … {label}` (PEM)", path.display()));
+        place.error(format!("{} holds no `-----BEGIN … {label}` (PEM)", path.display()));
     }
     found.then_some(path)
 }

@@ -106,7 +106,7 @@ impl Http {
             ca: None,
             timeout: Duration::from_secs(2),
         };
-        service_url(&service.url_of(&KeyHash::digest(b""))).map_err(|fault| fault.to_string())?;
+        service_url(&service.url_of(&KeyHash::digest(b""))).map_err(|error| error.to_string())?;
         Ok(service)
     }
 
@@ -127,14 +127,14 @@ impl Http {
         let other_url =
             |field: &str, url: Option<Scalar<Arc<str>>>| {
                 transposed(url.map(|Scalar(url)| {
-                    service_url(&url).map_err(|fault| place.field(field).fault(fault.to_string())).ok()
+                    service_url(&url).map_err(|error| place.field(field).error(error.to_string())).ok()
                 }))
             };
         let events_url = other_url("events_url", raw.events_url);
         let usage_url = other_url("usage_url", raw.usage_url);
         let ca = raw.ca.map(|Scalar(name)| files::pem(&place.field("ca"), file, &name, "CERTIFICATE-----"));
         let (Scalar(url), of_url) = (url?, place.field("url"));
-        let service = Self::at(&url).map_err(|fault| of_url.fault(fault)).ok()?;
+        let service = Self::at(&url).map_err(|error| of_url.error(error)).ok()?;
         Some(Self {
             events_url: events_url?,
             usage_url: usage_url?,
@@ -172,7 +172,7 @@ impl Keys {
         match (yaml, http) {
             (None, Some(http)) => Http::check(http, &place.field("http"), file).map(Source::Http),
             (Some(_), Some(_)) => {
-                place.field("http").fault("either `yaml` or `http`, not both: keys come from one source");
+                place.field("http").error("either `yaml` or `http`, not both: keys come from one source");
                 None
             }
             (None, None) if place.dropped("http") => None,
@@ -286,7 +286,7 @@ pub fn parse(
 /// What is wrong with it.
 pub fn parse_record(json: &[u8]) -> Result<(KeyRecord, Option<BalanceUpdate>), String> {
     let mut fields: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(json).map_err(|fault| format!("the record is not a JSON object: {fault}"))?;
+        serde_json::from_slice(json).map_err(|error| format!("the record is not a JSON object: {error}"))?;
     // Programs that write every field write `null` for those that they do not have.
     fields.retain(|name, value| !value.is_null() || !FIELDS.contains(&name.as_str()) && name != "secret");
     if fields.contains_key("secret") {
@@ -296,16 +296,16 @@ pub fn parse_record(json: &[u8]) -> Result<(KeyRecord, Option<BalanceUpdate>), S
         return Err(format!("unknown field `{unknown}`, expected one of `{}`", FIELDS.join("`, `")));
     }
     let state = fields.remove("state").map(read_field::<Scalar<KeyState>>).transpose();
-    let state = state.map_err(|fault| format!("state: {fault}"))?;
+    let state = state.map_err(|error| format!("state: {error}"))?;
     let wallet = fields.remove("wallet").map(parse_wallet).transpose();
-    let (wallet, word) = wallet.map_err(|fault| format!("wallet: {fault}"))?.unzip();
+    let (wallet, word) = wallet.map_err(|error| format!("wallet: {error}"))?.unzip();
     let raw: RawKey = read_field(fields.into())?;
     let marks = Marks::default();
     let report = Report::new(Path::new("record"), &marks);
     let record = record(raw, &report.root(), false, &mut Taken::default());
     let faults = report.into_faults();
     let record = match (record, faults.first()) {
-        (_, Some(fault)) => return Err(fault.message.clone()),
+        (_, Some(error)) => return Err(error.message.clone()),
         (None, None) => return Err("a field is missing".to_owned()),
         (Some(record), None) => record,
     };
@@ -379,13 +379,13 @@ struct Taken {
 impl Taken {
     fn id(&mut self, id: &KeyId, place: &Place<'_>) {
         if let Some(line) = self.ids.insert(id.clone(), place.line()) {
-            place.fault(format!("the id `{id}` is already used on line {line}"));
+            place.error(format!("the id `{id}` is already used on line {line}"));
         }
     }
 
     fn hash(&mut self, hash: KeyHash, place: &Place<'_>) {
         if let Some(line) = self.hashes.insert(hash, place.line()) {
-            place.fault(format!("the same secret is already given on line {line}; each must belong to one key, once"));
+            place.error(format!("the same secret is already given on line {line}; each must belong to one key, once"));
         }
     }
 }
@@ -431,17 +431,17 @@ fn hash(
             if checksum_required && !secret.is_well_formed() {
                 let message = "the secret has no right checksum, which `secret_checksum: required` asks for; \
                                `keymeter keys create` makes one that has";
-                place.field("secret").fault(message);
+                place.field("secret").error(message);
             }
             Some(("secret", secret.hash()))
         }
         (Some(_), Some(_)) => {
-            place.field("secret").fault("either `hash` or `secret`, not both");
+            place.field("secret").error("either `hash` or `secret`, not both");
             None
         }
         (None, None) => {
             if !place.dropped("hash") && !place.dropped("secret") {
-                place.fault(format!("missing field `hash`{}: that of the secret, or `secret` itself", place.inside()));
+                place.error(format!("missing field `hash`{}: that of the secret, or `secret` itself", place.inside()));
             }
             None
         }
@@ -450,7 +450,7 @@ fn hash(
 
 fn models(raw: List<Scalar<Glob>>, place: &Place<'_>) -> Box<[Glob]> {
     if raw.len() > glob::MOST {
-        place.fault(format!("{} models; a key has {} names and patterns at most", raw.len(), glob::MOST));
+        place.error(format!("{} models; a key has {} names and patterns at most", raw.len(), glob::MOST));
     }
     place.elements(raw).into_iter().map(|(_, Scalar(glob))| glob).collect()
 }

@@ -296,7 +296,7 @@ fn check(
 /// Where records wait to be sent on.
 fn ledger(raw: Option<raw::Ledger>, keys: Option<&Keys>, root: &Place<'_>, path: &Path) -> PathBuf {
     if raw.is_some() && keys.is_some_and(|keys| !keys.source.takes_usage()) {
-        root.field("ledger").fault("the ledger is unused: records are sent to `keys.http.usage_url`, which is not set; set it or remove `ledger`");
+        root.field("ledger").error("the ledger is unused: records are sent to `keys.http.usage_url`, which is not set; set it or remove `ledger`");
     }
     let directory = raw.and_then(|raw| raw.directory);
     files::beside(path, directory.as_ref().map_or("data/spool", |Scalar(directory)| directory))
@@ -329,7 +329,7 @@ fn check_listeners(server: Option<&Server>, admin: &Admin, root: &Place<'_>) {
     let shared = server.is_some_and(|server| server.listen.contains(&admin.listen));
     if shared && admin.listen.port() != 0 {
         let message = format!("`{}` is also in `server.listen`; the two need different ports", admin.listen);
-        root.field("admin").field("listen").fault(message);
+        root.field("admin").field("listen").error(message);
     }
 }
 
@@ -337,7 +337,7 @@ fn load_keys(keys: &Keys, place: &Place<'_>, environment: &Environment<'_>) -> (
     let Source::Yaml { path } = &keys.source else { return (Vec::new(), Vec::new()) };
     let text = read::text_of(path).map_err(|why| {
         let path = path.display();
-        place.fault(format!("cannot read the keys in {path}: {why}; a file without keys holds `keys: []`"));
+        place.error(format!("cannot read the keys in {path}: {why}; a file without keys holds `keys: []`"));
         Vec::new()
     });
     match text.and_then(|text| keys::parse(&text, path, keys.secret_checksum_required, environment)) {

@@ -26,7 +26,7 @@ impl Model {
             let of_name = place.field("name");
             if let Some(line) = lines.insert(model.name.clone(), of_name.line()) {
                 let name = model.name.as_str();
-                of_name.fault(format!("`{name}` is already given on line {line}, and the first that matches counts"));
+                of_name.error(format!("`{name}` is already given on line {line}, and the first that matches counts"));
             }
             models.push(model);
         }

@@ -31,12 +31,12 @@ pub(super) fn text_of(file: &Path) -> Result<String, String> {
 /// # Errors
 /// When it is no YAML, or has a field twice.
 pub(super) fn document(text: &str, file: &Path) -> Result<(Value, Marks), Vec<ConfigError>> {
-    let of_syntax = |fault| vec![ConfigError::of_syntax(file, fault)];
+    let of_syntax = |error| vec![ConfigError::of_syntax(file, error)];
     let marks = Marks::parse(text).map_err(of_syntax)?;
     let mut repeated = Vec::new();
     marks.root().into_iter().for_each(|root| repeated_fields(root, &mut repeated));
     if !repeated.is_empty() {
-        return Err(repeated.into_iter().map(|fault| ConfigError::of_syntax(file, fault)).collect());
+        return Err(repeated.into_iter().map(|error| ConfigError::of_syntax(file, error)).collect());
     }
     let mut value: Value = serde_yaml::from_str(text).map_err(|error| of_syntax(unreadable(&error)))?;
     value.apply_merge().map_err(|error| of_syntax(unreadable(&error)))?;
@@ -68,8 +68,8 @@ pub(super) fn expand_all(value: &mut Value, place: &Place<'_>, environment: &Env
     match value {
         Value::String(text) => match expand(text, environment) {
             Ok(expanded) => *text = expanded,
-            Err(fault) => {
-                place.drop_with(fault.to_string());
+            Err(error) => {
+                place.drop_with(error.to_string());
                 *value = Value::Null;
             }
         },
@@ -94,7 +94,7 @@ fn expand_fields(fields: &mut Mapping, place: &Place<'_>, environment: &Environm
         match name {
             Value::String(name) => expand_all(value, &place.field(name), environment),
             Value::Number(name) => place.field(&name.to_string()).fault_of_name(NO_NAME),
-            _ => place.fault(NO_NAME),
+            _ => place.error(NO_NAME),
         }
         name.is_string()
     });

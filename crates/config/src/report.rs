@@ -33,8 +33,8 @@ impl ConfigError {
         Self { file: file.to_owned(), line: 1, column: 1, message }
     }
 
-    pub(super) fn of_syntax(file: &Path, fault: SyntaxError) -> Self {
-        Self { file: file.to_owned(), line: fault.line, column: fault.column, message: fault.message }
+    pub(super) fn of_syntax(file: &Path, error: SyntaxError) -> Self {
+        Self { file: file.to_owned(), line: error.line, column: error.column, message: error.message }
     }
 }
 
@@ -91,7 +91,7 @@ impl Place<'_> {
     }
 
     /// Reports a fault of the value that stands here or, where nothing does, of what it belongs to.
-    pub(super) fn fault(&self, message: impl Into<String>) {
+    pub(super) fn error(&self, message: impl Into<String>) {
         self.add(self.mark(), message.into());
     }
 
@@ -103,14 +103,14 @@ impl Place<'_> {
 
     /// Reports the value here as faulty and remembers that it is taken out.
     pub(super) fn drop_with(&self, message: impl Into<String>) {
-        self.fault(message);
+        self.error(message);
         self.report.dropped.borrow_mut().insert(self.path.clone());
     }
 
     /// The value of a required field; reports that it is missing, unless it was there and faulty.
     pub(super) fn required<T>(&self, name: &str, value: Option<T>, what: &str) -> Option<T> {
         if value.is_none() && !self.dropped(name) {
-            self.fault(format!("missing field `{name}`{}: {what}", self.inside()));
+            self.error(format!("missing field `{name}`{}: {what}", self.inside()));
         }
         value
     }
@@ -120,7 +120,7 @@ impl Place<'_> {
         let placed = list.into_iter().enumerate().map(|(index, element)| (self.element(index), element));
         let filled = placed.filter_map(|(place, element)| {
             if element.is_none() && !place.was_dropped() {
-                place.fault("the element has no value");
+                place.error("the element has no value");
             }
             element.map(|element| (place, element))
         });
@@ -155,8 +155,8 @@ impl Place<'_> {
     }
 
     fn add(&self, mark: Mark, message: String) {
-        let fault = ConfigError { file: self.report.file.to_owned(), line: mark.line, column: mark.column, message };
-        self.report.faults.borrow_mut().push(fault);
+        let error = ConfigError { file: self.report.file.to_owned(), line: mark.line, column: mark.column, message };
+        self.report.faults.borrow_mut().push(error);
     }
 }
 

@@ -143,13 +143,13 @@ pub(super) fn transposed<T>(checked: Option<Option<T>>) -> Option<Option<T>> {
 fn listen(written: Option<raw::List<Scalar<SocketAddr>>>, place: &Place<'_>) -> Option<Vec<SocketAddr>> {
     let Some(written) = written else { return Some(vec![(Ipv4Addr::LOCALHOST, 8080).into()]) };
     if written.is_empty() {
-        place.fault("at least one address is needed, such as 127.0.0.1:8080");
+        place.error("at least one address is needed, such as 127.0.0.1:8080");
         return None;
     }
     let mut addresses = Vec::with_capacity(written.len());
     for (place, Scalar(address)) in place.elements(written) {
         if address.port() != 0 && addresses.contains(&address) {
-            place.fault(format!("`{address}` is already in the list"));
+            place.error(format!("`{address}` is already in the list"));
         }
         addresses.push(address);
     }
@@ -160,7 +160,7 @@ fn listen(written: Option<raw::List<Scalar<SocketAddr>>>, place: &Place<'_>) -> 
 fn threads(written: Option<Scalar<u64>>, place: &Place<'_>) -> Option<Option<NonZeroUsize>> {
     let Some(Scalar(threads)) = written else { return Some(None) };
     if threads > MOST_THREADS {
-        place.fault(format!("at most {MOST_THREADS} threads; 0 is one for each core"));
+        place.error(format!("at most {MOST_THREADS} threads; 0 is one for each core"));
         return None;
     }
     usize::try_from(threads).ok().map(NonZeroUsize::new)
@@ -172,7 +172,7 @@ fn bodies(one: Option<Scalar<Size>>, all: Option<Scalar<Size>>, place: &Place<'_
     let together = all.as_ref().map_or(Size(1 << 30), |Scalar(size)| *size);
     if largest > together {
         let culprit = if one.is_some() { "max_request_body" } else { "max_buffered_bodies" };
-        place.field(culprit).fault(format!(
+        place.field(culprit).error(format!(
             "`max_request_body` ({largest}) is more than `max_buffered_bodies` ({together}): such a request \
              could never be taken"
         ));
@@ -195,7 +195,7 @@ impl Admin {
     pub(super) fn check(raw: raw::Admin, place: &Place<'_>) -> Self {
         let listen = raw.listen.map_or((Ipv4Addr::LOCALHOST, 9090).into(), |Scalar(address)| address);
         if raw.token.is_none() && !place.dropped("token") && !listen.ip().is_loopback() {
-            place.field("listen").fault(format!("a `token` is required, as {listen} is not loopback"));
+            place.field("listen").error(format!("a `token` is required, as {listen} is not loopback"));
         }
         let hosts = hosts(raw.hosts, &place.field("hosts"));
         Self { listen, token: raw.token.map(|token| long_enough(token, &place.field("token"))), hosts }

@@ -45,16 +45,16 @@ impl Shared {
         let url = place.required("url", raw.url, example).map(|Scalar(url)| url);
         let ca = raw.ca.map(|Scalar(name)| files::pem(&place.field("ca"), file, &name, "CERTIFICATE-----"));
         if ca.is_some() && url.as_ref().is_some_and(|url| !url.tls) {
-            place.field("ca").fault("the connection is not encrypted: write `rediss://` in `url`, or leave `ca` out");
+            place.field("ca").error("the connection is not encrypted: write `rediss://` in `url`, or leave `ca` out");
         }
         let is_sentinel = url.as_ref().is_some_and(|url| matches!(url.servers, Servers::Sentinels { .. }));
         if raw.sentinel_password.is_some() && !is_sentinel {
             place
                 .field("sentinel_password")
-                .fault("the URL names no sentinels: remove the password, or write `redis-sentinel://` in `url`");
+                .error("the URL names no sentinels: remove the password, or write `redis-sentinel://` in `url`");
         }
         if raw.username.is_some() && raw.password.is_none() {
-            place.field("username").fault("a user needs a `password`, such as \"${REDIS_PASSWORD}\"");
+            place.field("username").error("a user needs a `password`, such as \"${REDIS_PASSWORD}\"");
         }
         let credential = |Scalar(secret): Scalar<Secret>| Credential(secret);
         Some(Self {

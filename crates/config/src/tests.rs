@@ -52,7 +52,7 @@ fn parsed(text: &str) -> Result<Config, Vec<ConfigError>> {
 /// The faults as `check` prints them, with the directory cut off.
 fn lines(directory: &TempDir, faults: &[ConfigError]) -> Vec<String> {
     let prefix = format!("{}/", directory.path().display());
-    faults.iter().map(|fault| fault.to_string().replace(&prefix, "")).collect()
+    faults.iter().map(|error| error.to_string().replace(&prefix, "")).collect()
 }
 
 /// What `load` says of a configuration and the keys beside it.
@@ -353,13 +353,13 @@ fn a_plugin_needs_no_upstreams_and_no_address_but_the_admins() {
     let config = load(least).unwrap().config;
     assert_eq!((config.purpose, config.upstreams.len()), (Purpose::Plugin, 0));
     assert_eq!(load(LEAST).unwrap().config.upstreams, parsed(LEAST).unwrap().upstreams);
-    for (text, fault) in [
+    for (text, error) in [
         ("", "keymeter.yaml:1:1: the file is empty; `keys` is required"),
         ("upstreams: []\nkeys: {yaml: {path: keys.yaml}}", "keymeter.yaml:1:12: at least one upstream is needed"),
         ("admin: {}", "keymeter.yaml:1:1: missing field `keys`"),
     ] {
         let faults = load(text).unwrap_err();
-        assert!(faults.len() == 1 && faults[0].starts_with(fault), "{faults:?}");
+        assert!(faults.len() == 1 && faults[0].starts_with(error), "{faults:?}");
     }
 }
 

@@ -47,7 +47,7 @@ impl Upstream {
     /// At least one, no two of a name.
     pub(super) fn check_all(raw: raw::List<raw::Upstream>, place: &Place<'_>, file: &Path) -> Option<Vec<Arc<Self>>> {
         if raw.is_empty() {
-            place.fault("at least one upstream is needed, with a `name` and a `url`");
+            place.error("at least one upstream is needed, with a `name` and a `url`");
         }
         let mut lines = HashMap::new();
         let mut upstreams = Vec::with_capacity(raw.len());
@@ -56,7 +56,7 @@ impl Upstream {
             let Some(upstream) = upstream else { continue };
             let of_name = place.field("name");
             if let Some(line) = lines.insert(upstream.name.clone(), of_name.line()) {
-                of_name.fault(format!("the name `{}` is already used on line {line}", upstream.name));
+                of_name.error(format!("the name `{}` is already used on line {line}", upstream.name));
             }
             upstreams.push(Arc::new(upstream));
         }
@@ -89,13 +89,13 @@ fn apis(written: Option<raw::List<Scalar<Api>>>, place: &Place<'_>) -> Option<Ve
     let Some(written) = written else { return Some(vec![Api::OpenAi]) };
     if written.is_empty() {
         let names: Vec<_> = Api::CHOICES.iter().map(|(name, _)| *name).collect();
-        place.fault(format!("at least one API is needed; accepted: {}", names.join(", ")));
+        place.error(format!("at least one API is needed; accepted: {}", names.join(", ")));
         return None;
     }
     let mut apis = Vec::with_capacity(written.len());
     for (place, Scalar(api)) in place.elements(written) {
         if apis.contains(&api) {
-            place.fault("this API is already in the list");
+            place.error("this API is already in the list");
         }
         apis.push(api);
     }
@@ -105,7 +105,7 @@ fn apis(written: Option<raw::List<Scalar<Api>>>, place: &Place<'_>) -> Option<Ve
 fn models(written: Option<raw::List<Scalar<Glob>>>, place: &Place<'_>) -> Option<Vec<Glob>> {
     let Some(written) = written else { return Some(vec![Glob::new("*")]) };
     if written.is_empty() {
-        place.fault("at least one model or pattern is needed; without the field, all models are served");
+        place.error("at least one model or pattern is needed; without the field, all models are served");
         return None;
     }
     Some(place.elements(written).into_iter().map(|(_, Scalar(glob))| glob).collect())

@@ -121,8 +121,8 @@ mod tests {
             ("http://host:", UrlError::Port),
             ("http://host:99999", UrlError::Port),
         ];
-        for (text, fault) in refused {
-            assert_eq!(text.parse::<UpstreamUrl>(), Err(fault), "{text}");
+        for (text, error) in refused {
+            assert_eq!(text.parse::<UpstreamUrl>(), Err(error), "{text}");
         }
     }
 }

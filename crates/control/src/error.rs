@@ -207,12 +207,12 @@ impl ApiError {
 }
 
 impl From<StoreError> for ApiError {
-    fn from(fault: StoreError) -> Self {
-        if fault.is_of_data() {
-            tracing::warn!("{fault}");
+    fn from(error: StoreError) -> Self {
+        if error.is_of_data() {
+            tracing::warn!("{error}");
             return Self::new(StatusCode::BAD_REQUEST, "invalid_value", "the database cannot keep what was sent");
         }
-        tracing::error!("{fault}");
+        tracing::error!("{error}");
         let message = "the control plane's database does not answer; its log says why, try again later";
         let refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message);
         Self { kind: "server_error", ..refusal }
@@ -220,8 +220,8 @@ impl From<StoreError> for ApiError {
 }
 
 impl From<getrandom::Error> for ApiError {
-    fn from(fault: getrandom::Error) -> Self {
-        tracing::error!("the operating system gives no randomness: {fault}");
+    fn from(error: getrandom::Error) -> Self {
+        tracing::error!("the operating system gives no randomness: {error}");
         let refusal =
             Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_randomness", "no secret can be made at the moment");
         Self { kind: "server_error", ..refusal }

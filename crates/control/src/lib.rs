@@ -58,13 +58,13 @@ impl ControlPlane {
         socket: std::net::TcpListener,
         listen: impl FnOnce(std::net::TcpListener, &config::Control) -> std::io::Result<L>,
     ) -> Result<Self, ControlError> {
-        let fault = |fault| ControlError::Bind(settings.listen, fault);
-        let kept = socket.try_clone().map_err(fault)?;
-        let address = socket.local_addr().map_err(fault)?;
+        let error = |error| ControlError::Bind(settings.listen, error);
+        let kept = socket.try_clone().map_err(error)?;
+        let address = socket.local_addr().map_err(error)?;
         let settings = config::Control { listen: address, ..settings.clone() };
         let plane = Plane::open(&settings, limits).await.map_err(ControlError::Store)?;
         let (stop, stopped) = watch::channel(false);
-        let listener = listen(socket, &settings).map_err(fault)?;
+        let listener = listen(socket, &settings).map_err(error)?;
         let task = tokio::spawn(plane.clone().serve(listener, stopped));
         let terms = (settings, limits);
         Ok(Self { address, plane, kept, terms, stop, task })
@@ -100,8 +100,8 @@ impl ControlPlane {
         let mut task = self.task;
         match tokio::time::timeout(LAST_CALLS, &mut task).await {
             Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(fault))) => tracing::error!("the control plane ended early: {fault}"),
-            Ok(Err(fault)) => tracing::error!("the control plane broke off: {fault}"),
+            Ok(Ok(Err(error))) => tracing::error!("the control plane ended early: {error}"),
+            Ok(Err(error)) => tracing::error!("the control plane broke off: {error}"),
             // Whoever began a call and does not end it holds up nobody.
             Err(_) => task.abort(),
         }
@@ -233,22 +233,22 @@ impl Plane {
         const HOUR: Duration = Duration::from_hours(1);
         loop {
             let end = Timestamp::now().checked_sub(self.retention).unwrap_or(Timestamp::MIN);
-            if let Err(fault) = self.store.forget_records(end).await {
-                tracing::warn!("old usage records stay for now: {fault}");
+            if let Err(error) = self.store.forget_records(end).await {
+                tracing::warn!("old usage records stay for now: {error}");
             }
             let end = Timestamp::now().checked_sub(FORGOTTEN).unwrap_or(Timestamp::MIN);
-            if let Err(fault) = self.store.forget_allowances(end).await {
-                tracing::warn!("the allowances of gateways that are gone stay for now: {fault}");
+            if let Err(error) = self.store.forget_allowances(end).await {
+                tracing::warn!("the allowances of gateways that are gone stay for now: {error}");
             }
-            if let Err(fault) = self.store.forget_sessions(Timestamp::now()).await {
-                tracing::warn!("sessions of the page that are over stay for now: {fault}");
+            if let Err(error) = self.store.forget_sessions(Timestamp::now()).await {
+                tracing::warn!("sessions of the page that are over stay for now: {error}");
             }
-            if let Err(fault) = self.store.forget_operations(Timestamp::now()).await {
-                tracing::warn!("what users did more than an hour ago stays for now: {fault}");
+            if let Err(error) = self.store.forget_operations(Timestamp::now()).await {
+                tracing::warn!("what users did more than an hour ago stays for now: {error}");
             }
             let end = Timestamp::now().checked_sub(store::invitations::DECLINED_FOR).unwrap_or(Timestamp::MIN);
-            if let Err(fault) = self.store.forget_declined(end).await {
-                tracing::warn!("invitations that were declined long ago stay for now: {fault}");
+            if let Err(error) = self.store.forget_declined(end).await {
+                tracing::warn!("invitations that were declined long ago stay for now: {error}");
             }
             tokio::time::sleep(HOUR).await;
         }

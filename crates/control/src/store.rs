@@ -201,14 +201,14 @@ impl StoreError {
     /// Whether there is another of that name already.
     #[must_use]
     pub fn is_duplicate(&self) -> bool {
-        matches!(self, Self::Database(sqlx::Error::Database(fault)) if fault.is_unique_violation())
+        matches!(self, Self::Database(sqlx::Error::Database(error)) if error.is_unique_violation())
     }
 
     /// Whether it is due to what was to be kept, so that trying again is of no use.
     #[must_use]
     pub fn is_of_data(&self) -> bool {
         match self {
-            Self::Database(sqlx::Error::Database(fault)) => fault.code().is_some_and(|code| is_code_of_data(&code)),
+            Self::Database(sqlx::Error::Database(error)) => error.code().is_some_and(|code| is_code_of_data(&code)),
             _ => false,
         }
     }

@@ -17,7 +17,7 @@ mod wallets;
 
 pub use self::{
     allowance::{AllowanceRequestGuard, Hold, WalletAllowance},
-    balance::{Allowance, AllowanceRequest, BalanceUpdate, Cost, Short, StalePolicy, USED_UP},
+    balance::{Allowance, AllowanceError, AllowanceRequest, BalanceUpdate, Cost, StalePolicy, USED_UP},
     grant::Grant,
     price::{Price, TokenCounts},
     usd::{Rate, Usd, UsdError},

@@ -416,9 +416,9 @@ mod tests {
         ] {
             let mut record: Value = serde_json::from_str(EXAMPLE).unwrap();
             record[field] = value;
-            let fault = Record::parse(record.to_string().as_bytes()).expect_err(field);
-            assert_eq!(fault.field.as_deref(), Some(field), "{fault}");
-            assert!(fault.to_string().contains(why), "{fault}");
+            let error = Record::parse(record.to_string().as_bytes()).expect_err(field);
+            assert_eq!(error.field.as_deref(), Some(field), "{error}");
+            assert!(error.to_string().contains(why), "{error}");
         }
     }
 

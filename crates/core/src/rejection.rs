@@ -224,7 +224,7 @@ impl Rejection {
     fn parameter(&self) -> Option<&'static str> {
         match self {
             Self::ModelNotFound { .. } => Some("model"),
-            Self::InvalidBody(fault) => fault.field(),
+            Self::InvalidBody(error) => error.field(),
             _ => None,
         }
     }
@@ -264,7 +264,7 @@ impl Rejection {
             )
             .into(),
             Self::Throttled => "too many requests with bad API keys from this address; retry in 1 s with a valid one".into(),
-            Self::InvalidBody(fault) => format!("the request body cannot be used: {fault}").into(),
+            Self::InvalidBody(error) => format!("the request body cannot be used: {error}").into(),
             Self::AmbiguousFraming => {
                 "the request states both content-length and transfer-encoding; state one of them".into()
             }

@@ -274,7 +274,7 @@ fn fill_and_free(disk: &Path) {
         ids.push(id);
         match written {
             Ok(()) => {}
-            Err(fault) => break fault,
+            Err(error) => break error,
         }
     };
     assert!(ids.len() > 20_000, "{} records had room", ids.len());

@@ -78,7 +78,7 @@ impl Examiner {
 async fn first_sign(mut stream: Response) -> Result<&'static str, String> {
     let mut reader = EventReader::default();
     while let Some(piece) = next_piece(&mut stream).await.map_err(|error| error.to_string())? {
-        if !reader.feed(&piece).map_err(|fault| fault.to_string())?.is_empty() {
+        if !reader.feed(&piece).map_err(|error| error.to_string())?.is_empty() {
             return Ok("an event");
         }
         if reader.expects_comments() {

@@ -56,7 +56,7 @@ pub(super) fn regenerate(regenerate: &Regenerate, io: &mut Io<'_>) -> Result<(),
     let One { id, source } = &regenerate.key;
     let (path, secret) = (source.file(), Secret::generate()?);
     let (file, text) = existing(path)?;
-    if keyfile::gives_secret(&text, id).map_err(|fault| KeysError::Edit(path.to_owned(), fault))? {
+    if keyfile::gives_secret(&text, id).map_err(|error| KeysError::Edit(path.to_owned(), error))? {
         return Err(KeysError::GivesSecret(path.to_owned(), id.clone()));
     }
     let retire = regenerate.grace.map(|grace| retire(&text, path, id, grace, io)).transpose()?;
@@ -102,7 +102,7 @@ fn write(
     changes: &[Edit],
     environment: &Environment<'_>,
 ) -> Result<(), KeysError> {
-    let edited = keyfile::apply(text, changes).map_err(|fault| KeysError::Edit(path.to_owned(), fault))?;
+    let edited = keyfile::apply(text, changes).map_err(|error| KeysError::Edit(path.to_owned(), error))?;
     if let Err(faults) = read::known(&edited, path, environment) {
         let before = read::known(text, path, environment).err();
         return Err(before.map_or(KeysError::WouldBreak(faults), KeysError::Faulty));

@@ -139,9 +139,9 @@ impl FromStr for Grace {
 
 /// A key's name; the error says how long the one given is.
 pub(super) fn parse_name(text: &str) -> Result<KeyName, String> {
-    text.parse().map_err(|fault: KeyError| match text.chars().count() {
-        length @ (0..3 | 51..) => format!("{fault}; this one has {length}"),
-        _ => fault.to_string(),
+    text.parse().map_err(|error: KeyError| match text.chars().count() {
+        length @ (0..3 | 51..) => format!("{error}; this one has {length}"),
+        _ => error.to_string(),
     })
 }
 

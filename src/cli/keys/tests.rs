@@ -77,14 +77,14 @@ impl Desk {
         };
         let result = run(args, &mut io);
         (self.printed, self.told) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
-        result.map_err(|fault| fault.to_string().replace(self.directory.path().to_str().unwrap(), "DIR"))
+        result.map_err(|error| error.to_string().replace(self.directory.path().to_str().unwrap(), "DIR"))
     }
 
-    fn fault(&mut self, line: &str) -> String {
+    fn error(&mut self, line: &str) -> String {
         let before = fs::read(self.path()).ok();
-        let fault = self.run(line).unwrap_err();
+        let error = self.run(line).unwrap_err();
         assert_eq!(fs::read(self.path()).ok(), before, "the file has changed");
-        fault
+        error
     }
 
     /// The one line that a command printed, a secret that is well formed.
@@ -127,15 +127,15 @@ fn create_writes_every_option() {
 #[test]
 fn arguments_are_held_to_their_form() {
     let mut desk = Desk::with(FILE);
-    assert!(desk.fault("create --name ab").contains("a name is 3 to 50 characters"));
-    assert!(desk.fault(&format!("create --name {}", "a".repeat(51))).contains("this one has 51"));
-    assert!(desk.fault("create --name abc --id Key").contains("an id is 1 to 64 characters"));
-    assert!(desk.fault("create --name abc --owner ").contains("1 to 64 characters"));
-    assert!(desk.fault("create --name abc --requests-per-minute 0").contains("invalid value '0'"));
-    assert!(desk.fault("create --name abc --expires-at tomorrow").contains("RFC 3339"));
-    assert!(desk.fault("regenerate key_a --grace 1w").contains("such as 24h"));
-    assert!(desk.fault("regenerate key_a --grace 366d").contains("365d at most"));
-    assert!(desk.fault("create").contains("--name <NAME>"));
+    assert!(desk.error("create --name ab").contains("a name is 3 to 50 characters"));
+    assert!(desk.error(&format!("create --name {}", "a".repeat(51))).contains("this one has 51"));
+    assert!(desk.error("create --name abc --id Key").contains("an id is 1 to 64 characters"));
+    assert!(desk.error("create --name abc --owner ").contains("1 to 64 characters"));
+    assert!(desk.error("create --name abc --requests-per-minute 0").contains("invalid value '0'"));
+    assert!(desk.error("create --name abc --expires-at tomorrow").contains("RFC 3339"));
+    assert!(desk.error("regenerate key_a --grace 1w").contains("such as 24h"));
+    assert!(desk.error("regenerate key_a --grace 366d").contains("365d at most"));
+    assert!(desk.error("create").contains("--name <NAME>"));
 }
 
 #[test]
@@ -143,27 +143,27 @@ fn what_cannot_be_done_is_said_and_changes_nothing() {
     let mut desk = Desk::with(FILE);
     let unknown = "DIR/keys.yaml: no key has the id `key_c`; `keymeter keys list` shows all ids";
     for command in ["show", "enable", "delete", "regenerate", "regenerate --grace 1h", "update --team x"] {
-        assert_eq!(desk.fault(&format!("{command} key_c")), unknown);
+        assert_eq!(desk.error(&format!("{command} key_c")), unknown);
     }
     let taken = "DIR/keys.yaml: a key has the id `key_a` already; each needs one of its own";
-    assert_eq!(desk.fault("create --name abc --id key_a"), taken);
-    let given = desk.fault("regenerate key_b");
+    assert_eq!(desk.error("create --name abc --id key_a"), taken);
+    let given = desk.error("regenerate key_b");
     assert!(given.starts_with("DIR/keys.yaml: the secret of key `key_b` is given by its field `secret`; "), "{given}");
-    assert!(desk.fault("update key_a").starts_with("nothing to change in key `key_a`; add an option such as --name"));
-    assert!(desk.fault("update key_a --team x --clear team").starts_with("a field is both set and named by --clear"));
-    let missing = Desk::empty().fault("list");
+    assert!(desk.error("update key_a").starts_with("nothing to change in key `key_a`; add an option such as --name"));
+    assert!(desk.error("update key_a --team x --clear team").starts_with("a field is both set and named by --clear"));
+    let missing = Desk::empty().error("list");
     assert_eq!(missing, "there is no file DIR/keys.yaml; `keymeter keys create --file DIR/keys.yaml` makes one");
-    assert_eq!(Desk::empty().fault("delete key_a"), missing);
+    assert_eq!(Desk::empty().error("delete key_a"), missing);
 }
 
 #[test]
 fn a_faulty_file_is_not_changed_but_named_with_its_places() {
     let mut desk = Desk::with("keys:\n- id: key_a\n  nam: First\n  name: First\n  secret: abc\n");
-    let fault = desk.fault("create --name abc");
-    assert!(fault.starts_with("DIR/keys.yaml:3:3: ") && fault.contains("nam"), "{fault}");
-    assert!(desk.fault("list").starts_with("DIR/keys.yaml:3:3: "));
-    assert!(Desk::with("keys: [").fault("list").starts_with("DIR/keys.yaml:2:1: "));
-    assert!(Desk::with("keys: [").fault("delete a").starts_with("DIR/keys.yaml:2:1: "));
+    let error = desk.error("create --name abc");
+    assert!(error.starts_with("DIR/keys.yaml:3:3: ") && error.contains("nam"), "{error}");
+    assert!(desk.error("list").starts_with("DIR/keys.yaml:3:3: "));
+    assert!(Desk::with("keys: [").error("list").starts_with("DIR/keys.yaml:2:1: "));
+    assert!(Desk::with("keys: [").error("delete a").starts_with("DIR/keys.yaml:2:1: "));
     desk.run("delete key_a").unwrap();
     assert_eq!(desk.text(), "keys: []\n", "the fault is gone with the key");
 }
@@ -241,7 +241,7 @@ fn what_steers_a_terminal_is_not_shown_to_it() {
     desk.run("list").unwrap();
     assert!(desk.printed.contains("2J") && !desk.printed.contains('\u{202e}'), "{}", desk.printed);
     let mut desk = Desk::with("keys: [{id: a, name: abc, secret: x, models: [\"a\\e[2J\"]}]");
-    assert!(desk.run("list").is_err_and(|fault| fault.contains("no control characters")));
+    assert!(desk.run("list").is_err_and(|error| error.contains("no control characters")));
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn a_secret_that_could_not_be_printed_is_not_passed_over() {
     let args = Line::try_parse_from(words).unwrap().keys;
     let (stdin, stderr) = (&mut io::empty(), &mut io::sink());
     let mut io = Io { stdin, stdout: &mut Closed, stderr, environment: &|_| None, now: NOW.parse().unwrap() };
-    let fault = run(args, &mut io).unwrap_err();
-    assert!(matches!(&fault, KeysError::SecretLost(_, id, _) if id.as_str() == "key_a"));
-    assert!(fault.to_string().ends_with("create another by `keymeter keys regenerate`"), "{fault}");
+    let error = run(args, &mut io).unwrap_err();
+    assert!(matches!(&error, KeysError::SecretLost(_, id, _) if id.as_str() == "key_a"));
+    assert!(error.to_string().ends_with("create another by `keymeter keys regenerate`"), "{error}");
 }

@@ -51,10 +51,10 @@ impl SharedLimits {
                 attempt.answered();
                 answer.decide(&attempt, limits, now)
             }
-            Some(Err(fault)) => {
+            Some(Err(error)) => {
                 // The error of an old connection says nothing about its successor.
                 if self.link.generation() == generation {
-                    self.mark_unavailable(&fault);
+                    self.mark_unavailable(&error);
                 }
                 Err(self.unreachable(limits))
             }

@@ -133,7 +133,7 @@ impl Call<'_> {
             self.command.arg(time.load(std::sync::atomic::Ordering::SeqCst));
         }
         match self.command.query_async(connection).await {
-            Err(fault) if fault.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 self.script.script.load_async(connection).await?;
                 self.command.query_async(connection).await
             }

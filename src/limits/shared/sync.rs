@@ -50,7 +50,7 @@ impl SharedLimits {
                     let why = self.synchronize().await;
                     self.mark_unavailable(&why);
                 }
-                Err(fault) if is_first => self.report_unavailable(&fault),
+                Err(error) if is_first => self.report_unavailable(&error),
                 Err(error) => tracing::debug!("the shared-limits server is still unavailable: {error}"),
             }
             is_first = false;
@@ -105,7 +105,7 @@ impl SharedLimits {
             handed_in = self.run_settlements(connection) => handed_in,
         };
         match ended {
-            Err(fault) => fault,
+            Err(error) => error,
         }
     }
 

@@ -143,8 +143,8 @@ impl RequestTrace {
             describe_usage(span, &ended.usage);
         }
         let refused = status.filter(|status| *status >= 400).map(|status| status.to_string());
-        if let Some(fault) = refused.or_else(|| ended.failure.map(|code| code.as_str().to_owned())) {
-            fail(span, fault);
+        if let Some(error) = refused.or_else(|| ended.failure.map(|code| code.as_str().to_owned())) {
+            fail(span, error);
         }
         span.end_with_timestamp(at.into());
     }
@@ -220,8 +220,8 @@ fn describe_spent(span: &mut Span, spent: &Spent) {
 }
 
 /// Marks a span as failed. What is said of it is a word of ours or a status.
-fn fail(span: &mut Span, fault: String) {
-    set(span, "error.type", fault);
+fn fail(span: &mut Span, error: String) {
+    set(span, "error.type", error);
     span.set_status(Status::error(""));
 }
 

@@ -163,7 +163,7 @@ fn a_request_and_its_exchange_are_told_by_the_conventions() {
 /// What went wrong, and whether it is an error of the request's span.
 #[test]
 fn an_error_is_one_where_it_is_not_the_clients() {
-    for (ended, fault) in [
+    for (ended, error) in [
         (Ended { status: 200, ..Ended::default() }, None),
         (Ended { status: 401, reason: Some(ErrorCode::InvalidApiKey), ..Ended::default() }, None),
         (Ended { status: 429, reason: Some(ErrorCode::RateLimitExceeded), ..Ended::default() }, None),
@@ -180,8 +180,8 @@ fn an_error_is_one_where_it_is_not_the_clients() {
         let (traces, kept) = traces(SampleRatio::ALL);
         begun(&traces, &HeaderMap::new(), Some(&chat())).unwrap().ended(&ended, None, at(1));
         let span = kept.only();
-        assert_eq!(attribute(&span, "error.type").as_deref(), fault);
-        let expected = if fault.is_some() { Status::error("") } else { Status::Unset };
+        assert_eq!(attribute(&span, "error.type").as_deref(), error);
+        let expected = if error.is_some() { Status::error("") } else { Status::Unset };
         assert_eq!(
             (span.status.clone(), attribute(&span, "keymeter.rejection").as_deref()),
             (expected, ended.reason.map(ErrorCode::as_str))

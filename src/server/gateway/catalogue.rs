@@ -123,7 +123,7 @@ impl Catalogue {
             let answer = tokio::time::timeout(PATIENCE, self.ask(upstream, dialer)).await;
             match answer {
                 Ok(Ok(names)) => Arc::new(self.answered(upstream, names)),
-                Ok(Err(fault)) => Arc::new(self.unanswered(upstream, &fault.to_string())),
+                Ok(Err(error)) => Arc::new(self.unanswered(upstream, &error.to_string())),
                 Err(_) => Arc::new(self.unanswered(upstream, "it took too long")),
             }
         });
@@ -209,7 +209,7 @@ fn names(body: &[u8]) -> Result<Vec<String>> {
     match serde_json::from_slice::<Listed>(body) {
         // What could not be asked for is not listed either.
         Ok(listed) => Ok(listed.data.into_iter().map(|entry| entry.id).filter(|id| is_valid(id)).collect()),
-        Err(fault) => malformed(&fault.to_string()),
+        Err(error) => malformed(&error.to_string()),
     }
 }
 
@@ -226,7 +226,7 @@ fn geminis_names(body: &[u8]) -> Result<Vec<String>> {
     let bare = |entry: Entry| entry.name.strip_prefix("models/").unwrap_or(&entry.name).to_owned();
     match serde_json::from_slice::<Listed>(body) {
         Ok(listed) => Ok(listed.models.into_iter().map(bare).filter(|name| is_valid(name)).collect()),
-        Err(fault) => malformed(&fault.to_string()),
+        Err(error) => malformed(&error.to_string()),
     }
 }
 
@@ -239,7 +239,7 @@ fn version_in(body: &[u8]) -> Result<String> {
     match serde_json::from_slice::<Told>(body) {
         Ok(Told { version }) if is_valid(&version) => Ok(version),
         Ok(_) => malformed("its version is none"),
-        Err(fault) => malformed(&fault.to_string()),
+        Err(error) => malformed(&error.to_string()),
     }
 }
 

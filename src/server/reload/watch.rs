@@ -71,8 +71,8 @@ impl Watcher {
     /// named may have changed before its directory was watched.
     async fn catch_up(&mut self) {
         loop {
-            if let Err(fault) = self.watch_directories() {
-                tracing::warn!("{}", WatchError(fault));
+            if let Err(error) = self.watch_directories() {
+                tracing::warn!("{}", WatchError(error));
             }
             let reloader = self.reloader.clone();
             // A reload that was faulty has said so itself.
@@ -103,8 +103,8 @@ impl Watcher {
             }
             match self.notifier.watch(&new, RecursiveMode::NonRecursive) {
                 Ok(()) => drop(self.watched.insert(new)),
-                Err(fault) if matches!(fault.kind, ErrorKind::PathNotFound) => {}
-                Err(fault) => return Err(fault),
+                Err(error) if matches!(error.kind, ErrorKind::PathNotFound) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())

@@ -24,11 +24,11 @@ impl LockedFile {
     /// # Errors
     /// When the directory cannot be opened or locked, or the path is a link that leads nowhere.
     pub fn open(path: &Path) -> Result<Self, FileError> {
-        let fault = |doing| move |error| FileError { doing, path: path.to_owned(), error };
-        let target = target(path).map_err(fault("find"))?;
+        let error = |doing| move |error| FileError { doing, path: path.to_owned(), error };
+        let target = target(path).map_err(error("find"))?;
         let directory =
-            File::open(target.parent().unwrap_or(Path::new("/"))).map_err(fault("open the directory of"))?;
-        directory.lock().map_err(fault("lock the directory of"))?;
+            File::open(target.parent().unwrap_or(Path::new("/"))).map_err(error("open the directory of"))?;
+        directory.lock().map_err(error("lock the directory of"))?;
         Ok(Self { target, directory })
     }
 
@@ -40,7 +40,7 @@ impl LockedFile {
         match fs::read_to_string(&self.target) {
             Ok(text) => Ok(Some(text)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(self.fault("read", error)),
+            Err(error) => Err(self.error("read", error)),
         }
     }
 
@@ -50,15 +50,15 @@ impl LockedFile {
     /// # Errors
     /// When a step of this fails, keeping its owner included.
     pub fn write(&self, text: &str) -> Result<(), FileError> {
-        let (fresh, file) = self.fresh().map_err(|error| self.fault("make a new file beside", error))?;
+        let (fresh, file) = self.fresh().map_err(|error| self.error("make a new file beside", error))?;
         let renamed = |()| fs::rename(&fresh, &self.target).map_err(explain_mount);
         let written = self.fill(&file, text).and_then(renamed);
         if let Err(error) = written {
             // What could not take the old file's place is of no use; that it cannot be removed would hide why.
             let _ = fs::remove_file(&fresh);
-            return Err(self.fault("replace", error));
+            return Err(self.error("replace", error));
         }
-        self.directory.sync_all().map_err(|error| self.fault("save the directory of", error))
+        self.directory.sync_all().map_err(|error| self.error("save the directory of", error))
     }
 
     /// An empty file in the same directory, under a name that nobody else has.
@@ -81,7 +81,7 @@ impl LockedFile {
         file.sync_all()
     }
 
-    fn fault(&self, doing: &'static str, error: io::Error) -> FileError {
+    fn error(&self, doing: &'static str, error: io::Error) -> FileError {
         FileError { doing, path: self.target.clone(), error }
     }
 }
@@ -196,8 +196,8 @@ mod tests {
         let (link, missing) = (directory.path().join("link"), directory.path().join("no/keys.yaml"));
         symlink("nowhere", &link).unwrap();
         for path in [directory.path(), &link, &missing] {
-            let fault = LockedFile::open(path).unwrap_err().to_string();
-            assert!(fault.starts_with("cannot find ") && fault.contains(path.to_str().unwrap()), "{fault}");
+            let error = LockedFile::open(path).unwrap_err().to_string();
+            assert!(error.starts_with("cannot find ") && error.contains(path.to_str().unwrap()), "{error}");
         }
     }
 

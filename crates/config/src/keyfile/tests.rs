@@ -70,7 +70,7 @@ fn assert_edit(text: &str, change: &Edit, replaced: &[(&str, &str)]) {
     assert_eq!(apply(text, std::slice::from_ref(change)).unwrap(), expected, "{change:?}");
 }
 
-fn fault(text: &str, change: &Edit) -> EditError {
+fn error(text: &str, change: &Edit) -> EditError {
     apply(text, std::slice::from_ref(change)).unwrap_err()
 }
 
@@ -251,9 +251,9 @@ fn keys_that_give_their_secret_are_told_apart() {
 fn what_is_shared_or_strange_is_left_to_people() {
     let rename = set("a", name("New"));
     let by_hand = |text: &str, line, column| {
-        let fault = fault(text, &rename);
-        assert!(matches!(fault, EditError::ByHand { line: l, column: c, .. } if (l, c) == (line, column)), "{fault:?}");
-        assert!(fault.to_string().ends_with("; edit the file by hand"), "{fault}");
+        let error = error(text, &rename);
+        assert!(matches!(error, EditError::ByHand { line: l, column: c, .. } if (l, c) == (line, column)), "{error:?}");
+        assert!(error.to_string().ends_with("; edit the file by hand"), "{error}");
     };
     by_hand("keys:\n- id: a\n  name: &n Old\n- id: b\n  name: *n\n", 3, 9);
     by_hand("keys:\n- id: b\n  name: &n Old\n- id: a\n  name: *n\n", 5, 9);
@@ -262,26 +262,26 @@ fn what_is_shared_or_strange_is_left_to_people() {
     let shared = "keys:\n- &base\n  id: a\n  name: Old\n- id: b\n  <<: *base\n";
     by_hand(shared, 2, 3);
     let kept = "keys:\n- id: a\n  name: |+\n    x\n\n";
-    assert_eq!(fault(kept, &set("a", Setting::Enabled(true))), EditError::Entangled);
+    assert_eq!(error(kept, &set("a", Setting::Enabled(true))), EditError::Entangled);
     assert!(matches!(
-        fault("keys:\n- id: a\n  limits: &l {x: 1}\n", &clear("a", Field::Limits)),
+        error("keys:\n- id: a\n  limits: &l {x: 1}\n", &clear("a", Field::Limits)),
         EditError::ByHand { .. }
     ));
     let number = "keys: [{id: a, limits: 5}]";
-    assert!(matches!(fault(number, &set("a", Setting::RequestsPerMinute(limit("1")))), EditError::ByHand { .. }));
-    assert!(matches!(fault("keys: 5", &create("a")), EditError::ByHand { .. } | EditError::Entangled));
+    assert!(matches!(error(number, &set("a", Setting::RequestsPerMinute(limit("1")))), EditError::ByHand { .. }));
+    assert!(matches!(error("keys: 5", &create("a")), EditError::ByHand { .. } | EditError::Entangled));
 }
 
 #[test]
 fn what_is_no_keys_file_or_has_no_such_key_is_refused() {
     let delete = Edit::Delete { id: id("a") };
-    assert!(matches!(fault("keys: [", &delete), EditError::Syntax(_)));
-    assert!(matches!(fault("keys: []\nkeys: []\n", &delete), EditError::Unreadable(_)));
-    assert_eq!(fault("upstreams: []", &create("a")), EditError::NoKeys);
-    assert_eq!(fault("keys: []", &delete), EditError::Unknown(id("a")));
-    assert_eq!(fault("keys: [{id: a}]", &create("a")), EditError::Duplicate(id("a")));
-    assert_eq!(fault("keys: [{id: 7}]", &create("7")), EditError::Duplicate(id("7")));
-    assert_eq!(fault("keys: [{id: a}, {id: a}]", &delete), EditError::Duplicate(id("a")));
+    assert!(matches!(error("keys: [", &delete), EditError::Syntax(_)));
+    assert!(matches!(error("keys: []\nkeys: []\n", &delete), EditError::Unreadable(_)));
+    assert_eq!(error("upstreams: []", &create("a")), EditError::NoKeys);
+    assert_eq!(error("keys: []", &delete), EditError::Unknown(id("a")));
+    assert_eq!(error("keys: [{id: a}]", &create("a")), EditError::Duplicate(id("a")));
+    assert_eq!(error("keys: [{id: 7}]", &create("7")), EditError::Duplicate(id("7")));
+    assert_eq!(error("keys: [{id: a}, {id: a}]", &delete), EditError::Duplicate(id("a")));
 }
 
 #[test]
@@ -297,7 +297,7 @@ fn a_field_that_is_null_is_absent_to_an_edit_too() {
             set("a", Setting::Team("t".to_owned())),
             retire("a", "2027-01-01T00:00:00Z"),
         ];
-        let edited = apply(text, &changes).unwrap_or_else(|fault| panic!("{text}: {fault}"));
+        let edited = apply(text, &changes).unwrap_or_else(|error| panic!("{text}: {error}"));
         let key: Value = serde_yaml::from_str::<Value>(&edited).unwrap()["keys"][0].clone();
         assert_eq!((&key["enabled"], &key["team"]), (&Value::from(false), &Value::from("t")), "{edited}");
         assert_eq!(key["limits"]["requests_per_minute"], Value::from(5), "{edited}");

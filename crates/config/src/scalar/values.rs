@@ -282,7 +282,7 @@ impl FromScalar for UpstreamUrl {
 }
 
 fn by_its_own_parser<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|fault: T::Err| fault.to_string())
+    text.parse().map_err(|error: T::Err| error.to_string())
 }
 
 #[cfg(test)]
@@ -306,8 +306,8 @@ mod tests {
     #[test]
     fn a_secret_is_one_that_a_header_carries_and_is_not_repeated() {
         for text in ["", "a b", "ab\n", "schlüssel-geheim"] {
-            let fault = Secret::from_text(text).unwrap_err();
-            assert!(text.is_empty() || !fault.contains(text.trim()), "{fault}");
+            let error = Secret::from_text(text).unwrap_err();
+            assert!(text.is_empty() || !error.contains(text.trim()), "{error}");
         }
         assert_eq!(Secret::from_text("sk-1~").unwrap().reveal(), "sk-1~");
     }

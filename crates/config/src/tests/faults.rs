@@ -278,10 +278,10 @@ fn of_policy() {
 
 #[test]
 fn of_limits_and_money_in_the_words_of_their_parsers() {
-    let limit = "none".parse::<Limit>().map_err(|fault| fault.to_string()).unwrap_err();
+    let limit = "none".parse::<Limit>().map_err(|error| error.to_string()).unwrap_err();
     assert_eq!(before_least("limits: {requests_per_minute: none}"), [format!("f:1:31: {limit}")]);
     for price in ["free", "-1", "0.0000000001"] {
-        let rate = price.parse::<Rate>().map_err(|fault| fault.to_string()).unwrap_err();
+        let rate = price.parse::<Rate>().map_err(|error| error.to_string()).unwrap_err();
         assert_eq!(before_least(&format!("models: [{{name: a, input: '{price}'}}]")), [format!("f:1:27: {rate}")]);
     }
 }

@@ -34,8 +34,8 @@ fn of_patterns_that_are_too_many_too_long_or_nobodys() {
     let text = format!("keys:\n- {{id: a, name: First, hash: '{HASH}', models: [{}]}}\n", many[1..].join(", "));
     assert_eq!(keys::parse(&text, Path::new("k"), true, &variable).unwrap()[0].models.as_ref().unwrap().len(), 256);
     let record = format!(r#"{{"id":"a","name":"First","hash":"{HASH}","models":{}}}"#, serde_json::json!(many));
-    let fault = keys::parse_record(record.as_bytes()).unwrap_err();
-    assert_eq!(fault, "257 models; a key has 256 names and patterns at most");
+    let error = keys::parse_record(record.as_bytes()).unwrap_err();
+    assert_eq!(error, "257 models; a key has 256 names and patterns at most");
     let record = format!(r#"{{"id":"a","name":"First","hash":"{HASH}","models":["a\u0000b"]}}"#);
     assert_eq!(keys::parse_record(record.as_bytes()).unwrap_err(), format!("models[0]: {why}"));
 }
@@ -130,8 +130,8 @@ fn null_is_no_fault_where_the_field_may_be_absent() {
         let text = format!(r#"{{"id":"key_a","name":"Some key","hash":"{HASH}"}}"#);
         let mut record: serde_json::Value = serde_json::from_str(&text).unwrap();
         record[field] = serde_json::Value::Null;
-        let fault = keys::parse_record(record.to_string().as_bytes()).unwrap_err();
-        assert!(fault.contains(&format!("missing field `{field}`")), "{fault}");
+        let error = keys::parse_record(record.to_string().as_bytes()).unwrap_err();
+        assert!(error.contains(&format!("missing field `{field}`")), "{error}");
     }
 }
 
@@ -178,8 +178,8 @@ fn of_a_services_record() {
         (r#","wallet":{"id":"ada","euros":"1"}"#, "wallet: euros: unknown field `euros`"),
         (r#","expires_at":"soon""#, "expires_at: `soon` is not an RFC 3339 time"),
     ] {
-        let fault = with(more).unwrap_err();
-        assert!(fault.starts_with(expected), "{more}: {fault}");
+        let error = with(more).unwrap_err();
+        assert!(error.starts_with(expected), "{more}: {error}");
     }
     for text in ["", "[]", "{", "null", r#"{"id":"key_a"}"#] {
         assert!(parse(text).is_err(), "{text}");

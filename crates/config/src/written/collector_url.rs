@@ -66,7 +66,7 @@ impl FromStr for CollectorUrl {
 
 impl FromScalar for CollectorUrl {
     fn from_text(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|fault: CollectorUrlError| fault.to_string())
+        text.parse().map_err(|error: CollectorUrlError| error.to_string())
     }
 }
 
@@ -88,15 +88,15 @@ mod tests {
 
     #[test]
     fn what_is_none_is_refused_and_not_repeated() {
-        for (text, fault) in [
+        for (text, error) in [
             ("127.0.0.1:4317", CollectorUrlError::Url(UrlError::Form)),
             ("grpc://host:4317", CollectorUrlError::Url(UrlError::Scheme)),
             ("http://ada:geheim@host:4317", CollectorUrlError::Url(UrlError::UserInfo)),
             ("http://host:4318/v1/traces", CollectorUrlError::Path),
             ("http://host:4317?token=geheim", CollectorUrlError::Url(UrlError::Query)),
         ] {
-            assert_eq!(text.parse::<CollectorUrl>(), Err(fault), "{text}");
-            assert!(!fault.to_string().contains("geheim"), "{fault}");
+            assert_eq!(text.parse::<CollectorUrl>(), Err(error), "{text}");
+            assert!(!error.to_string().contains("geheim"), "{error}");
         }
     }
 }

@@ -112,7 +112,7 @@ impl FromStr for SharedUrl {
 
 impl FromScalar for SharedUrl {
     fn from_text(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|fault: SharedUrlError| fault.to_string())
+        text.parse().map_err(|error: SharedUrlError| error.to_string())
     }
 }
 
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn what_is_no_such_url_is_refused() {
-        for (text, fault) in [
+        for (text, error) in [
             ("", SharedUrlError::Scheme),
             ("10.0.0.5:6379", SharedUrlError::Scheme),
             ("http://a", SharedUrlError::Scheme),
@@ -176,7 +176,7 @@ mod tests {
             ("redis-sentinel://a", SharedUrlError::Primary),
             ("redis://a?db=1", SharedUrlError::Query),
         ] {
-            assert_eq!(text.parse::<SharedUrl>(), Err(fault), "{text}");
+            assert_eq!(text.parse::<SharedUrl>(), Err(error), "{text}");
         }
     }
 }

@@ -136,12 +136,12 @@ fn empty_collections_end_where_they_are_closed() {
 
 #[test]
 fn faults_say_where_and_what() {
-    let fault = |text: &str| Marks::parse(text).unwrap_err().to_string();
-    assert_eq!(fault("a:\n\tb: 1\n"), "2:1: a tab in the indentation; YAML allows only spaces there");
-    assert_eq!(fault("a: 1\n---\nb: 2\n"), "2:1: a second document starts here; the file may hold only one");
-    assert_eq!(fault(&"[".repeat(70)), "1:65: nested more than 64 levels deep");
-    assert!(fault("a: [1,\n").starts_with("2:1: no valid YAML: "));
-    assert!(fault("a: b: c\n").starts_with("1:5: no valid YAML: "));
+    let error = |text: &str| Marks::parse(text).unwrap_err().to_string();
+    assert_eq!(error("a:\n\tb: 1\n"), "2:1: a tab in the indentation; YAML allows only spaces there");
+    assert_eq!(error("a: 1\n---\nb: 2\n"), "2:1: a second document starts here; the file may hold only one");
+    assert_eq!(error(&"[".repeat(70)), "1:65: nested more than 64 levels deep");
+    assert!(error("a: [1,\n").starts_with("2:1: no valid YAML: "));
+    assert!(error("a: b: c\n").starts_with("1:5: no valid YAML: "));
 }
 
 proptest! {

@@ -32,8 +32,8 @@ impl<T: DeserializeOwned> FromRequest<Arc<Plane>> for Body<T> {
 
 /// Reads a body of up to `longest` bytes.
 pub(crate) async fn read(body: HttpBody, longest: usize) -> Result<bytes::Bytes, ApiError> {
-    let fault = |_| ApiError::unreadable_body(format!("the body broke off, or has more than {longest} bytes"));
-    to_bytes(body, longest).await.map_err(fault)
+    let error = |_| ApiError::unreadable_body(format!("the body broke off, or has more than {longest} bytes"));
+    to_bytes(body, longest).await.map_err(error)
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
@@ -43,16 +43,16 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         return Err(ApiError::invalid(field, STEERING));
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|fault| {
-        let field = fault.path().to_string();
-        let fault = fault.into_inner();
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let field = error.path().to_string();
+        let error = error.into_inner();
         match field.as_str() {
-            "." if !fault.is_data() => ApiError::unreadable_body(format!("the body is no JSON: {fault}")),
-            "." => ApiError::invalid(named(&fault.to_string()).unwrap_or_default(), fault.to_string()),
-            _ => ApiError::invalid(field, fault.to_string()),
+            "." if !error.is_data() => ApiError::unreadable_body(format!("the body is no JSON: {error}")),
+            "." => ApiError::invalid(named(&error.to_string()).unwrap_or_default(), error.to_string()),
+            _ => ApiError::invalid(field, error.to_string()),
         }
     })?;
-    reader.end().map_err(|fault| ApiError::unreadable_body(format!("there is more than one JSON value: {fault}")))?;
+    reader.end().map_err(|error| ApiError::unreadable_body(format!("there is more than one JSON value: {error}")))?;
     Ok(value)
 }
 
@@ -84,8 +84,8 @@ pub(crate) async fn plainly_named(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    if let Err(fault @ RawPathParamsRejection::InvalidUtf8InPathParam(_)) = &places {
-        return Err(ApiError::invalid("path", fault.body_text()));
+    if let Err(error @ RawPathParamsRejection::InvalidUtf8InPathParam(_)) = &places {
+        return Err(ApiError::invalid("path", error.body_text()));
     }
     if let Some((name, _)) = places.iter().flatten().find(|(_, text)| has_control(text)) {
         return Err(ApiError::invalid(name, STEERING));
@@ -99,8 +99,8 @@ pub(crate) async fn plainly_named(
 }
 
 /// The field that a fault of the whole object names: one that is missing, or that there is not.
-fn named(fault: &str) -> Option<String> {
-    fault.split('`').nth(1).map(str::to_owned)
+fn named(error: &str) -> Option<String> {
+    error.split('`').nth(1).map(str::to_owned)
 }
 
 /// What is asked for in the URL.
@@ -112,9 +112,9 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Plane>> for Asked<T> {
     async fn from_request_parts(parts: &mut Parts, _: &Arc<Plane>) -> Result<Self, ApiError> {
         match Query::try_from_uri(&parts.uri) {
             Ok(Query(asked)) => Ok(Self(asked)),
-            Err(fault) => {
-                let fault = fault.to_string();
-                Err(ApiError::invalid(named(&fault).unwrap_or_else(|| "query".to_owned()), fault))
+            Err(error) => {
+                let error = error.to_string();
+                Err(ApiError::invalid(named(&error).unwrap_or_else(|| "query".to_owned()), error))
             }
         }
     }

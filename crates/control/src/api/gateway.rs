@@ -237,8 +237,8 @@ impl Changes {
                     self.seq = self.plane.store.last_change().await.ok()?;
                     return Some(Event::default().id(self.seq.to_string()).event("all").data("{}"));
                 }
-                Err(fault) => {
-                    tracing::error!("a gateway's event stream ends: {fault}");
+                Err(error) => {
+                    tracing::error!("a gateway's event stream ends: {error}");
                     return None;
                 }
             }
@@ -320,19 +320,19 @@ async fn take_records(State(plane): State<Arc<Plane>>, _: Gateway, body: HttpBod
     let records = readable(&batch.records)?;
     let now = Timestamp::now();
     match keep(&plane, &batch, &records, now).await {
-        Err(fault) if fault.is_of_data() => Err(at_fault(&plane, &records, fault, now).await?),
+        Err(error) if error.is_of_data() => Err(at_fault(&plane, &records, error, now).await?),
         kept => Ok(Json(json!({"accepted": records.len(), "wallets": kept?}))),
     }
 }
 
 fn batch(body: &[u8]) -> Result<Batch, ApiError> {
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let batch: Batch = serde_path_to_error::deserialize(&mut reader).map_err(|fault| {
-        let field = fault.path().to_string();
+    let batch: Batch = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let field = error.path().to_string();
         let field = if field == "." { "body".to_owned() } else { field };
-        ApiError::unreadable(field, shortened(&fault.into_inner().to_string()))
+        ApiError::unreadable(field, shortened(&error.into_inner().to_string()))
     })?;
-    reader.end().map_err(|fault| ApiError::unreadable("body", fault.to_string()))?;
+    reader.end().map_err(|error| ApiError::unreadable("body", error.to_string()))?;
     if batch.records.len() > MOST_RECORDS {
         return Err(ApiError::unreadable("records", format!("more than {MOST_RECORDS} records at once")));
     }
@@ -348,9 +348,9 @@ fn readable(batch: &[Value]) -> Result<Vec<Record>, ApiError> {
     for (index, json) in batch.iter().enumerate() {
         match Record::read(json.clone()) {
             Ok(record) => records.push(record),
-            Err(fault) if refused.len() < MOST_REFUSED => {
+            Err(error) if refused.len() < MOST_REFUSED => {
                 let id = json.get("id").and_then(Value::as_str).map(shortened);
-                refused.push(RefusedRecord { index, id, message: shortened(&fault.to_string()) });
+                refused.push(RefusedRecord { index, id, message: shortened(&error.to_string()) });
             }
             Err(_) => {}
         }
@@ -362,17 +362,17 @@ fn readable(batch: &[Value]) -> Result<Vec<Record>, ApiError> {
 async fn at_fault(
     plane: &Plane,
     records: &[Record],
-    fault: StoreError,
+    error: StoreError,
     now: Timestamp,
 ) -> Result<ApiError, StoreError> {
     let refused = usage::unstorable(&plane.store, records, now).await?;
     if refused.is_empty() {
         // They are, taken together.
-        return Err(fault);
+        return Err(error);
     }
-    let refused = refused.into_iter().take(MOST_REFUSED).map(|(index, fault)| {
+    let refused = refused.into_iter().take(MOST_REFUSED).map(|(index, error)| {
         let id = records.get(index).map(|record| record.id.to_string());
-        RefusedRecord { index, id, message: shortened(&fault.to_string()) }
+        RefusedRecord { index, id, message: shortened(&error.to_string()) }
     });
     Ok(ApiError::refused_records(refused.collect()))
 }
@@ -386,7 +386,7 @@ async fn keep(plane: &Plane, batch: &Batch, records: &[Record], now: Timestamp) 
     let mut tx = plane.store.begin().await?;
     // In one order, so that two gateways do not wait for each other.
     let charged = records.iter().filter_map(|record| record.wallet.as_deref());
-    let wanted = batch.wallets.iter().map(|wish| wish.id.as_str());
+    let wanted = batch.wallets.iter().map(|request| request.id.as_str());
     for wallet in charged.chain(wanted).collect::<BTreeSet<_>>() {
         wallets::hold(&mut tx, wallet).await?;
     }
@@ -394,11 +394,13 @@ async fn keep(plane: &Plane, batch: &Batch, records: &[Record], now: Timestamp) 
     let (mut words, mut recalled) = (Vec::with_capacity(batch.wallets.len()), Vec::new());
     for Asked { id, version, wanted_usd: wanted, granted_usd: granted } in &batch.wallets {
         let (version, wanted, granted) = (*version, *wanted, *granted);
-        let wish = AllowanceRequest { wallet: id.as_str().into(), version, wanted, granted };
-        if let Some(word) = wallets::grant(&mut tx, &wish.wallet, batch.gateway.as_str(), Some(&wish), now).await? {
-            words.push(wallet_json(&wish.wallet, &word));
+        let request = AllowanceRequest { wallet: id.as_str().into(), version, wanted, granted };
+        if let Some(word) =
+            wallets::grant(&mut tx, &request.wallet, batch.gateway.as_str(), Some(&request), now).await?
+        {
+            words.push(wallet_json(&request.wallet, &word));
             if is_elsewhere(&word, wanted) {
-                recalled.push(wish.wallet.to_string());
+                recalled.push(request.wallet.to_string());
             }
         }
     }

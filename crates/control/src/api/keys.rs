@@ -169,7 +169,7 @@ pub(crate) async fn make(
     if let Some(idempotency_key) = &idempotency_key {
         let noted = keys::note_created(&mut tx, &actor.unmistakable(), idempotency_key, &digest, &id, now).await;
         let under_way = || ApiError::conflict("the same call was under way; send it again to see what it made");
-        noted.map_err(|fault| if fault.is_duplicate() { under_way() } else { fault.into() })?;
+        noted.map_err(|error| if error.is_duplicate() { under_way() } else { error.into() })?;
     }
     let detail = json!({"name": new.name, "owner": new.owner, "team": new.team, "models": new.models,
         "limits": new.limits, "expires_at": new.expires_at});
@@ -398,7 +398,7 @@ async fn may_create(tx: &mut Tx, caller: &Caller, new: &NewKey) -> Result<(), Ap
 fn checked_name(name: String) -> Result<String, ApiError> {
     match name.parse::<KeyName>() {
         Ok(_) => Ok(name),
-        Err(fault) => Err(ApiError::invalid("name", fault.to_string())),
+        Err(error) => Err(ApiError::invalid("name", error.to_string())),
     }
 }
 
@@ -412,8 +412,8 @@ fn checked_models(models: Option<Vec<String>>) -> Result<Option<Vec<String>>, Ap
         return Err(ApiError::invalid("models", message));
     }
     for (index, model) in models.iter().enumerate() {
-        let fault = |fault| ApiError::invalid("models", format!("the one at {index}, counted from 0: {fault}"));
-        model.parse::<Glob>().map_err(fault)?;
+        let error = |error| ApiError::invalid("models", format!("the one at {index}, counted from 0: {error}"));
+        model.parse::<Glob>().map_err(error)?;
     }
     if json!(models).to_string().len() > MOST_OF_A_RECORD {
         let message = format!("all of them have more than {MOST_OF_A_RECORD} bytes of JSON, which no gateway reads");

@@ -99,7 +99,7 @@ pub(crate) async fn create_user(
     let now = Timestamp::now();
     let (token, hash) = new_token()?;
     let mut tx = plane.store.begin().await?;
-    people::create_user(&mut tx, &id, &name, &hash, now).await.map_err(|fault| taken(fault, &id))?;
+    people::create_user(&mut tx, &id, &name, &hash, now).await.map_err(|error| taken(error, &id))?;
     note(&mut tx, &caller.actor(), "user.create", &id, &json!({"name": name}), now).await?;
     let user = people::user(&mut tx, &id).await?.ok_or_else(|| ApiError::not_found("user", &id))?;
     plane.store.commit(tx).await?;
@@ -169,7 +169,7 @@ pub(crate) async fn create_team(
     let now = Timestamp::now();
     let mut tx = plane.store.begin().await?;
     on_no_team(&mut tx, &asked.owner).await?;
-    people::create_team(&mut tx, &id, &name, &asked.owner, now).await.map_err(|fault| taken(fault, &id))?;
+    people::create_team(&mut tx, &id, &name, &asked.owner, now).await.map_err(|error| taken(error, &id))?;
     note(&mut tx, &caller.actor(), "team.create", &id, &json!({"name": name, "owner": asked.owner}), now).await?;
     plane.store.commit(tx).await?;
     Ok((StatusCode::CREATED, Json(team(&plane, &id).await?)))
@@ -372,14 +372,14 @@ fn must_not_own(user: &User, instead: &str) -> Result<(), ApiError> {
 /// The id and the name of a new user or team.
 fn named(id: String, name: String) -> Result<(String, String), ApiError> {
     // They are held to the same form as those of keys.
-    id.parse::<KeyId>().map_err(|fault| ApiError::invalid("id", fault.to_string()))?;
-    name.parse::<KeyName>().map_err(|fault| ApiError::invalid("name", fault.to_string()))?;
+    id.parse::<KeyId>().map_err(|error| ApiError::invalid("id", error.to_string()))?;
+    name.parse::<KeyName>().map_err(|error| ApiError::invalid("name", error.to_string()))?;
     Ok((id, name))
 }
 
-fn taken(fault: StoreError, id: &str) -> ApiError {
-    if fault.is_duplicate() {
+fn taken(error: StoreError, id: &str) -> ApiError {
+    if error.is_duplicate() {
         return ApiError::conflict(format!("`{id}` is the id of a user or a team already"));
     }
-    fault.into()
+    error.into()
 }

@@ -10,7 +10,7 @@ pub struct Form<'form> {
     /// What was filled in.
     pub fields: &'form FormFields,
     /// What was wrong.
-    pub fault: Option<&'form ApiError>,
+    pub error: Option<&'form ApiError>,
 }
 
 /// What a field is beside its name.
@@ -34,12 +34,12 @@ impl Form<'_> {
     /// What is wrong, above the form, with the way to the field.
     pub fn alert(&self) -> Markup {
         html! {
-            @if let Some(fault) = self.fault {
+            @if let Some(error) = self.error {
                 div.alert role="alert" {
                     p {
-                        @match whole_field(fault) {
-                            Some(field) => { a href=(format!("#{}", id(field))) { (sentence(fault.message())) } }
-                            None => { (sentence(fault.message())) }
+                        @match whole_field(error) {
+                            Some(field) => { a href=(format!("#{}", id(field))) { (sentence(error.message())) } }
+                            None => { (sentence(error.message())) }
                         }
                     }
                 }
@@ -49,31 +49,31 @@ impl Form<'_> {
 
     /// A field of one line.
     pub fn line(&self, field: FormField<'_>) -> Markup {
-        let fault = self.fault_of(field.name);
+        let error = self.fault_of(field.name);
         let kind = field.kind.unwrap_or("text");
         // What is secret is not sent back.
         let value = if kind == "password" { "" } else { self.fields.text(field.name) };
         let complete = if kind == "password" { "current-password" } else { "off" };
         around(
             field,
-            fault,
+            error,
             &html! {
                 input id=(id(field.name)) name=(field.name) type=(kind) value=(value) autocomplete=(complete)
                     spellcheck="false" autocapitalize="none" inputmode=[field.keys] required[field.is_required]
-                    aria-describedby=[described(field, fault)] aria-invalid=[fault.map(|_| "true")];
+                    aria-describedby=[described(field, error)] aria-invalid=[error.map(|_| "true")];
             },
         )
     }
 
     /// A field of several lines.
     pub fn lines(&self, field: FormField<'_>) -> Markup {
-        let fault = self.fault_of(field.name);
+        let error = self.fault_of(field.name);
         around(
             field,
-            fault,
+            error,
             &html! {
                 textarea id=(id(field.name)) name=(field.name) rows="3" spellcheck="false" autocapitalize="none"
-                    aria-describedby=[described(field, fault)] aria-invalid=[fault.map(|_| "true")]
+                    aria-describedby=[described(field, error)] aria-invalid=[error.map(|_| "true")]
                     { (self.fields.text(field.name)) }
             },
         )
@@ -81,13 +81,13 @@ impl Form<'_> {
 
     /// One of several.
     pub fn choice(&self, field: FormField<'_>, choices: &[(&str, &str)]) -> Markup {
-        let fault = self.fault_of(field.name);
+        let error = self.fault_of(field.name);
         around(
             field,
-            fault,
+            error,
             &html! {
                 select id=(id(field.name)) name=(field.name)
-                    aria-describedby=[described(field, fault)] aria-invalid=[fault.map(|_| "true")] {
+                    aria-describedby=[described(field, error)] aria-invalid=[error.map(|_| "true")] {
                     @for (value, words) in choices {
                         option value=(value) selected[self.fields.text(field.name) == *value] { (words) }
                     }
@@ -97,31 +97,31 @@ impl Form<'_> {
     }
 
     fn fault_of(&self, name: &str) -> Option<&str> {
-        self.fault.filter(|fault| whole_field(fault) == Some(name)).map(ApiError::message)
+        self.error.filter(|error| whole_field(error) == Some(name)).map(ApiError::message)
     }
 }
 
 /// The field that is wrong: of a list, all of it.
-fn whole_field(fault: &ApiError) -> Option<&str> {
-    fault.field().and_then(|field| field.split('[').next())
+fn whole_field(error: &ApiError) -> Option<&str> {
+    error.field().and_then(|field| field.split('[').next())
 }
 
-fn around(field: FormField<'_>, fault: Option<&str>, input: &Markup) -> Markup {
+fn around(field: FormField<'_>, error: Option<&str>, input: &Markup) -> Markup {
     html! {
         div.field {
             label for=(id(field.name)) {
                 (field.label) @if !field.is_required { span.optional { " (optional)" } }
             }
             @if !field.hint.is_empty() { p.hint id=(format!("{}-hint", id(field.name))) { (field.hint) } }
-            @if let Some(fault) = fault { p.fault id=(format!("{}-fault", id(field.name))) { (sentence(fault)) } }
+            @if let Some(error) = error { p.error id=(format!("{}-fault", id(field.name))) { (sentence(error)) } }
             (input)
         }
     }
 }
 
-fn described(field: FormField<'_>, fault: Option<&str>) -> Option<String> {
+fn described(field: FormField<'_>, error: Option<&str>) -> Option<String> {
     let id = id(field.name);
-    match (field.hint.is_empty(), fault) {
+    match (field.hint.is_empty(), error) {
         (true, None) => None,
         (false, None) => Some(format!("{id}-hint")),
         (true, Some(_)) => Some(format!("{id}-fault")),

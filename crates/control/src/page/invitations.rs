@@ -47,7 +47,7 @@ pub async fn answer(
 ) -> Result<Response, PageError> {
     let answer = match (fields.text("accept"), fields.text("role").parse::<Role>()) {
         ("true", Ok(role)) => Answer { accept: true, role: Some(role) },
-        ("true", Err(fault)) => return Err(ApiError::invalid("role", fault).into()),
+        ("true", Err(error)) => return Err(ApiError::invalid("role", error).into()),
         ("false", _) => Answer { accept: false, role: None },
         _ => return Err(ApiError::invalid("accept", "either `true` or `false`").into()),
     };
@@ -90,14 +90,14 @@ async fn page(
     plane: &Arc<Plane>,
     signed: &SignedIn,
     begin: &ListPosition,
-    fault: Option<&ApiError>,
+    error: Option<&ApiError>,
 ) -> Result<Response, PageError> {
     let InvitationPage { data, next_cursor } = own(plane, signed, begin.cursor.clone(), ROWS).await?;
     let done = begin.done.as_deref().filter(|done| *done == "declined");
     let main = html! {
         h1 { "Invitations" }
         (layout::notice(done.map(|_| "You declined the invitation: the team does not invite you again for a week.")))
-        @if let Some(fault) = fault { div.alert role="alert" { p { (layout::sentence(fault.message())) } } }
+        @if let Some(error) = error { div.alert role="alert" { p { (layout::sentence(error.message())) } } }
         @if data.is_empty() {
             p.empty { "There are no open invitations. The owner or an admin of a team invites people to it." }
         } @else {
@@ -105,8 +105,8 @@ async fn page(
         }
         (pager("/invitations", begin.cursor.is_some(), next_cursor.as_deref()))
     };
-    let title = if fault.is_some() { "Error: Invitations" } else { "Invitations" };
-    Ok(layout::refused(layout::page(title, signed, &main), fault))
+    let title = if error.is_some() { "Error: Invitations" } else { "Invitations" };
+    Ok(layout::refused(layout::page(title, signed, &main), error))
 }
 
 fn cards(signed: &SignedIn, data: &[Invitation]) -> Markup {

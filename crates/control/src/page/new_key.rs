@@ -35,7 +35,7 @@ pub async fn ask(signed: SignedIn) -> Result<Response, PageError> {
         signed.caller.must_lead(team)?;
     }
     let fields = FormFields::from([(ONCE, nonce()?)]);
-    Ok(page(&signed, &Form { fields: &fields, fault: None }))
+    Ok(page(&signed, &Form { fields: &fields, error: None }))
 }
 
 /// `POST /keys/new`.
@@ -58,7 +58,7 @@ pub async fn make(
             let status = if made.secret.is_some() { StatusCode::CREATED } else { StatusCode::OK };
             Ok((status, page).into_response())
         }
-        Err(refusal) => Ok(page(&signed, &Form { fields: &fields, fault: Some(&refusal) })),
+        Err(refusal) => Ok(page(&signed, &Form { fields: &fields, error: Some(&refusal) })),
     }
 }
 
@@ -124,8 +124,8 @@ fn page(signed: &SignedIn, form: &Form<'_>) -> Response {
             }
         }
     };
-    let title = if form.fault.is_some() { "Error: Make a key" } else { "Make a key" };
-    layout::refused(layout::page(title, signed, &main), form.fault)
+    let title = if form.error.is_some() { "Error: Make a key" } else { "Make a key" };
+    layout::refused(layout::page(title, signed, &main), form.error)
 }
 
 fn hinted(hint: &str) -> FormField<'_> {

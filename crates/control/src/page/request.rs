@@ -67,7 +67,7 @@ impl FormFields {
     pub async fn read(request: Request, plane: &Arc<Plane>, session: &BrowserSession) -> Result<Self, ApiError> {
         must_be_from_here(request.headers())?;
         let form = Form::<HashMap<String, String>>::from_request(request, plane).await;
-        let Form(fields) = form.map_err(|fault| ApiError::unreadable_body(fault.to_string()))?;
+        let Form(fields) = form.map_err(|error| ApiError::unreadable_body(error.to_string()))?;
         let steers = |text: &String| has_control(&text.replace(['\n', '\r', '\t'], " "));
         if let Some((name, _)) = fields.iter().find(|(name, text)| has_control(name) || steers(text)) {
             let message = "a control character stands in it, such as U+0000; leave it out";
@@ -155,14 +155,14 @@ impl From<ApiError> for PageError {
 }
 
 impl From<getrandom::Error> for PageError {
-    fn from(fault: getrandom::Error) -> Self {
-        Self(fault.into())
+    fn from(error: getrandom::Error) -> Self {
+        Self(error.into())
     }
 }
 
 impl From<crate::store::StoreError> for PageError {
-    fn from(fault: crate::store::StoreError) -> Self {
-        Self(fault.into())
+    fn from(error: crate::store::StoreError) -> Self {
+        Self(error.into())
     }
 }
 

@@ -47,7 +47,7 @@ pub async fn ask(
 ) -> Result<Response, PageError> {
     let key = managed(&plane, &signed.caller, &id).await?;
     let fields = FormFields::from([("seen", key.masked.clone())]);
-    Ok(page(&signed, &key, &Form { fields: &fields, fault: None }))
+    Ok(page(&signed, &key, &Form { fields: &fields, error: None }))
 }
 
 /// `POST /keys/{id}/secret`. The form says which secret it was made for, so that sent again it replaces no other.
@@ -64,7 +64,7 @@ pub async fn regenerate(
         }
         Err(refusal) => {
             let key = managed(&plane, &signed.caller, &id).await?;
-            Ok(page(&signed, &key, &Form { fields: &fields, fault: Some(&refusal) }))
+            Ok(page(&signed, &key, &Form { fields: &fields, error: Some(&refusal) }))
         }
     }
 }
@@ -105,6 +105,6 @@ fn page(signed: &SignedIn, key: &Key, form: &Form<'_>) -> Response {
             }
         }
     };
-    let title = if form.fault.is_some() { "Error: Regenerate the secret" } else { "Regenerate the secret" };
-    layout::refused(layout::page(title, signed, &main), form.fault)
+    let title = if form.error.is_some() { "Error: Regenerate the secret" } else { "Regenerate the secret" };
+    layout::refused(layout::page(title, signed, &main), form.error)
 }

@@ -82,11 +82,11 @@ pub async fn sign_out(
 }
 
 /// The form, in the session of a visitor: so that nobody is signed in by another's form.
-fn form(plane: &Plane, headers: &HeaderMap, fault: Option<&ApiError>) -> Result<Response, PageError> {
+fn form(plane: &Plane, headers: &HeaderMap, error: Option<&ApiError>) -> Result<Response, PageError> {
     let now = Timestamp::now();
     let known = plane.sessions.read(headers, now).filter(|session| session.holder == Holder::Visitor);
     let session = known.map_or_else(|| Sessions::begin(Holder::Visitor, now), Ok)?;
-    let form = Form { fields: &FormFields::default(), fault };
+    let form = Form { fields: &FormFields::default(), error };
     let main = html! {
         div.narrow {
             h1 { "Sign in" }
@@ -105,8 +105,8 @@ fn form(plane: &Plane, headers: &HeaderMap, fault: Option<&ApiError>) -> Result<
             }
         }
     };
-    let title = if fault.is_some() { "Error: Sign in" } else { "Sign in" };
-    let page = layout::refused(layout::document(title, &html! {}, &main), fault);
+    let title = if error.is_some() { "Error: Sign in" } else { "Sign in" };
+    let page = layout::refused(layout::document(title, &html! {}, &main), error);
     Ok(with_cookie(page, plane.sessions.cookie(&session, is_secure(headers))))
 }
 

@@ -76,7 +76,7 @@ pub async fn show(
         _ => None,
     };
     let fields = FormFields::from([("role", "member".to_owned())]);
-    Ok(page(&signed, &shown, done, &Form { fields: &fields, fault: None }))
+    Ok(page(&signed, &shown, done, &Form { fields: &fields, error: None }))
 }
 
 /// A team, and what else its page has on it.
@@ -118,7 +118,7 @@ pub async fn put(
             let whose = Path((id.clone(), user));
             people::put_member(State(plane.clone()), signed.caller.clone(), whose, Body(PutMember { role })).await
         }
-        Err(fault) => Err(ApiError::invalid("role", fault)),
+        Err(error) => Err(ApiError::invalid("role", error)),
     };
     match put {
         Ok(put) => {
@@ -128,7 +128,7 @@ pub async fn put(
         Err(refusal) => {
             let shown = Shown::load(&plane, &signed, id).await?;
             let refusal = refusal.at("user");
-            Ok(page(&signed, &shown, None, &Form { fields: &fields, fault: Some(&refusal) }))
+            Ok(page(&signed, &shown, None, &Form { fields: &fields, error: Some(&refusal) }))
         }
     }
 }
@@ -222,8 +222,8 @@ fn page(signed: &SignedIn, shown: &Shown, done: Option<&str>, form: &Form<'_>) -
             div.actions { a.button.plain.danger href=(format!("/teams/{}/delete", team.id)) { "Delete the team" } }
         }
     };
-    let title = if form.fault.is_some() { format!("Error: {}", team.name) } else { team.name.clone() };
-    layout::refused(layout::page(&title, signed, &main), form.fault)
+    let title = if form.error.is_some() { format!("Error: {}", team.name) } else { team.name.clone() };
+    layout::refused(layout::page(&title, signed, &main), form.error)
 }
 
 fn row(signed: &SignedIn, team: &Team, member: &Member, leads: Option<Role>) -> Markup {

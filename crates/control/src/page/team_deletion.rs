@@ -31,7 +31,7 @@ pub async fn ask(
     Path(id): Path<String>,
     signed: SignedIn,
 ) -> Result<Response, PageError> {
-    page(plane, id, &signed, &Form { fields: &FormFields::default(), fault: None }).await
+    page(plane, id, &signed, &Form { fields: &FormFields::default(), error: None }).await
 }
 
 /// `POST /teams/{id}/delete`.
@@ -44,7 +44,7 @@ pub async fn delete(
     let done = team_deletion::delete_team(State(plane.clone()), signed.caller.clone(), Path(id.clone()), Body(asked));
     match done.await {
         Ok(_) => Ok(Redirect::to("/teams?done=deleted").into_response()),
-        Err(refusal) => page(plane, id, &signed, &Form { fields: &fields, fault: Some(&refusal) }).await,
+        Err(refusal) => page(plane, id, &signed, &Form { fields: &fields, error: Some(&refusal) }).await,
     }
 }
 
@@ -79,6 +79,6 @@ async fn page(plane: Arc<Plane>, id: String, signed: &SignedIn, form: &Form<'_>)
             }
         }
     };
-    let title = if form.fault.is_some() { "Error: Delete a team" } else { "Delete a team" };
-    Ok(layout::refused(layout::page(title, signed, &main), form.fault))
+    let title = if form.error.is_some() { "Error: Delete a team" } else { "Delete a team" };
+    Ok(layout::refused(layout::page(title, signed, &main), form.error))
 }

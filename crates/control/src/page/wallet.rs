@@ -88,7 +88,7 @@ pub async fn show(
     let Json(wallet) = wallets::show(State(plane), signed.caller.clone(), Path(owner)).await?;
     let done = begin.done.as_deref().filter(|done| *done == "credited").map(|_| "The credit is in the balance.");
     let fields = FormFields::from([(IDEMPOTENCY_KEY, nonce()?)]);
-    Ok(page(&signed, &wallet, done, &Form { fields: &fields, fault: None }))
+    Ok(page(&signed, &wallet, done, &Form { fields: &fields, error: None }))
 }
 
 /// `POST /wallets/{owner}`: a credit, once for each form.
@@ -102,13 +102,13 @@ pub async fn credit(
             let credit = Credit { usd, idempotency_key: fields.text(IDEMPOTENCY_KEY).to_owned() };
             wallets::credit(State(plane.clone()), signed.caller.clone(), Path(owner.clone()), Body(credit)).await
         }
-        Err(fault) => Err(ApiError::invalid("usd", fault.to_string())),
+        Err(error) => Err(ApiError::invalid("usd", error.to_string())),
     };
     match credited {
         Ok(_) => Ok(Redirect::to(&format!("/wallets/{owner}?done=credited")).into_response()),
         Err(refusal) => {
             let Json(wallet) = wallets::show(State(plane), signed.caller.clone(), Path(owner)).await?;
-            Ok(page(&signed, &wallet, None, &Form { fields: &fields, fault: Some(&refusal) }))
+            Ok(page(&signed, &wallet, None, &Form { fields: &fields, error: Some(&refusal) }))
         }
     }
 }
@@ -139,6 +139,6 @@ fn page(signed: &SignedIn, wallet: &Wallet, done: Option<&str>, form: &Form<'_>)
             }
         }
     };
-    let shown = if form.fault.is_some() { format!("Error: {title}") } else { title.clone() };
-    layout::refused(layout::page(&shown, signed, &main), form.fault)
+    let shown = if form.error.is_some() { format!("Error: {title}") } else { title.clone() };
+    layout::refused(layout::page(&shown, signed, &main), form.error)
 }

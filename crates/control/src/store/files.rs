@@ -18,12 +18,12 @@ const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
 /// gives the URL by which SQLite is to open it.
 pub(super) fn prepared(path: &Path) -> Result<String, StoreError> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::create_dir_all(folder).map_err(|fault| StoreError::Folder(folder.to_owned(), fault))?;
+        fs::create_dir_all(folder).map_err(|error| StoreError::Folder(folder.to_owned(), error))?;
     }
     let text = path.to_str().ok_or_else(|| StoreError::Path(path.to_owned()))?;
-    make(path).map_err(|fault| StoreError::File(path.to_owned(), fault))?;
+    make(path).map_err(|error| StoreError::File(path.to_owned(), error))?;
     for file in std::iter::once(path.to_owned()).chain(BESIDE.map(|ending| beside(path, ending))) {
-        keep_from_others(&file).map_err(|fault| StoreError::File(file, fault))?;
+        keep_from_others(&file).map_err(|error| StoreError::File(file, error))?;
     }
     let escaped = text.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
     Ok(format!("sqlite://{escaped}?mode=rwc"))
@@ -32,7 +32,7 @@ pub(super) fn prepared(path: &Path) -> Result<String, StoreError> {
 /// An empty file is a database without tables.
 fn make(path: &Path) -> std::io::Result<()> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Err(fault) if fault.kind() != ErrorKind::AlreadyExists => Err(fault),
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }
 }
@@ -47,8 +47,8 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
 fn keep_from_others(path: &Path) -> std::io::Result<()> {
     let found = match fs::metadata(path) {
         Ok(found) => found,
-        Err(fault) if fault.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(fault) => return Err(fault),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
     };
     let mode = found.permissions().mode() & 0o7777;
     if !found.is_file() || mode & !0o600 == 0 {
@@ -56,8 +56,8 @@ fn keep_from_others(path: &Path) -> std::io::Result<()> {
     }
     match fs::set_permissions(path, Permissions::from_mode(mode & 0o600)) {
         // Another process has the database open, and has just taken the file away.
-        Err(fault) if fault.kind() == ErrorKind::NotFound => Ok(()),
-        Err(fault) if fault.kind() == ErrorKind::PermissionDenied => {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             tracing::warn!("others may read {} of `control.database`, and it is not ours to change", path.display());
             Ok(())
         }

@@ -62,7 +62,7 @@ impl News {
         let _ = self.recalled.send(wallet.to_owned());
     }
 
-    fn hear(&self, said: &str) {
+    fn receive(&self, said: &str) {
         match said.strip_prefix(RECALLED) {
             Some(wallet) => self.tell_recalled(wallet),
             None if said == IS_ALIVE => {}
@@ -117,7 +117,7 @@ impl Store {
             match sqlx::query(sql).bind(CHANNEL).bind(said).execute(self.reader()).await {
                 Ok(_) if self.news.is_listening.load(Ordering::Acquire) => return,
                 Ok(_) => {}
-                Err(fault) => tracing::warn!("other instances were not told of a wallet's recall: {fault}"),
+                Err(error) => tracing::warn!("other instances were not told of a wallet's recall: {error}"),
             }
         }
         self.news.tell_recalled(wallet);
@@ -137,11 +137,11 @@ impl Store {
     pub async fn listen(&self, database: &Database) {
         let Database::Postgres(url) = database else { return };
         loop {
-            let Err(fault) = self.listen_on(url).await;
+            let Err(error) = self.listen_on(url).await;
             if self.news.is_listening.swap(false, Ordering::AcqRel) {
                 // Whoever waits for news has to look from now on.
                 self.news.tell_changed();
-                tracing::warn!("other instances of the control plane are not heard for now: {fault}");
+                tracing::warn!("other instances of the control plane are not heard for now: {error}");
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -157,7 +157,7 @@ impl Store {
         loop {
             match tokio::time::timeout(ALIVE, listener.try_recv()).await {
                 Ok(told) => {
-                    self.news.hear(told?.ok_or(ListenError::Lost)?.payload());
+                    self.news.receive(told?.ok_or(ListenError::Lost)?.payload());
                     heard = Instant::now();
                     if !self.news.is_listening.swap(true, Ordering::AcqRel) {
                         // What was told before is not told again.

@@ -57,8 +57,8 @@ pub async fn unstorable(
         sqlx::query("SAVEPOINT record").execute(&mut *tx).await?;
         match take_in(&mut tx, std::slice::from_ref(record), now).await {
             Ok(_) => {}
-            Err(fault) if fault.is_of_data() => unstorable.push((index, fault)),
-            Err(fault) => return Err(fault),
+            Err(error) if error.is_of_data() => unstorable.push((index, error)),
+            Err(error) => return Err(error),
         }
         sqlx::query("ROLLBACK TO SAVEPOINT record").execute(&mut *tx).await?;
     }

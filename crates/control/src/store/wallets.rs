@@ -146,7 +146,7 @@ pub async fn grant(
     tx: &mut Tx,
     wallet: &str,
     gateway: &str,
-    wish: Option<&AllowanceRequest>,
+    request: Option<&AllowanceRequest>,
     now: Timestamp,
 ) -> Result<Option<BalanceUpdate>, StoreError> {
     let Some(balance) = hold(tx, wallet).await? else { return Ok(None) };
@@ -154,7 +154,7 @@ pub async fn grant(
     let row = sqlx::query(&sql).bind(wallet).bind(gateway).fetch_optional(&mut **tx).await?;
     let last = row.as_ref().map_or_else(|| Ok(Grant::none()), grant_of)?;
     let others = outstanding(tx, wallet, gateway, micros(now)).await?;
-    let next = last.next(balance, others, wish, now);
+    let next = last.next(balance, others, request, now);
     let sql = "INSERT INTO allowances (wallet, gateway, version, granted_nanos, counted_nanos, expires_at) \
                VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (wallet, gateway) \
                DO UPDATE SET version = excluded.version, granted_nanos = excluded.granted_nanos, \

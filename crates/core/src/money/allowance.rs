@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
-use super::{AllowanceRequest, BalanceUpdate, Cost, Short, StalePolicy, USED_UP, Usd};
+use super::{AllowanceError, AllowanceRequest, BalanceUpdate, Cost, StalePolicy, USED_UP, Usd};
 use crate::clock::MonotonicTime;
 
 /// One wallet, as far as this process may spend from it.
@@ -98,17 +98,17 @@ impl WalletAllowance {
     #[must_use]
     pub fn question(&self) -> AllowanceRequest {
         let state = self.state.lock();
-        state.wish(self.id.clone(), state.pending())
+        state.request(self.id.clone(), state.pending())
     }
 
     /// Takes in what the accounting service said without being asked for more, such as with a key.
-    pub fn hear(&self, word: &BalanceUpdate, asked: MonotonicTime) {
+    pub fn update(&self, word: &BalanceUpdate, asked: MonotonicTime) {
         self.take_in(word, asked, 0);
     }
 
-    /// Takes in what the accounting service answered to a `wish` of `asked`.
-    pub fn hear_answer(&self, word: &BalanceUpdate, asked: MonotonicTime, wish: &AllowanceRequest) {
-        self.take_in(word, asked, wish.wanted.nanos());
+    /// Takes in what the accounting service answered to a `request` of `asked`.
+    pub fn update_answered(&self, word: &BalanceUpdate, asked: MonotonicTime, request: &AllowanceRequest) {
+        self.take_in(word, asked, request.wanted.nanos());
     }
 
     fn take_in(&self, word: &BalanceUpdate, asked: MonotonicTime, wanted: i64) {
@@ -124,7 +124,12 @@ impl WalletAllowance {
     ///
     /// # Errors
     /// When that is not left, or nothing was heard of the wallet lately.
-    pub fn reserve(self: &Arc<Self>, cost: Cost, trust: StalePolicy, now: MonotonicTime) -> Result<Hold, Short> {
+    pub fn reserve(
+        self: &Arc<Self>,
+        cost: Cost,
+        trust: StalePolicy,
+        now: MonotonicTime,
+    ) -> Result<Hold, AllowanceError> {
         let mut state = self.state.lock();
         let is_last_word = state.was_refused(now) || trust == StalePolicy::ForWantOfBetter;
         let cost = match cost {
@@ -139,9 +144,9 @@ impl WalletAllowance {
             return Ok(Hold { wallet: self.clone(), reserved: cost, cost: 0 });
         }
         Err(match trust {
-            StalePolicy::WhileItLasts if !is_last_word => Short::Ask,
-            StalePolicy::WhileItLasts if state.is_elsewhere(cost) => Short::Wait,
-            StalePolicy::WhileItLasts | StalePolicy::ForWantOfBetter => Short::Empty,
+            StalePolicy::WhileItLasts if !is_last_word => AllowanceError::Ask,
+            StalePolicy::WhileItLasts if state.is_elsewhere(cost) => AllowanceError::Wait,
+            StalePolicy::WhileItLasts | StalePolicy::ForWantOfBetter => AllowanceError::Empty,
         })
     }
 
@@ -168,7 +173,7 @@ impl WalletAllowance {
     /// What the accounting service is to be asked for in advance, if it is time: more of an allowance that is used and soon runs out,
     /// or less of one that is not used. What is given back is so from here on.
     #[must_use]
-    pub fn wish(&self, now: MonotonicTime) -> Option<AllowanceRequest> {
+    pub fn request(&self, now: MonotonicTime) -> Option<AllowanceRequest> {
         let mut state = self.state.lock();
         let heard = state.heard?;
         let expires = heard.expires?;
@@ -185,13 +190,13 @@ impl WalletAllowance {
             () => return None,
         };
         if granted == heard.granted {
-            return Some(state.wish(self.id.clone(), state.pending()));
+            return Some(state.request(self.id.clone(), state.pending()));
         }
         state.heard = Some(Heard { granted, ..heard });
         state.given_back = Some((heard.version, granted));
         // What is kept is to stay, and nothing more is wanted.
         state.settled_before = state.settled;
-        Some(state.wish(self.id.clone(), granted.saturating_sub(state.settled)))
+        Some(state.request(self.id.clone(), granted.saturating_sub(state.settled)))
     }
 }
 
@@ -246,7 +251,7 @@ impl State {
 
     /// What is to be granted and not counted: what was spent, `ahead`, and twice what was spent since the last update, so
     /// that there need not be one for each request.
-    fn wish(&self, wallet: Arc<str>, ahead: i64) -> AllowanceRequest {
+    fn request(&self, wallet: Arc<str>, ahead: i64) -> AllowanceRequest {
         let uncounted = self.heard.map_or(self.settled, |heard| self.uncounted(&heard));
         let lately = self.settled.saturating_sub(self.settled_before).max(0);
         let wanted = uncounted.saturating_add(ahead).saturating_add(lately.saturating_mul(2));

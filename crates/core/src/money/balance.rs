@@ -30,13 +30,16 @@ pub struct Allowance {
 }
 
 /// Why nothing was reserved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Short {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AllowanceError {
     /// The accounting service is to be asked first.
+    #[error("it is not known what is left of the wallet's allowance: ask the accounting service")]
     Ask,
     /// It is in the wallet, and granted to others, who may give it back in a moment: the accounting service is to be asked again.
+    #[error("the rest of the wallet is granted to other gateways: ask the accounting service again in a moment")]
     Wait,
     /// There is not enough.
+    #[error("the wallet has too little left: credit it")]
     Empty,
 }
 

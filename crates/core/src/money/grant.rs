@@ -11,7 +11,7 @@ use super::{Allowance, AllowanceRequest, Usd};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
     /// Which grant it is. It is the time in microseconds since 1970, or one more than the last: so it goes on where the
-    /// keeper is restored from a backup.
+    /// accounting service is restored from a backup.
     pub version: u64,
     /// All that was ever granted.
     pub granted: Usd,
@@ -44,13 +44,13 @@ impl Grant {
     /// The next grant, out of a balance of which `others` were granted so much. What is given back is taken only by one
     /// who knows the last grant: otherwise it was overtaken, and may be in use.
     #[must_use]
-    pub fn next(self, balance: Usd, others: Usd, wish: Option<&AllowanceRequest>, now: Timestamp) -> Self {
-        let known = wish.filter(|wish| wish.version == self.version);
-        let granted = known.map_or(self.granted, |wish| wish.granted.min(self.granted));
+    pub fn next(self, balance: Usd, others: Usd, request: Option<&AllowanceRequest>, now: Timestamp) -> Self {
+        let known = request.filter(|request| request.version == self.version);
+        let granted = known.map_or(self.granted, |request| request.granted.min(self.granted));
         let own = Self { granted, ..self }.outstanding(now).nanos();
         let free = balance.nanos().saturating_sub(others.nanos()).saturating_sub(own).max(0);
         let first = if own == 0 { FIRST.max(free / 4) } else { own };
-        let wanted = wish.map_or(first, |wish| wish.wanted.nanos());
+        let wanted = request.map_or(first, |request| request.wanted.nanos());
         let open = own.max(wanted.min(own.saturating_add(free)));
         let micros = u64::try_from(now.as_microsecond()).unwrap_or(0);
         Self {

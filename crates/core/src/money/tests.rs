@@ -29,11 +29,11 @@ fn numbered(version: u64, balance: &str, granted: &str, counted: &str) -> Balanc
 
 fn wallet(word: &BalanceUpdate) -> Arc<WalletAllowance> {
     let wallet = Arc::new(WalletAllowance::new("team_a".into()));
-    wallet.hear(word, at(0));
+    wallet.update(word, at(0));
     wallet
 }
 
-fn reserve(wallet: &Arc<WalletAllowance>, cost: &str, now: MonotonicTime) -> Result<Hold, Short> {
+fn reserve(wallet: &Arc<WalletAllowance>, cost: &str, now: MonotonicTime) -> Result<Hold, AllowanceError> {
     wallet.reserve(Cost::AtMost(usd(cost)), StalePolicy::WhileItLasts, now)
 }
 
@@ -51,7 +51,11 @@ fn what_a_request_cost_is_gone_though_it_is_more_than_it_reserved() {
     let wallet = wallet(&word("1", "1", "0"));
     reserve(&wallet, "0.1", at(0)).unwrap().settle(usd("0.7"));
     assert_eq!(wallet.left(), usd("0.3"));
-    assert_eq!(reserve(&wallet, "0.31", at(0)).unwrap_err(), Short::Empty, "the keeper was asked just now");
+    assert_eq!(
+        reserve(&wallet, "0.31", at(0)).unwrap_err(),
+        AllowanceError::Empty,
+        "the accounting service was asked just now"
+    );
     drop(reserve(&wallet, "0.3", at(0)).unwrap());
 }
 
@@ -60,18 +64,18 @@ fn the_request_after_the_one_that_uses_the_wallet_up_is_refused() {
     let wallet = wallet(&word("1", "1", "0"));
     reserve(&wallet, "0.1", at(0)).unwrap().settle(usd("0.949999999"));
     reserve(&wallet, "0", at(0)).unwrap().settle(usd("0.000000001"));
-    assert_eq!(reserve(&wallet, "0.001", at(0)).unwrap_err(), Short::Empty, "exactly five cents are left");
-    wallet.hear(&word("5.05", "2", "0.95"), at(1));
+    assert_eq!(reserve(&wallet, "0.001", at(0)).unwrap_err(), AllowanceError::Empty, "exactly five cents are left");
+    wallet.update(&word("5.05", "2", "0.95"), at(1));
     drop(reserve(&wallet, "0.001", at(1)).unwrap());
 }
 
 #[test]
-fn of_a_wallet_of_which_nothing_was_heard_the_keeper_is_asked() {
+fn of_a_wallet_of_which_nothing_is_known_the_accounting_service_is_asked() {
     let wallet = Arc::new(WalletAllowance::new("ada".into()));
-    assert_eq!(reserve(&wallet, "0.2", at(0)).unwrap_err(), Short::Ask);
+    assert_eq!(reserve(&wallet, "0.2", at(0)).unwrap_err(), AllowanceError::Ask);
     assert_eq!(
         wallet.reserve(Cost::AtMost(usd("0.2")), StalePolicy::ForWantOfBetter, at(0)).unwrap_err(),
-        Short::Empty
+        AllowanceError::Empty
     );
 }
 
@@ -80,44 +84,44 @@ fn an_allowance_that_ran_out_is_asked_for_again_and_spent_if_nobody_answers() {
     let wallet = wallet(&word("10", "2", "0"));
     reserve(&wallet, "0.5", at(0)).unwrap().settle(usd("0.5"));
     assert!(reserve(&wallet, "0.5", at(59)).is_ok());
-    assert_eq!(reserve(&wallet, "0.5", at(60)).unwrap_err(), Short::Ask);
+    assert_eq!(reserve(&wallet, "0.5", at(60)).unwrap_err(), AllowanceError::Ask);
     let last = wallet.reserve(Cost::AtMost(usd("1.5")), StalePolicy::ForWantOfBetter, at(3600)).unwrap();
     assert_eq!(
         wallet.reserve(Cost::AtMost(usd("0.01")), StalePolicy::ForWantOfBetter, at(3600)).unwrap_err(),
-        Short::Empty
+        AllowanceError::Empty
     );
     last.settle(usd("1.5"));
 }
 
-fn wished(wallet: &WalletAllowance, now: MonotonicTime) -> Option<(Usd, Usd)> {
-    wallet.wish(now).map(|wish| (wish.wanted, wish.granted))
+fn requested(wallet: &WalletAllowance, now: MonotonicTime) -> Option<(Usd, Usd)> {
+    wallet.request(now).map(|request| (request.wanted, request.granted))
 }
 
 #[test]
 fn an_allowance_that_is_used_is_renewed_before_its_end() {
     let wallet = wallet(&word("10", "1.5", "0"));
     let hold = reserve(&wallet, "0.5", at(1)).unwrap();
-    assert_eq!(wished(&wallet, at(20)), None, "there is enough, and time");
-    assert_eq!(wished(&wallet, at(40)), Some((usd("0.5"), usd("1.5"))));
+    assert_eq!(requested(&wallet, at(20)), None, "there is enough, and time");
+    assert_eq!(requested(&wallet, at(40)), Some((usd("0.5"), usd("1.5"))));
     hold.settle(usd("0.5"));
-    wallet.hear(&word("9.5", "2.5", "0.5"), at(40));
+    wallet.update(&word("9.5", "2.5", "0.5"), at(40));
     let hold = reserve(&wallet, "1.9", at(41)).unwrap();
-    assert_eq!(wished(&wallet, at(42)), Some((usd("1.9"), usd("2.5"))), "there is less than is reserved");
+    assert_eq!(requested(&wallet, at(42)), Some((usd("1.9"), usd("2.5"))), "there is less than is reserved");
     hold.settle(usd("1.9"));
     let _hold = reserve(&wallet, "0.05", at(42)).unwrap();
-    assert_eq!(wished(&wallet, at(42)), Some((usd("5.75"), usd("2.5"))), "twice what was spent since");
+    assert_eq!(requested(&wallet, at(42)), Some((usd("5.75"), usd("2.5"))), "twice what was spent since");
 }
 
 #[test]
 fn an_allowance_that_nobody_uses_goes_back_but_for_an_eighth_of_the_balance() {
     let wallet = wallet(&word("8", "4", "0"));
     reserve(&wallet, "0.5", at(1)).unwrap().settle(usd("0.8"));
-    assert_eq!(wished(&wallet, MonotonicTime::from_nanos(1_400_000_000)), None, "not yet");
-    assert_eq!(wished(&wallet, at(2)), Some((usd("1.7"), usd("1.7"))), "0.8 is spent, and an eighth of 7.2 kept");
+    assert_eq!(requested(&wallet, MonotonicTime::from_nanos(1_400_000_000)), None, "not yet");
+    assert_eq!(requested(&wallet, at(2)), Some((usd("1.7"), usd("1.7"))), "0.8 is spent, and an eighth of 7.2 kept");
     assert_eq!(wallet.left(), usd("0.9"));
-    assert_eq!(wished(&wallet, at(3)), None, "once");
-    wallet.hear(&word("7.2", "1.7", "0.8"), at(3));
-    assert_eq!((wallet.left(), wished(&wallet, at(30))), (usd("0.9"), None));
+    assert_eq!(requested(&wallet, at(3)), None, "once");
+    wallet.update(&word("7.2", "1.7", "0.8"), at(3));
+    assert_eq!((wallet.left(), requested(&wallet, at(30))), (usd("0.9"), None));
 }
 
 #[test]
@@ -125,12 +129,12 @@ fn what_others_need_goes_back_at_once_but_for_what_runs() {
     let wallet = wallet(&word("8", "4", "0"));
     let _hold = reserve(&wallet, "1.5", at(1)).unwrap();
     wallet.recall();
-    assert_eq!(wished(&wallet, at(1)), Some((usd("1.5"), usd("1.5"))));
+    assert_eq!(requested(&wallet, at(1)), Some((usd("1.5"), usd("1.5"))));
     assert_eq!(wallet.left(), Usd::ZERO);
     let asking = wallet.asking(Cost::AtMost(usd("1")));
-    wallet.hear(&word("8", "2.5", "0"), at(2));
+    wallet.update(&word("8", "2.5", "0"), at(2));
     wallet.recall();
-    assert!(wished(&wallet, at(2)).is_none_or(|(_, granted)| granted == usd("2.5")), "whoever asks needs it");
+    assert!(requested(&wallet, at(2)).is_none_or(|(_, granted)| granted == usd("2.5")), "whoever asks needs it");
     drop(asking);
 }
 
@@ -138,24 +142,24 @@ fn what_others_need_goes_back_at_once_but_for_what_runs() {
 fn what_probably_costs_more_than_there_is_runs_alone() {
     let wallet = wallet(&word("1", "0.5", "0"));
     let probably = |cost: &str, now| wallet.reserve(Cost::Probably(usd(cost)), StalePolicy::WhileItLasts, now);
-    assert_eq!(probably("3", at(5)).unwrap_err(), Short::Ask, "more may be granted");
-    wallet.hear(&word("1", "1", "0"), at(5));
+    assert_eq!(probably("3", at(5)).unwrap_err(), AllowanceError::Ask, "more may be granted");
+    wallet.update(&word("1", "1", "0"), at(5));
     let alone = probably("3", at(5)).unwrap();
-    assert_eq!(probably("0.1", at(5)).unwrap_err(), Short::Empty);
+    assert_eq!(probably("0.1", at(5)).unwrap_err(), AllowanceError::Empty);
     alone.settle(usd("0.2"));
     assert_eq!(wallet.left(), usd("0.8"));
     let _small = probably("0.1", at(5)).unwrap();
-    assert_eq!(probably("3", at(5)).unwrap_err(), Short::Empty, "it does not run alone");
+    assert_eq!(probably("3", at(5)).unwrap_err(), AllowanceError::Empty, "it does not run alone");
 }
 
 #[test]
 fn an_answer_that_was_overtaken_changes_nothing() {
     let wallet = wallet(&numbered(1, "10", "2", "0"));
     reserve(&wallet, "1", at(0)).unwrap().settle(usd("1"));
-    wallet.hear(&numbered(3, "9", "3", "1"), at(1));
-    wallet.hear(&numbered(2, "10", "2.5", "0"), at(2));
+    wallet.update(&numbered(3, "9", "3", "1"), at(1));
+    wallet.update(&numbered(2, "10", "2.5", "0"), at(2));
     assert_eq!(wallet.left(), usd("2"), "though it was asked for later");
-    wallet.hear(&numbered(3, "9", "3", "0.5"), at(3));
+    wallet.update(&numbered(3, "9", "3", "0.5"), at(3));
     assert_eq!(wallet.left(), usd("2"), "and so does one that knows of fewer requests");
 }
 
@@ -163,20 +167,20 @@ fn an_answer_that_was_overtaken_changes_nothing() {
 fn what_was_given_back_is_not_there_again_by_a_word_from_before() {
     let wallet = wallet(&numbered(1, "8", "4", "0"));
     wallet.recall();
-    assert_eq!(wished(&wallet, at(1)), Some((Usd::ZERO, Usd::ZERO)));
-    wallet.hear(&numbered(1, "8", "4", "0"), at(2));
-    assert_eq!(wallet.left(), Usd::ZERO, "the keeper did not know yet");
-    wallet.hear(&numbered(2, "8", "1", "0"), at(2));
+    assert_eq!(requested(&wallet, at(1)), Some((Usd::ZERO, Usd::ZERO)));
+    wallet.update(&numbered(1, "8", "4", "0"), at(2));
+    assert_eq!(wallet.left(), Usd::ZERO, "the accounting service did not know yet");
+    wallet.update(&numbered(2, "8", "1", "0"), at(2));
     assert_eq!(wallet.left(), usd("1"));
 }
 
 #[test]
-fn what_a_keeper_has_forgotten_is_taken_for_on_its_way() {
+fn what_the_accounting_service_has_forgotten_is_taken_for_on_its_way() {
     let wallet = wallet(&word("10", "2", "0"));
     reserve(&wallet, "1.5", at(0)).unwrap().settle(usd("1.5"));
-    wallet.hear(&word("8.5", "3", "1.5"), at(2));
+    wallet.update(&word("8.5", "3", "1.5"), at(2));
     // It was restored from a backup.
-    wallet.hear(&word("10", "2", "0"), at(4));
+    wallet.update(&word("10", "2", "0"), at(4));
     assert_eq!(wallet.left(), usd("0.5"));
     assert_eq!(wallet.question().wanted, usd("1.5"), "and is asked for beside what is needed");
 }
@@ -185,15 +189,15 @@ fn what_a_keeper_has_forgotten_is_taken_for_on_its_way() {
 fn where_nobody_grants_anything_the_balance_is_there_to_be_spent() {
     let wallet = wallet(&BalanceUpdate { balance: usd("0.03"), allowance: None });
     reserve(&wallet, "0.02", at(0)).unwrap().settle(usd("0.02"));
-    assert_eq!(reserve(&wallet, "0.02", at(0)).unwrap_err(), Short::Empty);
-    wallet.hear(&BalanceUpdate { balance: usd("0.01"), allowance: None }, at(9));
+    assert_eq!(reserve(&wallet, "0.02", at(0)).unwrap_err(), AllowanceError::Empty);
+    wallet.update(&BalanceUpdate { balance: usd("0.01"), allowance: None }, at(9));
     assert_eq!(wallet.left(), usd("0.01"), "what was spent is no longer in the balance");
-    assert_eq!(wished(&wallet, at(100)), None);
+    assert_eq!(requested(&wallet, at(100)), None);
 }
 
 const CENT: i64 = 10_000_000;
 
-/// Two gateways, their keeper, and what is on its way between them: what is done, one after another. Messages arrive in any
+/// Two gateways, their accounting service, and what is on its way between them: what is done, one after another. Messages arrive in any
 /// order, and late ones too.
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -210,11 +214,11 @@ enum Step {
         gateway: usize,
         requests: usize,
     },
-    /// What is wished for in advance, and what is given back, goes on its way.
+    /// What is requested for in advance, and what is given back, goes on its way.
     AllowanceRequest(usize),
     LookUp(usize),
     Recall(usize),
-    /// A message arrives at the keeper, and the answer goes on its way.
+    /// A message arrives at the accounting service, and the answer goes on its way.
     Ask(usize),
     /// An answer arrives.
     Answer(usize),
@@ -274,8 +278,8 @@ impl World {
                 let at_most = Cost::AtMost(Usd::from_nanos(cost));
                 match self.wallets[gateway].reserve(at_most, StalePolicy::WhileItLasts, moment) {
                     Ok(hold) => self.running.push((gateway, hold, cost)),
-                    Err(Short::Empty) => {}
-                    Err(Short::Ask | Short::Wait) => {
+                    Err(AllowanceError::Empty) => {}
+                    Err(AllowanceError::Ask | AllowanceError::Wait) => {
                         let _asking = self.wallets[gateway].asking(at_most);
                         self.asked.push((gateway, moment, Some(self.wallets[gateway].question())));
                     }
@@ -296,28 +300,28 @@ impl World {
                 }
             }
             Step::AllowanceRequest(gateway) => {
-                if let Some(wish) = self.wallets[gateway].wish(moment) {
-                    self.asked.push((gateway, moment, Some(wish)));
+                if let Some(request) = self.wallets[gateway].request(moment) {
+                    self.asked.push((gateway, moment, Some(request)));
                 }
             }
             Step::LookUp(gateway) => self.asked.push((gateway, moment, None)),
             Step::Recall(gateway) => self.wallets[gateway].recall(),
             Step::Ask(which) if !self.asked.is_empty() => {
-                let (gateway, asked, wish) = self.asked.swap_remove(which % self.asked.len());
+                let (gateway, asked, request) = self.asked.swap_remove(which % self.asked.len());
                 let balance = Usd::from_nanos(self.balance);
                 let others = self.grants[1 - gateway].outstanding(date);
                 // A look-up of a key whose allowance lasts is answered without a new one.
-                if wish.is_some() || !self.grants[gateway].lasts_a_while(date) {
-                    self.grants[gateway] = self.grants[gateway].next(balance, others, wish.as_ref(), date);
+                if request.is_some() || !self.grants[gateway].lasts_a_while(date) {
+                    self.grants[gateway] = self.grants[gateway].next(balance, others, request.as_ref(), date);
                 }
                 let word = BalanceUpdate { balance, allowance: Some(self.grants[gateway].allowance(date)) };
-                self.answers.push((gateway, asked, (word, wish)));
+                self.answers.push((gateway, asked, (word, request)));
             }
             Step::Answer(which) if !self.answers.is_empty() => {
-                let (gateway, asked, (word, wish)) = self.answers.swap_remove(which % self.answers.len());
-                match wish {
-                    Some(wish) => self.wallets[gateway].hear_answer(&word, asked, &wish),
-                    None => self.wallets[gateway].hear(&word, asked),
+                let (gateway, asked, (word, request)) = self.answers.swap_remove(which % self.answers.len());
+                match request {
+                    Some(request) => self.wallets[gateway].update_answered(&word, asked, &request),
+                    None => self.wallets[gateway].update(&word, asked),
                 }
             }
             Step::End { .. } | Step::Ask(_) | Step::Answer(_) => {}

@@ -40,7 +40,7 @@ impl WalletAllowances {
 
     /// Of which wallets the accounting service is to be asked in advance, and for how much.
     #[must_use]
-    pub fn wishes(&self, now: MonotonicTime) -> Vec<AllowanceRequest> {
-        self.by_id.read().values().filter_map(|wallet| wallet.wish(now)).collect()
+    pub fn requests(&self, now: MonotonicTime) -> Vec<AllowanceRequest> {
+        self.by_id.read().values().filter_map(|wallet| wallet.request(now)).collect()
     }
 }

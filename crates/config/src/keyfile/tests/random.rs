@@ -316,7 +316,7 @@ proptest! {
         let Some(change) = edit.change(&keys) else { return Ok(()) };
         let edited = match apply(&text, &[change]) {
             Ok(edited) => edited,
-            Err(fault) => panic!("{fault:?}\n{text}"),
+            Err(error) => panic!("{error:?}\n{text}"),
         };
         edit.model(&mut keys);
         prop_assert_eq!(read(&edited), keys, "{}\n{}", text, edited);
@@ -335,7 +335,7 @@ proptest! {
             let Some(change) = edit.change(&keys) else { continue };
             text = match apply(&text, &[change]) {
                 Ok(edited) => edited,
-                Err(fault) => panic!("{fault:?}\n{edit:?}\n{text}"),
+                Err(error) => panic!("{error:?}\n{edit:?}\n{text}"),
             };
             edit.model(&mut keys);
             prop_assert_eq!(&read(&text), &keys);

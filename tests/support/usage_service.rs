@@ -1,4 +1,4 @@
-//! Whoever keeps the ledger, for tests: counts each record once, and fails as a test says.
+//! The service that keeps the usage records, for tests: it counts each record once, and fails as a test says.
 
 use std::{
     collections::HashMap,
@@ -15,8 +15,8 @@ use super::{
     upstream::{Received, ScriptedUpstream},
 };
 
-/// A keeper on a free port of loopback.
-pub struct Keeper {
+/// The accounting service on a free port of loopback.
+pub struct UsageService {
     server: ScriptedUpstream,
     state: Arc<Mutex<State>>,
 }
@@ -49,7 +49,7 @@ pub enum Failure {
     RefusesAllOfModel(&'static str),
 }
 
-impl Keeper {
+impl UsageService {
     pub async fn start() -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         let answering = state.clone();
@@ -102,7 +102,7 @@ impl Keeper {
             if let Some(found) = self.with(|state| find(state)) {
                 return found;
             }
-            assert!(start.elapsed() < PATIENCE, "the keeper waits in vain for {what}");
+            assert!(start.elapsed() < PATIENCE, "the usage_service waits in vain for {what}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
