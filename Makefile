@@ -47,7 +47,7 @@ symbols: cmake ## build the release once more with its symbols, into target/symb
 	cargo build --profile symbols --locked --bin keymeter
 
 .PHONY: test
-test: cmake nextest promtool postgresql redis chromium clients clients-node ## set up, then run every test
+test: cmake nextest promtool postgresql redis chromium nginx haproxy clients clients-node ## set up, then run every test
 	@rm -rf $(CANARY)
 	KEYMETER_CANARY=$(CURDIR)/$(CANARY) cargo nextest run --locked --workspace --lib --bins --tests --examples
 	python3 -B tests/secrets.py $(CANARY)
@@ -62,6 +62,8 @@ test: cmake nextest promtool postgresql redis chromium clients clients-node ## s
 	$(VENV)/bin/python tests/clients/control_plane.py
 	python3 -B tests/operators/dashboard.py
 	python3 -B tests/browser/keys_page.py target/screenshots
+	python3 -B tests/browser/other_origin.py
+	python3 -B tests/proxies/proxies.py
 
 # Grafana's component library, and what bundles it, stay in target/picture.
 PICTURE := target/picture
@@ -120,6 +122,14 @@ nginx:
 .PHONY: install-nginx
 install-nginx:
 	$(call install,nginx-light,it is compared with)
+
+.PHONY: haproxy
+haproxy:
+	@if ! command -v haproxy >/dev/null && [ ! -x /usr/sbin/haproxy ]; then $(MAKE) --no-print-directory install-haproxy; fi
+
+.PHONY: install-haproxy
+install-haproxy:
+	$(call install,haproxy,the gateway is tested behind it)
 
 .PHONY: estimates
 estimates: cmake $(RECORDINGS)/exchanges.ndjson ## measure how far estimates are off, on recordings of real exchanges
@@ -233,7 +243,7 @@ chromium:
 
 .PHONY: install-chromium
 install-chromium:
-	$(call install,chromium chromium-driver,the page for keys is driven in it)
+	$(call install,chromium chromium-driver,pages are driven in it)
 
 .PHONY: promtool
 promtool:
