@@ -26,7 +26,9 @@ impl KeyTag {
         Self(number)
     }
 
-    pub(super) fn number(self) -> u64 {
+    /// The number.
+    #[must_use]
+    pub fn number(self) -> u64 {
         self.0
     }
 }

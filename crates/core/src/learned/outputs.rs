@@ -47,12 +47,12 @@ impl Outputs {
     }
 
     fn find(&self) -> Option<u32> {
-        percentile_of(self.ring.clone(), 0)
+        percentile_of(&mut self.ring.clone(), 0)
     }
 }
 
 /// The 95th percentile by nearest rank, the `odd` greatest left out.
-fn percentile_of(mut outputs: Vec<u32>, odd: usize) -> Option<u32> {
+fn percentile_of(outputs: &mut [u32], odd: usize) -> Option<u32> {
     let rank = (outputs.len() * 95).div_ceil(100).min(outputs.len().saturating_sub(odd)).checked_sub(1)?;
     // The rank is below the length, which is not 0.
     let (_, percentile, _) = outputs.select_nth_unstable(rank);
@@ -83,8 +83,10 @@ impl Crowd {
             self.last.push((key, output));
             self.next = self.last.len() % CROWD;
         }
-        let outputs = || self.last.iter().map(|(_, output)| *output).collect();
-        let percentile = (self.last.len() >= SOME).then(outputs).and_then(|outputs| percentile_of(outputs, 1));
+        let mut outputs = [0; CROWD];
+        outputs.iter_mut().zip(&self.last).for_each(|(place, (_, output))| *place = *output);
+        let outputs = outputs.get_mut(..self.last.len()).filter(|outputs| outputs.len() >= SOME);
+        let percentile = outputs.and_then(|outputs| percentile_of(outputs, 1));
         std::mem::replace(&mut self.percentile, percentile) != percentile
     }
 

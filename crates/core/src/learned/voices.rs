@@ -53,8 +53,9 @@ const ENOUGH: u32 = 8;
 /// The first lessons are all learned, and later one in so many.
 const FIRST: u32 = 64;
 const LATER: u32 = 8;
-/// So many texts are tokenized to learn from, and one in so many after them.
-const COUNTED: u32 = 64;
+/// So many texts are tokenized to learn from, and one in so many after them: a text costs as much as the rest of a request, and a
+/// model with many keys has as many voices that begin.
+const COUNTED: u32 = 24;
 const COUNTED_LATER: u32 = 16;
 /// From here on a model is known, and only a change is to be noticed.
 const KNOWN: u32 = 1024;
@@ -514,7 +515,7 @@ mod tests {
     fn few_texts_are_tokenized_to_learn_from() {
         let learned = Learned::new("m");
         let lesson = Lesson { key: ADA, prompt: None, output: Some(1) };
-        assert_eq!((0..1024).filter(|_| learned.learn(&lesson)).count(), 64 + 60);
+        assert_eq!((0..1024).filter(|_| learned.learn(&lesson)).count(), 24 + 63);
         assert_eq!((0..2560).filter(|_| learned.learn(&lesson)).count(), 10, "of a model that is known");
     }
 
