@@ -14,6 +14,7 @@ pub mod learned;
 pub mod limit;
 pub mod model_name;
 pub mod money;
+pub mod pool;
 pub mod printable;
 pub mod record;
 pub mod rejection;
