@@ -11,7 +11,8 @@ mod workload;
 
 use std::{env, hint::black_box, process::Command, sync::Arc, time::Duration};
 
-use keymeter::admission::Now;
+use keymeter::{Pool, Pools, Wanted, admission::Now, observe::metrics::Metrics};
+use keymeter_config as config;
 use keymeter_core::{
     body::{Change, Shape, scan},
     clock::MonotonicTime,
@@ -78,7 +79,7 @@ type Work = fn(usize);
 
 /// What the gate does of a request, without a socket.
 fn requests() -> impl Iterator<Item = Case> {
-    let cases: [(&str, Work); 6] = [
+    let cases: [(&str, Work); 9] = [
         ("scan a body of 1 KiB", |count| {
             let body = chat(KIB);
             repeat(count, || scan(&body, Shape::Chat).expect("a good body").prompt_text_bytes);
@@ -113,12 +114,33 @@ fn requests() -> impl Iterator<Item = Case> {
                 counters.reserve(&limits, 100, now).expect("room").settle(50, now);
             });
         }),
+        ("choose among 1 replica", |count| choose(1, count)),
+        ("choose among 10 replicas", |count| choose(10, count)),
+        ("choose among 100 replicas", |count| choose(100, count)),
         ("write a record", |count| {
             let record = Record::parse(RECORD.as_bytes()).expect("a record");
             repeat(count, || record.to_json());
         }),
     ];
     cases.into_iter().map(|(name, work)| (name.to_owned(), Box::new(work) as Box<dyn FnOnce(usize)>))
+}
+
+/// Takes a place on the least loaded of so many replicas, and gives it back.
+fn choose(replicas: usize, count: usize) {
+    let (pool, wanted) = (pool(replicas), Wanted { tokens: 100, ..Wanted::default() });
+    let now = MonotonicTime::now();
+    let _others: Vec<_> = (0..replicas / 2).map(|_| pool.place_now(&wanted, now)).collect();
+    repeat(count, || pool.place_now(&wanted, now).is_some());
+}
+
+/// A pool of so many replicas.
+fn pool(replicas: usize) -> Arc<Pool> {
+    let replicas: Vec<_> = (0..replicas).map(|number| format!("{{url: 'http://10.0.0.{number}:1'}}")).collect();
+    let text =
+        format!("upstreams: [{{name: pool, replicas: [{}]}}]\nkeys: {{yaml: {{path: k}}}}\n", replicas.join(", "));
+    let config = config::parse(&text, std::path::Path::new("/keymeter.yaml"), &|_| None).expect("a configuration");
+    let metrics = Metrics::new(1).expect("metrics");
+    Pools::new(metrics.pools().clone()).renew(&config.upstreams, MonotonicTime::now()).remove(0)
 }
 
 fn repeat<T>(count: usize, mut work: impl FnMut() -> T) {

@@ -77,6 +77,7 @@ fn record(number: usize) -> KeyRecord {
         expires_at: None,
         retiring: Box::default(),
         wallet: None,
+        priority: 0,
     }
 }
 

@@ -23,7 +23,7 @@ mod scrape;
 mod settings;
 
 pub use self::{
-    active_request::{ActiveRequest, Admitted},
+    active_request::{ActiveRequest, Admitted, Dispatched},
     context::{RequestContext, RequestId},
     credential::CREDENTIAL_HEADERS,
     gate::{Gate, Now},

@@ -29,7 +29,7 @@ pub use self::{
     registry::{Connections, OpenConnection},
     stream::TimedStream,
 };
-use crate::keys::revocation::RevocationEntry;
+use crate::{keys::revocation::RevocationEntry, upstream::Interrupt};
 
 tokio::task_local! {
     /// The connection that the task serves, where it carries one request at a time.
@@ -44,6 +44,8 @@ pub struct Connection {
     lingers: AtomicBool,
     /// The request whose revocation makes the reader fail.
     revocable: Mutex<Option<Arc<RevocationEntry>>>,
+    /// What ends the wait for the head of an answer.
+    interrupt: Mutex<Option<Arc<Interrupt>>>,
     /// Wakes the task that reads.
     reader: AtomicWaker,
     /// Tells the server to accept no further request.
@@ -89,6 +91,7 @@ impl Connection {
             state: Mutex::new(state),
             lingers: AtomicBool::new(false),
             revocable: Mutex::default(),
+            interrupt: Mutex::default(),
             reader: AtomicWaker::new(),
             closing: watch::Sender::new(false),
             connections,
@@ -241,6 +244,24 @@ impl Connection {
     fn poll_evicted(&self, waker: &Waker) -> Poll<()> {
         self.reader.register(waker);
         if self.is_evicted() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Sets what ends the wait for the head of an answer; `None`: nothing does. The reader then fails once, and the connection
+    /// goes on.
+    pub fn set_interrupt(&self, interrupt: Option<Arc<Interrupt>>) {
+        *self.interrupt.lock() = interrupt;
+        // Who reads is to look at the new one.
+        self.reader.wake();
+    }
+
+    fn poll_interrupted(&self, context: &Context<'_>) -> Poll<()> {
+        let mut interrupt = self.interrupt.lock();
+        let is_interrupted = interrupt.as_ref().is_some_and(|interrupt| interrupt.poll(context).is_ready());
+        if is_interrupted {
+            *interrupt = None;
+            return Poll::Ready(());
+        }
+        Poll::Pending
     }
 
     fn poll_revoked(&self, context: &Context<'_>) -> Poll<()> {

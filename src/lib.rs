@@ -38,4 +38,5 @@ pub use self::{
     observe::access_log::AccessLog,
     proxy::{Gated, RequestInfo, respond_json, respond_rejection},
     server::plugin::{Plugin, PluginError},
+    upstream::{Dialer, Permit, Pool, PoolError, Pools, Replica, Wanted},
 };

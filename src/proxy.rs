@@ -4,6 +4,8 @@
 
 mod body;
 mod cors;
+mod dispatch;
+mod ends;
 mod forward;
 mod heartbeat;
 mod preflight;
@@ -24,9 +26,9 @@ use keymeter_core::{
     rejection::Rejection,
 };
 use pingora::{
-    ErrorSource,
+    ErrorSource, ErrorType,
     http::RequestHeader,
-    prelude::{Error, Result},
+    prelude::{Error, HttpPeer, Result},
     protocols::l4::socket::SocketAddr,
     proxy::Session,
 };
@@ -34,6 +36,7 @@ use pingora::{
 pub use self::respond::{respond_json, respond_rejection};
 use self::{
     body::{Outgoing, receive, scan_request},
+    dispatch::Dispatch,
     query::take_key,
 };
 use crate::{
@@ -45,6 +48,7 @@ use crate::{
     headers::{change_request, header_value, remove_hop_by_hop},
     keys::Key,
     observe::traces::RequestTrace,
+    upstream::{Dialer, Replica, address_request, rename_in_path},
 };
 
 /// A Pingora proxy behind a gate.
@@ -75,6 +79,10 @@ pub struct RequestInfo {
     pub api: Api,
     /// Where it goes; `None` where no model is asked.
     pub route: Option<Arc<Route>>,
+    /// The replica that it goes to, once that is chosen; `None`: the proxy within knows where it goes.
+    pub replica: Option<Arc<Replica>>,
+    /// What the replica calls the model, if otherwise than the client.
+    pub renamed: Option<Arc<str>>,
     /// What held when it arrived.
     pub settings: Arc<Settings>,
     gate: Arc<Gate>,
@@ -95,6 +103,8 @@ impl RequestInfo {
             call,
             api: admitted.endpoint.api(),
             route: Some(admitted.route.clone()),
+            replica: None,
+            renamed: None,
             settings: request.settings().clone(),
             gate: gate.clone(),
         }
@@ -103,7 +113,17 @@ impl RequestInfo {
     fn of_identified(request: &Identified, call: Call, gate: &Arc<Gate>) -> Self {
         let Identified { context, key } = request;
         let (id, key, settings) = (context.id.clone(), key.clone(), context.settings.clone());
-        Self { id, key, call, api: context.api, route: None, settings, gate: gate.clone() }
+        Self {
+            id,
+            key,
+            call,
+            api: context.api,
+            route: None,
+            replica: None,
+            renamed: None,
+            settings,
+            gate: gate.clone(),
+        }
     }
 
     /// What is known of the key.
@@ -116,6 +136,36 @@ impl RequestInfo {
     #[must_use]
     pub fn upstream(&self) -> Option<&Arc<Upstream>> {
         self.route.as_ref()?.upstream.as_ref()
+    }
+
+    /// The peer for the replica that was chosen, for `upstream_peer`.
+    ///
+    /// # Errors
+    /// When none was, since no upstreams are configured, or its name does not resolve.
+    pub fn peer<'d>(&self, dialer: &'d Dialer) -> impl Future<Output = Result<Box<HttpPeer>>> + Send + use<'d> {
+        // A session cannot be borrowed while something is awaited.
+        let chosen = self.upstream().cloned().zip(self.replica.clone());
+        async move {
+            match &chosen {
+                Some((upstream, replica)) => dialer.peer(upstream, replica).await,
+                None => Error::e_explain(ErrorType::InternalError, "a request without an upstream"),
+            }
+        }
+    }
+
+    /// Turns the client's request into one for that replica, for `upstream_request_filter`: its path, its host, our credential
+    /// and, in a path, its name of the model.
+    ///
+    /// # Errors
+    /// When what comes of it is no URI.
+    pub fn address(&self, request: &mut RequestHeader) -> Result<()> {
+        if let Some(model) = &self.renamed {
+            rename_in_path(request, model)?;
+        }
+        match self.upstream().zip(self.replica.as_ref()) {
+            Some((upstream, replica)) => address_request(request, upstream, replica),
+            None => Ok(()),
+        }
     }
 }
 
@@ -188,11 +238,13 @@ impl RequestState {
 
     /// The exchange with the upstream begins, or is tried once more.
     fn exchange_begins(&mut self) {
-        let route = match self {
-            Self::Running(running) if running.request.trace().is_some() => running.request.admitted().route.clone(),
+        let (route, replica) = match self {
+            Self::Running(running) if running.request.trace().is_some() => {
+                (running.request.admitted().route.clone(), running.dispatch.replica().cloned())
+            }
             _ => return,
         };
-        let server = route.upstream.as_ref().map(|upstream| (&*upstream.url.host, upstream.url.port));
+        let server = replica.as_ref().map(|replica| (&*replica.config.url.host, replica.config.url.port));
         if let Some(trace) = self.trace_mut() {
             trace.exchange_begins(&route.name, server, Now::read().date);
         }
@@ -231,6 +283,8 @@ struct Running {
     subrequest: Option<Arc<subrequest::Subrequest>>,
     /// The connection that carries it, if the end of its key reaches it there.
     connection: Option<Arc<Connection>>,
+    /// Where it goes.
+    dispatch: Dispatch,
 }
 
 impl Running {
@@ -324,7 +378,8 @@ impl<P> Gated<P> {
         if let Some(connection) = &connection {
             connection.set_revocation(request.run().cloned());
         }
-        Ok(Running { request, body, rejection: None, tail: response::Tail::default(), subrequest: None, connection })
+        let (tail, dispatch) = (response::Tail::default(), Dispatch::default());
+        Ok(Running { request, body, rejection: None, tail, subrequest: None, connection, dispatch })
     }
 
     /// Answers a request that is refused.

@@ -1,20 +1,22 @@
-//! An inference server as Pingora dials it: its address, its path, our credential for it, and
-//! the models that it says it has.
+//! Inference servers: which replica of an upstream takes a request (`pool`, `pools`, `health`), and how it is dialled: its
+//! address, its path, our credential for it. A proxy of somebody's own may use a [`Pool`] as the gateway does.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+pub mod ask;
+mod health;
+pub mod interrupt;
+mod makers;
+pub mod pool;
+pub mod pools;
+mod replica;
+mod retries;
+pub mod status;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Uri, header};
-use keymeter_config::Upstream;
-use keymeter_core::clock::MonotonicTime;
+use keymeter_config::{self as config, Upstream};
 use parking_lot::Mutex;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use pingora::{
     ErrorType,
     http::RequestHeader,
@@ -25,6 +27,12 @@ use pingora::{
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
+pub use self::{
+    interrupt::{Interrupt, Ways},
+    pool::{Permit, Pool, PoolError, Wanted},
+    pools::Pools,
+    replica::Replica,
+};
 use crate::headers::change_request;
 
 /// Connections are dropped before an upstream's own keep-alive ends them: a request that meets a
@@ -34,30 +42,23 @@ const IDLE: Duration = Duration::from_secs(4);
 /// Requests that share a connection of HTTP/2 to an upstream.
 const H2_STREAMS: usize = 128;
 
-/// How long a resolved name is believed.
-const NAME_TTL: Duration = Duration::from_secs(10);
-
-/// Resolves the names of upstreams, and takes their addresses in turn.
+/// Dials replicas.
 #[derive(Default)]
 pub struct Dialer {
-    names: Mutex<HashMap<String, Arc<Resolved>>>,
-    authorities: Mutex<Vec<(Arc<Upstream>, Arc<CaType>)>>,
-    turn: AtomicUsize,
-}
-
-struct Resolved {
-    addresses: Vec<SocketAddr>,
-    at: MonotonicTime,
+    authorities: Mutex<Vec<(Arc<config::Replica>, Arc<CaType>)>>,
 }
 
 impl Dialer {
-    /// The peer for a request to `upstream`.
+    /// The peer for a request to a replica of `upstream`.
     ///
     /// # Errors
     /// When its name does not resolve.
-    pub async fn peer(&self, upstream: &Arc<Upstream>) -> Result<Box<HttpPeer>> {
-        let url = &upstream.url;
-        let address = self.address(&url.host, url.port).await.map_err(Error::into_up)?;
+    pub async fn peer(&self, upstream: &Upstream, replica: &Replica) -> Result<Box<HttpPeer>> {
+        let url = &replica.config.url;
+        let address = match replica.address {
+            Some(address) => address,
+            None => resolve(&url.host, url.port).await.map_err(Error::into_up)?,
+        };
         let mut peer = HttpPeer::new(address, url.tls, bare(&url.host).to_owned());
         let options = &mut peer.options;
         options.connection_timeout = Some(upstream.connect_timeout);
@@ -69,74 +70,51 @@ impl Dialer {
         options.max_h2_streams = H2_STREAMS;
         // The gate takes out what concerns the client's connection, and refuses nobody for a `Connection` that is odd.
         options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
-        options.ca = self.authorities(upstream).map_err(Error::into_up)?;
+        options.ca = self.authorities(&replica.config).map_err(Error::into_up)?;
         Ok(Box::new(peer))
     }
 
     /// The certificates that are trusted in place of the system's. They are read once for each
     /// loading of the configuration.
-    fn authorities(&self, upstream: &Arc<Upstream>) -> Result<Option<Arc<CaType>>> {
-        let Some(path) = &upstream.ca else { return Ok(None) };
+    fn authorities(&self, replica: &Arc<config::Replica>) -> Result<Option<Arc<CaType>>> {
+        let Some(path) = &replica.ca else { return Ok(None) };
         let mut known = self.authorities.lock();
-        if let Some((_, authorities)) = known.iter().find(|(of, _)| Arc::ptr_eq(of, upstream)) {
+        if let Some((_, authorities)) = known.iter().find(|(of, _)| Arc::ptr_eq(of, replica)) {
             return Ok(Some(authorities.clone()));
         }
         let authorities = read_authorities(path)
             .map_err(|why| Error::explain(ErrorType::InvalidCert, format!("{}: {why}", path.display())))?;
         // Those that only we still hold belong to a former configuration.
         known.retain(|(of, _)| Arc::strong_count(of) > 1);
-        known.push((upstream.clone(), authorities.clone()));
+        known.push((replica.clone(), authorities.clone()));
         Ok(Some(authorities))
-    }
-
-    async fn address(&self, host: &str, port: u16) -> Result<SocketAddr> {
-        if let Ok(address) = bare(host).parse() {
-            return Ok(SocketAddr::new(address, port));
-        }
-        let now = MonotonicTime::now();
-        let name = format!("{host}:{port}");
-        let known = self.names.lock().get(&name).cloned();
-        let resolved = match known {
-            Some(known) if now.saturating_since(known.at) < NAME_TTL => known,
-            known => self.resolve(name, now, known).await?,
-        };
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % resolved.addresses.len().max(1);
-        let address = resolved.addresses.get(turn).copied();
-        address.ok_or_else(|| Error::explain(ErrorType::ConnectError, format!("{host} has no address")))
-    }
-
-    /// Asks for the name's addresses; a name that was known is believed on while nobody answers.
-    async fn resolve(&self, name: String, now: MonotonicTime, known: Option<Arc<Resolved>>) -> Result<Arc<Resolved>> {
-        let found = tokio::net::lookup_host(&name).await.map(Iterator::collect::<Vec<_>>);
-        let addresses = match (found, known) {
-            (Ok(addresses), _) if !addresses.is_empty() => addresses,
-            (_, Some(known)) => return Ok(known),
-            (Ok(_), None) => return Err(Error::explain(ErrorType::ConnectError, format!("{name} has no address"))),
-            (Err(error), None) => {
-                return Err(Error::explain(ErrorType::ConnectError, format!("{name} does not resolve: {error}")));
-            }
-        };
-        let resolved = Arc::new(Resolved { addresses, at: now });
-        self.names.lock().insert(name, resolved.clone());
-        Ok(resolved)
     }
 }
 
-/// Turns a client's request into one for `upstream`: its path, its host, our credential.
+/// One address of a name. The pools ask for all of them in the background; this is for a request that comes before.
+async fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
+    let mut found = tokio::net::lookup_host((bare(host), port))
+        .await
+        .map_err(|error| Error::explain(ErrorType::ConnectError, format!("{host} does not resolve: {error}")))?;
+    found.next().ok_or_else(|| Error::explain(ErrorType::ConnectError, format!("{host} has no address")))
+}
+
+/// Turns a client's request into one for a replica of `upstream`: its path, its host, our credential.
 ///
 /// # Errors
 /// When the joined path is not a URI's.
-pub fn address_request(request: &mut RequestHeader, upstream: &Upstream) -> Result<()> {
-    let path = joined_path(&upstream.url.path, request.uri.path());
+pub fn address_request(request: &mut RequestHeader, upstream: &Upstream, replica: &Replica) -> Result<()> {
+    let url = &replica.config.url;
+    let path = joined_path(&url.path, request.uri.path());
     let path_and_query = match request.uri.query() {
         Some(query) => format!("{path}?{query}"),
         None => path,
     };
     let uri = path_and_query.parse::<Uri>();
     request.set_uri(uri.map_err(|error| Error::because(ErrorType::InvalidHTTPHeader, "upstream path", error))?);
-    let host = HeaderValue::try_from(&*upstream.url.authority);
+    let host = HeaderValue::try_from(&*url.authority);
     let host = host.map_err(|error| Error::because(ErrorType::InvalidHTTPHeader, "the upstream's host", error))?;
-    let credential = credential(upstream)?;
+    let credential = credential(upstream, replica)?;
     change_request(request, |headers| {
         headers.insert(header::HOST, host);
         if let Some((name, value)) = credential {
@@ -145,9 +123,30 @@ pub fn address_request(request: &mut RequestHeader, upstream: &Upstream) -> Resu
     })
 }
 
-/// Our own credential for `upstream`, if it wants one.
-fn credential(upstream: &Upstream) -> Result<Option<(HeaderName, HeaderValue)>> {
-    let Some(credential) = &upstream.api_key else { return Ok(None) };
+/// Writes `model` in place of the one that a path names, as Gemini's do.
+///
+/// # Errors
+/// When the path is not a URI's.
+pub fn rename_in_path(request: &mut RequestHeader, model: &str) -> Result<()> {
+    let path = request.uri.path();
+    let Some((before, rest)) = path.split_once("/models/") else { return Ok(()) };
+    let Some((_, method)) = rest.rsplit_once(':') else { return Ok(()) };
+    let model = utf8_percent_encode(model, IN_SEGMENT);
+    let path_and_query = match request.uri.query() {
+        Some(query) => format!("{before}/models/{model}:{method}?{query}"),
+        None => format!("{before}/models/{model}:{method}"),
+    };
+    let uri = path_and_query.parse::<Uri>();
+    request.set_uri(uri.map_err(|error| Error::because(ErrorType::InvalidHTTPHeader, "the renamed path", error))?);
+    Ok(())
+}
+
+/// What stands as it is in a path's segment (RFC 3986, `unreserved`).
+const IN_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Our own credential for a replica, if it wants one.
+fn credential(upstream: &Upstream, replica: &Replica) -> Result<Option<(HeaderName, HeaderValue)>> {
+    let Some(credential) = &replica.config.api_key else { return Ok(None) };
     let name = upstream.api_key_header.name();
     let secret = credential.0.reveal();
     let value = if name == header::AUTHORIZATION { format!("Bearer {secret}") } else { secret.to_owned() };
@@ -209,11 +208,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_and_addresses_are_dialled() {
-        let dialer = Dialer::default();
-        assert_eq!(dialer.address("127.0.0.1", 80).await.unwrap(), "127.0.0.1:80".parse().unwrap());
-        assert_eq!(dialer.address("[::1]", 80).await.unwrap(), "[::1]:80".parse().unwrap());
-        assert!(dialer.address("localhost", 80).await.unwrap().ip().is_loopback());
-        assert!(dialer.address("no-such-name.invalid", 80).await.is_err());
+    async fn names_are_resolved() {
+        assert!(resolve("localhost", 80).await.unwrap().ip().is_loopback());
+        assert!(resolve("no-such-name.invalid", 80).await.is_err());
+    }
+
+    #[test]
+    fn a_model_in_a_path_is_renamed() {
+        for (path, renamed) in [
+            ("/v1beta/models/gemini-pro:generateContent?alt=sse", "/v1beta/models/a%2Fb:generateContent?alt=sse"),
+            ("/v1/models/a%3Ab:countTokens", "/v1/models/a%2Fb:countTokens"),
+            ("/v1/chat/completions", "/v1/chat/completions"),
+        ] {
+            let mut request = RequestHeader::build("POST", path.as_bytes(), None).unwrap();
+            rename_in_path(&mut request, "a/b").unwrap();
+            assert_eq!(request.uri, renamed);
+        }
     }
 }

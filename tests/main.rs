@@ -49,6 +49,7 @@ mod metering;
 mod models;
 mod operation;
 mod paths;
+mod pools;
 mod reloading;
 mod scale;
 mod scrape;

@@ -350,13 +350,13 @@ async fn the_log_is_json_on_one_side_and_plain_words_on_the_other() {
         assert!(lines[0][duration].as_f64() > Some(0.0), "{duration} in {}", lines[0]);
     }
     let mut first = lines[0].clone();
-    for varying in ["time", "request_id", "duration_ms", "time_to_first_token_ms"] {
+    for varying in ["time", "request_id", "duration_ms", "time_to_first_token_ms", "replica"] {
         first.as_object_mut().unwrap().remove(varying).unwrap();
     }
     assert_eq!(
         first,
         json!({
-            "key_id": "key_test", "key_name": "Test key", "model": "m", "upstream": "scripted",
+            "key_id": "key_test", "key_name": "Test key", "model": "m", "upstream": "scripted", "attempts": 1, "queued_ms": 0.0,
             "path": "/v1/chat/completions", "status": 200, "reason": null, "input_tokens": 7,
             "cached_input_tokens": 0, "cache_write_tokens": 0, "output_tokens": 5, "reasoning_tokens": 0,
             "usage_source": "upstream", "cost_usd": "0.000017", "client_aborted": false,
@@ -401,8 +401,9 @@ async fn no_secret_is_ever_printed() {
     gate.open();
     let upstream = upstream(&gate).await;
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let dead =
-        format!("upstreams: [{{name: dead, url: \"http://{nobody}\", models: [dead]}}, {{api_key: \"${{UPSTREAM}}\", ");
+    let dead = format!(
+        "upstreams: [{{name: dead, url: \"http://{nobody}\", models: [dead]}}, {{models: [m], api_key: \"${{UPSTREAM}}\", "
+    );
     let configuration =
         config(&upstream, "").replace("admin: {", "admin: {token: \"${ADMIN}\", ").replace("upstreams: [{", &dead);
     for level in ["info", "trace"] {

@@ -16,6 +16,7 @@ use keymeter::{
     },
     limits::account::Accounts,
     observe::{access_log::AccessLog, metrics::Metrics},
+    upstream::Pools,
 };
 use keymeter_config::{self as config, KeyCache};
 use keymeter_core::{
@@ -56,6 +57,7 @@ impl Numbered {
             expires_at: None,
             retiring: Box::default(),
             wallet: None,
+            priority: 0,
         }
     }
 }
@@ -96,7 +98,12 @@ impl House {
     fn gate(&self) -> Gate {
         let text = "{upstreams: [{name: one, url: 'http://127.0.0.1:1'}], keys: {yaml: {path: keys.yaml}}}";
         let config = config::parse(text, Path::new("/keymeter.yaml"), &|_| None).unwrap();
-        Gate::new(Settings::new(&config), self.resolver.clone(), self.metrics.clone(), AccessLog::none())
+        Gate::new(
+            Settings::new(&config, &Pools::new(self.metrics.pools().clone())),
+            self.resolver.clone(),
+            self.metrics.clone(),
+            AccessLog::none(),
+        )
     }
 
     async fn meet_all(&self) {

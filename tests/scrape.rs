@@ -18,7 +18,8 @@ use crate::support::{
 };
 
 /// Every metric that is promised for keys from a file and with traces, its type and its labels in alphabetical order.
-const PROMISED: [(&str, &str, &[&str]); 40] = [
+const PROMISED: [(&str, &str, &[&str]); 47] = [
+    ("keymeter_attempts_total", "counter", &["outcome", "replica", "upstream"]),
     ("keymeter_build_info", "gauge", &["revision", "version"]),
     ("keymeter_client_aborts_total", "counter", &[]),
     ("keymeter_config_last_reload_success_timestamp_seconds", "gauge", &[]),
@@ -39,8 +40,14 @@ const PROMISED: [(&str, &str, &[&str]); 40] = [
     ("keymeter_log_lines_dropped_total", "counter", &["log"]),
     ("keymeter_malformed_requests_total", "counter", &[]),
     ("keymeter_overhead_seconds", "histogram", &["model", "upstream"]),
+    ("keymeter_queue_length", "gauge", &["upstream"]),
+    ("keymeter_queue_wait_seconds", "histogram", &["upstream"]),
     ("keymeter_reasoning_tokens_total", "counter", &["key_id", "model"]),
     ("keymeter_rejections_total", "counter", &["key_id", "reason"]),
+    ("keymeter_replica_ejections_total", "counter", &["replica", "upstream"]),
+    ("keymeter_replica_in_flight", "gauge", &["replica", "upstream"]),
+    ("keymeter_replica_load_tokens", "gauge", &["replica", "upstream"]),
+    ("keymeter_replica_up", "gauge", &["replica", "upstream"]),
     ("keymeter_request_duration_seconds", "histogram", &["model", "upstream"]),
     ("keymeter_requests_in_flight", "gauge", &["key_id"]),
     ("keymeter_requests_total", "counter", &["key_id", "model", "status"]),

@@ -9,6 +9,7 @@ use keymeter::{
     keys::{Resolver, YamlSource},
     limits::account::Accounts,
     observe::{access_log::AccessLog, metrics::Metrics},
+    upstream::Pools,
 };
 use keymeter_config::{self as config};
 use keymeter_core::{
@@ -47,7 +48,8 @@ pub fn gate(keys: usize) -> Arc<Gate> {
     let accounts = Arc::new(Accounts::new(metrics.clone()));
     let source = Arc::new(YamlSource::new((0..keys).map(record).collect()));
     let resolver = Arc::new(Resolver::new(source, &config.key_cache, accounts, metrics.clone(), Arc::default()));
-    Arc::new(Gate::new(Settings::new(&config), resolver, metrics, AccessLog::none()))
+    let settings = Settings::new(&config, &Pools::new(metrics.pools().clone()));
+    Arc::new(Gate::new(settings, resolver, metrics, AccessLog::none()))
 }
 
 fn record(number: usize) -> KeyRecord {
@@ -63,6 +65,7 @@ fn record(number: usize) -> KeyRecord {
         expires_at: None,
         retiring: Box::default(),
         wallet: None,
+        priority: 0,
     }
 }
 

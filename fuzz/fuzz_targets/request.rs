@@ -49,7 +49,7 @@ fuzz_target!(|data: &[u8]| {
                 assert_eq!(scanned.model, model_of(&body), "{shape:?}");
                 let plan = input.planned(2);
                 let name = if plan & 2 == 0 { MaximumName::MaxTokens } else { MaximumName::MaxCompletionTokens };
-                let change = Change { include_usage: plan & 1 == 0, maximum: Some(maximum), name };
+                let change = Change { include_usage: plan & 1 == 0, maximum: Some(maximum), name, ..Change::default() };
                 check_splice(&scanned, *shape, change);
             }
             Err(error) => assert!(is_for_other_reasons(&error, &body), "{shape:?}: {error}"),

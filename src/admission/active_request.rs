@@ -11,17 +11,17 @@ use std::{
 use bytes::Bytes;
 use keymeter_core::{
     api::Endpoint,
-    body::Change,
+    body::{Change, Scanned},
     clock::MonotonicTime,
     learned::{Figures, KeyTag, Learned},
-    limit::{LimitStatus, Limits},
+    limit::{LimitStatus, Limits, Plan},
     rejection::Rejection,
     usage::{Form, Meter, Metered, Usage, UsageSource},
 };
 
 use super::{
     Gate, Model, Now, Outcome, Prompt, RequestContext, RequestId, Reservations, Route, Settings,
-    additions::{Additions, Asking},
+    additions::{Additions, Asking, asks_for_usage},
     completed::{Charge, Completed},
     response_meter::{ResponseKind, ResponseMeter},
 };
@@ -33,6 +33,7 @@ use crate::{
         revocation::{RevocationEntry, RevocationGuard},
     },
     observe::traces::{ExchangeEnded, RequestTrace},
+    upstream::Replica,
 };
 
 /// Longer answers are not tokenized to learn from, since that takes over a millisecond; in bytes, with what a meter keeps
@@ -68,15 +69,31 @@ impl Admitted {
     }
 }
 
+/// How a request came to where it was answered.
+#[derive(Clone, Debug, Default)]
+pub struct Dispatched {
+    /// The replica that answered, or was asked last.
+    pub replica: Option<Arc<str>>,
+    /// How many replicas were asked.
+    pub attempts: u32,
+    /// How long it waited for places.
+    pub queued: Duration,
+}
+
 /// The right of one request to run.
 pub struct ActiveRequest {
     gate: Arc<Gate>,
     context: RequestContext,
     admitted: Admitted,
     prompt: Prompt,
+    plan: Plan,
     additions: Additions,
-    /// What of them is written into the body at present.
+    /// What is written into the body at present.
     change: Change,
+    /// What the replica calls the model, if otherwise than the client.
+    renamed: Option<Arc<str>>,
+    /// How it came to the replica that answered, or was asked last.
+    dispatched: Dispatched,
     /// `None` once the response has ended.
     reservations: Option<Reservations>,
     is_settled: bool,
@@ -100,21 +117,23 @@ impl ActiveRequest {
         admitted: Admitted,
         reservations: Reservations,
         prompt: Prompt,
-        additions: Additions,
+        (plan, additions): (Plan, Additions),
         now: Now,
     ) -> Box<Self> {
         admitted.key.account.metrics.began(now.date.as_second());
-        let change = additions.change();
         let key = &admitted.key;
         let enter = || gate.revocations().register(&key.record.id, *key.hash(), key.end());
         let running = context.settings.cuts_revoked.then(enter);
-        Box::new(Self {
+        let mut request = Box::new(Self {
             gate,
             context,
             admitted,
             prompt,
+            plan,
             additions,
-            change,
+            change: Change::default(),
+            renamed: None,
+            dispatched: Dispatched::default(),
             reservations: Some(reservations),
             is_settled: false,
             is_recorded: false,
@@ -124,7 +143,58 @@ impl ActiveRequest {
             status: 0,
             first_token: None,
             running,
-        })
+        });
+        request.renew_change();
+        request
+    }
+
+    /// How many tokens it is planned to take, prompt and output.
+    #[must_use]
+    pub fn planned_tokens(&self) -> u64 {
+        self.plan.tokens
+    }
+
+    /// The model as the client named it.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        self.context.model.as_deref().unwrap_or_default()
+    }
+
+    /// What the replica calls the model, if otherwise than the client.
+    #[must_use]
+    pub fn renamed(&self) -> Option<&Arc<str>> {
+        self.renamed.as_ref()
+    }
+
+    /// Where the request came by now.
+    pub fn dispatched(&mut self) -> &mut Dispatched {
+        &mut self.dispatched
+    }
+
+    /// It goes by another route than before, which may take other additions.
+    pub fn reroute(&mut self, route: Arc<Route>, scanned: &Scanned, now: Now) {
+        self.admitted.route = route;
+        let asking = self.asking(now);
+        let include_usage = asks_for_usage(&self.admitted.route, self.admitted.endpoint, scanned, asking);
+        let additions = Additions::new(&self.admitted.route, asking, scanned, include_usage, self.plan.set_maximum);
+        self.additions = additions;
+        self.renew_change();
+    }
+
+    /// It goes to `replica`. Says whether its body is another with that.
+    pub fn send_to(&mut self, replica: &Replica) -> bool {
+        let renamed = replica.config.rename.get(self.model()).cloned();
+        self.dispatched.replica = Some(replica.name.clone());
+        let differs = renamed != self.renamed;
+        self.renamed = renamed;
+        self.renew_change();
+        differs
+    }
+
+    fn renew_change(&mut self) {
+        let sends_priority = self.admitted.route.upstream.as_ref().is_some_and(|upstream| upstream.pool.send_priority);
+        let priority = sends_priority.then_some(self.admitted.key.record.priority);
+        self.change = Change { model: self.renamed.clone(), priority, ..self.additions.change() };
     }
 
     /// Who was admitted, to what.
@@ -191,7 +261,7 @@ impl ActiveRequest {
     #[must_use]
     pub fn try_otherwise(&mut self, status: u16) -> bool {
         let again = self.additions.try_otherwise(status);
-        self.change = self.additions.change();
+        self.renew_change();
         again
     }
 
@@ -205,6 +275,12 @@ impl ActiveRequest {
 
     fn asking(&self, now: Now) -> Asking<'_> {
         self.admitted.asking(self.context.model.as_deref().unwrap_or_default(), now.moment)
+    }
+
+    /// The id of the answer, where requests can go on from it.
+    #[must_use]
+    pub fn answer_id(&self) -> Option<&str> {
+        self.meter.as_ref().or(self.ended.as_ref()).and_then(ResponseMeter::answer_id)
     }
 
     /// The response's head is there: from here on its bytes are metered, if it is one that
@@ -295,7 +371,8 @@ impl ActiveRequest {
         // Whoever saw the response's end did so after it was recorded.
         let _ = self.record(outcome, now);
         let (context, first_token) = (&self.context, self.first_token);
-        let completed = Completed::new(context, &self.admitted, charge, self.status, outcome, first_token, now);
+        let went = (&self.admitted, &self.dispatched);
+        let completed = Completed::new(context, went, charge, self.status, outcome, first_token, now);
         completed.count(&self.gate.metrics);
         self.gate.log.write(&completed.line());
         let upstream = &self.admitted.route.name;
@@ -335,7 +412,8 @@ impl ActiveRequest {
             return Ok(());
         };
         let (context, first_token) = (&self.context, self.first_token);
-        let completed = Completed::new(context, &self.admitted, charge, self.status, outcome, first_token, now);
+        let went = (&self.admitted, &self.dispatched);
+        let completed = Completed::new(context, went, charge, self.status, outcome, first_token, now);
         let Some(record) = completed.record(ledger.session()) else { return Ok(()) };
         let appended = ledger.append(record);
         self.is_recorded = true;

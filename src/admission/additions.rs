@@ -4,6 +4,7 @@
 //! refusal was about.
 
 use keymeter_core::{
+    api::Endpoint,
     body::{Change, MaximumName, OpenMaximum, Scanned},
     clock::MonotonicTime,
     key::KeyId,
@@ -57,6 +58,12 @@ pub(super) struct Additions {
     refused: Vec<Form>,
 }
 
+/// Whether the upstream of `route` is to be asked for the stream's usage on our own account.
+pub(super) fn asks_for_usage(route: &Route, endpoint: Endpoint, scanned: &Scanned, asking: Asking<'_>) -> bool {
+    let may = scanned.stream && !scanned.client_wants_usage && endpoint.injects_usage();
+    may && route.injects_usage(asking)
+}
+
 impl Additions {
     /// What is to be added to the request that was `scanned`: usage is asked for if `include_usage`, and its maximum set.
     pub fn new(
@@ -92,7 +99,7 @@ impl Additions {
     /// What is to be changed in the request's body before it goes upstream.
     pub fn change(&self) -> Change {
         let Form { include_usage, name } = self.form;
-        Change { include_usage, maximum: self.maximum, name }
+        Change { include_usage, maximum: self.maximum, name, ..Change::default() }
     }
 
     /// Whether a refusal with `status` may be about what was added: then `change` says how the request is sent again.

@@ -14,7 +14,7 @@ use keymeter_core::{
 
 use super::{
     ActiveRequest, Admitted, BodyRoom, Gate, Identified, Now, Prompt, Rejected, Reservations,
-    additions::{Additions, Asking},
+    additions::{Additions, asks_for_usage},
     money::{self, Shortage},
     planned::Planned,
 };
@@ -201,9 +201,9 @@ impl Gate {
         let Planned { context, admitted, prompt, plan, scanned, .. } = *planned;
         let named = context.model.as_deref().unwrap_or_default();
         let asking = admitted.asking(named, now.moment);
-        let include_usage = asks_for_usage(&admitted, &scanned, asking);
+        let include_usage = asks_for_usage(&admitted.route, admitted.endpoint, &scanned, asking);
         let additions = Additions::new(&admitted.route, asking, &scanned, include_usage, plan.set_maximum);
-        let active = ActiveRequest::new(self.clone(), context, admitted, reservations, prompt, additions, now);
+        let active = ActiveRequest::new(self.clone(), context, admitted, reservations, prompt, (plan, additions), now);
         let key = &active.admitted().key;
         if !self.resolver.is_current(key) {
             // It changed a moment ago, when this request could not be reached yet.
@@ -225,12 +225,6 @@ struct Read {
 struct Reserved {
     planned: Box<Planned>,
     reservations: Reservations,
-}
-
-/// Whether the upstream is to be asked for the stream's usage on our own account.
-fn asks_for_usage(admitted: &Admitted, scanned: &Scanned, asking: Asking<'_>) -> bool {
-    let may = scanned.stream && !scanned.client_wants_usage && admitted.endpoint.injects_usage();
-    may && admitted.route.injects_usage(asking)
 }
 
 #[cfg(test)]

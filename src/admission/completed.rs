@@ -9,7 +9,7 @@ use keymeter_core::{
     usage::{Metered, Usage, UsageSource},
 };
 
-use super::{Admitted, Now, Outcome, RequestContext, response_meter::ResponseKind};
+use super::{Admitted, Dispatched, Now, Outcome, RequestContext, response_meter::ResponseKind};
 use crate::observe::{
     access_log::Line,
     metrics::{Metrics, UpstreamOutcome},
@@ -59,6 +59,7 @@ const CLIENT_CLOSED: u16 = 499;
 pub(super) struct Completed<'request> {
     context: &'request RequestContext,
     admitted: &'request Admitted,
+    dispatched: &'request Dispatched,
     charge: Charge,
     /// What the client was answered with.
     status: u16,
@@ -73,7 +74,7 @@ pub(super) struct Completed<'request> {
 impl<'request> Completed<'request> {
     pub fn new(
         context: &'request RequestContext,
-        admitted: &'request Admitted,
+        (admitted, dispatched): (&'request Admitted, &'request Dispatched),
         charge: Charge,
         upstream_status: u16,
         outcome: &'request Outcome<'request>,
@@ -82,7 +83,7 @@ impl<'request> Completed<'request> {
     ) -> Self {
         let is_aborted = outcome.is_aborted(charge.complete);
         let status = outcome.status.unwrap_or(if is_aborted { CLIENT_CLOSED } else { upstream_status });
-        Self { context, admitted, charge, status, upstream_status, outcome, is_aborted, first_token, at }
+        Self { context, admitted, dispatched, charge, status, upstream_status, outcome, is_aborted, first_token, at }
     }
 
     /// For the ledger of `session`. `None`: the request's name is none of a record, which each name of ours is.
@@ -164,6 +165,9 @@ impl<'request> Completed<'request> {
         let outcome = self.of_upstream();
         Line {
             upstream: Some(&self.admitted.route.name),
+            replica: self.dispatched.replica.as_deref(),
+            attempts: self.dispatched.attempts,
+            queued: self.dispatched.queued,
             outcome: (outcome != UpstreamOutcome::Success).then_some(outcome.as_str()),
             time_to_first_token: self.first_token.map(|first| first.moment.saturating_since(arrived)),
             input_tokens: usage.input,

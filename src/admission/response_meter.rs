@@ -95,6 +95,11 @@ impl ResponseMeter {
         }
     }
 
+    /// The answer's id, where requests can go on from it.
+    pub fn answer_id(&self) -> Option<&str> {
+        self.meter.answer_id()
+    }
+
     /// Whether any text has passed.
     pub fn text_delivered(&self) -> bool {
         self.meter.text_delivered()

@@ -22,7 +22,10 @@ use keymeter_core::{
 };
 
 use super::additions::Asking;
-use crate::observe::metrics::{Metrics, UpstreamSeries};
+use crate::{
+    observe::metrics::{Metrics, UpstreamSeries},
+    upstream::{Pool, Pools},
+};
 
 /// What holds for a request from its arrival to its end.
 pub struct Settings {
@@ -71,6 +74,8 @@ pub struct Route {
     pub name: Arc<str>,
     /// The upstream, as configured; `None`: the proxy behind the gate knows where requests go.
     pub upstream: Option<Arc<config::Upstream>>,
+    /// Its replicas, if there is an upstream.
+    pub pool: Option<Arc<Pool>>,
     models: Vec<Glob>,
     inject_usage: InjectUsage,
     /// That it refuses `stream_options`, for each configured model.
@@ -91,9 +96,9 @@ const REFUSALS_OF_USAGE: u32 = 2;
 const ONE_SECOND: u64 = 1_000_000_000;
 
 impl Settings {
-    /// What `config` says.
+    /// What `config` says, whose upstreams' replicas are those of `pools`.
     #[must_use]
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, pools: &Pools) -> Self {
         let models: Vec<_> =
             config.models.iter().enumerate().map(|(index, model)| Arc::new(Model::new(model, index))).collect();
         Self {
@@ -108,7 +113,7 @@ impl Settings {
             cors: config.server.cors.clone(),
             heartbeat: config.server.heartbeat,
             client_address: config.server.client_address.clone(),
-            routes: routes(&config.upstreams, models.len() + 1),
+            routes: routes(&config.upstreams, pools, models.len() + 1),
             other: Arc::new(Model::other(models.len())),
             models,
         }
@@ -128,8 +133,14 @@ impl Settings {
     /// The first route that speaks `api` and serves `model`.
     #[must_use]
     pub fn route(&self, api: Api, model: &str) -> Option<Arc<Route>> {
-        let serves = |route: &&Arc<Route>| route.speaks(api) && route.models.iter().any(|names| names.matches(model));
-        self.routes.iter().find(serves).cloned()
+        self.routes.iter().find(|route| route.serves(api, model)).cloned()
+    }
+
+    /// The route that serves where `route` cannot.
+    #[must_use]
+    pub fn route_after(&self, route: &Arc<Route>, api: Api, model: &str) -> Option<Arc<Route>> {
+        let mut after = self.routes.iter().skip_while(|other| !Arc::ptr_eq(other, route)).skip(1);
+        after.find(|route| route.serves(api, model)).cloned()
     }
 
     /// Every route, in the order of the configuration.
@@ -162,11 +173,13 @@ fn is_refused(evidence: &SharedEvidence, asking: Asking<'_>) -> bool {
 }
 
 /// The routes to `upstreams`; where none is configured, the one that everything takes.
-fn routes(upstreams: &[Arc<config::Upstream>], models: usize) -> Vec<Arc<Route>> {
+fn routes(upstreams: &[Arc<config::Upstream>], pools: &Pools, models: usize) -> Vec<Arc<Route>> {
+    let pools = pools.renew(upstreams, MonotonicTime::now());
     if upstreams.is_empty() {
         return vec![Arc::new(Route::of_inner_proxy(models))];
     }
-    upstreams.iter().map(|upstream| Arc::new(Route::to(upstream.clone(), models))).collect()
+    let ways = upstreams.iter().zip(pools);
+    ways.map(|(upstream, pool)| Arc::new(Route::to(upstream.clone(), pool, models))).collect()
 }
 
 impl Model {
@@ -188,12 +201,13 @@ impl Model {
 
 impl Route {
     /// The way to `upstream`, with room for the series of so many configured models.
-    fn to(upstream: Arc<config::Upstream>, models: usize) -> Self {
+    fn to(upstream: Arc<config::Upstream>, pool: Arc<Pool>, models: usize) -> Self {
         Self {
             name: upstream.name.clone(),
             models: upstream.models.clone(),
             inject_usage: upstream.inject_usage,
             upstream: Some(upstream),
+            pool: Some(pool),
             ..Self::of_inner_proxy(models)
         }
     }
@@ -210,7 +224,12 @@ impl Route {
             took_credential: AtomicU64::new(0),
             series: std::iter::repeat_with(OnceLock::new).take(models).collect(),
             upstream: None,
+            pool: None,
         }
+    }
+
+    fn serves(&self, api: Api, model: &str) -> bool {
+        self.speaks(api) && self.models.iter().any(|names| names.matches(model))
     }
 
     /// Whether requests of `api` are understood. A proxy of somebody's own may speak any.

@@ -160,6 +160,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
         if this.connection().poll_revoked(context).is_ready() {
             return Poll::Ready(Err(io::Error::other("the key of the request on this connection is revoked")));
         }
+        if this.connection().poll_interrupted(context).is_ready() {
+            return Poll::Ready(Err(io::Error::other("the wait for the head of an answer has ended")));
+        }
         if this.connection().poll_evicted(context.waker()).is_ready() {
             // Over HTTP/2, whoever reads writes the last answer afterwards, and would not after the end.
             if this.heads.is_http2() && !std::mem::replace(&mut this.has_let_write, true) {

@@ -16,5 +16,6 @@ pub(crate) fn record(id: &str, secret: &str) -> KeyRecord {
         expires_at: None,
         retiring: Box::default(),
         wallet: None,
+        priority: 0,
     }
 }

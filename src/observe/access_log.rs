@@ -25,6 +25,12 @@ pub struct Line<'request> {
     pub model: Option<&'request str>,
     /// The configured name of the upstream.
     pub upstream: Option<&'request str>,
+    /// The replica that answered, or was asked last.
+    pub replica: Option<&'request str>,
+    /// How many replicas were asked.
+    pub attempts: u32,
+    /// How long it waited for a place on one.
+    pub queued: Duration,
     /// Without its query.
     pub path: &'request str,
     /// The response's.
@@ -67,6 +73,13 @@ impl Line<'_> {
         line.optional("key_name", self.key_name);
         line.optional("model", self.model);
         line.optional("upstream", self.upstream);
+        if let Some(replica) = self.replica {
+            line.text("replica", replica);
+        }
+        if self.replica.is_some() || self.queued > Duration::ZERO {
+            line.number("attempts", self.attempts.into());
+            line.millis("queued_ms", micros(self.queued));
+        }
         line.text("path", self.path);
         line.number("status", self.status.into());
         line.optional("reason", self.reason);

@@ -2,6 +2,7 @@
 //! a client: values are key ids, configured names and the words of enums.
 
 mod key;
+mod replica;
 mod scrape;
 mod shared;
 mod traces;
@@ -19,6 +20,7 @@ use prometheus::{
 use self::upstream::Upstreams;
 pub use self::{
     key::{KeyMetrics, KeySeries, ModelMetrics},
+    replica::{AttemptOutcome, PoolMetrics, QueueSeries, ReplicaSeries},
     scrape::{Balances, Shares, write_dropped_lines},
     shared::{SharedAnswer, SharedSeries},
     traces::TraceSeries,
@@ -36,6 +38,7 @@ pub struct Metrics {
     client_aborts: IntCounter,
     unpriced: IntCounterVec,
     upstreams: Upstreams,
+    pools: PoolMetrics,
     /// In the order of their results.
     lookups: [IntCounter; Lookup::ALL.len()],
     source_requests: IntCounterVec,
@@ -101,6 +104,7 @@ impl Metrics {
                 &["model"],
             )?,
             upstreams: Upstreams::new(&make)?,
+            pools: PoolMetrics::new(&make)?,
             lookups: make.counter_of_each(
                 "keymeter_key_cache_lookups_total",
                 "Look-ups of keys in the cache, by result: hit, miss, stale or unknown.",
@@ -180,6 +184,12 @@ impl Metrics {
     /// When there are some already.
     pub fn traces(&self) -> Result<TraceSeries, prometheus::Error> {
         TraceSeries::new(&Maker { registry: &self.registry })
+    }
+
+    /// The series of upstreams' replicas.
+    #[must_use]
+    pub fn pools(&self) -> &PoolMetrics {
+        &self.pools
     }
 
     /// The series of single keys.

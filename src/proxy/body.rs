@@ -55,6 +55,11 @@ impl Outgoing {
         self.bytes.clone()
     }
 
+    /// What stands in it.
+    pub fn scanned(&self) -> &Scanned {
+        &self.scanned
+    }
+
     /// Writes another change into what was received.
     pub fn rewrite(&mut self, change: &Change) {
         self.bytes = self.scanned.splice(change);

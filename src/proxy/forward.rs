@@ -20,8 +20,8 @@ use tokio::sync::mpsc;
 use crate::{connection::Connection, headers::change_request};
 
 use super::{
-    Context, Gated, RequestState, body, cors, finish, over, preflight, prepare_upstream_request, response, subrequest,
-    subrequest::SubrequestRole,
+    Context, Gated, RequestInfo, RequestState, body, cors, dispatch, ends, finish, over, preflight,
+    prepare_upstream_request, response, subrequest, subrequest::SubrequestRole,
 };
 
 #[async_trait]
@@ -125,8 +125,23 @@ where
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
+        dispatch::choose(&self.gate, session, &mut ctx.state).await?;
+        if let RequestState::Running(running) = &ctx.state
+            && let Some(info) = session.req_header_mut().extensions_mut().get_mut::<RequestInfo>()
+        {
+            info.route = Some(running.request.admitted().route.clone());
+            info.replica = running.dispatch.replica().cloned();
+            info.renamed = running.request.renamed().cloned();
+        }
         ctx.state.exchange_begins();
-        self.inner.upstream_peer(session, &mut ctx.inner).await
+        let peer = self.inner.upstream_peer(session, &mut ctx.inner).await;
+        // A replica that has no address is not reached.
+        peer.map_err(|mut error| {
+            if let (RequestState::Running(running), false) = (&mut ctx.state, error.retry()) {
+                error.set_retry(dispatch::failed(running, &error));
+            }
+            error
+        })
     }
 
     fn response_cache_filter(
@@ -313,12 +328,20 @@ where
         ctx: &mut Self::CTX,
         client_reused: bool,
     ) -> Box<Error> {
-        let is_ours = *error.etype() == response::ADDITION_REFUSED;
+        let is_decided = matches!(error.etype(), kind if *kind == ends::ADDITION_REFUSED || *kind == ends::ELSEWHERE);
+        let error = match &ctx.state {
+            RequestState::Running(running) => dispatch::end_of_wait(running).unwrap_or(error),
+            _ => error,
+        };
         let mut error = self.inner.error_while_proxy(peer, session, error, &mut ctx.inner, client_reused);
-        if is_ours {
+        if is_decided {
             error.set_retry(true);
-        } else if ctx.state.is_answered() {
+        } else if ctx.state.is_answered()
+            || session.response_written().is_some_and(|head| !head.status.is_informational())
+        {
             error.set_retry(false);
+        } else if let (RequestState::Running(running), false) = (&mut ctx.state, error.retry()) {
+            error.set_retry(dispatch::failed(running, &error));
         }
         error
     }
@@ -330,7 +353,11 @@ where
         ctx: &mut Self::CTX,
         error: Box<Error>,
     ) -> Box<Error> {
-        self.inner.fail_to_connect(session, peer, &mut ctx.inner, error)
+        let mut error = self.inner.fail_to_connect(session, peer, &mut ctx.inner, error);
+        if let (RequestState::Running(running), false) = (&mut ctx.state, error.retry()) {
+            error.set_retry(dispatch::failed(running, &error));
+        }
+        error
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {

@@ -12,7 +12,8 @@ use pingora::{
 };
 
 use super::{
-    RequestState, Running,
+    RequestState, Running, dispatch,
+    ends::{ADDITION_REFUSED, CREDENTIAL_REFUSED, ELSEWHERE, KEY_REVOKED, LEDGER_UNAVAILABLE, NO_REPLICA},
     respond::{self, Reply, id_headers, rate_headers},
 };
 use crate::{
@@ -20,16 +21,6 @@ use crate::{
     encoding::ContentCoding,
     headers::{change_response, header_value},
 };
-
-/// Why we ourselves end an exchange with an upstream.
-pub(super) const CREDENTIAL_REFUSED: ErrorType = ErrorType::Custom("the upstream refused our credential");
-/// See [`CREDENTIAL_REFUSED`].
-pub(super) const KEY_REVOKED: ErrorType = ErrorType::Custom("the key was revoked");
-/// See [`CREDENTIAL_REFUSED`].
-pub(super) const ADDITION_REFUSED: ErrorType = ErrorType::Custom("the upstream refused what was added to the request");
-
-/// See [`CREDENTIAL_REFUSED`].
-pub(super) const LEDGER_UNAVAILABLE: ErrorType = ErrorType::Custom("the response could not be recorded");
 
 /// Looks at an upstream's head before anything else does: its 401 and 403 are about our
 /// credential and not for the client, but for a 403 about what the request says, which passes as a 400; and a refusal of what
@@ -42,6 +33,12 @@ pub(super) fn judge_head(state: &mut RequestState, head: &mut ResponseHeader) ->
     if status == 101 {
         // Nobody asked for it: what asks is not passed on.
         return Err(Error::explain(ErrorType::InvalidHTTPHeader, "the upstream switched protocols").into_up());
+    }
+    if let RequestState::Running(running) = state
+        && !head.status.is_informational()
+        && dispatch::goes_elsewhere(running, status, &head.headers)
+    {
+        return Err(Error::explain(ELSEWHERE, format!("status {status}")).into_up());
     }
     if status == 403 && is_about_content(state, head) {
         head.set_status(StatusCode::BAD_REQUEST)?;
@@ -176,6 +173,9 @@ pub(super) fn pass(state: &mut RequestState, body: &mut Option<Bytes>, end_of_st
 
 /// The response has come to its end.
 fn close(running: &mut Running) -> Result<()> {
+    if let Some(answer) = running.request.answer_id() {
+        running.dispatch.made(answer);
+    }
     let closed = running.request.close(Now::read());
     closed.map_err(|error| Error::explain(LEDGER_UNAVAILABLE, error.to_string()).into_in())
 }
@@ -283,6 +283,10 @@ fn verdict(state: &RequestState, error: &Error) -> Option<Rejection> {
     };
     match (error.esource(), error.etype()) {
         (_, kind) if *kind == LEDGER_UNAVAILABLE => Some(Rejection::LedgerUnavailable),
+        (_, kind) if *kind == NO_REPLICA => match state {
+            RequestState::Running(running) => running.rejection.clone(),
+            _ => None,
+        },
         (ErrorSource::Downstream, _) | (_, ErrorType::HTTPStatus(_)) => None,
         (_, kind) if *kind == CREDENTIAL_REFUSED => Some(Rejection::UpstreamCredential { upstream }),
         (

@@ -8,13 +8,16 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::{Context as TaskContext, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http::{Version, header};
 use keymeter_config::OnClientAbort;
-use keymeter_core::{api::Api, key::KeyDenial};
+use keymeter_core::api::Api;
+use parking_lot::Mutex;
 use pingora::{
     ErrorType,
     http::RequestHeader,
@@ -30,13 +33,15 @@ use tokio::sync::oneshot;
 use super::{
     Context, RequestState,
     body::Outgoing,
+    ends::{KEY_REVOKED, revoked},
     finish,
     heartbeat::{self, Heartbeat},
-    response::{self, KEY_REVOKED, Tail},
+    response::{self, Tail},
 };
 use crate::{
     admission::{Client, Gate},
     keys::revocation::RevocationEntry,
+    upstream::Interrupt,
 };
 
 /// Whether an admitted request is to be run apart, and how long its upstream is then read on after its client has left.
@@ -65,11 +70,38 @@ pub(super) struct Subrequest {
     /// How many of them make up the response to its end.
     whole: AtomicU64,
     client_left_early: AtomicBool,
+    /// What ends the exchange's wait for the head of an answer.
+    interrupt: Mutex<Option<Arc<Interrupt>>>,
+    changed: AtomicWaker,
 }
 
 impl Subrequest {
     fn new() -> Self {
-        Self { given: AtomicU64::new(0), whole: AtomicU64::new(u64::MAX), client_left_early: AtomicBool::new(false) }
+        Self {
+            given: AtomicU64::new(0),
+            whole: AtomicU64::new(u64::MAX),
+            client_left_early: AtomicBool::new(false),
+            interrupt: Mutex::default(),
+            changed: AtomicWaker::new(),
+        }
+    }
+
+    /// Sets what ends the exchange's wait for the head of an answer.
+    pub fn set_interrupt(&self, interrupt: Option<Arc<Interrupt>>) {
+        *self.interrupt.lock() = interrupt;
+        self.changed.wake();
+    }
+
+    /// Ready once when that wait is to end.
+    fn poll_interrupted(&self, context: &TaskContext<'_>) -> Poll<()> {
+        self.changed.register(context.waker());
+        let mut interrupt = self.interrupt.lock();
+        let is_interrupted = interrupt.as_ref().is_some_and(|interrupt| interrupt.poll(context).is_ready());
+        if is_interrupted {
+            *interrupt = None;
+            return Poll::Ready(());
+        }
+        Poll::Pending
     }
 
     /// The exchange gives a piece away, with which the response has ended or not.
@@ -229,7 +261,7 @@ impl ClientHalf<'_> {
             let limit = if has_all { LAST_WORDS } else { limit };
             tokio::select! {
                 _ = tokio::time::timeout(limit, rest) => {}
-                _ = barred(self.run.as_deref()) => {}
+                _ = revoked(self.run.as_deref()) => {}
             }
         }
         forwarded.map_err(|end| match end {
@@ -247,7 +279,7 @@ impl ClientHalf<'_> {
             let mut task = tokio::select! {
                 // First, since the connection's reader may fail for the same reason.
                 biased;
-                _ = barred(self.run.as_deref()) => return Err(End::Revoked),
+                _ = revoked(self.run.as_deref()) => return Err(End::Revoked),
                 task = handle.rx.recv() => task.ok_or(End::Broken)?,
                 idle = self.session.downstream_session.read_body_or_idle(true), if watches => match idle {
                     Ok(_) => {
@@ -256,6 +288,11 @@ impl ClientHalf<'_> {
                     }
                     Err(error) => return Err(left(error, delivered)),
                 },
+                () = std::future::poll_fn(|context| self.subrequest.poll_interrupted(context)) => {
+                    // The exchange takes whatever comes after its body for an error, and goes to another replica.
+                    let _ = handle.tx.send(HttpTask::Body(Some(Bytes::from_static(b"-")), false)).await;
+                    continue;
+                }
                 () = self.heartbeat.due(), if takes_comment => {
                     let comment = HttpTask::Body(Some(heartbeat::COMMENT), false);
                     let written = self.session.downstream_session.response_duplex_vec(vec![comment]).await;
@@ -288,14 +325,6 @@ impl ClientHalf<'_> {
 
 /// How long an exchange whose response is forwarded may take to end by itself.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-
-/// Waits until the key of `run` is revoked.
-async fn barred(run: Option<&RevocationEntry>) -> KeyDenial {
-    match run {
-        Some(run) => std::future::poll_fn(|context| run.poll_revoked(context)).await,
-        None => std::future::pending().await,
-    }
-}
 
 /// In the exchange: takes over the client's request, if there is one to be taken over.
 pub(super) async fn take_over<C>(session: &mut Session, context: &mut Context<C>) -> Result<()>

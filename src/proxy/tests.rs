@@ -41,6 +41,7 @@ use crate::{
     keys::{Resolver, YamlSource},
     limits::account::Accounts,
     observe::{access_log::AccessLog, metrics::Metrics},
+    upstream::Pools,
 };
 
 const SECRET: &str = "sk-probe";
@@ -69,7 +70,8 @@ fn gate_with(extra: &str) -> Arc<Gate> {
     let accounts = Arc::new(Accounts::new(metrics.clone()));
     let source = Arc::new(YamlSource::new(vec![key()]));
     let resolver = Arc::new(Resolver::new(source, &config.key_cache, accounts, metrics.clone(), Arc::default()));
-    Arc::new(Gate::new(Settings::new(&config), resolver, metrics, AccessLog::none()))
+    let settings = Settings::new(&config, &Pools::new(metrics.pools().clone()));
+    Arc::new(Gate::new(settings, resolver, metrics, AccessLog::none()))
 }
 
 fn key() -> KeyRecord {
@@ -85,6 +87,7 @@ fn key() -> KeyRecord {
         expires_at: None,
         retiring: Box::default(),
         wallet: None,
+        priority: 0,
     }
 }
 

@@ -4,10 +4,12 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode, header};
+use jiff::Timestamp;
 use keymeter_core::{
     clock::MonotonicTime,
     hosts::{ForeignRequestError, check_host, check_site},
 };
+use percent_encoding::percent_decode_str;
 use pingora::{apps::http_app::ServeHttp, protocols::http::ServerSession};
 use serde_json::json;
 use subtle::ConstantTimeEq;
@@ -21,11 +23,13 @@ use crate::{
     },
     observe::levels,
     server::reload::Reloader,
+    upstream::{Pools, status},
 };
 
 /// Answers operators.
 pub struct Admin {
     gate: Arc<Gate>,
+    pools: Pools,
     reloader: Arc<Reloader>,
     resolver: Arc<Resolver>,
     /// The listener to events, if keys come from a service.
@@ -36,8 +40,8 @@ pub struct Admin {
 
 type Answer = Response<Vec<u8>>;
 
-const NO_PATH: &str =
-    "there are /metrics, /-/healthy, /-/ready, /-/log, POST /-/reload, POST /-/keys/invalidate and POST /-/log\n";
+const NO_PATH: &str = "there are /metrics, /-/healthy, /-/ready, /-/log, /-/upstreams, POST /-/reload, POST /-/keys/invalidate, \
+                       POST /-/log and POST /-/upstreams/{upstream}/{replica}/drain or /undrain\n";
 
 /// The largest body: an id and a hash, or levels.
 const LARGEST_BODY: usize = 4096;
@@ -61,13 +65,14 @@ impl ServeHttp for Admin {
             (&Method::GET | &Method::HEAD, "/-/healthy") => text(StatusCode::OK, "ok\n"),
             (&Method::GET | &Method::HEAD, "/-/ready") => self.ready(),
             (&Method::GET | &Method::HEAD, "/-/log") => text(StatusCode::OK, &format!("{}\n", levels::current())),
-            (&Method::POST, "/-/reload" | "/-/keys/invalidate" | "/-/log") if !self.is_authorized(session) => {
+            (&Method::GET | &Method::HEAD, "/-/upstreams") => self.upstreams(),
+            (&Method::POST, _) if is_order(&path) && !self.is_authorized(session) => {
                 text(StatusCode::UNAUTHORIZED, "send `Authorization: Bearer` with the token of `admin.token`\n")
             }
-            (&Method::POST, "/-/reload" | "/-/keys/invalidate" | "/-/log") => self.obey(session, &path).await,
-            (_, "/metrics" | "/-/healthy" | "/-/ready") => not_allowed("GET"),
-            (_, "/-/reload" | "/-/keys/invalidate") => not_allowed("POST"),
+            (&Method::POST, _) if is_order(&path) => self.obey(session, &path).await,
+            (_, "/metrics" | "/-/healthy" | "/-/ready" | "/-/upstreams") => not_allowed("GET"),
             (_, "/-/log") => not_allowed("GET, POST"),
+            _ if is_order(&path) => not_allowed("POST"),
             _ => text(StatusCode::NOT_FOUND, NO_PATH),
         }
     }
@@ -78,12 +83,13 @@ impl Admin {
     #[must_use]
     pub fn new(
         gate: Arc<Gate>,
+        pools: Pools,
         reloader: Arc<Reloader>,
         resolver: Arc<Resolver>,
         push: Option<Arc<Push>>,
         listen: SocketAddr,
     ) -> Self {
-        Self { gate, reloader, resolver, push, listen }
+        Self { gate, pools, reloader, resolver, push, listen }
     }
 
     /// Checks that a request was meant for this address and, if it may change something, was not sent by another site's page.
@@ -110,8 +116,40 @@ impl Admin {
         match path {
             "/-/reload" => self.reload().await,
             "/-/keys/invalidate" => self.invalidate(&body, received),
-            _ => log(&body),
+            "/-/log" => log(&body),
+            _ => self.drain(path, received),
         }
+    }
+
+    /// Every upstream, its queue and its replicas.
+    fn upstreams(&self) -> Answer {
+        let told = status::describe(&self.pools.all(), MonotonicTime::now(), Timestamp::now());
+        answer(StatusCode::OK, "application/json", told.to_string().into_bytes())
+    }
+
+    /// Lets nothing new go to a replica, or lets it take part again.
+    fn drain(&self, path: &str, now: MonotonicTime) -> Answer {
+        let Some((upstream, replica, drains)) = replica_in(path) else { return text(StatusCode::NOT_FOUND, NO_PATH) };
+        let Some(pool) = self.pools.find(&upstream) else {
+            return text(
+                StatusCode::NOT_FOUND,
+                &format!("there is no upstream `{upstream}`; GET /-/upstreams lists them\n"),
+            );
+        };
+        let members = pool.members();
+        let Some(replica) = members.replicas.iter().find(|other| *other.name == replica) else {
+            let message =
+                format!("the upstream `{upstream}` has no replica `{replica}`; GET /-/upstreams lists them\n");
+            return text(StatusCode::NOT_FOUND, &message);
+        };
+        replica.set_drained(drains);
+        tracing::info!(
+            "upstream {upstream}: replica {} is {}",
+            replica.name,
+            if drains { "drained" } else { "undrained" }
+        );
+        pool.serve(now);
+        self.upstreams()
     }
 
     /// Encodes the metrics on another thread, since a hundred thousand keys take a while.
@@ -236,6 +274,24 @@ impl PostBodyError {
             Self::Incomplete => text(StatusCode::BAD_REQUEST, "the body broke off; nothing was changed\n"),
         }
     }
+}
+
+/// Whether a POST there changes something.
+fn is_order(path: &str) -> bool {
+    matches!(path, "/-/reload" | "/-/keys/invalidate" | "/-/log") || replica_in(path).is_some()
+}
+
+/// The upstream and the replica that a path names, and whether that is to be drained.
+fn replica_in(path: &str) -> Option<(String, String, bool)> {
+    let (names, order) = path.strip_prefix("/-/upstreams/")?.rsplit_once('/')?;
+    let drains = match order {
+        "drain" => true,
+        "undrain" => false,
+        _ => return None,
+    };
+    let (upstream, replica) = names.split_once('/')?;
+    let decoded = |name: &str| percent_decode_str(name).decode_utf8().ok().map(std::borrow::Cow::into_owned);
+    Some((decoded(upstream)?, decoded(replica)?, drains))
 }
 
 fn refusal_of(error: ForeignRequestError) -> &'static str {

@@ -4,8 +4,6 @@
 mod catalogue;
 mod model_list;
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use http::StatusCode;
 use keymeter_core::{api::Call, rejection::Rejection};
@@ -21,13 +19,13 @@ use serde_json::json;
 use self::catalogue::Catalogue;
 use crate::{
     proxy::{RequestInfo, respond_json, respond_rejection},
-    upstream::{Dialer, address_request},
+    upstream::Dialer,
 };
 
 /// The gateway behind the gate.
 #[derive(Default)]
 pub struct Gateway {
-    dialer: Arc<Dialer>,
+    dialer: Dialer,
     catalogue: Catalogue,
 }
 
@@ -50,17 +48,17 @@ impl ProxyHttp for Gateway {
                 respond_json(session, &pass, StatusCode::OK, usage).await?;
             }
             Call::Version => {
-                let version = self.catalogue.ollamas_version(&pass, &self.dialer).await;
+                let version = self.catalogue.ollamas_version(&pass).await;
                 let version = version.as_deref().unwrap_or(env!("CARGO_PKG_VERSION"));
                 let told = json!({"version": version}).to_string().into_bytes();
                 respond_json(session, &pass, StatusCode::OK, told).await?;
             }
             Call::Models => {
-                let models = self.catalogue.models_for(&pass, &self.dialer).await;
+                let models = self.catalogue.models_for(&pass).await;
                 respond_json(session, &pass, StatusCode::OK, model_list::list(pass.api, &models)).await?;
             }
             Call::Model(name) => {
-                let models = self.catalogue.models_for(&pass, &self.dialer).await;
+                let models = self.catalogue.models_for(&pass).await;
                 if let Some(model) = models.iter().find(|model| model.id == *name) {
                     respond_json(session, &pass, StatusCode::OK, model_list::one(pass.api, model)).await?;
                 } else {
@@ -73,11 +71,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, session: &mut Session, (): &mut ()) -> Result<Box<HttpPeer>> {
-        let upstream = pass(session)?.upstream().cloned();
-        match &upstream {
-            Some(upstream) => self.dialer.peer(upstream).await,
-            None => Error::e_explain(ErrorType::InternalError, "a request without an upstream"),
-        }
+        pass(session)?.peer(&self.dialer).await
     }
 
     async fn upstream_request_filter(
@@ -86,10 +80,7 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         (): &mut (),
     ) -> Result<()> {
-        match pass(session)?.upstream() {
-            Some(upstream) => address_request(request, upstream),
-            None => Ok(()),
-        }
+        pass(session)?.address(request)
     }
 
     /// A connection that was kept and is closed before anything comes back, was closed before the request came: llama.cpp

@@ -41,6 +41,7 @@ use crate::{
         admin::Admin,
         reload::{Reloader, Watcher},
     },
+    upstream::Pools,
 };
 
 /// Metering and limits with their keys and metrics. One plugin may serve several proxies of a process: what a key uses through
@@ -64,6 +65,7 @@ use crate::{
 /// ```
 pub struct Plugin {
     gate: Arc<Gate>,
+    pools: Pools,
     reloader: Arc<Reloader>,
     resolver: Arc<Resolver>,
     accounts: Arc<Accounts>,
@@ -125,7 +127,8 @@ impl Plugin {
                 (resolver, Source::Http(Arc::new(push)))
             }
         };
-        let gate = Gate::new(Settings::new(&config), resolver.clone(), metrics.clone(), log);
+        let pools = Pools::new(metrics.pools().clone());
+        let gate = Gate::new(Settings::new(&config, &pools), resolver.clone(), metrics.clone(), log);
         let (gate, sender) = match ledger {
             Some((ledger, accounting)) => {
                 let sender = Sender::new(ledger.clone(), accounting.clone(), &config.ledger);
@@ -146,8 +149,9 @@ impl Plugin {
             Source::Yaml(yaml) => Some(yaml.clone()),
             Source::Http(_) => None,
         };
-        let reloader = Reloader::new(path, files, config, gate.clone(), yaml, resolver.clone(), metrics.clone());
-        Ok(Self { gate, reloader: Arc::new(reloader), resolver, accounts, source, sender, shared })
+        let reloader =
+            Reloader::new(path, files, config, (gate.clone(), pools.clone()), yaml, resolver.clone(), metrics.clone());
+        Ok(Self { gate, pools, reloader: Arc::new(reloader), resolver, accounts, source, sender, shared })
     }
 
     /// `proxy` with metering and limits.
@@ -174,7 +178,7 @@ impl Plugin {
             Source::Http(push) => Some(push.clone()),
             Source::Yaml(_) => None,
         };
-        Admin::new(self.gate.clone(), self.reloader.clone(), self.resolver.clone(), push, listen)
+        Admin::new(self.gate.clone(), self.pools.clone(), self.reloader.clone(), self.resolver.clone(), push, listen)
     }
 
     /// The service that keeps the plugin up to date.
@@ -187,6 +191,7 @@ impl Plugin {
             source: self.source.clone(),
             sender: self.sender.clone(),
             shared: self.shared.clone(),
+            pools: self.pools.clone(),
             traces: self.gate.traces().cloned(),
             traffic: self.gate.in_flight().clone(),
         }
@@ -242,6 +247,7 @@ pub struct Upkeep {
     source: Source,
     sender: Option<Arc<Sender>>,
     shared: Option<Arc<SharedLimits>>,
+    pools: Pools,
     traces: Option<Arc<Traces>>,
     traffic: Arc<InFlight>,
 }
@@ -267,6 +273,7 @@ impl BackgroundService for Upkeep {
             () = self.listen() => {}
             () = self.send() => {}
             () = self.share() => {}
+            () = self.pools.run() => {}
             () = async {
                 // An error means that the sender was dropped.
                 let _ = stop.wait_for(|stop| *stop).await;

@@ -20,6 +20,7 @@ use crate::{
     keys::{Change, Resolver, YamlSource},
     observe::metrics::Metrics,
     server::tls::{Certificate, Pair},
+    upstream::Pools,
 };
 
 /// Reloads the configuration and the keys, one reload at a time.
@@ -27,6 +28,7 @@ pub struct Reloader {
     path: PathBuf,
     state: Mutex<State>,
     gate: Arc<Gate>,
+    pools: Pools,
     /// The source of keys, if it is a file.
     source: Option<Arc<YamlSource>>,
     resolver: Arc<Resolver>,
@@ -60,7 +62,7 @@ impl Reloader {
         path: PathBuf,
         files: Vec<PathBuf>,
         config: Config,
-        gate: Arc<Gate>,
+        (gate, pools): (Arc<Gate>, Pools),
         source: Option<Arc<YamlSource>>,
         resolver: Arc<Resolver>,
         metrics: Arc<Metrics>,
@@ -68,7 +70,7 @@ impl Reloader {
         metrics.reloaded(true, Timestamp::now().as_second());
         let contents = contents(&files);
         let state = Mutex::new(State { started: config.clone(), config, files, contents });
-        Self { path, state, gate, source, resolver, metrics, certificate: OnceLock::new() }
+        Self { path, state, gate, pools, source, resolver, metrics, certificate: OnceLock::new() }
     }
 
     /// Sets the certificate that a reload renews.
@@ -139,7 +141,7 @@ impl Reloader {
             // It is only on its new address, after a restart, that it may go without a token.
             config.admin.token = config.admin.token.or_else(|| state.config.admin.token.clone());
         }
-        self.gate.replace_settings(Settings::new(&config));
+        self.gate.replace_settings(Settings::new(&config, &self.pools));
         // What keys come from is changed by a restart only.
         let source = self.source.as_ref().filter(|_| matches!(config.keys.source, config::Source::Yaml { .. }));
         if let Some(source) = source {

@@ -29,7 +29,7 @@ async fn an_upstream_that_fails_is_named() {
     let entries = format!(
         r#"{{name: nowhere, url: "{refusing}", models: [nowhere]}},
            {{name: hasty, url: "{0}", models: [slow], read_timeout: 200ms}},
-           {{name: scripted, url: "{0}", api_key: sk-upstream}}"#,
+           {{name: scripted, url: "{0}", models: [m, reset, close, nonsense, "401", "403"], api_key: sk-upstream}}"#,
         upstream.url()
     );
     let gateway = Gateway::start(&configuration(&entries, "", ""), &one_key(""));

@@ -29,8 +29,9 @@ DASHBOARD = json.loads((ROOT / "conf/grafana/keymeter.json").read_text())
 PROMETHEUS = ROOT / "conf/prometheus"
 LOAD_SECONDS = 20
 
-# Panels that are empty where one key, model and upstream are chosen, and why.
-EMPTY_WHEN_CHOSEN = {"Responses without a price": "the chosen model has a price"}
+# Panels that are empty here, and those that are where one key, model and upstream are chosen; and why.
+EMPTY = {"Waiting time": "no request has to wait for a replica"}
+EMPTY_WHEN_CHOSEN = {**EMPTY, "Responses without a price": "the chosen model has a price"}
 # Metrics that the dashboard does without, and why.
 NOT_SHOWN = {
     "keymeter_key_series_folded_total": "the alert that rests on it is enough",
@@ -242,7 +243,7 @@ def run(processes, directory, check):
     start = time.time()
     print(f"     {world.load(LOAD_SECONDS)} requests in {LOAD_SECONDS} s")
     span = start, time.time()
-    check_panels(prometheus, check, {}, span, {})
+    check_panels(prometheus, check, {}, span, EMPTY)
     chosen = check_variables(prometheus, check, world)
     check_panels(prometheus, check, chosen, span, EMPTY_WHEN_CHOSEN)
     check_choices(prometheus, check, world, span)

@@ -25,7 +25,7 @@ use super::{
     raw::List,
     read,
     report::{ConfigError, Place, Report},
-    scalar::{Party, Scalar, Timeout},
+    scalar::{Party, Priority, Scalar, Timeout},
     server::transposed,
     url::{UpstreamUrl, UrlError},
     written::SecretChecksum,
@@ -231,6 +231,9 @@ struct RawKey {
     expires_at: Option<Scalar<Timestamp>>,
     /// Former secrets that still work for a while.
     retiring: Option<List<RawRetiring>>,
+    /// Which of the requests that wait goes first, from -100 to 100: a lower one.
+    #[schemars(extend("default" = 0))]
+    priority: Option<Scalar<Priority>>,
 }
 
 /// What a key may use.
@@ -314,8 +317,21 @@ pub fn parse_record(json: &[u8]) -> Result<(KeyRecord, Option<BalanceUpdate>), S
 }
 
 /// What a record from a key service has.
-const FIELDS: [&str; 12] =
-    ["id", "name", "hash", "enabled", "state", "owner", "team", "models", "limits", "expires_at", "retiring", "wallet"];
+const FIELDS: [&str; 13] = [
+    "id",
+    "name",
+    "hash",
+    "enabled",
+    "state",
+    "owner",
+    "team",
+    "models",
+    "limits",
+    "expires_at",
+    "retiring",
+    "wallet",
+    "priority",
+];
 
 /// The value of a field, or where in it what is wrong.
 fn read_field<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, String> {
@@ -415,6 +431,7 @@ fn record(raw: RawKey, place: &Place<'_>, checksum_required: bool, taken: &mut T
         expires_at: raw.expires_at.map(|Scalar(time)| time),
         retiring: retiring.into(),
         wallet: None,
+        priority: raw.priority.map_or(0, |Scalar(Priority(priority))| priority),
     })
 }
 

@@ -14,6 +14,7 @@ pub mod keys;
 mod model;
 mod nearest;
 mod origin;
+mod pool;
 mod raw;
 mod read;
 mod report;
@@ -50,15 +51,16 @@ pub use self::{
     keys::{Keys, Source},
     model::Model,
     origin::Origin,
+    pool::{Affinity, Eject, HealthChecks, PoolSettings, Queue, Rename},
     report::ConfigError,
     server::{Admin, ConnectionTimeouts, Server, Tls},
     shared::Shared,
     tracing::Tracing,
-    upstream::Upstream,
+    upstream::{Replica, Upstream},
     url::{UpstreamUrl, UrlError},
     written::{
-        ApiKeyHeader, CollectorUrl, CollectorUrlError, InjectUsage, OnRevoke, SampleRatio, ServerAddress, Servers,
-        SharedUrl, WhenUnreachable,
+        AffinityBy, ApiKeyHeader, Balance, CollectorUrl, CollectorUrlError, InjectUsage, OnRevoke, SampleRatio,
+        ServerAddress, Servers, SharedUrl, WhenUnreachable,
     },
 };
 use self::{

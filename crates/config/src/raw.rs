@@ -1,7 +1,7 @@
 //! What is written in the configuration file, field by field. Every field may be absent here: what is required, and
 //! what fits together, is checked afterwards, so that one fault does not hide the others.
 
-use std::{net::SocketAddr, num::NonZeroU64, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU64, sync::Arc};
 
 use http::HeaderName;
 use ipnet::IpNet;
@@ -18,11 +18,11 @@ use serde::Deserialize;
 
 use super::{
     origin::{Heartbeat, Origin},
-    scalar::{Scalar, Size, Span, Timeout, UpstreamName},
+    scalar::{ModelName, Scalar, Size, Span, Timeout, UpstreamName, Weight},
     url::UpstreamUrl,
     written::{
-        ApiKeyHeader, ClientAbort, CollectorUrl, InjectUsage, OnRevoke, Percent, SampleRatio, SecretChecksum,
-        SharedUrl, WhenUnreachable,
+        AffinityBy, ApiKeyHeader, Balance, ClientAbort, CollectorUrl, InjectUsage, LoadPercent, OnRevoke, Percent,
+        SampleRatio, SecretChecksum, SharedUrl, WhenUnreachable,
     },
 };
 
@@ -219,16 +219,18 @@ pub(super) struct Admin {
     pub(super) hosts: Option<List<Scalar<HostName>>>,
 }
 
-/// An inference server.
+/// An inference server, or several that serve the same.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "the fields of an upstream, `name` and `url` at least")]
+#[schemars(extend("oneOf" = [{"required": ["url"]}, {"required": ["replicas"]}]))]
 pub(super) struct Upstream {
     /// What it is called in metrics and logs: 1 to 64 characters of a-z, A-Z, 0-9, `.`, `_` and `-`.
     #[schemars(required)]
     pub(super) name: Option<Scalar<UpstreamName>>,
-    /// Where it is. Its path is put before the client's; a /v1 at the seam stands once.
-    #[schemars(required)]
+    /// Where it is, if it is one server. Its path is put before the client's; a /v1 at the seam stands once.
     pub(super) url: Option<Scalar<UpstreamUrl>>,
+    /// Where it is, if it is several.
+    pub(super) replicas: Option<List<Replica>>,
     /// The APIs that it speaks.
     #[schemars(extend("default" = ["openai"]))]
     pub(super) apis: Option<List<Scalar<Api>>>,
@@ -251,6 +253,117 @@ pub(super) struct Upstream {
     /// How long it may take to go on with a response.
     #[schemars(extend("default" = "10m"))]
     pub(super) read_timeout: Option<Scalar<Timeout>>,
+    /// How long the head of a response may take; at most `read_timeout`, which it is by default.
+    #[schemars(extend("default" = "10m"))]
+    pub(super) first_byte_timeout: Option<Scalar<Timeout>>,
+    /// How often the addresses of a host name are asked for again. Each of several is a replica.
+    #[schemars(extend("default" = "5s"))]
+    pub(super) resolve: Option<Scalar<Timeout>>,
+    /// By what a replica is chosen: the tokens that its running requests were planned to take, their number, or in turn.
+    #[schemars(extend("default" = "least_tokens"))]
+    pub(super) balance: Option<Scalar<Balance>>,
+    /// What keeps requests at one replica.
+    pub(super) affinity: Option<Affinity>,
+    /// How replicas are checked. An upstream of one address is checked where this is written.
+    pub(super) health: Option<Health>,
+    /// When a replica is ejected whose requests fail.
+    pub(super) eject: Option<Eject>,
+    /// How often one request is tried at this upstream, each time at another replica.
+    #[schemars(extend("default" = 3))]
+    pub(super) attempts: Option<Scalar<NonZeroU64>>,
+    /// How many requests a replica runs at once, or `unlimited`.
+    #[schemars(extend("default" = "unlimited"))]
+    pub(super) max_in_flight: Option<Scalar<Limit>>,
+    /// How requests wait while every replica has `max_in_flight`.
+    pub(super) queue: Option<Queue>,
+    /// Names of models by which clients ask, and what the upstream calls them.
+    pub(super) rename: Option<BTreeMap<String, Option<Scalar<ModelName>>>>,
+    /// Whether the key's priority is written into bodies, in place of the client's, as vLLM reads it.
+    #[schemars(extend("default" = false))]
+    pub(super) send_priority: Option<Scalar<bool>>,
+}
+
+/// One of an upstream's servers.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "the fields of a replica, `url` at least")]
+pub(super) struct Replica {
+    /// Where it is.
+    #[schemars(required)]
+    pub(super) url: Option<Scalar<UpstreamUrl>>,
+    /// What it is called in metrics and logs; its host and port if nothing is written.
+    pub(super) name: Option<Scalar<UpstreamName>>,
+    /// How much of the load it takes beside the others.
+    #[schemars(extend("default" = 1))]
+    pub(super) weight: Option<Scalar<Weight>>,
+    /// In place of the upstream's.
+    pub(super) max_in_flight: Option<Scalar<Limit>>,
+    /// In place of the upstream's.
+    pub(super) api_key: Option<Scalar<Secret>>,
+    /// In place of the upstream's.
+    pub(super) ca: Option<Scalar<Arc<str>>>,
+    /// In place of the upstream's.
+    pub(super) rename: Option<BTreeMap<String, Option<Scalar<ModelName>>>>,
+}
+
+/// What keeps requests at one replica.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "the fields of an affinity, `by` at least")]
+pub(super) struct Affinity {
+    /// What requests have in common that go to one replica: `prefix` (the model and the beginning of the prompt, through the first
+    /// user message), `key`, or `header:` and a name.
+    #[schemars(required)]
+    pub(super) by: Option<Scalar<AffinityBy>>,
+    /// How much of the mean load for its weight that replica may have before the next one is taken.
+    #[schemars(extend("default" = "125%"))]
+    pub(super) load: Option<Scalar<LoadPercent>>,
+}
+
+/// How replicas are checked.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "the fields of health checks")]
+pub(super) struct Health {
+    /// What is asked for, and must be answered with a 2xx; without it the port must take a connection.
+    pub(super) path: Option<Scalar<Arc<str>>>,
+    /// Whether the replica's own /v1/models must list a model that the upstream serves.
+    #[schemars(extend("default" = false))]
+    pub(super) models: Option<Scalar<bool>>,
+    /// From one check to the next.
+    #[schemars(extend("default" = "5s"))]
+    pub(super) interval: Option<Scalar<Timeout>>,
+    /// How long one check may take.
+    #[schemars(extend("default" = "2s"))]
+    pub(super) timeout: Option<Scalar<Timeout>>,
+    /// So many failures in a row make it down.
+    #[schemars(extend("default" = 3))]
+    pub(super) down_after: Option<Scalar<NonZeroU64>>,
+    /// So many successes in a row make it up.
+    #[schemars(extend("default" = 2))]
+    pub(super) up_after: Option<Scalar<NonZeroU64>>,
+}
+
+/// When a replica is ejected.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "the fields `after` and `for`")]
+pub(super) struct Eject {
+    /// After so many failures of real requests in a row, of at least two keys.
+    #[schemars(extend("default" = 5))]
+    pub(super) after: Option<Scalar<NonZeroU64>>,
+    /// For so long, and twice as long each further time, up to ten times.
+    #[serde(rename = "for")]
+    #[schemars(extend("default" = "30s"))]
+    pub(super) lasts: Option<Scalar<Timeout>>,
+}
+
+/// How requests wait.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "the fields `length` and `timeout`")]
+pub(super) struct Queue {
+    /// So many wait at most; 0: none.
+    #[schemars(extend("default" = 1000))]
+    pub(super) length: Option<Scalar<usize>>,
+    /// A request waits for so long at most.
+    #[schemars(extend("default" = "10s"))]
+    pub(super) timeout: Option<Scalar<Span>>,
 }
 
 /// Where keys come from: exactly one of `yaml` and `http`.

@@ -12,7 +12,7 @@ use serde_json::json;
 
 pub(super) use self::{
     units::{Size, Span, Timeout},
-    values::{Party, UpstreamName},
+    values::{ModelName, Party, Priority, UpstreamName, Weight},
 };
 use super::nearest::suggestion;
 

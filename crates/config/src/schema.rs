@@ -190,9 +190,11 @@ pub(super) fn defaults(object: &Value, definitions: &Value) -> serde_json::Map<S
             written.insert(name.clone(), default.clone());
         } else if let Some(inner) = (Page { definitions }).defined(field) {
             let inner = defaults(inner, definitions);
-            // What cannot stand without a required field is left out with it.
-            let needs_more =
-                matches!(name.as_str(), "keys" | "control" | "cors" | "shared" | "http" | "ledger" | "tracing");
+            // What cannot stand without a required field is left out with it, and so is what means something by itself.
+            let needs_more = matches!(
+                name.as_str(),
+                "keys" | "control" | "cors" | "shared" | "http" | "ledger" | "tracing" | "affinity" | "health"
+            );
             if !inner.is_empty() && !needs_more {
                 written.insert(name.clone(), inner.into());
             }
@@ -267,7 +269,9 @@ mod tests {
         let schema = of_configuration();
         assert_eq!(schema["additionalProperties"], false);
         assert_eq!(schema["properties"]["on_revoke"]["anyOf"][0]["enum"], json!(["cut", "finish"]));
-        assert_eq!(definition(&schema, "Upstream")["required"], json!(["name", "url"]));
+        assert_eq!(definition(&schema, "Upstream")["required"], json!(["name"]));
+        let one_of = json!([{"required": ["url"]}, {"required": ["replicas"]}]);
+        assert_eq!(definition(&schema, "Upstream")["oneOf"], one_of);
         assert_eq!(of_keys()["properties"]["keys"]["type"], "array");
         assert!(!schema.to_string().contains("\"null\""), "{schema}");
     }

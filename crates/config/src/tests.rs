@@ -14,6 +14,7 @@ use super::*;
 
 mod faults;
 mod faults_of_keys;
+mod pools;
 
 /// What both files need at least.
 const LEAST: &str = "upstreams: [{name: vllm, url: http://127.0.0.1:8000}]\nkeys: {yaml: {path: keys.yaml}}\n";
@@ -93,13 +94,20 @@ fn everything_that_is_optional_has_its_default() {
         config.upstreams,
         [Arc::new(Upstream {
             name: "vllm".into(),
-            url: "http://127.0.0.1:8000".parse().unwrap(),
+            replicas: vec![Arc::new(Replica {
+                name: "127.0.0.1:8000".into(),
+                url: "http://127.0.0.1:8000".parse().unwrap(),
+                weight: 1,
+                max_in_flight: Limit::Unlimited,
+                api_key: None,
+                ca: None,
+                rename: Rename::new(),
+            })],
+            pool: config.upstreams[0].pool.clone(),
             apis: vec![keymeter_core::api::Api::OpenAi],
             models: vec![Glob::new("*")],
-            api_key: None,
             api_key_header: ApiKeyHeader::Authorization,
             inject_usage: InjectUsage::Auto,
-            ca: None,
             connect_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_mins(10),
         })]
@@ -200,9 +208,10 @@ fn every_field_of_the_edges_is_read() {
     let tracing = config.tracing.unwrap();
     assert_eq!((tracing.otlp.as_str(), tracing.sample.ratio()), ("https://collector.example:4317", 0.125));
     let upstream = &config.upstreams[0];
-    assert_eq!((&*upstream.url.path, &upstream.ca), ("/base", &Some(beside("ca.pem"))));
+    let replica = &upstream.replicas[0];
+    assert_eq!((&*replica.url.path, &replica.ca), ("/base", &Some(beside("ca.pem"))));
     assert_eq!(upstream.models, [Glob::new("llama-3*"), Glob::new("qwen3")]);
-    assert_eq!(upstream.api_key.as_ref().map(|key| key.0.reveal()), Some("sk-upstream"));
+    assert_eq!(replica.api_key.as_ref().map(|key| key.0.reveal()), Some("sk-upstream"));
     assert_eq!((upstream.api_key_header, upstream.inject_usage), (ApiKeyHeader::XApiKey, InjectUsage::Never));
     assert_eq!(upstream.connect_timeout, Duration::from_millis(500));
     assert_eq!(upstream.read_timeout, Duration::from_mins(2));
@@ -238,7 +247,7 @@ fn a_variable_may_stand_for_any_kind_of_value() {
     assert_eq!(config.server.threads.map(usize::from), Some(4));
     assert_eq!(config.server.max_request_body, 4 << 20);
     assert_eq!(config.server.body_timeout, Duration::from_secs(7));
-    assert_eq!((&*config.upstreams[0].name, config.upstreams[0].url.port), ("v4", 4));
+    assert_eq!((&*config.upstreams[0].name, config.upstreams[0].replicas[0].url.port), ("v4", 4));
     assert_eq!(config.upstreams[0].models, [Glob::new("qwen*"), Glob::new("a$b")]);
 }
 

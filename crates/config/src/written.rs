@@ -4,15 +4,18 @@
 mod choices;
 mod collector_url;
 mod percentages;
+mod pools;
 mod shared_url;
 
 pub use self::{
     choices::{ApiKeyHeader, InjectUsage, OnRevoke, WhenUnreachable},
     collector_url::{CollectorUrl, CollectorUrlError},
     percentages::SampleRatio,
+    pools::{AffinityBy, Balance},
     shared_url::{ServerAddress, Servers, SharedUrl},
 };
 pub(super) use self::{
     choices::{ClientAbort, SecretChecksum},
     percentages::Percent,
+    pools::LoadPercent,
 };

@@ -10,6 +10,7 @@ mod least;
 mod maximum;
 mod multipart;
 mod outline;
+mod prefix;
 mod sample;
 mod scan;
 mod shape;
@@ -73,6 +74,8 @@ pub struct Scanned {
     pub prompt_tokens_given: u64,
     /// Whether the client itself asks for usage in the stream: `stream_options.include_usage`.
     pub client_wants_usage: bool,
+    /// `previous_response_id` of responses: the answer that the request goes on from.
+    pub previous_response_id: Option<String>,
     body: Bytes,
     shape: Shape,
     places: Places,
@@ -148,10 +151,18 @@ impl Scanned {
             media: 0,
             prompt_tokens_given: 0,
             client_wants_usage: false,
+            previous_response_id: None,
             body,
             shape,
             places: Places::default(),
         }
+    }
+
+    /// A number that requests have in common whose model is the same and whose prompts begin alike: by the model and all text
+    /// through the first user message, of which the first 64 KiB count.
+    #[must_use]
+    pub fn prefix_hash(&self) -> u64 {
+        prefix::hash(self.model.as_deref().unwrap_or_default(), &self.body)
     }
 
     /// The same with the model that the request's path names. The body may repeat it, with or

@@ -336,6 +336,8 @@ pub struct KeyRecord {
     pub retiring: Box<[Retiring]>,
     /// The wallet that its requests are charged to, if they are charged.
     pub wallet: Option<Arc<str>>,
+    /// Which of the requests that wait goes first: a lower one; from -100 to 100.
+    pub priority: i8,
 }
 
 impl KeyRecord {

@@ -112,6 +112,18 @@ pub enum Rejection {
     LimitsUnavailable,
     /// The process is stopping.
     ShuttingDown,
+    /// No replica of any upstream that serves the model may be asked.
+    UpstreamUnavailable {
+        /// The configured name of the last one that was tried.
+        upstream: String,
+    },
+    /// All replicas are busy, and the request could not wait, or not for so long.
+    QueueFull {
+        /// The configured name of the upstream.
+        upstream: String,
+        /// When there is probably a place.
+        retry_after: Duration,
+    },
     /// The upstream is unreachable, or broke off.
     Upstream {
         /// Its configured name.
@@ -168,6 +180,8 @@ impl Rejection {
             | Self::Overloaded
             | Self::LedgerUnavailable
             | Self::LimitsUnavailable
+            | Self::UpstreamUnavailable { .. }
+            | Self::QueueFull { .. }
             | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream { .. } | Self::UpstreamCredential { .. } => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
@@ -211,7 +225,8 @@ impl Rejection {
             Self::MethodNotAllowed { .. } => ErrorCode::MethodNotAllowed,
             Self::UpgradeRequired => ErrorCode::UpgradeRequired,
             Self::SourceUnavailable => ErrorCode::KeySourceUnavailable,
-            Self::Overloaded => ErrorCode::Overloaded,
+            Self::Overloaded | Self::QueueFull { .. } => ErrorCode::Overloaded,
+            Self::UpstreamUnavailable { .. } => ErrorCode::UpstreamUnavailable,
             Self::LedgerUnavailable => ErrorCode::LedgerUnavailable,
             Self::LimitsUnavailable => ErrorCode::LimitsUnavailable,
             Self::ShuttingDown => ErrorCode::ShuttingDown,
@@ -290,6 +305,14 @@ impl Rejection {
             Self::LedgerUnavailable => "usage cannot be recorded at the moment; retry shortly".into(),
             Self::LimitsUnavailable => "the API key's limits cannot be checked at the moment; retry shortly".into(),
             Self::ShuttingDown => "the server is shutting down; retry, and another will answer".into(),
+            Self::UpstreamUnavailable { upstream } => {
+                format!("no replica of the upstream {upstream} is up; retry shortly").into()
+            }
+            Self::QueueFull { upstream, retry_after } => format!(
+                "all replicas of the upstream {upstream} are busy, and too many requests wait; retry in {}",
+                seconds(*retry_after)
+            )
+            .into(),
             Self::Upstream { upstream } => {
                 format!("the upstream {upstream} is unreachable or broke off; retry shortly").into()
             }
@@ -306,7 +329,9 @@ impl Rejection {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::OverLimit { refusal, .. } => Some(refusal.retry_after),
+            Self::QueueFull { retry_after, .. } => Some(*retry_after),
             Self::Throttled
+            | Self::UpstreamUnavailable { .. }
             | Self::Overloaded
             | Self::LedgerUnavailable
             | Self::LimitsUnavailable

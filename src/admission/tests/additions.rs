@@ -94,7 +94,7 @@ async fn only_a_400_or_422_is_about_what_was_added() {
         assert!(!request.try_otherwise(unrelated), "{unrelated}");
     }
     assert_eq!([400, 422, 400, 422].map(|status| request.try_otherwise(status)), [true, true, true, false]);
-    let last = Change { include_usage: false, name: OLD, ..*request.change() };
+    let last = Change { include_usage: false, name: OLD, ..request.change().clone() };
     assert_eq!(*request.change(), last, "there is nothing left to try");
 }
 

@@ -29,6 +29,7 @@ use crate::{
     keys::{Resolver, YamlSource},
     limits::account::Accounts,
     observe::{access_log::AccessLog, metrics::Metrics},
+    upstream::Pools,
 };
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -136,7 +137,8 @@ pub fn settings(sections: &str) -> Settings {
 pub fn settings_with(option: &str, sections: &str) -> Settings {
     let upstream = format!("upstreams: [{{name: up, url: \"http://127.0.0.1:1\"{option}}}]");
     let text = format!("{upstream}\nkeys: {{yaml: {{path: keys.yaml}}}}\n{sections}\n");
-    Settings::new(&config::parse(&text, Path::new("/keymeter.yaml"), &|_| None).unwrap())
+    let pools = Pools::new(Metrics::new(1).unwrap().pools().clone());
+    Settings::new(&config::parse(&text, Path::new("/keymeter.yaml"), &|_| None).unwrap(), &pools)
 }
 
 pub fn record(id: &str) -> KeyRecord {
@@ -152,6 +154,7 @@ pub fn record(id: &str) -> KeyRecord {
         expires_at: None,
         retiring: Box::default(),
         wallet: None,
+        priority: 0,
     }
 }
 

@@ -7,22 +7,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderName, HeaderValue, Method};
 use keymeter_config::Upstream;
-use keymeter_core::{api::Api, model_name::is_valid};
+use keymeter_core::{api::Api, clock::MonotonicTime, model_name::is_valid};
 use moka::{Expiry, future::Cache};
 use parking_lot::Mutex;
 use pingora::{
     ErrorType,
-    connectors::http::Connector,
-    http::RequestHeader,
     prelude::{Error, Result},
 };
 use serde::Deserialize;
 
 use crate::{
+    admission::Route,
     proxy::RequestInfo,
-    upstream::{Dialer, address_request},
+    upstream::ask::{Asker, speaks_anthropics_alone},
 };
 
 /// A model that a key may call.
@@ -43,12 +41,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest list that is read.
 const LONGEST: usize = 4 << 20;
 
-/// Anthropic refuses a request that does not say which form of its API it is in.
-const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
-
 /// What upstreams said that they have.
 pub(super) struct Catalogue {
-    connector: Connector,
+    asker: Asker,
     /// By the upstream's name.
     lists: Cache<Arc<str>, Arc<List>>,
     /// Of the upstreams that speak Ollama's API: one name at most.
@@ -60,7 +55,7 @@ pub(super) struct Catalogue {
 impl Default for Catalogue {
     fn default() -> Self {
         let cache = || Cache::builder().max_capacity(MOST_UPSTREAMS).expire_after(Kept).build();
-        Self { connector: Connector::new(None), lists: cache(), versions: cache(), last_lists: Mutex::default() }
+        Self { asker: Asker::default(), lists: cache(), versions: cache(), last_lists: Mutex::default() }
     }
 }
 
@@ -82,14 +77,14 @@ impl Expiry<Arc<str>, Arc<List>> for Kept {
 impl Catalogue {
     /// The models that the key of `pass` may call, sorted by name. `OpenAI`'s list has them all; those of other APIs what can
     /// be called by that API.
-    pub async fn models_for(&self, pass: &RequestInfo, dialer: &Dialer) -> Vec<ListedModel> {
+    pub async fn models_for(&self, pass: &RequestInfo) -> Vec<ListedModel> {
         let mut models = BTreeMap::new();
-        let is_listed = |upstream: &&Arc<Upstream>| pass.api == Api::OpenAi || upstream.apis.contains(&pass.api);
-        for upstream in upstreams(pass).filter(is_listed) {
+        let is_listed = |upstream: &Upstream| pass.api == Api::OpenAi || upstream.apis.contains(&pass.api);
+        for (route, upstream) in upstreams(pass).filter(|(_, upstream)| is_listed(upstream)) {
             let mut names: Vec<String> =
                 upstream.models.iter().filter(|glob| glob.is_literal()).map(|glob| glob.as_str().to_owned()).collect();
             if upstream.models.iter().any(|glob| !glob.is_literal()) {
-                let listed = self.listed(upstream, dialer).await;
+                let listed = self.listed(route, upstream).await;
                 names.extend(listed.names.iter().filter(|name| serves(upstream, name)).cloned());
             }
             for id in names.into_iter().filter(|name| pass.key().may_call(name)) {
@@ -100,10 +95,10 @@ impl Catalogue {
     }
 
     /// The version of the first upstream that speaks Ollama's API and tells it.
-    pub async fn ollamas_version(&self, pass: &RequestInfo, dialer: &Dialer) -> Option<String> {
-        for upstream in upstreams(pass).filter(|upstream| upstream.apis.contains(&Api::Ollama)) {
+    pub async fn ollamas_version(&self, pass: &RequestInfo) -> Option<String> {
+        for (route, upstream) in upstreams(pass).filter(|(_, upstream)| upstream.apis.contains(&Api::Ollama)) {
             let asking = Box::pin(async {
-                let answer = tokio::time::timeout(PATIENCE, self.get(upstream, dialer, b"/api/version")).await;
+                let answer = tokio::time::timeout(PATIENCE, self.get(route, b"/api/version")).await;
                 let version = answer.ok().and_then(Result::ok).and_then(|body| version_in(&body).ok());
                 Arc::new(List { is_answer: version.is_some(), names: version.into_iter().collect() })
             });
@@ -117,10 +112,10 @@ impl Catalogue {
 
     /// What `upstream` last said, asked for once for all who want to know. One that does not
     /// answer is taken at its last word.
-    async fn listed(&self, upstream: &Arc<Upstream>, dialer: &Dialer) -> Arc<List> {
+    async fn listed(&self, route: &Route, upstream: &Arc<Upstream>) -> Arc<List> {
         // In a box, so that the requests that ask nothing do not carry its size.
         let asking = Box::pin(async {
-            let answer = tokio::time::timeout(PATIENCE, self.ask(upstream, dialer)).await;
+            let answer = tokio::time::timeout(PATIENCE, self.ask(route, upstream)).await;
             match answer {
                 Ok(Ok(names)) => Arc::new(self.answered(upstream, names)),
                 Ok(Err(error)) => Arc::new(self.unanswered(upstream, &error.to_string())),
@@ -141,55 +136,35 @@ impl Catalogue {
         List { names, is_answer: false }
     }
 
-    async fn ask(&self, upstream: &Arc<Upstream>, dialer: &Dialer) -> Result<Vec<String>> {
+    async fn ask(&self, route: &Route, upstream: &Upstream) -> Result<Vec<String>> {
         if is_geminis(upstream) {
-            geminis_names(&self.get(upstream, dialer, b"/v1beta/models?pageSize=1000").await?)
-        } else if is_anthropics(upstream) {
-            names(&self.get(upstream, dialer, b"/v1/models?limit=1000").await?)
+            geminis_names(&self.get(route, b"/v1beta/models?pageSize=1000").await?)
+        } else if speaks_anthropics_alone(upstream) {
+            names(&self.get(route, b"/v1/models?limit=1000").await?)
         } else {
-            names(&self.get(upstream, dialer, b"/v1/models").await?)
+            names(&self.get(route, b"/v1/models").await?)
         }
     }
 
-    /// The body of what `upstream` answers at a path.
-    async fn get(&self, upstream: &Arc<Upstream>, dialer: &Dialer, path: &[u8]) -> Result<Vec<u8>> {
-        let peer = dialer.peer(upstream).await?;
-        let (mut session, _) = self.connector.get_http_session(&*peer).await?;
-        session.set_read_timeout(Some(PATIENCE));
-        let mut request = RequestHeader::build(Method::GET, path, None)?;
-        if is_anthropics(upstream) {
-            request.insert_header(ANTHROPIC_VERSION, HeaderValue::from_static("2023-06-01"))?;
-        }
-        address_request(&mut request, upstream)?;
-        session.write_request_header(Box::new(request)).await?;
-        session.finish_request_body().await?;
-        session.read_response_header().await?;
-        let status = session.response_header().map(|head| head.status.as_u16()).unwrap_or_default();
-        let mut body = Vec::new();
-        while let Some(chunk) = session.read_response_body().await? {
-            body.extend_from_slice(&chunk);
-            if body.len() > LONGEST {
-                return malformed("its answer is too long");
-            }
-        }
-        self.connector.release_http_session(session, &*peer, None).await;
-        if status == 200 { Ok(body) } else { malformed(&format!("it answered {status}")) }
+    /// The body of what a replica of `route`'s upstream answers at a path.
+    async fn get(&self, route: &Route, path: &[u8]) -> Result<Vec<u8>> {
+        let (Some(upstream), Some(pool)) = (&route.upstream, &route.pool) else {
+            return malformed("it has no replicas");
+        };
+        let Some(replica) = pool.any(MonotonicTime::now()) else { return malformed("no replica may be asked") };
+        let answer = self.asker.get(upstream, &replica, path, PATIENCE, LONGEST).await?;
+        if answer.status == 200 { Ok(answer.body) } else { malformed(&format!("it answered {}", answer.status)) }
     }
 }
 
 /// Every upstream of the configuration, in its order.
-fn upstreams(pass: &RequestInfo) -> impl Iterator<Item = &Arc<Upstream>> {
-    pass.settings.routes().iter().filter_map(|route| route.upstream.as_ref())
+fn upstreams(pass: &RequestInfo) -> impl Iterator<Item = (&Arc<Route>, &Arc<Upstream>)> {
+    pass.settings.routes().iter().filter_map(|route| Some((route, route.upstream.as_ref()?)))
 }
 
 /// Whether an upstream speaks no API but Gemini's, which lists its models in a way of its own.
 fn is_geminis(upstream: &Upstream) -> bool {
     upstream.apis.iter().all(|api| *api == Api::Gemini)
-}
-
-/// Whether an upstream's list is Anthropic's.
-fn is_anthropics(upstream: &Upstream) -> bool {
-    upstream.apis.contains(&Api::Anthropic) && !upstream.apis.contains(&Api::OpenAi)
 }
 
 fn serves(upstream: &Upstream, name: &str) -> bool {

@@ -115,6 +115,58 @@ impl FromScalar for UpstreamName {
     }
 }
 
+/// What a model is called.
+#[derive(Clone, Debug)]
+pub(crate) struct ModelName(pub(crate) Arc<str>);
+
+impl FromScalar for ModelName {
+    fn from_text(text: &str) -> Result<Self, String> {
+        if model_name::is_valid(text) {
+            Ok(Self(text.into()))
+        } else {
+            Err("a model's name has 1 to 256 bytes and no control characters".to_owned())
+        }
+    }
+
+    fn schema() -> serde_json::Value {
+        json!({"type": "string", "minLength": 1, "maxLength": model_name::LONGEST})
+    }
+}
+
+/// How much of a load a replica takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weight(pub(crate) u32);
+
+impl FromScalar for Weight {
+    fn from_text(text: &str) -> Result<Self, String> {
+        let weight = text.parse().ok().filter(|weight| (1..=1000).contains(weight));
+        weight.map(Self).ok_or_else(|| "a weight is a whole number from 1 to 1000".to_owned())
+    }
+
+    const OF_FLOAT: &str = "a weight is a whole number from 1 to 1000";
+
+    fn schema() -> serde_json::Value {
+        json!({"type": "integer", "minimum": 1, "maximum": 1000})
+    }
+}
+
+/// Which of the requests that wait goes first.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Priority(pub(crate) i8);
+
+impl FromScalar for Priority {
+    fn from_text(text: &str) -> Result<Self, String> {
+        let priority = text.parse().ok().filter(|priority| (-100..=100).contains(priority));
+        priority.map(Self).ok_or_else(|| "a priority is a whole number from -100 to 100".to_owned())
+    }
+
+    const OF_FLOAT: &str = "a priority is a whole number from -100 to 100";
+
+    fn schema() -> serde_json::Value {
+        json!({"type": "integer", "minimum": -100, "maximum": 100})
+    }
+}
+
 impl FromScalar for SocketAddr {
     fn from_text(text: &str) -> Result<Self, String> {
         text.parse().map_err(|_| {

@@ -322,13 +322,16 @@ keys: {yaml: {path: keys.yaml}}",
                     "f:2:53: this API is already in the list",
                     "f:2:70: at least one model or pattern is needed; without the field, all models are served",
                     "f:4:10: the URL must hold no user and password; a credential has a field of its own, `api_key` or `token`",
+                    "f:5:9: cannot read none.pem: No such file or directory (os error 2)",
                     "f:6:19: `true` is not accepted here; accepted: auto, always, never",
                     "f:7:36: at least one API is needed; accepted: openai, anthropic, ollama, gemini",
                     "f:7:56: `authorisation` is not accepted here; did you mean `authorization`? accepted: \
                      authorization, x-api-key, api-key, x-goog-api-key",
-                    "f:9:5: missing field `url` in upstreams[4]: such as http://127.0.0.1:8000",
-                    "f:9:15: unknown field `urls` in upstreams[4]; did you mean `url`? accepted: name, url, apis, \
-                     models, api_key, api_key_header, inject_usage, ca, connect_timeout, read_timeout",
+                    "f:9:5: missing field `url` in upstreams[4]: such as http://127.0.0.1:8000; or `replicas`, a list of them",
+                    "f:9:15: unknown field `urls` in upstreams[4]; did you mean `url`? accepted: name, url, replicas, \
+                     apis, models, api_key, api_key_header, inject_usage, ca, connect_timeout, read_timeout, \
+                     first_byte_timeout, resolve, balance, affinity, health, eject, attempts, max_in_flight, queue, \
+                     rename, send_priority",
                 ],
             ),
             (

@@ -29,6 +29,10 @@ pub(super) enum Field {
     /// Whether it thinks at all, in a word.
     Mode,
     Choices,
+    /// The answer that is gone on from.
+    Previous,
+    /// Which of the waiting requests goes first, where a server takes that.
+    Priority,
     /// Text, or tokens as numbers.
     Prompt,
     /// A list of which each element is media.

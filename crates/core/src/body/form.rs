@@ -65,7 +65,10 @@ fn take(scanned: &mut Scanned, name: &'static str, field: Field, part: &Part<'_>
     let text = text(name, part)?;
     let wrong = |expected| BodyError::WrongType { name, expected, offset: part.content_offset };
     match field {
-        Field::Model if is_model(text) => scanned.model = Some(text.to_owned()),
+        Field::Model if is_model(text) => {
+            scanned.model = Some(text.to_owned());
+            scanned.places.models.push(part.content_offset..part.content_offset + text.len());
+        }
         Field::Model => return Err(wrong(MODEL)),
         Field::Stream => scanned.stream = boolean(text).ok_or(wrong(BOOLEAN))?,
         Field::Choices => scanned.choices = integer(text).ok_or(wrong(INTEGER))?.max(1),

@@ -62,6 +62,11 @@ impl<'a> Reader<'a> {
         Self { text, at: 0, depth: 0, objects: 0, expected: Expected::Value }
     }
 
+    /// How far the text is read, in bytes.
+    pub fn position(&self) -> usize {
+        self.at
+    }
+
     /// How many objects and arrays are open.
     pub fn depth(&self) -> u32 {
         self.depth

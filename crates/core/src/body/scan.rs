@@ -34,6 +34,8 @@ pub(super) fn read(text: &str, body: &Bytes, shape: Shape) -> Result<Scanned, Bo
     Ok(scanned)
 }
 
+/// Longer ids than this are nobody's.
+const LONGEST_ID: u64 = 128;
 const MODEL: &str = "a string of 1 to 256 bytes without control characters";
 const INTEGER: &str = "a non-negative integer or null";
 const ANY_INTEGER: &str = "an integer or null";
@@ -94,6 +96,8 @@ impl Scan<'_> {
             Field::Choices => {
                 self.scanned.choices = self.integer(name)?.value().unwrap_or(1).max(self.scanned.choices);
             }
+            Field::Previous => self.scanned.previous_response_id = self.text_if_any()?,
+            Field::Priority => self.scanned.places.priority = Some(self.span()?),
             Field::Prompt | Field::Media => self.prompt(known.field, Matter::Said)?,
             Field::Text(matter) => self.prompt(known.field, matter)?,
         }
@@ -101,9 +105,15 @@ impl Scan<'_> {
     }
 
     fn skip(&mut self) -> Result<(), BodyError> {
+        self.span().map(drop)
+    }
+
+    /// Where the next value stands, which is passed over.
+    fn span(&mut self) -> Result<Range<usize>, BodyError> {
         let depth = self.reader.depth();
-        self.reader.token()?;
-        self.reader.skip_to(depth)
+        let start = self.reader.token()?.span.start;
+        self.reader.skip_to(depth)?;
+        Ok(start..self.reader.position())
     }
 
     /// A body may name its model in several places, and an upstream may heed any of them: they all name one.
@@ -148,7 +158,11 @@ impl Scan<'_> {
         match kind {
             Kind::String(text @ Text { length, .. }) if length <= model_name::LONGEST as u64 => {
                 let model = text.decode().map_err(|_| BodyError::LoneSurrogate { offset })?;
-                if model_name::is_valid(&model) { Ok(model) } else { Err(wrong) }
+                if !model_name::is_valid(&model) {
+                    return Err(wrong);
+                }
+                self.scanned.places.models.push(span);
+                Ok(model)
             }
             _ => Err(wrong),
         }
@@ -186,6 +200,15 @@ impl Scan<'_> {
         let Token { span, kind } = self.reader.token()?;
         self.reader.skip_to(depth)?;
         Ok(stated(kind, &span).and_then(|stated| stated.value()))
+    }
+
+    /// A short string. Whatever else stands there is the upstream's to refuse.
+    fn text_if_any(&mut self) -> Result<Option<String>, BodyError> {
+        let depth = self.reader.depth();
+        let kind = self.reader.token()?.kind;
+        self.reader.skip_to(depth)?;
+        let Kind::String(text) = kind else { return Ok(None) };
+        Ok(Some(text).filter(|text| text.length <= LONGEST_ID).and_then(|text| text.decode().ok()))
     }
 
     /// Whether the value is this word.

@@ -97,6 +97,11 @@ impl Shape {
         }
     }
 
+    /// Whether vLLM takes a `priority` with it.
+    pub(super) fn has_priority(self) -> bool {
+        matches!(self, Self::Chat | Self::Completions | Self::Responses | Self::Embeddings)
+    }
+
     /// The API's own field for the most output tokens, if the request has one.
     pub(super) fn maximum_field(self) -> Option<MaximumField> {
         let (object, name) = match self {

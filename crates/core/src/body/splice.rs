@@ -1,7 +1,7 @@
 //! Changing a body without parsing it anew: the bytes of a value are replaced or a member is
 //! put in, and every other byte stays as it was sent.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
@@ -11,7 +11,7 @@ use super::{
 };
 
 /// What to change in a body.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Change {
     /// Ask for usage in the stream, where the API has to be asked, as chat and completions have:
     /// `stream_options.include_usage` becomes true.
@@ -22,6 +22,10 @@ pub struct Change {
     pub maximum: Option<u64>,
     /// The field in which a chat is to state it, where it states none: a field of the other name, which says so, is renamed.
     pub name: MaximumName,
+    /// What the model is called wherever the body names one.
+    pub model: Option<Arc<str>>,
+    /// The `priority` of a chat, a completion, a response or embeddings, in place of what is written.
+    pub priority: Option<i8>,
 }
 
 /// A chat's fields for its maximum, of which neither states one.
@@ -42,6 +46,9 @@ pub(super) struct Places {
     /// The object that the maximum is a member of, where that is not the body itself.
     pub options: Object,
     pub maximums: Maximums,
+    /// Every name of the model.
+    pub models: Vec<Range<usize>>,
+    pub priority: Option<Range<usize>>,
 }
 
 /// The place after an object's brace, where a member can be put in.
@@ -82,7 +89,30 @@ impl Scanned {
         if let Some(maximum) = change.maximum {
             self.bound(change, maximum, &mut edits);
         }
+        if let Some(model) = &change.model {
+            self.rename(model, &mut edits);
+        }
+        if let Some(priority) = change.priority.filter(|_| self.shape.has_priority()) {
+            self.prioritize(priority, &mut edits);
+        }
         edits.apply(&self.body, self.places.members)
+    }
+
+    fn rename(&self, model: &str, edits: &mut Edits) {
+        let written = match self.shape {
+            Shape::Form => model.to_owned(),
+            _ => serde_json::Value::from(model).to_string(),
+        };
+        for span in &self.places.models {
+            edits.replace(span.clone(), &written);
+        }
+    }
+
+    fn prioritize(&self, priority: i8, edits: &mut Edits) {
+        match &self.places.priority {
+            Some(span) => edits.replace(span.clone(), &priority.to_string()),
+            None => edits.members.push(format!(r#""priority":{priority}"#)),
+        }
     }
 
     fn include_usage(&self, edits: &mut Edits) {

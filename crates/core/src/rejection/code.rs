@@ -47,6 +47,8 @@ words! {
         LimitsUnavailable = "limits_unavailable",
         /// The process stops.
         ShuttingDown = "shutting_down",
+        /// No replica may be asked.
+        UpstreamUnavailable = "upstream_unavailable",
         /// The upstream is unreachable, broke off, or refused our credential.
         UpstreamError = "upstream_error",
         /// The upstream is too slow.

@@ -79,9 +79,12 @@ impl Rejection {
             | Self::UnsupportedEncoding
             | Self::MethodNotAllowed { .. }
             | Self::UpgradeRequired => "invalid_request_error",
-            Self::Overloaded | Self::LedgerUnavailable | Self::LimitsUnavailable | Self::ShuttingDown => {
-                "overloaded_error"
-            }
+            Self::Overloaded
+            | Self::QueueFull { .. }
+            | Self::UpstreamUnavailable { .. }
+            | Self::LedgerUnavailable
+            | Self::LimitsUnavailable
+            | Self::ShuttingDown => "overloaded_error",
             Self::UpstreamTimeout { .. } => "timeout_error",
             Self::SourceUnavailable | Self::Upstream { .. } | Self::UpstreamCredential { .. } => "api_error",
         }

@@ -45,6 +45,11 @@ pub(super) trait Dialect: Visitor + Send + Sync + 'static {
         false
     }
 
+    /// The answer's id, where requests can go on from it.
+    fn answer_id(&self) -> Option<&str> {
+        None
+    }
+
     /// Whether the API gives its responses for nothing.
     fn is_free(&self) -> bool {
         false

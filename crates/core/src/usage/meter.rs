@@ -115,6 +115,12 @@ impl Meter {
         self.response.failed()
     }
 
+    /// The answer's id, where requests can go on from it: of a response of `OpenAI`'s.
+    #[must_use]
+    pub fn answer_id(&self) -> Option<&str> {
+        self.response.answer_id()
+    }
+
     /// Whether any text has passed; the first time is the time to first token.
     #[must_use]
     pub fn text_delivered(&self) -> bool {

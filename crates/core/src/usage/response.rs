@@ -37,6 +37,8 @@ pub(super) trait Response: Send + Sync {
     fn delivered(&self) -> &Delivered;
     /// Whether the upstream said that it failed.
     fn failed(&self) -> bool;
+    /// The answer's id, where requests can go on from it.
+    fn answer_id(&self) -> Option<&str>;
     /// The bytes that are kept.
     fn held_bytes(&self) -> usize;
 }
@@ -61,6 +63,7 @@ impl Response for Broken {
     fn stated(&self) -> Statement { panic!("broken") }
     fn delivered(&self) -> &Delivered { panic!("broken") }
     fn failed(&self) -> bool { panic!("broken") }
+    fn answer_id(&self) -> Option<&str> { panic!("broken") }
     fn held_bytes(&self) -> usize { panic!("broken") }
 }
 
@@ -253,6 +256,10 @@ impl<D: Dialect> Response for Read<D> {
 
     fn failed(&self) -> bool {
         self.reader.record().failed
+    }
+
+    fn answer_id(&self) -> Option<&str> {
+        self.reader.answer_id()
     }
 
     fn held_bytes(&self) -> usize {

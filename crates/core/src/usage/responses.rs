@@ -19,6 +19,9 @@ pub(super) struct Reader {
     record: Record<Event>,
     stated: Stated,
     repeated: Repeated,
+    /// The response's, by which a later request goes on from it.
+    id: Word<96>,
+    has_id: bool,
 }
 
 /// What is known of one event, or of the item of an answer that is being read.
@@ -133,6 +136,10 @@ impl Dialect for Reader {
         self.stated.of_answer(self.record.delivered.any())
     }
 
+    fn answer_id(&self) -> Option<&str> {
+        str::from_utf8(self.id.bytes()).ok().filter(|id| !id.is_empty())
+    }
+
     fn is_last(&self) -> bool {
         let last = ["completed", "incomplete", "failed", "cancelled", "done"];
         let kind = self.record.event.kind.bytes();
@@ -150,6 +157,7 @@ pub(super) enum Role {
     Listed,
     Type,
     Object,
+    Id,
     Error,
     Usage(Field),
     /// What an event adds.
@@ -180,6 +188,7 @@ impl Visitor for Reader {
         match (object, key) {
             (Role::Root, b"type") => Role::Type,
             (Role::Root, b"object") => Role::Object,
+            (Role::Root | Role::Response, b"id") if !self.has_id => Role::Id,
             (Role::Root, b"delta") => Role::Added,
             (Role::Root, b"item") => Role::AddedItem,
             (Role::Root, b"response") => Role::Response,
@@ -245,6 +254,10 @@ impl Visitor for Reader {
             Role::Error => self.record.note_error_text(piece),
             Role::Type => self.record.event.kind.push(piece),
             Role::Object => self.record.event.object.push(piece),
+            Role::Id => {
+                self.has_id = true;
+                self.id.push(piece);
+            }
             Role::ItemType => self.record.event.item.push(piece),
             Role::Added => self.deliver(piece),
             Role::ItemName => self.item_name(piece),

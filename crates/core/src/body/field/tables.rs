@@ -14,6 +14,8 @@ const IMPOSED: Field = Field::Text(Matter::Imposed);
 
 const MODEL: Known = known("model", Field::Model);
 const STREAM: Known = known("stream", Field::Stream);
+/// vLLM's.
+const PRIORITY: Known = known("priority", Field::Priority);
 
 /// A field of the body itself.
 const fn known(name: &'static str, field: Field) -> Known {
@@ -41,9 +43,10 @@ const REASONING_MEMBERS: [Known; 1] = [within("reasoning.max_tokens", "max_token
 
 /// Of chat completions, completions and embeddings. `n_cmpl` is llama.cpp's word for `n`; `min_tokens`,
 /// `prompt_embeds`, `documents` and the chat templates are vLLM's; the rest are the API's own.
-pub(in super::super) const TEXT: [Known; 24] = [
+pub(in super::super) const TEXT: [Known; 25] = [
     MODEL,
     STREAM,
+    PRIORITY,
     known("stream_options", Field::StreamOptions),
     known("max_tokens", OWN),
     known("max_completion_tokens", Field::Maximum(Maximum::CompletionTokens)),
@@ -72,8 +75,10 @@ pub(in super::super) const STREAM_OPTIONS: [Known; 1] =
     [within("stream_options.include_usage", "include_usage", Field::IncludeUsage)];
 
 /// llama.cpp turns the request into a chat's, and heeds what it finds of a chat's own fields.
-pub(in super::super) const RESPONSES: [Known; 18] = [
+pub(in super::super) const RESPONSES: [Known; 20] = [
     MODEL,
+    PRIORITY,
+    known("previous_response_id", Field::Previous),
     known("background", Field::Background),
     STREAM,
     known("max_output_tokens", OWN),

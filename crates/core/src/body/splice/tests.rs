@@ -9,7 +9,8 @@ use crate::body::{
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-const USAGE: Change = Change { include_usage: true, maximum: None, name: MaximumName::MaxTokens };
+const USAGE: Change =
+    Change { include_usage: true, maximum: None, name: MaximumName::MaxTokens, model: None, priority: None };
 
 fn bound(maximum: u64) -> Change {
     Change { maximum: Some(maximum), ..Change::default() }
@@ -281,7 +282,12 @@ fn set(value: &mut Value, path: &[&'static str], number: u64) {
 fn any_change() -> impl Strategy<Value = Change> {
     let maximum = prop::option::of(prop_oneof![1..9_u64, 1..u64::MAX]);
     let name = prop::sample::select(vec![MaximumName::MaxTokens, MaximumName::MaxCompletionTokens]);
-    (any::<bool>(), maximum, name).prop_map(|(include_usage, maximum, name)| Change { include_usage, maximum, name })
+    (any::<bool>(), maximum, name).prop_map(|(include_usage, maximum, name)| Change {
+        include_usage,
+        maximum,
+        name,
+        ..Change::default()
+    })
 }
 
 /// How many bytes of `old` went and how many of `new` came, in one run.
@@ -328,5 +334,35 @@ proptest! {
         let (gone, come) = replaced(&text, &result);
         prop_assert!(gone <= u64::MAX.to_string().len(), "{text} -> {result}");
         prop_assert!(come <= r#""generationConfig":{"maxOutputTokens":99},"#.len(), "{text} -> {result}");
+    }
+}
+
+#[test]
+fn a_model_is_renamed_wherever_it_is_named() {
+    let change = Change { model: Some("llama-3.1 \"x\"".into()), ..Change::default() };
+    for (shape, body, expected) in [
+        (Shape::Chat, r#"{"model": "gpt-4o","n":1}"#, r#"{"model": "llama-3.1 \"x\"","n":1}"#),
+        (Shape::Embeddings, r#"{"m\u006fdel":"gpt\u002d4o"}"#, r#"{"m\u006fdel":"llama-3.1 \"x\""}"#),
+        (Shape::OllamaShow, r#"{"model":"m","name":"m"}"#, r#"{"model":"llama-3.1 \"x\"","name":"llama-3.1 \"x\""}"#),
+        (Shape::Messages, r#"{"messages":[{"model":"m"}]}"#, r#"{"messages":[{"model":"m"}]}"#),
+    ] {
+        assert_eq!(spliced(body, shape, &change), expected);
+    }
+    let form = "--X\r\ncontent-disposition: form-data; name=model\r\n\r\nwhisper-1\r\n--X--";
+    let scanned = super::super::scan_form(&Bytes::from(form), "multipart/form-data; boundary=X").unwrap();
+    let change = Change { model: Some("large-v3".into()), ..Change::default() };
+    assert_eq!(scanned.splice(&change), form.replace("whisper-1", "large-v3"));
+}
+
+#[test]
+fn a_priority_takes_the_place_of_the_clients() {
+    let change = Change { priority: Some(-7), ..Change::default() };
+    for (shape, body, expected) in [
+        (Shape::Chat, r#"{"model":"m"}"#, r#"{"priority":-7,"model":"m"}"#),
+        (Shape::Chat, r#"{"priority":{"a":[1]} ,"model":"m"}"#, r#"{"priority":-7 ,"model":"m"}"#),
+        (Shape::Responses, r#"{"priority":null}"#, r#"{"priority":-7}"#),
+        (Shape::Messages, r#"{"priority":3}"#, r#"{"priority":3}"#),
+    ] {
+        assert_eq!(spliced(body, shape, &change), expected);
     }
 }
