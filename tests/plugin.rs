@@ -24,6 +24,10 @@ mod support {
 #[allow(dead_code, reason = "its `main` is not called here")]
 mod metered_proxy;
 
+#[path = "../examples/pooled_proxy.rs"]
+#[allow(dead_code, reason = "its `main` is not called here")]
+mod pooled_proxy;
+
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
@@ -34,7 +38,7 @@ use std::{
 use async_trait::async_trait;
 use clap::Parser;
 use keymeter_config::{self as config, Purpose};
-use pingora::server::{RunArgs, ShutdownSignal, ShutdownSignalWatch};
+use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{net::TcpStream, sync::watch};
@@ -50,7 +54,7 @@ use crate::support::{
 const EXAMPLE: &str = include_str!("../examples/metered_proxy.rs");
 const TOKENS: &str = r#"keymeter_tokens_total{key_id="key_test",model="other",type="output"}"#;
 
-/// The example as a running process would have it, until it is dropped.
+/// An example as a running process would have it, until it is dropped.
 struct Metered {
     address: SocketAddr,
     admin: SocketAddr,
@@ -78,17 +82,31 @@ impl Metered {
 
     /// With keys that change between the loading and the running.
     async fn start(upstreams: &[&ScriptedUpstream], keys: &str, later: &str) -> Self {
+        let upstreams: Vec<_> = upstreams.iter().map(|upstream| upstream.address.to_string()).collect();
+        let server = |options: [&str; 5]| {
+            let options = options.into_iter().chain(upstreams.iter().map(String::as_str));
+            metered_proxy::server(Options::parse_from(options)).unwrap()
+        };
+        Self::run("", keys, later, server).await
+    }
+
+    /// With replicas that keymeter chooses among.
+    async fn pooled(replicas: &[SocketAddr]) -> Self {
+        let replicas: Vec<_> = replicas.iter().map(|address| format!("{{url: \"http://{address}\"}}")).collect();
+        let upstreams = format!("upstreams: [{{name: fleet, replicas: [{}]}}]\n", replicas.join(", "));
+        let server = |options: [&str; 5]| pooled_proxy::server(pooled_proxy::Options::parse_from(options)).unwrap();
+        Self::run(&upstreams, &one_key(""), &one_key(""), server).await
+    }
+
+    async fn run(more: &str, keys: &str, later: &str, server: impl FnOnce([&str; 5]) -> Server) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (address, admin) = free_addresses();
         let configuration = directory.path().join("keymeter.yaml");
-        let text = format!("admin: {{listen: \"{admin}\"}}\nkeys: {{yaml: {{path: keys.yaml}}}}\n");
+        let text = format!("admin: {{listen: \"{admin}\"}}\nkeys: {{yaml: {{path: keys.yaml}}}}\n{more}");
         std::fs::write(&configuration, text).unwrap();
         std::fs::write(directory.path().join("keys.yaml"), keys).unwrap();
         let listen = address.to_string();
-        let options = ["metered_proxy", "--listen", &listen, "--keymeter", configuration.to_str().unwrap()];
-        let upstreams = upstreams.iter().map(|upstream| upstream.address.to_string());
-        let options = Options::parse_from(options.map(str::to_owned).into_iter().chain(upstreams));
-        let server = metered_proxy::server(options).unwrap();
+        let server = server(["proxy", "--listen", &listen, "--keymeter", configuration.to_str().unwrap()]);
         replace(&directory.path().join("keys.yaml"), later);
         let (stop, stopped) = watch::channel(false);
         let run = move || server.run(RunArgs { shutdown_signal: Box::new(Stop(stopped)) });
@@ -234,6 +252,23 @@ async fn a_change_of_the_keys_is_noticed_and_the_configuration_still_needs_no_up
     assert_eq!((reloaded.status, &reloaded.json()["keys"]), (200, &json!(1)), "{}", reloaded.text());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_leaves_the_choice_to_a_pool_loses_nothing_to_a_dead_replica() {
+    let answer = |_: &_| Script::json(200, &completion("m", 5));
+    let (one, other) = (ScriptedUpstream::start(answer).await, ScriptedUpstream::start(answer).await);
+    let (dead, _) = free_addresses();
+    let proxy = Metered::pooled(&[dead, one.address, other.address]).await;
+    for _ in 0..12 {
+        let response = proxy.connect().await.chat(SECRET, &chat(false)).await;
+        assert_eq!((response.status, response.json()), (200, completion("m", 5)));
+        let served_by = response.header("x-served-by").unwrap_or_default();
+        assert!(served_by != dead.to_string() && !served_by.is_empty(), "{served_by:?}");
+    }
+    let received = one.received().len() + other.received().len();
+    assert!(received == 12 && !one.received().is_empty() && !other.received().is_empty(), "{received}");
+    proxy.metric_becomes(TOKENS, "60").await;
+}
+
 #[test]
 fn the_example_is_metered_by_less_than_15_lines() {
     let (added, own): (Vec<_>, Vec<_>) = EXAMPLE.lines().partition(|line| line.trim_end().ends_with("// metered"));
@@ -245,8 +280,11 @@ fn the_example_is_metered_by_less_than_15_lines() {
 }
 
 #[test]
-fn the_examples_configuration_can_be_loaded() {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/metered_proxy.yaml"));
-    let loaded = config::load_for(Purpose::Plugin, path, &|_| None).unwrap_or_else(|faults| panic!("{faults:?}"));
-    assert!(loaded.config.upstreams.is_empty());
+fn the_examples_configurations_can_be_loaded() {
+    for (name, upstreams) in [("metered_proxy", 0), ("pooled_proxy", 1)] {
+        let path = format!("{}/examples/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
+        let loaded = config::load_for(Purpose::Plugin, Path::new(&path), &|_| None);
+        let loaded = loaded.unwrap_or_else(|faults| panic!("{faults:?}"));
+        assert_eq!(loaded.config.upstreams.len(), upstreams, "{name}");
+    }
 }
