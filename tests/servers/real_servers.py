@@ -14,6 +14,7 @@ import tempfile
 import traceback
 
 import llama_cpp_checks
+import llama_cpp_pool_checks
 import llama_cpp_python_checks
 from scene import Scene
 
@@ -21,6 +22,7 @@ from scene import Scene
 def main():
     checks = [
         *((f"llama.cpp ({version('xllamacpp')})", check) for check in llama_cpp_checks.CHECKS),
+        *((f"llama.cpp's pool ({version('xllamacpp')})", check) for check in llama_cpp_pool_checks.CHECKS),
         *((f"llama-cpp-python ({version('llama-cpp-python')})", check) for check in llama_cpp_python_checks.CHECKS),
     ]
     with tempfile.TemporaryDirectory() as directory:

@@ -64,14 +64,14 @@ class Server:
 
 
 class Gateway:
-    """`keymeter serve` before these upstreams: URLs by the name of the model."""
+    """`keymeter serve` before these upstreams: by the name of the model a URL, or those of several replicas."""
 
     def __init__(self, upstreams, directory):
         digest = hashlib.sha256(SECRET.encode()).hexdigest()
         (directory / "keys.yaml").write_text(f'keys:\n  - {{id: key_test, name: A key, hash: "sha256:{digest}"}}\n')
         lines = [
-            f'  - {{name: {name}, url: "{url}", models: ["{name}"], apis: [openai, anthropic]}}\n'
-            for name, url in upstreams.items()
+            f'  - {{name: {name}, {self.servers(to)}, models: ["{name}"], apis: [openai, anthropic]}}\n'
+            for name, to in upstreams.items()
         ]
         (directory / "keymeter.yaml").write_text(
             'server: {listen: ["127.0.0.1:0"]}\nadmin: {listen: "127.0.0.1:0"}\nkeys: {yaml: {path: keys.yaml}}\n'
@@ -83,6 +83,13 @@ class Gateway:
         self.url, self.metrics_url = self.introduced()
         threading.Thread(target=self.process.stderr.read, daemon=True).start()
         threading.Thread(target=self.read_log, daemon=True).start()
+
+    @staticmethod
+    def servers(to):
+        if isinstance(to, str):
+            return f'url: "{to}"'
+        replicas = json.dumps([{"url": url} for url in to])
+        return f"replicas: {replicas}, health: {{path: /health, interval: 500ms}}"
 
     def introduced(self):
         said = []
@@ -122,7 +129,8 @@ class Scene:
     """All of it."""
 
     def __init__(self, directory):
-        path = directory / "tiny.gguf"
+        self.directory = directory
+        path = self.model = directory / "tiny.gguf"
         model.write(path)
         self.servers = {}
         # What has started is stopped again, should the rest not start.
