@@ -64,6 +64,7 @@ test: cmake nextest promtool postgresql redis chromium nginx haproxy clients cli
 	python3 -B tests/browser/keys_page.py target/screenshots
 	python3 -B tests/browser/other_origin.py
 	python3 -B tests/proxies/proxies.py
+	python3 -B tests/proxies/replicas.py
 
 # Grafana's component library, and what bundles it, stay in target/picture.
 PICTURE := target/picture
@@ -100,7 +101,7 @@ RECORDINGS := target/recordings
 
 # Two builds: keymeter's own profile, and Pingora as it comes, with the system's allocator and no further settings.
 .PHONY: bench-proxy
-bench-proxy: cmake valgrind strace nginx ## compare with bare Pingora and nginx: CPU, instructions, memory, latency (about 15 minutes)
+bench-proxy: cmake valgrind strace nginx haproxy ## compare with bare Pingora, nginx, HAProxy: CPU, instructions, memory, latency (about 20 minutes)
 	cargo build --locked --release --bins --bench proxy
 	cargo build --locked --profile bare --no-default-features --bench proxy
 	@alike=$$(ls -t target/release/deps/proxy-* | grep -v '\.d$$' | head -1); \
