@@ -1,5 +1,5 @@
 //! What a request and a streamed event cost, beside what people would run instead: a bare Pingora proxy, as it comes and
-//! built and configured as keymeter is; and nginx with a key map and `limit_req`.
+//! built and configured as keymeter is; nginx with a key map and `limit_req`; and, before three replicas, HAProxy.
 //!
 //! `make bench-proxy` builds all of it and prints the tables of docs/performance.md. Each target is a process of its own,
 //! pinned to one core; its upstream and its clients, which look at every response whole, are on another. Targets take
@@ -20,6 +20,7 @@
 mod bare;
 mod load;
 mod measure;
+mod pool;
 mod target;
 mod upstream;
 

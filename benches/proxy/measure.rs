@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     load::{Client, Question, ask},
+    pool,
     target::{Kind, Programs, Target},
     upstream::{self, Answers, EVENTS},
 };
@@ -23,9 +24,13 @@ pub(super) fn all(keymeter: &str, bare: &str, only: &[&str]) {
     let pinned = std::process::Command::new("taskset").args(["-pc", "0", &std::process::id().to_string()]).output();
     assert!(pinned.unwrap().status.success(), "taskset is missing");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let programs = Programs { keymeter: keymeter.into(), bare: bare.into() };
     runtime.block_on(async {
         let answers = Answers::new();
+        let mut replicas = Vec::new();
+        for _ in 0..3 {
+            replicas.push(upstream::start(answers.clone()).await);
+        }
+        let programs = Programs { keymeter: keymeter.into(), bare: bare.into(), replicas };
         let bench = Bench { programs, upstream: upstream::start(answers.clone()).await, answers };
         let wants = |name: &str| only.is_empty() || only.contains(&name);
         if wants("requests") {
@@ -48,6 +53,9 @@ pub(super) fn all(keymeter: &str, bare: &str, only: &[&str]) {
         }
         if wants("memory") {
             bench.memory().await;
+        }
+        if wants("pool") {
+            pool::compare(&bench.programs, bench.upstream).await;
         }
         if wants("instructions") {
             bench.instructions().await;
@@ -253,7 +261,7 @@ impl Bench {
         println!("| | a request | to built alike | an event | to built alike |\n|---|---|---|---|---|");
         let (chat, flat) = (self.question("m", 900, 100), self.question("flat", 900, 100));
         let mut first = None;
-        for kind in [Kind::Alike, Kind::Bare, Kind::Nginx, Kind::Keymeter] {
+        for kind in [Kind::Alike, Kind::Bare, Kind::Nginx, Kind::Keymeter, Kind::Pool("least_tokens")] {
             let of_request = self.counted(kind, &chat, 1_000, 1_200).await;
             let of_stream = self.counted(kind, &flat, 200, 100).await;
             let of_event = (of_stream - of_request) / EVENTS as f64;

@@ -18,6 +18,10 @@ pub(super) enum Kind {
     Alike,
     Nginx,
     Keymeter,
+    /// keymeter before the replicas, with this `balance`.
+    Pool(&'static str),
+    /// HAProxy before them.
+    HaProxy(&'static str),
 }
 
 impl Kind {
@@ -27,20 +31,28 @@ impl Kind {
             Self::Alike => "bare Pingora, built alike",
             Self::Nginx => "nginx, key map and limit_req",
             Self::Keymeter => "keymeter, everything on",
+            Self::Pool("least_tokens") => "keymeter, least_tokens",
+            Self::Pool("least_requests") => "keymeter, least_requests",
+            Self::Pool(_) => "keymeter, round_robin",
+            Self::HaProxy("leastconn") => "HAProxy, leastconn",
+            Self::HaProxy(_) => "HAProxy, roundrobin",
         }
     }
 
     /// Whether it knows keys, and refuses what has none.
     pub(super) fn knows_keys(self) -> bool {
-        self == Self::Keymeter
+        matches!(self, Self::Keymeter | Self::Pool(_))
     }
 }
 
 /// Where the programs are.
+#[derive(Clone)]
 pub(super) struct Programs {
     pub keymeter: PathBuf,
     /// This program, built as Pingora comes.
     pub bare: PathBuf,
+    /// What pools are of.
+    pub replicas: Vec<SocketAddr>,
 }
 
 /// A running one.
@@ -63,7 +75,8 @@ impl Target {
         words.extend(wrapper.iter().map(|word| (*word).to_owned()));
         words.extend(command(kind, programs, address, upstream, folder.path()));
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).env_remove("RUST_LOG").stdout(Stdio::null());
+        let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap());
+        command.args(&words[1..]).env("PATH", path).env_remove("RUST_LOG").stdout(Stdio::null());
         let log = std::fs::File::create(folder.path().join("stderr")).unwrap();
         let child = command.stderr(log).spawn().unwrap();
         let target = Self { kind, address, child, folder };
@@ -132,22 +145,58 @@ fn command(kind: Kind, programs: &Programs, address: SocketAddr, upstream: Socke
         }
         Kind::Keymeter => {
             let config = folder.join("keymeter.yaml");
-            std::fs::write(&config, keymeter(address, upstream)).unwrap();
+            let to = format!("url: \"http://{upstream}\"");
+            std::fs::write(&config, keymeter(address, &to, upstream)).unwrap();
             vec![path(&programs.keymeter), "serve".into(), "--config".into(), path(&config)]
+        }
+        Kind::Pool(balance) => {
+            let config = folder.join("keymeter.yaml");
+            let replicas: Vec<_> =
+                programs.replicas.iter().map(|address| format!("{{url: \"http://{address}\"}}")).collect();
+            let to = format!("balance: {balance}, replicas: [{}]", replicas.join(", "));
+            std::fs::write(&config, keymeter(address, &to, upstream)).unwrap();
+            vec![path(&programs.keymeter), "serve".into(), "--config".into(), path(&config)]
+        }
+        Kind::HaProxy(balance) => {
+            let config = folder.join("haproxy.cfg");
+            std::fs::write(&config, haproxy(address, balance, &programs.replicas)).unwrap();
+            vec!["haproxy".into(), "-f".into(), path(&config)]
         }
     }
 }
 
 /// Everything on: keys from a service, a ledger, an access log, limits, metrics, one thread.
-fn keymeter(address: SocketAddr, upstream: SocketAddr) -> String {
+fn keymeter(address: SocketAddr, to: &str, upstream: SocketAddr) -> String {
     format!(
         "server: {{listen: [\"{address}\"], threads: 1}}
 admin: {{listen: \"127.0.0.1:0\"}}
-upstreams: [{{name: bench, url: \"http://{upstream}\"}}]
+upstreams: [{{name: bench, {to}}}]
 keys: {{http: {{url: \"http://{upstream}/v1/keys/{{hash}}\", usage_url: \"http://{upstream}/v1/usage\", token: bench}}}}
 key_cache: {{capacity: 1000000, ttl: 24h}}
 models: [{{name: \"*\", input: \"0.20\", output: \"0.60\"}}]
 "
+    )
+}
+
+fn haproxy(address: SocketAddr, balance: &str, replicas: &[SocketAddr]) -> String {
+    let servers = replicas.iter().enumerate();
+    let servers: Vec<_> = servers.map(|(number, to)| format!("  server replica{number} {to} check\n")).collect();
+    let servers = servers.concat();
+    format!(
+        "global
+  nbthread 1
+defaults
+  mode http
+  option http-no-delay
+  timeout connect 5s
+  timeout client 5m
+  timeout server 5m
+frontend bench
+  bind {address}
+  default_backend replicas
+backend replicas
+  balance {balance}
+{servers}"
     )
 }
 
