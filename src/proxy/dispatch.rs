@@ -240,10 +240,27 @@ pub(super) fn failed(running: &mut Running, error: &Error) -> bool {
     let interrupt = running.dispatch.interrupt.take();
     let is_down = interrupt.as_ref().is_some_and(|interrupt| interrupt.is_interrupted());
     let is_slow = interrupt.as_ref().is_some_and(|interrupt| interrupt.is_timed_out());
-    let outcome = match (error.esource(), error.etype()) {
-        _ if is_down => AttemptOutcome::Down,
-        _ if is_slow => AttemptOutcome::Timeout,
-        (ErrorSource::Downstream, _) => AttemptOutcome::Other,
+    let outcome = match (is_down, is_slow) {
+        (true, _) => AttemptOutcome::Down,
+        (_, true) => AttemptOutcome::Timeout,
+        _ => outcome_of(error),
+    };
+    let Some(permit) = &mut running.dispatch.permit else { return false };
+    permit.attempted(outcome, 0, None, now);
+    match outcome {
+        AttemptOutcome::Other => false,
+        // What that takes was taken when it was told.
+        AttemptOutcome::Down => running.take_another(now),
+        _ => running.find_another(now),
+    }
+}
+
+/// What an error of an attempt says of its replica. A socket that we ourselves cannot open, as when descriptors run out, says
+/// nothing: a crowd of clients must not take replicas out.
+fn outcome_of(error: &Error) -> AttemptOutcome {
+    match (error.esource(), error.etype()) {
+        (ErrorSource::Downstream, _)
+        | (_, ErrorType::InternalError | ErrorType::SocketError | ErrorType::BindError) => AttemptOutcome::Other,
         (_, ErrorType::ReadTimedout | ErrorType::WriteTimedout) => AttemptOutcome::Timeout,
         (
             _,
@@ -254,20 +271,10 @@ pub(super) fn failed(running: &mut Running, error: &Error) -> bool {
             | ErrorType::ConnectProxyFailure
             | ErrorType::TLSHandshakeFailure
             | ErrorType::TLSHandshakeTimedout
-            | ErrorType::InvalidCert
-            | ErrorType::BindError
-            | ErrorType::SocketError,
+            | ErrorType::InvalidCert,
         ) => AttemptOutcome::Connect,
         (ErrorSource::Upstream, _) => AttemptOutcome::Closed,
         _ => AttemptOutcome::Other,
-    };
-    let Some(permit) = &mut running.dispatch.permit else { return false };
-    permit.attempted(outcome, 0, None, now);
-    match outcome {
-        AttemptOutcome::Other => false,
-        // What that takes was taken when it was told.
-        AttemptOutcome::Down => running.take_another(now),
-        _ => running.find_another(now),
     }
 }
 
@@ -421,6 +428,23 @@ fn hash(text: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_we_ourselves_lack_says_nothing_of_a_replica() {
+        for (kind, expected) in [
+            (ErrorType::ConnectRefused, AttemptOutcome::Connect),
+            (ErrorType::ReadTimedout, AttemptOutcome::Timeout),
+            (ErrorType::ConnectionClosed, AttemptOutcome::Closed),
+            // Pingora's own name for a socket that it cannot open or bind.
+            (ErrorType::InternalError, AttemptOutcome::Other),
+            (ErrorType::SocketError, AttemptOutcome::Other),
+            (ErrorType::BindError, AttemptOutcome::Other),
+        ] {
+            let told = format!("{kind:?}");
+            assert!(outcome_of(&Error::new(kind).into_up()) == expected, "{told}");
+        }
+        assert!(outcome_of(&Error::new(ErrorType::ConnectionClosed).into_down()) == AttemptOutcome::Other);
+    }
 
     #[test]
     fn a_pause_is_stated_in_seconds_or_by_a_date() {
