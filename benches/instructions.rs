@@ -79,7 +79,7 @@ type Work = fn(usize);
 
 /// What the gate does of a request, without a socket.
 fn requests() -> impl Iterator<Item = Case> {
-    let cases: [(&str, Work); 9] = [
+    let cases: [(&str, Work); 10] = [
         ("scan a body of 1 KiB", |count| {
             let body = chat(KIB);
             repeat(count, || scan(&body, Shape::Chat).expect("a good body").prompt_text_bytes);
@@ -114,9 +114,10 @@ fn requests() -> impl Iterator<Item = Case> {
                 counters.reserve(&limits, 100, now).expect("room").settle(50, now);
             });
         }),
-        ("choose among 1 replica", |count| choose(1, count)),
-        ("choose among 10 replicas", |count| choose(10, count)),
-        ("choose among 100 replicas", |count| choose(100, count)),
+        ("choose among 1 replica", |count| choose(1, 0, count)),
+        ("choose among 10 replicas", |count| choose(10, 5, count)),
+        ("choose among 100 replicas", |count| choose(100, 50, count)),
+        ("choose among 100 busy replicas", |count| choose(100, 250, count)),
         ("write a record", |count| {
             let record = Record::parse(RECORD.as_bytes()).expect("a record");
             repeat(count, || record.to_json());
@@ -125,11 +126,11 @@ fn requests() -> impl Iterator<Item = Case> {
     cases.into_iter().map(|(name, work)| (name.to_owned(), Box::new(work) as Box<dyn FnOnce(usize)>))
 }
 
-/// Takes a place on the least loaded of so many replicas, and gives it back.
-fn choose(replicas: usize, count: usize) {
+/// Takes a place on the least loaded of so many replicas, on which so many requests run, and gives it back.
+fn choose(replicas: usize, running: usize, count: usize) {
     let (pool, wanted) = (pool(replicas), Wanted { tokens: 100, ..Wanted::default() });
     let now = MonotonicTime::now();
-    let _others: Vec<_> = (0..replicas / 2).map(|_| pool.place_now(&wanted, now)).collect();
+    let _others: Vec<_> = (0..running).map(|_| pool.place_now(&wanted, now)).collect();
     repeat(count, || pool.place_now(&wanted, now).is_some());
 }
 

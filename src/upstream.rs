@@ -2,13 +2,16 @@
 //! address, its path, our credential for it. A proxy of somebody's own may use a [`Pool`] as the gateway does.
 
 pub mod ask;
+mod choice;
 mod health;
 pub mod interrupt;
 mod makers;
+mod members;
 pub mod pool;
 pub mod pools;
 mod replica;
 mod retries;
+mod running;
 pub mod status;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -28,8 +31,10 @@ use pingora::{
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 pub use self::{
+    choice::Wanted,
     interrupt::{Interrupt, Ways},
-    pool::{Permit, Pool, PoolError, Wanted},
+    members::Members,
+    pool::{Permit, Pool, PoolError},
     pools::Pools,
     replica::Replica,
 };
@@ -91,12 +96,15 @@ impl Dialer {
     }
 }
 
+/// What fails is that a replica's name has no address at present, which says nothing of the replica.
+pub const UNRESOLVED: ErrorType = ErrorType::Custom("unresolved");
+
 /// One address of a name. The pools ask for all of them in the background; this is for a request that comes before.
 async fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
     let mut found = tokio::net::lookup_host((bare(host), port))
         .await
-        .map_err(|error| Error::explain(ErrorType::ConnectError, format!("{host} does not resolve: {error}")))?;
-    found.next().ok_or_else(|| Error::explain(ErrorType::ConnectError, format!("{host} has no address")))
+        .map_err(|error| Error::explain(UNRESOLVED, format!("{host} does not resolve: {error}")))?;
+    found.next().ok_or_else(|| Error::explain(UNRESOLVED, format!("{host} has no address")))
 }
 
 /// Turns a client's request into one for a replica of `upstream`: its path, its host, our credential.

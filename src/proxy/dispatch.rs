@@ -17,7 +17,7 @@ use super::{RequestState, Running, body::Outgoing, ends};
 use crate::{
     admission::{Gate, Now, Route},
     observe::metrics::AttemptOutcome,
-    upstream::{Interrupt, Permit, Pool, PoolError, Replica, Wanted, Ways},
+    upstream::{Interrupt, Permit, Pool, PoolError, Replica, UNRESOLVED, Wanted, Ways},
 };
 
 /// How far a request's way is.
@@ -71,7 +71,7 @@ impl Dispatch {
     /// The answer with this id was made here.
     pub fn made(&self, answer: &str) {
         if let Some(permit) = &self.permit {
-            permit.pool().made(hash(answer), permit.replica());
+            permit.made(hash(answer));
         }
     }
 }
@@ -246,7 +246,11 @@ pub(super) fn failed(running: &mut Running, error: &Error) -> bool {
         _ => outcome_of(error),
     };
     let Some(permit) = &mut running.dispatch.permit else { return false };
-    permit.attempted(outcome, 0, None, now);
+    if *error.etype() == UNRESOLVED {
+        permit.unresolved(now);
+    } else {
+        permit.attempted(outcome, 0, None, now);
+    }
     match outcome {
         AttemptOutcome::Other => false,
         // What that takes was taken when it was told.
@@ -271,7 +275,8 @@ fn outcome_of(error: &Error) -> AttemptOutcome {
             | ErrorType::ConnectProxyFailure
             | ErrorType::TLSHandshakeFailure
             | ErrorType::TLSHandshakeTimedout
-            | ErrorType::InvalidCert,
+            | ErrorType::InvalidCert
+            | &UNRESOLVED,
         ) => AttemptOutcome::Connect,
         (ErrorSource::Upstream, _) => AttemptOutcome::Closed,
         _ => AttemptOutcome::Other,
@@ -433,6 +438,7 @@ mod tests {
     fn what_we_ourselves_lack_says_nothing_of_a_replica() {
         for (kind, expected) in [
             (ErrorType::ConnectRefused, AttemptOutcome::Connect),
+            (UNRESOLVED, AttemptOutcome::Connect),
             (ErrorType::ReadTimedout, AttemptOutcome::Timeout),
             (ErrorType::ConnectionClosed, AttemptOutcome::Closed),
             // Pingora's own name for a socket that it cannot open or bind.

@@ -1,7 +1,7 @@
 //! Checks of replicas, each in a task of its own and never on a request's way: whether the port takes a connection or a path
 //! answers with success, and whether the models are loaded.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use keymeter_config::{HealthChecks, Upstream};
 use keymeter_core::{
@@ -38,15 +38,18 @@ pub(super) async fn check_forever(pool: Arc<Pool>, replica: Arc<Replica>, checks
     let check = Check { upstream: &upstream, replica: &replica, checks: &checks, asker: &asker };
     let mut was_well = true;
     loop {
-        let found = match timeout(checks.timeout, check.run()).await {
-            Ok(found) => found,
-            Err(_) => Found::Failed(format!("no answer within {:?}", checks.timeout)),
+        let found = match check.address().await {
+            Some(address) => match timeout(checks.timeout, check.run(address)).await {
+                Ok(found) => found,
+                Err(_) => Found::Failed(format!("no answer within {:?}", checks.timeout)),
+            },
+            None => Found::Nothing,
         };
         if let Found::Failed(why) | Found::Loading(why) = &found {
             if std::mem::replace(&mut was_well, false) {
                 tracing::warn!("upstream {}: replica {} fails its health check: {why}", pool.name, replica.name);
             }
-        } else {
+        } else if matches!(found, Found::Well) {
             was_well = true;
         }
         tell(&pool, &replica, &found);
@@ -59,6 +62,7 @@ fn tell(pool: &Arc<Pool>, replica: &Arc<Replica>, found: &Found) {
     let now = MonotonicTime::now();
     let change = replica.update(|condition| match found {
         Found::Well => condition.check_passed(now),
+        Found::Nothing => None,
         Found::Failed(why) => condition.check_failed(why),
         Found::Loading(why) => condition.check_found_it_loading(why),
     });
@@ -82,6 +86,8 @@ enum Found {
     Failed(String),
     /// It answers, and has not loaded its models.
     Loading(String),
+    /// Its name has no address at present, which says nothing of itself.
+    Nothing,
 }
 
 struct Check<'check> {
@@ -92,10 +98,19 @@ struct Check<'check> {
 }
 
 impl Check<'_> {
-    async fn run(&self) -> Found {
+    /// Where it is, if that is found within a check's time.
+    async fn address(&self) -> Option<SocketAddr> {
+        let url = &self.replica.config.url;
+        match self.replica.address {
+            Some(address) => Some(address),
+            None => timeout(self.checks.timeout, super::resolve(&url.host, url.port)).await.ok()?.ok(),
+        }
+    }
+
+    async fn run(&self, address: SocketAddr) -> Found {
         let answered = match &self.checks.path {
             Some(path) => self.path(path).await,
-            None if !self.checks.models => self.connect().await,
+            None if !self.checks.models => connect(address).await,
             None => Ok(()),
         };
         match answered {
@@ -103,15 +118,6 @@ impl Check<'_> {
             Ok(()) => Found::Well,
             Err(why) => Found::Failed(why),
         }
-    }
-
-    async fn connect(&self) -> Result<(), String> {
-        let url = &self.replica.config.url;
-        let connected = match self.replica.address {
-            Some(address) => TcpStream::connect(address).await,
-            None => TcpStream::connect((&*url.host, url.port)).await,
-        };
-        connected.map(drop).map_err(|error| format!("no connection: {error}"))
     }
 
     async fn path(&self, path: &str) -> Result<(), String> {
@@ -152,4 +158,8 @@ impl Check<'_> {
         let is_renamed = |id: &str| self.replica.config.rename.values().any(|name| **name == *id);
         Ok(listed.data.iter().any(|model| serves(&model.id) || is_renamed(&model.id)))
     }
+}
+
+async fn connect(address: SocketAddr) -> Result<(), String> {
+    TcpStream::connect(address).await.map(drop).map_err(|error| format!("no connection: {error}"))
 }

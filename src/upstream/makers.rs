@@ -1,37 +1,46 @@
 //! Which replica made an answer: a request that goes on from one by its id is understood there only.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    cmp::Reverse,
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
 };
 
 use parking_lot::Mutex;
 
-/// The makers of the last answers, by a hash of each answer's id.
+/// The makers of the last answers, by a hash of each answer's id. Where there are too many, the key that has the most forgets
+/// its oldest one, so that no key makes another forget what that made last.
 #[derive(Debug, Default)]
 pub(super) struct Makers(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
     makers: HashMap<u64, Arc<str>>,
-    /// In the order in which they were made.
-    order: VecDeque<u64>,
+    keys: HashMap<u64, Answers>,
+    /// The keys by how many answers of theirs are remembered; of equal ones, the key with the oldest is last.
+    shares: BTreeSet<Share>,
+    made: u64,
 }
+
+/// One key's answers, in the order in which they were made, each with its number among all.
+type Answers = VecDeque<(u64, u64)>;
+
+/// How many answers of a key are remembered, the number of the first, and the key.
+type Share = (usize, Reverse<u64>, u64);
 
 /// So many answers are remembered.
 const MOST: usize = 100_000;
 
 impl Makers {
-    /// `replica` made the answer.
-    pub fn remember(&self, answer: u64, replica: &Arc<str>) {
+    /// `replica` made the answer, for this key.
+    pub fn remember(&self, key: u64, answer: u64, replica: &Arc<str>) {
         let mut known = self.0.lock();
-        if known.makers.insert(answer, replica.clone()).is_none() {
-            known.order.push_back(answer);
+        if known.makers.insert(answer, replica.clone()).is_some() {
+            return;
         }
-        if known.order.len() > MOST
-            && let Some(oldest) = known.order.pop_front()
-        {
-            known.makers.remove(&oldest);
+        known.add(key, answer);
+        if known.makers.len() > MOST {
+            known.forget_one();
         }
     }
 
@@ -41,6 +50,40 @@ impl Makers {
     }
 }
 
+impl Known {
+    fn add(&mut self, key: u64, answer: u64) {
+        self.made += 1;
+        let made = (self.made, answer);
+        self.change(key, |answers| answers.push_back(made));
+    }
+
+    /// Forgets the oldest answer of the key that has the most.
+    fn forget_one(&mut self) {
+        let Some(&(.., key)) = self.shares.last() else { return };
+        if let Some((_, answer)) = self.change(key, VecDeque::pop_front) {
+            self.makers.remove(&answer);
+        }
+    }
+
+    /// Changes a key's answers, and its share with them.
+    fn change<T>(&mut self, key: u64, change: impl FnOnce(&mut Answers) -> T) -> T {
+        let answers = self.keys.entry(key).or_default();
+        if let Some(share) = share(key, answers) {
+            self.shares.remove(&share);
+        }
+        let changed = change(answers);
+        match share(key, answers) {
+            Some(share) => _ = self.shares.insert(share),
+            None => _ = self.keys.remove(&key),
+        }
+        changed
+    }
+}
+
+fn share(key: u64, answers: &Answers) -> Option<Share> {
+    Some((answers.len(), Reverse(answers.front()?.0), key))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,9 +91,29 @@ mod tests {
     #[test]
     fn the_last_answers_are_remembered() {
         let (makers, name) = (Makers::default(), Arc::from("a"));
-        (0..MOST as u64 + 5).for_each(|answer| makers.remember(answer, &name));
-        makers.remember(MOST as u64, &name);
+        (0..MOST as u64 + 5).for_each(|answer| makers.remember(1, answer, &name));
+        makers.remember(1, MOST as u64, &name);
         assert!(makers.maker(4).is_none() && makers.maker(5).is_some());
-        assert_eq!(makers.0.lock().order.len(), MOST);
+        assert_eq!(makers.0.lock().makers.len(), MOST);
+    }
+
+    #[test]
+    fn one_key_makes_no_other_forget() {
+        let (makers, name) = (Makers::default(), Arc::from("a"));
+        let answers = |key: u64, count: u64| (0..count).map(move |number| (key << 32) | number);
+        answers(1, 10).for_each(|answer| makers.remember(1, answer, &name));
+        answers(2, 3 * MOST as u64).for_each(|answer| makers.remember(2, answer, &name));
+        assert!(answers(1, 10).all(|answer| makers.maker(answer).is_some()));
+        assert!(makers.maker(answers(2, 3 * MOST as u64).next_back().unwrap()).is_some());
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_of_keys_with_one_answer_each_it_is_the_last() {
+        let (makers, name) = (Makers::default(), Arc::from("a"));
+        (0..MOST as u64 + 5).rev().for_each(|key| makers.remember(key, key, &name));
+        let kept = |answer| makers.maker(answer).is_some();
+        assert!((0..MOST as u64).all(kept) && !(MOST as u64..MOST as u64 + 5).any(kept));
+        let known = makers.0.lock();
+        assert_eq!((known.makers.len(), known.keys.len(), known.shares.len()), (MOST, MOST, MOST));
     }
 }

@@ -3,11 +3,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use keymeter_config::{self as config, HealthChecks, Upstream, UpstreamUrl};
 use keymeter_core::clock::MonotonicTime;
 use parking_lot::Mutex;
@@ -19,7 +21,8 @@ use tokio::{
 use super::{
     ask::Asker,
     health::{check_forever, checks_of, rules_of},
-    pool::{Members, Pool},
+    members::Members,
+    pool::Pool,
     replica::{Replica, ReplicaState},
 };
 use crate::observe::metrics::PoolMetrics;
@@ -32,6 +35,7 @@ pub struct Pools {
 
 struct Shared {
     metrics: PoolMetrics,
+    resolver: Resolver,
     /// In the order of the configuration.
     pools: Mutex<Vec<Arc<Pool>>>,
     /// What names resolved to when they last did.
@@ -40,6 +44,9 @@ struct Shared {
 }
 
 type Name = (Arc<str>, u16);
+
+/// Finds the addresses of a name.
+type Resolver = Box<dyn Fn(Name) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
 
 /// How often it is looked whether a name is to be resolved again, or somebody in a queue could be served.
 const TICK: Duration = Duration::from_millis(100);
@@ -50,8 +57,12 @@ impl Pools {
     /// No pools, whose replicas will be told of by `metrics`.
     #[must_use]
     pub fn new(metrics: PoolMetrics) -> Self {
+        Self::resolved_by(Box::new(|name| Box::pin(look_up(name))), metrics)
+    }
+
+    fn resolved_by(resolver: Resolver, metrics: PoolMetrics) -> Self {
         let (pools, addresses, changed) = (Mutex::default(), Mutex::default(), Notify::new());
-        Self { shared: Arc::new(Shared { metrics, pools, addresses, changed }) }
+        Self { shared: Arc::new(Shared { metrics, resolver, pools, addresses, changed }) }
     }
 
     /// The pools of these upstreams, in their order. Replicas that were there before keep what is known of them; those that
@@ -189,29 +200,37 @@ impl Pools {
     }
 
     /// Asks for the addresses of a name. Says whether they are others than before; where nobody answers, the last are kept.
-    async fn resolve(&self, (host, port): &Name) -> bool {
-        let found = tokio::time::timeout(RESOLVING, tokio::net::lookup_host((&**host, *port))).await;
-        let Ok(Ok(found)) = found else { return false };
-        let mut found: Vec<_> = found.collect();
+    async fn resolve(&self, name: &Name) -> bool {
+        let found = tokio::time::timeout(RESOLVING, (self.shared.resolver)(name.clone())).await;
+        let Ok(Ok(mut found)) = found else { return false };
         found.sort_unstable();
         found.dedup();
         if found.is_empty() {
             return false;
         }
-        let before = self.shared.addresses.lock().insert((host.clone(), *port), found.clone());
+        let before = self.shared.addresses.lock().insert(name.clone(), found.clone());
         before.as_ref() != Some(&found)
     }
 
     /// The replicas of an upstream, of which some were there `before`.
     fn members(&self, upstream: &Arc<Upstream>, before: &[Arc<Replica>]) -> Members {
         let places: Vec<_> = upstream.replicas.iter().flat_map(|replica| self.places(replica)).collect();
-        let known = |place: &Place| before.iter().find(|replica| place.is(replica));
         let stays = |replica: &Arc<Replica>| places.iter().any(|place| place.is(replica));
+        // One whose name has another number of addresses is called otherwise from now on.
+        let renamed = |place: &Place| before.iter().find(|replica| !stays(replica) && place.is_address_of(replica));
+        let known = |place: &Place| before.iter().find(|replica| place.is(replica)).or_else(|| renamed(place));
+        let goes =
+            |replica: &&Arc<Replica>| !stays(replica) && !places.iter().any(|place| place.is_address_of(replica));
         // First, since a new one of the same name takes over its series.
-        before.iter().filter(|replica| !stays(replica)).for_each(|replica| replica.state.leave());
+        before.iter().filter(goes).for_each(|replica| replica.state.leave());
         let rules = rules_of(upstream, places.len());
         let replicas = places.iter().map(|place| {
-            let state = known(place).map(|replica| replica.state.clone());
+            let state = known(place).map(|replica| {
+                if replica.name != place.name {
+                    replica.state.rename(self.shared.metrics.replica(&upstream.name, &place.name));
+                }
+                replica.state.clone()
+            });
             let state = state.inspect(|state| state.set_rules(rules)).unwrap_or_else(|| {
                 let must_load = upstream.pool.health.as_ref().is_some_and(|health| health.models);
                 ReplicaState::new(rules, must_load, self.shared.metrics.replica(&upstream.name, &place.name))
@@ -233,6 +252,10 @@ impl Pools {
     }
 }
 
+async fn look_up((host, port): Name) -> io::Result<Vec<SocketAddr>> {
+    Ok(tokio::net::lookup_host((&*host, port)).await?.collect())
+}
+
 /// A replica to be.
 struct Place {
     name: Arc<str>,
@@ -245,6 +268,12 @@ impl Place {
     fn is(&self, replica: &Replica) -> bool {
         let is_there = self.address.is_none() || replica.address.is_none() || self.address == replica.address;
         self.name == replica.name && self.config.url == replica.config.url && is_there
+    }
+
+    /// Whether that is the address of this one, by the same host name.
+    fn is_address_of(&self, replica: &Replica) -> bool {
+        let is_named = name_of(&self.config.url).is_some() && self.config.url == replica.config.url;
+        is_named && self.address.is_some() && self.address == replica.address
     }
 }
 
@@ -278,3 +307,6 @@ fn literal(url: &UpstreamUrl) -> Option<SocketAddr> {
     let address: Result<IpAddr, _> = url.host.parse();
     address.ok().map(|address| SocketAddr::new(address, url.port))
 }
+
+#[cfg(test)]
+mod tests;

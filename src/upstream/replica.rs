@@ -13,7 +13,7 @@ use keymeter_core::{
     clock::MonotonicTime,
     pool::{Availability, Condition, Rules},
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::interrupt::Interrupt;
 use crate::observe::metrics::ReplicaSeries;
@@ -31,16 +31,23 @@ pub struct Replica {
 
 /// What is known of a replica.
 pub(super) struct ReplicaState {
-    in_flight: AtomicU64,
-    load: AtomicU64,
+    gauges: Gauges,
     condition: Mutex<Condition>,
-    /// What the condition says, for those who choose: they take no lock of a replica that is up.
-    closed: AtomicU64,
     /// Those that wait for the head of its answer.
     waiting: Mutex<Vec<Weak<Interrupt>>>,
     /// Nothing new goes to it: it is not configured any more.
     is_gone: AtomicBool,
-    pub(super) series: ReplicaSeries,
+    series: RwLock<ReplicaSeries>,
+}
+
+/// What those read who choose, within one line of a processor's cache: they take no lock of a replica that is up.
+#[repr(align(64))]
+struct Gauges {
+    /// What the condition says.
+    closed: AtomicU64,
+    in_flight: AtomicU64,
+    /// Tokens.
+    load: AtomicU64,
 }
 
 impl Replica {
@@ -58,13 +65,13 @@ impl Replica {
     /// How many requests run on it.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
-        self.state.in_flight.load(Ordering::Acquire)
+        self.state.in_flight()
     }
 
     /// How many tokens its running requests were planned to take.
     #[must_use]
     pub fn load_tokens(&self) -> u64 {
-        self.state.load.load(Ordering::Relaxed)
+        self.state.load_tokens()
     }
 
     /// Whether, and how, it may be asked.
@@ -75,27 +82,12 @@ impl Replica {
 
     /// Whether it is up, or the time of what keeps it out is over.
     pub(super) fn may_be_open(&self, now: MonotonicTime) -> bool {
-        match self.state.closed.load(Ordering::Acquire) {
-            OPEN => true,
-            CLOSED => false,
-            until => now.as_nanos() >= until && self.opens(until, now),
-        }
-    }
-
-    /// What kept it out until then is over. Whether it may be asked, which from then on needs no lock if it is up.
-    fn opens(&self, until: u64, now: MonotonicTime) -> bool {
-        let condition = self.state.condition.lock();
-        let availability = condition.availability(now);
-        if availability == Availability::Up {
-            // Another may have been here before.
-            let _ = self.state.closed.compare_exchange(until, OPEN, Ordering::AcqRel, Ordering::Relaxed);
-        }
-        matches!(availability, Availability::Up | Availability::Probe)
+        self.state.may_be_open(now)
     }
 
     /// Whether it is up, as far as that needs no lock.
     pub(super) fn is_plainly_up(&self) -> bool {
-        self.state.closed.load(Ordering::Acquire) == OPEN
+        self.state.gauges.closed.load(Ordering::Acquire) == OPEN
     }
 
     /// Why it is not up, if somebody said so.
@@ -119,10 +111,11 @@ impl Replica {
         let most = self.config.max_in_flight.number().unwrap_or(u64::MAX);
         let taken = self
             .state
+            .gauges
             .in_flight
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |running| (running < most).then_some(running + 1));
         if taken.is_ok() {
-            self.state.load.fetch_add(tokens, Ordering::Relaxed);
+            self.state.gauges.load.fetch_add(tokens, Ordering::Relaxed);
             self.state.publish();
         }
         taken.is_ok()
@@ -130,8 +123,8 @@ impl Replica {
 
     /// Gives such a place back.
     pub(super) fn give_back(&self, tokens: u64) {
-        self.state.in_flight.fetch_sub(1, Ordering::AcqRel);
-        self.state.load.fetch_sub(tokens, Ordering::Relaxed);
+        self.state.gauges.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.state.gauges.load.fetch_sub(tokens, Ordering::Relaxed);
         self.state.publish();
     }
 
@@ -159,7 +152,7 @@ impl Replica {
     }
 }
 
-/// What [`ReplicaState::closed`] is of a replica that is up, and of one that no time brings back; else when that is.
+/// What [`Gauges::closed`] is of a replica that is up, and of one that no time brings back; else when that is.
 const OPEN: u64 = 0;
 const CLOSED: u64 = u64::MAX;
 
@@ -167,14 +160,52 @@ impl ReplicaState {
     /// What is known of a replica at its beginning.
     pub(super) fn new(rules: Rules, must_load: bool, series: ReplicaSeries) -> Arc<Self> {
         Arc::new(Self {
-            in_flight: AtomicU64::new(0),
-            load: AtomicU64::new(0),
+            gauges: Gauges { closed: AtomicU64::new(CLOSED), in_flight: AtomicU64::new(0), load: AtomicU64::new(0) },
             condition: Mutex::new(Condition::new(rules, must_load)),
-            closed: AtomicU64::new(CLOSED),
             waiting: Mutex::default(),
             is_gone: AtomicBool::new(false),
-            series,
+            series: RwLock::new(series),
         })
+    }
+
+    /// How many requests run on it.
+    #[inline]
+    pub fn in_flight(&self) -> u64 {
+        self.gauges.in_flight.load(Ordering::Acquire)
+    }
+
+    /// How many tokens its running requests were planned to take.
+    #[inline]
+    pub fn load_tokens(&self) -> u64 {
+        self.gauges.load.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is up, or the time of what keeps it out is over.
+    #[inline]
+    pub fn may_be_open(&self, now: MonotonicTime) -> bool {
+        let closed = self.gauges.closed.load(Ordering::Acquire);
+        closed == OPEN || self.opens(closed, now)
+    }
+
+    /// Whether what keeps it out until then is over. Whether it may be asked needs no lock from then on if it is up.
+    #[cold]
+    fn opens(&self, until: u64, now: MonotonicTime) -> bool {
+        if until == CLOSED || now.as_nanos() < until {
+            return false;
+        }
+        let condition = self.condition.lock();
+        let availability = condition.availability(now);
+        if availability == Availability::Up {
+            // Another may have been here before.
+            let _ = self.gauges.closed.compare_exchange(until, OPEN, Ordering::AcqRel, Ordering::Relaxed);
+        }
+        matches!(availability, Availability::Up | Availability::Probe)
+    }
+
+    /// Whether only a failed request keeps it out.
+    pub fn is_only_kept_out(&self, now: MonotonicTime) -> bool {
+        let availability = self.condition.lock().availability(now);
+        matches!(availability, Availability::Paused { .. } | Availability::Ejected { .. } | Availability::Probing)
     }
 
     /// Its rules may be others from now on.
@@ -182,10 +213,21 @@ impl ReplicaState {
         self.condition.lock().set_rules(rules);
     }
 
+    /// Its series in the metrics.
+    pub fn series(&self) -> RwLockReadGuard<'_, ReplicaSeries> {
+        self.series.read()
+    }
+
+    /// It has another name from now on, and other series with that.
+    pub fn rename(&self, series: ReplicaSeries) {
+        std::mem::replace(&mut *self.series.write(), series).remove();
+        self.publish();
+    }
+
     /// It is not configured any more. What runs on it goes on.
     pub(super) fn leave(&self) {
         self.is_gone.store(true, Ordering::Release);
-        self.series.remove();
+        self.series().remove();
     }
 
     fn publish_condition(&self, condition: &Condition) {
@@ -196,15 +238,15 @@ impl ReplicaState {
             Availability::Probe => 1,
             Availability::Probing | Availability::Down | Availability::Loading | Availability::Draining => CLOSED,
         };
-        self.closed.store(closed, Ordering::Release);
+        self.gauges.closed.store(closed, Ordering::Release);
         if !self.is_gone.load(Ordering::Acquire) {
-            self.series.set_up(condition.is_well());
+            self.series().set_up(condition.is_well());
         }
     }
 
     fn publish(&self) {
         if !self.is_gone.load(Ordering::Acquire) {
-            self.series.set_load(self.in_flight.load(Ordering::Relaxed), self.load.load(Ordering::Relaxed));
+            self.series().set_load(self.in_flight(), self.load_tokens());
         }
     }
 }

@@ -158,3 +158,20 @@ async fn a_reload_keeps_what_is_known_of_those_that_stay() {
     }
     assert_eq!((chats(&one).len(), chats(&other).len(), chats(&third).len()), (0, 0, 4));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_does_not_resolve_is_no_fault_of_its_replica() {
+    let good = answering(4).await;
+    let urls = ["http://no-such-name.invalid:80".to_owned(), good.url()];
+    let fields = ", balance: round_robin, eject: {after: 1}, health: {interval: 100ms, timeout: 1s, down_after: 1}";
+    let gateway = gateway(&pool(&urls, fields), &one_key(""));
+    becomes(&gateway, "r1", "up").await;
+    let mut reasons = Vec::new();
+    for _ in 0..20 {
+        assert_eq!(ask(&gateway).await.status, 200);
+        let told = replica(&gateway, "r0").await;
+        assert!(matches!(told["state"].as_str(), Some("up" | "paused")), "{told}");
+        reasons.push(told["reason"].clone());
+    }
+    assert!(reasons.contains(&json!("its name does not resolve")), "{reasons:?}");
+}

@@ -1,9 +1,21 @@
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "times and lengths are small"
+)]
+mod slow_replica;
+
 use std::path::Path;
 
+use keymeter_config as config;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{observe::metrics::Metrics, upstream::Pools};
+use crate::{
+    observe::metrics::{AttemptOutcome, Metrics},
+    upstream::Pools,
+};
 
 /// A pool of this configuration.
 fn pool(written: &str) -> Arc<Pool> {
@@ -39,6 +51,16 @@ fn equal_ones_are_taken_in_turn_and_the_least_loaded_before() {
     let long = place(1000);
     let others: Vec<_> = (0..6).map(|_| place(100)).collect();
     assert!(others.iter().all(|other| other.replica.name != long.replica.name), "{:?}", names(&others));
+}
+
+#[test]
+fn short_ones_go_where_no_long_one_runs() {
+    for (tokens, count) in [(5_000, 4), (10_000, 6), (50_000, 15)] {
+        let pool = pool(&THREE.replace(", {url: 'http://10.0.0.3:1', name: c}", ""));
+        let long = pool.place_now(&wanted(1, tokens), at(0)).unwrap().unwrap();
+        let short: Vec<_> = (0..count).map(|_| pool.place_now(&wanted(1, 500), at(0)).unwrap().unwrap()).collect();
+        assert!(short.iter().all(|short| short.replica.name != long.replica.name), "{tokens}: {:?}", names(&short));
+    }
 }
 
 #[test]
@@ -149,6 +171,68 @@ async fn who_waits_gets_the_next_place_and_who_left_none() {
         (pool.queue(at(1)).0, pool.members().replicas[0].in_flight(), pool.members().replicas[0].load_tokens()),
         (0, 0, 0)
     );
+}
+
+/// A request in the queue, which tells on which replica it gets its place, and keeps that.
+async fn queued(pool: &Arc<Pool>, wanted: Wanted) -> tokio::task::JoinHandle<Permit> {
+    let length = pool.queue(at(0)).0;
+    let task = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.wait(wanted, at(0), || at(0)).await.unwrap() }
+    });
+    while pool.queue(at(0)).0 == length && !task.is_finished() {
+        tokio::task::yield_now().await;
+    }
+    task
+}
+
+/// A pool of two replicas with a place each, `a` having made the answer 7 and being full, and who runs there.
+fn with_a_full_maker(more: &str) -> (Arc<Pool>, Permit) {
+    let pool = pool(&format!("{}, max_in_flight: 1{more}", THREE.replace(", {url: 'http://10.0.0.3:1', name: c}", "")));
+    pool.makers.remember(9, 7, &pool.members().replicas[0].name);
+    let running = pool.place_now(&going_on(9), at(0)).unwrap().unwrap();
+    assert_eq!(*running.replica.name, *"a");
+    (pool, running)
+}
+
+fn going_on(key: u64) -> Wanted {
+    Wanted { previous: Some(7), ..wanted(key, 10) }
+}
+
+#[tokio::test]
+async fn who_goes_on_waits_for_the_maker_and_holds_up_nobody() {
+    let (pool, running) = with_a_full_maker("");
+    assert!(pool.place_now(&going_on(1), at(0)).is_none(), "another one does not know the answer");
+    let waiting = queued(&pool, going_on(1)).await;
+    for key in [1, 2] {
+        let other = queued(&pool, wanted(key, 10)).await.await.unwrap();
+        assert_eq!(*other.replica.name, *"b");
+    }
+    assert_eq!((pool.queue(at(0)).0, waiting.is_finished()), (1, false));
+    drop(running);
+    assert_eq!(*waiting.await.unwrap().replica.name, *"a");
+}
+
+#[tokio::test]
+async fn who_goes_on_goes_elsewhere_once_the_maker_may_not_be_asked() {
+    let (pool, _running) = with_a_full_maker("");
+    let waiting = queued(&pool, going_on(1)).await;
+    pool.members().replicas[0].set_drained(true);
+    pool.serve(at(0));
+    assert_eq!(*waiting.await.unwrap().replica.name, *"b");
+}
+
+#[tokio::test]
+async fn a_queue_full_of_those_that_wait_for_one_maker_refuses_nobody_else() {
+    let (pool, running) = with_a_full_maker(", queue: {length: 2}");
+    let waiting = [queued(&pool, going_on(1)).await, queued(&pool, going_on(1)).await];
+    let other = pool.wait(wanted(2, 10), at(0), || at(0)).await.unwrap();
+    assert_eq!(*other.replica.name, *"b");
+    assert!(matches!(pool.wait(going_on(2), at(0), || at(0)).await, Err(PoolError::Overloaded { .. })));
+    drop((running, other));
+    for waiting in waiting {
+        assert_eq!(*waiting.await.unwrap().replica.name, *"a");
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -66,7 +66,12 @@ impl<T> FairQueue<T> {
 
     /// Takes the request whose turn it is.
     pub fn pop(&mut self) -> Option<T> {
-        let place = self.first_place()?;
+        self.serve(self.first_place()?)
+    }
+
+    /// Takes the request that waits at this place, before those whose turn comes first: they cannot be served yet. Its key
+    /// counts as served.
+    pub fn serve(&mut self, place: Place) -> Option<T> {
         let waiter = self.waiting.remove(&place)?;
         self.leave(&waiter, place, waiter.cost.max(1));
         Some(waiter.item)
@@ -90,6 +95,13 @@ impl<T> FairQueue<T> {
     #[must_use]
     pub fn first(&self) -> Option<&T> {
         Some(&self.waiting.get(&self.first_place()?)?.item)
+    }
+
+    /// The requests in the order in which they would be served if each but the first were passed by: a key's later ones stand
+    /// with its first.
+    pub fn in_turn(&self) -> impl Iterator<Item = (Place, &T)> {
+        let places = self.levels.values().flat_map(Level::in_turn);
+        places.filter_map(|place| Some((*place, &self.waiting.get(place)?.item)))
     }
 
     /// Since when the request waits that came before all others.
@@ -171,6 +183,10 @@ impl Level {
             self.heads.insert(Head { tag: share.tag, place, key });
         }
         share.waiting.insert(place);
+    }
+
+    fn in_turn(&self) -> impl Iterator<Item = &Place> {
+        self.heads.iter().filter_map(|head| self.keys.get(&head.key)).flat_map(|share| &share.waiting)
     }
 
     fn leave(&mut self, key: u64, place: Place, served: u64) {

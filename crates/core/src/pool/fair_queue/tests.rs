@@ -118,6 +118,22 @@ fn what_leaves_out_of_turn_counts_as_if_it_had_never_waited() {
 }
 
 #[test]
+fn one_that_cannot_be_served_yet_is_passed_by_and_keeps_its_turn() {
+    let mut queue = FairQueue::new();
+    for item in [1, 2] {
+        queue.push(ADA, 0, 1, START, item);
+    }
+    queue.push(BOB, 0, 1, START, 3);
+    queue.push(EVE, -1, 1, START, 4);
+    let in_turn: Vec<_> = queue.in_turn().map(|(_, item)| *item).collect();
+    assert_eq!(in_turn, [4, 1, 2, 3]);
+    let place = queue.in_turn().nth(2).unwrap().0;
+    assert_eq!((queue.serve(place), queue.serve(place)), (Some(2), None));
+    assert_eq!([queue.pop(), queue.pop(), queue.pop()], [Some(4), Some(3), Some(1)], "its key was served once");
+    assert!(holds_nothing(&queue));
+}
+
+#[test]
 fn leaving_and_coming_again_gains_nothing() {
     let mut queue = FairQueue::new();
     all_wait(&mut queue, ADA, 5);
@@ -221,7 +237,12 @@ impl Model {
     fn pop(&mut self) -> Option<u64> {
         let rank =
             |waiter: &&(u64, i8, u64, u64, MonotonicTime)| (waiter.1, self.tags[&(waiter.1, waiter.0)], waiter.3);
-        let (key, priority, cost, arrival, _) = *self.waiting.iter().min_by_key(rank)?;
+        let arrival = self.waiting.iter().min_by_key(rank)?.3;
+        self.serve(arrival)
+    }
+
+    fn serve(&mut self, arrival: u64) -> Option<u64> {
+        let (key, priority, cost, ..) = *self.waiting.iter().find(|waiter| waiter.3 == arrival)?;
         *self.tags.get_mut(&(priority, key)).unwrap() += Tag::from(cost.max(1));
         self.remove(arrival)
     }
@@ -241,13 +262,14 @@ enum Step {
     Push(u64, i8, u64, u64),
     Pop,
     Remove(usize),
+    Serve(usize),
 }
 
 fn any_steps() -> impl Strategy<Value = Vec<Step>> {
     let push = (0_u64..6, -1_i8..2, 0_u64..4, 0_u64..100);
     let push = push.prop_map(|(key, priority, cost, now)| Step::Push(key, priority, cost, now));
     prop::collection::vec(
-        prop_oneof![4 => push, 3 => Just(Step::Pop), 1 => (0_usize..100).prop_map(Step::Remove)],
+        prop_oneof![4 => push, 3 => Just(Step::Pop), 1 => (0_usize..100).prop_map(Step::Remove), 1 => (0_usize..100).prop_map(Step::Serve)],
         0..200,
     )
 }
@@ -272,8 +294,14 @@ proptest! {
                 Step::Remove(at) => if let Some((place, arrival)) = places.get(at) {
                     prop_assert_eq!(queue.remove(*place), model.remove(*arrival));
                 },
+                Step::Serve(at) => if let Some((place, arrival)) = places.get(at) {
+                    prop_assert_eq!(queue.serve(*place), model.serve(*arrival));
+                },
             }
             prop_assert_eq!(queue.len(), model.waiting.len());
+            let in_turn: Vec<u64> = queue.in_turn().map(|(_, arrival)| *arrival).collect();
+            prop_assert_eq!(in_turn.first(), queue.first());
+            prop_assert_eq!(in_turn.into_iter().collect::<BTreeSet<_>>().len(), queue.len());
             prop_assert_eq!(queue.oldest(), model.waiting.iter().map(|waiter| waiter.4).min());
         }
         while let Some(popped) = queue.pop() {
@@ -303,7 +331,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Push(key, _, cost, _) => _ = queue.push(key, 0, cost, START, key),
-                Step::Pop | Step::Remove(_) => _ = queue.pop(),
+                Step::Pop | Step::Remove(_) | Step::Serve(_) => _ = queue.pop(),
             }
         }
         waits(&mut queue, 99);
