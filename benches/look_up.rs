@@ -21,7 +21,7 @@ use keymeter::{
 use keymeter_config::KeyCache;
 use keymeter_core::{
     clock::MonotonicTime,
-    key::{KeyHash, KeyRecord, KeyState, OwnLimits},
+    key::{KeyHash, KeyRecord, KeyState, OwnLimits, Priority},
 };
 
 const KEYS: [usize; 3] = [1, 1_000, 1_000_000];
@@ -77,7 +77,7 @@ fn record(number: usize) -> KeyRecord {
         expires_at: None,
         retiring: Box::default(),
         wallet: None,
-        priority: 0,
+        priority: Priority::default(),
     }
 }
 

@@ -8,6 +8,7 @@ mod limits;
 mod money;
 mod page;
 mod people;
+mod priority;
 mod teams;
 mod texts;
 mod throttle;

@@ -21,7 +21,7 @@ use keymeter::{
 use keymeter_config::{self as config, KeyCache};
 use keymeter_core::{
     clock::MonotonicTime,
-    key::{KeyHash, KeyRecord, KeyState, OwnLimits},
+    key::{KeyHash, KeyRecord, KeyState, OwnLimits, Priority},
     limit::{Limit, Limits},
 };
 use parking_lot::RwLock;
@@ -57,7 +57,7 @@ impl Numbered {
             expires_at: None,
             retiring: Box::default(),
             wallet: None,
-            priority: 0,
+            priority: Priority::default(),
         }
     }
 }

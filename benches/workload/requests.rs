@@ -15,7 +15,7 @@ use keymeter_config::{self as config};
 use keymeter_core::{
     api::{Api, Endpoint},
     body::Scanned,
-    key::{KeyHash, KeyRecord, KeyState, OwnLimits},
+    key::{KeyHash, KeyRecord, KeyState, OwnLimits, Priority},
 };
 
 /// A request from its head to its end: identified, admitted and settled. What was read of its body is handed back, for the
@@ -65,7 +65,7 @@ fn record(number: usize) -> KeyRecord {
         expires_at: None,
         retiring: Box::default(),
         wallet: None,
-        priority: 0,
+        priority: Priority::default(),
     }
 }
 

@@ -193,7 +193,7 @@ impl ActiveRequest {
 
     fn renew_change(&mut self) {
         let sends_priority = self.admitted.route.upstream.as_ref().is_some_and(|upstream| upstream.pool.send_priority);
-        let priority = sends_priority.then_some(self.admitted.key.record.priority);
+        let priority = sends_priority.then_some(self.admitted.key.record.priority.number());
         self.change = Change { model: self.renamed.clone(), priority, ..self.additions.change() };
     }
 

@@ -119,6 +119,16 @@ struct Update {
     clear: Vec<Clearable>,
 }
 
+impl Update {
+    /// Refuses to both set and clear a field.
+    fn must_make_sense(&self) -> Result<(), KeysError> {
+        let settings = self.options.clone().settings();
+        let mut cleared = self.clear.iter().map(|cleared| cleared.field());
+        let is_both = cleared.any(|field| settings.iter().any(|setting| field.is_set_by(setting)));
+        if is_both { Err(KeysError::SetAndCleared) } else { Ok(()) }
+    }
+}
+
 #[derive(Debug, Args)]
 struct Regenerate {
     #[command(flatten)]

@@ -162,15 +162,21 @@ pub fn print_rows(rows: &[Value], columns: &[(&str, &str)], output: Output) -> R
     let head = columns.iter().map(|(title, _)| (*title).to_owned()).collect();
     let cells = rows.iter().map(|row| columns.iter().map(|(_, path)| cell(row, path)).collect());
     let lines: Vec<Vec<String>> = std::iter::once(head).chain(cells).collect();
-    let mut widths = vec![0; columns.len()];
-    for line in &lines {
+    print(&aligned(&lines))
+}
+
+/// Lines of as many cells each, those of a column below each other.
+#[must_use]
+pub fn aligned(lines: &[Vec<String>]) -> String {
+    let mut widths = vec![0; lines.first().map_or(0, Vec::len)];
+    for line in lines {
         widths.iter_mut().zip(line).for_each(|(width, cell)| *width = cell.chars().count().max(*width));
     }
     let line = |line: &Vec<String>| {
         let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         format!("{}\n", cells.join("  ").trim_end())
     };
-    print(&lines.iter().map(line).collect::<String>())
+    lines.iter().map(line).collect()
 }
 
 /// Prints one object, one field a line, or as JSON.

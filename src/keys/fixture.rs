@@ -1,6 +1,6 @@
 //! A record for tests.
 
-use keymeter_core::key::{KeyHash, KeyRecord, KeyState, OwnLimits};
+use keymeter_core::key::{KeyHash, KeyRecord, KeyState, OwnLimits, Priority};
 
 /// The record of an active key with `id` and `secret`, and no limits of its own.
 pub(crate) fn record(id: &str, secret: &str) -> KeyRecord {
@@ -16,6 +16,6 @@ pub(crate) fn record(id: &str, secret: &str) -> KeyRecord {
         expires_at: None,
         retiring: Box::default(),
         wallet: None,
-        priority: 0,
+        priority: Priority::default(),
     }
 }

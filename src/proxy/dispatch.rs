@@ -298,7 +298,7 @@ impl Running {
         let previous = scanned.and_then(|scanned| scanned.previous_response_id.as_deref()).map(hash);
         Wanted {
             key: admitted.key.account.tag.number(),
-            priority: admitted.key.record.priority,
+            priority: admitted.key.record.priority.number(),
             tokens: self.request.planned_tokens(),
             affinity,
             previous,

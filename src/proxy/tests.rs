@@ -17,7 +17,7 @@ use std::{
 use async_trait::async_trait;
 use http::{HeaderMap, Method, StatusCode};
 use keymeter_config::{self as config};
-use keymeter_core::key::{KeyState, OwnLimits, Secret};
+use keymeter_core::key::{KeyState, OwnLimits, Priority, Secret};
 use pingora::{
     ErrorType,
     cache::{
@@ -87,7 +87,7 @@ fn key() -> KeyRecord {
         expires_at: None,
         retiring: Box::default(),
         wallet: None,
-        priority: 0,
+        priority: Priority::default(),
     }
 }
 

@@ -26,8 +26,13 @@ over_both! {
 
 /// A gateway that asks this control plane, and listens to it.
 pub async fn gateway(upstream: &ScriptedUpstream, plane: &Plane, extra: &str) -> Gateway {
+    gateway_of(&config(upstream, extra), plane).await
+}
+
+/// One with this configuration, whose keys come from here.
+pub(super) async fn gateway_of(configuration: &str, plane: &Plane) -> Gateway {
     let trusting = "client_address: {header: x-forwarded-for, trusted: [127.0.0.0/8]}";
-    let configuration = config(upstream, extra).replace("{yaml: {path: keys.yaml}}", &plane.as_source());
+    let configuration = configuration.replace("{yaml: {path: keys.yaml}}", &plane.as_source());
     let configuration =
         configuration.replace("listen: [\"127.0.0.1:0\"]", &format!("listen: [\"127.0.0.1:0\"], {trusting}"));
     let gateway = Gateway::start(&configuration, "keys: []");

@@ -14,7 +14,7 @@ over_both! {
     a_user_who_is_called_operator_is_told_apart
 }
 
-/// Takes back what version 6 of the tables adds.
+/// Takes back what versions 6 and 7 of the tables add.
 async fn as_version_4(plane: &Plane) {
     let mut tx = plane.store().begin().await.unwrap();
     for sql in [
@@ -23,7 +23,8 @@ async fn as_version_4(plane: &Plane) {
         "DROP INDEX usage_hours_of_owner",
         "DROP INDEX usage_days_of_owner",
         "ALTER TABLE audit DROP COLUMN actor_kind",
-        "DELETE FROM _sqlx_migrations WHERE version = 6",
+        "ALTER TABLE keys DROP COLUMN priority",
+        "DELETE FROM _sqlx_migrations WHERE version >= 6",
     ] {
         sqlx::query(sql).execute(&mut *tx).await.unwrap();
     }

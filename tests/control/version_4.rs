@@ -23,7 +23,11 @@ INSERT INTO keys (id, name, masked, enabled, owner, team, wallet, limits, create
 INSERT INTO secrets (hash, key_id) VALUES ('TEAM_KEY', 'key_team'), ('BOB_KEY', 'key_bob');
 INSERT INTO audit (seq, at, actor, address, action, target, detail) VALUES (1, 1, 'operator', '', 'team.create', 'research', '{}');
 UPDATE counters SET value = 1 WHERE name = 'audit';
+INSERT INTO created (actor, idempotency_key, digest, key_id, at) VALUES ('ada', 'one', 'ASKED', 'key_team', 1);
 ";
+
+/// What the team's key was made with, as its digest was computed.
+const ASKED: &str = r#"{"expires_at":null,"limits":{},"models":null,"name":"Team","owner":null,"team":"research"}"#;
 
 const SECRETS: [(&str, &str); 4] =
     [("ADA", "kmu-ada"), ("BOB", "kmu-bob"), ("TEAM_KEY", "sk-of-the-team"), ("BOB_KEY", "sk-of-bob")];
@@ -52,6 +56,7 @@ pub async fn version_4(url: String) {
     let content = SECRETS.iter().fold(CONTENT.to_owned(), |content, (name, secret)| {
         content.replace(&format!("'{name}'"), &format!("'{}'", Secret::new(*secret).hash().to_hex()))
     });
+    let content = content.replace("ASKED", &Secret::new(ASKED).hash().to_hex());
     sqlx::raw_sql(&content).execute(&pool).await.unwrap();
     pool.close().await;
 }
@@ -67,7 +72,12 @@ async fn everything_is_there_after_the_upgrade(plane: &Plane) {
     }
     assert_eq!((plane.balance("bob").await, plane.balance("research").await), ("2.5".into(), "7.000000001".into()));
     assert_eq!(plane.get(OPERATOR, "/api/v1/audit").await.with(200)["data"][0]["action"], "team.create");
+    let (once, asked) = ([("idempotency-key", "one")], serde_json::from_str(ASKED).unwrap());
+    let again = plane.call_with(ada, "POST", "/api/v1/keys", asked, &once).await.with(200);
+    assert_eq!((&again["id"], &again["priority"]), (&json!("key_team"), &json!(0)), "it is not made twice");
     // And what is new works on what was there.
+    plane.operate("PATCH", "/api/v1/keys/key_team", json!({"priority": -5})).await.with(200);
+    assert_eq!(plane.look_up("sk-of-the-team").await.with(200)["priority"], -5);
     assert_eq!(plane.get(bob, "/api/v1/invitations").await.with(200)["data"], json!([]));
     plane.call(ada, "PUT", "/api/v1/teams/research/members/bob", json!({"role": "admin"})).await.with(202);
     assert_eq!(plane.state("sk-of-bob").await, "active");

@@ -11,7 +11,7 @@ mod render;
 use jiff::Timestamp;
 use keymeter_core::{
     glob::Glob,
-    key::{KeyHash, KeyId, KeyName, Retiring},
+    key::{KeyHash, KeyId, KeyName, Priority, Retiring},
     limit::Limit,
 };
 use serde_yaml::Value;
@@ -86,6 +86,8 @@ pub enum Setting {
     TokensPerMinute(Limit),
     /// Requests running at once.
     ConcurrentRequests(Limit),
+    /// Which of the requests that wait goes first.
+    Priority(Priority),
     /// When it stops working.
     ExpiresAt(Timestamp),
 }
@@ -107,6 +109,8 @@ pub enum Field {
     TokensPerMinute,
     /// Requests running at once.
     ConcurrentRequests,
+    /// Which of the requests that wait goes first.
+    Priority,
     /// When it stops working.
     ExpiresAt,
     /// Replaced secrets that still work.
@@ -175,6 +179,7 @@ impl Setting {
             Self::RequestsPerMinute(_) => Field::RequestsPerMinute.path(),
             Self::TokensPerMinute(_) => Field::TokensPerMinute.path(),
             Self::ConcurrentRequests(_) => Field::ConcurrentRequests.path(),
+            Self::Priority(_) => Field::Priority.path(),
             Self::ExpiresAt(_) => Field::ExpiresAt.path(),
         }
     }
@@ -189,6 +194,7 @@ impl Setting {
             Self::RequestsPerMinute(limit) | Self::TokensPerMinute(limit) | Self::ConcurrentRequests(limit) => {
                 limit_value(*limit)
             }
+            Self::Priority(priority) => i64::from(*priority).into(),
             Self::ExpiresAt(time) => time.to_string().into(),
         }
     }
@@ -222,6 +228,7 @@ impl Field {
             Self::RequestsPerMinute => &["limits", "requests_per_minute"],
             Self::TokensPerMinute => &["limits", "tokens_per_minute"],
             Self::ConcurrentRequests => &["limits", "concurrent_requests"],
+            Self::Priority => &["priority"],
             Self::ExpiresAt => &["expires_at"],
             Self::Retiring => RETIRING,
         }

@@ -10,7 +10,7 @@ use std::{
 use jiff::Timestamp;
 use keymeter_core::{
     glob::{self, Glob},
-    key::{KeyHash, KeyId, KeyName, KeyRecord, KeyState, OwnLimits, Retiring, Secret},
+    key::{KeyHash, KeyId, KeyName, KeyRecord, KeyState, OwnLimits, Priority, Retiring, Secret},
     limit::Limit,
     money::{Allowance, BalanceUpdate, Usd},
 };
@@ -25,7 +25,7 @@ use super::{
     raw::List,
     read,
     report::{ConfigError, Place, Report},
-    scalar::{Party, Priority, Scalar, Timeout},
+    scalar::{Party, Scalar, Timeout},
     server::transposed,
     url::{UpstreamUrl, UrlError},
     written::SecretChecksum,
@@ -431,7 +431,7 @@ fn record(raw: RawKey, place: &Place<'_>, checksum_required: bool, taken: &mut T
         expires_at: raw.expires_at.map(|Scalar(time)| time),
         retiring: retiring.into(),
         wallet: None,
-        priority: raw.priority.map_or(0, |Scalar(Priority(priority))| priority),
+        priority: raw.priority.map(|Scalar(priority)| priority).unwrap_or_default(),
     })
 }
 

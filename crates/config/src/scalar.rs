@@ -12,7 +12,7 @@ use serde_json::json;
 
 pub(super) use self::{
     units::{Size, Span, Timeout},
-    values::{ModelName, Party, Priority, UpstreamName, Weight},
+    values::{ModelName, Party, UpstreamName, Weight},
 };
 use super::nearest::suggestion;
 

@@ -12,6 +12,7 @@ mod keys;
 mod layout;
 mod new_key;
 mod pager;
+mod priority;
 mod request;
 mod secret;
 mod session;
@@ -47,6 +48,7 @@ pub fn router() -> Router<Arc<Plane>> {
         .route("/keys/new", get(new_key::ask).post(new_key::make))
         .route("/keys/{id}", get(key::show))
         .route("/keys/{id}/enabled", post(key::set_enabled))
+        .route("/keys/{id}/priority", post(key::set_priority))
         .route("/keys/{id}/secret", get(secret::ask).post(secret::regenerate))
         .route("/keys/{id}/delete", get(delete::ask).post(delete::delete))
         .route("/teams", get(team::list))

@@ -140,6 +140,7 @@ fn migrator(engine: Engine) -> Migrator {
         (4, "sessions that were ended", include_str!("store/schema_4.sql")),
         (5, "invitations to teams", include_str!("store/schema_5.sql")),
         (6, "changes of users, kinds of actors", include_str!("store/schema_6.sql")),
+        (7, "priorities of keys", include_str!("store/schema_7.sql")),
     ];
     let migrations = versions.map(|(version, name, sql)| {
         Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, Cow::Borrowed(sql), false)

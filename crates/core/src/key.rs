@@ -5,6 +5,7 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use thiserror::Error;
@@ -249,6 +250,48 @@ impl FromStr for KeyName {
     }
 }
 
+/// Which of the requests that wait goes first: one of the lowest number, from -100 to 100. Unless it is set it is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "i64", into = "i64")]
+pub struct Priority(i8);
+
+impl Priority {
+    /// As a number.
+    #[must_use]
+    pub const fn number(self) -> i8 {
+        self.0
+    }
+}
+
+impl TryFrom<i64> for Priority {
+    type Error = KeyError;
+
+    fn try_from(number: i64) -> Result<Self, KeyError> {
+        let number = i8::try_from(number).ok().filter(|number| (-100..=100).contains(number));
+        number.map(Self).ok_or(KeyError::Priority)
+    }
+}
+
+impl From<Priority> for i64 {
+    fn from(priority: Priority) -> Self {
+        priority.0.into()
+    }
+}
+
+impl FromStr for Priority {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        text.parse::<i64>().map_err(|_| KeyError::Priority)?.try_into()
+    }
+}
+
+impl fmt::Display for Priority {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
 /// Why a part of a key's record is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum KeyError {
@@ -261,6 +304,9 @@ pub enum KeyError {
     /// Not 3 to 50 printable characters.
     #[error("a name is 3 to 50 characters, without control characters or spaces around it")]
     Name,
+    /// Not a whole number from -100 to 100.
+    #[error("a priority is a whole number from -100 to 100")]
+    Priority,
 }
 
 /// Whether a key may be used, as its source says.
@@ -336,8 +382,8 @@ pub struct KeyRecord {
     pub retiring: Box<[Retiring]>,
     /// The wallet that its requests are charged to, if they are charged.
     pub wallet: Option<Arc<str>>,
-    /// Which of the requests that wait goes first: a lower one; from -100 to 100.
-    pub priority: i8,
+    /// Which of the requests that wait goes first.
+    pub priority: Priority,
 }
 
 impl KeyRecord {
@@ -409,6 +455,24 @@ mod tests {
             assert!(wrong.parse::<KeyName>().is_err(), "{wrong}");
         }
         assert!("Ключ продакшена".parse::<KeyName>().is_ok());
+    }
+
+    #[test]
+    fn a_priority_is_from_100_below_zero_to_100_above() {
+        for number in -300..=300_i64 {
+            let priority = Priority::try_from(number).ok();
+            assert_eq!(priority.is_some(), (-100..=100).contains(&number), "{number}");
+            assert_eq!(number.to_string().parse().ok(), priority);
+            assert_eq!(serde_json::from_str(&number.to_string()).ok(), priority);
+            if let Some(priority) = priority {
+                assert_eq!((i64::from(priority), priority.to_string()), (number, number.to_string()));
+                assert_eq!(serde_json::json!(priority), number);
+            }
+        }
+        for wrong in ["", "high", "1.0", " 1", "1e1", "9223372036854775808"] {
+            assert_eq!(wrong.parse::<Priority>(), Err(KeyError::Priority), "{wrong}");
+        }
+        assert_eq!(Priority::default().number(), 0);
     }
 
     proptest! {

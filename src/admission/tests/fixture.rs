@@ -19,7 +19,7 @@ use keymeter_core::{
     api::{Api, Endpoint},
     body::scan,
     clock::MonotonicTime,
-    key::{KeyRecord, OwnLimits, Secret},
+    key::{KeyRecord, OwnLimits, Priority, Secret},
     limit::Limit,
     rejection::Rejection,
 };
@@ -154,7 +154,7 @@ pub fn record(id: &str) -> KeyRecord {
         expires_at: None,
         retiring: Box::default(),
         wallet: None,
-        priority: 0,
+        priority: Priority::default(),
     }
 }
 

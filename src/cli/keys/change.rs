@@ -25,14 +25,12 @@ pub(super) fn create(create: Create, io: &mut Io<'_>) -> Result<(), KeysError> {
 }
 
 pub(super) fn update(update: Update, io: &mut Io<'_>) -> Result<(), KeysError> {
+    update.must_make_sense()?;
     let One { id, source } = update.key;
     let settings: Vec<_> = update.name.map(Setting::Name).into_iter().chain(update.options.settings()).collect();
     let cleared: Vec<_> = update.clear.into_iter().map(super::Clearable::field).collect();
     if settings.is_empty() && cleared.is_empty() {
         return Err(KeysError::NothingToChange(id));
-    }
-    if settings.iter().any(|setting| cleared.iter().any(|field| field.is_set_by(setting))) {
-        return Err(KeysError::SetAndCleared);
     }
     let clear = cleared.into_iter().map(|field| Edit::Clear { id: id.clone(), field });
     let set = settings.into_iter().map(|setting| Edit::Set { id: id.clone(), setting });

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use keymeter_config::keyfile::{Field, Setting};
 use keymeter_core::{
     glob::Glob,
-    key::{KeyError, KeyName},
+    key::{KeyError, KeyName, Priority},
     limit::Limit,
 };
 use serde_json::{Map, Value, json};
@@ -32,6 +32,9 @@ pub(super) struct Options {
     /// The limit of requests at once: a number, or unlimited
     #[arg(long, value_name = "LIMIT")]
     concurrent_requests: Option<Limit>,
+    /// Which of the requests that wait for a server goes first: a lower one, from -100 to 100 [default: 0]
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    priority: Option<Priority>,
     /// When the key expires, such as 2027-01-01T00:00:00Z (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = time)]
     expires_at: Option<Timestamp>,
@@ -54,6 +57,7 @@ impl Options {
             ("team", self.team.map(Value::from)),
             ("models", (!models.is_empty()).then(|| json!(models))),
             ("limits", (!limits.is_empty()).then(|| limits.into())),
+            ("priority", self.priority.map(|priority| json!(priority))),
             ("expires_at", self.expires_at.map(|time| json!(time.to_string()))),
         ];
         fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
@@ -69,6 +73,7 @@ impl Options {
             self.requests_per_minute.map(Setting::RequestsPerMinute),
             self.tokens_per_minute.map(Setting::TokensPerMinute),
             self.concurrent_requests.map(Setting::ConcurrentRequests),
+            self.priority.map(Setting::Priority),
             self.expires_at.map(Setting::ExpiresAt),
         ];
         settings.into_iter().flatten().collect()
@@ -96,6 +101,8 @@ pub(super) enum Clearable {
     /// The key's own limit of requests at once
     #[value(alias = "concurrent-requests")]
     ConcurrentRequests,
+    /// The priority
+    Priority,
     /// The expiry
     #[value(alias = "expires-at")]
     ExpiresAt,
@@ -112,6 +119,7 @@ impl Clearable {
             Self::RequestsPerMinute => Field::RequestsPerMinute,
             Self::TokensPerMinute => Field::TokensPerMinute,
             Self::ConcurrentRequests => Field::ConcurrentRequests,
+            Self::Priority => Field::Priority,
             Self::ExpiresAt => Field::ExpiresAt,
         }
     }

@@ -4,10 +4,10 @@ use keymeter_core::key::KeyId;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::{Clearable, Command, KeysError, Source};
+use super::{Clearable, Command, KeysError, Output, Source, show::PRIORITY};
 use crate::cli::remote::{Remote, RemoteError, print_one, print_rows, print_secret, segment};
 
-const COLUMNS: [(&str, &str); 10] = [
+const COLUMNS: [(&str, &str); 11] = [
     ("ID", "id"),
     ("NAME", "name"),
     ("SECRET", "masked"),
@@ -17,6 +17,7 @@ const COLUMNS: [(&str, &str); 10] = [
     ("MODELS", "models"),
     ("REQUESTS/MIN", "limits.requests_per_minute"),
     ("TOKENS/MIN", "limits.tokens_per_minute"),
+    (PRIORITY, "priority"),
     ("EXPIRES", "expires_at"),
 ];
 
@@ -34,12 +35,19 @@ pub(super) fn run(command: Command, url: &str, source: &Source) -> Result<(), Ke
             let id = made.get("id").and_then(Value::as_str).unwrap_or_default();
             print_secret(&made, "secret", &format!("created {id}"))?;
         }
-        Command::List(list) => print_rows(&remote.list("/api/v1/keys")?, &COLUMNS, list.output)?,
+        Command::List(list) => {
+            let keys = remote.list("/api/v1/keys")?;
+            print_rows(&keys, &columns(&keys), list.output)?;
+        }
         Command::Show(show) => {
-            let key = remote.call(Method::GET, &path(&show.key.id), None)?;
+            let mut key = remote.call(Method::GET, &path(&show.key.id), None)?;
+            if let Some(fields) = key.as_object_mut().filter(|_| show.output == Output::Text) {
+                fields.retain(|name, value| name != "priority" || is_priority(value));
+            }
             print_one(&key, show.output)?;
         }
         Command::Update(update) => {
+            update.must_make_sense()?;
             let id = update.key.id;
             let mut options = update.options.json();
             if let Some(name) = update.name {
@@ -65,6 +73,17 @@ pub(super) fn run(command: Command, url: &str, source: &Source) -> Result<(), Ke
         Command::Hash => {}
     }
     Ok(())
+}
+
+/// The columns of a list of keys.
+fn columns(keys: &[Value]) -> Vec<(&'static str, &'static str)> {
+    let has_priorities = keys.iter().filter_map(|key| key.get("priority")).any(is_priority);
+    COLUMNS.into_iter().filter(|(title, _)| has_priorities || *title != PRIORITY).collect()
+}
+
+/// Whether a priority is one that was set.
+fn is_priority(value: &Value) -> bool {
+    value.as_i64() != Some(0)
 }
 
 fn path(id: &KeyId) -> String {
@@ -99,6 +118,7 @@ fn changes(
                 );
             }
             Clearable::Models => drop(changes.insert("models".to_owned(), Value::Null)),
+            Clearable::Priority => drop(changes.insert("priority".to_owned(), Value::Null)),
             Clearable::ExpiresAt => drop(changes.insert("expires_at".to_owned(), Value::Null)),
             Clearable::Limits => limits = Some(Map::new()),
             Clearable::RequestsPerMinute | Clearable::TokensPerMinute | Clearable::ConcurrentRequests => {

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use keymeter_config::keyfile::{self, EditError};
 use keymeter_core::{
     glob::Glob,
-    key::{KeyHash, KeyId, KeyRecord, KeyState},
+    key::{KeyHash, KeyId, KeyRecord, KeyState, Priority},
     limit::Limit,
     printable::{plain_json, steers},
 };
@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::{Io, KeysError, Output, read};
+use crate::cli::remote::aligned;
 
 pub(super) fn list(path: &Path, output: Output, io: &mut Io<'_>) -> Result<(), KeysError> {
     let (known, _) = known(path, io)?;
@@ -69,37 +70,35 @@ fn print(text: &str, io: &mut Io<'_>) -> Result<(), KeysError> {
     Ok(io.stdout.flush()?)
 }
 
-const COLUMNS: [&str; 9] =
-    ["ID", "NAME", "STATE", "TEAM", "MODELS", "REQUESTS/MIN", "TOKENS/MIN", "CONCURRENT", "EXPIRES"];
+/// A column's title, and what stands in it.
+type Column = (&'static str, fn(&KeyRecord, Timestamp) -> String);
+
+const COLUMNS: [Column; 10] = [
+    ("ID", |record, _| record.id.to_string()),
+    ("NAME", |record, _| record.name.as_str().to_owned()),
+    ("STATE", |record, now| state(record, now).to_owned()),
+    ("TEAM", |record, _| or_dash(record.team.as_deref())),
+    ("MODELS", |record, _| models(record.models.as_deref())),
+    ("REQUESTS/MIN", |record, _| limit(record.limits.requests_per_minute)),
+    ("TOKENS/MIN", |record, _| limit(record.limits.tokens_per_minute)),
+    ("CONCURRENT", |record, _| limit(record.limits.concurrent_requests)),
+    (PRIORITY, |record, _| record.priority.to_string()),
+    ("EXPIRES", |record, _| or_dash(record.expires_at)),
+];
+
+/// The column that is left out where no key has a priority that was set.
+pub(super) const PRIORITY: &str = "PRIORITY";
 
 fn table(records: &[KeyRecord], now: Timestamp) -> String {
-    let rows = records.iter().map(|record| row(record, now));
-    let rows: Vec<[String; 9]> = std::iter::once(COLUMNS.map(str::to_owned)).chain(rows).collect();
-    let mut widths = [0; 9];
-    for row in &rows {
-        widths.iter_mut().zip(row).for_each(|(width, cell)| *width = cell.chars().count().max(*width));
-    }
-    let line = |row: &[String; 9]| {
-        let cells: Vec<String> =
-            row.iter().zip(widths).map(|(cell, width)| format!("{:width$}", shown(cell))).collect();
-        format!("{}\n", cells.join("  ").trim_end())
-    };
-    rows.iter().map(line).collect()
+    let has_priorities = records.iter().any(has_priority);
+    let columns: Vec<_> = COLUMNS.iter().filter(|(title, _)| has_priorities || *title != PRIORITY).collect();
+    let head = columns.iter().map(|(title, _)| (*title).to_owned()).collect();
+    let rows = records.iter().map(|record| columns.iter().map(|(_, cell)| shown(&cell(record, now))).collect());
+    aligned(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
 }
 
-fn row(record: &KeyRecord, now: Timestamp) -> [String; 9] {
-    let limits = &record.limits;
-    [
-        record.id.to_string(),
-        record.name.as_str().to_owned(),
-        state(record, now).to_owned(),
-        or_dash(record.team.as_deref()),
-        models(record.models.as_deref()),
-        limit(limits.requests_per_minute),
-        limit(limits.tokens_per_minute),
-        limit(limits.concurrent_requests),
-        or_dash(record.expires_at),
-    ]
+fn has_priority(record: &KeyRecord) -> bool {
+    record.priority != Priority::default()
 }
 
 fn description(record: &KeyRecord, hash_known: bool, now: Timestamp) -> String {
@@ -107,6 +106,7 @@ fn description(record: &KeyRecord, hash_known: bool, now: Timestamp) -> String {
     let hash =
         if hash_known { record.hash.to_string() } else { "of a secret whose variable is not set here".to_owned() };
     let retiring = record.retiring.iter().map(|old| ("retiring", format!("{} until {}", old.hash, old.not_after)));
+    let priority = has_priority(record).then(|| ("priority", record.priority.to_string()));
     let fields = [
         ("id", record.id.to_string()),
         ("name", record.name.as_str().to_owned()),
@@ -118,10 +118,10 @@ fn description(record: &KeyRecord, hash_known: bool, now: Timestamp) -> String {
         ("requests_per_minute", limit(limits.requests_per_minute)),
         ("tokens_per_minute", limit(limits.tokens_per_minute)),
         ("concurrent_requests", limit(limits.concurrent_requests)),
-        ("expires_at", or_dash(record.expires_at)),
     ];
+    let expires_at = ("expires_at", or_dash(record.expires_at));
     let line = |(name, value): (&str, String)| format!("{name:20} {}\n", shown(&value));
-    fields.into_iter().chain(retiring).map(line).collect()
+    fields.into_iter().chain(priority).chain([expires_at]).chain(retiring).map(line).collect()
 }
 
 fn summary(record: &KeyRecord, now: Timestamp) -> Value {
@@ -139,6 +139,7 @@ fn summary(record: &KeyRecord, now: Timestamp) -> Value {
             "tokens_per_minute": limit(limits.tokens_per_minute),
             "concurrent_requests": limit(limits.concurrent_requests),
         },
+        "priority": record.priority,
         "expires_at": record.expires_at.map(|time| time.to_string()),
     })
 }

@@ -112,13 +112,13 @@ fn create_makes_the_file_and_shows_the_secret_once() {
 fn create_writes_every_option() {
     let mut desk = Desk::with(FILE);
     let options = "--owner ada --team ${T} --model * --model qwen3 --requests-per-minute 5 --tokens-per-minute unlimited \
-                   --concurrent-requests 2 --expires-at 2027-01-01T01:00:00+01:00";
+                   --concurrent-requests 2 --priority -5 --expires-at 2027-01-01T01:00:00+01:00";
     desk.run(&format!("create --name yes --id key_new {options}")).unwrap();
     let hash = desk.secret().hash();
     let item = format!(
         "  - id: key_new\n    name: \"yes\"\n    hash: \"{hash}\"\n    owner: ada\n    team: \"$${{T}}\"\n    \
          models: [\"*\", qwen3]\n    limits: {{requests_per_minute: 5, tokens_per_minute: unlimited, \
-         concurrent_requests: 2}}\n    expires_at: 2027-01-01T00:00:00Z\n"
+         concurrent_requests: 2}}\n    priority: -5\n    expires_at: 2027-01-01T00:00:00Z\n"
     );
     assert_eq!(desk.text(), format!("{FILE}{item}"));
     assert_eq!(desk.records()[2].team.as_deref(), Some("${T}"));
@@ -132,6 +132,10 @@ fn arguments_are_held_to_their_form() {
     assert!(desk.error("create --name abc --id Key").contains("an id is 1 to 64 characters"));
     assert!(desk.error("create --name abc --owner ").contains("1 to 64 characters"));
     assert!(desk.error("create --name abc --requests-per-minute 0").contains("invalid value '0'"));
+    for priority in ["-101", "101", "1.5", "high"] {
+        let error = desk.error(&format!("create --name abc --priority {priority}"));
+        assert!(error.contains("a priority is a whole number from -100 to 100"), "{error}");
+    }
     assert!(desk.error("create --name abc --expires-at tomorrow").contains("RFC 3339"));
     assert!(desk.error("regenerate key_a --grace 1w").contains("such as 24h"));
     assert!(desk.error("regenerate key_a --grace 366d").contains("365d at most"));
@@ -181,6 +185,33 @@ fn update_sets_and_clears() {
     assert_eq!(desk.text(), expected);
     desk.run("update key_b --clear models,expires_at").unwrap();
     assert_eq!(desk.text(), expected, "what is not there need not be cleared");
+}
+
+#[test]
+fn a_priority_is_set_shown_where_it_is_not_0_and_cleared() {
+    let mut desk = Desk::with(FILE);
+    let list = |desk: &mut Desk| {
+        desk.run("list").unwrap();
+        desk.printed.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (before, titles) = (list(&mut desk), "CONCURRENT  PRIORITY  EXPIRES");
+    desk.run("show key_a").unwrap();
+    assert!(!before[0].contains("PRIORITY") && !desk.printed.contains("priority"), "{before:?} {}", desk.printed);
+    desk.run("update key_a --priority -5").unwrap();
+    assert!(desk.text().contains("tokens_per_minute: unlimited}\n    priority: -5\n    retiring"), "{}", desk.text());
+    assert_eq!(desk.records()[0].priority.number(), -5);
+    let after = list(&mut desk);
+    assert!(after[0].ends_with(titles) && after[1].ends_with("default     -5        -"), "{after:?}");
+    assert!(after[2].ends_with("default     0         -"), "{after:?}");
+    desk.run("show key_a").unwrap();
+    assert!(desk.printed.contains("\npriority             -5\nexpires_at"), "{}", desk.printed);
+    for (id, priority) in [("key_a", -5), ("key_b", 0)] {
+        desk.run(&format!("show {id} --output json")).unwrap();
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&desk.printed).unwrap()["priority"], priority);
+    }
+    assert!(desk.error("update key_a --priority 5 --clear priority").starts_with("a field is both set and named"));
+    desk.run("update key_a --clear priority").unwrap();
+    assert_eq!((desk.text().as_str(), list(&mut desk)), (FILE, before));
 }
 
 #[test]

@@ -259,7 +259,7 @@ fn nested(path: &[&str], value: &Value) -> Value {
 }
 
 /// The order in which the fields of a key, and those of its limits, are written.
-const ORDER: [&str; 14] = [
+const ORDER: [&str; 15] = [
     "id",
     "name",
     "hash",
@@ -269,6 +269,7 @@ const ORDER: [&str; 14] = [
     "team",
     "models",
     "limits",
+    "priority",
     "expires_at",
     "retiring",
     "requests_per_minute",

@@ -39,6 +39,10 @@ fn limit(number: &str) -> Limit {
     number.parse().unwrap()
 }
 
+fn priority(number: &str) -> Setting {
+    Setting::Priority(number.parse().unwrap())
+}
+
 fn set(key: &str, setting: Setting) -> Edit {
     Edit::Set { id: id(key), setting }
 }
@@ -85,6 +89,7 @@ fn values_are_replaced_where_they_stand() {
         &[("- a\n    - b", "- \"*\"\n    - c")],
     );
     assert_edit(FILE, &set("key_a", Setting::RequestsPerMinute(limit("70"))), &[("60", "70")]);
+    assert_edit("keys: [{id: a, priority: 5}]", &set("a", priority("-100")), &[("5", "-100")]);
     assert_edit(
         "keys:\n- id: a\n  owner:  # none\n",
         &set("a", Setting::Owner("me".into())),
@@ -115,6 +120,8 @@ fn new_fields_get_lines_of_their_own() {
         &[("    - b\n", "    - b\n    limits: {concurrent_requests: 2}\n")],
     );
     assert_edit(FILE, &set("key_b", Setting::Owner("ada".into())), &[("hash: x", "hash: x, owner: ada")]);
+    assert_edit(FILE, &set("key_b", priority("-5")), &[("hash: x", "hash: x, priority: -5")]);
+    assert_edit(FILE, &set("key_c", priority("7")), &[("    - b\n", "    - b\n    priority: 7\n")]);
     let expires_at = Setting::ExpiresAt("2027-01-01T00:00:00Z".parse().unwrap());
     assert_edit("keys: [{id: a}]", &set("a", expires_at), &[("id: a", "id: a, expires_at: 2027-01-01T00:00:00Z")]);
 }
@@ -126,6 +133,7 @@ fn fields_are_taken_away_with_their_lines() {
     assert_edit(FILE, &clear("key_a", Field::RequestsPerMinute), &[(limits, "")]);
     assert_edit(FILE, &clear("key_c", Field::Models), &[("    models:\n    - a\n    - b\n", "")]);
     assert_edit(FILE, &clear("key_c", Field::Team), &[]);
+    assert_edit("keys: [{id: a, priority: -5}]", &clear("a", Field::Priority), &[(", priority: -5", "")]);
     assert_edit("keys:\n- owner: x # y\n  id: a\n", &clear("a", Field::Owner), &[("owner: x # y\n  id", "id")]);
     assert_edit("keys:\n- owner: x # y\n  # z\n  id: a\n", &clear("a", Field::Owner), &[(" owner: x # y", "")]);
     assert_edit("keys: [{id: a, team: b, owner: c}]", &clear("a", Field::Team), &[("team: b, ", "")]);

@@ -15,7 +15,7 @@ use keymeter_core::{
     api::Api,
     glob::Glob,
     hosts::HostName,
-    key::{KeyHash, KeyId, KeyName, KeyState, Secret},
+    key::{KeyHash, KeyId, KeyName, KeyState, Priority, Secret},
     limit::{Limit, Strategy},
     model_name,
     money::{Rate, Usd},
@@ -150,14 +150,9 @@ impl FromScalar for Weight {
     }
 }
 
-/// Which of the requests that wait goes first.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Priority(pub(crate) i8);
-
 impl FromScalar for Priority {
     fn from_text(text: &str) -> Result<Self, String> {
-        let priority = text.parse().ok().filter(|priority| (-100..=100).contains(priority));
-        priority.map(Self).ok_or_else(|| "a priority is a whole number from -100 to 100".to_owned())
+        by_its_own_parser(text)
     }
 
     const OF_FLOAT: &str = "a priority is a whole number from -100 to 100";

@@ -60,7 +60,7 @@ fn of_keys() {
   owner: ' ada'
   retiring: [{{hash: '{HASH}', not_after: soon}}, {{hash: '{HASH}'}}]
 - {{id: d, name: Fourth, secret: '${{UNSET_KEY}}'}}
-- {{id: e, name: Fifth, secret: 123}}
+- {{id: e, name: Fifth, secret: 123, priority: 101}}
 "
     );
     let expected = [
@@ -87,6 +87,7 @@ fn of_keys() {
         "k:16:121: the same secret is already given on line 16; each must belong to one key, once",
         "k:17:33: the environment variable `UNSET_KEY` is not set; set it, or write ${UNSET_KEY:-default}",
         "k:18:32: a secret must be written in quotes",
+        "k:18:47: a priority is a whole number from -100 to 100",
     ];
     assert_eq!(of(&text), expected);
 }
@@ -116,8 +117,19 @@ fn null_is_no_fault_where_the_field_may_be_absent() {
         let text = format!(r#"{{"id":"key_a","name":"Some key","hash":"{HASH}",{field}}}"#);
         keys::parse_record(text.as_bytes()).map(|(record, update)| (record, update.is_none()))
     };
-    for field in ["secret", "enabled", "state", "owner", "team", "models", "limits", "expires_at", "retiring", "wallet"]
-    {
+    for field in [
+        "secret",
+        "enabled",
+        "state",
+        "owner",
+        "team",
+        "models",
+        "limits",
+        "expires_at",
+        "retiring",
+        "wallet",
+        "priority",
+    ] {
         assert_eq!(record(&format!(r#""{field}":null"#)), Ok((plain.clone(), true)), "{field}");
     }
     for limits in ["requests_per_minute", "tokens_per_minute", "concurrent_requests"] {

@@ -21,7 +21,7 @@ use axum::{
 use futures_util::{Stream, stream};
 use jiff::Timestamp;
 use keymeter_core::{
-    key::KeyHash,
+    key::{KeyHash, Priority},
     model_name::has_control,
     money::{AllowanceRequest, BalanceUpdate, Usd},
     record::{Record, Session, decimal, text},
@@ -138,10 +138,13 @@ fn record(key: &Key, now: Timestamp) -> Value {
         retiring.map(|retiring| json!({"hash": sha256(&retiring.hash), "not_after": retiring.not_after})).collect();
     let mut record = json!({"id": key.id, "name": key.name, "hash": key.hash.as_deref().map(sha256),
         "state": key.state, "limits": key.limits, "retiring": retiring});
+    // A gateway of an earlier version takes no record with a field that it does not know.
+    let priority = Some(key.priority).filter(|priority| *priority != Priority::default());
     for (field, value) in [
         ("owner", json!(key.owner)),
         ("team", json!(key.team)),
         ("models", json!(key.models)),
+        ("priority", json!(priority)),
         ("expires_at", json!(key.expires_at)),
     ] {
         if !value.is_null() {

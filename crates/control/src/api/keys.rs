@@ -1,5 +1,7 @@
 //! `/api/v1/keys`.
 
+mod fields;
+
 use std::sync::Arc;
 
 use axum::{
@@ -10,9 +12,7 @@ use axum::{
 use jiff::Timestamp;
 use keymeter_config::duration;
 use keymeter_core::{
-    glob::{self, Glob},
-    key::{KeyHash, KeyId, KeyName, Secret},
-    limit::Limit,
+    key::{KeyHash, KeyId, Priority, Secret},
     model_name::has_control,
     money::Usd,
 };
@@ -31,7 +31,7 @@ use crate::{
     store::{
         Tx,
         audit::note,
-        keys::{self, Key, KeyFilter, KeyLimits, LimitValue, NewKey},
+        keys::{self, Key, KeyFilter, KeyLimits, NewKey},
         operations::{self, Operation},
         people, wallets,
     },
@@ -54,6 +54,11 @@ pub(crate) struct CreateKey {
     /// Its own limits.
     #[serde(default)]
     pub(crate) limits: KeyLimits,
+    /// Where requests wait for a server, those of a lower number go first; absent: 0. The operator's to set.
+    // By a digest of this, what is asked again is told from what is asked anew: an absent one stays unsaid, as it was before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<i8>, minimum = -100, maximum = 100)]
+    pub(crate) priority: Option<Priority>,
     /// When it stops working.
     #[serde(default)]
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -86,6 +91,11 @@ pub(crate) struct UpdateKey {
     /// In place of those that it has.
     #[serde(default)]
     pub(crate) limits: Option<KeyLimits>,
+    /// Where requests wait for a server, those of a lower number go first; `null`: 0. The operator's to change.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<i8>, minimum = -100, maximum = 100)]
+    #[allow(clippy::option_option, reason = "absent, null and a value are three cases")]
+    pub(crate) priority: Option<Option<Priority>>,
     /// `null`: never.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -172,7 +182,7 @@ pub(crate) async fn make(
         noted.map_err(|error| if error.is_duplicate() { under_way() } else { error.into() })?;
     }
     let detail = json!({"name": new.name, "owner": new.owner, "team": new.team, "models": new.models,
-        "limits": new.limits, "expires_at": new.expires_at});
+        "limits": new.limits, "priority": new.priority, "expires_at": new.expires_at});
     note(&mut tx, &actor, "key.create", id.as_str(), &detail, now).await?;
     let key = keys::find(&mut tx, id.as_str()).await?.ok_or_else(|| ApiError::not_found("key", id.as_str()))?;
     plane.store.commit(tx).await?;
@@ -238,7 +248,7 @@ pub(crate) async fn update(
     let mut key = before.clone();
     let mut detail = serde_json::Map::new();
     if let Some(name) = asked.name {
-        key.name = checked_name(name)?;
+        key.name = fields::name(name)?;
         detail.insert("name".to_owned(), json!(key.name));
     }
     if let Some(enabled) = asked.enabled {
@@ -246,12 +256,16 @@ pub(crate) async fn update(
         detail.insert("enabled".to_owned(), json!(enabled));
     }
     if let Some(models) = asked.models {
-        key.models = checked_models(models)?;
+        key.models = fields::models(models)?;
         detail.insert("models".to_owned(), json!(key.models));
     }
     if let Some(limits) = asked.limits {
-        key.limits = checked_limits(&plane, &caller, limits)?;
+        key.limits = fields::limits(&plane, &caller, limits)?;
         detail.insert("limits".to_owned(), json!(key.limits));
+    }
+    if let Some(priority) = asked.priority {
+        key.priority = fields::priority(&caller, priority, before.priority)?;
+        detail.insert("priority".to_owned(), json!(key.priority));
     }
     if let Some(expires_at) = asked.expires_at {
         key.expires_at = expires_at;
@@ -363,10 +377,11 @@ fn checked(plane: &Plane, caller: &Caller, asked: CreateKey) -> Result<NewKey, A
         _ => asked.owner,
     };
     Ok(NewKey {
-        name: checked_name(asked.name)?,
+        name: fields::name(asked.name)?,
         owner,
-        models: checked_models(asked.models)?,
-        limits: checked_limits(plane, caller, asked.limits)?,
+        models: fields::models(asked.models)?,
+        limits: fields::limits(plane, caller, asked.limits)?,
+        priority: fields::priority(caller, asked.priority, Priority::default())?,
         expires_at: asked.expires_at,
         created_by: caller.actor().name,
         team: asked.team,
@@ -393,59 +408,6 @@ async fn may_create(tx: &mut Tx, caller: &Caller, new: &NewKey) -> Result<(), Ap
         }
         _ => Ok(()),
     }
-}
-
-fn checked_name(name: String) -> Result<String, ApiError> {
-    match name.parse::<KeyName>() {
-        Ok(_) => Ok(name),
-        Err(error) => Err(ApiError::invalid("name", error.to_string())),
-    }
-}
-
-/// A gateway reads records of 64 KiB at most, the other fields included.
-const MOST_OF_A_RECORD: usize = 48 * 1024;
-
-fn checked_models(models: Option<Vec<String>>) -> Result<Option<Vec<String>>, ApiError> {
-    let Some(models) = models else { return Ok(None) };
-    if models.len() > glob::MOST {
-        let message = format!("a key has {} names and patterns at most; `null` is all models", glob::MOST);
-        return Err(ApiError::invalid("models", message));
-    }
-    for (index, model) in models.iter().enumerate() {
-        let error = |error| ApiError::invalid("models", format!("the one at {index}, counted from 0: {error}"));
-        model.parse::<Glob>().map_err(error)?;
-    }
-    if json!(models).to_string().len() > MOST_OF_A_RECORD {
-        let message = format!("all of them have more than {MOST_OF_A_RECORD} bytes of JSON, which no gateway reads");
-        return Err(ApiError::invalid("models", message));
-    }
-    Ok(Some(models))
-}
-
-/// Limits that are some; a user gives no key more than what keys have that have none of their own.
-fn checked_limits(plane: &Plane, caller: &Caller, limits: KeyLimits) -> Result<KeyLimits, ApiError> {
-    let most = &plane.limits;
-    for (field, value, most) in [
-        ("limits.requests_per_minute", &limits.requests_per_minute, most.requests_per_minute),
-        ("limits.tokens_per_minute", &limits.tokens_per_minute, most.tokens_per_minute),
-        ("limits.concurrent_requests", &limits.concurrent_requests, most.concurrent_requests),
-    ] {
-        let Some(value) = value else { continue };
-        let text = match value {
-            LimitValue::Number(number) => number.to_string(),
-            LimitValue::Word(word) => word.clone(),
-        };
-        let limit: Limit = text.parse().map_err(|_| ApiError::invalid(field, "a number above 0, or `unlimited`"))?;
-        let is_more = match (limit.number(), most.number()) {
-            (_, None) => false,
-            (None, Some(_)) => true,
-            (Some(limit), Some(most)) => limit > most,
-        };
-        if is_more && caller.user().is_some() {
-            return Err(ApiError::invalid(field, format!("at most {most}, as the operator has set it for all keys")));
-        }
-    }
-    Ok(limits)
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {

@@ -113,7 +113,7 @@ fn around(field: FormField<'_>, error: Option<&str>, input: &Markup) -> Markup {
                 (field.label) @if !field.is_required { span.optional { " (optional)" } }
             }
             @if !field.hint.is_empty() { p.hint id=(format!("{}-hint", id(field.name))) { (field.hint) } }
-            @if let Some(error) = error { p.error id=(format!("{}-fault", id(field.name))) { (sentence(error)) } }
+            @if let Some(error) = error { p.fault id=(format!("{}-fault", id(field.name))) { (sentence(error)) } }
             (input)
         }
     }

@@ -12,10 +12,12 @@ use maud::{Markup, html};
 
 use super::{
     chart::{self, Chart},
+    form::Form,
     keys::{holder, state, used},
     layout,
     pager::ListPosition,
-    request::{PageError, SignedIn, SubmittedForm},
+    priority::{self, PRIORITY},
+    request::{FormFields, PageError, SignedIn, SubmittedForm},
     words::{cost, number, time},
 };
 use crate::{
@@ -41,28 +43,14 @@ pub async fn show(
     signed: SignedIn,
 ) -> Result<Response, PageError> {
     let Json(key) = keys::show(State(plane.clone()), signed.caller.clone(), Path(id)).await?;
-    let now = Timestamp::now();
-    let days = usage(&plane, &signed.caller, &key, Group::Day, now).await?;
-    let models = usage(&plane, &signed.caller, &key, Group::Model, now).await?;
-    let last_used_at = plane.store.last_used(&key.id).await?;
     let done = match begin.done.as_deref() {
         Some("enabled") => Some("The key is enabled."),
         Some("disabled") => Some("The key is disabled."),
+        Some(PRIORITY) => Some("The priority is set."),
         _ => None,
     };
-    let main = html! {
-        p.crumb { a href="/" { "Keys" } }
-        div.head { h1 { (key.name) } (state(&key)) }
-        (layout::notice(done))
-        (facts(&key, last_used_at))
-        @if key.deleted_at.is_none() && signed.caller.must_manage(&key).is_ok() { (actions(&key, &signed)) }
-        section aria-labelledby="usage" {
-            h2 id="usage" { "Usage of the last 30 days" }
-            (chart::figure(&Chart::new(&days, now)))
-            (by_model(&models))
-        }
-    };
-    Ok(layout::page(&key.name, &signed, &main))
+    let fields = FormFields::from([(PRIORITY, key.priority.to_string())]);
+    page(&plane, &signed, &key, done, &Form { fields: &fields, error: None }).await
 }
 
 /// `POST /keys/{id}/enabled`.
@@ -79,6 +67,59 @@ pub async fn set_enabled(
     let asked = UpdateKey { enabled: Some(enabled), ..UpdateKey::default() };
     let Json(key) = keys::update(State(plane), signed.caller, Path(id), Body(asked)).await?;
     Ok(Redirect::to(&format!("/keys/{}?done={done}", key.id)).into_response())
+}
+
+/// `POST /keys/{id}/priority`: the operator's to send.
+pub async fn set_priority(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    SubmittedForm { signed, fields, .. }: SubmittedForm,
+) -> Result<Response, PageError> {
+    signed.caller.must_be_operator()?;
+    let set = match priority::asked(&fields) {
+        Ok(asked) => {
+            let asked = UpdateKey { priority: Some(asked), ..UpdateKey::default() };
+            keys::update(State(plane.clone()), signed.caller.clone(), Path(id.clone()), Body(asked)).await
+        }
+        Err(refusal) => Err(refusal),
+    };
+    match set {
+        Ok(_) => Ok(Redirect::to(&format!("/keys/{id}?done={PRIORITY}")).into_response()),
+        Err(refusal) => {
+            let Json(key) = keys::show(State(plane.clone()), signed.caller.clone(), Path(id)).await?;
+            page(&plane, &signed, &key, None, &Form { fields: &fields, error: Some(&refusal) }).await
+        }
+    }
+}
+
+/// The page of a key, with what was done or refused.
+async fn page(
+    plane: &Arc<Plane>,
+    signed: &SignedIn,
+    key: &Key,
+    done: Option<&str>,
+    form: &Form<'_>,
+) -> Result<Response, PageError> {
+    let now = Timestamp::now();
+    let days = usage(plane, &signed.caller, key, Group::Day, now).await?;
+    let models = usage(plane, &signed.caller, key, Group::Model, now).await?;
+    let last_used_at = plane.store.last_used(&key.id).await?;
+    let is_there = key.deleted_at.is_none();
+    let main = html! {
+        p.crumb { a href="/" { "Keys" } }
+        div.head { h1 { (key.name) } (state(key)) }
+        (layout::notice(done))
+        (facts(key, last_used_at))
+        @if is_there && signed.caller.must_manage(key).is_ok() { (actions(key, signed)) }
+        @if is_there && signed.caller.must_be_operator().is_ok() { (priority_of(key, signed, form)) }
+        section aria-labelledby="usage" {
+            h2 id="usage" { "Usage of the last 30 days" }
+            (chart::figure(&Chart::new(&days, now)))
+            (by_model(&models))
+        }
+    };
+    let title = if form.error.is_some() { format!("Error: {}", key.name) } else { key.name.clone() };
+    Ok(layout::refused(layout::page(&title, signed, &main), form.error))
 }
 
 async fn usage(
@@ -119,6 +160,9 @@ fn facts(key: &Key, last_used_at: Option<Timestamp>) -> Markup {
             div { dt { "Requests a minute" } dd { (limit(key.limits.requests_per_minute.as_ref())) } }
             div { dt { "Tokens a minute" } dd { (limit(key.limits.tokens_per_minute.as_ref())) } }
             div { dt { "Requests at once" } dd { (limit(key.limits.concurrent_requests.as_ref())) } }
+            div { dt { "Priority" } dd {
+                (number(key.priority.into())) " " span.faint { "(a lower one goes first)" }
+            } }
             @for retiring in &key.retiring {
                 div { dt { "Old secret" } dd { "works until " (time(retiring.not_after)) } }
             }
@@ -137,6 +181,21 @@ fn actions(key: &Key, signed: &SignedIn) -> Markup {
             }
             a.button.plain href=(format!("{path}/secret")) { "Regenerate the secret" }
             a.button.plain.danger href=(format!("{path}/delete")) { "Delete" }
+        }
+    }
+}
+
+/// What is the operator's to set.
+fn priority_of(key: &Key, signed: &SignedIn, form: &Form<'_>) -> Markup {
+    html! {
+        section aria-labelledby="priority" {
+            h2 id="priority" { "Set its priority" }
+            (form.alert())
+            form.row method="post" action=(format!("/keys/{}/priority", key.id)) aria-labelledby="priority" {
+                (layout::form_token(signed))
+                (priority::line(form))
+                button type="submit" { "Set" }
+            }
         }
     }
 }

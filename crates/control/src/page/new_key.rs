@@ -13,7 +13,7 @@ use maud::{Markup, html};
 
 use super::{
     form::{Form, FormField},
-    layout,
+    layout, priority,
     request::{FormFields, PageError, SignedIn, SubmittedForm},
     secret,
     session::nonce,
@@ -82,6 +82,7 @@ fn asked(caller: &Caller, fields: &FormFields) -> Result<CreateKey, ApiError> {
             tokens_per_minute: limit("limits.tokens_per_minute"),
             concurrent_requests: limit("limits.concurrent_requests"),
         },
+        priority: priority::asked(fields)?,
         expires_at: fields.given("expires_at").map(expiry).transpose()?,
     })
 }
@@ -116,6 +117,7 @@ fn page(signed: &SignedIn, form: &Form<'_>) -> Response {
                     ..hinted("One on a line, names or patterns such as llama-3*. None: all models.")
                 }))
                 (limits(form))
+                @if signed.caller.must_be_operator().is_ok() { (priority::line(form)) }
                 (form.line(FormField {
                     name: "expires_at", label: "Expires, in UTC", kind: Some("datetime-local"),
                     ..hinted("None: never.")

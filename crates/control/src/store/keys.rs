@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use keymeter_core::{
-    key::{KeyHash, KeyId, KeyState, Secret},
+    key::{KeyHash, KeyId, KeyState, Priority, Secret},
     money::USED_UP,
 };
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,9 @@ pub struct Key {
     pub models: Option<Vec<String>>,
     /// Its own limits.
     pub limits: KeyLimits,
+    /// Where requests wait for a server, those of a lower number go first.
+    #[schema(value_type = i8, minimum = -100, maximum = 100)]
+    pub priority: Priority,
     /// When it stops working.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub expires_at: Option<Timestamp>,
@@ -99,6 +102,8 @@ pub struct NewKey {
     pub models: Option<Vec<String>>,
     /// Its own limits.
     pub limits: KeyLimits,
+    /// Which of the requests that wait goes first.
+    pub priority: Priority,
     /// When it stops working.
     pub expires_at: Option<Timestamp>,
     /// Who makes it.
@@ -120,7 +125,7 @@ pub struct KeyFilter {
 
 /// Everything of a key, its state included. A personal key is archived while its owner is on a team.
 const SELECT: &str = "SELECT k.id, k.name, k.masked, k.enabled, k.owner, k.team, k.wallet, k.models, k.limits, \
-    k.expires_at, k.created_by, k.created_at, k.deleted_at, w.balance_nanos, m.team_id AS archived_by, s.hash \
+    k.priority, k.expires_at, k.created_by, k.created_at, k.deleted_at, w.balance_nanos, m.team_id AS archived_by, s.hash \
     FROM keys k LEFT JOIN wallets w ON w.id = k.wallet \
     LEFT JOIN members m ON m.user_id = k.owner AND k.team IS NULL \
     LEFT JOIN secrets s ON s.key_id = k.id AND s.not_after IS NULL";
@@ -130,13 +135,14 @@ const SELECT: &str = "SELECT k.id, k.name, k.masked, k.enabled, k.owner, k.team,
 /// # Errors
 /// When the database does not answer.
 pub async fn create(tx: &mut Tx, id: &KeyId, secret: &Secret, new: &NewKey, now: Timestamp) -> Result<(), StoreError> {
-    let sql = "INSERT INTO keys (id, name, masked, enabled, owner, team, wallet, models, limits, expires_at, \
-               created_by, created_at, updated_at) VALUES ($1, $2, $3, 1, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+    let sql = "INSERT INTO keys (id, name, masked, enabled, owner, team, wallet, models, limits, priority, expires_at, \
+               created_by, created_at, updated_at) VALUES ($1, $2, $3, 1, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
     let wallet = new.team.as_ref().or(new.owner.as_ref());
     let query = sqlx::query(sql).bind(id.as_str()).bind(&new.name).bind(secret.masked());
     let query =
         query.bind(new.owner.as_ref()).bind(new.team.as_ref()).bind(wallet).bind(models_text(new.models.as_ref()));
-    let query = query.bind(limits_text(&new.limits)).bind(new.expires_at.map(micros)).bind(&new.created_by);
+    let query = query.bind(limits_text(&new.limits)).bind(i64::from(new.priority));
+    let query = query.bind(new.expires_at.map(micros)).bind(&new.created_by);
     query.bind(micros(now)).bind(micros(now)).execute(&mut **tx).await?;
     let hash = secret.hash().to_hex();
     add_secret(tx, id.as_str(), &hash).await?;
@@ -167,10 +173,11 @@ pub async fn find(tx: &mut Tx, id: &str) -> Result<Option<Key>, StoreError> {
 /// # Errors
 /// When the database does not answer.
 pub async fn update(tx: &mut Tx, key: &Key, now: Timestamp) -> Result<(), StoreError> {
-    let sql = "UPDATE keys SET name = $1, enabled = $2, models = $3, limits = $4, expires_at = $5, updated_at = $6 \
-               WHERE id = $7";
+    let sql = "UPDATE keys SET name = $1, enabled = $2, models = $3, limits = $4, priority = $5, expires_at = $6, \
+               updated_at = $7 WHERE id = $8";
     let query = sqlx::query(sql).bind(&key.name).bind(i64::from(key.enabled)).bind(models_text(key.models.as_ref()));
-    let query = query.bind(limits_text(&key.limits)).bind(key.expires_at.map(micros)).bind(micros(now)).bind(&key.id);
+    let query = query.bind(limits_text(&key.limits)).bind(i64::from(key.priority));
+    let query = query.bind(key.expires_at.map(micros)).bind(micros(now)).bind(&key.id);
     query.execute(&mut **tx).await?;
     changes::note(tx, &key.id, None, now).await
 }
@@ -342,6 +349,7 @@ fn key(row: &AnyRow, retiring: &[AnyRow]) -> Result<Key, StoreError> {
     let corrupt = |what: &str| StoreError::Corrupt(format!("the {what} of the key {id}"));
     let models = optional::<String>(row, "models")?.map(|text| serde_json::from_str(&text)).transpose();
     let limits = serde_json::from_str(&row.try_get::<String, _>("limits")?);
+    let priority = Priority::try_from(row.try_get::<i64, _>("priority")?);
     let enabled = row.try_get::<i64, _>("enabled")? != 0;
     let deleted_at = optional(row, "deleted_at")?.map(timestamp);
     let balance: Option<i64> = optional(row, "balance_nanos")?;
@@ -365,6 +373,7 @@ fn key(row: &AnyRow, retiring: &[AnyRow]) -> Result<Key, StoreError> {
         wallet: optional(row, "wallet")?,
         models: models.map_err(|_| corrupt("models"))?,
         limits: limits.map_err(|_| corrupt("limits"))?,
+        priority: priority.map_err(|_| corrupt("priority"))?,
         expires_at: optional(row, "expires_at")?.map(timestamp),
         retiring: retiring.collect::<Result<_, StoreError>>()?,
         created_by: row.try_get("created_by")?,

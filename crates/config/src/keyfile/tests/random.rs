@@ -47,6 +47,7 @@ fn value(field: &'static str) -> BoxedStrategy<Value> {
             let mapping = |limits: Vec<(&str, u64)>| limits.into_iter().map(|(n, l)| (n.into(), l.into())).collect();
             limits.prop_map(move |(a, b)| Value::Mapping(mapping(a.into_iter().chain(b).collect()))).boxed()
         }
+        "priority" => (-100..=100_i64).prop_map(Value::from).boxed(),
         "expires_at" => select(&TIMES[..]).prop_map(Value::from).boxed(),
         "retiring" => vec(select(&TIMES[..]), 0..3).prop_map(|ends| ends.into_iter().map(retired).collect()).boxed(),
         _ => text().prop_map(Value::from).boxed(),
@@ -59,7 +60,8 @@ fn retired(end: &str) -> Value {
     Value::Mapping(fields.into_iter().collect())
 }
 
-const FIELDS: [&str; 8] = ["name", "hash", "enabled", "owner", "models", "limits", "expires_at", "retiring"];
+const FIELDS: [&str; 9] =
+    ["name", "hash", "enabled", "owner", "models", "limits", "priority", "expires_at", "retiring"];
 
 fn fields() -> impl Strategy<Value = Vec<(&'static str, Value)>> {
     let some = proptest::sample::subsequence(&FIELDS[..], 0..=FIELDS.len()).prop_shuffle();
@@ -209,13 +211,14 @@ fn setting() -> impl Strategy<Value = Setting> {
         globs,
         (1..9_u64).prop_map(|number| Setting::RequestsPerMinute(limit(&number.to_string()))),
         Just(Setting::TokensPerMinute(Limit::Unlimited)),
+        (-100..=100_i64).prop_map(|number| Setting::Priority(number.try_into().unwrap())),
         select(&TIMES[..]).prop_map(|time| Setting::ExpiresAt(time.parse().unwrap())),
     ]
 }
 
 fn edit() -> impl Strategy<Value = RandomEdit> {
-    use Field::{ExpiresAt, Limits, Models, Owner, RequestsPerMinute, Retiring, TokensPerMinute};
-    let fields = vec![Owner, Models, Limits, RequestsPerMinute, TokensPerMinute, ExpiresAt, Retiring];
+    use Field::{ExpiresAt, Limits, Models, Owner, Priority, RequestsPerMinute, Retiring, TokensPerMinute};
+    let fields = vec![Owner, Models, Limits, RequestsPerMinute, TokensPerMinute, Priority, ExpiresAt, Retiring];
     prop_oneof![
         vec(setting(), 0..4).prop_map(RandomEdit::Create),
         (0..4_usize, setting()).prop_map(|(key, setting)| RandomEdit::Set(key, setting)),
@@ -349,6 +352,7 @@ proptest! {
             create("new"),
             set("a", name("New")),
             set("a", Setting::RequestsPerMinute(limit("5"))),
+            set("a", priority("-5")),
             clear("a", Field::Limits),
             retire("a", TIMES[0]),
             Edit::DropEnded { id: id("a"), now: Timestamp::MAX },

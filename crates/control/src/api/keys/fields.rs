@@ -1,0 +1,82 @@
+//! What is asked for of a key, field by field.
+
+use keymeter_core::{
+    glob::{self, Glob},
+    key::{KeyName, Priority},
+    limit::Limit,
+};
+use serde_json::json;
+
+use crate::{
+    Plane,
+    caller::Caller,
+    error::ApiError,
+    store::keys::{KeyLimits, LimitValue},
+};
+
+/// A name that a key may have.
+pub(super) fn name(name: String) -> Result<String, ApiError> {
+    match name.parse::<KeyName>() {
+        Ok(_) => Ok(name),
+        Err(error) => Err(ApiError::invalid("name", error.to_string())),
+    }
+}
+
+/// A gateway reads records of 64 KiB at most, the other fields included.
+const MOST_OF_A_RECORD: usize = 48 * 1024;
+
+/// Models that a key may call, as many as fit in a record.
+pub(super) fn models(models: Option<Vec<String>>) -> Result<Option<Vec<String>>, ApiError> {
+    let Some(models) = models else { return Ok(None) };
+    if models.len() > glob::MOST {
+        let message = format!("a key has {} names and patterns at most; `null` is all models", glob::MOST);
+        return Err(ApiError::invalid("models", message));
+    }
+    for (index, model) in models.iter().enumerate() {
+        let error = |error| ApiError::invalid("models", format!("the one at {index}, counted from 0: {error}"));
+        model.parse::<Glob>().map_err(error)?;
+    }
+    if json!(models).to_string().len() > MOST_OF_A_RECORD {
+        let message = format!("all of them have more than {MOST_OF_A_RECORD} bytes of JSON, which no gateway reads");
+        return Err(ApiError::invalid("models", message));
+    }
+    Ok(Some(models))
+}
+
+/// Limits that are some; a user gives no key more than what keys have that have none of their own.
+pub(super) fn limits(plane: &Plane, caller: &Caller, limits: KeyLimits) -> Result<KeyLimits, ApiError> {
+    let most = &plane.limits;
+    for (field, value, most) in [
+        ("limits.requests_per_minute", &limits.requests_per_minute, most.requests_per_minute),
+        ("limits.tokens_per_minute", &limits.tokens_per_minute, most.tokens_per_minute),
+        ("limits.concurrent_requests", &limits.concurrent_requests, most.concurrent_requests),
+    ] {
+        let Some(value) = value else { continue };
+        let text = match value {
+            LimitValue::Number(number) => number.to_string(),
+            LimitValue::Word(word) => word.clone(),
+        };
+        let limit: Limit = text.parse().map_err(|_| ApiError::invalid(field, "a number above 0, or `unlimited`"))?;
+        let is_more = match (limit.number(), most.number()) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(limit), Some(most)) => limit > most,
+        };
+        if is_more && caller.user().is_some() {
+            return Err(ApiError::invalid(field, format!("at most {most}, as the operator has set it for all keys")));
+        }
+    }
+    Ok(limits)
+}
+
+/// A priority, without a word the default; a user leaves it as it `is`.
+pub(super) fn priority(caller: &Caller, asked: Option<Priority>, is: Priority) -> Result<Priority, ApiError> {
+    let priority = asked.unwrap_or_default();
+    match caller.user() {
+        Some(user) if priority != is => {
+            let message = format!("only the operator sets `priority`; leave it out, {}", user.id);
+            Err(ApiError::forbidden(message).at("priority"))
+        }
+        _ => Ok(priority),
+    }
+}
