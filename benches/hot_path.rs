@@ -17,11 +17,12 @@ use std::{hint::black_box, sync::Arc, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use http::HeaderMap;
+use jiff::Timestamp;
 use keymeter::accounting::Outbox;
 use keymeter_core::{
     body::{Change, Shape, scan},
-    clock::MonotonicTime,
-    limit::{Counters, Limit, Limits},
+    clock::{MonotonicTime, Now},
+    limit::{Amounts, Counters, Limit, Limits, RequestLimits, Reservation, Scopes},
     record::{Record, Session},
 };
 
@@ -57,23 +58,28 @@ fn admission(criterion: &mut Criterion) {
 /// Reserve and settle on one key's counters, when the window holds nothing and when every slot of it
 /// is in use.
 fn windows(criterion: &mut Criterion) {
-    let limits = Limits {
+    let limits = Arc::new(RequestLimits::from(Limits {
         requests_per_minute: Limit::at(u64::MAX / 4).expect("not zero"),
         tokens_per_minute: Limit::at(u64::MAX / 4).expect("not zero"),
         concurrent_requests: Limit::at(1000).expect("not zero"),
+    }));
+    let exchange = |counters: &Scopes<Arc<Counters>>, moment| {
+        let now = Now { moment, date: Timestamp::UNIX_EPOCH };
+        let reserved = Reservation::take(counters.clone(), &limits, Amounts::tokens(100), now).expect("room");
+        reserved.settle(Amounts::tokens(50), now)
     };
     let mut group = criterion.benchmark_group("reserve_and_settle");
     for (name, step) in [("sparse", Duration::from_secs(61)), ("every slot in use", Duration::from_millis(20))] {
-        let counters = Arc::new(Counters::default());
+        let counters = Scopes::of_key(Arc::default());
         let mut now = MonotonicTime::from_nanos(0);
         for _ in 0..6_000 {
             now = now + step;
-            counters.reserve(&limits, 100, now).expect("room").settle(50, now);
+            exchange(&counters, now);
         }
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 now = now + step;
-                counters.reserve(&limits, 100, now).expect("room").settle(50, now);
+                exchange(&counters, now)
             });
         });
     }

@@ -9,14 +9,19 @@
 
 mod workload;
 
-use std::{env, hint::black_box, process::Command, sync::Arc, time::Duration};
+use std::{env, hint::black_box, num::NonZeroU64, process::Command, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use keymeter::{Pool, Pools, Wanted, admission::Now, observe::metrics::Metrics};
 use keymeter_config as config;
 use keymeter_core::{
     body::{Change, Shape, scan},
     clock::MonotonicTime,
-    limit::{Counters, Limit, Limits},
+    glob::Glob,
+    limit::{
+        Amounts, Counters, Limit, Limits, ModelLimits, Quota, Quotas, RequestLimits, Reservation, ScopeLimits, Scopes,
+        Zone,
+    },
     record::Record,
 };
 
@@ -79,7 +84,7 @@ type Work = fn(usize);
 
 /// What the gate does of a request, without a socket.
 fn requests() -> impl Iterator<Item = Case> {
-    let cases: [(&str, Work); 10] = [
+    let cases: [(&str, Work); 11] = [
         ("scan a body of 1 KiB", |count| {
             let body = chat(KIB);
             repeat(count, || scan(&body, Shape::Chat).expect("a good body").prompt_text_bytes);
@@ -103,16 +108,28 @@ fn requests() -> impl Iterator<Item = Case> {
             }
         }),
         ("reserve and settle", |count| {
-            let limits = Limits {
-                requests_per_minute: Limit::at(1_000_000).expect("not zero"),
-                tokens_per_minute: Limit::at(1_000_000_000).expect("not zero"),
-                concurrent_requests: Limit::at(1000).expect("not zero"),
+            reserve(count, &Scopes::of_key(Arc::default()), RequestLimits::from(roomy()));
+        }),
+        ("reserve and settle in four scopes with four quotas", |count| {
+            let counters = Scopes { team: Some(Arc::default()), owner: Some(Arc::default()), key: Arc::default() };
+            let quota = |name: &str| Quota {
+                name: name.parse().expect("a quota"),
+                amount: NonZeroU64::MAX,
+                zone: Zone::UTC,
+                carried: None,
             };
-            let (counters, mut now) = (Arc::new(Counters::default()), MonotonicTime::from_nanos(0));
-            repeat(count, || {
-                now = now + Duration::from_millis(20);
-                counters.reserve(&limits, 100, now).expect("room").settle(50, now);
-            });
+            let with =
+                |name| ScopeLimits { minute: roomy(), quotas: Quotas::new(vec![quota(name)]).expect("one quota") };
+            let limits = RequestLimits {
+                scopes: Scopes {
+                    team: Some(with("usd_per_month")),
+                    owner: Some(with("tokens_per_day")),
+                    key: with("tokens_per_5h"),
+                },
+                models: [ModelLimits { models: Glob::new("m*"), limits: with("requests_per_week") }].into(),
+                ..RequestLimits::from(roomy())
+            };
+            reserve(count, &counters, limits);
         }),
         ("choose among 1 replica", |count| choose(1, 0, count)),
         ("choose among 10 replicas", |count| choose(10, 5, count)),
@@ -124,6 +141,27 @@ fn requests() -> impl Iterator<Item = Case> {
         }),
     ];
     cases.into_iter().map(|(name, work)| (name.to_owned(), Box::new(work) as Box<dyn FnOnce(usize)>))
+}
+
+/// Limits that are never reached.
+fn roomy() -> Limits {
+    Limits {
+        requests_per_minute: Limit::at(1_000_000).expect("not zero"),
+        tokens_per_minute: Limit::at(1_000_000_000).expect("not zero"),
+        concurrent_requests: Limit::at(1000).expect("not zero"),
+    }
+}
+
+/// Admits a request each 20 ms, and settles it.
+fn reserve(count: usize, counters: &Scopes<Arc<Counters>>, limits: RequestLimits) {
+    let (limits, mut moment) = (Arc::new(limits), MonotonicTime::from_nanos(0));
+    let amounts = |tokens| Amounts { tokens, output_tokens: tokens / 2, nano_usd: tokens };
+    repeat(count, || {
+        moment = moment + Duration::from_millis(20);
+        let now = Now { moment, date: Timestamp::UNIX_EPOCH + Duration::from_nanos(moment.as_nanos()) };
+        let reserved = Reservation::take(counters.clone(), &limits, amounts(100), now).expect("room");
+        reserved.settle(amounts(50), now)
+    });
 }
 
 /// Takes a place on the least loaded of so many replicas, on which so many requests run, and gives it back.

@@ -78,6 +78,7 @@ fn record(number: usize) -> KeyRecord {
         retiring: Box::default(),
         wallet: None,
         priority: Priority::default(),
+        terms: None,
     }
 }
 

@@ -1,5 +1,5 @@
 //! What limits over several gateways cost, and where they bend. First a real Redis server is measured: processor time for
-//! an admission and its settlement, and what a request waits. Then clusters that do not fit on one machine are simulated
+//! an admission and its settlement, and what a request waits. Then more than fits on one machine is simulated
 //! with these figures: how long requests wait at a server's queue, at how many requests a second.
 //!
 //! `cargo bench --bench shared_limits`; it needs `redis-server`. The tables are those of docs/shared-limits.md.
@@ -30,8 +30,9 @@ use std::{
 use keymeter::{limits::shared::SharedLimits, observe::metrics::Metrics};
 use keymeter_config::{self as config};
 use keymeter_core::{
-    clock::MonotonicTime,
-    limit::{Limit, Limits},
+    clock::Now,
+    glob::Glob,
+    limit::{Amounts, Limit, LimitMode, Limits, ModelLimits, Quotas, RequestLimits, ScopeLimits, Scopes, Zone},
 };
 
 use self::redis::Redis;
@@ -58,21 +59,34 @@ const ROUND: Duration = Duration::from_secs(4);
 
 async fn measured() -> Cost {
     println!("## Measured: one Redis server, one gateway, one machine\n");
-    println!("| requests at once | keys | admissions a second | waited, median | 99 % | server's CPU for one |");
-    println!("|---|---|---|---|---|---|");
+    println!(
+        "| requests at once | keys | admissions a second | waited, median | 99 % | server's CPU for one | of a script |"
+    );
+    println!("|---|---|---|---|---|---|---|");
     let mut least = f64::MAX;
     for (at_once, keys) in [(1, 1), (1, 1000), (16, 1000), (64, 1), (64, 1000), (64, 100_000), (256, 1000)] {
-        let round = Round { at_once, keys, limits: limits(u64::MAX >> 12), lease: 0 };
+        let round = Round { at_once, keys, limits: limits(u64::MAX >> 12).into(), lease: 0 };
         let figures = round.run().await;
         println!("| {at_once} | {keys} | {} |", figures.row());
         if at_once == 64 && keys == 1000 {
             least = figures.cpu;
         }
     }
-    let refused = Round { at_once: 64, keys: 1000, limits: limits(1), lease: 0 }.run().await;
+    let refused = Round { at_once: 64, keys: 1000, limits: limits(1).into(), lease: 0 }.run().await;
     println!("| 64, refused | 1000 | {} |", refused.row());
-    let leased = Round { at_once: 64, keys: 1, limits: limits(100_000_000), lease: 5 }.run().await;
-    println!("| 64, `lease: 5%` | 1 | {} |\n", leased.row());
+    let leased = Round { at_once: 64, keys: 1, limits: limits(100_000_000).into(), lease: 5 }.run().await;
+    println!("| 64, `lease: 5%` | 1 | {} |", leased.row());
+    for (what, limits) in [
+        ("and a team", of_scopes(&[], false)),
+        ("and a team, an owner and a model", of_scopes(&[], true)),
+        ("and two quotas", key_with(&["tokens_per_day", "usd_per_month"])),
+        ("and all of that, four quotas", of_scopes(&["tokens_per_day"], true)),
+        ("the same, of lengths that slide", of_scopes(&["tokens_per_5h"], true)),
+    ] {
+        let figures = Round { at_once: 64, keys: 1000, limits, lease: 0 }.run().await;
+        println!("| 64, {what} | 1000 | {} |", figures.row());
+    }
+    println!();
     Cost { admission: least, refusal: refused.cpu }
 }
 
@@ -85,10 +99,35 @@ fn limits(requests: u64) -> Limits {
     }
 }
 
+fn quotas(names: &[&str]) -> Quotas {
+    let quota = |name: &&str| keymeter_core::limit::Quota {
+        name: name.parse().unwrap(),
+        amount: (1 << 60).try_into().unwrap(),
+        zone: Zone::UTC,
+        carried: None,
+    };
+    Quotas::new(names.iter().map(quota).collect()).unwrap()
+}
+
+fn key_with(names: &[&str]) -> RequestLimits {
+    ScopeLimits { minute: limits(u64::MAX >> 12), quotas: quotas(names) }.into()
+}
+
+/// A key's, its team's, and if `all` also its owner's and a model's, each with these quotas.
+fn of_scopes(names: &[&str], all: bool) -> RequestLimits {
+    let each = || ScopeLimits { minute: limits(u64::MAX >> 12), quotas: quotas(names) };
+    let model = all.then(|| ModelLimits { models: Glob::new("m"), limits: each() });
+    RequestLimits {
+        scopes: Scopes { team: Some(each()), owner: all.then(each), key: each() },
+        models: model.into_iter().collect(),
+        mode: LimitMode::Enforce,
+    }
+}
+
 struct Round {
     at_once: usize,
     keys: usize,
-    limits: Limits,
+    limits: RequestLimits,
     lease: u8,
 }
 
@@ -97,13 +136,21 @@ struct Figures {
     median: Duration,
     most: Duration,
     cpu: f64,
+    /// Seconds that one call of a script took on the server; most are admissions.
+    script: f64,
 }
 
 impl Figures {
     fn row(&self) -> String {
-        let Self { rate, median, most, cpu } = self;
+        let Self { rate, median, most, cpu, script } = self;
         let micros = |time: &Duration| time.as_secs_f64() * 1e6;
-        format!("{rate:.0} | {:.0} µs | {:.0} µs | {:.1} µs", micros(median), micros(most), cpu * 1e6)
+        format!(
+            "{rate:.0} | {:.0} µs | {:.0} µs | {:.1} µs | {:.1} µs",
+            micros(median),
+            micros(most),
+            cpu * 1e6,
+            script * 1e6
+        )
     }
 }
 
@@ -138,6 +185,7 @@ impl Round {
             median: at(0.5),
             most: at(0.99),
             cpu: used / waits.len() as f64,
+            script: script_time(&redis),
         }
     }
 
@@ -147,22 +195,31 @@ impl Round {
         number: usize,
         start: Instant,
     ) -> impl Future<Output = Vec<Duration>> + use<> {
-        let (shared, keys, limits) = (shared.clone(), self.keys, self.limits);
+        let (shared, keys, limits) = (shared.clone(), self.keys, self.limits.clone());
         let (mut next, mut waits) = (number.wrapping_mul(7919), Vec::new());
         async move {
             while start.elapsed() < ROUND {
                 next = next.wrapping_mul(31).wrapping_add(17);
-                let key = format!("key_{}", next % keys).parse().unwrap();
+                let key = format!("key_{}", next % keys);
+                let names = Scopes { team: Some("research"), owner: Some("ada"), key: &*key };
                 let asked = Instant::now();
-                let answer = shared.reserve(&key, &limits, 500, MonotonicTime::now()).await;
+                let answer = shared.reserve(&names, &limits, Amounts::tokens(500), Now::read()).await;
                 waits.push(asked.elapsed());
                 if let Ok(ticket) = answer {
-                    ticket.settle(400);
+                    ticket.settle(Amounts::tokens(400), &[], Now::read());
                 }
             }
             waits
         }
     }
+}
+
+/// Seconds that a call of a script took on the server, on average.
+fn script_time(redis: &Redis) -> f64 {
+    let said = redis.ask(&["INFO", "commandstats"]);
+    let line = said.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:")).unwrap();
+    let micros = line.split(',').find_map(|part| part.strip_prefix("usec_per_call=")).unwrap();
+    micros.parse::<f64>().unwrap() / 1e6
 }
 
 /// Processor seconds that the server has used.
@@ -176,11 +233,11 @@ fn cpu(redis: &Redis) -> f64 {
 
 fn simulated(cost: &Cost) {
     let service = cost.admission;
-    println!("## Simulated: many gateways, several servers, from {:.1} µs for a request\n", service * 1e6);
+    println!("## Simulated: many gateways, one server, from {:.1} µs for a request\n", service * 1e6);
     println!("A server that did nothing else would carry {:.0} requests a second.\n", 1.0 / service);
-    println!("What a request waits, median and 99.9 %, in ms, by the servers' load and the way to them:\n");
-    println!("| load of a server | requests a second of one | of 3 | of 10 | 0.2 ms away | 1 ms | 5 ms |");
-    println!("|---|---|---|---|---|---|---|");
+    println!("What a request waits, median and 99.9 %, in ms, by the server's load and the way to it:\n");
+    println!("| load of the server | requests a second | 0.2 ms away | 1 ms | 5 ms |");
+    println!("|---|---|---|---|---|");
     for load in [0.2, 0.5, 0.7, 0.8, 0.9, 0.95] {
         let rate = load / service;
         let waits = Queue { service, rate }.waits();
@@ -188,23 +245,7 @@ fn simulated(cost: &Cost) {
             .into_iter()
             .map(|way| format!("{:.2} / {:.2}", (way + waits.median) * 1e3, (way + waits.most) * 1e3))
             .collect();
-        println!(
-            "| {:.0} % | {:.0} | {:.0} | {:.0} | {} |",
-            load * 100.0,
-            rate,
-            3.0 * rate,
-            10.0 * rate,
-            ways.join(" | ")
-        );
-    }
-    println!("\nA key is on one server. So many requests of the one busiest key, of all, and others spread evenly:\n");
-    println!("| of all requests the busiest key has | 3 servers carry | 10 servers carry | 100 servers carry |");
-    println!("|---|---|---|---|");
-    for share in [0.0, 0.01, 0.05, 0.2, 0.5] {
-        // The server with the busiest key is the first to be at 80 % of what it can.
-        let carried = |servers: f64| 0.8 / service / (share + (1.0 - share) / servers);
-        let row: Vec<_> = [3.0, 10.0, 100.0].iter().map(|servers| format!("{:.0}/s", carried(*servers))).collect();
-        println!("| {:.0} % | {} |", share * 100.0, row.join(" | "));
+        println!("| {:.0} % | {rate:.0} | {} |", load * 100.0, ways.join(" | "));
     }
     println!("\nWith `lease: 5%` a gateway asks once for so many requests of a key that makes so many through it:\n");
     println!("| requests a minute allowed | 1/s through it | 10/s | 100/s | 1,000/s |");

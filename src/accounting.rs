@@ -4,7 +4,6 @@
 mod backlog;
 mod client;
 mod delivery;
-pub mod frame;
 pub mod outbox;
 mod refused;
 pub mod sender;

@@ -58,9 +58,10 @@ enum Command {
     },
     /// Create, list, show, update and delete keys, in a YAML file or on a control plane.
     Keys(keys::KeysArgs),
-    /// Create, list and delete users, on a control plane.
+    /// Create, list and delete users, on a control plane, and set owners' limits in a keys file.
     Users(people::UsersArgs),
-    /// Create, show and delete teams, and manage their members and invitations, on a control plane.
+    /// Create, show and delete teams, and manage their members and invitations, on a control plane; set teams' limits in a keys
+    /// file.
     Teams(people::TeamsArgs),
     /// Show and credit wallets, on a control plane.
     Wallets(money::WalletsArgs),

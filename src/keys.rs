@@ -482,7 +482,8 @@ impl LookUp<'_> {
         }
         let term = Term::new(found.tag, &self.hash, now, found.believed_for, &resolver.terms);
         let generation = resolver.generation.load(Ordering::Acquire);
-        let key = Arc::new(Key::new(record, account, wallet, self.hash, generation, term));
+        let others = resolver.accounts.others(&record);
+        let key = Arc::new(Key::new(record, (account, others), wallet, self.hash, generation, term));
         resolver.known.insert(self.hash, key.clone());
         resolver.unknown.invalidate(&self.hash);
         drop(changes);

@@ -20,6 +20,8 @@ pub mod encoding;
 #[doc(hidden)]
 pub mod headers;
 #[doc(hidden)]
+pub mod journal;
+#[doc(hidden)]
 pub mod keys;
 #[doc(hidden)]
 pub mod limits;

@@ -131,7 +131,7 @@ async fn of_200_requests_at_once_exactly_as_many_run_as_may_and_the_others_take_
         is_settled(&gateway).await;
     }
     assert_eq!(upstream.received().len(), 10 * times);
-    let refused = r#"keymeter_rejections_total{key_id="key_test",reason="concurrent_requests"}"#;
+    let refused = r#"keymeter_rejections_total{key_id="key_test",reason="concurrent_requests",scope="key"}"#;
     gateway.metric_becomes(refused, f64::from(u32::try_from((CROWD - 10) * times).unwrap())).await;
     gate.open();
     let last = gateway.chat(&chat()).await;
@@ -197,7 +197,9 @@ async fn a_refusal_says_how_long_to_wait_and_names_the_key_and_the_limit() {
     assert!(message.contains("key_test") && message.contains("1 of the 1 requests"), "{message}");
     assert!(!message.contains(SECRET));
     assert_eq!(refusal.header("content-type"), Some("application/json"));
-    gateway.metric_becomes(r#"keymeter_rejections_total{key_id="key_test",reason="requests_per_minute"}"#, 1.0).await;
+    gateway
+        .metric_becomes(r#"keymeter_rejections_total{key_id="key_test",reason="requests_per_minute",scope="key"}"#, 1.0)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -302,7 +304,7 @@ async fn a_model_that_is_unknown_or_not_the_keys_is_not_found_and_takes_nothing(
         assert_eq!(refusal.header("x-ratelimit-remaining-tokens"), Some("5000"));
     }
     assert!(upstream.received().is_empty());
-    gateway.metric_becomes(r#"keymeter_rejections_total{key_id="key_test",reason="model"}"#, 4.0).await;
+    gateway.metric_becomes(r#"keymeter_rejections_total{key_id="key_test",reason="model",scope="key"}"#, 4.0).await;
     assert_eq!(gateway.chat(&chat()).await.status, 200);
 }
 

@@ -135,7 +135,12 @@ async fn a_key_that_may_not_be_used_now_is_told_why() {
         let response = post(&mut client, CHAT, secret, &chat("large", "", false)).await;
         assert_told(secret, &response, &expected);
         let id = expected.names[0];
-        gateway.metric_becomes(&format!(r#"keymeter_rejections_total{{key_id="{id}",reason="{reason}"}}"#), 1.0).await;
+        gateway
+            .metric_becomes(
+                &format!(r#"keymeter_rejections_total{{key_id="{id}",reason="{reason}",scope="key"}}"#),
+                1.0,
+            )
+            .await;
         let line = gateway.next_line();
         assert_eq!((&line["key_id"], &line["reason"]), (&id.into(), &expected.code.into()), "{line}");
     }
@@ -199,7 +204,12 @@ async fn a_request_over_a_limit_is_told_which_and_for_how_long() {
         }
         assert_eq!(refused.header("x-should-retry"), None, "{secret}: waiting helps");
         let id = names[0];
-        gateway.metric_becomes(&format!(r#"keymeter_rejections_total{{key_id="{id}",reason="{reason}"}}"#), 1.0).await;
+        gateway
+            .metric_becomes(
+                &format!(r#"keymeter_rejections_total{{key_id="{id}",reason="{reason}",scope="key"}}"#),
+                1.0,
+            )
+            .await;
     }
 }
 

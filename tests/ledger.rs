@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use keymeter::accounting::frame::{MAGIC, frames};
+use keymeter::journal::{Magic, frame::frames};
 use keymeter_core::{record::Record, usage::UsageSource};
 use serde_json::{Value, json};
 
@@ -95,7 +95,7 @@ fn spooled(root: &Path) -> Vec<Record> {
     let segments = files.filter(|path| path.extension().is_some_and(|extension| extension == "segment"));
     let records = segments.flat_map(|path| {
         let bytes = fs::read(path).unwrap();
-        frames(&bytes[MAGIC.len()..]).map(|json| Record::parse(json).unwrap()).collect::<Vec<_>>()
+        frames(&bytes[size_of::<Magic>()..]).map(|json| Record::parse(json).unwrap()).collect::<Vec<_>>()
     });
     records.collect()
 }

@@ -50,6 +50,7 @@ mod models;
 mod operation;
 mod paths;
 mod pools;
+mod quotas;
 mod reloading;
 mod scale;
 mod scrape;

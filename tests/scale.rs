@@ -58,6 +58,7 @@ impl Numbered {
             retiring: Box::default(),
             wallet: None,
             priority: Priority::default(),
+            terms: None,
         }
     }
 }
@@ -166,7 +167,7 @@ async fn the_series_of_a_hundred_thousand_keys_are_scraped_in_seconds() {
     for number in 0..keys {
         let key = house.resolver.resolve(hash(number), MonotonicTime::now()).await.ok().unwrap();
         key.account.metrics.model(&model).answered(200);
-        key.account.metrics.held_to(&limits);
+        key.account.metrics.held_to(&limits.into());
     }
     let start = Instant::now();
     let text = gate.scrape(Now::read()).unwrap();

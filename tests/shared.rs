@@ -4,6 +4,7 @@ mod busy;
 mod faults;
 mod limits;
 mod processes;
+mod scopes;
 mod servers;
 
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
-//! A spool's segment: whatever stands in it, reading ends where no whole frame stands, and nothing before that is lost.
+//! A journal's segment: whatever stands in it, reading ends where no whole frame stands, and nothing before that is lost.
 
 #![no_main]
 
-use keymeter::accounting::frame::{framed, frames};
+use keymeter::journal::frame::{framed, frames};
 use keymeter_core::record::Record;
 use libfuzzer_sys::fuzz_target;
 

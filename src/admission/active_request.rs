@@ -14,10 +14,11 @@ use keymeter_core::{
     body::{Change, Scanned},
     clock::MonotonicTime,
     learned::{Figures, KeyTag, Learned},
-    limit::{LimitStatus, Limits, Plan},
+    limit::{Amounts, LimitStatus, Plan, QuotaUse, RequestLimits},
     rejection::Rejection,
     usage::{Form, Meter, Metered, Usage, UsageSource},
 };
+use thiserror::Error;
 
 use super::{
     Gate, Model, Now, Outcome, Prompt, RequestContext, RequestId, Reservations, Route, Settings,
@@ -32,6 +33,7 @@ use crate::{
         Key,
         revocation::{RevocationEntry, RevocationGuard},
     },
+    limits::store::{Kept, StoreError},
     observe::traces::{ExchangeEnded, RequestTrace},
     upstream::Replica,
 };
@@ -53,7 +55,7 @@ pub struct Admitted {
     /// What it asks for.
     pub endpoint: Endpoint,
     /// The limits that it is held to.
-    pub limits: Limits,
+    pub limits: Arc<RequestLimits>,
 }
 
 impl Admitted {
@@ -67,6 +69,17 @@ impl Admitted {
     pub fn figures(&self) -> Figures {
         self.learned.figures(self.key.account.tag)
     }
+}
+
+/// Why the end of a response must not be passed on.
+#[derive(Debug, Error)]
+pub enum CloseError {
+    /// It cannot be recorded.
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    /// What it came to in its quotas cannot be kept.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// How a request came to where it was answered.
@@ -96,6 +109,8 @@ pub struct ActiveRequest {
     dispatched: Dispatched,
     /// `None` once the response has ended.
     reservations: Option<Reservations>,
+    /// What it came to in each quota, once its response has ended.
+    uses: Vec<QuotaUse>,
     is_settled: bool,
     /// Whether its record was handed to the ledger.
     is_recorded: bool,
@@ -135,6 +150,7 @@ impl ActiveRequest {
             renamed: None,
             dispatched: Dispatched::default(),
             reservations: Some(reservations),
+            uses: Vec::new(),
             is_settled: false,
             is_recorded: false,
             meter: None,
@@ -323,22 +339,24 @@ impl ActiveRequest {
     ///
     /// # Errors
     /// When it cannot be recorded: then the client must not see the end.
-    pub fn close(&mut self, now: Now) -> Result<(), OutboxError> {
+    pub fn close(&mut self, now: Now) -> Result<(), CloseError> {
         let outcome = Outcome { status: Some(self.status), complete: true, ..Outcome::default() };
-        if self.meter.is_some() || self.gate.ledger().is_some() {
+        if self.meter.is_some() || self.gate.ledger().is_some() || self.admitted.limits.have_quotas() {
             self.charge(&outcome, now);
         }
         self.end_exchange(None, now);
-        self.record(&outcome, now)
+        let recorded = self.record(&outcome, now);
+        self.keep_quotas()?;
+        Ok(recorded?)
     }
 
     /// The client is about to be told, with `status`, that there is no response, or no more of it.
     pub fn give_up(&mut self, status: u16, now: Now) {
-        if self.gate.ledger().is_some() {
+        if self.gate.ledger().is_some() || self.admitted.limits.have_quotas() {
             let outcome = Outcome { status: Some(status), ..Outcome::default() };
             self.charge(&outcome, now);
             // The client is not told of a success. What cannot be written is held.
-            let _ = self.record(&outcome, now);
+            let _ = (self.record(&outcome, now), self.keep_quotas());
         }
     }
 
@@ -369,7 +387,7 @@ impl ActiveRequest {
         self.end_exchange(outcome.rejection, now);
         self.learn(&charge, now);
         // Whoever saw the response's end did so after it was recorded.
-        let _ = self.record(outcome, now);
+        let _ = (self.record(outcome, now), self.keep_quotas());
         let (context, first_token) = (&self.context, self.first_token);
         let went = (&self.admitted, &self.dispatched);
         let completed = Completed::new(context, went, charge, self.status, outcome, first_token, now);
@@ -391,7 +409,10 @@ impl ActiveRequest {
         // unwinds would end the process. Without a reading, what was reserved stays counted.
         let read = catch_unwind(AssertUnwindSafe(|| self.read_meter(outcome)));
         if let (Ok(charge), Some(reservations)) = (&read, reservations) {
-            reservations.settle(charge.metered.usage.total(), charge.cost, now.moment);
+            let Usage { output, .. } = charge.metered.usage;
+            let nano_usd = u64::try_from(charge.cost.nanos()).unwrap_or(0);
+            let used = Amounts { tokens: charge.metered.usage.total(), output_tokens: output, nano_usd };
+            self.uses = reservations.settle(used, charge.cost, now);
         }
         *self.charge.insert(read.unwrap_or_default())
     }
@@ -418,6 +439,17 @@ impl ActiveRequest {
         let appended = ledger.append(record);
         self.is_recorded = true;
         appended
+    }
+
+    /// Makes what it came to in its quotas durable, once.
+    fn keep_quotas(&mut self) -> Result<(), StoreError> {
+        let uses = std::mem::take(&mut self.uses);
+        let Some(store) = self.gate.resolver.accounts().kept().opened().filter(|_| !uses.is_empty()) else {
+            return Ok(());
+        };
+        let record = &self.admitted.key.record;
+        let kept: Vec<_> = uses.iter().filter_map(|used| Some(Kept { id: record.id_in(used.scope)?, used })).collect();
+        store.append(&kept)
     }
 
     fn read_meter(&mut self, outcome: &Outcome<'_>) -> Charge {
@@ -488,6 +520,8 @@ impl Drop for ActiveRequest {
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
+    use keymeter_core::limit::Limits;
+
     use super::*;
     use crate::admission::tests::fixture::{Fixture, record};
 
@@ -497,11 +531,10 @@ mod tests {
         let mut request = fixture.admitted(r#"{"model":"m","max_tokens":5,"messages":[]}"#).await;
         request.meter = Some(ResponseMeter::new(Meter::broken(), Vec::new()));
         let account = request.admitted.key.account.clone();
-        let limits = request.admitted.limits;
         let failed = catch_unwind(AssertUnwindSafe(move || drop(request.pass(Bytes::from_static(b"{}")))));
         assert!(failed.is_err(), "the request fails");
         fixture.in_flight("0");
-        assert_eq!(account.counters.standing(&limits, keymeter_core::clock::MonotonicTime::now()).running, 0);
+        assert_eq!(account.counters.standing(&Limits::UNLIMITED, Now::read()).running, 0);
         assert_eq!(fixture.lines().len(), 1, "and is settled once");
     }
 }

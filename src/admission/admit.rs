@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use keymeter_core::{
     api::Endpoint,
     body::{BodyError, Scanned},
-    limit::{Demand, Place, Plan, Strategy, certain_prompt},
+    limit::{Demand, Limit, LimitMode, Place, Plan, Scope, certain_prompt},
     money::StalePolicy,
     rejection::Rejection,
 };
@@ -16,9 +16,9 @@ use super::{
     ActiveRequest, Admitted, BodyRoom, Gate, Identified, Now, Prompt, Rejected, Reservations,
     additions::{Additions, asks_for_usage},
     money::{self, Shortage},
-    planned::Planned,
+    planned::{Planned, over_limit},
 };
-use crate::limits::account::Holder;
+use crate::{keys::Key, limits::account::Holder};
 
 impl Gate {
     /// Lets a request run, or refuses it. `read_body` reads its body into the room that it is given, and says what stands
@@ -71,8 +71,8 @@ impl Gate {
         let scanned = read_body(room).await?.map(Box::new);
         let now = clock();
         self.confirm(request, now).await?;
-        if !Arc::ptr_eq(&place.owner().0, &request.key.account) {
-            // The secret has become another key's.
+        if !is_of(&place, &request.key) {
+            // The secret has become another key's, or the key another team's.
             place = self.take_place(request)?;
         }
         Ok((place, scanned.map_err(Rejection::InvalidBody)?))
@@ -81,12 +81,15 @@ impl Gate {
     /// A key's unfinished bodies are at most as many as it may run. Where limits are shared this is the place here, which
     /// costs no question: the others count it with the admission.
     fn take_place(&self, request: &Identified) -> Result<Place<Holder>, Rejection> {
-        let (account, record) = (&request.key.account, request.record());
-        let limits = request.context.settings.limits_of(record);
-        let here = self.sharing(&limits).map_or(limits, |shared| shared.local_limits(&limits));
-        Place::take(Holder(account.clone()), here.concurrent_requests).map_err(|refusal| {
-            account.metrics.held_to(&here);
-            Rejection::OverLimit { key: record.id.clone(), refusal }
+        let key = &request.key;
+        let limits = request.context.settings.limits_of(key);
+        let here = match self.sharing(&limits) {
+            Some(shared) => shared.local_limits(limits),
+            None => limits,
+        };
+        Place::take(key.accounts(), &here).map_err(|refusal| {
+            key.account.metrics.held_to(&here.scopes.key);
+            over_limit(key, refusal)
         })
     }
 
@@ -97,7 +100,7 @@ impl Gate {
             Ok(admitted) => admitted,
             Err(rejection) => return Err(request.rejected(rejection)),
         };
-        admitted.key.account.metrics.held_to(&admitted.limits);
+        admitted.key.account.metrics.held_to(&admitted.limits.scopes.key);
         let figures = admitted.figures();
         let prompt = Prompt::new(&scanned, endpoint, &figures);
         let Identified { context, .. } = request;
@@ -114,9 +117,9 @@ impl Gate {
                 free: None,
                 has_output: endpoint.has_output(),
             },
-            limit: admitted.limits.tokens_per_minute,
+            limit: Limit::Unlimited,
             plan: Plan { tokens: 0, set_maximum: None },
-            may_fit: context.settings.strategy == Strategy::WorstCase && endpoint.has_output(),
+            observed: None,
             context,
             admitted,
             place: Some(place),
@@ -139,8 +142,12 @@ impl Gate {
         if self.ledger.as_ref().is_some_and(|ledger| !ledger.has_room()) {
             return Err(Rejection::LedgerUnavailable);
         }
+        let limits = settings.limits_for(key, requested);
+        if limits.mode == LimitMode::Enforce && limits.have_quotas() && !self.keeps_quotas() {
+            return Err(Rejection::LedgerUnavailable);
+        }
         Ok(Admitted {
-            limits: settings.limits_of(&key.record),
+            limits: Arc::new(limits),
             model: settings.model(requested),
             learned: self.learned.known(requested),
             route,
@@ -159,15 +166,20 @@ impl Gate {
             };
             let shortage = match planned.reserve_money(policy, now) {
                 Ok(money) => return Ok(Reserved { planned, reservations: Reservations { limits, money } }),
+                Err(_) if !planned.enforces() => {
+                    planned.observed = Some(planned.no_balance());
+                    return Ok(Reserved { planned, reservations: Reservations { limits, money: None } });
+                }
                 Err(shortage) => shortage,
             };
             // Its body is held while the accounting service is asked, and so is its place; nothing else is.
             planned.place = Some(limits.cancel());
             let waited = clock().moment.saturating_since(start.moment);
-            policy = match self.ask_for_allowance(&shortage, waited).await {
-                Some(policy) => policy,
-                None => return Err(planned.no_balance()),
+            let Some(trusting) = self.ask_for_allowance(&shortage, waited).await else {
+                let rejection = planned.no_balance();
+                return Err(planned.rejected(rejection));
             };
+            policy = trusting;
             // What the wallet pays for decides how long an answer may be.
             if let Err(rejection) = planned.plan(self, clock()) {
                 return Err(planned.rejected(rejection));
@@ -198,7 +210,15 @@ impl Gate {
     /// Lets the request run.
     fn start(self: &Arc<Self>, reserved: Reserved, now: Now) -> (Box<ActiveRequest>, Box<Scanned>) {
         let Reserved { planned, reservations } = reserved;
-        let Planned { context, admitted, prompt, plan, scanned, .. } = *planned;
+        let Planned { mut context, admitted, prompt, plan, scanned, observed, .. } = *planned;
+        let of_limits = reservations.limits.observed().map(|refusal| (refusal.over.into(), refusal.scope));
+        let for_good = observed
+            .as_ref()
+            .and_then(|rejection| Some((rejection.refused()?, rejection.scope().unwrap_or(Scope::Key))));
+        context.observed = context.observed.or(of_limits).or(for_good);
+        if let Some((reason, scope)) = context.observed {
+            admitted.key.account.metrics.observed(reason, scope);
+        }
         let named = context.model.as_deref().unwrap_or_default();
         let asking = admitted.asking(named, now.moment);
         let include_usage = asks_for_usage(&admitted.route, admitted.endpoint, &scanned, asking);
@@ -211,6 +231,17 @@ impl Gate {
         }
         (active, scanned)
     }
+}
+
+/// Whether a place is one among the requests of a key, and of its team and owner.
+fn is_of(place: &Place<Holder>, key: &Key) -> bool {
+    let is = |one: Option<&Holder>, other: Option<&Holder>| match (one, other) {
+        (Some(one), Some(other)) => one.is(other),
+        (None, None) => true,
+        _ => false,
+    };
+    let (taken, now) = (place.counters(), key.accounts());
+    [Scope::Team, Scope::Owner, Scope::Key].into_iter().all(|scope| is(taken.of(scope), now.of(scope)))
 }
 
 /// A request whose body was read.

@@ -16,7 +16,8 @@ use keymeter_core::{
     api::{Api, Call, Endpoint},
     body::Scanned,
     key::KeyRecord,
-    rejection::ErrorCode,
+    limit::Scope,
+    rejection::{ErrorCode, Refused},
 };
 
 use super::{Gate, Now, Settings};
@@ -41,6 +42,8 @@ pub struct RequestContext {
     pub model: Option<String>,
     /// Time that we ourselves spent on it.
     pub work: Duration,
+    /// What would have refused it, if limits were enforced.
+    pub observed: Option<(Refused, Scope)>,
     /// Its trace, where requests are traced.
     pub trace: Option<Box<RequestTrace>>,
 }
@@ -54,7 +57,7 @@ impl RequestContext {
     pub fn new(path: &str, api: Api, from: IpAddr, settings: Arc<Settings>, now: Now) -> Self {
         let path = path.to_owned();
         let (id, work) = (RequestId::next(), Duration::ZERO);
-        Self { id, arrived: now, path, api, settings, from, model: None, work, trace: None }
+        Self { id, arrived: now, path, api, settings, from, model: None, work, observed: None, trace: None }
     }
 
     /// The same, whose trace begins, if `gate` has its requests traced.
@@ -114,6 +117,7 @@ impl RequestContext {
             path: first_bytes(&self.path, LOGGED),
             status,
             reason: reason.map(ErrorCode::as_str),
+            would_reject: self.observed.map(|(reason, _)| reason.as_str()),
             duration: now.moment.saturating_since(self.arrived.moment),
             usage_source: "none",
             ..Line::default()

@@ -3,12 +3,11 @@
 use std::{net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
-use jiff::Timestamp;
 use keymeter_config::OnClientAbort;
+pub use keymeter_core::clock::Now;
 use keymeter_core::{
-    clock::MonotonicTime,
     learned::LearnedModels,
-    limit::{LimitStatus, Limits},
+    limit::{self, LimitLine, LimitStatus, RequestLimits},
 };
 use keymeter_throttle::AuthThrottle;
 
@@ -19,23 +18,6 @@ use crate::{
     limits::shared::SharedLimits,
     observe::{access_log::AccessLog, metrics::Metrics, traces::Traces},
 };
-
-/// The two clocks of a request: one that never goes back, for limits, and the calendar's.
-#[derive(Clone, Copy, Debug)]
-pub struct Now {
-    /// For windows and durations.
-    pub moment: MonotonicTime,
-    /// For expiry and logs.
-    pub date: Timestamp,
-}
-
-impl Now {
-    /// This moment.
-    #[must_use]
-    pub fn read() -> Self {
-        Self { moment: MonotonicTime::now(), date: Timestamp::now() }
-    }
-}
 
 /// Everything that admission needs. One gate serves any number of proxies.
 pub struct Gate {
@@ -149,23 +131,52 @@ impl Gate {
         self.metrics.malformed_request();
     }
 
-    /// What is used and left of a key's limits, by those who count it.
+    /// What is used and left of the limits of a minute that concern a key's requests, by those who count it.
     #[must_use]
-    pub fn standing(&self, key: &Key, limits: &Limits, now: Now) -> LimitStatus {
-        let elsewhere = self.sharing(limits).and_then(|shared| shared.status(&key.record.id, limits, now.moment));
-        elsewhere.unwrap_or_else(|| key.account.counters.standing(limits, now.moment))
+    pub fn standing(&self, key: &Key, limits: &RequestLimits, now: Now) -> LimitStatus {
+        let here = limit::status(&key.accounts(), limits, now);
+        let elsewhere = self.sharing(limits).and_then(|shared| shared.status(&key.ids(), limits, now));
+        elsewhere.map_or(here, |status| with_running(status, &here, limits))
     }
 
-    /// The same, asked of those who count it.
-    pub async fn asked_standing(&self, key: &Key, limits: &Limits, now: Now) -> LimitStatus {
+    /// The same without those of single models, and each limit of a key, asked of those who count it.
+    pub async fn asked_standing(&self, key: &Key, limits: &RequestLimits, now: Now) -> (LimitStatus, Vec<LimitLine>) {
+        let whole = RequestLimits { models: Box::default(), ..limits.clone() };
+        let here = limit::status(&key.accounts(), &whole, now);
         let elsewhere = match self.sharing(limits) {
-            Some(shared) => shared.fetch_status(&key.record.id, limits, now.moment).await,
+            Some(shared) => shared.fetch_status(&key.ids(), limits, now).await,
             None => None,
         };
-        elsewhere.unwrap_or_else(|| key.account.counters.standing(limits, now.moment))
+        match elsewhere {
+            Some((status, lines)) => (with_running(status, &here, limits), lines),
+            None => (here, self.limit_lines(key, limits, now)),
+        }
     }
 
-    pub(super) fn sharing(&self, limits: &Limits) -> Option<&Arc<SharedLimits>> {
+    /// Whether what a request comes to in its quotas can be kept.
+    pub(super) fn keeps_quotas(&self) -> bool {
+        let accounts = self.resolver.accounts();
+        let was_open = accounts.kept().opened().is_some();
+        let takes_requests = accounts.kept().takes_requests(Now::read());
+        if !was_open {
+            accounts.restore_all();
+        }
+        takes_requests
+    }
+
+    /// Each limit that concerns a key's requests, with what is used of it here.
+    #[must_use]
+    pub fn limit_lines(&self, key: &Key, limits: &RequestLimits, now: Now) -> Vec<LimitLine> {
+        limit::lines(&key.accounts(), limits, now)
+    }
+
+    /// The server on which limits are counted, if there are any and there is one.
+    pub(super) fn sharing(&self, limits: &RequestLimits) -> Option<&Arc<SharedLimits>> {
         self.shared.as_ref().filter(|_| !limits.are_unlimited())
     }
+}
+
+/// The status of limits that are counted elsewhere. Of a key that has none of its own, what runs is counted here.
+fn with_running(status: LimitStatus, here: &LimitStatus, limits: &RequestLimits) -> LimitStatus {
+    if limits.scopes.key.are_unlimited() { LimitStatus { running: here.running, ..status } } else { status }
 }

@@ -5,7 +5,8 @@ use std::{net::IpAddr, sync::Arc};
 use http::HeaderMap;
 use keymeter_core::{
     key::{KeyDenial, KeyHash, KeyRecord, Secret},
-    rejection::Rejection,
+    limit::{LimitMode, Scope},
+    rejection::{Refused, Rejection},
 };
 
 use super::{
@@ -59,7 +60,15 @@ impl Gate {
         now: Now,
     ) -> Result<Identified, Box<Rejected>> {
         match self.key_of(&context, credentials, now).await {
+            Ok((key, _)) if !key.record.may_come_from(context.from) => {
+                let rejection = Rejection::AddressNotAllowed(key.record.id.clone());
+                Err(Rejected::new(context, Some(key), rejection))
+            }
             Ok((key, None)) => Ok(Identified { context, key }),
+            Ok((key, Some(KeyDenial::NoBalance))) if observes(&context, &key) => {
+                let context = RequestContext { observed: Some((Refused::Balance, Scope::Key)), ..context };
+                Ok(Identified { context, key })
+            }
             Ok((key, Some(denial))) => {
                 let rejection = Rejection::of_bar(denial, key.record.id.clone());
                 Err(Rejected::new(context, Some(key), rejection))
@@ -101,7 +110,11 @@ impl Gate {
             request.key = key;
             denial
         };
-        denial.map_or(Ok(()), |denial| Err(Rejection::of_bar(denial, request.key.record.id.clone())))
+        match denial {
+            None => Ok(()),
+            Some(KeyDenial::NoBalance) if observes(&request.context, &request.key) => Ok(()),
+            Some(denial) => Err(Rejection::of_bar(denial, request.key.record.id.clone())),
+        }
     }
 
     /// The key that a secret with `hash` belongs to, and why that may not be used, if it may not.
@@ -154,4 +167,9 @@ impl Gate {
         self.metrics.unauthorized(reason);
         Rejection::InvalidKey
     }
+}
+
+/// Whether limits and balance only count for the requests of a key.
+fn observes(context: &RequestContext, key: &Key) -> bool {
+    context.settings.limit_mode_of(&key.record) == LimitMode::Observe
 }

@@ -48,27 +48,34 @@ pub(super) fn reserve(
     })
 }
 
-/// The key's token limit, or, where the worst case is reserved and nothing says how long an answer may be, what the
+/// `limit`, or, where the worst case is reserved and nothing says how long an answer may be, what the
 /// wallet still pays for if that is less: so that the request's own maximum is set to that. Where it does not pay for what such answers
 /// take, the accounting service is asked for that much first.
-pub(super) fn affordable(strategy: Strategy, admitted: &Admitted, demand: &Demand, now: MonotonicTime) -> Limit {
-    let limit = admitted.limits.tokens_per_minute;
+pub(super) fn affordable(
+    strategy: Strategy,
+    admitted: &Admitted,
+    demand: &Demand,
+    limit: Limit,
+    now: MonotonicTime,
+) -> Limit {
     let Some(wallet) = &admitted.key.wallet else { return limit };
     let has_maximum = demand.stated_maximum.or(demand.max_output_tokens).is_some();
     if strategy != Strategy::WorstCase || has_maximum || !demand.has_output {
         return limit;
     }
-    let of_many = cost(admitted, 0, MANY).nanos().unsigned_abs().max(cost(admitted, MANY, 0).nanos().unsigned_abs());
     let expected = cost(admitted, demand.prompt, demand.expected_output.saturating_mul(demand.choices.max(1)));
     let left = if wallet.was_refused(now) { wallet.left() } else { wallet.left().max(expected) };
-    let left = u128::from(left.nanos().unsigned_abs());
-    match (left * u128::from(MANY)).checked_div(of_many.into()) {
-        Some(tokens) => {
-            let tokens = u64::try_from(tokens).unwrap_or(u64::MAX).max(demand.certain());
-            Limit::at(limit.cut(tokens)).unwrap_or(limit)
-        }
+    match tokens_for(admitted, left.nanos().unsigned_abs()) {
+        Some(tokens) => Limit::at(limit.cut(tokens.max(demand.certain()))).unwrap_or(limit),
         None => limit,
     }
+}
+
+/// How many tokens so many nano-dollars pay for, at the dearest price of the model; `None`: they cost nothing.
+pub(super) fn tokens_for(admitted: &Admitted, nanos: u64) -> Option<u64> {
+    let of_many = cost(admitted, 0, MANY).nanos().unsigned_abs().max(cost(admitted, MANY, 0).nanos().unsigned_abs());
+    let tokens = (u128::from(nanos) * u128::from(MANY)).checked_div(of_many.into())?;
+    Some(u64::try_from(tokens).unwrap_or(u64::MAX))
 }
 
 /// Prices are of a million tokens.

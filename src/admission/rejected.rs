@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use keymeter_core::rejection::Rejection;
+use keymeter_core::{limit::Scope, rejection::Rejection};
 
 use super::{Gate, Now, RequestContext};
 use crate::{keys::Key, observe::traces::Ended};
@@ -41,7 +41,7 @@ impl Gate {
             let model = context.model.as_deref().map_or_else(|| settings.other(), |model| settings.model(model));
             metrics.model(&model.label).answered(status);
             if let Some(reason) = rejection.and_then(Rejection::refused) {
-                metrics.refused(reason);
+                metrics.refused(reason, rejection.and_then(Rejection::scope).unwrap_or(Scope::Key));
             }
         }
         let reason = rejection.map(Rejection::code);

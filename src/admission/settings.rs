@@ -17,12 +17,13 @@ use keymeter_core::{
     evidence::{self, EvidenceOfModels, SharedEvidence},
     glob::Glob,
     key::KeyRecord,
-    limit::{Limits, Strategy},
+    limit::{LimitMode, Limits, Quotas, RequestLimits, ScopeLimits, Scopes, Strategy},
     money::Price,
 };
 
 use super::additions::Asking;
 use crate::{
+    keys::Key,
     observe::metrics::{Metrics, UpstreamSeries},
     upstream::{Pool, Pools},
 };
@@ -31,6 +32,8 @@ use crate::{
 pub struct Settings {
     /// For keys that set none of their own.
     pub limits: Limits,
+    /// Whether limits refuse, for keys that do not say so themselves.
+    pub limit_mode: LimitMode,
     /// How much a request reserves.
     pub strategy: Strategy,
     /// Bytes.
@@ -103,6 +106,7 @@ impl Settings {
             config.models.iter().enumerate().map(|(index, model)| Arc::new(Model::new(model, index))).collect();
         Self {
             limits: config.limits.limits,
+            limit_mode: config.limits.mode,
             strategy: config.limits.reservation,
             max_request_body: config.server.max_request_body,
             max_buffered_bodies: config.server.max_buffered_bodies,
@@ -119,9 +123,45 @@ impl Settings {
         }
     }
 
-    /// The limits of the key in `record`: its own, and the configuration's where it has none.
+    /// The limits that requests of a key are held to, whatever their model is: those of its team and its owner, and its own,
+    /// or the configuration's where it has none.
     #[must_use]
-    pub fn limits_of(&self, record: &KeyRecord) -> Limits {
+    pub fn limits_of(&self, key: &Key) -> RequestLimits {
+        let terms = key.record.terms.as_deref();
+        let quotas = terms.map_or_else(Quotas::default, |terms| terms.quotas.clone());
+        RequestLimits {
+            scopes: Scopes {
+                team: key.team().map(|team| team.limits()),
+                owner: key.owner().map(|owner| owner.limits()),
+                key: ScopeLimits { minute: self.own_limits(&key.record), quotas },
+            },
+            models: Box::default(),
+            mode: self.limit_mode_of(&key.record),
+        }
+    }
+
+    /// The same, and those of the key for `model`.
+    #[must_use]
+    pub fn limits_for(&self, key: &Key, model: &str) -> RequestLimits {
+        let models = key.record.terms.as_deref().map(|terms| &*terms.models).unwrap_or_default();
+        let models = models.iter().filter(|limits| limits.models.matches(model)).cloned().collect();
+        RequestLimits { models, ..self.limits_of(key) }
+    }
+
+    /// The same, and all those of the key for some models.
+    #[must_use]
+    pub fn limits_with_models(&self, key: &Key) -> RequestLimits {
+        let models = key.record.terms.as_deref().map(|terms| terms.models.clone()).unwrap_or_default();
+        RequestLimits { models, ..self.limits_of(key) }
+    }
+
+    /// Whether limits refuse the requests of a key.
+    #[must_use]
+    pub fn limit_mode_of(&self, record: &KeyRecord) -> LimitMode {
+        record.terms.as_ref().and_then(|terms| terms.mode).unwrap_or(self.limit_mode)
+    }
+
+    fn own_limits(&self, record: &KeyRecord) -> Limits {
         let own = record.limits;
         Limits {
             requests_per_minute: own.requests_per_minute.unwrap_or(self.limits.requests_per_minute),

@@ -3,6 +3,7 @@
 mod additions;
 mod estimates;
 pub(in crate::admission) mod fixture;
+mod scopes;
 mod wallet;
 
 use std::{
@@ -54,14 +55,14 @@ async fn a_settled_lease_gives_back_what_it_did_not_use_and_is_counted_once() {
     let fixture = Fixture::of(limited("key_a", 10, 10_000, 10));
     let mut request = fixture.admitted(CHAT).await;
     let account = request.admitted().key.account.clone();
-    let limits = request.admitted().limits;
+    let limits = request.admitted().limits.clone();
     let standing = request.standing(now());
     assert_eq!((standing.requests.used, standing.running), (1, 1));
     assert!((1025..1060).contains(&standing.tokens.used), "{standing:?}");
     fixture.in_flight("1");
     answer(&mut request);
     request.settle(&Outcome { status: Some(200), complete: true, ..Outcome::default() }, now());
-    assert_eq!(used(&account.counters.standing(&limits, now().moment)), (1, 12, 0));
+    assert_eq!(used(&account.counters.standing(&limits.scopes.key.minute, now())), (1, 12, 0));
     fixture.in_flight("0");
     fixture.counts(r#"keymeter_requests_total{key_id="key_a",model="other",status="200"}"#, "1");
     fixture.counts(r#"keymeter_tokens_total{key_id="key_a",model="other",type="output"}"#, "5");
@@ -78,12 +79,12 @@ async fn a_dropped_lease_is_settled_once_too() {
         unanswered.push(fixture.admitted(CHAT).await);
     }
     let account = unanswered[0].admitted().key.account.clone();
-    let limits = unanswered[0].admitted().limits;
+    let limits = unanswered[0].admitted().limits.clone();
     answer(&mut unanswered[0]);
     fixture.in_flight("3");
     drop(unanswered);
     fixture.in_flight("0");
-    assert_eq!(used(&account.counters.standing(&limits, now().moment)), (3, 12, 0), "one was answered");
+    assert_eq!(used(&account.counters.standing(&limits.scopes.key.minute, now())), (3, 12, 0), "one was answered");
     fixture.counts(r#"keymeter_tokens_total{key_id="key_a",model="other",type="input"}"#, "7");
     assert_eq!(fixture.lines().len(), 3);
 }

@@ -17,11 +17,11 @@ use std::{
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use keymeter_config::Environment;
+use keymeter_config::{Environment, keyfile::Holder};
 use keymeter_core::key::{KeyId, KeyName};
 
 pub use self::error::KeysError;
-use self::options::{Clearable, Grace, Options, parse_name};
+use self::options::{Clearable, ClearableLimit, Grace, LimitOptions, Options, parse_name};
 use super::remote::Output;
 
 /// Create, change and delete keys.
@@ -146,6 +146,29 @@ struct One {
     source: Source,
 }
 
+/// The limits of a team or an owner, of all their keys together, in a keys file.
+#[derive(Debug, Args)]
+pub(super) struct SharedLimitsArgs {
+    /// The team's or the owner's id
+    id: String,
+    /// The keys file
+    #[arg(long, value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    limits: LimitOptions,
+    /// A limit to remove; may be repeated
+    #[arg(long, value_enum, value_name = "LIMIT", value_delimiter = ',')]
+    clear: Vec<ClearableLimit>,
+}
+
+/// Sets the limits of a team or an owner.
+///
+/// # Errors
+/// As those of [`run`].
+pub(super) fn limits_of(of: fn(String) -> Holder, args: SharedLimitsArgs) -> Result<(), KeysError> {
+    with_io(|io| change::limits(of, args, io))
+}
+
 /// What a command reads, writes and knows of the world.
 pub struct Io<'world> {
     /// Where a secret is read from.
@@ -164,6 +187,18 @@ pub struct Io<'world> {
 /// wrong; then the exit code is 1.
 #[must_use]
 pub fn main(args: KeysArgs) -> ExitCode {
+    match with_io(|io| run(args, io)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Where standard error is closed there is nobody to tell.
+            let _ = writeln!(io::stderr(), "{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs a command with this process's standard streams and environment.
+fn with_io(command: impl FnOnce(&mut Io<'_>) -> Result<(), KeysError>) -> Result<(), KeysError> {
     let mut io = Io {
         stdin: &mut io::stdin().lock(),
         stdout: &mut io::stdout().lock(),
@@ -171,14 +206,7 @@ pub fn main(args: KeysArgs) -> ExitCode {
         environment: &|name| env::var(name).ok(),
         now: Timestamp::now(),
     };
-    match run(args, &mut io) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Where standard error is closed there is nobody to tell.
-            let _ = writeln!(io.stderr, "{error}");
-            ExitCode::FAILURE
-        }
-    }
+    command(&mut io)
 }
 
 /// Runs the command.

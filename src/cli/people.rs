@@ -1,11 +1,15 @@
 //! `keymeter users` and `keymeter teams`: the users and teams of a control plane.
 
 use clap::{Args, Subcommand};
+use keymeter_config::keyfile::Holder;
 use keymeter_control::store::people::Role;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::remote::{Output, RemoteArgs, RemoteError, print_one, print_rows, print_secret, segment};
+use super::{
+    keys::{KeysError, SharedLimitsArgs, limits_of},
+    remote::{Output, RemoteArgs, RemoteError, print_one, print_rows, print_secret, segment},
+};
 
 /// Create, list and delete users.
 #[derive(Debug, Args)]
@@ -34,6 +38,8 @@ enum Users {
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
+    /// Set the limits of an owner, of all their keys together, in a keys file
+    Limits(SharedLimitsArgs),
     /// Delete a user and the user's own keys
     Delete {
         #[command(flatten)]
@@ -65,6 +71,8 @@ enum Teams {
         #[arg(long)]
         owner: String,
     },
+    /// Set the limits of a team, of all its keys together, in a keys file
+    Limits(SharedLimitsArgs),
     /// Show a team and its members
     Show {
         #[command(flatten)]
@@ -149,22 +157,23 @@ const INVITATIONS: [(&str, &str); 6] = [
     ("SINCE", "created_at"),
 ];
 
-pub(super) fn users(UsersArgs { command }: UsersArgs) -> Result<(), RemoteError> {
+pub(super) fn users(UsersArgs { command }: UsersArgs) -> Result<(), KeysError> {
     match command {
+        Users::Limits(args) => return limits_of(Holder::Owner, args),
         Users::Create { remote, id, name } => {
             let made = remote.open()?.call(Method::POST, "/api/v1/users", Some(&json!({"id": id, "name": name})))?;
-            print_secret(&made, "token", &format!("created {id}"))
+            print_secret(&made, "token", &format!("created {id}"))?;
         }
-        Users::List { remote, output } => print_rows(&remote.open()?.list("/api/v1/users")?, &USERS, output),
+        Users::List { remote, output } => print_rows(&remote.open()?.list("/api/v1/users")?, &USERS, output)?,
         Users::Delete { remote, id } => {
             remote.open()?.call(Method::DELETE, &format!("/api/v1/users/{}", segment(&id)), None)?;
             eprintln!("deleted {id}");
-            Ok(())
         }
     }
+    Ok(())
 }
 
-pub(super) fn teams(TeamsArgs { command }: TeamsArgs) -> Result<(), RemoteError> {
+pub(super) fn teams(TeamsArgs { command }: TeamsArgs) -> Result<(), KeysError> {
     let member = |id: &str, user: &str| format!("/api/v1/teams/{}/members/{}", segment(id), segment(user));
     match command {
         Teams::Create { remote, id, name, owner } => {
@@ -172,6 +181,7 @@ pub(super) fn teams(TeamsArgs { command }: TeamsArgs) -> Result<(), RemoteError>
             remote.open()?.call(Method::POST, "/api/v1/teams", Some(&team))?;
             eprintln!("created {id}");
         }
+        Teams::Limits(args) => return limits_of(Holder::Team, args),
         Teams::Show { remote, id, output } => {
             let team = remote.open()?.call(Method::GET, &format!("/api/v1/teams/{}", segment(&id)), None)?;
             print_one(&team, output)?;

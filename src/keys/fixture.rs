@@ -17,5 +17,6 @@ pub(crate) fn record(id: &str, secret: &str) -> KeyRecord {
         retiring: Box::default(),
         wallet: None,
         priority: Priority::default(),
+        terms: None,
     }
 }

@@ -12,6 +12,7 @@ use keymeter_config::KeyCache;
 use keymeter_core::{
     clock::MonotonicTime,
     key::{KeyDenial, KeyHash, KeyRecord, KeyState},
+    limit::Scopes,
     money::WalletAllowance,
 };
 
@@ -19,7 +20,7 @@ use super::{
     EntityTag,
     circuit::{fraction, pause},
 };
-use crate::limits::account::Account;
+use crate::limits::account::{Account, Holder, OtherAccounts, ScopeAccount};
 
 /// A key as a request uses it.
 pub struct Key {
@@ -27,6 +28,8 @@ pub struct Key {
     pub record: Arc<KeyRecord>,
     /// What it has used.
     pub account: Arc<Account>,
+    /// What its team and its owner have, where they have limits.
+    others: Option<Box<OtherAccounts>>,
     /// The wallet that its requests are charged to.
     pub wallet: Option<Arc<WalletAllowance>>,
     /// The hash of the secret that it was found by, if that is a retiring one.
@@ -40,14 +43,46 @@ pub struct Key {
 impl Key {
     pub(super) fn new(
         record: Arc<KeyRecord>,
-        account: Arc<Account>,
+        (account, others): (Arc<Account>, Option<Box<OtherAccounts>>),
         wallet: Option<Arc<WalletAllowance>>,
         hash: KeyHash,
         generation: u32,
         term: Term,
     ) -> Self {
         let (found_by, revision) = ((record.hash != hash).then(|| Box::new(hash)), account.revision());
-        Self { record, account, wallet, found_by, generation, revision, term }
+        Self { record, account, others, wallet, found_by, generation, revision, term }
+    }
+
+    /// The account of its team, if that has limits.
+    #[must_use]
+    pub fn team(&self) -> Option<&Arc<ScopeAccount>> {
+        self.others.as_ref()?.team.as_ref()
+    }
+
+    /// The account of its owner, if that has limits.
+    #[must_use]
+    pub fn owner(&self) -> Option<&Arc<ScopeAccount>> {
+        self.others.as_ref()?.owner.as_ref()
+    }
+
+    /// The accounts that its requests are counted in.
+    #[must_use]
+    pub fn accounts(&self) -> Scopes<Holder> {
+        Scopes {
+            team: self.team().cloned().map(Holder::Scope),
+            owner: self.owner().cloned().map(Holder::Scope),
+            key: Holder::Key(self.account.clone()),
+        }
+    }
+
+    /// The ids that its requests are counted under.
+    #[must_use]
+    pub fn ids(&self) -> Scopes<&str> {
+        Scopes {
+            team: self.team().map(|team| &*team.id),
+            owner: self.owner().map(|owner| &*owner.id),
+            key: self.record.id.as_str(),
+        }
     }
 
     /// Why the key may not be used at `now` with the secret that it was found by; `None` if it may.

@@ -1,13 +1,12 @@
 //! Replaces `shared` in a program that is built without the feature `redis`. No value of these types can exist, so none of
 //! their methods can run.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, ops::Deref, sync::Arc, time::Duration};
 
 use keymeter_config as config;
 use keymeter_core::{
-    clock::MonotonicTime,
-    key::KeyId,
-    limit::{LimitStatus, Limits, Refusal},
+    clock::Now,
+    limit::{Amounts, Counters, LimitLine, LimitStatus, QuotaUse, Refusal, RequestLimits, Scopes},
 };
 use thiserror::Error;
 
@@ -25,7 +24,7 @@ pub enum Declined {
     /// See `shared`.
     Refused(Refusal),
     /// See `shared`.
-    Unreachable(Option<Limits>),
+    Unreachable,
 }
 
 /// Why there are no shared limits.
@@ -49,35 +48,52 @@ impl SharedLimits {
     #[allow(clippy::unused_async, reason = "the other one waits")]
     pub async fn reserve(
         self: &Arc<Self>,
-        _: &KeyId,
-        _: &Limits,
-        _: u64,
-        _: MonotonicTime,
+        _: &Scopes<&str>,
+        _: &RequestLimits,
+        _: Amounts,
+        _: Now,
     ) -> Result<Ticket, Declined> {
         match self.0 {}
     }
 
     /// See `shared`.
     #[must_use]
-    pub fn local_limits(&self, _: &Limits) -> Limits {
+    pub fn local_limits(&self, _: RequestLimits) -> RequestLimits {
         match self.0 {}
     }
 
     /// See `shared`.
     #[must_use]
-    pub fn admit_locally(self: &Arc<Self>, _: &KeyId, _: &Limits) -> Ticket {
+    pub fn local_share<Owner: Deref<Target = Counters>>(
+        &self,
+        _: &Scopes<&str>,
+        _: &Scopes<Owner>,
+        _: &RequestLimits,
+        _: Now,
+    ) -> Option<RequestLimits> {
         match self.0 {}
     }
 
     /// See `shared`.
     #[must_use]
-    pub fn status(&self, _: &KeyId, _: &Limits, _: MonotonicTime) -> Option<LimitStatus> {
+    pub fn admit_locally(self: &Arc<Self>, _: &Scopes<&str>, _: &RequestLimits) -> Ticket {
+        match self.0 {}
+    }
+
+    /// See `shared`.
+    #[must_use]
+    pub fn status(&self, _: &Scopes<&str>, _: &RequestLimits, _: Now) -> Option<LimitStatus> {
         match self.0 {}
     }
 
     /// See `shared`.
     #[allow(clippy::unused_async, reason = "the other one waits")]
-    pub async fn fetch_status(&self, _: &KeyId, _: &Limits, _: MonotonicTime) -> Option<LimitStatus> {
+    pub async fn fetch_status(
+        &self,
+        _: &Scopes<&str>,
+        _: &RequestLimits,
+        _: Now,
+    ) -> Option<(LimitStatus, Vec<LimitLine>)> {
         match self.0 {}
     }
 
@@ -102,7 +118,13 @@ impl Ticket {
     }
 
     /// See `shared`.
-    pub fn settle(self, _: u64) {
+    #[must_use]
+    pub fn observed(&self) -> Option<&Refusal> {
+        match self.0 {}
+    }
+
+    /// See `shared`.
+    pub fn settle(self, _: Amounts, _: &[QuotaUse], _: Now) {
         match self.0 {}
     }
 

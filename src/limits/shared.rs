@@ -1,43 +1,49 @@
-//! One limit over several gateways. What a key uses is counted on a Redis or Valkey server, where each admission is
-//! one step and one round trip. While that server is unavailable, each gateway applies its share of the key's limits.
+//! One limit over several gateways. What keys, teams and owners use is counted on a Redis or Valkey server, where each
+//! admission is one step and one round trip. While that server is unavailable, each gateway applies its share of the limits.
 
 mod admission;
+mod answer;
 mod health;
 mod link;
 mod permits;
 mod quota_lease;
+mod quotas;
 mod script;
 mod settlements;
+mod share;
 mod snapshots;
+mod standing;
+mod subject;
 mod sync;
+mod ticket;
 
 #[cfg(test)]
 mod tests;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use keymeter_config::{self as config, WhenUnreachable};
 use keymeter_core::{
-    clock::MonotonicTime,
-    key::KeyId,
-    limit::{LimitStatus, Limits, MOST_TOKENS, Refusal},
+    clock::{MonotonicTime, Now},
+    limit::{Amounts, Refusal, RequestLimits, Scopes},
 };
 
 use thiserror::Error;
 
+pub use self::ticket::Ticket;
 use self::{
+    admission::Question,
     health::Health,
     link::Link,
     permits::Permits,
+    quotas::Calendar,
     script::{Clock, Scripts},
-    settlements::{Ending, Settlement, Settlements},
-    snapshots::{Counted, Snapshots},
+    settlements::Settlements,
+    snapshots::Snapshots,
+    subject::parts,
 };
 use crate::{
     observe::metrics::{SharedAnswer, SharedSeries},
@@ -56,6 +62,7 @@ pub struct SharedLimits {
     permits: Permits,
     settlements: Settlements,
     snapshots: Snapshots,
+    calendar: Calendar,
     series: SharedSeries,
 }
 
@@ -69,8 +76,8 @@ pub struct SharedLimitsError(getrandom::Error);
 pub enum Declined {
     /// A limit would be exceeded.
     Refused(Refusal),
-    /// The server is unavailable: these limits apply meanwhile. `None`: no request is admitted.
-    Unreachable(Option<Limits>),
+    /// The server is unavailable: [`SharedLimits::local_share`] says what applies meanwhile.
+    Unreachable,
 }
 
 impl SharedLimits {
@@ -93,79 +100,57 @@ impl SharedLimits {
             permits: Permits::default(),
             settlements: Settlements::default(),
             snapshots: Snapshots::default(),
+            calendar: Calendar::default(),
             series,
         })
     }
 
-    /// Admits a request that takes `tokens` tokens, cut to the limit, or refuses it and takes nothing. It waits until the
-    /// server has been silent for `limits.shared.timeout`.
+    /// Admits a request of those with these names that takes `amounts`, cut to the limits, or refuses it and takes nothing.
+    /// It waits until the server has been silent for `limits.shared.timeout`.
     ///
     /// # Errors
     /// When a limit would be exceeded, or the server is unavailable.
     pub async fn reserve(
         self: &Arc<Self>,
-        key: &KeyId,
-        limits: &Limits,
-        tokens: u64,
-        mut now: MonotonicTime,
+        names: &Scopes<&str>,
+        limits: &RequestLimits,
+        amounts: Amounts,
+        mut now: Now,
     ) -> Result<Ticket, Declined> {
-        let tokens = limits.tokens_per_minute.cut(tokens.min(MOST_TOKENS));
+        let question = Question { parts: parts(names, limits), mode: limits.mode, amounts: amounts.cut(limits) };
         let mut patience = self.link.patience(self.terms.timeout);
-        if !self.health.decides(now) {
-            now = now.max(self.wait_until_decided(&mut patience).await);
+        if !self.health.decides(now.moment) {
+            now = later(now, self.wait_until_decided(&mut patience).await);
         }
-        if !self.health.decides(now) {
+        if !self.health.decides(now.moment) {
             self.series.answer(SharedAnswer::Skipped);
-            return Err(self.unreachable(limits));
+            return Err(Declined::Unreachable);
         }
-        if let Some(part) = self.snapshots.take_share(key, tokens, now) {
+        if let Some(ticket) = self.leased(&question, now) {
             self.series.answer(SharedAnswer::Leased);
-            return Ok(self.ticket(key, limits, part.name, part.slot, tokens));
+            return Ok(ticket);
         }
         let start = MonotonicTime::now();
-        let answer = self.ask(key, limits, tokens, &mut patience, now).await;
+        let answer = self.ask(&question, &mut patience, now).await;
         self.series.took(MonotonicTime::now().saturating_since(start));
         self.series.answer(match &answer {
             Ok(_) => SharedAnswer::Admitted,
             Err(Declined::Refused(_)) => SharedAnswer::Refused,
-            Err(Declined::Unreachable(_)) => SharedAnswer::Failed,
+            Err(Declined::Unreachable) => SharedAnswer::Failed,
         });
         answer
     }
 
-    /// The limits that this gateway applies by itself: all of `limits` while the server is asked, since the server counts
-    /// more than what runs here, and its share otherwise.
-    #[must_use]
-    pub fn local_limits(&self, limits: &Limits) -> Limits {
-        let is_asked = !self.health.is_known() || self.health.is_reachable();
-        match self.terms.when_unreachable {
-            WhenUnreachable::LocalShare if !is_asked => limits.share(self.health.gateways()),
-            WhenUnreachable::LocalShare | WhenUnreachable::Refuse => *limits,
-        }
+    /// A ticket for a request that is admitted without the server, while it is unavailable.
+    pub fn admit_locally(self: &Arc<Self>, names: &Scopes<&str>, limits: &RequestLimits) -> Ticket {
+        Ticket::new(self.clone(), self.new_name(), &parts(names, limits), None, 0, None)
     }
 
-    /// Admits a request without the server, while it is unavailable.
-    pub fn admit_locally(self: &Arc<Self>, key: &KeyId, limits: &Limits) -> Ticket {
-        let name = self.new_name();
-        self.permits.add(key, name.clone(), limits.concurrent_requests, false);
-        Ticket { shared: self.clone(), key: key.clone(), name, slot: 0, tokens: 0, ending: Ending::Dropped }
-    }
-
-    /// The status of a key at `now`, from the server's last answer about it. `None`: the server is unavailable, and this
-    /// gateway counts by itself.
-    #[must_use]
-    pub fn status(&self, key: &KeyId, limits: &Limits, now: MonotonicTime) -> Option<LimitStatus> {
-        self.health.is_reachable().then(|| self.snapshots.status(key, limits, now))
-    }
-
-    /// The status of a key, from a new answer of the server if it gives one in time.
-    pub async fn fetch_status(&self, key: &KeyId, limits: &Limits, now: MonotonicTime) -> Option<LimitStatus> {
-        let known = self.status(key, limits, now)?;
-        let Some(mut connection) = self.link.current() else { return Some(known) };
-        let asked = self.scripts.status.on(&keys_of(key)).run::<Vec<u64>>(&mut connection);
-        let answer = self.link.wait_for(self.terms.timeout, asked).await;
-        let said = answer.ok().and_then(|said| Counted::read(&said));
-        Some(said.map_or(known, |counted| counted.status(limits, Duration::ZERO)))
+    /// A ticket from what was taken in advance.
+    fn leased(self: &Arc<Self>, question: &Question, now: Now) -> Option<Ticket> {
+        let key = question.sole_key()?;
+        let part = self.snapshots.take_share(&key.subject, question.amounts.tokens, now.moment)?;
+        Some(self.ticket(question, &[part.slot], part.name, None))
     }
 
     /// Waits until it is known whether the server decides, and returns when that was: after a start for the first contact,
@@ -192,7 +177,7 @@ impl SharedLimits {
         let gateways = self.health.gateways();
         match self.terms.when_unreachable {
             WhenUnreachable::LocalShare => tracing::warn!(
-                "the shared-limits server is unavailable: {why}; each key has 1/{gateways} of its limits here"
+                "the shared-limits server is unavailable: {why}; this gateway has 1/{gateways} of each limit"
             ),
             WhenUnreachable::Refuse => {
                 tracing::warn!("the shared-limits server is unavailable: {why}; requests of limited keys are refused");
@@ -200,70 +185,23 @@ impl SharedLimits {
         }
     }
 
-    fn unreachable(&self, limits: &Limits) -> Declined {
-        Declined::Unreachable(match self.terms.when_unreachable {
-            WhenUnreachable::LocalShare => Some(limits.share(self.health.gateways())),
-            WhenUnreachable::Refuse => None,
-        })
-    }
-
     fn new_name(&self) -> Arc<str> {
         format!("{}.{}", self.gateway, self.numbers.fetch_add(1, Ordering::Relaxed)).into()
     }
 
-    fn ticket(self: &Arc<Self>, key: &KeyId, limits: &Limits, name: Arc<str>, slot: u64, tokens: u64) -> Ticket {
-        self.permits.add(key, name.clone(), limits.concurrent_requests, true);
-        Ticket { shared: self.clone(), key: key.clone(), name, slot, tokens, ending: Ending::Dropped }
+    fn ticket(
+        self: &Arc<Self>,
+        question: &Question,
+        slots: &[u64],
+        name: Arc<str>,
+        observed: Option<Refusal>,
+    ) -> Ticket {
+        Ticket::new(self.clone(), name, &question.parts, Some(slots), question.amounts.tokens, observed)
     }
 }
 
-/// The names of a key's data on the server. The braces put them on one server of a cluster.
-fn keys_of(key: &KeyId) -> [String; 3] {
-    [format!("keymeter:{{{key}}}:windows"), format!("keymeter:{{{key}}}:slots"), running_of(key)]
-}
-
-fn running_of(key: &KeyId) -> String {
-    format!("keymeter:{{{key}}}:running")
-}
-
-/// The reservation of an admitted request on the server. Dropping it frees its permit, and what it reserved counts until it
-/// leaves the minute: use `settle` or `cancel` to say more.
-#[must_use = "a ticket that is dropped frees its permit at once"]
-pub struct Ticket {
-    shared: Arc<SharedLimits>,
-    key: KeyId,
-    name: Arc<str>,
-    /// Where the server counts it; 0: it does not.
-    slot: u64,
-    tokens: u64,
-    ending: Ending,
-}
-
-impl Ticket {
-    /// The tokens reserved.
-    #[must_use]
-    pub fn tokens(&self) -> u64 {
-        self.tokens
-    }
-
-    /// Ends the request, which used `used` tokens in all. The server is told off the request's path.
-    pub fn settle(mut self, used: u64) {
-        self.ending = Ending::Settled { used: used.min(MOST_TOKENS) };
-    }
-
-    /// Takes the admission back, for a request that is refused after all.
-    pub fn cancel(mut self) {
-        self.ending = Ending::Cancelled;
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        let Self { shared, key, name, slot, tokens, ending } = self;
-        let is_known = shared.permits.remove(key, name);
-        if is_known {
-            let ending = if *slot > 0 { ending.clone() } else { Ending::Dropped };
-            shared.settlements.push(key, Settlement { name: name.clone(), slot: *slot, tokens: *tokens, ending });
-        }
-    }
+/// The same moment or a later one, of both clocks.
+fn later(now: Now, moment: MonotonicTime) -> Now {
+    let passed = moment.saturating_since(now.moment);
+    Now { moment: now.moment.max(moment), date: now.date.checked_add(passed).unwrap_or(now.date) }
 }

@@ -37,6 +37,8 @@ pub struct Line<'request> {
     pub status: u16,
     /// Why the request was refused or failed.
     pub reason: Option<&'static str>,
+    /// What would have refused the request, if limits were enforced.
+    pub would_reject: Option<&'static str>,
     /// What came of the upstream, as `keymeter_upstream_responses_total` counts it, where that is no success.
     pub outcome: Option<&'static str>,
     /// From the head to the first piece of the answer.
@@ -83,6 +85,9 @@ impl Line<'_> {
         line.text("path", self.path);
         line.number("status", self.status.into());
         line.optional("reason", self.reason);
+        if let Some(reason) = self.would_reject {
+            line.text("would_reject", reason);
+        }
         if let Some(outcome) = self.outcome {
             line.text("outcome", outcome);
         }

@@ -21,7 +21,7 @@ use self::upstream::Upstreams;
 pub use self::{
     key::{KeyMetrics, KeySeries, ModelMetrics},
     replica::{AttemptOutcome, PoolMetrics, QueueSeries, ReplicaSeries},
-    scrape::{Balances, Shares, write_dropped_lines},
+    scrape::{Balances, ScopeShares, Shares, write_dropped_lines},
     shared::{SharedAnswer, SharedSeries},
     traces::TraceSeries,
     upstream::{UpstreamOutcome, UpstreamSeries},

@@ -94,7 +94,7 @@ fn advice(rejection: &Rejection) -> Option<(HeaderName, HeaderValue)> {
 
 /// What is left of the limits of a request's key.
 fn limit_status(gate: &Gate, context: &RequestContext, key: &Key, now: Now) -> LimitStatus {
-    gate.standing(key, &context.settings.limits_of(&key.record), now)
+    gate.standing(key, &context.settings.limits_of(key), now)
 }
 
 /// The name of the request, under the names that clients look for.
@@ -357,7 +357,7 @@ pub(super) async fn write_last(session: &mut Session, bytes: Bytes) -> Result<()
 /// # Errors
 /// When the client is gone.
 pub async fn respond_json(session: &mut Session, info: &RequestInfo, status: StatusCode, body: Vec<u8>) -> Result<()> {
-    let limits = info.settings.limits_of(&info.key.record);
+    let limits = info.settings.limits_of(&info.key);
     let now = Now::read();
     let mut headers: Vec<_> = id_headers(info.api, info.id.as_str()).collect();
     headers.extend(rate_headers(&info.gate.standing(&info.key, &limits, now), info.api, now));

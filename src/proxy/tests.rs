@@ -88,6 +88,7 @@ fn key() -> KeyRecord {
         retiring: Box::default(),
         wallet: None,
         priority: Priority::default(),
+        terms: None,
     }
 }
 

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use keymeter_config::{self as config, ConfigError, KeyCache, Loaded, Purpose};
-use keymeter_core::{clock::MonotonicTime, usage::warm_up};
+use keymeter_core::{clock::Now, usage::warm_up};
 use pingora::{
     server::ShutdownWatch,
     services::{
@@ -29,7 +29,9 @@ use crate::{
     },
     limits::{
         account::Accounts,
+        kept::KeptQuotas,
         shared::{SharedLimits, SharedLimitsError},
+        store::StoreError,
     },
     observe::{
         access_log::AccessLog,
@@ -101,7 +103,10 @@ impl Plugin {
     pub fn new(loaded: Loaded, path: PathBuf, log: AccessLog) -> Result<Self, PluginError> {
         let Loaded { config, keys, files } = loaded;
         let metrics = Arc::new(Metrics::new(config.metrics.max_key_series)?);
-        let accounts = Arc::new(Accounts::new(metrics.clone()));
+        let kept = Arc::new(KeptQuotas::new(config.limits.store.clone()));
+        let has_quotas = keys.iter().any(|record| record.terms.as_ref().is_some_and(|terms| terms.have_quotas()));
+        kept.open_at_start(has_quotas, Now::read())?;
+        let accounts = Arc::new(Accounts::with_kept(metrics.clone(), kept));
         let resolver = |source, terms: &KeyCache| {
             Arc::new(Resolver::new(source, terms, accounts.clone(), metrics.clone(), Arc::default()))
         };
@@ -258,6 +263,10 @@ const LAST_SETTLEMENTS: Duration = Duration::from_secs(1);
 /// How often running requests of expired keys are looked for.
 const EXPIRE: Duration = Duration::from_millis(250);
 
+/// How often other processes' quotas are read, and after how many times the store is compacted if that is due.
+const POLL: Duration = Duration::from_millis(250);
+const COMPACT: u32 = 240;
+
 /// How often accounts of deleted keys are looked for.
 const SWEEP: Duration = Duration::from_secs(30);
 
@@ -269,6 +278,7 @@ impl BackgroundService for Upkeep {
         tokio::select! {
             () = self.watch() => {}
             () = self.sweep() => {}
+            () = self.keep_quotas() => {}
             () = self.expire() => {}
             () = self.listen() => {}
             () = self.send() => {}
@@ -336,13 +346,25 @@ impl Upkeep {
     async fn sweep(&self) {
         loop {
             tokio::time::sleep(SWEEP).await;
-            self.sweep_once(MonotonicTime::now());
+            self.sweep_once(Now::read());
         }
     }
 
-    fn sweep_once(&self, now: MonotonicTime) {
+    /// Takes over what another process counts in the same store, as the one before does while it ends, and compacts the store.
+    async fn keep_quotas(&self) {
+        for tick in 1_u32.. {
+            tokio::time::sleep(POLL).await;
+            let accounts = self.accounts.clone();
+            let kept = tokio::task::spawn_blocking(move || keep_quotas(&accounts, tick.is_multiple_of(COMPACT)));
+            if let Ok(Err(error)) = kept.await {
+                tracing::warn!("{error}");
+            }
+        }
+    }
+
+    fn sweep_once(&self, now: Now) {
         // A key in the cache keeps its account open.
-        self.resolver.evict_expired(now);
+        self.resolver.evict_expired(now.moment);
         self.accounts.sweep(
             |id, account| match &self.source {
                 Source::Yaml(yaml) => yaml.has(id),
@@ -351,6 +373,14 @@ impl Upkeep {
             now,
         );
     }
+}
+
+fn keep_quotas(accounts: &Accounts, compacts: bool) -> Result<(), StoreError> {
+    accounts.restore_others(Now::read())?;
+    if let Some(store) = accounts.kept().opened().filter(|_| compacts) {
+        store.compact(Timestamp::now())?;
+    }
+    Ok(())
 }
 
 /// Why the plugin cannot be built.
@@ -365,6 +395,9 @@ pub enum PluginError {
     /// Usage cannot be recorded.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// Quotas cannot be kept.
+    #[error(transparent)]
+    Quotas(#[from] StoreError),
     /// Limits cannot be shared.
     #[error(transparent)]
     Shared(#[from] SharedLimitsError),
@@ -429,9 +462,10 @@ mod tests {
 
         let Source::Yaml(yaml) = &plugin.source else { panic!("keys come from YAML") };
         yaml.replace(Vec::new());
-        let (upkeep, later) = (plugin.upkeep(), now.moment + Duration::from_millis(2));
-        upkeep.sweep_once(later);
-        upkeep.sweep_once(later + SERIES_OF_DELETED_KEYS);
+        let upkeep = plugin.upkeep();
+        let later = |time: Duration| Now { moment: now.moment + time, date: now.date + time };
+        upkeep.sweep_once(later(Duration::from_millis(2)));
+        upkeep.sweep_once(later(Duration::from_millis(2) + SERIES_OF_DELETED_KEYS));
         assert!(!plugin.gate.scrape(Now::read()).unwrap().contains("\"key_a\""));
     }
 }

@@ -135,7 +135,7 @@ async fn a_disabled_or_expired_key_is_told_so() {
         assert_eq!((answer.status, &error["code"]), (401, &code.into()));
         assert_eq!(error["type"], "invalid_request_error");
         assert!(error["message"].as_str().unwrap().contains("key_test"));
-        let series = format!("keymeter_rejections_total{{key_id=\"key_test\",reason=\"{reason}\"}}");
+        let series = format!("keymeter_rejections_total{{key_id=\"key_test\",reason=\"{reason}\",scope=\"key\"}}");
         gateway.metric_becomes(&series, 1.0).await;
         assert_eq!(gateway.next_line()["reason"], code);
     }

@@ -61,7 +61,9 @@ async fn a_key_that_owes_tokens_waits() {
     let message = refusal.json()["error"]["message"].to_string();
     assert!(message.contains("3007 of the 2000"), "{message}");
     assert_eq!(refusal.header("x-ratelimit-remaining-tokens"), Some("0"));
-    gateway.metric_becomes(r#"keymeter_rejections_total{key_id="key_test",reason="tokens_per_minute"}"#, 1.0).await;
+    gateway
+        .metric_becomes(r#"keymeter_rejections_total{key_id="key_test",reason="tokens_per_minute",scope="key"}"#, 1.0)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -68,7 +68,7 @@ async fn a_keys_unfinished_bodies_are_at_most_as_many_as_it_may_run() {
         assert_eq!(refusal.header("x-ratelimit-remaining-requests"), Some("5"), "no body that waits took a request");
         assert_eq!(refusal.header("x-ratelimit-remaining-tokens"), Some("5000"));
     }
-    let reason = r#"keymeter_rejections_total{key_id="key_test",reason="concurrent_requests"}"#;
+    let reason = r#"keymeter_rejections_total{key_id="key_test",reason="concurrent_requests",scope="key"}"#;
     gateway.metric_becomes(reason, 30.0).await;
     gateway
         .metric_becomes(r#"keymeter_key_limit_used_ratio{key_id="key_test",limit="concurrent_requests"}"#, 1.0)

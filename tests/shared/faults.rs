@@ -205,7 +205,7 @@ async fn places_are_taken_again_from_a_server_that_forgot_them() {
     }
     redis.ask(&["FLUSHALL"]);
     let start = Instant::now();
-    while redis.ask(&["ZCARD", "keymeter:{key_0}:running"]) != ":3" {
+    while redis.ask(&["ZCARD", "keymeter:{keymeter}:key/key_0:running"]) != ":3" {
         assert!(start.elapsed() < Duration::from_secs(5), "they are not taken again");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -214,7 +214,7 @@ async fn places_are_taken_again_from_a_server_that_forgot_them() {
     for task in running {
         assert_eq!(task.await.unwrap(), 200);
     }
-    while redis.ask(&["ZCARD", "keymeter:{key_0}:running"]) != ":0" {
+    while redis.ask(&["ZCARD", "keymeter:{keymeter}:key/key_0:running"]) != ":0" {
         assert!(start.elapsed() < PATIENCE, "they stay taken");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -266,7 +266,7 @@ async fn a_gateway_that_stood_still_takes_its_places_again() {
         answer.text().contains("keymeter_shared_limits_excess_total 1")
     })
     .await;
-    assert_eq!(redis.ask(&["ZCARD", "keymeter:{key_0}:running"]), ":2");
+    assert_eq!(redis.ask(&["ZCARD", "keymeter:{keymeter}:key/key_0:running"]), ":2");
     gate.open();
     assert_eq!(running.response().await.status, 200);
     drop(theirs);
@@ -319,9 +319,9 @@ async fn a_gateway_that_stops_hands_everything_in() {
     }
     drop(client);
     gateway.server.drain(PATIENCE).await;
-    let counted = redis.ask(&["HGET", "keymeter:{key_0}:windows", "r"]);
+    let counted = redis.ask(&["HGET", "keymeter:{keymeter}:key/key_0:windows", "r"]);
     assert_eq!(counted, "10", "what was taken in advance is given back");
-    let now = redis.ask(&["ZCOUNT", "keymeter:{key_0}:running", "-inf", "+inf"]);
+    let now = redis.ask(&["ZCOUNT", "keymeter:{keymeter}:key/key_0:running", "-inf", "+inf"]);
     assert_eq!(now, ":0");
 }
 

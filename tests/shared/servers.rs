@@ -72,9 +72,8 @@ async fn a_cluster() {
     }
     let shared = format!("url: \"redis-cluster://127.0.0.1:{}\"", nodes[0].port);
     shares_ten(&upstream, &shared).await;
-    for node in &nodes {
-        assert_ne!(node.ask(&["DBSIZE"]), ":0", "the keys are on both");
-    }
+    let empty = nodes.iter().filter(|node| node.ask(&["DBSIZE"]) == ":0").count();
+    assert_eq!(empty, 1, "what one script touches is on one of them");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,9 +12,10 @@ use serde_json::{Map, Value, json};
 struct Description(Value);
 
 /// An object that is described, and where in a record it stands.
-const OBJECTS: [(&str, Option<&str>); 5] = [
+const OBJECTS: [(&str, Option<&str>); 6] = [
     ("Key", None),
     ("Limits", Some("limits")),
+    ("ScopeLimits", Some("team_limits")),
     ("Retiring", Some("retiring")),
     ("Wallet", Some("wallet")),
     ("Allowance", Some("allowance")),
@@ -109,7 +110,11 @@ fn fields_are_required_as_described_and_none_is_passed_over() {
         let required = described.schema(object)["required"].clone();
         for (name, _) in described.properties(object) {
             let is_required = required.as_array().is_some_and(|names| names.contains(&json!(name)));
-            let without = described.read(place, |object| drop(object.remove(&name)));
+            let without = described.read(place, |object| {
+                object.remove(&name);
+                // Nobody's limits are those of a team that is not named.
+                object.remove(&format!("{name}_limits"));
+            });
             assert_eq!(without.is_err(), is_required, "{object} without {name}: {without:?}");
             let nonsense = described.read_with(place, &name, json!({"nonsense": [{}]}));
             assert!(nonsense.is_err(), "{object}.{name} is not read");
@@ -140,7 +145,7 @@ fn values_are_accepted_up_to_the_described_bounds() {
             try_bound(&schema["oneOf"][0]["minimum"], -1, &|number| number.into());
         }
     }
-    assert_eq!(bounds, 11, "of a name, three parties and three limits");
+    assert_eq!(bounds, 14, "of a name, three parties and twice three limits");
 }
 
 #[test]

@@ -8,13 +8,14 @@ mod file;
 mod model;
 mod render;
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use keymeter_core::{
     glob::Glob,
     key::{KeyHash, KeyId, KeyName, Priority, Retiring},
-    limit::Limit,
+    limit::{Limit, LimitMode, Quota, QuotaName, QuotaUnit, Zone},
 };
-use serde_yaml::Value;
+use serde_yaml::{Mapping, Value};
 
 use crate::yaml::Marks;
 pub use error::EditError;
@@ -63,6 +64,30 @@ pub enum Edit {
         /// The key's.
         id: KeyId,
     },
+    /// Gives a limit of a team or an owner its value. Where the file does not list them yet, it does so then.
+    SetLimit {
+        /// Whose it is.
+        of: Holder,
+        /// The limit of a minute, of requests at once, or the quota.
+        limit: Setting,
+    },
+    /// Takes limits of a team or an owner away, and the two from their list where they have no others; what is not there
+    /// stays so.
+    ClearLimit {
+        /// Whose they are.
+        of: Holder,
+        /// Which.
+        field: Field,
+    },
+}
+
+/// Somebody whose limits the file lists beside the keys, for all keys together that name them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// A team of that name.
+    Team(String),
+    /// An owner of that name.
+    Owner(String),
 }
 
 /// A field of a key and the value that is written there.
@@ -86,6 +111,13 @@ pub enum Setting {
     TokensPerMinute(Limit),
     /// Requests running at once.
     ConcurrentRequests(Limit),
+    /// Whether limits refuse.
+    Mode(LimitMode),
+    /// What may be used over a longer time, in place of the quota of the same name. What that one says of use elsewhere stays,
+    /// unless this one says something.
+    Quota(Quota),
+    /// The networks that the key may be used from.
+    AllowFrom(Vec<IpNet>),
     /// Which of the requests that wait goes first.
     Priority(Priority),
     /// When it stops working.
@@ -109,6 +141,14 @@ pub enum Field {
     TokensPerMinute,
     /// Requests running at once.
     ConcurrentRequests,
+    /// Whether limits refuse.
+    Mode,
+    /// One quota.
+    Quota(QuotaName),
+    /// All quotas.
+    Quotas,
+    /// The networks that the key may be used from: without it, all.
+    AllowFrom,
     /// Which of the requests that wait goes first.
     Priority,
     /// When it stops working.
@@ -152,20 +192,46 @@ fn apply_once(text: &str, change: &Edit) -> Result<(String, bool), EditError> {
     Ok((edited, matches!(change, Edit::DropEnded { .. })))
 }
 
-/// A change as the text and the model see it: fields are named by their path, keys by their place.
+/// A change as the text and the model see it: fields are named by their path, keys and others by their place.
 enum PathStep {
-    Create(Value),
-    Set { key: usize, path: Path, value: Value },
-    Clear { key: usize, path: Path },
-    Push { key: usize, path: Path, element: Value },
-    Drop { key: usize, path: Path, element: usize },
-    Delete { key: usize },
+    Create { list: &'static str, entry: Value },
+    Set { entry: Entry, path: Path, value: Value },
+    Clear { entry: Entry, path: Path },
+    Push { entry: Entry, path: Path, element: Value },
+    Replace { entry: Entry, path: Path, element: usize, value: Value },
+    Drop { entry: Entry, path: Path, element: usize },
+    Delete(Entry),
 }
+
+/// What stands at a place of one of the file's lists.
+#[derive(Clone, Copy)]
+struct Entry {
+    list: &'static str,
+    place: usize,
+}
+
+/// The list that every keys file has.
+const KEYS: &str = "keys";
 
 /// The names that lead from a key to one of its fields: one or two.
 type Path = &'static [&'static str];
 
 const RETIRING: Path = &["retiring"];
+const QUOTAS: Path = &["limits", "quotas"];
+
+impl Holder {
+    fn list(&self) -> &'static str {
+        match self {
+            Self::Team(_) => "teams",
+            Self::Owner(_) => "owners",
+        }
+    }
+
+    fn id(&self) -> &str {
+        let (Self::Team(id) | Self::Owner(id)) = self;
+        id
+    }
+}
 
 impl Setting {
     fn path(&self) -> Path {
@@ -179,11 +245,15 @@ impl Setting {
             Self::RequestsPerMinute(_) => Field::RequestsPerMinute.path(),
             Self::TokensPerMinute(_) => Field::TokensPerMinute.path(),
             Self::ConcurrentRequests(_) => Field::ConcurrentRequests.path(),
+            Self::Mode(_) => Field::Mode.path(),
+            Self::Quota(_) => QUOTAS,
+            Self::AllowFrom(_) => Field::AllowFrom.path(),
             Self::Priority(_) => Field::Priority.path(),
             Self::ExpiresAt(_) => Field::ExpiresAt.path(),
         }
     }
 
+    /// What is written; of a quota the element of its list.
     fn value(&self) -> Value {
         match self {
             Self::Name(name) => literal(name.as_str()),
@@ -194,6 +264,10 @@ impl Setting {
             Self::RequestsPerMinute(limit) | Self::TokensPerMinute(limit) | Self::ConcurrentRequests(limit) => {
                 limit_value(*limit)
             }
+            Self::Mode(LimitMode::Enforce) => "enforce".into(),
+            Self::Mode(LimitMode::Observe) => "observe".into(),
+            Self::Quota(quota) => quota_value(quota),
+            Self::AllowFrom(networks) => networks.iter().map(|network| Value::from(network.to_string())).collect(),
             Self::Priority(priority) => i64::from(*priority).into(),
             Self::ExpiresAt(time) => time.to_string().into(),
         }
@@ -212,11 +286,34 @@ fn limit_value(limit: Limit) -> Value {
     }
 }
 
+fn quota_value(quota: &Quota) -> Value {
+    let QuotaName { unit, span } = quota.name;
+    let amount = |amount: u64| match unit {
+        QuotaUnit::Usd => unit.written(amount).into(),
+        QuotaUnit::Requests | QuotaUnit::Tokens | QuotaUnit::OutputTokens => Value::from(amount),
+    };
+    let zone = (quota.zone != Zone::UTC).then(|| quota.zone.name().into());
+    let fields = [
+        (unit.as_str(), Some(amount(quota.amount.get()))),
+        ("per", Some(span.to_string().into())),
+        ("zone", zone),
+        ("carried", quota.carried.map(|carried| amount(carried.amount))),
+        ("until", quota.carried.map(|carried| carried.until.to_string().into())),
+    ];
+    let fields = fields.into_iter().filter_map(|(name, value)| Some((Value::from(name), value?)));
+    Value::Mapping(fields.collect::<Mapping>())
+}
+
 impl Field {
     /// Whether `setting` gives exactly this field its value.
     #[must_use]
     pub fn is_set_by(self, setting: &Setting) -> bool {
-        setting.path() == self.path()
+        match (self, setting) {
+            (Self::Quota(name), Setting::Quota(quota)) => quota.name == name,
+            // It is one of several.
+            (Self::Quotas, Setting::Quota(_)) => false,
+            _ => setting.path() == self.path(),
+        }
     }
 
     fn path(self) -> Path {
@@ -228,6 +325,9 @@ impl Field {
             Self::RequestsPerMinute => &["limits", "requests_per_minute"],
             Self::TokensPerMinute => &["limits", "tokens_per_minute"],
             Self::ConcurrentRequests => &["limits", "concurrent_requests"],
+            Self::Mode => &["limits", "mode"],
+            Self::Quota(_) | Self::Quotas => QUOTAS,
+            Self::AllowFrom => &["allow_from"],
             Self::Priority => &["priority"],
             Self::ExpiresAt => &["expires_at"],
             Self::Retiring => RETIRING,

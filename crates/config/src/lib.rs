@@ -36,7 +36,7 @@ use std::{
 
 use keymeter_core::{
     key::KeyRecord,
-    limit::{Limit, Limits, Strategy},
+    limit::{Limit, LimitMode, Limits, Strategy},
 };
 use serde_yaml::Value;
 
@@ -130,6 +130,10 @@ pub struct KeyCache {
 pub struct Defaults {
     /// Each is unlimited where nothing is written.
     pub limits: Limits,
+    /// Whether limits refuse, for keys that do not say that themselves.
+    pub mode: LimitMode,
+    /// Where what is used of quotas is kept.
+    pub store: PathBuf,
     /// What a request reserves as its output.
     pub reservation: Strategy,
     /// The server that they are kept on, where several gateways share them.
@@ -227,6 +231,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("keys", !old.keys.source.is_reloadable_as(&new.keys.source)),
         ("ledger.directory", new.keys.source.takes_usage() && old.ledger != new.ledger),
         ("control", old.control != new.control),
+        ("limits.store", old.limits.store != new.limits.store),
         ("limits.shared", old.limits.shared != new.limits.shared),
         ("metrics.max_key_series", old.metrics.max_key_series != new.metrics.max_key_series),
         ("tracing", old.tracing != new.tracing),
@@ -371,8 +376,10 @@ impl Defaults {
             tokens_per_minute: or_unlimited(raw.tokens_per_minute),
             concurrent_requests: or_unlimited(raw.concurrent_requests),
         };
+        let mode = raw.mode.map_or_else(LimitMode::default, |Scalar(mode)| mode);
+        let store = files::beside(file, raw.store.as_ref().map_or("data/limits", |Scalar(directory)| directory));
         let reservation = raw.reservation.map_or(Strategy::Expected, |Scalar(strategy)| strategy);
-        Some(Self { limits, reservation, shared: server::transposed(shared)? })
+        Some(Self { limits, mode, store, reservation, shared: server::transposed(shared)? })
     }
 }
 

@@ -10,7 +10,7 @@ use keymeter_core::{
     glob::Glob,
     hosts::HostName,
     key::Secret,
-    limit::{Limit, Strategy},
+    limit::{Limit, LimitMode, Strategy},
     money::Rate,
 };
 use schemars::JsonSchema;
@@ -443,6 +443,13 @@ pub(super) struct Limits {
     /// Requests that run at once.
     #[schemars(extend("default" = "unlimited"))]
     pub(super) concurrent_requests: Option<Scalar<Limit>>,
+    /// `observe`: nothing is refused over limits, quotas or balance; what would have been is counted and logged. What a key says
+    /// itself counts before this.
+    #[schemars(extend("default" = "enforce"))]
+    pub(super) mode: Option<Scalar<LimitMode>>,
+    /// Where what is used of quotas is kept: a directory of this machine's own disk.
+    #[schemars(extend("default" = "data/limits"))]
+    pub(super) store: Option<Scalar<Arc<str>>>,
     /// What a request reserves for its answer: what answers lately took (`expected`), or its maximum (`worst_case`).
     #[schemars(extend("default" = "expected"))]
     pub(super) reservation: Option<Scalar<Strategy>>,

@@ -38,9 +38,14 @@ pub(super) fn document(text: &str, file: &Path) -> Result<(Value, Marks), Vec<Co
     if !repeated.is_empty() {
         return Err(repeated.into_iter().map(|error| ConfigError::of_syntax(file, error)).collect());
     }
-    let mut value: Value = serde_yaml::from_str(text).map_err(|error| of_syntax(unreadable(&error)))?;
+    let mut value: Value = plain_data(text).map_err(|error| of_syntax(unreadable(&error)))?;
     value.apply_merge().map_err(|error| of_syntax(unreadable(&error)))?;
     Ok((value, marks))
+}
+
+/// The values of a text that may begin with a byte order mark, which the reader takes for the first field's indentation.
+pub(super) fn plain_data(text: &str) -> Result<Value, serde_yaml::Error> {
+    serde_yaml::from_str(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
 fn repeated_fields(node: &Node, faults: &mut Vec<SyntaxError>) {

@@ -1,7 +1,7 @@
 //! What may be written in the configuration and in a file of keys, for editors (JSON Schema, draft 2020-12) and for
 //! people. Both come from the types by which the files are read, so that they cannot say anything else.
 
-use std::fmt::Write as _;
+use std::{cell::RefCell, collections::HashMap, fmt::Write as _};
 
 use schemars::{
     JsonSchema, Schema,
@@ -68,7 +68,7 @@ pub fn reference() -> String {
     for (title, schema) in [("keymeter.yaml", of_configuration()), ("keys.yaml", of_keys())] {
         // Memory takes all that is written.
         let _ = write!(text, "\n## {title}\n");
-        let page = Page { definitions: schema.get("$defs").unwrap_or(&Value::Null) };
+        let page = Page { definitions: schema.get("$defs").unwrap_or(&Value::Null), described: RefCell::default() };
         page.section("", &schema, &mut text);
     }
     text
@@ -85,11 +85,13 @@ that is not listed here is an error. `keymeter check` says what is wrong, and wh
 /// The objects that a page describes.
 struct Page<'schema> {
     definitions: &'schema Value,
+    /// The paths of those whose fields stand above, by their names.
+    described: RefCell<HashMap<&'schema str, String>>,
 }
 
-impl Page<'_> {
+impl<'schema> Page<'schema> {
     /// The fields of an object that stands at `path`, and then of those within it.
-    fn section(&self, path: &str, object: &Value, text: &mut String) {
+    fn section(&self, path: &str, object: &'schema Value, text: &mut String) {
         let Some(fields) = object.get("properties").and_then(Value::as_object) else { return };
         if !path.is_empty() {
             let _ = write!(text, "\n### `{path}`\n\n{}\n", described(object));
@@ -100,22 +102,31 @@ impl Page<'_> {
             let _ = writeln!(text, "| `{name}` | {} | {written} | {default} |", described(field));
         }
         for (name, field) in fields {
-            let Some((inner, is_list)) = self.object_in(field) else { continue };
+            let (of_list, of_names) = (field.get("items"), field.get("additionalProperties"));
             let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-            self.section(&if is_list { format!("{path}[]") } else { path }, inner, text);
+            let path = match (of_list, of_names) {
+                (Some(_), _) => format!("{path}[]"),
+                (None, Some(_)) => format!("{path}.*"),
+                (None, None) => path,
+            };
+            self.section_of(&path, of_list.or(of_names).unwrap_or(field), text);
         }
     }
 
-    /// The object that a field holds, or a list of which it holds.
-    fn object_in(&self, field: &Value) -> Option<(&Value, bool)> {
-        let of_list = field.get("items");
-        let object = self.defined(of_list.unwrap_or(field))?;
-        Some((object, of_list.is_some()))
+    /// The section of an object that is defined apart. One that was described before is not described again.
+    fn section_of(&self, path: &str, schema: &'schema Value, text: &mut String) {
+        let (Some(name), Some(object)) = (name_of(schema), self.defined(schema)) else { return };
+        let before = self.described.borrow().get(name).cloned();
+        if let Some(before) = before {
+            let _ = write!(text, "\n### `{path}`\n\n{} The fields are those of `{before}`.\n", described(object));
+            return;
+        }
+        self.described.borrow_mut().insert(name, path.to_owned());
+        self.section(path, object, text);
     }
 
-    fn defined(&self, schema: &Value) -> Option<&Value> {
-        let name = schema.get("$ref")?.as_str()?.rsplit('/').next()?;
-        self.definitions.get(name)
+    fn defined(&self, schema: &Value) -> Option<&'schema Value> {
+        self.definitions.get(name_of(schema)?)
     }
 
     /// How a field is written, in a few words.
@@ -126,6 +137,9 @@ impl Page<'_> {
         if self.defined(field).is_some() {
             return "fields, below".to_owned();
         }
+        if let Some(fields) = field.get("additionalProperties").filter(|fields| fields.is_object()) {
+            return format!("for each name: {}", self.written(fields));
+        }
         match field.get("anyOf").and_then(Value::as_array) {
             Some(choices) => {
                 let choices = choices.iter().filter(|choice| choice.get("pattern") != Some(&VARIABLE.into()));
@@ -134,6 +148,11 @@ impl Page<'_> {
             None => simple(field),
         }
     }
+}
+
+/// The name under which an object is defined apart.
+fn name_of(schema: &Value) -> Option<&str> {
+    schema.get("$ref")?.as_str()?.rsplit('/').next()
 }
 
 /// The text in which a variable stands.
@@ -188,7 +207,7 @@ pub(super) fn defaults(object: &Value, definitions: &Value) -> serde_json::Map<S
     for (name, field) in object.get("properties").and_then(Value::as_object).into_iter().flatten() {
         if let Some(default) = field.get("default") {
             written.insert(name.clone(), default.clone());
-        } else if let Some(inner) = (Page { definitions }).defined(field) {
+        } else if let Some(inner) = (Page { definitions, described: RefCell::default() }).defined(field) {
             let inner = defaults(inner, definitions);
             // What cannot stand without a required field is left out with it, and so is what means something by itself.
             let needs_more = matches!(
@@ -279,8 +298,16 @@ mod tests {
     #[test]
     fn the_reference_has_every_field() {
         let text = reference();
-        for field in ["max_key_series", "### `upstreams[]`", "### `limits.shared`", "`60s`", "### `keys[].retiring[]`"]
-        {
+        for field in [
+            "max_key_series",
+            "### `upstreams[]`",
+            "### `limits.shared`",
+            "`60s`",
+            "### `keys[].retiring[]`",
+            "### `keys[].limits.quotas[]`",
+            "### `keys[].limits.models.*`",
+            "### `teams[]`",
+        ] {
             assert!(text.contains(field), "{field} is missing:\n{text}");
         }
     }

@@ -7,13 +7,14 @@ use keymeter_core::{
     key::{KeyHash, KeyState, OwnLimits},
     money::Rate,
 };
-use proptest::prelude::{prop, prop_assert, proptest};
+use proptest::prelude::{prop, prop_assert, prop_assert_eq, proptest};
 use tempfile::TempDir;
 
 use super::*;
 
 mod faults;
 mod faults_of_keys;
+mod limits_of_keys;
 mod pools;
 
 /// What both files need at least.
@@ -47,7 +48,11 @@ fn directory() -> TempDir {
 }
 
 fn parsed(text: &str) -> Result<Config, Vec<ConfigError>> {
-    parse(text, &directory().path().join("keymeter.yaml"), &variable)
+    parsed_in(&directory(), text)
+}
+
+fn parsed_in(directory: &TempDir, text: &str) -> Result<Config, Vec<ConfigError>> {
+    parse(text, &directory.path().join("keymeter.yaml"), &variable)
 }
 
 /// The faults as `check` prints them, with the directory cut off.
@@ -120,7 +125,10 @@ fn everything_that_is_optional_has_its_default() {
         tokens_per_minute: Limit::Unlimited,
         concurrent_requests: Limit::Unlimited,
     };
-    assert_eq!(config.limits, Defaults { limits: unlimited, reservation: Strategy::Expected, shared: None });
+    let store = config.limits.store.clone();
+    assert!(store.ends_with("data/limits"), "{store:?}");
+    let (mode, reservation) = (LimitMode::Enforce, Strategy::Expected);
+    assert_eq!(config.limits, Defaults { limits: unlimited, mode, store, reservation, shared: None });
     assert_eq!(config.models, []);
     assert_eq!(config.metrics, Metrics { max_key_series: 100_000 });
     assert!(!config.keys.secret_checksum_required);
@@ -173,6 +181,8 @@ limits:
   requests_per_minute: 60
   tokens_per_minute: "2000000"
   concurrent_requests: unlimited
+  mode: observe
+  store: /var/lib/keymeter/limits
   reservation: worst_case
 models:
   - {name: "llama-3*", input: "0.20", cached_input: "0.05", cache_write: "0.25", cache_write_1h: "0.45", output: 1, max_output_tokens: 8192}
@@ -227,7 +237,8 @@ fn every_field_of_the_policy_is_read() {
     assert_eq!(config.limits.limits.requests_per_minute, "60".parse().unwrap());
     assert_eq!(config.limits.limits.tokens_per_minute, "2000000".parse().unwrap());
     assert_eq!(config.limits.limits.concurrent_requests, Limit::Unlimited);
-    assert_eq!(config.limits.reservation, Strategy::WorstCase);
+    assert_eq!((config.limits.mode, config.limits.reservation), (LimitMode::Observe, Strategy::WorstCase));
+    assert_eq!(config.limits.store, Path::new("/var/lib/keymeter/limits"));
     let rate = |text: &str| Some(text.parse::<Rate>().unwrap());
     let [llama, whisper, rerank] = &config.models[..] else { panic!("{:?}", config.models) };
     assert_eq!((llama.name.as_str(), llama.max_output_tokens), ("llama-3*", Some(8192)));
@@ -249,6 +260,11 @@ fn a_variable_may_stand_for_any_kind_of_value() {
     assert_eq!(config.server.body_timeout, Duration::from_secs(7));
     assert_eq!((&*config.upstreams[0].name, config.upstreams[0].replicas[0].url.port), ("v4", 4));
     assert_eq!(config.upstreams[0].models, [Glob::new("qwen*"), Glob::new("a$b")]);
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_the_text() {
+    assert_eq!(parsed(&format!("\u{feff}{LEAST}")).unwrap().server, parsed(LEAST).unwrap().server);
 }
 
 #[test]
@@ -324,11 +340,11 @@ fn a_file_without_keys_is_fine() {
 
 #[test]
 fn what_a_restart_is_needed_for_is_named() {
-    let old = parsed(LEAST).unwrap();
-    assert_eq!(
-        restart_needed(&old, &parsed(&format!("limits: {{requests_per_minute: 7}}\n{LEAST}")).unwrap()),
-        [""; 0]
-    );
+    let directory = directory();
+    let parsed = |text: &str| parsed_in(&directory, text).unwrap();
+    let old = parsed(LEAST);
+    let reloaded = parsed(&format!("limits: {{requests_per_minute: 7, mode: observe}}\n{LEAST}"));
+    assert_eq!(restart_needed(&old, &reloaded), [""; 0]);
     let expected = [
         "server.listen",
         "server.tls",
@@ -343,10 +359,11 @@ fn what_a_restart_is_needed_for_is_named() {
         "key_cache.ttl",
         "key_cache.unknown_ttl",
         "key_cache.stale_for",
+        "limits.store",
         "metrics.max_key_series",
         "tracing",
     ];
-    assert_eq!(restart_needed(&old, &parsed(EVERYTHING).unwrap()), expected);
+    assert_eq!(restart_needed(&old, &parsed(EVERYTHING)), expected);
     assert_eq!(restart_needed(&old, &old.clone()), [""; 0]);
 }
 

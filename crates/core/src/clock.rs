@@ -1,10 +1,30 @@
-//! Monotonic time, for windows and durations. Time is always an argument: no code here reads a clock.
+//! Monotonic time, for windows and durations, and beside it the calendar's. Time is always an argument: no code here reads a
+//! clock.
 
 use std::{
     ops::Add,
     sync::OnceLock,
     time::{Duration, Instant},
 };
+
+use jiff::Timestamp;
+
+/// The two clocks of a request: one that never goes back, for limits of a minute, and the calendar's.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// For windows and durations.
+    pub moment: MonotonicTime,
+    /// For quotas, expiry and logs.
+    pub date: Timestamp,
+}
+
+impl Now {
+    /// This moment.
+    #[must_use]
+    pub fn read() -> Self {
+        Self { moment: MonotonicTime::now(), date: Timestamp::now() }
+    }
+}
 
 /// A point in monotonic time: nanoseconds since an arbitrary origin, which is the same for the
 /// whole process.

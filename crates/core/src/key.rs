@@ -2,8 +2,9 @@
 //! record that says what the key may do. The secret's type cannot be printed, so that no
 //! log line or error can give one away by accident.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -11,7 +12,10 @@ use subtle::ConstantTimeEq;
 use thiserror::Error;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::{glob::Glob, limit::Limit};
+use crate::{
+    glob::Glob,
+    limit::{Limit, LimitMode, ModelLimits, Quotas, Scope, ScopeLimits},
+};
 
 /// The `sk-…` string that proves possession of a key. It is wiped from memory when dropped,
 /// and prints masked.
@@ -357,6 +361,32 @@ pub struct OwnLimits {
     pub concurrent_requests: Option<Limit>,
 }
 
+/// What few keys have: limits beside those of a minute, those of others that hold for it too, and where it may be used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// What it may use over longer times.
+    pub quotas: Quotas,
+    /// What it may use of some models, beside its own limits.
+    pub models: Box<[ModelLimits]>,
+    /// Whether limits refuse its requests; `None`: as the configuration says.
+    pub mode: Option<LimitMode>,
+    /// What its team may use.
+    pub team: Option<Arc<ScopeLimits>>,
+    /// What its owner may use.
+    pub owner: Option<Arc<ScopeLimits>>,
+    /// The networks that it may be used from; none: from all.
+    pub allow_from: Box<[IpNet]>,
+}
+
+impl Terms {
+    /// Whether there is a quota among them.
+    #[must_use]
+    pub fn have_quotas(&self) -> bool {
+        let of_others = [&self.team, &self.owner].into_iter().flatten().any(|limits| !limits.quotas.is_empty());
+        !self.quotas.is_empty() || of_others || self.models.iter().any(|model| !model.limits.quotas.is_empty())
+    }
+}
+
 /// Everything that a source says of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRecord {
@@ -384,9 +414,29 @@ pub struct KeyRecord {
     pub wallet: Option<Arc<str>>,
     /// Which of the requests that wait goes first.
     pub priority: Priority,
+    /// What few keys have.
+    pub terms: Option<Box<Terms>>,
 }
 
 impl KeyRecord {
+    /// What the limits of `scope` belong to: the key itself, its team, or its owner, if it has one.
+    #[must_use]
+    pub fn id_in(&self, scope: Scope) -> Option<&str> {
+        match scope {
+            Scope::Key | Scope::Model => Some(self.id.as_str()),
+            Scope::Team => self.team.as_deref(),
+            Scope::Owner => self.owner.as_deref(),
+        }
+    }
+
+    /// Whether the key may be used from `address`. An IPv4 address that is written as one of IPv6 is one of IPv4.
+    #[must_use]
+    pub fn may_come_from(&self, address: IpAddr) -> bool {
+        let networks = self.terms.as_ref().map(|terms| &*terms.allow_from).unwrap_or_default();
+        let address = address.to_canonical();
+        networks.is_empty() || networks.iter().any(|network| network.contains(&address))
+    }
+
     /// Whether the key may call `model`.
     #[must_use]
     pub fn may_call(&self, model: &str) -> bool {

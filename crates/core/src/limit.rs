@@ -2,6 +2,8 @@
 //! request reserves before it runs.
 
 pub mod counters;
+pub mod quota;
+mod scopes;
 mod window;
 
 #[cfg(test)]
@@ -11,8 +13,15 @@ use std::{fmt, num::NonZeroU64, str::FromStr};
 
 use thiserror::Error;
 
-pub use counters::{CONCURRENCY_WAIT, MOST_TOKENS};
+pub use counters::{
+    Amounts, CONCURRENCY_WAIT, LimitLine, LimitName, MOST_TOKENS, QuotaUse, Room, lines, room_left, status,
+};
 pub use counters::{Counters, LimitKind, LimitStatus, Place, Refusal, Reservation, WindowStatus};
+pub use quota::{
+    Carried, Division, Quota, QuotaCounter, QuotaError, QuotaName, QuotaSpan, QuotaUnit, Quotas, SlidingLength, Slot,
+    Zone,
+};
+pub use scopes::{LimitMode, ModelLimits, RequestLimits, Scope, ScopeLimits, Scopes};
 pub use window::SPAN;
 
 /// How much of something is allowed.
@@ -40,6 +49,15 @@ impl Limit {
         match self {
             Self::Unlimited => None,
             Self::At(number) => Some(number.get()),
+        }
+    }
+
+    /// The lower of the two.
+    #[must_use]
+    pub fn least(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::At(one), Self::At(another)) => Self::At(one.min(another)),
+            (Self::Unlimited, limit) | (limit, Self::Unlimited) => limit,
         }
     }
 

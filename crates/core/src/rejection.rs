@@ -3,18 +3,23 @@
 
 mod code;
 mod form;
+mod limits;
 
 use std::{borrow::Cow, time::Duration};
 
 use http::StatusCode;
 
-pub use self::code::{ErrorCode, Refused};
+use self::limits::seconds;
+pub use self::{
+    code::{ErrorCode, Refused},
+    limits::{OverLimit, TokenLimit},
+};
 
 use crate::{
     api::right_spelling,
     body::BodyError,
     key::{KeyDenial, KeyId},
-    limit::{LimitKind, Refusal},
+    limit::{LimitKind, QuotaUnit, Scope},
 };
 
 /// Why a request is not answered by an upstream.
@@ -37,32 +42,25 @@ pub enum Rejection {
         /// The model as the client wrote it.
         model: String,
     },
-    /// One of the key's limits is reached.
-    OverLimit {
-        /// The key whose limit it is.
-        key: KeyId,
-        /// Which limit, and when there is room again.
-        refusal: Refusal,
-    },
-    /// The prompt alone is certainly over what the key may use in a minute.
+    /// The key is not used from this address.
+    AddressNotAllowed(KeyId),
+    /// One of the limits that concern the request is reached.
+    OverLimit(Box<OverLimit>),
+    /// The prompt alone is certainly over a limit of tokens.
     PromptTooLarge {
-        /// The key whose limit it is.
-        key: KeyId,
         /// Tokens that the prompt has at least.
         least: u64,
-        /// Tokens a minute.
-        limit: u64,
+        /// The limit.
+        limit: Box<TokenLimit>,
     },
     /// The prompt and the shortest answer that its API lets the request be held to are certainly over that.
     AnswerTooLarge {
-        /// The key whose limit it is.
-        key: KeyId,
         /// The shortest answer, in tokens.
         answer: u64,
         /// Tokens that the request takes at least.
         least: u64,
-        /// Tokens a minute.
-        limit: u64,
+        /// The limit.
+        limit: Box<TokenLimit>,
     },
     /// The shortest answer that its API lets the request be held to is longer than the model may answer.
     AnswerOverModel {
@@ -164,8 +162,9 @@ impl Rejection {
                 StatusCode::UNAUTHORIZED
             }
             Self::ModelNotFound { .. } | Self::UnknownUrl { .. } => StatusCode::NOT_FOUND,
+            Self::AddressNotAllowed(_) => StatusCode::FORBIDDEN,
             Self::NoBalance(_)
-            | Self::OverLimit { .. }
+            | Self::OverLimit(_)
             | Self::PromptTooLarge { .. }
             | Self::AnswerTooLarge { .. }
             | Self::AnswerOverModel { .. }
@@ -193,9 +192,14 @@ impl Rejection {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::NoBalance(_) => "insufficient_quota",
-            Self::OverLimit { refusal, .. } if refusal.over == LimitKind::Tokens => "tokens",
+            Self::AddressNotAllowed(_) => "permission_error",
+            Self::OverLimit(over) => match over.refusal.over {
+                LimitKind::Tokens => "tokens",
+                LimitKind::Requests | LimitKind::Concurrency => "requests",
+                LimitKind::Quota(_) => "insufficient_quota",
+            },
             Self::PromptTooLarge { .. } | Self::AnswerTooLarge { .. } | Self::AnswerOverModel { .. } => "tokens",
-            Self::OverLimit { .. } | Self::Throttled => "requests",
+            Self::Throttled => "requests",
             _ if self.status().is_server_error() => "server_error",
             _ => "invalid_request_error",
         }
@@ -211,7 +215,9 @@ impl Rejection {
             Self::KeyArchived(_) => ErrorCode::ApiKeyArchived,
             Self::NoBalance(_) => ErrorCode::InsufficientQuota,
             Self::ModelNotFound { .. } => ErrorCode::ModelNotFound,
-            Self::OverLimit { .. } | Self::Throttled => ErrorCode::RateLimitExceeded,
+            Self::AddressNotAllowed(_) => ErrorCode::AddressNotAllowed,
+            Self::OverLimit(over) if matches!(over.refusal.over, LimitKind::Quota(_)) => ErrorCode::InsufficientQuota,
+            Self::OverLimit(_) | Self::Throttled => ErrorCode::RateLimitExceeded,
             Self::PromptTooLarge { .. }
             | Self::AnswerTooLarge { .. }
             | Self::AnswerOverModel { .. }
@@ -265,13 +271,16 @@ impl Rejection {
                 shortened(model)
             )
             .into(),
-            Self::OverLimit { key, refusal } => over_limit(key, refusal).into(),
-            Self::PromptTooLarge { key, least, limit } => format!(
-                "the prompt has at least {least} tokens and the API key {key} may use {limit} in 60 s; send a shorter one"
+            Self::AddressNotAllowed(key) => format!(
+                "the API key {key} may not be used from this address; ask its owner which addresses it allows"
             )
             .into(),
-            Self::AnswerTooLarge { key, answer, least, limit } => format!(
-                "the request's answer cannot be held to less than {answer} tokens, with which it takes at least {least}, and the API key {key} may use {limit} in 60 s; lower its thinking budget or its minimum"
+            Self::OverLimit(over) => over.message().into(),
+            Self::PromptTooLarge { least, limit } => {
+                format!("the prompt has at least {least} tokens and {limit}; send a shorter one").into()
+            }
+            Self::AnswerTooLarge { answer, least, limit } => format!(
+                "the request's answer cannot be held to less than {answer} tokens, with which it takes at least {least}, and {limit}; lower its thinking budget or its minimum"
             )
             .into(),
             Self::AnswerOverModel { answer, most } => format!(
@@ -328,7 +337,7 @@ impl Rejection {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::OverLimit { refusal, .. } => Some(refusal.retry_after),
+            Self::OverLimit(over) => Some(over.refusal.retry_after),
             Self::QueueFull { retry_after, .. } => Some(*retry_after),
             Self::Throttled
             | Self::UpstreamUnavailable { .. }
@@ -366,12 +375,35 @@ impl Rejection {
             Self::PromptTooLarge { .. } | Self::AnswerTooLarge { .. } | Self::AnswerOverModel { .. } => {
                 Some(Refused::Tokens)
             }
-            Self::OverLimit { refusal, .. } => Some(match refusal.over {
-                LimitKind::Requests => Refused::Requests,
-                LimitKind::Tokens => Refused::Tokens,
-                LimitKind::Concurrency => Refused::Concurrency,
-            }),
+            Self::AddressNotAllowed(_) => Some(Refused::Address),
+            Self::OverLimit(over) => Some(over.refusal.over.into()),
             _ => None,
+        }
+    }
+
+    /// Whose limit refuses, where one does.
+    #[must_use]
+    pub fn scope(&self) -> Option<Scope> {
+        match self {
+            Self::OverLimit(over) => Some(over.refusal.scope),
+            Self::PromptTooLarge { limit, .. } | Self::AnswerTooLarge { limit, .. } => Some(limit.scope),
+            _ => None,
+        }
+    }
+}
+
+impl From<LimitKind> for Refused {
+    fn from(over: LimitKind) -> Self {
+        match over {
+            LimitKind::Requests => Self::Requests,
+            LimitKind::Tokens => Self::Tokens,
+            LimitKind::Concurrency => Self::Concurrency,
+            LimitKind::Quota(name) => match name.unit {
+                QuotaUnit::Requests => Self::RequestsQuota,
+                QuotaUnit::Tokens => Self::TokensQuota,
+                QuotaUnit::OutputTokens => Self::OutputTokensQuota,
+                QuotaUnit::Usd => Self::UsdQuota,
+            },
         }
     }
 }
@@ -387,33 +419,6 @@ fn unknown_url(method: &str, path: &str) -> String {
     }
 }
 
-fn over_limit(key: &KeyId, refusal: &Refusal) -> String {
-    let Refusal { over, limit, used, .. } = refusal;
-    let wait = seconds(refusal.retry_after);
-    let reset = seconds(refusal.reset);
-    match over {
-        LimitKind::Requests => format!(
-            "the API key {key} made {used} of the {limit} requests that it may make in 60 s; retry in {wait} (all of them are free in {reset})"
-        ),
-        LimitKind::Tokens => format!(
-            "the API key {key} used or reserved {used} of the {limit} tokens that it may use in 60 s; retry in {wait} (all of them are free in {reset})"
-        ),
-        LimitKind::Concurrency => format!(
-            "the API key {key} has {used} of the {limit} requests running that it may run at once; retry when one has ended"
-        ),
-    }
-}
-
-/// A duration for people, rounded up to the millisecond.
-fn seconds(duration: Duration) -> String {
-    let millis = duration.as_nanos().div_ceil(1_000_000);
-    if millis.is_multiple_of(1000) {
-        format!("{} s", millis / 1000)
-    } else {
-        format!("{}.{:03} s", millis / 1000, millis % 1000)
-    }
-}
-
 /// What a client wrote, cut where it would swell a message.
 fn shortened(text: &str) -> &str {
     text.char_indices().nth(128).map_or(text, |(end, _)| text.get(..end).unwrap_or(text))
@@ -422,10 +427,12 @@ fn shortened(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::Refusal;
 
     fn over(over: LimitKind, retry_after: Duration) -> Rejection {
-        let refusal = Refusal { over, limit: 10, used: 10, retry_after, reset: retry_after };
-        Rejection::OverLimit { key: "key_test".parse().unwrap(), refusal }
+        let (scope, models) = (Scope::Key, None);
+        let refusal = Refusal { over, scope, models, limit: 10, used: 10, retry_after, reset: retry_after };
+        Rejection::OverLimit(Box::new(OverLimit { key: "key_test".parse().unwrap(), scope_id: None, refusal }))
     }
 
     #[test]

@@ -1,11 +1,17 @@
 //! The outbox on a real disk: what comes back after a process is gone, and what happens when the disk is full.
 
-use std::{fs, process::Command, time::Instant};
+use std::{
+    fs,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use keymeter_core::record::any::any_record;
 use proptest::prelude::*;
 
 use super::*;
+use crate::journal::segment;
 
 fn example(id: &str) -> Record {
     let json = format!(
@@ -26,7 +32,7 @@ fn ids(batch: &Batch) -> Vec<String> {
 
 /// Leaves the outbox as a killed process does: its lock is free, and nothing is tidied up.
 fn kill(outbox: Outbox) {
-    let path = outbox.shared.claimed.path.clone();
+    let path = outbox.journal.directory().to_owned();
     let copy = path.with_extension("copy");
     assert!(Command::new("cp").arg("-a").args([&path, &copy]).status().unwrap().success());
     drop(outbox);
@@ -124,7 +130,7 @@ fn a_lost_cursor_sends_again_and_loses_nothing() {
     for text in [None, Some(""), Some("1"), Some("1 999999999999"), Some("x 8\n"), Some("1 3\n")] {
         let outbox = Outbox::open(root.path(), &session()).unwrap();
         outbox.append(&example("a")).unwrap();
-        let path = outbox.shared.claimed.path.clone();
+        let path = outbox.journal.directory().to_owned();
         kill(outbox);
         if let Some(text) = text {
             fs::write(path.join("cursor"), text).unwrap();
@@ -135,7 +141,7 @@ fn a_lost_cursor_sends_again_and_loses_nothing() {
 }
 
 fn adopt_one(root: &Path) -> Orphan {
-    let mut orphans = directory::adopt(root).unwrap();
+    let mut orphans = orphan::adopt(root).unwrap();
     assert_eq!(orphans.len(), 1);
     orphans.remove(0)
 }
@@ -144,7 +150,7 @@ fn adopt_one(root: &Path) -> Orphan {
 fn segments_follow_each_other_and_go_when_all_in_them_is_acknowledged() {
     let root = tempfile::tempdir().unwrap();
     let outbox = Outbox::open(root.path(), &session()).unwrap();
-    let path = outbox.shared.claimed.path.clone();
+    let path = outbox.journal.directory().to_owned();
     let segments = || {
         fs::read_dir(&path)
             .unwrap()
@@ -193,7 +199,7 @@ fn what_cannot_be_read_is_put_aside_and_not_deleted() {
     for id in ["a", "b", "c"] {
         outbox.append(&example(id)).unwrap();
     }
-    let path = segment::path(&outbox.shared.claimed.path, 1);
+    let path = segment::path(outbox.journal.directory(), 1);
     kill(outbox);
     let mut bytes = fs::read(&path).unwrap();
     let length = example("a").to_json().len() + 8;
@@ -218,8 +224,8 @@ proptest! {
         for record in &records {
             outbox.append(record).unwrap();
         }
-        let path = segment::path(&outbox.shared.claimed.path, 1);
-        let end = usize::try_from(outbox.shared.journal.lock().end().unwrap().offset).unwrap();
+        let path = segment::path(outbox.journal.directory(), 1);
+        let end = usize::try_from(outbox.journal.end().unwrap().offset).unwrap();
         kill(outbox);
         let mut bytes = fs::read(&path).unwrap();
         bytes.truncate(cut.index(end + 1));

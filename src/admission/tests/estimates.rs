@@ -10,9 +10,9 @@ async fn reserved(fixture: &Fixture, key: &str) -> u64 {
     let request = fixture.ask(&format!("sk-{key}"), LONG, now()).await.ok().unwrap();
     let (before, failed) = (request.standing(now()).tokens.used, Outcome::default());
     let account = request.admitted().key.account.clone();
-    let limits = request.admitted().limits;
+    let limits = request.admitted().limits.clone();
     request.settle(&failed, now());
-    before - account.counters.standing(&limits, now().moment).tokens.used
+    before - account.counters.standing(&limits.scopes.key.minute, now()).tokens.used
 }
 
 /// A request of this key, of which the upstream states so many tokens.

@@ -155,6 +155,7 @@ pub fn record(id: &str) -> KeyRecord {
         retiring: Box::default(),
         wallet: None,
         priority: Priority::default(),
+        terms: None,
     }
 }
 

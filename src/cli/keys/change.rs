@@ -5,11 +5,11 @@ use std::path::Path;
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use keymeter_config::{
     Environment,
-    keyfile::{self, Edit, EditError, LockedFile, Setting},
+    keyfile::{self, Edit, EditError, Holder, LockedFile, Setting},
 };
 use keymeter_core::key::{KeyId, Retiring, Secret};
 
-use super::{Create, Io, KeysError, One, Regenerate, Update, options::Grace, read};
+use super::{ClearableLimit, Create, Io, KeysError, One, Regenerate, SharedLimitsArgs, Update, options::Grace, read};
 
 pub(super) fn create(create: Create, io: &mut Io<'_>) -> Result<(), KeysError> {
     let id = create.id.map_or_else(KeyId::generate, Ok)?;
@@ -36,6 +36,22 @@ pub(super) fn update(update: Update, io: &mut Io<'_>) -> Result<(), KeysError> {
     let set = settings.into_iter().map(|setting| Edit::Set { id: id.clone(), setting });
     edit(source.file(), &clear.chain(set).collect::<Vec<_>>(), io)?;
     Ok(writeln!(io.stderr, "updated {id}")?)
+}
+
+pub(super) fn limits(of: fn(String) -> Holder, args: SharedLimitsArgs, io: &mut Io<'_>) -> Result<(), KeysError> {
+    let SharedLimitsArgs { id, file, limits, clear } = args;
+    let (settings, holder) = (limits.settings(), of(id.clone()));
+    if settings.is_empty() && clear.is_empty() {
+        return Err(KeysError::NoLimit(id));
+    }
+    let fields: Vec<_> = clear.into_iter().map(ClearableLimit::field).collect();
+    if settings.iter().any(|setting| fields.iter().any(|field| field.is_set_by(setting))) {
+        return Err(KeysError::SetAndCleared);
+    }
+    let clear = fields.into_iter().map(|field| Edit::ClearLimit { of: holder.clone(), field });
+    let set = settings.into_iter().map(|limit| Edit::SetLimit { of: holder.clone(), limit });
+    edit(&file, &clear.chain(set).collect::<Vec<_>>(), io)?;
+    Ok(writeln!(io.stderr, "updated the limits of {id}")?)
 }
 
 pub(super) fn enable(key: &One, enabled: bool, io: &mut Io<'_>) -> Result<(), KeysError> {

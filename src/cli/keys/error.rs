@@ -41,6 +41,9 @@ pub enum KeysError {
     /// No option names a change.
     #[error("nothing to change in key `{0}`; add an option such as --name or --clear (see --help)")]
     NothingToChange(KeyId),
+    /// No option names a limit.
+    #[error("nothing to change in the limits of `{0}`; add an option such as --quota or --clear (see --help)")]
+    NoLimit(String),
     /// A field is both set and cleared.
     #[error("a field is both set and named by --clear; leave out one of them")]
     SetAndCleared,

@@ -3,14 +3,89 @@
 use std::{str::FromStr, time::Duration};
 
 use clap::{Args, ValueEnum};
+use ipnet::IpNet;
 use jiff::Timestamp;
 use keymeter_config::keyfile::{Field, Setting};
 use keymeter_core::{
     glob::Glob,
     key::{KeyError, KeyName, Priority},
-    limit::Limit,
+    limit::{Limit, LimitMode, Quota, QuotaName, QuotaUnit, Zone},
 };
 use serde_json::{Map, Value, json};
+
+/// What a key, a team or an owner may use.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct LimitOptions {
+    /// The limit of requests in any 60 seconds: a number, or unlimited
+    #[arg(long, value_name = "LIMIT")]
+    requests_per_minute: Option<Limit>,
+    /// The limit of tokens in any 60 seconds: a number, or unlimited
+    #[arg(long, value_name = "LIMIT")]
+    tokens_per_minute: Option<Limit>,
+    /// The limit of requests at once: a number, or unlimited
+    #[arg(long, value_name = "LIMIT")]
+    concurrent_requests: Option<Limit>,
+    /// A quota, such as usd=100/month, tokens=50000000/day@Europe/Berlin or requests=1000/5h; may be repeated
+    #[arg(long = "quota", value_name = "KIND=AMOUNT/SPAN[@ZONE]")]
+    quotas: Vec<Quota>,
+}
+
+impl LimitOptions {
+    /// The fields of `limits`, as a call to a control plane says them.
+    fn json(&self) -> Map<String, Value> {
+        let limit = |limit: Limit| limit.number().map_or(json!("unlimited"), Value::from);
+        let quotas: Vec<_> = self.quotas.iter().map(quota).collect();
+        let limits = [
+            ("requests_per_minute", self.requests_per_minute.map(limit)),
+            ("tokens_per_minute", self.tokens_per_minute.map(limit)),
+            ("concurrent_requests", self.concurrent_requests.map(limit)),
+            ("quotas", (!quotas.is_empty()).then(|| quotas.into())),
+        ];
+        limits.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    }
+
+    /// The same, in the order of the file.
+    pub(super) fn settings(self) -> Vec<Setting> {
+        let limits = [
+            self.requests_per_minute.map(Setting::RequestsPerMinute),
+            self.tokens_per_minute.map(Setting::TokensPerMinute),
+            self.concurrent_requests.map(Setting::ConcurrentRequests),
+        ];
+        limits.into_iter().flatten().chain(self.quotas.into_iter().map(Setting::Quota)).collect()
+    }
+}
+
+/// A quota as files and control planes have it.
+pub(super) fn quota(quota: &Quota) -> Value {
+    let QuotaName { unit, span } = quota.name;
+    let amount = match unit {
+        QuotaUnit::Usd => unit.written(quota.amount.get()).into(),
+        QuotaUnit::Requests | QuotaUnit::Tokens | QuotaUnit::OutputTokens => Value::from(quota.amount.get()),
+    };
+    let mut written = json!({unit.as_str(): amount, "per": span.to_string()});
+    if let Some(fields) = written.as_object_mut().filter(|_| quota.zone != Zone::UTC) {
+        fields.insert("zone".to_owned(), quota.zone.name().into());
+    }
+    written
+}
+
+/// Whether limits refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Mode {
+    /// They do
+    Enforce,
+    /// They count, and tell what they would have refused
+    Observe,
+}
+
+impl From<Mode> for LimitMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Enforce => Self::Enforce,
+            Mode::Observe => Self::Observe,
+        }
+    }
+}
 
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct Options {
@@ -23,15 +98,14 @@ pub(super) struct Options {
     /// A model that the key may call, or a glob of models; may be repeated, up to 256 times [default: all models]
     #[arg(long = "model", value_name = "GLOB")]
     models: Vec<Glob>,
-    /// The limit of requests in any 60 seconds: a number, or unlimited
-    #[arg(long, value_name = "LIMIT")]
-    requests_per_minute: Option<Limit>,
-    /// The limit of tokens in any 60 seconds: a number, or unlimited
-    #[arg(long, value_name = "LIMIT")]
-    tokens_per_minute: Option<Limit>,
-    /// The limit of requests at once: a number, or unlimited
-    #[arg(long, value_name = "LIMIT")]
-    concurrent_requests: Option<Limit>,
+    #[command(flatten)]
+    limits: LimitOptions,
+    /// Whether the key's limits refuse [default: as the configuration says]
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+    /// A network that the key may be used from, such as 10.0.0.0/8; may be repeated [default: from everywhere]
+    #[arg(long, value_name = "NETWORK")]
+    allow_from: Vec<IpNet>,
     /// Which of the requests that wait for a server goes first: a lower one, from -100 to 100 [default: 0]
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     priority: Option<Priority>,
@@ -43,20 +117,18 @@ pub(super) struct Options {
 impl Options {
     /// What the options say, as a call to a control plane does.
     pub(super) fn json(self) -> Map<String, Value> {
-        let limit = |limit: Limit| limit.number().map_or(json!("unlimited"), Value::from);
-        let limits = [
-            ("requests_per_minute", self.requests_per_minute),
-            ("tokens_per_minute", self.tokens_per_minute),
-            ("concurrent_requests", self.concurrent_requests),
-        ];
-        let limits: Map<_, _> =
-            limits.into_iter().filter_map(|(name, value)| Some((name.to_owned(), limit(value?)))).collect();
+        let mut limits = self.limits.json();
+        if let Some(mode) = self.mode {
+            limits.insert("mode".to_owned(), if mode == Mode::Observe { "observe" } else { "enforce" }.into());
+        }
         let models: Vec<_> = self.models.iter().map(Glob::as_str).collect();
+        let networks: Vec<_> = self.allow_from.iter().map(IpNet::to_string).collect();
         let fields = [
             ("owner", self.owner.map(Value::from)),
             ("team", self.team.map(Value::from)),
             ("models", (!models.is_empty()).then(|| json!(models))),
             ("limits", (!limits.is_empty()).then(|| limits.into())),
+            ("allow_from", (!networks.is_empty()).then(|| networks.into())),
             ("priority", self.priority.map(|priority| json!(priority))),
             ("expires_at", self.expires_at.map(|time| json!(time.to_string()))),
         ];
@@ -66,17 +138,15 @@ impl Options {
     /// What the options say, in the order of the file.
     pub(super) fn settings(self) -> Vec<Setting> {
         let models = (!self.models.is_empty()).then_some(self.models);
-        let settings = [
-            self.owner.map(Setting::Owner),
-            self.team.map(Setting::Team),
-            models.map(Setting::Models),
-            self.requests_per_minute.map(Setting::RequestsPerMinute),
-            self.tokens_per_minute.map(Setting::TokensPerMinute),
-            self.concurrent_requests.map(Setting::ConcurrentRequests),
+        let first = [self.owner.map(Setting::Owner), self.team.map(Setting::Team), models.map(Setting::Models)];
+        let last = [
+            self.mode.map(|mode| Setting::Mode(mode.into())),
+            (!self.allow_from.is_empty()).then_some(self.allow_from).map(Setting::AllowFrom),
             self.priority.map(Setting::Priority),
             self.expires_at.map(Setting::ExpiresAt),
         ];
-        settings.into_iter().flatten().collect()
+        let (first, last) = (first.into_iter().flatten(), last.into_iter().flatten());
+        first.chain(self.limits.settings()).chain(last).collect()
     }
 }
 
@@ -101,6 +171,13 @@ pub(super) enum Clearable {
     /// The key's own limit of requests at once
     #[value(alias = "concurrent-requests")]
     ConcurrentRequests,
+    /// All of the key's own quotas
+    Quotas,
+    /// Whether the key's limits refuse: then as the configuration says
+    Mode,
+    /// The networks: the key may then be used from everywhere
+    #[value(alias = "allow-from")]
+    AllowFrom,
     /// The priority
     Priority,
     /// The expiry
@@ -119,8 +196,43 @@ impl Clearable {
             Self::RequestsPerMinute => Field::RequestsPerMinute,
             Self::TokensPerMinute => Field::TokensPerMinute,
             Self::ConcurrentRequests => Field::ConcurrentRequests,
+            Self::Quotas => Field::Quotas,
+            Self::Mode => Field::Mode,
+            Self::AllowFrom => Field::AllowFrom,
             Self::Priority => Field::Priority,
             Self::ExpiresAt => Field::ExpiresAt,
+        }
+    }
+}
+
+/// A limit that can be removed from a team or an owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(super) enum ClearableLimit {
+    /// All limits
+    Limits,
+    /// The limit of requests
+    #[value(alias = "requests-per-minute")]
+    RequestsPerMinute,
+    /// The limit of tokens
+    #[value(alias = "tokens-per-minute")]
+    TokensPerMinute,
+    /// The limit of requests at once
+    #[value(alias = "concurrent-requests")]
+    ConcurrentRequests,
+    /// All quotas
+    Quotas,
+}
+
+impl ClearableLimit {
+    /// The field of the file.
+    pub(super) fn field(self) -> Field {
+        match self {
+            Self::Limits => Field::Limits,
+            Self::RequestsPerMinute => Field::RequestsPerMinute,
+            Self::TokensPerMinute => Field::TokensPerMinute,
+            Self::ConcurrentRequests => Field::ConcurrentRequests,
+            Self::Quotas => Field::Quotas,
         }
     }
 }

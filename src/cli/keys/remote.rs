@@ -120,12 +120,19 @@ fn changes(
             Clearable::Models => drop(changes.insert("models".to_owned(), Value::Null)),
             Clearable::Priority => drop(changes.insert("priority".to_owned(), Value::Null)),
             Clearable::ExpiresAt => drop(changes.insert("expires_at".to_owned(), Value::Null)),
+            Clearable::AllowFrom => drop(changes.insert("allow_from".to_owned(), Value::Null)),
             Clearable::Limits => limits = Some(Map::new()),
-            Clearable::RequestsPerMinute | Clearable::TokensPerMinute | Clearable::ConcurrentRequests => {
+            Clearable::RequestsPerMinute
+            | Clearable::TokensPerMinute
+            | Clearable::ConcurrentRequests
+            | Clearable::Quotas
+            | Clearable::Mode => {
                 limits = Some(limits.map_or_else(|| own_limits(remote, id), Ok)?);
                 let name = match field {
                     Clearable::RequestsPerMinute => "requests_per_minute",
                     Clearable::TokensPerMinute => "tokens_per_minute",
+                    Clearable::Quotas => "quotas",
+                    Clearable::Mode => "mode",
                     _ => "concurrent_requests",
                 };
                 if let Some(limits) = &mut limits {

@@ -10,14 +10,14 @@ use jiff::Timestamp;
 use keymeter_config::keyfile::{self, EditError};
 use keymeter_core::{
     glob::Glob,
-    key::{KeyHash, KeyId, KeyRecord, KeyState, Priority},
-    limit::Limit,
+    key::{KeyHash, KeyId, KeyRecord, KeyState, Priority, Terms},
+    limit::{Limit, LimitMode, Limits, Quota, ScopeLimits},
     printable::{plain_json, steers},
 };
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::{Io, KeysError, Output, read};
+use super::{Io, KeysError, Output, options::quota, read};
 use crate::cli::remote::aligned;
 
 pub(super) fn list(path: &Path, output: Output, io: &mut Io<'_>) -> Result<(), KeysError> {
@@ -120,8 +120,40 @@ fn description(record: &KeyRecord, hash_known: bool, now: Timestamp) -> String {
         ("concurrent_requests", limit(limits.concurrent_requests)),
     ];
     let expires_at = ("expires_at", or_dash(record.expires_at));
+    let further = record.terms.as_deref().map(further).unwrap_or_default();
     let line = |(name, value): (&str, String)| format!("{name:20} {}\n", shown(&value));
-    fields.into_iter().chain(priority).chain([expires_at]).chain(retiring).map(line).collect()
+    fields.into_iter().chain(priority).chain([expires_at]).chain(further).chain(retiring).map(line).collect()
+}
+
+/// What few keys have.
+fn further(terms: &Terms) -> Vec<(&'static str, String)> {
+    let mode = terms.mode.map(|mode| ("mode", mode_word(mode).to_owned()));
+    let quotas = terms.quotas.iter().map(|quota| ("quota", quota.to_string()));
+    let of = |what: &str, limits: &ScopeLimits| format!("{what}: {}", scope_limits(limits));
+    let models = terms.models.iter().map(|model| ("model", of(model.models.as_str(), &model.limits)));
+    let team = terms.team.as_deref().map(|limits| ("team_limits", scope_limits(limits)));
+    let owner = terms.owner.as_deref().map(|limits| ("owner_limits", scope_limits(limits)));
+    let networks = terms.allow_from.iter().map(|network| ("allow_from", network.to_string()));
+    mode.into_iter().chain(quotas).chain(models).chain(team).chain(owner).chain(networks).collect()
+}
+
+fn mode_word(mode: LimitMode) -> &'static str {
+    match mode {
+        LimitMode::Enforce => "enforce",
+        LimitMode::Observe => "observe",
+    }
+}
+
+/// The limits that there are, in one line.
+fn scope_limits(limits: &ScopeLimits) -> String {
+    let Limits { requests_per_minute, tokens_per_minute, concurrent_requests } = limits.minute;
+    let minute = [
+        ("requests_per_minute", requests_per_minute),
+        ("tokens_per_minute", tokens_per_minute),
+        ("concurrent_requests", concurrent_requests),
+    ];
+    let minute = minute.into_iter().filter_map(|(name, limit)| Some(format!("{name}={}", limit.number()?)));
+    minute.chain(limits.quotas.iter().map(Quota::to_string)).collect::<Vec<_>>().join(", ")
 }
 
 fn summary(record: &KeyRecord, now: Timestamp) -> Value {
@@ -151,6 +183,14 @@ fn everything(record: &KeyRecord, hash_known: bool, now: Timestamp) -> Value {
     if let Some(fields) = all.as_object_mut() {
         fields.insert("hash".to_owned(), hash_known.then(|| record.hash.to_string()).into());
         fields.insert("retiring".to_owned(), retiring.collect());
+        if let Some(terms) = &record.terms {
+            fields.insert("quotas".to_owned(), terms.quotas.iter().map(quota).collect());
+            fields.insert("mode".to_owned(), terms.mode.map(mode_word).into());
+            fields.insert(
+                "allow_from".to_owned(),
+                terms.allow_from.iter().map(|network| Value::from(network.to_string())).collect(),
+            );
+        }
     }
     all
 }

@@ -105,11 +105,6 @@ impl Link {
         !matches!(self.terms.url.servers, Servers::Cluster(_))
     }
 
-    /// Whether one script may use several keys: a cluster has them on different servers.
-    pub(super) fn takes_many_keys(&self) -> bool {
-        !matches!(self.terms.url.servers, Servers::Cluster(_))
-    }
-
     async fn connect(&self) -> Result<ServerConnection, LinkError> {
         let certificates = self.certificates()?;
         // The client has no timers for answers: they would take our own lateness for the server's.

@@ -1,12 +1,12 @@
--- Keeps the places of a gateway's requests for another while. KEYS: the running requests of each key.
--- ARGV: for each key how many run, and their names. Returns the names that do not count any more.
+-- Keeps the places of a gateway's requests for another while. KEYS: the running requests of each subject.
+-- ARGV: for each how many run, and their names. Returns the names that do not count any more.
 
-local SILENCE, SPAN, KEEP = 10000000, 60000000, '70000'
+local SILENCE, SPAN, KEEP = 10000000, 60000000, 70000
 local call = redis.call
 local clock_now, at, freed = clock(), 1, {}
 for _, running in ipairs(KEYS) do
   local count, now = tonumber(ARGV[at]), clock_now
-  -- The key's present, as the windows have it: it never goes back, but for what is set back by more than they remember.
+  -- The subject's present, as the windows have it: it never goes back, but for what is set back by more than they remember.
   local latest = tonumber(call('ZREVRANGE', running, 0, 0, 'WITHSCORES')[2]) or 0
   if latest > now and latest <= now + SPAN then
     now = latest
@@ -23,7 +23,9 @@ for _, running in ipairs(KEYS) do
   end
   if #kept > 0 then
     call('ZADD', running, unpack(kept))
-    call('PEXPIRE', running, KEEP)
+    if call('PTTL', running) < KEEP then
+      call('PEXPIRE', running, KEEP)
+    end
   end
   at = at + 1 + count
 end

@@ -1,5 +1,5 @@
 -- Takes places again that were freed while their gateway was silent, over the limit if need be. KEYS: the running
--- requests of a key. ARGV: the key's limit (-1: none), how many run, and their names. Returns how many are over it.
+-- requests of a subject. ARGV: its limit (-1: none), how many run, and their names. Returns how many are over it.
 
 local SILENCE, SPAN = 10000000, 60000000
 local call = redis.call
@@ -12,7 +12,10 @@ for index = 3, count + 2 do
   taken[#taken + 1], taken[#taken + 2] = string.format('%d', now), ARGV[index]
 end
 call('ZADD', KEYS[1], unpack(taken))
-call('PEXPIRE', KEYS[1], '70000')
+-- Where it is kept for longer, it stays so.
+if call('PTTL', KEYS[1]) < 70000 then
+  call('PEXPIRE', KEYS[1], '70000')
+end
 if limit < 0 then
   return 0
 end

@@ -3,6 +3,7 @@
 
 use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
+use keymeter_core::limit::Limit;
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, ToRedisArgs, aio::ConnectionLike, cmd};
 
 /// All scripts.
@@ -34,6 +35,8 @@ end
 #[cfg(test)]
 const SET_CLOCK: &str = "local function clock() return tonumber(ARGV[#ARGV]) end\n";
 
+const BASE: &str = include_str!("base.lua");
+const QUOTA: &str = include_str!("quota.lua");
 const WINDOW: &str = include_str!("window.lua");
 const SETTLE: &str = include_str!("settle.lua");
 
@@ -41,11 +44,11 @@ impl Scripts {
     pub(super) fn new(clock: &Clock) -> Self {
         let script = |parts: &[&str]| Script::new(clock, parts);
         Self {
-            admit: script(&[WINDOW, SETTLE, include_str!("admit.lua")]),
-            settle: script(&[WINDOW, SETTLE, include_str!("settle_keys.lua")]),
+            admit: script(&[BASE, QUOTA, WINDOW, SETTLE, include_str!("admit.lua")]),
+            settle: script(&[BASE, QUOTA, WINDOW, SETTLE, include_str!("settle_subjects.lua")]),
             renew: script(&[include_str!("renew.lua")]),
             retake: script(&[include_str!("retake.lua")]),
-            status: script(&[WINDOW, include_str!("status.lua")]),
+            status: script(&[BASE, QUOTA, WINDOW, include_str!("status.lua")]),
             gateways: script(&[include_str!("gateways.lua")]),
         }
     }
@@ -140,4 +143,12 @@ impl Call<'_> {
             answer => answer,
         }
     }
+}
+
+/// Whole numbers are exact below this in the scripts. A higher limit of a minute counts as none.
+pub(super) const MOST: u64 = 1 << 53;
+
+/// A limit as the scripts read it.
+pub(super) fn number(limit: Limit) -> i64 {
+    limit.number().filter(|number| *number < MOST).and_then(|number| i64::try_from(number).ok()).unwrap_or(-1)
 }

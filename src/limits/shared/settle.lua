@@ -1,17 +1,61 @@
--- What became of requests of one key. Each is settled once, however often that is said: the one who takes its name
--- from those that run is the first to say so.
+-- What became of requests of one subject. Each is settled once, however often that is said: the one who takes its name
+-- from those that run is the first to say so, and the one who takes away what it has reserved of quotas.
 
 local GONE = 'gone'
 
-local function settle(key, name, ending, slot, tokens, used)
+-- Settles the quotas of a request, which used what `words` say.
+local function settle_quotas(key, name, words, is_first)
+  local reserved = field(key.quotas, '@' .. name)
+  if not (reserved or is_first) then
+    return
+  end
+  set(key.quotas, '@' .. name, false)
+  local slots, amounts = {}, {}
+  for quota_name, slot, amount in string.gmatch(reserved or '', '(%S+) (%d+) (%d+)') do
+    slots[quota_name], amounts[quota_name] = tonumber(slot), tonumber(amount)
+  end
+  -- What was reserved may have been given back meanwhile: then all of it counts from now.
+  each_spoken_of(key, words, function(quota, _, used)
+    local beyond = used - (amounts[quota.name] or 0)
+    if beyond < 0 then
+      refund(key, quota, slots[quota.name], -beyond)
+    elseif beyond > 0 and not quota.is_outside then
+      spend(key, quota, beyond)
+    end
+  end)
+end
+
+-- What a gateway let requests use of quotas while it did not ask. Nobody here knows of it: its name is kept instead.
+local function settle_spent(key, name, words)
+  if field(key.quotas, '@' .. name) then
+    return
+  end
+  set(key.quotas, '@' .. name, SAID)
+  put_running(key, {name}, true, true)
+  each_spoken_of(key, words, function(quota, slot, amount)
+    spend_in(key, quota, slot, amount)
+  end)
+end
+
+-- `words` is empty where the request has no quotas.
+local function settle(key, name, ending, slot, tokens, used, words)
   local is_first = call('ZREM', key.running, name) == 1
+  if words ~= '' then
+    if ending == 'settle' then
+      settle_quotas(key, name, words, is_first)
+    elseif ending == 'cancel' then
+      release(key, name)
+    else
+      set(key.quotas, '@' .. name, false)
+    end
+  end
   if slot == '0' then
     -- The gateway did not hear what became of it: only the server knows.
-    local known = field(key, name)
+    local known = field(key.windows, name)
     if ending == 'cancel' and (known == GONE or not is_first) then
       -- It may still be on its way, over a connection that broke: then it comes too late.
       put_running(key, {name}, true, true)
-      set(key, name, GONE)
+      set(key.windows, name, GONE)
       return
     end
     if known then
@@ -21,7 +65,7 @@ local function settle(key, name, ending, slot, tokens, used)
   if not is_first then
     return
   end
-  set(key, name, false)
+  set(key.windows, name, false)
   tokens, used = tonumber(tokens) or 0, tonumber(used) or 0
   if ending == 'cancel' and slot ~= '0' then
     give_back(key, slot, 1, tokens)
@@ -38,9 +82,9 @@ local function settle_stock(key, name, slot, requests, tokens, places)
     return
   end
   if slot == '0' then
-    slot, requests, tokens = string.match(field(key, name) or '0 0 0', '^(%d+) (%d+) (%d+)$')
+    slot, requests, tokens = string.match(field(key.windows, name) or '0 0 0', '^(%d+) (%d+) (%d+)$')
   end
-  set(key, name, false)
+  set(key.windows, name, false)
   give_back(key, slot, tonumber(requests), tonumber(tokens))
   for place in string.gmatch(places, '%S+') do
     call('ZREM', key.running, place)
@@ -52,11 +96,13 @@ local function settle_all(key, from)
   local count = tonumber(ARGV[from])
   for number = 0, count - 1 do
     local at = from + 1 + number * 6
-    local name, ending = ARGV[at], ARGV[at + 1]
+    local name, ending, words = ARGV[at], ARGV[at + 1], ARGV[at + 5]
     if ending == 'stock' then
-      settle_stock(key, name, ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5])
+      settle_stock(key, name, ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], words)
+    elseif ending == 'spent' then
+      settle_spent(key, name, words)
     else
-      settle(key, name, ending, ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
+      settle(key, name, ending, ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], words)
     end
   end
   return from + 1 + count * 6

@@ -9,11 +9,11 @@ use std::{
     },
 };
 
-use keymeter_core::key::KeyId;
+use keymeter_core::limit::{Division, QuotaName, Slot};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::script::Call;
+use super::{quotas, script::Call, subject::Subject};
 
 /// What became of a request.
 #[derive(Clone, Debug)]
@@ -26,6 +26,17 @@ pub(super) enum Ending {
     Cancelled,
     /// This is left of a lease.
     QuotaLease { requests: u64, tokens: u64, places: String },
+    /// Requests used this of quotas while the server was not asked.
+    Spent(Vec<Spent>),
+}
+
+/// What was used of one quota without the server.
+#[derive(Clone, Debug)]
+pub(super) struct Spent {
+    pub name: QuotaName,
+    pub slot: Slot,
+    pub amount: u64,
+    pub division: Division,
 }
 
 impl Ending {
@@ -36,7 +47,7 @@ impl Ending {
     }
 }
 
-/// The settlement of one request or lease.
+/// The settlement of one request or lease with one subject.
 #[derive(Clone, Debug)]
 pub(super) struct Settlement {
     pub name: Arc<str>,
@@ -45,30 +56,53 @@ pub(super) struct Settlement {
     /// The tokens that were reserved.
     pub tokens: u64,
     pub ending: Ending,
+    /// What it used of quotas, as the scripts read it; empty if it has none.
+    pub quotas: Box<str>,
 }
 
+/// Stands for the quotas of a request of which the server is to look up what it has reserved.
+const LOOK_UP: &str = "-";
+
 impl Settlement {
+    /// The end of a request of which nothing more is known.
+    pub(super) fn unknown(name: Arc<str>, ending: Ending, has_quotas: bool) -> Self {
+        Self { name, slot: 0, tokens: 0, ending, quotas: if has_quotas { LOOK_UP.into() } else { Box::default() } }
+    }
+
     /// Writes the settlement as the scripts read it.
     pub(super) fn write(&self, call: &mut Call<'_>) {
-        let Self { name, slot, tokens, ending } = self;
+        let Self { name, slot, tokens, ending, quotas } = self;
+        let spent;
         let (word, third, fourth, fifth) = match ending {
-            Ending::Settled { used } => ("settle", *tokens, *used, ""),
-            Ending::Dropped => ("drop", *tokens, 0, ""),
-            Ending::Cancelled => ("cancel", *tokens, 0, ""),
+            Ending::Settled { used } => ("settle", *tokens, *used, &**quotas),
+            Ending::Dropped => ("drop", *tokens, 0, &**quotas),
+            Ending::Cancelled => ("cancel", *tokens, 0, &**quotas),
             Ending::QuotaLease { requests, tokens, places } => ("stock", *requests, *tokens, &**places),
+            Ending::Spent(uses) => {
+                spent = said_of(uses);
+                ("spent", 0, 0, &*spent)
+            }
         };
         call.arg(&**name).arg(word).arg(*slot).arg(third).arg(fourth).arg(fifth);
     }
 
     fn is_of_request(&self) -> bool {
-        !matches!(self.ending, Ending::QuotaLease { .. })
+        !matches!(self.ending, Ending::QuotaLease { .. } | Ending::Spent(_))
     }
 }
 
-/// The settlements of all keys.
+fn said_of(uses: &[Spent]) -> String {
+    let mut words = String::new();
+    for Spent { name, slot, amount, division } in uses {
+        quotas::say(*name, *slot, *amount, division, &mut words);
+    }
+    words
+}
+
+/// The settlements of all subjects.
 #[derive(Default)]
 pub(super) struct Settlements {
-    by_key: Mutex<HashMap<KeyId, Vec<Entry>>>,
+    by_subject: Mutex<HashMap<Subject, Vec<Entry>>>,
     numbers: AtomicU64,
     arrived: Notify,
 }
@@ -82,25 +116,47 @@ struct Entry {
     is_under_way: bool,
 }
 
-/// Settlements of one key that are sent together.
+/// Settlements of one subject that are sent together.
 pub(super) struct SettlementBatch {
-    pub key: KeyId,
+    pub subject: Subject,
     pub settlements: Vec<Settlement>,
     numbers: Vec<u64>,
 }
 
 impl Settlements {
-    pub(super) fn push(&self, key: &KeyId, settlement: Settlement) {
-        let mut by_key = self.by_key.lock();
-        // Under the lock, so that the numbers of a key ascend.
+    pub(super) fn push(&self, subject: &Subject, settlement: Settlement) {
+        let mut by_subject = self.by_subject.lock();
+        // Under the lock, so that the numbers of a subject ascend.
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let entry = Entry { number, settlement, is_sent: false, is_under_way: false };
-        match by_key.get_mut(key) {
+        match by_subject.get_mut(subject) {
             Some(entries) => entries.push(entry),
-            None => drop(by_key.insert(key.clone(), vec![entry])),
+            None => drop(by_subject.insert(subject.clone(), vec![entry])),
         }
-        drop(by_key);
+        drop(by_subject);
         self.arrived.notify_one();
+    }
+
+    /// Adds what was spent of quotas without the server, to what is still to be said of that: however long the server is
+    /// away, it is one settlement for each subject.
+    pub(super) fn push_spent(&self, subject: &Subject, name: Arc<str>, uses: Vec<Spent>) {
+        let mut by_subject = self.by_subject.lock();
+        let mut entries = by_subject.get_mut(subject).into_iter().flatten();
+        let unsaid = entries.find_map(|entry| match &mut entry.settlement.ending {
+            Ending::Spent(spent) if !entry.is_sent => Some(spent),
+            _ => None,
+        });
+        let Some(spent) = unsaid else {
+            drop(by_subject);
+            let ending = Ending::Spent(uses);
+            return self.push(subject, Settlement::unknown(name, ending, true));
+        };
+        for new in uses {
+            match spent.iter_mut().find(|known| (known.name, known.slot) == (new.name, new.slot)) {
+                Some(known) => known.amount = known.amount.saturating_add(new.amount),
+                None => spent.push(new),
+            }
+        }
     }
 
     /// Waits until there may be a settlement that was not sent.
@@ -110,22 +166,28 @@ impl Settlements {
 
     /// Whether all settlements are acknowledged.
     pub(super) fn is_empty(&self) -> bool {
-        self.by_key.lock().is_empty()
+        self.by_subject.lock().is_empty()
     }
 
-    /// The first `most` settlements of a key. An admission takes them along, so that it counts what ended here before it.
+    /// The first `most` settlements of a subject. An admission takes them along, so that it counts what ended here before it.
     /// Settlements under way arrive before it anyway, if both go the same way.
-    pub(super) fn for_key(&self, key: &KeyId, most: usize, goes_the_same_way: bool) -> Option<SettlementBatch> {
-        let by_key = self.by_key.lock();
-        let entries = by_key.get(key)?.iter().filter(|entry| !(entry.is_under_way && goes_the_same_way));
-        SettlementBatch::new(key, entries.take(most))
+    pub(super) fn of_subject(
+        &self,
+        subject: &Subject,
+        most: usize,
+        goes_the_same_way: bool,
+    ) -> Option<SettlementBatch> {
+        let by_subject = self.by_subject.lock();
+        let entries = by_subject.get(subject)?.iter().filter(|entry| !(entry.is_under_way && goes_the_same_way));
+        SettlementBatch::new(subject, entries.take(most))
     }
 
-    /// The settlements that are not under way: about `most` of them, in a batch of `most_of_key` at most for each key.
-    pub(super) fn unsent_batches(&self, most: usize, most_of_key: usize) -> Vec<SettlementBatch> {
+    /// The settlements that are not under way: about `most` of them, in a batch of `most_of_one` at most for each subject.
+    pub(super) fn unsent_batches(&self, most: usize, most_of_one: usize) -> Vec<SettlementBatch> {
         let (mut batches, mut count) = (Vec::new(), 0);
-        for (key, entries) in self.by_key.lock().iter() {
-            let batch = SettlementBatch::new(key, entries.iter().filter(|entry| !entry.is_under_way).take(most_of_key));
+        for (subject, entries) in self.by_subject.lock().iter() {
+            let batch =
+                SettlementBatch::new(subject, entries.iter().filter(|entry| !entry.is_under_way).take(most_of_one));
             count += batch.as_ref().map_or(0, |batch| batch.numbers.len());
             batches.extend(batch);
             if count >= most {
@@ -148,50 +210,50 @@ impl Settlements {
 
     /// Marks all settlements under way as lost.
     pub(super) fn mark_all_lost(&self) {
-        for entry in self.by_key.lock().values_mut().flatten() {
+        for entry in self.by_subject.lock().values_mut().flatten() {
             entry.is_under_way = false;
         }
     }
 
     /// Removes a batch that was acknowledged.
     pub(super) fn remove(&self, batch: &SettlementBatch) {
-        let mut by_key = self.by_key.lock();
-        let Some(entries) = by_key.get_mut(&batch.key) else { return };
+        let mut by_subject = self.by_subject.lock();
+        let Some(entries) = by_subject.get_mut(&batch.subject) else { return };
         entries.retain(|entry| !batch.has(entry));
         if entries.is_empty() {
-            by_key.remove(&batch.key);
+            by_subject.remove(&batch.subject);
         }
     }
 
     /// Whether the server cannot know the end of a request.
-    pub(super) fn is_unsent(&self, key: &KeyId, name: &str) -> bool {
-        let by_key = self.by_key.lock();
-        let mut entries = by_key.get(key).into_iter().flatten();
+    pub(super) fn is_unsent(&self, subject: &Subject, name: &str) -> bool {
+        let by_subject = self.by_subject.lock();
+        let mut entries = by_subject.get(subject).into_iter().flatten();
         entries.any(|entry| !entry.is_sent && &*entry.settlement.name == name)
     }
 
     /// The requests whose end the server cannot know: it still keeps their permits.
-    pub(super) fn unsent(&self) -> Vec<(KeyId, Arc<str>)> {
-        let by_key = self.by_key.lock();
-        let unsent = by_key.iter().flat_map(|(key, entries)| {
+    pub(super) fn unsent(&self) -> Vec<(Subject, Arc<str>)> {
+        let by_subject = self.by_subject.lock();
+        let unsent = by_subject.iter().flat_map(|(subject, entries)| {
             let ended =
                 |entry: &&Entry| !entry.is_sent && entry.settlement.slot > 0 && entry.settlement.is_of_request();
-            entries.iter().filter(ended).map(|entry| (key.clone(), entry.settlement.name.clone()))
+            entries.iter().filter(ended).map(|entry| (subject.clone(), entry.settlement.name.clone()))
         });
         unsent.collect()
     }
 
     fn mark(&self, batch: &SettlementBatch, change: impl Fn(&mut Entry)) {
-        if let Some(entries) = self.by_key.lock().get_mut(&batch.key) {
+        if let Some(entries) = self.by_subject.lock().get_mut(&batch.subject) {
             entries.iter_mut().filter(|entry| batch.has(entry)).for_each(change);
         }
     }
 }
 
 impl SettlementBatch {
-    fn new<'entries>(key: &KeyId, entries: impl Iterator<Item = &'entries Entry>) -> Option<Self> {
+    fn new<'entries>(subject: &Subject, entries: impl Iterator<Item = &'entries Entry>) -> Option<Self> {
         let (numbers, settlements): (Vec<_>, _) = entries.map(|entry| (entry.number, entry.settlement.clone())).unzip();
-        (!numbers.is_empty()).then(|| Self { key: key.clone(), settlements, numbers })
+        (!numbers.is_empty()).then(|| Self { subject: subject.clone(), settlements, numbers })
     }
 
     fn has(&self, entry: &Entry) -> bool {
@@ -204,24 +266,28 @@ mod tests {
     use super::*;
 
     fn settlement(name: &str) -> Settlement {
-        Settlement { name: name.into(), slot: 1, tokens: 5, ending: Ending::Dropped }
+        Settlement { name: name.into(), slot: 1, tokens: 5, ending: Ending::Dropped, quotas: Box::default() }
     }
 
     #[test]
     fn what_is_not_acknowledged_is_said_again() {
         let settlements = Settlements::default();
-        let keys: [KeyId; 2] = ["key_a".parse().unwrap(), "key_b".parse().unwrap()];
+        let keys = [Subject::from("key/key_a"), Subject::from("key/key_b")];
         for (key, name) in [(&keys[0], "1"), (&keys[0], "2"), (&keys[1], "3")] {
             settlements.push(key, settlement(name));
         }
         let waiting =
             || settlements.unsent_batches(100, 100).iter().map(|batch| batch.settlements.len()).sum::<usize>();
         assert_eq!((settlements.unsent().len(), waiting()), (3, 3));
-        let first = settlements.for_key(&keys[0], 1, true).unwrap();
+        let first = settlements.of_subject(&keys[0], 1, true).unwrap();
         settlements.mark_sent(&first);
         assert_eq!((first.settlements.len(), settlements.unsent().len(), waiting()), (1, 2, 2));
-        assert_eq!(settlements.for_key(&keys[0], 9, true).unwrap().settlements.len(), 1, "the other is heard before");
-        assert_eq!(settlements.for_key(&keys[0], 9, false).unwrap().settlements.len(), 2, "or is not");
+        assert_eq!(
+            settlements.of_subject(&keys[0], 9, true).unwrap().settlements.len(),
+            1,
+            "the other is heard before"
+        );
+        assert_eq!(settlements.of_subject(&keys[0], 9, false).unwrap().settlements.len(), 2, "or is not");
         settlements.mark_lost(&first);
         assert_eq!((settlements.unsent().len(), waiting()), (2, 3));
         settlements.remove(&first);
@@ -231,6 +297,30 @@ mod tests {
         settlements.mark_all_lost();
         assert_eq!((settlements.unsent().len(), waiting()), (0, 2));
         settlements.unsent_batches(100, 100).iter().for_each(|batch| settlements.remove(batch));
-        assert!(settlements.is_empty() && settlements.for_key(&keys[0], 9, false).is_none());
+        assert!(settlements.is_empty() && settlements.of_subject(&keys[0], 9, false).is_none());
+    }
+
+    #[test]
+    fn what_was_spent_without_the_server_is_said_at_once() {
+        let (settlements, key) = (Settlements::default(), Subject::from("key/key_a"));
+        let spent = |slot, amount| {
+            let name = "tokens_per_1h".parse().unwrap();
+            vec![Spent { name, slot, amount, division: Division::Steps(60_000_000) }]
+        };
+        for (name, slot, amount) in [("1", 7, 10), ("2", 7, 5), ("3", 8, 1)] {
+            settlements.push_spent(&key, name.into(), spent(slot, amount));
+        }
+        let batch = settlements.of_subject(&key, 9, true).unwrap();
+        let said = |settlement: &Settlement| match &settlement.ending {
+            Ending::Spent(uses) => uses.iter().map(|spent| (spent.slot, spent.amount)).collect::<Vec<_>>(),
+            _ => panic!("nothing else was said"),
+        };
+        assert_eq!((batch.settlements.len(), said(&batch.settlements[0])), (1, vec![(7, 15), (8, 1)]));
+        settlements.mark_sent(&batch);
+        settlements.push_spent(&key, "4".into(), spent(8, 2));
+        settlements.mark_all_lost();
+        let again = settlements.of_subject(&key, 9, true).unwrap();
+        assert_eq!(said(&again.settlements[0]), [(7, 15), (8, 1)], "what may be known is said as it was");
+        assert_eq!((&*again.settlements[1].name, said(&again.settlements[1])), ("4", vec![(8, 2)]));
     }
 }

@@ -4,25 +4,27 @@
 use std::{collections::HashSet, convert::Infallible, sync::Arc, time::Duration};
 
 use futures_util::future::try_join_all;
-use keymeter_core::{clock::MonotonicTime, key::KeyId, limit::Limit};
+use keymeter_core::{
+    clock::{MonotonicTime, Now},
+    limit::Limit,
+};
 use tokio::time::Instant;
 
 use super::{
     SharedLimits,
-    admission::number,
     health::{BETWEEN_TRIALS, TRIALS},
-    keys_of,
     link::{LinkError, ServerConnection},
     permits::RunningRequests,
     quota_lease::QuotaLease,
-    running_of,
+    script::number,
     settlements::{Ending, Settlement, SettlementBatch},
+    subject::{GATEWAYS, Subject},
 };
 use crate::drain::drain;
 
 /// How often expired leases are looked for.
 const TICK: Duration = Duration::from_millis(100);
-/// The ticks after which keys that are no longer used are forgotten.
+/// The ticks after which subjects that are no longer used are forgotten.
 const FORGET: u32 = 100;
 
 /// How long settlements are collected before they are sent.
@@ -33,11 +35,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 /// The most permits, and settlements, of one call.
 const PERMITS_PER_CALL: usize = 500;
 const SETTLEMENTS_PER_CALL: usize = 200;
-/// The most calls at once, where each key needs its own.
+/// The most calls at once.
 const AT_ONCE: usize = 64;
-
-/// The set of known gateways.
-const GATEWAYS: &str = "keymeter:{gateways}";
 
 impl SharedLimits {
     /// Keeps the server up to date for as long as the process runs.
@@ -124,7 +123,8 @@ impl SharedLimits {
                 self.renew(&mut connection, now).await?;
             }
             if ticks.is_multiple_of(FORGET) {
-                self.snapshots.forget(now);
+                let date = self.calendar.date(jiff::Timestamp::now());
+                self.snapshots.forget(Now { moment: now, date });
             }
         }
     }
@@ -140,8 +140,8 @@ impl SharedLimits {
 
     /// Returns what is left of leases.
     pub(super) fn return_leases(&self, is_expired: impl Fn(&QuotaLease) -> bool, now: MonotonicTime) {
-        for (key, lease) in self.snapshots.take_expired(is_expired, now) {
-            self.settlements.push(&key, lease.into_settlement());
+        for (subject, lease) in self.snapshots.take_expired(is_expired, now) {
+            self.settlements.push(&subject, lease.into_settlement());
         }
     }
 
@@ -157,14 +157,14 @@ impl SharedLimits {
     /// Renews the permits of running requests, and takes again those that were freed meanwhile.
     pub(super) async fn renew(&self, connection: &mut ServerConnection, now: MonotonicTime) -> Result<(), LinkError> {
         self.count_gateways(connection, now).await?;
-        let mut statements = self.permits.by_key();
-        statements.extend(self.settlements.unsent().into_iter().map(|(key, name)| RunningRequests {
-            key,
+        let mut statements = self.permits.by_subject();
+        statements.extend(self.settlements.unsent().into_iter().map(|(subject, name)| RunningRequests {
+            subject,
             limit: Limit::Unlimited,
             names: vec![name],
         }));
         let chunks: Vec<_> = statements.iter().flat_map(chunks_of).collect();
-        let groups = self.grouped(&chunks, |chunk| chunk.names.len(), PERMITS_PER_CALL);
+        let groups = grouped(&chunks, |chunk| chunk.names.len(), PERMITS_PER_CALL);
         let mut freed = HashSet::new();
         for groups in groups.chunks(AT_ONCE) {
             let mut calls = Vec::with_capacity(groups.len());
@@ -192,7 +192,7 @@ impl SharedLimits {
         group: &[PermitChunk<'_>],
         mut connection: ServerConnection,
     ) -> Result<Vec<String>, LinkError> {
-        let keys: Vec<_> = group.iter().map(|chunk| running_of(chunk.key)).collect();
+        let keys: Vec<_> = group.iter().map(|chunk| chunk.subject.running()).collect();
         let mut call = self.scripts.renew.on(&keys);
         for chunk in group {
             call.arg(chunk.names.len());
@@ -201,26 +201,26 @@ impl SharedLimits {
         self.link.answer(call.run(&mut connection)).await
     }
 
-    /// Takes permits of a key again that were freed although their requests run.
+    /// Takes permits of a subject again that were freed although their requests run.
     async fn retake(
         &self,
         chunk: &PermitChunk<'_>,
         freed: &HashSet<String>,
         mut connection: ServerConnection,
     ) -> Result<(), LinkError> {
-        let runs = |name: &str| self.permits.contains(chunk.key, name) || self.settlements.is_unsent(chunk.key, name);
+        let runs =
+            |name: &str| self.permits.contains(chunk.subject, name) || self.settlements.is_unsent(chunk.subject, name);
         let names: Vec<_> = chunk.names.iter().filter(|name| freed.contains(&***name) && runs(name)).collect();
         if names.is_empty() {
             return Ok(());
         }
-        let mut call = self.scripts.retake.on(&[running_of(chunk.key)]);
+        let mut call = self.scripts.retake.on(&[chunk.subject.running()]);
         call.arg(number(chunk.limit)).arg(names.len());
         call.args(names.iter().copied());
         self.series.excess(self.link.answer(call.run(&mut connection)).await?);
         for name in names.into_iter().filter(|name| !runs(name)) {
             // It ended meanwhile, and its settlement may have been sent before its permit was taken again.
-            let settlement = Settlement { name: name.clone(), slot: 0, tokens: 0, ending: Ending::Dropped };
-            self.settlements.push(chunk.key, settlement);
+            self.settlements.push(chunk.subject, Settlement::unknown(name.clone(), Ending::Dropped, false));
         }
         Ok(())
     }
@@ -229,7 +229,7 @@ impl SharedLimits {
     pub(super) async fn send_settlements(&self, connection: &mut ServerConnection) -> Result<(), LinkError> {
         loop {
             let batches = self.settlements.unsent_batches(SETTLEMENTS_PER_CALL * AT_ONCE, SETTLEMENTS_PER_CALL);
-            let groups = self.grouped(&batches, |batch| batch.settlements.len(), SETTLEMENTS_PER_CALL);
+            let groups = grouped(&batches, |batch| batch.settlements.len(), SETTLEMENTS_PER_CALL);
             for groups in groups.chunks(AT_ONCE) {
                 let mut calls = Vec::with_capacity(groups.len());
                 for group in groups {
@@ -248,7 +248,7 @@ impl SharedLimits {
         group: &[SettlementBatch],
         mut connection: ServerConnection,
     ) -> Result<(), LinkError> {
-        let keys: Vec<_> = group.iter().flat_map(|batch| keys_of(&batch.key)).collect();
+        let keys: Vec<_> = group.iter().flat_map(|batch| batch.subject.data()).collect();
         let mut call = self.scripts.settle.on(&keys);
         for batch in group {
             call.arg(batch.settlements.len());
@@ -280,33 +280,32 @@ impl SharedLimits {
             );
         }
     }
-
-    /// Divides items into calls: `most` in each, or one key where each key may be on another server.
-    fn grouped<'items, T>(&self, items: &'items [T], size: impl Fn(&T) -> usize, most: usize) -> Vec<&'items [T]> {
-        let (mut groups, mut rest) = (Vec::new(), items);
-        while !rest.is_empty() {
-            let mut sum = 0;
-            let fits = rest.iter().take_while(|item| {
-                sum += size(item);
-                sum <= most
-            });
-            let count = if self.link.takes_many_keys() { fits.count().max(1) } else { 1 };
-            let (group, others) = rest.split_at(count);
-            groups.push(group);
-            rest = others;
-        }
-        groups
-    }
 }
 
-/// Some of the permits of one key.
+/// Divides items into calls of `most` at most, but for single ones that are larger.
+fn grouped<T>(items: &[T], size: impl Fn(&T) -> usize, most: usize) -> Vec<&[T]> {
+    let (mut groups, mut rest) = (Vec::new(), items);
+    while !rest.is_empty() {
+        let mut sum = 0;
+        let fits = rest.iter().take_while(|item| {
+            sum += size(item);
+            sum <= most
+        });
+        let (group, others) = rest.split_at(fits.count().max(1));
+        groups.push(group);
+        rest = others;
+    }
+    groups
+}
+
+/// Some of the permits of one subject.
 struct PermitChunk<'statement> {
-    key: &'statement KeyId,
+    subject: &'statement Subject,
     limit: Limit,
     names: &'statement [Arc<str>],
 }
 
 fn chunks_of(statement: &RunningRequests) -> impl Iterator<Item = PermitChunk<'_>> {
-    let RunningRequests { key, limit, names } = statement;
-    names.chunks(PERMITS_PER_CALL).map(|names| PermitChunk { key, limit: *limit, names })
+    let RunningRequests { subject, limit, names } = statement;
+    names.chunks(PERMITS_PER_CALL).map(|names| PermitChunk { subject, limit: *limit, names })
 }

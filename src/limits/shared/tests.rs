@@ -1,5 +1,7 @@
 //! The scripts against a real server: in every sequence of events, and under many gateways at once.
 
+mod scopes;
+
 #[path = "../../../tests/support/redis.rs"]
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod redis_server;
@@ -7,17 +9,26 @@ mod redis_server;
 use std::{
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
-use keymeter_core::limit::{
-    Limit, LimitKind, SPAN,
-    counters::reference::{Check, Subject, any_limits, any_step, repetitions},
+use keymeter_core::{
+    key::KeyId,
+    limit::{
+        Limit, LimitKind, LimitStatus, Limits, MOST_TOKENS, SPAN,
+        counters::reference::{Check, Subject as Compared, any_limits, any_step, calendar, repetitions},
+    },
 };
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
 
 use self::redis_server::Redis;
-use super::{link::ServerConnection, *};
+use super::{
+    link::ServerConnection,
+    settlements::{Ending, Settlement},
+    subject::Subject,
+    *,
+};
 use crate::observe::metrics::Metrics;
 
 fn terms(url: &str, rest: &str) -> config::Shared {
@@ -72,7 +83,7 @@ impl Gateway {
     }
 
     async fn reserve(&self, key: &KeyId, limits: &Limits, tokens: u64) -> Result<Ticket, Declined> {
-        self.shared.reserve(key, limits, tokens, self.now).await
+        ask(&self.shared, key, limits, tokens, self.now).await
     }
 
     async fn send_settlements(&mut self) {
@@ -80,7 +91,36 @@ impl Gateway {
     }
 
     async fn status(&self, key: &KeyId, limits: &Limits) -> LimitStatus {
-        self.shared.fetch_status(key, limits, self.now).await.unwrap()
+        let names = Scopes::of_key(key.as_str());
+        self.shared.fetch_status(&names, &counted(limits), calendar(self.now)).await.unwrap().0
+    }
+}
+
+/// Limits of a key alone. Of what is not limited nobody asks, so that is limited to as much as nobody can use.
+fn counted(limits: &Limits) -> RequestLimits {
+    if limits.are_unlimited() { self::limits(u64::MAX, u64::MAX, u64::MAX).into() } else { (*limits).into() }
+}
+
+/// Asks for a key alone.
+async fn ask(
+    shared: &Arc<SharedLimits>,
+    key: &KeyId,
+    limits: &Limits,
+    tokens: u64,
+    now: MonotonicTime,
+) -> Result<Ticket, Declined> {
+    let names = Scopes::of_key(key.as_str());
+    shared.reserve(&names, &counted(limits), Amounts::tokens(tokens), calendar(now)).await
+}
+
+fn subject(key: &KeyId) -> Subject {
+    Subject::from(&*format!("key/{key}"))
+}
+
+impl Ticket {
+    /// Ends a request without quotas.
+    fn used(self, tokens: u64) {
+        self.settle(Amounts::tokens(tokens), &[], calendar(MonotonicTime::default()));
     }
 }
 
@@ -88,7 +128,7 @@ impl Gateway {
 fn refused(answer: Result<Ticket, Declined>) -> Refusal {
     match answer {
         Err(Declined::Refused(refusal)) => refusal,
-        Err(Declined::Unreachable(_)) => panic!("the server is there"),
+        Err(Declined::Unreachable) => panic!("the server is there"),
         Ok(_) => panic!("it is admitted"),
     }
 }
@@ -114,7 +154,7 @@ impl OnServer {
     }
 }
 
-impl Subject for OnServer {
+impl Compared for OnServer {
     type Held = Ticket;
 
     const TICK: Duration = Duration::from_micros(1);
@@ -131,7 +171,7 @@ impl Subject for OnServer {
     }
 
     fn settle(&mut self, held: Ticket, used: u64, now: MonotonicTime) {
-        self.ended(|| held.settle(used), now);
+        self.ended(|| held.used(used), now);
     }
 
     fn cancel(&mut self, held: Ticket, now: MonotonicTime) {
@@ -165,7 +205,7 @@ fn the_server_agrees_with_a_plain_list() {
             gateway.send_settlements().await;
         });
         let subject = Check::new(OnServer { runtime: runtime.clone(), gateway, key }, limits).run(&steps);
-        assert!(subject.gateway.shared.permits.by_key().is_empty() && subject.gateway.shared.settlements.is_empty());
+        assert!(subject.gateway.shared.permits.by_subject().is_empty() && subject.gateway.shared.settlements.is_empty());
     });
 }
 
@@ -190,7 +230,7 @@ async fn of_200_requests_at_once_through_4_gateways_exactly_10_are_admitted() {
         let mut attempts = tokio::task::JoinSet::new();
         for number in 0..200 {
             let (shared, key) = (gateways[number % 4].shared.clone(), key.clone());
-            attempts.spawn(async move { shared.reserve(&key, &limits, 7, at(0)).await });
+            attempts.spawn(async move { ask(&shared, &key, &limits, 7, at(0)).await });
         }
         let admitted: Vec<_> = attempts.join_all().await.into_iter().filter_map(Result::ok).collect();
         assert_eq!(admitted.len(), 10, "{limits:?}");
@@ -217,10 +257,10 @@ async fn the_places_of_a_silent_gateway_are_free_and_its_tokens_are_not() {
     assert_eq!(other.status(&key, &limits).await.running, 3);
     assert_eq!(silent.shared.series.excess_taken(), 1);
     for ticket in held {
-        ticket.settle(5);
+        ticket.used(5);
     }
     silent.send_settlements().await;
-    theirs.settle(10);
+    theirs.used(10);
     other.send_settlements().await;
     let status = other.status(&key, &limits).await;
     assert_eq!((status.tokens.used, status.running), (20, 0), "what was not used is given back");
@@ -248,13 +288,13 @@ async fn what_is_said_twice_counts_once() {
     let (redis, key, limits) = (Redis::start(), key(0), limits(0, 100, 5));
     let mut gateway = gateways(&redis, 1, "").await.remove(0);
     for (used, counted) in [(20, 20), (45, 65)] {
-        gateway.reserve(&key, &limits, 30).await.unwrap().settle(used);
+        gateway.reserve(&key, &limits, 30).await.unwrap().used(used);
         let batches = gateway.shared.settlements.unsent_batches(100, 100);
         for _ in 0..3 {
             gateway.send_settlements().await;
             // As if the answer had been lost.
             batches.iter().flat_map(|batch| &batch.settlements).for_each(|settlement| {
-                gateway.shared.settlements.push(&key, settlement.clone());
+                gateway.shared.settlements.push(&subject(&key), settlement.clone());
             });
         }
         gateway.send_settlements().await;
@@ -269,7 +309,7 @@ async fn a_request_that_does_not_wait_for_the_answer_takes_nothing() {
     for _ in 0..20 {
         let shared = gateway.shared.clone();
         // The question is sent, and its answer never read.
-        let asked = shared.reserve(&key, &limits, 50, at(0));
+        let asked = ask(&shared, &key, &limits, 50, at(0));
         tokio::select! {
             biased;
             answer = asked => drop(answer.unwrap()),
@@ -291,7 +331,7 @@ async fn a_place_that_is_free_here_is_free_for_the_next_request_here() {
     let gateway = gateways(&redis, 1, "").await.remove(0);
     for _ in 0..200 {
         // Nobody hands anything in: each admission takes along what ended before it.
-        gateway.reserve(&key, &limits, 1).await.unwrap().settle(1);
+        gateway.reserve(&key, &limits, 1).await.unwrap().used(1);
     }
 }
 
@@ -325,8 +365,8 @@ async fn numbers_are_exact_however_large() {
     let (redis, key, large) = (Redis::start(), key(0), 9_007_199_254_740_991_u64 / 4096);
     let mut gateway = gateways(&redis, 1, "").await.remove(0);
     let of = |tokens| limits(0, tokens, 0);
-    gateway.reserve(&key, &of(u64::MAX), u64::MAX).await.unwrap().settle(7);
-    gateway.reserve(&key, &of(large), 11).await.unwrap().settle(MOST_TOKENS + 5);
+    gateway.reserve(&key, &of(u64::MAX), u64::MAX).await.unwrap().used(7);
+    gateway.reserve(&key, &of(large), 11).await.unwrap().used(MOST_TOKENS + 5);
     gateway.send_settlements().await;
     assert_eq!(gateway.status(&key, &of(large)).await.tokens.used, 7 + MOST_TOKENS);
     assert_eq!(refused(gateway.reserve(&key, &of(MOST_TOKENS), 1).await).used, 7 + MOST_TOKENS);
@@ -337,11 +377,11 @@ async fn nothing_of_a_silent_key_is_kept() {
     let (redis, limits) = (Redis::start(), limits(3, 50, 2));
     let mut gateway = gateways(&redis, 1, "").await.remove(0);
     for number in 0..50 {
-        gateway.reserve(&key(number), &limits, 1).await.unwrap().settle(9);
+        gateway.reserve(&key(number), &limits, 1).await.unwrap().used(9);
     }
     gateway.send_settlements().await;
     for number in 0..50 {
-        for name in keys_of(&key(number)) {
+        for name in subject(&key(number)).data() {
             let left: i64 = redis.ask(&["PTTL", &name]).trim_start_matches(':').parse().unwrap();
             assert!(left == -2 || (1..=70_000).contains(&left), "{name} stays for {left} ms");
         }
@@ -370,7 +410,7 @@ async fn what_is_taken_in_advance_overruns_nothing() {
                 if let Ok(ticket) = gateway.reserve(&key, &limits, 90 + (random >> 50) % 20).await {
                     leased += u32::from(ticket.name.split('.').count() == 3);
                     admitted.push((moment, ticket.tokens()));
-                    ticket.settle(90);
+                    ticket.used(90);
                 }
             }
         }
@@ -391,12 +431,16 @@ async fn what_was_taken_in_advance_comes_back() {
     let mut gateways = gateways(&redis, 2, ", lease: 10%").await;
     let [first, other] = &mut gateways[..] else { unreachable!() };
     for _ in 0..2 {
-        first.reserve(&key, &limits, 10).await.unwrap().settle(10);
+        first.reserve(&key, &limits, 10).await.unwrap().used(10);
     }
     first.send_settlements().await;
     let status = other.status(&key, &limits).await;
     assert_eq!((status.requests.used, status.tokens.used, status.running), (12, 120, 4));
-    assert_eq!(first.shared.status(&key, &limits, at(0)).unwrap().requests.used, 2, "its own is no use");
+    assert_eq!(
+        first.shared.status(&Scopes::of_key(key.as_str()), &limits.into(), calendar(at(0))).unwrap().requests.used,
+        2,
+        "its own is no use"
+    );
 
     let held = first.reserve(&key, &limits, 10).await.unwrap();
     assert_eq!(held.name.split('.').count(), 3, "the third asks nobody");
@@ -405,7 +449,7 @@ async fn what_was_taken_in_advance_comes_back() {
     first.send_settlements().await;
     let status = other.status(&key, &limits).await;
     assert_eq!((status.requests.used, status.tokens.used, status.running), (3, 30, 1));
-    held.settle(4);
+    held.used(4);
     first.send_settlements().await;
     let status = other.status(&key, &limits).await;
     assert_eq!((status.requests.used, status.tokens.used, status.running), (3, 24, 0));
@@ -416,7 +460,7 @@ async fn its_own_stock_is_no_reason_to_refuse_a_request() {
     let (redis, key, limits) = (Redis::start(), key(0), limits(0, 100, 0));
     let gateway = gateways(&redis, 1, ", lease: 50%").await.remove(0);
     for _ in 0..2 {
-        gateway.reserve(&key, &limits, 10).await.unwrap().settle(10);
+        gateway.reserve(&key, &limits, 10).await.unwrap().used(10);
     }
     // 50 are leased, which is too little for it; 80 are free.
     assert!(gateway.reserve(&key, &limits, 80).await.is_ok());
@@ -428,7 +472,7 @@ async fn what_was_used_is_owed_though_the_place_was_given_to_another_meanwhile()
     let (redis, key, limits) = (Redis::start(), key(0), limits(0, 1000, 2));
     let mut gateways = gateways(&redis, 2, "").await;
     let [cut_off, other] = &mut gateways[..] else { unreachable!() };
-    cut_off.reserve(&key, &limits, 5).await.unwrap().settle(80);
+    cut_off.reserve(&key, &limits, 5).await.unwrap().used(80);
     // It was sent, and nobody knows whether it was heard.
     cut_off
         .shared
@@ -458,7 +502,7 @@ async fn nothing_is_left_of_gateways_that_are_gone() {
             // A gateway that is killed says nothing of what it runs.
             std::mem::forget(gateway.reserve(&key, &limits, 1).await.unwrap());
         }
-        let [windows, _, running] = keys_of(&key);
+        let [windows, _, running, _] = subject(&key).data();
         let size =
             |command, name: &str| -> u64 { redis.ask(&[command, name]).trim_start_matches(':').parse().unwrap() };
         sizes.push(size("HLEN", &windows) + size("ZCARD", &running));
@@ -502,9 +546,9 @@ async fn a_request_that_comes_after_its_cancellation_takes_nothing() {
     let mut gateway = gateways(&redis, 1, "").await.remove(0);
     // The connection broke, and the cancellation went by another one, and faster.
     let next = format!("{}.{}", gateway.shared.gateway, gateway.shared.numbers.load(Ordering::Relaxed));
-    let cancelled = Settlement { name: next.into(), slot: 0, tokens: 0, ending: Ending::Cancelled };
+    let cancelled = Settlement::unknown(next.into(), Ending::Cancelled, false);
     for _ in 0..2 {
-        gateway.shared.settlements.push(&key, cancelled.clone());
+        gateway.shared.settlements.push(&subject(&key), cancelled.clone());
         gateway.send_settlements().await;
     }
     refused(gateway.reserve(&key, &limits, 50).await);
@@ -537,7 +581,7 @@ async fn a_question_that_is_asked_twice_is_answered_as_before() {
 async fn a_server_that_lost_a_part_of_a_key_starts_it_anew() {
     let (redis, key, limits) = (Redis::start(), key(0), limits(2, 0, 0));
     let mut gateway = gateways(&redis, 1, "").await.remove(0);
-    for lost in keys_of(&key) {
+    for lost in subject(&key).data() {
         drop(gateway.reserve(&key, &limits, 1).await);
         drop(gateway.reserve(&key, &limits, 1).await);
         refused(gateway.reserve(&key, &limits, 1).await);

@@ -1,36 +1,18 @@
--- The windows of one key, as `src/limit/window.rs` has them for one process: what came within 100 ms of each other
--- is one slot, which leaves when the last of it may. Times are microseconds of the server's clock.
+-- The windows of one subject, as `crates/core/src/limit/window.rs` has them for one process: what came within 100 ms of each
+-- other is one slot, which leaves when the last of it may.
 --
 -- Three keys hold them. The hash has the present as it was last seen (t), the requests (r) and tokens (k) that count,
 -- the slots that still grow (c, and s for stocks), when all of it was last given time to live (x), each slot by its
 -- beginning ("end requests tokens"), and by its name each request that runs ("slot tokens") and each stock
 -- ("slot requests tokens"). The slots' beginnings are a sorted set; so are the requests that run, by when their gateway
--- was last heard of. One that was not heard of for SILENCE does not count, but is known until it means nothing.
+-- was last heard of. One that was not heard of for SILENCE does not count, but is known until it means nothing: for as long
+-- as its gateway may come back, if it has reserved something of a quota.
 
 local SPAN, SLOT, SILENCE = 60000000, 100000, 10000000
 -- What is not touched for so long says nothing any more; and how often that is written down.
 local KEEP, REFRESH = 70000000, 2000000
-local call = redis.call
-
--- Lua's own way to write a number keeps 14 digits only.
-local function text(number)
-  return string.format('%d', number)
-end
-
--- A field of the hash. What is read and written is kept until `save`, which does all of it at once.
-local function field(key, name)
-  local value = key.fields[name]
-  if value == nil then
-    value = call('HGET', key.windows, name)
-    key.fields[name] = value
-  end
-  return value
-end
-
--- `false` removes it.
-local function set(key, name, value)
-  key.fields[name], key.changed[name] = value, true
-end
+-- What a request of a silent gateway has reserved of quotas is given back after so long.
+local COMES_BACK = 300000000
 
 local function slot_parts(packed)
   local last, requests, tokens = string.match(packed, '^(%d+) (%d+) (%d+)$')
@@ -40,7 +22,7 @@ end
 -- Lets go of what came more than a span ago.
 local function roll(key)
   local old = call('ZRANGEBYSCORE', key.slots, '-inf', text(key.now - SPAN))
-  local packed, gone = call('HMGET', key.windows, unpack(old)), {}
+  local packed, gone = call('HMGET', key.windows.at, unpack(old)), {}
   for index, slot in ipairs(old) do
     local last, requests, tokens = 0, 0, 0
     if packed[index] then
@@ -50,7 +32,7 @@ local function roll(key)
       key.requests = math.max(key.requests - requests, 0)
       key.tokens = math.max(key.tokens - tokens, 0)
       gone[#gone + 1] = slot
-      set(key, slot, false)
+      set(key.windows, slot, false)
     end
   end
   if #gone > 0 then
@@ -59,27 +41,27 @@ local function roll(key)
   end
 end
 
--- The counters of a key at present, with these fields of its hash read at once. The present never goes back, whatever
+-- The counters of a subject at present, with these fields of its hash read at once. The present never goes back, whatever
 -- the server's clock does; but if it was set back by more than is remembered, what is remembered means nothing.
-local function open(windows, slots, running, ...)
-  local names = {'t', 'r', 'k', 'x', 'c', 's', ...}
-  local key = {windows = windows, slots = slots, running = running, fields = {}, changed = {}}
-  for index, value in ipairs(call('HMGET', windows, unpack(names))) do
-    key.fields[names[index]] = value
+local function open(index, ...)
+  local first = index * 4 - 3
+  local key = {windows = hash_at(KEYS[first]), slots = KEYS[first + 1], running = KEYS[first + 2]}
+  key.quotas = hash_at(KEYS[first + 3])
+  local windows = key.windows
+  read(windows, {'t', 'r', 'k', 'x', 'c', 's', ...})
+  local seen = tonumber(windows.fields.t) or 0
+  key.is_known = windows.fields.t
+  if seen > present + SPAN then
+    call('DEL', windows.at, key.slots, key.running)
+    windows.fields, seen = {}, 0
   end
-  local now, seen = clock(), tonumber(key.fields.t) or 0
-  key.is_known = key.fields.t
-  if seen > now + SPAN then
-    call('DEL', windows, slots, running)
-    key.fields, seen = {}, 0
-  end
-  key.now = math.max(now, seen)
-  key.requests, key.tokens = tonumber(key.fields.r) or 0, tonumber(key.fields.k) or 0
-  local oldest = call('ZRANGE', slots, 0, 0)[1]
+  key.now = math.max(present, seen)
+  key.requests, key.tokens = tonumber(windows.fields.r) or 0, tonumber(windows.fields.k) or 0
+  local oldest = call('ZRANGE', key.slots, 0, 0)[1]
   if not oldest and key.requests + key.tokens > 0 then
     -- The slots were lost, without which the rest would never leave.
-    call('DEL', windows)
-    key.fields, key.requests, key.tokens = {}, 0, 0
+    call('DEL', windows.at)
+    windows.fields, key.requests, key.tokens = {}, 0, 0
   end
   key.has_slots = oldest
   if oldest and tonumber(oldest) + SPAN <= key.now then
@@ -89,55 +71,58 @@ local function open(windows, slots, running, ...)
 end
 
 -- Frees what is known of requests whose gateway was not heard of for longer than anything counts.
-local function forget_silent(key)
-  local silent = call('ZRANGEBYSCORE', key.running, '-inf', text(key.now - KEEP), 'LIMIT', '0', '1000')
-  if #silent > 0 then
-    call('ZREM', key.running, unpack(silent))
-    for _, name in ipairs(silent) do
-      set(key, name, false)
+local function forget_silent(key, has_quotas)
+  local silence = has_quotas and COMES_BACK or KEEP
+  local silent = call('ZRANGEBYSCORE', key.running, '-inf', text(key.now - silence), 'LIMIT', '0', '1000')
+  if #silent == 0 then
+    return
+  end
+  call('ZREM', key.running, unpack(silent))
+  for _, name in ipairs(silent) do
+    set(key.windows, name, false)
+    if has_quotas then
+      release(key, name)
     end
   end
+end
+
+-- Gives all that is kept of a subject another while. Where something was reserved of quotas, who reserved it is known for as
+-- long as they are.
+local function refresh(key)
+  local kept = call('PTTL', key.quotas.at)
+  forget_silent(key, kept > 0)
+  set(key.windows, 'x', text(key.now))
+  return kept
 end
 
 -- Keeps what changed, the present included, and sees to it that all of it is forgotten together.
 local function save(key)
-  local is_new = key.fields.x == nil or not key.fields.x or key.is_fresh
-  local is_due = is_new or tonumber(key.fields.x) + REFRESH <= key.now
+  local windows = key.windows
+  local is_new = windows.fields.x == nil or not windows.fields.x or key.is_fresh
+  local is_due = is_new or tonumber(windows.fields.x) + REFRESH <= key.now
+  save_quotas(key)
+  local quotas_kept = is_due and refresh(key)
+  set(windows, 't', text(key.now))
+  set(windows, 'r', text(key.requests))
+  set(windows, 'k', text(key.tokens))
+  write(windows)
   if is_due then
-    forget_silent(key)
-    set(key, 'x', text(key.now))
+    save_quotas(key)
+    local milliseconds = KEEP / 1000
+    call('PEXPIRE', windows.at, text(milliseconds))
+    call('PEXPIRE', key.slots, text(milliseconds))
+    call('PEXPIRE', key.running, text(math.max(milliseconds, quotas_kept)))
   end
-  set(key, 't', text(key.now))
-  set(key, 'r', text(key.requests))
-  set(key, 'k', text(key.tokens))
-  local written, removed = {}, {}
-  for name in pairs(key.changed) do
-    if key.fields[name] then
-      written[#written + 1], written[#written + 2] = name, key.fields[name]
-    else
-      removed[#removed + 1] = name
-    end
-  end
-  call('HSET', key.windows, unpack(written))
-  if #removed > 0 then
-    call('HDEL', key.windows, unpack(removed))
-  end
-  if is_due then
-    local milliseconds = text(KEEP / 1000)
-    call('PEXPIRE', key.windows, milliseconds)
-    call('PEXPIRE', key.slots, milliseconds)
-    call('PEXPIRE', key.running, milliseconds)
-  end
-  key.changed, key.is_fresh = {}, false
+  key.is_fresh = false
 end
 
 -- Counts what comes at `at`, in the slot that `growing` names if it still takes it. Returns the slot.
 local function add(key, growing, at, requests, tokens)
-  local first = field(key, growing)
+  local first = field(key.windows, growing)
   if not (first and tonumber(first) <= at and at <= tonumber(first) + SLOT) then
     first = text(at)
   end
-  local packed, last, had_requests, had_tokens = field(key, first), at, 0, 0
+  local packed, last, had_requests, had_tokens = field(key.windows, first), at, 0, 0
   if packed then
     last, had_requests, had_tokens = slot_parts(packed)
   else
@@ -148,22 +133,22 @@ local function add(key, growing, at, requests, tokens)
     end
   end
   key.requests, key.tokens = key.requests + requests, key.tokens + tokens
-  set(key, growing, first)
+  set(key.windows, growing, first)
   local sums = {math.max(at, last), had_requests + requests, had_tokens + tokens}
-  set(key, first, string.format('%d %d %d', unpack(sums)))
+  set(key.windows, first, string.format('%d %d %d', unpack(sums)))
   return first
 end
 
 -- Takes back what was counted in `slot`, if that is still there.
 local function give_back(key, slot, requests, tokens)
-  local packed = field(key, slot)
+  local packed = field(key.windows, slot)
   if not packed then
     return
   end
   local last, has_requests, has_tokens = slot_parts(packed)
   requests, tokens = math.min(requests, has_requests), math.min(tokens, has_tokens)
   key.requests, key.tokens = math.max(key.requests - requests, 0), math.max(key.tokens - tokens, 0)
-  set(key, slot, string.format('%d %d %d', last, has_requests - requests, has_tokens - tokens))
+  set(key.windows, slot, string.format('%d %d %d', last, has_requests - requests, has_tokens - tokens))
 end
 
 -- How many requests run, as far as their gateways were heard of lately.
@@ -190,7 +175,7 @@ local function each_slot(key, visit)
     if #slots == 0 then
       return
     end
-    for _, packed in ipairs(call('HMGET', key.windows, unpack(slots))) do
+    for _, packed in ipairs(call('HMGET', key.windows.at, unpack(slots))) do
       if packed and visit(slot_parts(packed)) then
         return
       end
@@ -221,7 +206,7 @@ local function resets(key)
     if #slots == 0 then
       break
     end
-    local packed = call('HMGET', key.windows, unpack(slots))
+    local packed = call('HMGET', key.windows.at, unpack(slots))
     for index = #slots, 1, -1 do
       local last, requests, tokens = 0, 0, 0
       if packed[index] then
@@ -243,7 +228,7 @@ local function resets(key)
   return of_requests, of_tokens
 end
 
--- What of a key counts and runs, as every answer states it.
+-- What of a subject counts and runs, as every answer states it.
 local function standing(key, requests_reset, tokens_reset, running)
   return {text(key.now), text(key.requests), text(requests_reset), text(key.tokens), text(tokens_reset), text(running)}
 end

@@ -8,7 +8,7 @@ mod limits;
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{
             AtomicI64, AtomicU64,
             Ordering::{Relaxed, SeqCst},
@@ -19,7 +19,7 @@ use std::{
 use keymeter_core::rejection::Refused;
 use keymeter_core::{
     key::{KeyId, KeyName},
-    limit::Limits,
+    limit::{Scope, ScopeLimits},
     money::Usd,
     usage::Usage,
 };
@@ -104,6 +104,8 @@ pub struct KeyMetrics {
     in_flight: AtomicI64,
     last_used: AtomicI64,
     rejections: [AtomicU64; Refused::ALL.len()],
+    /// What other scopes' limits refused, and what limits would have refused that only count: nothing of most keys.
+    further: OnceLock<Box<FurtherRejections>>,
     limits: LastLimits,
     described: RwLock<Option<Description>>,
     models: RwLock<Vec<Arc<ModelMetrics>>>,
@@ -123,6 +125,7 @@ impl KeyMetrics {
             in_flight: AtomicI64::new(0),
             last_used: AtomicI64::new(0),
             rejections: Default::default(),
+            further: OnceLock::new(),
             limits: LastLimits::default(),
             described: RwLock::default(),
             models: RwLock::default(),
@@ -146,7 +149,7 @@ impl KeyMetrics {
     }
 
     /// Records the limits of the key at a request.
-    pub fn held_to(&self, limits: &Limits) {
+    pub fn held_to(&self, limits: &ScopeLimits) {
         // Those that share series have limits of their own.
         if self.own.is_some() {
             self.limits.set(limits);
@@ -154,7 +157,7 @@ impl KeyMetrics {
     }
 
     /// The limits of the key at its last request.
-    pub(super) fn limits(&self) -> Limits {
+    pub(super) fn limits(&self) -> ScopeLimits {
         self.limits.read()
     }
 
@@ -186,12 +189,22 @@ impl KeyMetrics {
         new
     }
 
-    /// Counts a refused request.
-    pub fn refused(&self, reason: Refused) {
-        // The array has a place for each reason.
-        if let Some(counter) = self.rejections.get(reason as usize) {
-            counter.fetch_add(1, Relaxed);
-        }
+    /// Counts a request that was refused by the limits of `scope`, or for another reason, which is the key's.
+    pub fn refused(&self, reason: Refused, scope: Scope) {
+        let of_scope = match scope {
+            Scope::Key => &self.rejections,
+            Scope::Team | Scope::Owner | Scope::Model => of(&self.further().refused, scope),
+        };
+        count(of_scope, reason);
+    }
+
+    /// Counts a request that would have been refused so, if limits were enforced.
+    pub fn observed(&self, reason: Refused, scope: Scope) {
+        count(of(&self.further().observed, scope), reason);
+    }
+
+    fn further(&self) -> &FurtherRejections {
+        self.further.get_or_init(Box::default)
     }
 }
 
@@ -200,6 +213,28 @@ impl Drop for KeyMetrics {
         if let Some((all, id)) = &self.own {
             all.forget(id);
         }
+    }
+}
+
+/// A count for each reason.
+type Reasons = [AtomicU64; Refused::ALL.len()];
+
+/// Rejections by scope.
+#[derive(Default)]
+struct FurtherRejections {
+    refused: [Reasons; Scope::ALL.len()],
+    observed: [Reasons; Scope::ALL.len()],
+}
+
+fn of(scopes: &[Reasons; Scope::ALL.len()], scope: Scope) -> &Reasons {
+    #[allow(clippy::indexing_slicing, reason = "the array has a place for each scope")]
+    &scopes[scope as usize]
+}
+
+fn count(reasons: &Reasons, reason: Refused) {
+    // The array has a place for each reason.
+    if let Some(counter) = reasons.get(reason as usize) {
+        counter.fetch_add(1, Relaxed);
     }
 }
 

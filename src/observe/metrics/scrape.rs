@@ -6,31 +6,39 @@ use std::{
     sync::Arc,
 };
 
-use keymeter_core::{key::KeyId, limit::Limits, money::Usd};
+use keymeter_core::{
+    key::KeyId,
+    limit::{LimitName, Scope, ScopeLimits},
+    money::Usd,
+};
 
 use super::{KeySeries, key::escape};
 
-/// How much of each limit of a key is taken: 1 is all of it, more is owed; `None`: it is not limited.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Shares {
-    /// Of requests a minute.
-    pub requests_per_minute: Option<f64>,
-    /// Of tokens a minute.
-    pub tokens_per_minute: Option<f64>,
-    /// Of requests at once.
-    pub concurrent_requests: Option<f64>,
+/// How much of each limit is taken: 1 is all of it, more is owed.
+pub type Shares = Vec<(LimitName, f64)>;
+
+/// How much of its limits a team or an owner has taken.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScopeShares {
+    /// Which of the two it is.
+    pub scope: Scope,
+    /// Its id.
+    pub id: Arc<str>,
+    /// How much of each.
+    pub shares: Shares,
 }
 
 /// Wallets, and what is known to be in them.
 pub type Balances = Vec<(Arc<str>, Usd)>;
 
 const SHARE: &str = "keymeter_key_limit_used_ratio";
+const SCOPE_SHARE: &str = "keymeter_scope_limit_used_ratio";
 const BALANCE: &str = "keymeter_wallet_balance_usd";
 const DROPPED: &str = "keymeter_log_lines_dropped_total";
 
 impl KeySeries {
     /// Adds to `text` how much of its limits each key with its own series uses, as `shares` says.
-    pub fn write_shares(&self, text: &mut String, shares: impl Fn(&KeyId, &Limits) -> Option<Shares>) {
+    pub fn write_shares(&self, text: &mut String, shares: impl Fn(&KeyId, &ScopeLimits) -> Option<Shares>) {
         let lines = self.all().into_iter().filter_map(|key| {
             let id = key.id()?;
             Some((id.clone(), shares(id, &key.limits())?))
@@ -38,14 +46,24 @@ impl KeySeries {
         let help = "How much of a key's limit is used now: 1 is all of it; above 1, more was used than was reserved.";
         written(text, (SHARE, "gauge"), help, |text| {
             lines.into_iter().try_for_each(|(id, shares)| {
-                let Shares { requests_per_minute, tokens_per_minute, concurrent_requests } = shares;
-                let limits = [
-                    ("requests_per_minute", requests_per_minute),
-                    ("tokens_per_minute", tokens_per_minute),
-                    ("concurrent_requests", concurrent_requests),
-                ];
-                limits.into_iter().filter_map(|(limit, share)| Some((limit, share?))).try_for_each(|(limit, share)| {
+                shares.into_iter().try_for_each(|(limit, share)| {
                     writeln!(text, "{SHARE}{{key_id=\"{}\",limit=\"{limit}\"}} {}", id.as_str(), rounded(share))
+                })
+            })
+        });
+    }
+
+    /// Adds to `text` how much of their limits teams and owners have taken, of as many as there may be keys.
+    pub fn write_scope_shares(&self, text: &mut String, mut scopes: Vec<ScopeShares>) {
+        scopes.sort_unstable_by(|one, other| (one.scope as u8, &one.id).cmp(&(other.scope as u8, &other.id)));
+        scopes.truncate(self.max());
+        let help = "How much of a team's or an owner's limit is used now, by all of its keys: 1 is all of it.";
+        written(text, (SCOPE_SHARE, "gauge"), help, |text| {
+            scopes.iter().try_for_each(|ScopeShares { scope, id, shares }| {
+                shares.iter().try_for_each(|(limit, share)| {
+                    write!(text, "{SCOPE_SHARE}{{scope=\"{}\",id=\"", scope.as_str())?;
+                    escape(text, id);
+                    writeln!(text, "\",limit=\"{limit}\"}} {}", rounded(*share))
                 })
             })
         });
@@ -121,15 +139,21 @@ mod tests {
         let own = series.of(&"key_a".parse().unwrap());
         let folded = series.of(&"key_b".parse().unwrap());
         let mut text = String::new();
+        let quota = LimitName::Quota("usd_per_month".parse().unwrap());
         let shares =
-            Shares { requests_per_minute: Some(1.0 / 3.0), concurrent_requests: Some(2.0), ..Shares::default() };
-        series.write_shares(&mut text, |_, _| Some(shares));
+            vec![(LimitName::RequestsPerMinute, 1.0 / 3.0), (LimitName::ConcurrentRequests, 2.0), (quota, 0.5)];
+        series.write_shares(&mut text, |_, _| Some(shares.clone()));
+        let teams = [("r\"d", 0.25), ("a", 1.0)];
+        let of_team = |(id, share)| ScopeShares { scope: Scope::Team, id: Arc::from(id), shares: vec![(quota, share)] };
+        series.write_scope_shares(&mut text, teams.map(of_team).into());
         let lines: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(
             lines,
             [
                 r#"keymeter_key_limit_used_ratio{key_id="key_a",limit="requests_per_minute"} 0.333333"#,
                 r#"keymeter_key_limit_used_ratio{key_id="key_a",limit="concurrent_requests"} 2"#,
+                r#"keymeter_key_limit_used_ratio{key_id="key_a",limit="usd_per_month"} 0.5"#,
+                r#"keymeter_scope_limit_used_ratio{scope="team",id="a",limit="usd_per_month"} 1"#,
             ]
         );
         drop((own, folded));

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use serde_yaml::{Mapping, Value};
 
-use super::{EditError, PathStep, render};
+use super::{EditError, Entry, KEYS, PathStep, render};
 use crate::yaml::{Kind, Marks, Node};
 
 /// `text` after `step`.
@@ -59,21 +59,25 @@ impl Page<'_> {
     }
 
     fn splices(&self, marks: &Marks, step: &PathStep) -> Splices {
+        let entry = |entry: &Entry| self.entry(marks, *entry);
         match step {
-            PathStep::Create(fields) => self.create(marks, fields),
-            PathStep::Set { key, path, value } => self.set(self.key(marks, *key)?, path, value),
-            PathStep::Clear { key, path } => self.clear(self.key(marks, *key)?, path),
-            PathStep::Push { key, path, element } => self.push(self.key(marks, *key)?, path, element),
-            PathStep::Drop { key, path, element } => self.drop_element(self.key(marks, *key)?, path, *element),
-            PathStep::Delete { key } => self.delete(marks, *key),
+            PathStep::Create { list, entry } => self.create(marks, list, entry),
+            PathStep::Set { entry: of, path, value } => self.set(entry(of)?, path, value),
+            PathStep::Clear { entry: of, path } => self.clear(entry(of)?, path),
+            PathStep::Push { entry: of, path, element } => self.push(entry(of)?, path, element),
+            PathStep::Replace { entry: of, path, element, value } => {
+                self.replace_element(entry(of)?, path, *element, value)
+            }
+            PathStep::Drop { entry: of, path, element } => self.drop_element(entry(of)?, path, *element),
+            PathStep::Delete(entry) => self.delete(marks, *entry),
         }
     }
 
-    /// The key at that place of the list, if it is written in a way that can be edited.
-    fn key<'marks>(&self, marks: &'marks Marks, place: usize) -> Result<&'marks Node, EditError> {
-        let (_, keys) = key_list(marks)?.ok_or(EditError::NoKeys)?;
-        let key = keys.elements().get(place).ok_or_else(|| EditError::by_hand(keys.start, ALIAS))?;
-        self.plain(key).map(|()| key)
+    /// The entry at that place of its list, if it is written in a way that can be edited.
+    fn entry<'marks>(&self, marks: &'marks Marks, Entry { list, place }: Entry) -> Result<&'marks Node, EditError> {
+        let (_, list) = self::list(marks, list).ok_or(EditError::NoKeys)?;
+        let entry = list.elements().get(place).ok_or_else(|| EditError::by_hand(list.start, ALIAS))?;
+        self.plain(entry).map(|()| entry)
     }
 
     /// Refuses what stands for something elsewhere, or is stood for.
@@ -89,19 +93,23 @@ impl Page<'_> {
         })
     }
 
-    fn create(&self, marks: &Marks, key: &Value) -> Splices {
-        match key_list(marks)? {
-            None => Ok(vec![self.first_key(key)]),
-            Some((_, keys)) if !keys.elements().is_empty() => Ok(vec![self.append_key(keys, key)]),
-            Some((name, keys)) if self.is_nothing(keys) => self.fill(name, keys, key),
-            Some((_, keys)) => Err(EditError::by_hand(keys.start, NO_LIST)),
+    fn create(&self, marks: &Marks, name: &str, entry: &Value) -> Splices {
+        let Some(root) = root(marks) else { return Ok(vec![self.first_entry(name, entry)]) };
+        if list(marks, KEYS).is_none() {
+            return Err(EditError::NoKeys);
+        }
+        match list(marks, name) {
+            None => Ok(vec![self.new_list(root, name, entry)]),
+            Some((_, list)) if !list.elements().is_empty() => Ok(vec![self.append_entry(list, entry)]),
+            Some((name, list)) if self.is_nothing(list) => self.fill(name, list, entry),
+            Some((_, list)) => Err(EditError::by_hand(list.start, NO_LIST)),
         }
     }
 
-    fn delete(&self, marks: &Marks, key: usize) -> Splices {
-        let (name, keys) = key_list(marks)?.ok_or(EditError::NoKeys)?;
-        let mut splices = vec![self.remove_element(keys, key)];
-        if !keys.flow && keys.elements().len() == 1 {
+    fn delete(&self, marks: &Marks, Entry { list, place }: Entry) -> Splices {
+        let (name, list) = self::list(marks, list).ok_or(EditError::NoKeys)?;
+        let mut splices = vec![self.remove_element(list, place)];
+        if !list.flow && list.elements().len() == 1 {
             splices.push(Splice::insert(self.behind_colon(name)?, " []"));
         }
         Ok(splices)
@@ -136,15 +144,25 @@ impl Page<'_> {
     }
 
     fn push(&self, mapping: &Node, path: &[&str], element: &Value) -> Splices {
-        match path.first().and_then(|name| mapping.field(name)) {
+        match at(mapping, path) {
             Some(list) if !list.elements().is_empty() => Ok(vec![self.append_element(list, element)]),
             Some(list) if !self.is_nothing(list) => Err(EditError::by_hand(list.start, NO_LIST)),
             _ => self.set(mapping, path, &vec![element.clone()].into()),
         }
     }
 
+    /// Puts a mapping on one line in the place of another in a list.
+    fn replace_element(&self, mapping: &Node, path: &[&str], element: usize, value: &Value) -> Splices {
+        let old = at(mapping, path).and_then(|list| list.elements().get(element));
+        let old = old.ok_or_else(|| EditError::by_hand(mapping.start, NO_LIST))?;
+        let last = old.fields().last().filter(|_| !old.flow);
+        let end = last.map_or(old.end.offset, |(key, value)| self.end_of(key, value));
+        let quoted = old.fields().first().is_some_and(|(key, _)| self.is_quoted(key));
+        Ok(vec![Splice { range: old.start.offset..end, text: render::flow(value, quoted) }])
+    }
+
     fn drop_element(&self, mapping: &Node, path: &[&str], element: usize) -> Splices {
-        match path.first().and_then(|name| mapping.field(name)) {
+        match at(mapping, path) {
             Some(list) if list.elements().len() > 1 => Ok(vec![self.remove_element(list, element)]),
             _ => self.clear(mapping, path),
         }
@@ -245,11 +263,20 @@ impl Page<'_> {
 const ALIAS: &str = "an anchor, an alias or a tag";
 const NO_LIST: &str = "something that is no list";
 
-/// The field `keys` and its value; `None` for a file that holds nothing at all.
-fn key_list(marks: &Marks) -> Result<Option<(&Node, &Node)>, EditError> {
-    let Some(root) = marks.root().filter(|root| root.as_scalar() != Some("")) else { return Ok(None) };
-    let keys = root.fields().iter().find(|(key, _)| key.as_scalar() == Some("keys"));
-    keys.map(|(key, value)| Some((key, value))).ok_or(EditError::NoKeys)
+/// What the file holds, if it holds anything.
+fn root(marks: &Marks) -> Option<&Node> {
+    marks.root().filter(|root| root.as_scalar() != Some(""))
+}
+
+/// The field of that name and its value.
+fn list<'marks>(marks: &'marks Marks, name: &str) -> Option<(&'marks Node, &'marks Node)> {
+    let fields = root(marks)?.fields().iter();
+    fields.map(|(key, value)| (key, value)).find(|(key, _)| key.as_scalar() == Some(name))
+}
+
+/// The value at the end of `path`.
+fn at<'node>(mapping: &'node Node, path: &[&str]) -> Option<&'node Node> {
+    path.iter().try_fold(mapping, |node, name| node.field(name))
 }
 
 /// `value` in mappings of one field each.
@@ -259,7 +286,7 @@ fn nested(path: &[&str], value: &Value) -> Value {
 }
 
 /// The order in which the fields of a key, and those of its limits, are written.
-const ORDER: [&str; 15] = [
+const ORDER: &[&str] = &[
     "id",
     "name",
     "hash",
@@ -268,6 +295,7 @@ const ORDER: [&str; 15] = [
     "owner",
     "team",
     "models",
+    "allow_from",
     "limits",
     "priority",
     "expires_at",
@@ -275,6 +303,8 @@ const ORDER: [&str; 15] = [
     "requests_per_minute",
     "tokens_per_minute",
     "concurrent_requests",
+    "mode",
+    "quotas",
 ];
 
 /// The field behind which a new one is written: the last that comes before it by rights, else the last of all.

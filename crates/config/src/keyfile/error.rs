@@ -23,6 +23,17 @@ pub enum EditError {
     /// More than one key has this id, or one has it already that a new key was to have.
     #[error("a key has the id `{0}` already; each needs one of its own")]
     Duplicate(KeyId),
+    /// More than one team or owner is listed by this name.
+    #[error("`{id}` stands in the list `{list}` more than once; leave one of them by hand")]
+    ListedTwice {
+        /// The list.
+        list: &'static str,
+        /// The name.
+        id: String,
+    },
+    /// Something else than a limit was to be given to a team or an owner.
+    #[error("teams and owners have limits of a minute, of requests at once, and quotas only")]
+    NoLimit,
     /// What is to be changed is written in a way that is not edited: an alias, an anchor, a merged mapping.
     #[error("{line}:{column}: {what} cannot be edited automatically; edit the file by hand")]
     ByHand {

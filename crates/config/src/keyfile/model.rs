@@ -1,84 +1,159 @@
 //! The content of a keys file as plain data, before and after a change. Every edit of the text is compared with it.
 
 use jiff::Timestamp;
-use keymeter_core::key::{KeyId, Retiring};
+use keymeter_core::{
+    key::{KeyId, Retiring},
+    limit::{QuotaName, QuotaSpan},
+};
 use serde_yaml::{Mapping, Value};
 
-use super::{Edit, EditError, PathStep, RETIRING, Setting};
+use super::{Edit, EditError, Entry, Field, Holder, KEYS, PathStep, QUOTAS, RETIRING, Setting, literal};
+use crate::read::plain_data;
 
 /// The data of a keys file; null for one that is empty.
 pub(super) fn read(text: &str) -> Result<Value, EditError> {
-    serde_yaml::from_str(text).map_err(|error| EditError::Unreadable(error.to_string()))
+    plain_data(text).map_err(|error| EditError::Unreadable(error.to_string()))
 }
 
 /// What is to be done for `change`; `None` where nothing is.
 pub(super) fn step(file: &Value, change: &Edit) -> Result<Option<PathStep>, EditError> {
     Ok(Some(match change {
         Edit::Create { id, settings } => create(file, id, settings)?,
-        Edit::Set { id, setting } => {
-            PathStep::Set { key: place(file, id)?, path: setting.path(), value: setting.value() }
-        }
-        Edit::Clear { id, field } => {
-            let (key, path) = (place(file, id)?, field.path());
-            if at(file, key, path).is_none() {
-                return Ok(None);
-            }
-            PathStep::Clear { key, path }
-        }
-        Edit::Retire { id, old } => PathStep::Push { key: place(file, id)?, path: RETIRING, element: retired(old) },
-        Edit::DropEnded { id, now } => return Ok(drop_ended(file, place(file, id)?, *now)),
-        Edit::Delete { id } => PathStep::Delete { key: place(file, id)? },
+        Edit::Set { id, setting } => set(file, key(file, id)?, setting),
+        Edit::Clear { id, field } => return Ok(clear_step(file, key(file, id)?, *field)),
+        Edit::Retire { id, old } => PathStep::Push { entry: key(file, id)?, path: RETIRING, element: retired(old) },
+        Edit::DropEnded { id, now } => return Ok(drop_ended(file, key(file, id)?, *now)),
+        Edit::Delete { id } => PathStep::Delete(key(file, id)?),
+        Edit::SetLimit { of, limit } => set_limit(file, of, limit)?,
+        Edit::ClearLimit { of, field } => return clear_limit(file, of, *field),
     }))
 }
 
 /// `file` as it is to be after `step`; `None` where the step does not fit it.
 pub(super) fn after(mut file: Value, step: &PathStep) -> Option<Value> {
-    let keys = field_mut(&mut file, "keys")?;
+    if file.is_null() {
+        *field_mut(&mut file, KEYS)? = Value::Sequence(Vec::new());
+    }
     match step {
-        PathStep::Create(fields) => push(keys, fields.clone()),
-        PathStep::Set { key, path, value } => *field_at_mut(keys.get_mut(key)?, path)? = value.clone(),
-        PathStep::Clear { key, path } => clear(keys.get_mut(key)?, path),
-        PathStep::Push { key, path, element } => push(field_at_mut(keys.get_mut(key)?, path)?, element.clone()),
-        PathStep::Drop { key, path, element } => {
-            let key = keys.get_mut(key)?;
-            let list = field_at_mut(key, path)?.as_sequence_mut()?;
+        PathStep::Create { list, entry } => push(field_mut(&mut file, list)?, entry.clone()),
+        PathStep::Set { entry, path, value } => *field_at_mut(entry.of_mut(&mut file)?, path)? = value.clone(),
+        PathStep::Clear { entry, path } => clear(entry.of_mut(&mut file)?, path),
+        PathStep::Push { entry, path, element } => {
+            push(field_at_mut(entry.of_mut(&mut file)?, path)?, element.clone());
+        }
+        PathStep::Replace { entry, path, element, value } => {
+            *field_at_mut(entry.of_mut(&mut file)?, path)?.get_mut(element)? = value.clone();
+        }
+        PathStep::Drop { entry, path, element } => {
+            let entry = entry.of_mut(&mut file)?;
+            let list = field_at_mut(entry, path)?.as_sequence_mut()?;
             // The place is one that was found in this list.
             list.remove(*element);
             if list.is_empty() {
-                clear(key, path);
+                clear(entry, path);
             }
         }
         // As is this.
-        PathStep::Delete { key } => drop(keys.as_sequence_mut()?.remove(*key)),
+        PathStep::Delete(Entry { list, place }) => drop(field_mut(&mut file, list)?.as_sequence_mut()?.remove(*place)),
     }
     Some(file)
 }
 
+impl Entry {
+    fn of(self, file: &Value) -> Option<&Value> {
+        file.get(self.list)?.get(self.place)
+    }
+
+    fn of_mut(self, file: &mut Value) -> Option<&mut Value> {
+        file.get_mut(self.list)?.get_mut(self.place)
+    }
+}
+
 /// Whether the one key with that id has a field of that name.
 pub(super) fn has_field(file: &Value, id: &KeyId, name: &str) -> Result<bool, EditError> {
-    let key = place(file, id)?;
+    let key = key(file, id)?;
     Ok(at(file, key, &[name]).is_some_and(|value| !value.is_null()))
 }
 
 fn create(file: &Value, id: &KeyId, settings: &[Setting]) -> Result<PathStep, EditError> {
-    if keys(file).any(|(_, key)| has_id(key, id)) {
-        return Err(EditError::Duplicate(id.clone()));
+    match key(file, id) {
+        Err(EditError::Unknown(_)) => created(KEYS, id.as_str(), settings),
+        _ => Err(EditError::Duplicate(id.clone())),
     }
-    let mut key = Value::from(Mapping::from_iter([(Value::from("id"), Value::from(id.as_str()))]));
+}
+
+/// A further entry of a list, with what `settings` say of it.
+fn created(list: &'static str, id: &str, settings: &[Setting]) -> Result<PathStep, EditError> {
+    let alone = Entry { list, place: 0 };
+    let id = Mapping::from_iter([(Value::from("id"), literal(id))]);
+    let mut file = Value::from(Mapping::from_iter([(Value::from(list), Value::from(vec![Value::from(id)]))]));
     for setting in settings {
-        if let Some(value) = field_at_mut(&mut key, setting.path()) {
-            *value = setting.value();
-        }
+        let step = set(&file, alone, setting);
+        file = after(file, &step).ok_or(EditError::Entangled)?;
     }
-    Ok(PathStep::Create(key))
+    let entry = alone.of(&file).cloned().ok_or(EditError::Entangled)?;
+    Ok(PathStep::Create { list, entry })
+}
+
+fn set(file: &Value, entry: Entry, setting: &Setting) -> PathStep {
+    let (path, mut value) = (setting.path(), setting.value());
+    let Setting::Quota(quota) = setting else { return PathStep::Set { entry, path, value } };
+    let Some((element, old)) = quota_of(file, entry, quota.name) else {
+        return PathStep::Push { entry, path, element: value };
+    };
+    if quota.carried.is_none()
+        && let Some(fields) = value.as_mapping_mut()
+    {
+        let carried = ["carried", "until"].into_iter().filter_map(|name| Some((name.into(), old.get(name)?.clone())));
+        fields.extend(carried);
+    }
+    PathStep::Replace { entry, path, element, value }
+}
+
+fn clear_step(file: &Value, entry: Entry, field: Field) -> Option<PathStep> {
+    let path = field.path();
+    if let Field::Quota(name) = field {
+        let (element, _) = quota_of(file, entry, name)?;
+        return Some(PathStep::Drop { entry, path, element });
+    }
+    at(file, entry, path).map(|_| PathStep::Clear { entry, path })
+}
+
+fn set_limit(file: &Value, of: &Holder, limit: &Setting) -> Result<PathStep, EditError> {
+    if matches!(limit, Setting::Mode(_)) || limit.path().first() != Some(&"limits") {
+        return Err(EditError::NoLimit);
+    }
+    match listed(file, of)? {
+        Some(entry) => Ok(set(file, entry, limit)),
+        None => created(of.list(), of.id(), std::slice::from_ref(limit)),
+    }
+}
+
+fn clear_limit(file: &Value, of: &Holder, field: Field) -> Result<Option<PathStep>, EditError> {
+    let Some(entry) = listed(file, of)? else { return Ok(None) };
+    if field.path().first() != Some(&"limits") {
+        return Err(EditError::NoLimit);
+    }
+    let Some(step) = clear_step(file, entry, field) else { return Ok(None) };
+    let has_others = after(file.clone(), &step).is_some_and(|file| at(&file, entry, &["limits"]).is_some());
+    Ok(Some(if has_others { step } else { PathStep::Delete(entry) }))
+}
+
+/// The quota of that name, and its place in the list. One whose span or unit is not written plainly is not found.
+fn quota_of(file: &Value, entry: Entry, name: QuotaName) -> Option<(usize, &Value)> {
+    let has_name = |quota: &Value| {
+        let span = quota.get("per").and_then(Value::as_str).and_then(|span| span.parse::<QuotaSpan>().ok());
+        quota.get(name.unit.as_str()).is_some_and(|amount| !amount.is_null()) && span == Some(name.span)
+    };
+    at(file, entry, QUOTAS)?.as_sequence()?.iter().enumerate().find(|(_, quota)| has_name(quota))
 }
 
 /// The first replaced secret of a key that has ended by `now`. One whose end is not written plainly stays.
-fn drop_ended(file: &Value, key: usize, now: Timestamp) -> Option<PathStep> {
-    let list = at(file, key, RETIRING)?.as_sequence()?;
+fn drop_ended(file: &Value, entry: Entry, now: Timestamp) -> Option<PathStep> {
+    let list = at(file, entry, RETIRING)?.as_sequence()?;
     let end = |old: &Value| old.get("not_after")?.as_str()?.parse::<Timestamp>().ok();
     let ended = list.iter().position(|old| end(old).is_some_and(|end| end <= now));
-    ended.map(|element| PathStep::Drop { key, path: RETIRING, element })
+    ended.map(|element| PathStep::Drop { entry, path: RETIRING, element })
 }
 
 fn retired(old: &Retiring) -> Value {
@@ -86,31 +161,48 @@ fn retired(old: &Retiring) -> Value {
     Mapping::from_iter(fields.map(|(name, text)| (name.into(), text.into()))).into()
 }
 
-/// Where in the list of keys the one with this id stands.
-fn place(file: &Value, id: &KeyId) -> Result<usize, EditError> {
-    let mut places = keys(file).filter(|(_, key)| has_id(key, id)).map(|(place, _)| place);
-    match (places.next(), places.next()) {
-        (Some(place), None) => Ok(place),
-        (None, _) => Err(EditError::Unknown(id.clone())),
-        _ => Err(EditError::Duplicate(id.clone())),
+/// The key with this id.
+fn key(file: &Value, id: &KeyId) -> Result<Entry, EditError> {
+    match place(file, KEYS, id.as_str()) {
+        Ok(Some(place)) => Ok(Entry { list: KEYS, place }),
+        Ok(None) => Err(EditError::Unknown(id.clone())),
+        Err(Ambiguous) => Err(EditError::Duplicate(id.clone())),
     }
 }
 
-fn keys(file: &Value) -> impl Iterator<Item = (usize, &Value)> {
-    file.get("keys").and_then(Value::as_sequence).into_iter().flatten().enumerate()
+/// The entry of a team or an owner, where there is one.
+fn listed(file: &Value, of: &Holder) -> Result<Option<Entry>, EditError> {
+    let list = of.list();
+    match place(file, list, of.id()) {
+        Ok(place) => Ok(place.map(|place| Entry { list, place })),
+        Err(Ambiguous) => Err(EditError::ListedTwice { list, id: of.id().to_owned() }),
+    }
 }
 
-fn has_id(key: &Value, id: &KeyId) -> bool {
-    match key.get("id") {
-        Some(Value::String(text)) => text == id.as_str(),
-        Some(Value::Number(number)) => number.to_string() == id.as_str(),
-        Some(Value::Bool(flag)) => flag.to_string() == id.as_str(),
+/// More than one entry has the same id.
+struct Ambiguous;
+
+/// Where in a list the one with this id stands.
+fn place(file: &Value, list: &str, id: &str) -> Result<Option<usize>, Ambiguous> {
+    let entries = file.get(list).and_then(Value::as_sequence).into_iter().flatten().enumerate();
+    let mut places = entries.filter(|(_, entry)| has_id(entry, id)).map(|(place, _)| place);
+    match (places.next(), places.next()) {
+        (place, None) => Ok(place),
+        _ => Err(Ambiguous),
+    }
+}
+
+fn has_id(entry: &Value, id: &str) -> bool {
+    match entry.get("id") {
+        Some(text @ Value::String(_)) => *text == literal(id),
+        Some(Value::Number(number)) => number.to_string() == id,
+        Some(Value::Bool(flag)) => flag.to_string() == id,
         _ => false,
     }
 }
 
-fn at<'file>(file: &'file Value, key: usize, path: &[&str]) -> Option<&'file Value> {
-    path.iter().try_fold(file.get("keys")?.get(key)?, |value, name| value.get(name))
+fn at<'file>(file: &'file Value, entry: Entry, path: &[&str]) -> Option<&'file Value> {
+    path.iter().try_fold(entry.of(file)?, |value, name| value.get(name))
 }
 
 fn field_at_mut<'key>(key: &'key mut Value, path: &[&str]) -> Option<&'key mut Value> {

@@ -1,5 +1,8 @@
+use keymeter_core::limit::Carried;
+
 use super::*;
 
+mod limits;
 mod random;
 
 const FILE: &str = "# who may call us

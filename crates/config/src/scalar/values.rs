@@ -16,7 +16,7 @@ use keymeter_core::{
     glob::Glob,
     hosts::HostName,
     key::{KeyHash, KeyId, KeyName, KeyState, Priority, Secret},
-    limit::{Limit, Strategy},
+    limit::{Limit, LimitMode, Strategy},
     model_name,
     money::{Rate, Usd},
 };
@@ -26,6 +26,10 @@ use super::{super::url::UpstreamUrl, Choice, FromScalar};
 
 impl Choice for Strategy {
     const CHOICES: &[(&str, Self)] = &[("expected", Self::Expected), ("worst_case", Self::WorstCase)];
+}
+
+impl Choice for LimitMode {
+    const CHOICES: &[(&str, Self)] = &[("enforce", Self::Enforce), ("observe", Self::Observe)];
 }
 
 impl Choice for Api {

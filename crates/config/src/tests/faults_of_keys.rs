@@ -15,7 +15,10 @@ fn of_files() {
     assert_eq!(of("{}"), ["k:1:1: missing field `keys`: the list of keys; for none write `keys: []`"]);
     assert_eq!(of("- id: a"), ["k:1:1: expected the field `keys`, a list, found a list"]);
     assert_eq!(of("keys: {}"), ["k:1:7: expected a list in brackets, found fields"]);
-    assert_eq!(of("keys: []\nkey: []"), ["k:2:1: unknown field `key`; did you mean `keys`? accepted: keys"]);
+    assert_eq!(
+        of("keys: []\nkey: []"),
+        ["k:2:1: unknown field `key`; did you mean `keys`? accepted: keys, teams, owners"]
+    );
     assert_eq!(of("keys:\n- id: a\n  id: b\n"), ["k:3:3: the field `id` is already given on line 2"]);
     assert_eq!(of("keys:\n-\n"), ["k:2:2: the element has no value"]);
 }
@@ -75,7 +78,7 @@ fn of_keys() {
         "k:7:33: the secret has no right checksum, which `secret_checksum: required` asks for; `keymeter keys create` \
          makes one that has",
         "k:11:12: unknown field `requests_per_minutes` in keys[4].limits; did you mean `requests_per_minute`? accepted: \
-         requests_per_minute, tokens_per_minute, concurrent_requests",
+         requests_per_minute, tokens_per_minute, concurrent_requests, mode, quotas, models",
         "k:11:56: a limit is a whole number of at least 1, or `unlimited`",
         "k:12:15: `2027-01-01` is not an RFC 3339 time, such as 2027-01-01T00:00:00Z",
         "k:13:12: `maybe` is not accepted here; accepted: true, false",
@@ -108,6 +111,9 @@ fn no_fault_repeats_a_secret() {
     assert!(faults.lines().count() >= 5 && !faults.contains("hidden"), "{faults}");
 }
 
+const LIMITS: [&str; 6] =
+    ["requests_per_minute", "tokens_per_minute", "concurrent_requests", "mode", "quotas", "models"];
+
 /// Whatever has a field, `null` there says no more than its absence.
 #[test]
 fn null_is_no_fault_where_the_field_may_be_absent() {
@@ -124,7 +130,10 @@ fn null_is_no_fault_where_the_field_may_be_absent() {
         "owner",
         "team",
         "models",
+        "allow_from",
         "limits",
+        "team_limits",
+        "owner_limits",
         "expires_at",
         "retiring",
         "wallet",
@@ -132,7 +141,7 @@ fn null_is_no_fault_where_the_field_may_be_absent() {
     ] {
         assert_eq!(record(&format!(r#""{field}":null"#)), Ok((plain.clone(), true)), "{field}");
     }
-    for limits in ["requests_per_minute", "tokens_per_minute", "concurrent_requests"] {
+    for limits in LIMITS {
         assert_eq!(record(&format!(r#""limits":{{"{limits}":null}}"#)), Ok((plain.clone(), true)), "{limits}");
     }
     let wallet = record(r#""wallet":{"id":"ada","balance_usd":"1","allowance":null}"#).unwrap();
@@ -154,12 +163,12 @@ fn null_is_no_fault_in_a_keys_file_either() {
         keys::parse(&text, Path::new("keys.yaml"), false, &|_| None)
     };
     let plain = parse("").unwrap();
-    for field in ["secret", "enabled", "owner", "team", "models", "limits", "expires_at", "retiring"] {
+    for field in ["secret", "enabled", "owner", "team", "models", "allow_from", "limits", "expires_at", "retiring"] {
         for nothing in ["null", "~", ""] {
             assert_eq!(parse(&format!("{field}: {nothing}")), Ok(plain.clone()), "{field}: {nothing}");
         }
     }
-    for limit in ["requests_per_minute", "tokens_per_minute", "concurrent_requests"] {
+    for limit in LIMITS {
         assert_eq!(parse(&format!("limits: {{{limit}: null}}")), Ok(plain.clone()), "{limit}");
     }
 }

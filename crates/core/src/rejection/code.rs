@@ -13,8 +13,10 @@ words! {
         ApiKeyExpired = "api_key_expired",
         /// The key is archived.
         ApiKeyArchived = "api_key_archived",
-        /// The balance is used up.
+        /// The balance, or a quota, is used up.
         InsufficientQuota = "insufficient_quota",
+        /// The key is not used from this address.
+        AddressNotAllowed = "address_not_allowed",
         /// The model is unknown, or not the key's.
         ModelNotFound = "model_not_found",
         /// A limit is reached.
@@ -75,5 +77,15 @@ words! {
         Model = "model",
         /// The wallet is used up.
         Balance = "balance",
+        /// A quota of requests is used up.
+        RequestsQuota = "requests_quota",
+        /// A quota of tokens.
+        TokensQuota = "tokens_quota",
+        /// A quota of tokens of output.
+        OutputTokensQuota = "output_tokens_quota",
+        /// A quota of money.
+        UsdQuota = "usd_quota",
+        /// The key is not used from this address.
+        Address = "address",
     }
 }

@@ -65,8 +65,9 @@ impl Rejection {
                 "authentication_error"
             }
             Self::ModelNotFound { .. } | Self::UnknownUrl { .. } => "not_found_error",
+            Self::AddressNotAllowed(_) => "permission_error",
             Self::NoBalance(_) => "billing_error",
-            Self::OverLimit { .. }
+            Self::OverLimit(_)
             | Self::PromptTooLarge { .. }
             | Self::AnswerTooLarge { .. }
             | Self::AnswerOverModel { .. }
@@ -95,6 +96,7 @@ impl Rejection {
 fn google_status(status: StatusCode) -> &'static str {
     match status {
         StatusCode::UNAUTHORIZED => "UNAUTHENTICATED",
+        StatusCode::FORBIDDEN => "PERMISSION_DENIED",
         StatusCode::NOT_FOUND => "NOT_FOUND",
         StatusCode::TOO_MANY_REQUESTS => "RESOURCE_EXHAUSTED",
         StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => "DEADLINE_EXCEEDED",

@@ -6,9 +6,9 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use keymeter_core::{money::Usd, rejection::Refused};
+use keymeter_core::{limit::Scope, money::Usd, rejection::Refused};
 
-use super::{KeyMetrics, KeySeries, ModelMetrics, TOKEN_TYPES};
+use super::{KeyMetrics, KeySeries, ModelMetrics, Reasons, TOKEN_TYPES};
 
 impl KeySeries {
     /// Adds every key's series to `text`, one metric after another.
@@ -38,7 +38,7 @@ const TYPICAL: usize = 1200;
 type Lines = fn(&mut Out<'_>, &Arc<KeyMetrics>) -> fmt::Result;
 
 /// Every metric of keys: its name, type and help, and how its lines of one key are written.
-const METRICS: [(&str, &str, &str, Lines); 8] = [
+const METRICS: [(&str, &str, &str, Lines); 9] = [
     (
         "keymeter_requests_total",
         "counter",
@@ -63,7 +63,18 @@ const METRICS: [(&str, &str, &str, Lines); 8] = [
             out.line(key, &[("model", &model.model)], cost)
         })
     }),
-    ("keymeter_rejections_total", "counter", "Requests of identified keys that were refused, by reason.", rejections),
+    (
+        "keymeter_rejections_total",
+        "counter",
+        "Requests of identified keys that were refused, by reason and by whose limit it was.",
+        rejections,
+    ),
+    (
+        "keymeter_observed_rejections_total",
+        "counter",
+        "Requests that would have been refused if limits were enforced, by reason and by whose limit it is.",
+        observed_rejections,
+    ),
     ("keymeter_requests_in_flight", "gauge", "Admitted requests that are running now.", |out, key| {
         out.line(key, &[], key.in_flight.load(Relaxed))
     }),
@@ -94,10 +105,21 @@ fn tokens(out: &mut Out<'_>, key: &KeyMetrics, model: &ModelMetrics) -> fmt::Res
 }
 
 fn rejections(out: &mut Out<'_>, key: &Arc<KeyMetrics>) -> fmt::Result {
-    let counted = Refused::ALL.iter().zip(&key.rejections).map(|(reason, count)| (reason, count.load(Relaxed)));
+    by_reason(out, key, Scope::Key, &key.rejections)?;
+    let Some(further) = key.further.get() else { return Ok(()) };
+    Scope::ALL.iter().zip(&further.refused).try_for_each(|(scope, reasons)| by_reason(out, key, *scope, reasons))
+}
+
+fn observed_rejections(out: &mut Out<'_>, key: &Arc<KeyMetrics>) -> fmt::Result {
+    let Some(further) = key.further.get() else { return Ok(()) };
+    Scope::ALL.iter().zip(&further.observed).try_for_each(|(scope, reasons)| by_reason(out, key, *scope, reasons))
+}
+
+fn by_reason(out: &mut Out<'_>, key: &KeyMetrics, scope: Scope, reasons: &Reasons) -> fmt::Result {
+    let counted = Refused::ALL.iter().zip(reasons).map(|(reason, count)| (reason, count.load(Relaxed)));
     counted
         .filter(|(_, count)| *count > 0)
-        .try_for_each(|(reason, count)| out.line(key, &[("reason", reason.as_str())], count))
+        .try_for_each(|(reason, count)| out.line(key, &[("reason", reason.as_str()), ("scope", scope.as_str())], count))
 }
 
 fn info(out: &mut Out<'_>, key: &Arc<KeyMetrics>) -> fmt::Result {

@@ -4,7 +4,7 @@ use serde_yaml::Value;
 
 use super::{Page, Splice, Splices, neighbour};
 use crate::{
-    keyfile::{EditError, render},
+    keyfile::{EditError, KEYS, render},
     yaml::Node,
 };
 
@@ -59,40 +59,58 @@ impl Page<'_> {
         Splice::insert(self.line_end(list.end.offset), format!("{}{line}", self.line_break))
     }
 
-    /// A further key behind the last, set apart and indented like it.
-    pub(super) fn append_key(&self, keys: &Node, key: &Value) -> Splice {
-        let Some(last) = keys.elements().last().filter(|_| !keys.flow) else { return self.append_element(keys, key) };
-        let place = keys.elements().len() - 1;
-        let dash = self.dash(keys, place);
-        let apart = if self.is_set_apart(keys, place) { self.line_break } else { "" };
+    /// A further entry of a list of the file behind the last, set apart and indented like it.
+    pub(super) fn append_entry(&self, entries: &Node, entry: &Value) -> Splice {
+        let Some(last) = entries.elements().last().filter(|_| !entries.flow) else {
+            return self.append_element(entries, entry);
+        };
+        let place = entries.elements().len() - 1;
+        let dash = self.dash(entries, place);
+        let apart = if self.is_set_apart(entries, place) { self.line_break } else { "" };
         let inner = self.slice(dash..last.start.offset);
         let inner = if inner.contains('\n') || last.flow { 2 } else { inner.len().max(2) };
         let quoted = last.fields().first().is_some_and(|(key, _)| self.is_quoted(key));
-        let item = self.item(key, keys.start.column - 1, inner, quoted);
-        Splice::insert(self.line_end(keys.end.offset), format!("{apart}{}{item}", self.line_break))
+        let item = self.item(entry, entries.start.column - 1, inner, quoted);
+        Splice::insert(self.line_end(entries.end.offset), format!("{apart}{}{item}", self.line_break))
     }
 
-    /// The file's first key, behind the comments of a file that holds nothing else.
-    pub(super) fn first_key(&self, key: &Value) -> Splice {
+    /// The file's first entry, behind the comments of a file that holds nothing else.
+    pub(super) fn first_entry(&self, list: &str, entry: &Value) -> Splice {
+        let no_keys = if list == KEYS { String::new() } else { format!("{KEYS}: []{}", self.line_break) };
+        let item = self.item(entry, 2, 2, false);
+        self.at_the_end(&format!("{no_keys}{list}:{}{item}", self.line_break))
+    }
+
+    /// A list that the file does not have yet, behind everything else.
+    pub(super) fn new_list(&self, root: &Node, list: &str, entry: &Value) -> Splice {
+        let Some((first, _)) = root.fields().first().filter(|_| !root.flow) else {
+            return self.insert_in_flow(root, list, &vec![entry.clone()].into());
+        };
+        let before = self.slice(self.line_start(first.start.offset)..first.start.offset).trim_start_matches('\u{feff}');
+        let quoted = self.is_quoted(first);
+        let item = self.item(entry, before.len() + 2, 2, quoted);
+        self.at_the_end(&format!("{before}{}:{}{item}", render::flow(&list.into(), quoted), self.line_break))
+    }
+
+    fn at_the_end(&self, lines: &str) -> Splice {
         let line_break = if self.text.is_empty() || self.text.ends_with('\n') { "" } else { self.line_break };
-        let item = self.item(key, 2, 2, false);
-        Splice::insert(self.text.len(), format!("{line_break}keys:{0}{item}{0}", self.line_break))
+        Splice::insert(self.text.len(), format!("{line_break}{lines}{}", self.line_break))
     }
 
-    /// Puts the first key into a list that is empty or was left out.
-    pub(super) fn fill(&self, name: &Node, keys: &Node, key: &Value) -> Splices {
-        if keys.flow && name.flow {
-            return Ok(vec![self.replace(name, keys, &vec![key.clone()].into())?]);
+    /// Puts the first entry into a list that is empty or was left out.
+    pub(super) fn fill(&self, name: &Node, list: &Node, entry: &Value) -> Splices {
+        if list.flow && name.flow {
+            return Ok(vec![self.replace(name, list, &vec![entry.clone()].into())?]);
         }
-        let (colon, end) = (self.behind_colon(name)?, self.end_of(name, keys));
-        let item = self.item(key, name.start.column + 1, 2, self.is_quoted(name));
+        let (colon, end) = (self.behind_colon(name)?, self.end_of(name, list));
+        let item = self.item(entry, name.start.column + 1, 2, self.is_quoted(name));
         let item = Splice::insert(self.line_end(end), format!("{}{item}", self.line_break));
         Ok(vec![Splice::remove(colon..end), item])
     }
 
-    /// A key as an element of a block list: a dash and `inner - 1` blanks, then a line for each field.
-    fn item(&self, key: &Value, outer: usize, inner: usize, quoted: bool) -> String {
-        let fields = key.as_mapping().into_iter().flatten();
+    /// An entry as an element of a block list: a dash and `inner - 1` blanks, then a line for each field.
+    fn item(&self, entry: &Value, outer: usize, inner: usize, quoted: bool) -> String {
+        let fields = entry.as_mapping().into_iter().flatten();
         let lines: Vec<_> = fields.map(|(name, value)| render::field(name, value, quoted)).collect();
         let line_break = format!("{}{}", self.line_break, indentation(outer + inner));
         format!("{}-{}{}", indentation(outer), indentation(inner - 1), lines.join(&line_break))

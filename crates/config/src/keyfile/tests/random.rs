@@ -4,29 +4,20 @@ use std::collections::BTreeMap;
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
+use self::sample::{HEADS, Line, TEAMS, said, sample, team_id};
 use super::*;
 
-/// What a key says: the values of its fields, those of its limits by their own names.
+mod sample;
+
+/// What a key says, or a team: the values of its fields, those of its limits by their own names.
 type Said = BTreeMap<&'static str, Value>;
 
-/// A key as it is written.
-#[derive(Clone, Debug)]
-struct Item {
-    fields: Vec<(&'static str, Value)>,
-    style: Style,
-    blank_above: bool,
-    comments: Vec<bool>,
+/// What a file says.
+#[derive(Clone, Debug, PartialEq)]
+struct AllSaid {
+    keys: Vec<Said>,
+    teams: Vec<Said>,
 }
-
-#[derive(Clone, Copy, Debug)]
-struct Style {
-    flow: bool,
-    block_lists: bool,
-    quote: &'static str,
-}
-
-/// A line, and the key and the field that it belongs to; a comment between fields belongs to the key alone.
-type Line = (String, Option<(usize, Option<&'static str>)>);
 
 const HASH: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 const TEXTS: [&str; 8] = ["plain", "two words", "yes", "a: b", "#x y", "Ключ №1", "1.0", "it's \\ \"so\""];
@@ -41,11 +32,27 @@ fn value(field: &'static str) -> BoxedStrategy<Value> {
         "enabled" => any::<bool>().prop_map(Value::from).boxed(),
         "models" => vec(text().prop_map(Value::from), 1..3).prop_map(Value::from).boxed(),
         "limits" => {
-            let limit =
-                |name: &'static str| option::of(1..9_u64).prop_map(move |limit| limit.map(|limit| (name, limit)));
-            let limits = (limit("tokens_per_minute"), limit("requests_per_minute"));
-            let mapping = |limits: Vec<(&str, u64)>| limits.into_iter().map(|(n, l)| (n.into(), l.into())).collect();
-            limits.prop_map(move |(a, b)| Value::Mapping(mapping(a.into_iter().chain(b).collect()))).boxed()
+            let quotas = vec(quota(), 1..4).prop_map(|quotas| {
+                // No two of one name.
+                let quotas: BTreeMap<String, Value> =
+                    quotas.into_iter().map(|quota| (quota.name.to_string(), Setting::Quota(quota).value())).collect();
+                quotas.into_values().collect::<Vec<_>>().into()
+            });
+            let number = || option::of((1..9_u64).prop_map(Value::from));
+            let mode = option::of(select(vec!["enforce", "observe"]).prop_map(Value::from));
+            let limits = (number(), option::of(quotas), number(), mode).prop_map(|(tokens, quotas, requests, mode)| {
+                let limits = [
+                    ("tokens_per_minute", tokens),
+                    ("quotas", quotas),
+                    ("requests_per_minute", requests),
+                    ("mode", mode),
+                ];
+                limits.into_iter().filter_map(|(name, limit)| Some((Value::from(name), limit?))).collect()
+            });
+            limits.prop_map(Value::Mapping).boxed()
+        }
+        "allow_from" => {
+            vec(select(vec!["10.0.0.0/8", "::1/128"]).prop_map(Value::from), 1..3).prop_map(Value::from).boxed()
         }
         "priority" => (-100..=100_i64).prop_map(Value::from).boxed(),
         "expires_at" => select(&TIMES[..]).prop_map(Value::from).boxed(),
@@ -60,134 +67,20 @@ fn retired(end: &str) -> Value {
     Value::Mapping(fields.into_iter().collect())
 }
 
-const FIELDS: [&str; 9] =
-    ["name", "hash", "enabled", "owner", "models", "limits", "priority", "expires_at", "retiring"];
+fn quota() -> impl Strategy<Value = Quota> {
+    let kinds = vec!["tokens=5/day", "tokens=6/day@Europe/Berlin", "usd=2.50/month", "requests=1/1h", "requests=2/60m"];
+    select(kinds).prop_map(|line| line.parse().unwrap())
+}
+
+const FIELDS: [&str; 10] =
+    ["name", "hash", "enabled", "owner", "models", "allow_from", "limits", "priority", "expires_at", "retiring"];
+const LIMITS: [&str; 4] = ["requests_per_minute", "tokens_per_minute", "mode", "quotas"];
 
 fn fields() -> impl Strategy<Value = Vec<(&'static str, Value)>> {
     let some = proptest::sample::subsequence(&FIELDS[..], 0..=FIELDS.len()).prop_shuffle();
     some.prop_flat_map(|names| {
         names.into_iter().map(|name| value(name).prop_map(move |value| (name, value))).collect::<Vec<_>>()
     })
-}
-
-fn item() -> impl Strategy<Value = Item> {
-    let style = (any::<bool>(), any::<bool>(), select(vec!["", "'", "\""]));
-    let style = style.prop_map(|(flow, block_lists, quote)| Style { flow, block_lists, quote });
-    (fields(), style, any::<bool>(), vec(any::<bool>(), 20)).prop_map(|(fields, style, blank_above, comments)| Item {
-        fields,
-        style,
-        blank_above,
-        comments,
-    })
-}
-
-/// A file: its keys, how they are indented, its line break, whether the last line has one.
-#[derive(Clone, Debug)]
-struct Sample {
-    items: Vec<Item>,
-    indentation: usize,
-    line_break: &'static str,
-    ends: bool,
-}
-
-fn sample() -> impl Strategy<Value = Sample> {
-    (vec(item(), 0..4), 0..5_usize, 0..3_usize, select(vec!["\n", "\r\n"]), any::<bool>()).prop_map(
-        |(mut items, indentation, id_at, line_break, ends)| {
-            for (number, item) in items.iter_mut().enumerate() {
-                let id = ("id", Value::from(format!("key_{number}")));
-                item.fields.insert(id_at.min(item.fields.len()), id);
-            }
-            Sample { items, indentation, line_break, ends }
-        },
-    )
-}
-
-impl Sample {
-    fn lines(&self) -> Vec<Line> {
-        let empty = if self.items.is_empty() { " []" } else { "" };
-        let mut lines = vec![("# all of them".to_owned(), None), (format!("keys:{empty}  # list"), Some((99, None)))];
-        for (number, item) in self.items.iter().enumerate() {
-            if item.blank_above {
-                lines.push((String::new(), None));
-            }
-            lines.push((format!("{}# above {number}", " ".repeat(self.indentation)), None));
-            lines.extend(item.lines(number, self.indentation));
-        }
-        lines.push(("# the end: é".to_owned(), None));
-        lines
-    }
-
-    fn text(&self) -> String {
-        let lines: Vec<String> = self.lines().into_iter().map(|(line, _)| line).collect();
-        lines.join(self.line_break) + if self.ends { self.line_break } else { "" }
-    }
-
-    fn said(&self) -> Vec<Said> {
-        self.items.iter().map(|item| said(&item.fields)).collect()
-    }
-}
-
-fn said(fields: &[(&'static str, Value)]) -> Said {
-    let mut said = Said::new();
-    for (name, value) in fields {
-        match (*name, value) {
-            ("limits", Value::Mapping(limits)) => {
-                let named = |name| limits.get(name).map(|limit: &Value| (name, limit.clone()));
-                said.extend(["requests_per_minute", "tokens_per_minute"].into_iter().filter_map(named));
-            }
-            ("retiring", Value::Sequence(list)) if list.is_empty() => {}
-            _ => drop(said.insert(name, value.clone())),
-        }
-    }
-    said
-}
-
-impl Item {
-    fn lines(&self, number: usize, indentation: usize) -> Vec<Line> {
-        let outer = " ".repeat(indentation);
-        if self.style.flow {
-            let fields: Vec<_> = self.fields.iter().map(|(name, value)| self.inline(name, value)).collect();
-            return vec![(format!("{outer}- {{{}}} # in a line", fields.join(", ")), Some((number, Some(""))))];
-        }
-        let mut lines = Vec::new();
-        for (place, (name, value)) in self.fields.iter().enumerate() {
-            let dash = if place == 0 { "- " } else { "  " };
-            if place > 0 && self.comments[place] {
-                lines.push((format!("{outer}  # about {name} of {number}"), Some((number, None))));
-            }
-            let owner = Some((number, Some(*name)));
-            let mut written = self.block(name, value).into_iter();
-            lines.extend(written.next().map(|line| (format!("{outer}{dash}{line}"), owner)));
-            lines.extend(written.map(|line| (format!("{outer}  {line}"), owner)));
-        }
-        lines
-    }
-
-    fn quoted(&self, name: &str) -> String {
-        format!("{0}{name}{0}", self.style.quote)
-    }
-
-    /// `name: value`, written in another way than the code under test does.
-    fn inline(&self, name: &str, value: &Value) -> String {
-        format!("{}: {}", self.quoted(name), serde_json::to_string(value).unwrap())
-    }
-
-    fn block(&self, name: &str, value: &Value) -> Vec<String> {
-        let comment = if self.comments[10 + name.len() % 9] { "  # beside" } else { "" };
-        let json = |value: &Value| serde_json::to_string(value).unwrap();
-        let entries: Vec<String> = match value {
-            Value::Sequence(list) => list.iter().map(|element| format!("- {}{comment}", json(element))).collect(),
-            Value::Mapping(fields) => fields
-                .iter()
-                .map(|(name, value)| format!("  {}: {}{comment}", self.quoted(name.as_str().unwrap()), json(value)))
-                .collect(),
-            _ => Vec::new(),
-        };
-        if entries.is_empty() || !self.style.block_lists {
-            return vec![format!("{}{comment}", self.inline(name, value))];
-        }
-        std::iter::once(format!("{}:{comment}", self.quoted(name))).chain(entries).collect()
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -198,6 +91,8 @@ enum RandomEdit {
     Retire(usize, &'static str),
     DropEnded(usize, &'static str),
     Delete(usize),
+    SetLimit(usize, Setting),
+    ClearLimit(usize, Field),
 }
 
 fn setting() -> impl Strategy<Value = Setting> {
@@ -211,15 +106,35 @@ fn setting() -> impl Strategy<Value = Setting> {
         globs,
         (1..9_u64).prop_map(|number| Setting::RequestsPerMinute(limit(&number.to_string()))),
         Just(Setting::TokensPerMinute(Limit::Unlimited)),
+        select(vec![LimitMode::Enforce, LimitMode::Observe]).prop_map(Setting::Mode),
+        quota().prop_map(Setting::Quota),
+        select(vec!["10.0.0.0/8", "::1/128"]).prop_map(|network| Setting::AllowFrom(vec![network.parse().unwrap()])),
         (-100..=100_i64).prop_map(|number| Setting::Priority(number.try_into().unwrap())),
         select(&TIMES[..]).prop_map(|time| Setting::ExpiresAt(time.parse().unwrap())),
     ]
 }
 
 fn edit() -> impl Strategy<Value = RandomEdit> {
-    use Field::{ExpiresAt, Limits, Models, Owner, Priority, RequestsPerMinute, Retiring, TokensPerMinute};
-    let fields = vec![Owner, Models, Limits, RequestsPerMinute, TokensPerMinute, Priority, ExpiresAt, Retiring];
+    use Field::{
+        ExpiresAt, Limits, Mode, Models, Owner, Priority, Quotas, RequestsPerMinute, Retiring, TokensPerMinute,
+    };
+    let quota_of = |name: &str| Field::Quota(name.parse().unwrap());
+    let limits = vec![
+        Limits,
+        RequestsPerMinute,
+        TokensPerMinute,
+        Quotas,
+        quota_of("tokens_per_day"),
+        quota_of("requests_per_1h"),
+    ];
+    let mut fields = vec![Owner, Models, Field::AllowFrom, Mode, Priority, ExpiresAt, Retiring];
+    fields.extend(&limits);
+    let limit = setting().prop_filter("a limit of a team", |setting| {
+        setting.path()[0] == "limits" && !matches!(setting, Setting::Mode(_))
+    });
     prop_oneof![
+        (0..4_usize, limit).prop_map(|(team, limit)| RandomEdit::SetLimit(team, limit)),
+        (0..4_usize, select(limits)).prop_map(|(team, field)| RandomEdit::ClearLimit(team, field)),
         vec(setting(), 0..4).prop_map(RandomEdit::Create),
         (0..4_usize, setting()).prop_map(|(key, setting)| RandomEdit::Set(key, setting)),
         (0..4_usize, select(fields)).prop_map(|(key, field)| RandomEdit::Clear(key, field)),
@@ -230,7 +145,8 @@ fn edit() -> impl Strategy<Value = RandomEdit> {
 }
 
 impl RandomEdit {
-    fn change(&self, keys: &[Said]) -> Option<Edit> {
+    fn change(&self, AllSaid { keys, .. }: &AllSaid) -> Option<Edit> {
+        let team = |number: &usize| Holder::Team(team_id(*number).replace("$$", "$"));
         let of = |key: &usize| keys.get(*key)?.get("id")?.as_str().map(id);
         Some(match self {
             Self::Create(settings) => Edit::Create { id: Self::fresh(keys), settings: settings.clone() },
@@ -242,6 +158,8 @@ impl RandomEdit {
             }
             Self::DropEnded(key, now) => Edit::DropEnded { id: of(key)?, now: now.parse().unwrap() },
             Self::Delete(key) => Edit::Delete { id: of(key)? },
+            Self::SetLimit(number, limit) => Edit::SetLimit { of: team(number), limit: limit.clone() },
+            Self::ClearLimit(number, field) => Edit::ClearLimit { of: team(number), field: *field },
         })
     }
 
@@ -250,8 +168,9 @@ impl RandomEdit {
         id(&(10..99).map(|number| format!("key_{number}")).find(|id| !taken(id)).unwrap())
     }
 
-    /// What the keys are to say afterwards.
-    fn model(&self, keys: &mut Vec<Said>) {
+    /// What the file is to say afterwards.
+    fn model(&self, AllSaid { keys, teams }: &mut AllSaid) {
+        let listed = |number: &usize| teams.iter().position(|team| team["id"] == team_id(*number).as_str());
         match self {
             Self::Create(settings) => {
                 let mut key = Said::from([("id", Value::from(Self::fresh(keys).as_str()))]);
@@ -261,10 +180,20 @@ impl RandomEdit {
                 keys.push(key);
             }
             Self::Set(key, setting) => put(&mut keys[*key], setting),
-            Self::Clear(key, Field::Limits) => {
-                keys[*key].retain(|name, _| !name.ends_with("_per_minute"));
+            Self::Clear(key, field) => take(&mut keys[*key], *field),
+            Self::SetLimit(number, limit) => {
+                let place = listed(number).unwrap_or_else(|| {
+                    teams.push(Said::from([("id", team_id(*number).into())]));
+                    teams.len() - 1
+                });
+                put(&mut teams[place], limit);
             }
-            Self::Clear(key, field) => drop(keys[*key].remove(field.path().last().unwrap())),
+            Self::ClearLimit(number, field) => {
+                let Some(place) = listed(number) else { return };
+                take(&mut teams[place], *field);
+                // It is not listed without limits.
+                teams.retain(|team| team.len() > 1);
+            }
             Self::Retire(key, end) => {
                 let list = keys[*key].entry("retiring").or_insert_with(|| Value::Sequence(Vec::new()));
                 list.as_sequence_mut().unwrap().push(retired(end));
@@ -284,27 +213,57 @@ impl RandomEdit {
     fn touches(&self, line: &Line) -> bool {
         let Some((owner, field)) = line.1 else { return false };
         let (key, touched) = match self {
-            Self::Create(_) => return owner == 99,
-            Self::Delete(key) => return owner == *key || owner == 99,
-            Self::Set(key, setting) => (key, setting.path()[0]),
-            Self::Clear(key, field) => (key, field.path()[0]),
-            Self::Retire(key, _) | Self::DropEnded(key, _) => (key, "retiring"),
+            Self::Create(_) => return owner == HEADS[0],
+            Self::Delete(key) => return owner == *key || owner == HEADS[0],
+            Self::SetLimit(team, _) => (TEAMS + team, "limits"),
+            // The entry may go with its last limit.
+            Self::ClearLimit(team, _) => return owner == TEAMS + team || owner == HEADS[1],
+            Self::Set(key, setting) => (*key, setting.path()[0]),
+            Self::Clear(key, field) => (*key, field.path()[0]),
+            Self::Retire(key, _) | Self::DropEnded(key, _) => (*key, "retiring"),
         };
-        owner == *key && field.is_some_and(|field| field.is_empty() || field == touched)
+        owner == key && field.is_some_and(|field| field.is_empty() || field == touched)
     }
 }
 
 fn put(key: &mut Said, setting: &Setting) {
-    key.insert(setting.path().last().unwrap(), setting.value());
+    let (name, value) = (setting.path().last().unwrap(), setting.value());
+    let Setting::Quota(quota) = setting else { return drop(key.insert(name, value)) };
+    let quotas = key.entry(name).or_insert_with(|| Value::Sequence(Vec::new())).as_sequence_mut().unwrap();
+    match quotas.iter().position(|other| is_named(other, quota.name)) {
+        Some(place) => quotas[place] = value,
+        None => quotas.push(value),
+    }
+}
+
+fn take(key: &mut Said, field: Field) {
+    let name = *field.path().last().unwrap();
+    match field {
+        Field::Limits => key.retain(|name, _| !LIMITS.contains(name)),
+        Field::Quota(quota) => {
+            let Some(quotas) = key.get_mut(name).and_then(Value::as_sequence_mut) else { return };
+            quotas.retain(|other| !is_named(other, quota));
+            if quotas.is_empty() {
+                key.remove(name);
+            }
+        }
+        _ => drop(key.remove(name)),
+    }
+}
+
+fn is_named(quota: &Value, name: QuotaName) -> bool {
+    quota.get(name.unit.as_str()).is_some() && quota["per"] == name.span.to_string().as_str()
 }
 
 /// What a file says, read without the code under test.
-fn read(text: &str) -> Vec<Said> {
+fn read(text: &str) -> AllSaid {
     let file: Value = serde_yaml::from_str(text).unwrap();
     let names = FIELDS.into_iter().chain(["id"]);
     let fields =
         |key: &Value| names.clone().filter_map(|name| Some((name, key.get(name)?.clone()))).collect::<Vec<_>>();
-    file["keys"].as_sequence().unwrap().iter().map(|key| said(&fields(key))).collect()
+    let list = |name: &str| file.get(name).and_then(Value::as_sequence).cloned().unwrap_or_default();
+    let of = |list: Vec<Value>| list.iter().map(|entry| said(&fields(entry))).collect();
+    AllSaid { keys: of(list("keys")), teams: of(list("teams")) }
 }
 
 /// A line without the dash that it may get from the one above it.
@@ -315,14 +274,14 @@ fn bare(line: &str) -> &str {
 proptest! {
     #[test]
     fn an_edit_does_what_it_is_for_and_leaves_all_other_lines(sample in sample(), edit in edit()) {
-        let (text, mut keys) = (sample.text(), sample.said());
-        let Some(change) = edit.change(&keys) else { return Ok(()) };
+        let (text, mut said) = (sample.text(), sample.said());
+        let Some(change) = edit.change(&said) else { return Ok(()) };
         let edited = match apply(&text, &[change]) {
             Ok(edited) => edited,
             Err(error) => panic!("{error:?}\n{text}"),
         };
-        edit.model(&mut keys);
-        prop_assert_eq!(read(&edited), keys, "{}\n{}", text, edited);
+        edit.model(&mut said);
+        prop_assert_eq!(read(&edited), said, "{}\n{}", text, edited);
         let mut rest = edited.lines();
         for line in sample.lines().iter().filter(|line| !edit.touches(line)) {
             let found = rest.any(|new| bare(new) == bare(&line.0));
@@ -333,15 +292,15 @@ proptest! {
 
     #[test]
     fn edits_may_follow_one_another(sample in sample(), edits in vec(edit(), 1..12)) {
-        let (mut text, mut keys) = (sample.text(), sample.said());
+        let (mut text, mut said) = (sample.text(), sample.said());
         for edit in edits {
-            let Some(change) = edit.change(&keys) else { continue };
+            let Some(change) = edit.change(&said) else { continue };
             text = match apply(&text, &[change]) {
                 Ok(edited) => edited,
                 Err(error) => panic!("{error:?}\n{edit:?}\n{text}"),
             };
-            edit.model(&mut keys);
-            prop_assert_eq!(&read(&text), &keys);
+            edit.model(&mut said);
+            prop_assert_eq!(&read(&text), &said);
         }
     }
 
@@ -352,6 +311,10 @@ proptest! {
             create("new"),
             set("a", name("New")),
             set("a", Setting::RequestsPerMinute(limit("5"))),
+            set("a", Setting::Quota("tokens=5/day".parse().unwrap())),
+            clear("a", Field::Quota("tokens_per_day".parse().unwrap())),
+            Edit::SetLimit { of: Holder::Team("a".into()), limit: Setting::RequestsPerMinute(limit("5")) },
+            Edit::ClearLimit { of: Holder::Team("a".into()), field: Field::Limits },
             set("a", priority("-5")),
             clear("a", Field::Limits),
             retire("a", TIMES[0]),
@@ -367,8 +330,11 @@ proptest! {
     }
 }
 
-const TOKENS: [&str; 30] = [
+const TOKENS: [&str; 33] = [
     "keys:",
+    "teams:",
+    "quotas:",
+    "{tokens: 1, per: day}",
     "- ",
     "id: a",
     "name: b",

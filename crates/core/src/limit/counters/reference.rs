@@ -14,10 +14,12 @@
     reason = "it is a test's, which stops at the first surprise"
 )]
 
+pub mod scopes;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::limit::SPAN;
+use crate::limit::{Limits, SPAN};
 
 const SLACK: Duration = Duration::from_millis(100);
 
@@ -43,7 +45,7 @@ impl Subject for Arc<Counters> {
     const TICK: Duration = Duration::from_nanos(1);
 
     fn reserve(&mut self, limits: &Limits, tokens: u64, now: MonotonicTime) -> Result<Reservation, Refusal> {
-        Counters::reserve(self, limits, tokens, now)
+        Counters::reserve(self, limits, tokens, calendar(now))
     }
 
     fn tokens(held: &Reservation) -> u64 {
@@ -51,7 +53,7 @@ impl Subject for Arc<Counters> {
     }
 
     fn settle(&mut self, held: Reservation, used: u64, now: MonotonicTime) {
-        held.settle(used, now);
+        held.settle(Amounts::tokens(used), calendar(now));
     }
 
     fn cancel(&mut self, held: Reservation, _: MonotonicTime) {
@@ -63,8 +65,13 @@ impl Subject for Arc<Counters> {
     }
 
     fn standing(&mut self, limits: &Limits, now: MonotonicTime) -> LimitStatus {
-        Counters::standing(self, limits, now)
+        Counters::standing(self, limits, calendar(now))
     }
+}
+
+/// A moment with a date, for what only counts in minutes.
+pub fn calendar(moment: MonotonicTime) -> Now {
+    Now { moment, date: jiff::Timestamp::UNIX_EPOCH + Duration::from_nanos(moment.as_nanos().min(1 << 60)) }
 }
 
 /// What happens to a key.

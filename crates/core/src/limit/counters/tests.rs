@@ -2,21 +2,22 @@
 
 mod places;
 mod races;
+mod scopes;
 
 use std::thread;
 
 use proptest::prelude::*;
 
-pub(super) use races::interleave;
+pub(super) use races::interleaved;
 
 use super::{
-    reference::{Check, any_limits, any_step, repetitions},
+    reference::{Check, any_limits, any_step, calendar, repetitions},
     *,
 };
-use crate::limit::window::SPAN;
+use crate::limit::{Limits, window::SPAN};
 
-fn at(millis: u64) -> MonotonicTime {
-    MonotonicTime::from_nanos(millis * 1_000_000)
+fn at(millis: u64) -> Now {
+    calendar(MonotonicTime::from_nanos(millis * 1_000_000))
 }
 
 fn limit(number: u64) -> Limit {
@@ -25,6 +26,16 @@ fn limit(number: u64) -> Limit {
 
 fn limits(requests: Limit, tokens: Limit, concurrent: Limit) -> Limits {
     Limits { requests_per_minute: requests, tokens_per_minute: tokens, concurrent_requests: concurrent }
+}
+
+/// So many requests at once, and else whatever comes.
+fn at_once(concurrent: Limit) -> RequestLimits {
+    limits(Limit::Unlimited, Limit::Unlimited, concurrent).into()
+}
+
+/// These limits, of a key alone.
+fn all_of(limits: Limits) -> Arc<RequestLimits> {
+    Arc::new(limits.into())
 }
 
 const UNLIMITED: Limits = Limits {
@@ -41,7 +52,7 @@ fn requests_only(number: u64) -> Limits {
     Limits { requests_per_minute: limit(number), ..UNLIMITED }
 }
 
-fn used(counters: &Counters, now: MonotonicTime) -> (u64, u64, u64) {
+fn used(counters: &Counters, now: Now) -> (u64, u64, u64) {
     let standing = counters.standing(&UNLIMITED, now);
     (standing.requests.used, standing.tokens.used, standing.running)
 }
@@ -51,7 +62,7 @@ fn unused_reservation_is_given_back() {
     let counters = Arc::new(Counters::default());
     let reservation = counters.reserve(&tokens_only(100), 80, at(0)).unwrap();
     assert_eq!(counters.reserve(&tokens_only(100), 21, at(1)).unwrap_err().over, LimitKind::Tokens);
-    reservation.settle(30, at(2));
+    reservation.settle(Amounts::tokens(30), at(2));
     assert_eq!(used(&counters, at(2)), (1, 30, 0));
     assert!(counters.reserve(&tokens_only(100), 70, at(3)).is_ok());
 }
@@ -62,14 +73,14 @@ fn a_reservation_leaves_after_a_span_though_it_runs() {
     let reservation = counters.reserve(&tokens_only(100), 100, at(0)).unwrap();
     assert_eq!(used(&counters, at(59_999)), (1, 100, 1));
     assert_eq!(used(&counters, at(60_000)), (0, 0, 1));
-    reservation.settle(0, at(60_001));
+    reservation.settle(Amounts::tokens(0), at(60_001));
     assert_eq!(used(&counters, at(60_001)), (0, 0, 0), "what has left is not given back");
 }
 
 #[test]
 fn overuse_counts_from_the_end_and_is_owed() {
     let counters = Arc::new(Counters::default());
-    counters.reserve(&tokens_only(100), 10, at(0)).unwrap().settle(250, at(30_000));
+    counters.reserve(&tokens_only(100), 10, at(0)).unwrap().settle(Amounts::tokens(250), at(30_000));
     let refusal = counters.reserve(&tokens_only(100), 1, at(60_000)).unwrap_err();
     assert_eq!((refusal.used, refusal.retry_after), (240, Duration::from_secs(30)));
     assert!(counters.reserve(&tokens_only(100), 1, at(90_000)).is_ok());
@@ -80,14 +91,14 @@ fn a_request_larger_than_the_limit_is_cut_to_it() {
     let counters = Arc::new(Counters::default());
     let reservation = counters.reserve(&tokens_only(100), u64::MAX, at(0)).unwrap();
     assert_eq!(reservation.tokens(), 100);
-    reservation.settle(130, at(1));
+    reservation.settle(Amounts::tokens(130), at(1));
     assert_eq!(used(&counters, at(1)).1, 130);
 }
 
 #[test]
 fn a_request_without_tokens_passes_a_full_token_window() {
     let counters = Arc::new(Counters::default());
-    counters.reserve(&tokens_only(100), 100, at(0)).unwrap().settle(900, at(1));
+    counters.reserve(&tokens_only(100), 100, at(0)).unwrap().settle(Amounts::tokens(900), at(1));
     assert!(counters.reserve(&tokens_only(100), 0, at(2)).is_ok());
     assert_eq!(used(&counters, at(2)), (2, 900, 0));
 }
@@ -140,10 +151,13 @@ fn a_panic_frees_the_place() {
 fn the_longest_wait_is_named() {
     let both = limits(limit(1), limit(10), Limit::Unlimited);
     let counters = Arc::new(Counters::default());
-    counters.reserve(&both, 4, at(0)).unwrap().settle(10, at(20_000));
+    counters.reserve(&both, 4, at(0)).unwrap().settle(Amounts::tokens(10), at(20_000));
     let refusal = counters.reserve(&both, 5, at(30_000)).unwrap_err();
     let (retry_after, reset) = (Duration::from_secs(50), Duration::from_secs(50));
-    assert_eq!(refusal, Refusal { over: LimitKind::Tokens, limit: 10, used: 10, retry_after, reset });
+    assert_eq!(
+        refusal,
+        Refusal { over: LimitKind::Tokens, scope: Scope::Key, models: None, limit: 10, used: 10, retry_after, reset }
+    );
     let refusal = counters.reserve(&both, 4, at(30_000)).unwrap_err();
     assert_eq!((refusal.over, refusal.retry_after), (LimitKind::Requests, Duration::from_secs(30)), "of equal waits");
     let refusal = counters.reserve(&both, 0, at(30_000)).unwrap_err();
@@ -198,8 +212,8 @@ fn the_standing_says_what_is_left() {
 fn huge_numbers_change_nothing() {
     let counters = Arc::new(Counters::default());
     let reservation = counters.reserve(&UNLIMITED, u64::MAX, at(0)).unwrap();
-    reservation.settle(u64::MAX, at(1));
-    counters.reserve(&UNLIMITED, u64::MAX, at(2)).unwrap().settle(3, at(3));
+    reservation.settle(Amounts::tokens(u64::MAX), at(1));
+    counters.reserve(&UNLIMITED, u64::MAX, at(2)).unwrap().settle(Amounts::tokens(3), at(3));
     assert_eq!(used(&counters, at(3)).1, MOST_TOKENS + 3);
     assert!(counters.is_idle(at(60_100)));
 }
@@ -221,7 +235,7 @@ fn no_key_is_refused_for_anothers_traffic() {
     let keys: Vec<Arc<Counters>> = (0..100_000).map(|_| Arc::default()).collect();
     for (now, key) in keys.iter().enumerate() {
         let reservation = key.reserve(&own, 10, at(now as u64 / 10)).unwrap();
-        reservation.settle(10, at(now as u64 / 10));
+        reservation.settle(Amounts::tokens(10), at(now as u64 / 10));
     }
     assert!(keys.iter().all(|key| key.reserve(&own, 1, at(10_000)).is_err()), "each is held to its own");
 }

@@ -11,28 +11,28 @@ fn concurrency(number: u64) -> Limits {
 #[test]
 fn a_place_is_all_that_is_taken_before_the_admission() {
     let counters = Arc::new(Counters::default());
-    let place = Place::take(counters.clone(), limit(1)).unwrap();
+    let place = Place::take(Scopes::of_key(counters.clone()), &at_once(limit(1))).unwrap();
     assert_eq!(used(&counters, at(0)), (0, 0, 1));
-    let refusal = Place::take(counters.clone(), limit(1)).unwrap_err();
+    let refusal = Place::take(Scopes::of_key(counters.clone()), &at_once(limit(1))).unwrap_err();
     assert_eq!((refusal.over, refusal.limit, refusal.used), (LimitKind::Concurrency, 1, 1));
     assert_eq!(refusal.retry_after, Duration::from_secs(1));
-    let reservation = place.reserve(&concurrency(1), 7, at(0)).unwrap();
+    let reservation = place.reserve(&all_of(concurrency(1)), Amounts::tokens(7), at(0)).unwrap();
     assert_eq!(used(&counters, at(0)), (1, 7, 1));
-    reservation.settle(7, at(0));
+    reservation.settle(Amounts::tokens(7), at(0));
     assert_eq!(used(&counters, at(0)), (1, 7, 0));
 }
 
 #[test]
 fn a_refusal_leaves_the_place_and_a_request_that_asks_for_less_may_follow_on_it() {
     let counters = Arc::new(Counters::default());
-    let place = Place::take(counters.clone(), limit(1)).unwrap();
+    let place = Place::take(Scopes::of_key(counters.clone()), &at_once(limit(1))).unwrap();
     let both = limits(limit(10), limit(10), limit(1));
-    counters.reserve(&tokens_only(10), 4, at(0)).unwrap().settle(4, at(0));
+    counters.reserve(&tokens_only(10), 4, at(0)).unwrap().settle(Amounts::tokens(4), at(0));
     // Cut to the limit it is 10, of which 6 are left.
-    let (place, refusal) = place.reserve(&both, 11, at(1)).unwrap_err();
+    let (place, refusal) = place.reserve(&all_of(both), Amounts::tokens(11), at(1)).unwrap_err();
     assert_eq!((refusal.over, refusal.used), (LimitKind::Tokens, 4));
     assert_eq!(used(&counters, at(1)), (1, 4, 1), "nothing else is taken");
-    let place = place.reserve(&both, 6, at(2)).unwrap().cancel();
+    let place = place.reserve(&all_of(both), Amounts::tokens(6), at(2)).unwrap().cancel();
     assert_eq!(used(&counters, at(2)), (1, 4, 1), "what is cancelled keeps its place");
     drop(place);
     assert_eq!(used(&counters, at(2)), (1, 4, 0));
@@ -41,11 +41,13 @@ fn a_refusal_leaves_the_place_and_a_request_that_asks_for_less_may_follow_on_it(
 #[test]
 fn a_limit_that_was_lowered_meanwhile_holds() {
     let counters = Arc::new(Counters::default());
-    let mut places: Vec<_> = (0..3).map(|_| Place::take(counters.clone(), limit(3)).unwrap()).collect();
-    let (place, refusal) = places.pop().unwrap().reserve(&concurrency(2), 0, at(0)).unwrap_err();
+    let mut places: Vec<_> =
+        (0..3).map(|_| Place::take(Scopes::of_key(counters.clone()), &at_once(limit(3))).unwrap()).collect();
+    let (place, refusal) =
+        places.pop().unwrap().reserve(&all_of(concurrency(2)), Amounts::tokens(0), at(0)).unwrap_err();
     assert_eq!((refusal.over, refusal.limit, refusal.used), (LimitKind::Concurrency, 2, 2));
     drop(place);
-    assert!(places.pop().unwrap().reserve(&concurrency(2), 0, at(0)).is_ok());
+    assert!(places.pop().unwrap().reserve(&all_of(concurrency(2)), Amounts::tokens(0), at(0)).is_ok());
 }
 
 /// What becomes of a request, and when.
@@ -83,7 +85,7 @@ proptest! {
         let (mut requests, mut tokens) = (0, 0);
         for step in &steps {
             match step {
-                Step::Arrive => match Place::take(counters.clone(), limit(most)) {
+                Step::Arrive => match Place::take(Scopes::of_key(counters.clone()), &at_once(limit(most))) {
                     Ok(place) => waiting.push(place),
                     Err(refusal) => {
                         prop_assert_eq!((refusal.over, refusal.used), (LimitKind::Concurrency, most));
@@ -93,7 +95,7 @@ proptest! {
                 Step::Reserve { which, tokens: asked } => {
                     let Some(place) = taken(&mut waiting, *which) else { continue };
                     let fits = requests < 8 && (*asked == 0 || tokens + asked <= 100);
-                    match place.reserve(&all, *asked, at(0)) {
+                    match place.reserve(&all_of(all), Amounts::tokens(*asked), at(0)) {
                         Ok(reservation) => {
                             prop_assert!(fits);
                             (requests, tokens) = (requests + 1, tokens + asked);
@@ -117,7 +119,7 @@ proptest! {
                         }
                         _ => {
                             tokens -= reserved / 2;
-                            reservation.settle(reserved - reserved / 2, at(0));
+                            reservation.settle(Amounts::tokens(reserved - reserved / 2), at(0));
                         }
                     }
                 }

@@ -12,6 +12,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::*;
+use crate::limit::ModelLimits;
 
 #[test]
 fn of_200_requests_at_once_exactly_10_are_admitted() {
@@ -43,11 +44,18 @@ thread_local! {
     static IN_SHUTTLE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Lets another of Shuttle's threads run before the lock is taken. Nothing switches threads while
-/// it is held, so this tries every order in which the locked parts can follow each other.
-pub(in crate::limit::counters) fn interleave() {
-    if IN_SHUTTLE.get() {
+/// Lets another of Shuttle's threads run before the lock is taken, and while another has it. Nothing else switches threads,
+/// so this tries every order in which the locked parts can follow each other; locks that wait for each other never come to an
+/// end, which Shuttle reports.
+pub(in crate::limit::counters) fn interleaved(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    if !IN_SHUTTLE.get() {
+        return state.lock();
+    }
+    loop {
         shuttle::thread::yield_now();
+        if let Some(state) = state.try_lock() {
+            return state;
+        }
     }
 }
 
@@ -85,7 +93,7 @@ fn no_order_of_threads_overruns_a_limit() {
             let Ok(reservation) = counters.reserve(&all, 10, at(0)) else { return };
             assert!(running.fetch_add(1, Ordering::Relaxed) < 2, "more run than may");
             match number {
-                0 => reservation.settle(4, at(1)),
+                0 => drop(reservation.settle(Amounts::tokens(4), at(1))),
                 1 => drop(reservation),
                 _ => drop(reservation.cancel()),
             }
@@ -108,7 +116,7 @@ fn settling_and_reserving_at_once_stay_within_the_limit() {
         in_threads(3, move |number| {
             let first = if number == 0 { first.lock().take() } else { None };
             match first {
-                Some(reservation) => reservation.settle(4, at(1)),
+                Some(reservation) => drop(reservation.settle(Amounts::tokens(4), at(1))),
                 None => drop(race.reserve(&tokens_only(10), 6, at(1))),
             }
         });
@@ -126,14 +134,16 @@ fn places_are_taken_and_given_back(threads: usize, most: u64) {
     in_threads(threads, move |number| {
         let (counters, holding) = &race;
         let all = limits(limit(2), limit(20), limit(most));
-        let Ok(place) = Place::take(counters.clone(), all.concurrent_requests) else { return };
+        let Ok(place) = Place::take(Scopes::of_key(counters.clone()), &at_once(all.concurrent_requests)) else {
+            return;
+        };
         assert!(holding.fetch_add(1, Ordering::Relaxed) < most, "more hold a place than may");
         // Together they are too many tokens.
-        let left = match (number, place.reserve(&all, [5, 10, 15][number], at(0))) {
+        let left = match (number, place.reserve(&all_of(all), Amounts::tokens([5, 10, 15][number]), at(0))) {
             (0, Ok(reservation)) => Some(reservation.cancel()),
             (1, Ok(reservation)) => {
                 holding.fetch_sub(1, Ordering::Relaxed);
-                return reservation.settle(4, at(1));
+                return drop(reservation.settle(Amounts::tokens(4), at(1)));
             }
             (_, Ok(reservation)) => {
                 holding.fetch_sub(1, Ordering::Relaxed);
@@ -165,5 +175,51 @@ fn places_of_many_are_given_back_in_any_order() {
     for most in 1..=3 {
         shuttle::check_random(move || places_are_taken_and_given_back(3, most), 2000);
     }
+    IN_SHUTTLE.set(false);
+}
+
+/// Requests of two keys of one team, whose owners differ: every order of them takes and gives back in each scope, no two wait
+/// for each other, and the team's limit holds for both together.
+#[test]
+fn requests_of_several_scopes_wait_for_each_other_in_no_order() {
+    let race = || {
+        let [team, owner, first, second] = std::array::from_fn(|_| Arc::new(Counters::default()));
+        let all = Arc::new(RequestLimits {
+            scopes: Scopes {
+                team: Some(limits(limit(2), limit(20), limit(2)).into()),
+                owner: Some(limits(Limit::Unlimited, limit(20), limit(1)).into()),
+                key: limits(limit(2), limit(20), limit(2)).into(),
+            },
+            models: [ModelLimits { models: Glob::new("m*"), limits: limits(limit(1), limit(10), limit(1)).into() }]
+                .into(),
+            mode: LimitMode::Enforce,
+        });
+        let running = Arc::new(AtomicU64::new(0));
+        let (whole, shared) = ((team.clone(), owner.clone(), first.clone(), second.clone()), running.clone());
+        in_threads(3, move |number| {
+            let key = if number == 0 { &first } else { &second };
+            let scopes = Scopes { team: Some(team.clone()), owner: Some(owner.clone()), key: key.clone() };
+            let Ok(place) = Place::take(scopes, &all) else { return };
+            assert_eq!(shared.fetch_add(1, Ordering::Relaxed), 0, "the owner may run one");
+            let ended = place.reserve(&all, Amounts::tokens(10), at(0));
+            shared.fetch_sub(1, Ordering::Relaxed);
+            match (number, ended) {
+                (0, Ok(reservation)) => drop(reservation.settle(Amounts::tokens(4), at(1))),
+                (1, Ok(reservation)) => drop(reservation.cancel()),
+                (_, ended) => drop(ended),
+            }
+        });
+        let (team, owner, first, second) = whole;
+        let (requests, tokens, running) = used(&team, at(1));
+        assert!(requests <= 2 && tokens <= 20 && running == 0, "{requests} {tokens} {running}");
+        let together = [&first, &second].map(|key| used(key, at(1)));
+        assert_eq!(together[0].0 + together[1].0, requests, "what one has taken the other has, too");
+        assert_eq!(together[0].1 + together[1].1, tokens);
+        for counters in [&team, &owner, &first, &second] {
+            assert!(counters.is_idle(at(60_100)));
+        }
+    };
+    IN_SHUTTLE.set(true);
+    shuttle::check_random(race, 500);
     IN_SHUTTLE.set(false);
 }

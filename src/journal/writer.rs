@@ -1,4 +1,4 @@
-//! The writing end of an outbox: the current segment, a spare one after it, and memory while there is neither.
+//! The writing end of a journal: the current segment, a spare one after it, and memory while there is neither.
 
 use std::{
     collections::VecDeque,
@@ -9,13 +9,13 @@ use std::{
 };
 
 use super::{
-    OutboxError,
-    reader::Position,
-    segment::{self, Segment},
+    AppendError,
+    segment::{self, Magic, Position, Segment},
 };
 
-pub(super) struct Journal {
+pub(super) struct Writer {
     directory: PathBuf,
+    magic: Magic,
     /// The directory, to sync the names of files to the disk.
     names: Arc<File>,
     current: Option<Segment>,
@@ -30,14 +30,15 @@ pub(super) struct Journal {
     dirty: Vec<Arc<File>>,
 }
 
-/// The memory for records that cannot be written.
+/// The memory for frames that cannot be written.
 const MOST_HELD: usize = 16 * 1024 * 1024;
 
-impl Journal {
-    pub(super) fn new(directory: &Path) -> io::Result<Self> {
+impl Writer {
+    pub(super) fn new(directory: &Path, magic: Magic) -> io::Result<Self> {
         Ok(Self {
             names: Arc::new(File::open(directory)?),
             directory: directory.to_owned(),
+            magic,
             current: None,
             spare: None,
             next_number: 1,
@@ -49,19 +50,19 @@ impl Journal {
     }
 
     /// Writes `frame`, or holds it in memory.
-    pub(super) fn append(&mut self, frame: Vec<u8>) -> Result<(), OutboxError> {
+    pub(super) fn append(&mut self, frame: Vec<u8>) -> Result<(), AppendError> {
         match self.write(&frame) {
             Ok(()) => Ok(()),
             Err(error) if self.held_bytes + frame.len() <= MOST_HELD => {
                 self.held_bytes += frame.len();
                 self.held.push_back(frame);
-                Err(OutboxError::Held(error))
+                Err(AppendError::Held(error))
             }
-            Err(error) => Err(OutboxError::Lost(error)),
+            Err(error) => Err(AppendError::Lost(error)),
         }
     }
 
-    /// Writes held records as far as possible, and returns how many were written.
+    /// Writes held frames as far as possible, and returns how many were written.
     pub(super) fn write_held(&mut self) -> u64 {
         let mut written = 0;
         while let Some(frame) = self.held.pop_front() {
@@ -75,7 +76,7 @@ impl Journal {
         written
     }
 
-    /// The number of records that are in memory only.
+    /// The number of frames that are in memory only.
     pub(super) fn held(&self) -> usize {
         self.held.len()
     }
@@ -96,7 +97,7 @@ impl Journal {
         }
     }
 
-    /// Whether no record is held in memory.
+    /// Whether no frame is held in memory.
     pub(super) fn is_written(&self) -> bool {
         self.held.is_empty()
     }
@@ -132,12 +133,12 @@ impl Journal {
     }
 
     /// Turns to the spare segment.
-    fn turn_over(&mut self) -> io::Result<()> {
+    pub(super) fn turn_over(&mut self) -> io::Result<()> {
         let next = if let Some(spare) = self.spare.take() {
             spare
         } else {
             let number = self.take_number();
-            let made = Segment::create(&self.directory, number)?;
+            let made = Segment::create(&self.directory, number, self.magic)?;
             self.noted(made)
         };
         let last = self.current.replace(next);

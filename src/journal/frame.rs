@@ -1,10 +1,7 @@
-//! The format of records in an outbox's segment: each follows its length and a checksum, so that what a crash, a full disk
-//! or a truncation left behind is told from a whole record.
+//! The format of what a journal keeps: each payload follows its length and a checksum, so that what a crash, a full disk
+//! or a truncation left behind is told from a whole one.
 
-/// The first bytes of a segment: the name and the version of the format.
-pub const MAGIC: &[u8; 8] = b"kmspool\x01";
-
-/// The longest payload. A record takes some hundred bytes, and some thousand at most.
+/// The longest payload.
 pub const LONGEST: usize = 64 * 1024 - 1;
 
 /// The size of what precedes a payload: its length, and the CRC-32 of that length and the payload, both little-endian.

@@ -1,4 +1,4 @@
-//! One file of an outbox. Its room is allocated when it is created, so writing to it needs no more of the disk.
+//! One file of a journal. Its room is allocated when it is created, so writing to it needs no more of the disk.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -13,13 +13,31 @@ use rustix::{
     io::Errno,
 };
 
-use crate::accounting::frame::MAGIC;
+/// The first bytes of a file: the name and the version of its format.
+pub type Magic = [u8; 8];
+
+/// A position in a journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// The segment's number.
+    pub segment: u64,
+    /// Bytes from its start.
+    pub offset: u64,
+}
 
 /// The size of a segment on disk.
-pub(super) const SIZE: u64 = 4 * 1024 * 1024;
+pub const SIZE: u64 = 4 * 1024 * 1024;
 
 /// The offset of the first frame.
-pub(super) const FIRST: u64 = MAGIC.len() as u64;
+pub const FIRST: u64 = size_of::<Magic>() as u64;
+
+impl Position {
+    /// The first one of a segment.
+    #[must_use]
+    pub fn start_of(segment: u64) -> Self {
+        Self { segment, offset: FIRST }
+    }
+}
 
 /// A segment that is written to.
 pub(super) struct Segment {
@@ -31,10 +49,10 @@ pub(super) struct Segment {
 
 impl Segment {
     /// Creates the file and allocates its room. It is not synced to the disk yet.
-    pub(super) fn create(directory: &Path, number: u64) -> io::Result<Self> {
+    pub(super) fn create(directory: &Path, number: u64, magic: Magic) -> io::Result<Self> {
         let path = path(directory, number);
         let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
-        if let Err(error) = take_room(&file).and_then(|()| file.write_all_at(MAGIC, 0)) {
+        if let Err(error) = take_room(&file).and_then(|()| file.write_all_at(&magic, 0)) {
             // Half a segment would block the next attempt.
             let _ = fs::remove_file(&path);
             return Err(error);
@@ -55,13 +73,26 @@ impl Segment {
 }
 
 /// The file of the segment with `number`.
-pub(super) fn path(directory: &Path, number: u64) -> PathBuf {
+#[must_use]
+pub fn path(directory: &Path, number: u64) -> PathBuf {
     directory.join(format!("{number:020}.segment"))
 }
 
 /// The number in a segment's name.
-pub(super) fn number(name: &str) -> Option<u64> {
+fn number(name: &str) -> Option<u64> {
     name.strip_suffix(".segment").filter(|digits| digits.len() == 20).and_then(|digits| digits.parse().ok())
+}
+
+/// The numbers of the segments in a directory.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn numbers(directory: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        numbers.extend(entry?.file_name().to_str().and_then(number));
+    }
+    Ok(numbers)
 }
 
 /// Whether the disk has room for one more segment. If the system does not say, this is true, and creating one will fail.
