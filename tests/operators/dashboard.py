@@ -190,6 +190,12 @@ def named(text):
     return set(re.findall(r"(?<![\w:])(?:keymeter|process)_\w+(?![\w:])", text))
 
 
+# The scene's keys come from the control plane, where neither quotas nor limits of teams and owners are set: promtool tries what
+# stands in the rules for them, and tests/quotas.rs that the gateway exports it.
+NOT_IN_SCENE = {"keymeter_scope_limit_used_ratio"}
+RULES_OF_QUOTAS = {"key_id_limit:keymeter_quota_used:ratio", "scope_id_limit:keymeter_scope_limit_used:avg10m"}
+
+
 def check_names(prometheus, check, world):
     metrics = world.metrics()
     kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", metrics, re.M))
@@ -199,7 +205,7 @@ def check_names(prometheus, check, world):
     of_dashboard |= set().union(*(named(str(variable["query"])) for variable in DASHBOARD["templating"]["list"]))
     rules = [rule for group in prometheus.ask("rules")["groups"] for rule in group["rules"]]
     of_rules = set().union(*(named(rule["query"]) for rule in rules))
-    unknown = (of_dashboard | of_rules) - known
+    unknown = (of_dashboard | of_rules) - known - NOT_IN_SCENE
     check("every metric that is named is the gateway's", not unknown and of_rules, unknown)
     shown = {re.sub(r"_(bucket|sum|count)$", "", name) if name not in kinds else name for name in of_dashboard}
     forgotten = set(kinds) - shown - set(NOT_SHOWN)
@@ -219,7 +225,7 @@ def check_rules(prometheus, check):
     faulty = [rule["name"] for rule in rules if rule["health"] != "ok"]
     check(f"all {len(rules)} rules are evaluated", not faulty, faulty)
     recorded = {rule["name"] for rule in rules if rule["type"] == "recording"}
-    nothing = [name for name in recorded if not prometheus.samples(name)]
+    nothing = [name for name in recorded - RULES_OF_QUOTAS if not prometheus.samples(name)]
     check(f"each of {len(recorded)} recording rules has a value", not nothing, nothing)
     check("what went wrong is noticed", EXPECTED <= active(), EXPECTED - active())
     check("and nothing else", active() <= EXPECTED | POSSIBLE, active() - EXPECTED - POSSIBLE)
