@@ -49,7 +49,7 @@ fn a_store_that_cannot_be_is_told_of() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(10))]
     /// A snapshot of which one byte is wrong, or that is cut, gives what stands before that, and nothing made up.
     #[test]
     fn a_damaged_snapshot_is_read_up_to_there(at: prop::sample::Index, mask in 0_u8..) {

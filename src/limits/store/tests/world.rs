@@ -252,7 +252,7 @@ impl World {
 }
 
 fn rounds() -> u32 {
-    if std::env::var_os("KEYMETER_SOAK").is_some() { 500 } else { 24 }
+    if std::env::var_os("KEYMETER_SOAK").is_some() { 500 } else { 12 }
 }
 
 proptest! {
