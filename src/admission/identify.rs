@@ -108,6 +108,9 @@ impl Gate {
             let hash = *request.key.hash();
             let (key, denial) = self.key(hash, self.resolver.known(&hash), request.context.from, now).await?;
             request.key = key;
+            if !request.record().may_come_from(request.context.from) {
+                return Err(Rejection::AddressNotAllowed(request.record().id.clone()));
+            }
             denial
         };
         match denial {

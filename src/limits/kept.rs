@@ -64,7 +64,8 @@ impl KeptQuotas {
     }
 
     fn try_open(&self, directory: &Path, now: Now) -> Option<&Arc<QuotaStore>> {
-        let mut failed = self.failed.lock();
+        // Another opens it, which takes milliseconds, unless a third process holds its lock: then nobody else waits for that.
+        let Some(mut failed) = self.failed.try_lock_for(PAUSE) else { return self.store.get() };
         if self.store.get().is_none() && failed.is_none_or(|failed| now.moment.saturating_since(failed) >= PAUSE) {
             match QuotaStore::open(directory, now.date) {
                 Ok(store) => drop(self.store.set(Arc::new(store))),
