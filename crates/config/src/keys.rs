@@ -17,7 +17,7 @@ use keymeter_core::key::KeyHash;
 pub(super) use self::file::WrittenFile;
 pub use self::{
     file::parse,
-    service::{parse_record, parse_wallet},
+    service::{parse_allow_from, parse_limits, parse_record, parse_scope_limits, parse_wallet},
 };
 use super::{
     credential::Credential,

@@ -52,7 +52,7 @@ pub use self::{
     model::Model,
     origin::Origin,
     pool::{Affinity, Eject, HealthChecks, PoolSettings, Queue, Rename},
-    report::ConfigError,
+    report::{ConfigError, FieldError},
     server::{Admin, ConnectionTimeouts, Server, Tls},
     shared::Shared,
     tracing::Tracing,

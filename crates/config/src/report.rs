@@ -38,18 +38,29 @@ impl ConfigError {
     }
 }
 
+/// One thing that is wrong with a value that stands in no file.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{}{message}", if field.is_empty() { String::new() } else { format!("{field}: ") })]
+pub struct FieldError {
+    /// Where in it, as `quotas[0].per`; empty where all of it is meant.
+    pub field: String,
+    /// What is wrong there, and what to write instead.
+    pub message: String,
+}
+
 /// The faults that were found in one file so far.
 pub(super) struct Report<'a> {
     file: &'a Path,
     marks: &'a Marks,
     faults: RefCell<Vec<ConfigError>>,
+    first: RefCell<Option<FieldError>>,
     /// Values that were faulty and were taken out, so that the rest could be looked at.
     dropped: RefCell<BTreeSet<Vec<PathStep>>>,
 }
 
 impl<'a> Report<'a> {
     pub(super) fn new(file: &'a Path, marks: &'a Marks) -> Self {
-        Self { file, marks, faults: RefCell::default(), dropped: RefCell::default() }
+        Self { file, marks, faults: RefCell::default(), first: RefCell::default(), dropped: RefCell::default() }
     }
 
     /// The top of the file.
@@ -63,6 +74,11 @@ impl<'a> Report<'a> {
         faults.sort();
         faults.dedup();
         faults
+    }
+
+    /// The fault that was found first.
+    pub(super) fn into_first(self) -> Option<FieldError> {
+        self.first.into_inner()
     }
 }
 
@@ -155,6 +171,8 @@ impl Place<'_> {
     }
 
     fn add(&self, mark: Mark, message: String) {
+        let first = || FieldError { field: self.to_string(), message: message.clone() };
+        self.report.first.borrow_mut().get_or_insert_with(first);
         let error = ConfigError { file: self.report.file.to_owned(), line: mark.line, column: mark.column, message };
         self.report.faults.borrow_mut().push(error);
     }

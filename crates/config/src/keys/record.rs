@@ -196,7 +196,7 @@ fn retiring(raw: List<RawRetiring>, place: &Place<'_>, taken: &mut Taken) -> Vec
 }
 
 /// An empty list would stand for nobody or for everybody, to judge by other programs, so that it must not be left to guess.
-fn allow_from(raw: List<Scalar<IpNet>>, place: &Place<'_>) -> Box<[IpNet]> {
+pub(super) fn allow_from(raw: List<Scalar<IpNet>>, place: &Place<'_>) -> Box<[IpNet]> {
     if raw.is_empty() {
         place.error(
             "at least one network is needed, such as 10.0.0.0/8; without the field the key may be used from all",

@@ -2,19 +2,22 @@
 
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
+use ipnet::IpNet;
 use keymeter_core::{
-    key::{KeyRecord, KeyState},
+    key::{KeyRecord, KeyState, OwnLimits, Terms},
     limit::ScopeLimits,
     money::{Allowance, BalanceUpdate, Usd},
 };
 use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use super::{
-    limits::RawScopeLimits,
-    record::{Listed, RawKey, Taken, record},
+    limits::{RawLimits, RawScopeLimits},
+    record::{Listed, RawKey, Taken, allow_from, record},
 };
 use crate::{
-    report::{Place, Report},
+    raw::List,
+    report::{FieldError, Place, Report},
     scalar::{Party, Scalar},
     yaml::Marks,
 };
@@ -25,7 +28,7 @@ use crate::{
 /// # Errors
 /// What is wrong with it.
 pub fn parse_record(json: &[u8]) -> Result<(KeyRecord, Option<BalanceUpdate>), String> {
-    let mut fields: serde_json::Map<String, serde_json::Value> =
+    let mut fields: serde_json::Map<String, Value> =
         serde_json::from_slice(json).map_err(|error| format!("the record is not a JSON object: {error}"))?;
     // Programs that write every field write `null` for those that they do not have.
     fields.retain(|name, value| !value.is_null() || !FIELDS.contains(&name.as_str()) && name != "secret");
@@ -44,7 +47,7 @@ pub fn parse_record(json: &[u8]) -> Result<(KeyRecord, Option<BalanceUpdate>), S
         limits.map_err(|error| format!("{name}: {error}"))
     });
     let (team_limits, owner_limits) = (team_limits?, owner_limits?);
-    let raw: RawKey = read_field(fields.into())?;
+    let raw: RawKey = read_field(fields.into()).map_err(|error| error.to_string())?;
     let marks = Marks::default();
     let report = Report::new(Path::new("record"), &marks);
     let listed = Listed {
@@ -60,6 +63,38 @@ pub fn parse_record(json: &[u8]) -> Result<(KeyRecord, Option<BalanceUpdate>), S
     };
     let stated = state.map(|Scalar(state)| state).filter(|_| record.state == KeyState::Active);
     Ok((KeyRecord { state: stated.unwrap_or(record.state), wallet, ..record }, word))
+}
+
+/// Reads the limits of a key in JSON, as a record has them under `limits`: those of a minute and at once, and of the terms
+/// what stands beside them.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn parse_limits(json: Value) -> Result<(OwnLimits, Terms), FieldError> {
+    parse_part(json, |raw: RawLimits, place| (raw.own(), raw.terms(place)))
+}
+
+/// Reads the limits of a team or an owner in JSON, as a record has them under `team_limits` and `owner_limits`.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn parse_scope_limits(json: Value) -> Result<ScopeLimits, FieldError> {
+    parse_part(json, RawScopeLimits::check)
+}
+
+/// Reads the networks that a key may be used from in JSON, as a record has them under `allow_from`.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn parse_allow_from(json: Value) -> Result<Box<[IpNet]>, FieldError> {
+    parse_part(json, |raw: List<Scalar<IpNet>>, place| allow_from(raw, place))
+}
+
+fn parse_part<R: DeserializeOwned, T>(json: Value, check: impl FnOnce(R, &Place<'_>) -> T) -> Result<T, FieldError> {
+    let marks = Marks::default();
+    let report = Report::new(Path::new("record"), &marks);
+    let meant = check(read_field(json)?, &report.root());
+    report.into_first().map_or(Ok(meant), Err)
 }
 
 /// What a record from a key service has.
@@ -98,10 +133,11 @@ fn limits_of(
 }
 
 /// The value of a field, or where in it what is wrong.
-fn read_field<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, String> {
+fn read_field<T: DeserializeOwned>(value: Value) -> Result<T, FieldError> {
     serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
-        if path == "." { error.into_inner().to_string() } else { format!("{path}: {}", error.into_inner()) }
+        let field = error.path().to_string();
+        let field = if field == "." { String::new() } else { field };
+        FieldError { field, message: error.into_inner().to_string() }
     })
 }
 
@@ -126,8 +162,9 @@ struct RawAllowance {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn parse_wallet(value: serde_json::Value) -> Result<(Arc<str>, BalanceUpdate), String> {
-    let RawWallet { id: Scalar(Party(id)), balance_usd: Scalar(balance), allowance } = read_field(value)?;
+pub fn parse_wallet(value: Value) -> Result<(Arc<str>, BalanceUpdate), String> {
+    let read = read_field(value).map_err(|error| error.to_string())?;
+    let RawWallet { id: Scalar(Party(id)), balance_usd: Scalar(balance), allowance } = read;
     let allowance = allowance.map(|RawAllowance { version, granted_usd, counted_usd, expires_in_ms }| Allowance {
         version: version.0,
         granted: granted_usd.0,

@@ -320,8 +320,21 @@ impl Quota {
         }
     }
 
+    /// Since when it counts what is used: since the calendar's span began, or for its length.
+    #[must_use]
+    pub fn counts_since(&self, now: Timestamp) -> Timestamp {
+        match self.name.span {
+            QuotaSpan::Length(length) => {
+                let length = Duration::from_secs(u64::from(length.seconds()));
+                now.checked_sub(length).unwrap_or(Timestamp::MIN)
+            }
+            span => span.calendar_begin(now, &self.zone).unwrap_or(Timestamp::MIN),
+        }
+    }
+
     /// What was used elsewhere and still counts.
-    fn carried(&self, now: Timestamp) -> u64 {
+    #[must_use]
+    pub fn carried(&self, now: Timestamp) -> u64 {
         self.carried.filter(|carried| now < carried.until).map_or(0, |carried| carried.amount)
     }
 }

@@ -1,4 +1,4 @@
-//! When a calendar's span ends.
+//! When a calendar's span begins and ends.
 
 use jiff::{Timestamp, civil::Date, civil::Weekday};
 
@@ -10,19 +10,34 @@ impl QuotaSpan {
     /// one that comes twice the later is taken, so that no span begins twice.
     pub(super) fn calendar_end(self, now: Timestamp, zone: &Zone) -> Option<Timestamp> {
         let today = now.to_zoned(zone.0.clone()).date();
-        let (first, first_after) = match self {
-            Self::Day => (Ok(today), today.tomorrow()),
-            Self::Week => (
-                today.tomorrow().and_then(|date| date.nth_weekday(-1, Weekday::Monday)),
-                today.nth_weekday(1, Weekday::Monday),
-            ),
-            Self::Month => (Ok(today.first_of_month()), today.last_of_month().tomorrow()),
+        let first_after = match self {
+            Self::Day => today.tomorrow().ok(),
+            Self::Week => today.nth_weekday(1, Weekday::Monday).ok(),
+            Self::Month => today.last_of_month().tomorrow().ok(),
             Self::Length(_) => return None,
         };
-        let of = |date: Result<Date, _>| date.ok().and_then(|date| midnight(date, zone));
+        let of = |date: Option<Date>| date.and_then(|date| midnight(date, zone));
         // Between a midnight and the same once more it is the first day already, and the span has not begun.
-        let begins = of(first).filter(|begins| *begins > now);
+        let begins = of(self.first_day(today)).filter(|begins| *begins > now);
         Some(begins.or_else(|| of(first_after)).unwrap_or(Timestamp::MAX))
+    }
+
+    /// The beginning of the calendar's span in which `now` lies. `None`: it is no span of the calendar.
+    pub(super) fn calendar_begin(self, now: Timestamp, zone: &Zone) -> Option<Timestamp> {
+        let first = self.first_day(now.to_zoned(zone.0.clone()).date())?;
+        let before = || self.first_day(first.yesterday().ok()?).and_then(|date| midnight(date, zone));
+        let begins = midnight(first, zone).filter(|begins| *begins <= now);
+        Some(begins.or_else(before).unwrap_or(Timestamp::MIN))
+    }
+
+    /// The first day of the calendar's span that has `today` in it.
+    fn first_day(self, today: Date) -> Option<Date> {
+        match self {
+            Self::Day => Some(today),
+            Self::Week => today.tomorrow().and_then(|date| date.nth_weekday(-1, Weekday::Monday)).ok(),
+            Self::Month => Some(today.first_of_month()),
+            Self::Length(_) => None,
+        }
     }
 
     /// The same, in seconds since 1970, and after `now` in any case.
