@@ -9,6 +9,7 @@ mod money;
 mod page;
 mod people;
 mod priority;
+mod quotas;
 mod teams;
 mod texts;
 mod throttle;

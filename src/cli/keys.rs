@@ -3,6 +3,7 @@
 
 mod change;
 mod error;
+mod limits;
 mod options;
 mod read;
 mod remote;
@@ -22,7 +23,7 @@ use keymeter_core::key::{KeyId, KeyName};
 
 pub use self::error::KeysError;
 use self::options::{Clearable, ClearableLimit, Grace, LimitOptions, Options, parse_name};
-use super::remote::Output;
+use super::remote::{Output, Remote, segment};
 
 /// Create, change and delete keys.
 #[derive(Debug, Args)]
@@ -146,14 +147,13 @@ struct One {
     source: Source,
 }
 
-/// The limits of a team or an owner, of all their keys together, in a keys file.
+/// The limits of a team or an owner, of all their keys together.
 #[derive(Debug, Args)]
 pub(super) struct SharedLimitsArgs {
     /// The team's or the owner's id
     id: String,
-    /// The keys file
-    #[arg(long, value_name = "FILE")]
-    file: PathBuf,
+    #[command(flatten)]
+    source: Source,
     #[command(flatten)]
     limits: LimitOptions,
     /// A limit to remove; may be repeated
@@ -161,12 +161,38 @@ pub(super) struct SharedLimitsArgs {
     clear: Vec<ClearableLimit>,
 }
 
-/// Sets the limits of a team or an owner.
+impl SharedLimitsArgs {
+    /// Refuses to do nothing, and to both set and clear a limit.
+    fn must_make_sense(&self) -> Result<(), KeysError> {
+        if self.limits.are_none() && self.clear.is_empty() {
+            return Err(KeysError::NoLimit(self.id.clone()));
+        }
+        let settings = self.limits.clone().settings();
+        let mut cleared = self.clear.iter().map(|cleared| cleared.field());
+        let is_both = cleared.any(|field| settings.iter().any(|setting| field.is_set_by(setting)));
+        if is_both { Err(KeysError::SetAndCleared) } else { Ok(()) }
+    }
+}
+
+/// Sets the limits of a team or an owner: in a keys file, or on a control plane, where `list` is the call for all of them.
 ///
 /// # Errors
 /// As those of [`run`].
-pub(super) fn limits_of(of: fn(String) -> Holder, args: SharedLimitsArgs) -> Result<(), KeysError> {
-    with_io(|io| change::limits(of, args, io))
+pub(super) fn limits_of(of: fn(String) -> Holder, list: &str, args: SharedLimitsArgs) -> Result<(), KeysError> {
+    with_io(|io| set_limits(of, list, args, io))
+}
+
+fn set_limits(of: fn(String) -> Holder, list: &str, args: SharedLimitsArgs, io: &mut Io<'_>) -> Result<(), KeysError> {
+    args.must_make_sense()?;
+    let SharedLimitsArgs { id, source, limits, clear } = args;
+    match &source.control {
+        Some(url) => {
+            let remote = Remote::new(url, source.ca.as_ref())?;
+            limits::set(&remote, &format!("{list}/{}", segment(&id)), &limits, &clear)?;
+        }
+        None => change::limits(&of(id.clone()), source.file(), limits, &clear, io)?,
+    }
+    Ok(writeln!(io.stderr, "updated the limits of {id}")?)
 }
 
 /// What a command reads, writes and knows of the world.

@@ -38,7 +38,7 @@ enum Users {
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
-    /// Set the limits of an owner, of all their keys together, in a keys file
+    /// Set the limits of a user, of all their own keys together
     Limits(SharedLimitsArgs),
     /// Delete a user and the user's own keys
     Delete {
@@ -71,7 +71,7 @@ enum Teams {
         #[arg(long)]
         owner: String,
     },
-    /// Set the limits of a team, of all its keys together, in a keys file
+    /// Set the limits of a team, of all its keys together
     Limits(SharedLimitsArgs),
     /// Show a team and its members
     Show {
@@ -159,7 +159,7 @@ const INVITATIONS: [(&str, &str); 6] = [
 
 pub(super) fn users(UsersArgs { command }: UsersArgs) -> Result<(), KeysError> {
     match command {
-        Users::Limits(args) => return limits_of(Holder::Owner, args),
+        Users::Limits(args) => return limits_of(Holder::Owner, "/api/v1/users", args),
         Users::Create { remote, id, name } => {
             let made = remote.open()?.call(Method::POST, "/api/v1/users", Some(&json!({"id": id, "name": name})))?;
             print_secret(&made, "token", &format!("created {id}"))?;
@@ -181,7 +181,7 @@ pub(super) fn teams(TeamsArgs { command }: TeamsArgs) -> Result<(), KeysError> {
             remote.open()?.call(Method::POST, "/api/v1/teams", Some(&team))?;
             eprintln!("created {id}");
         }
-        Teams::Limits(args) => return limits_of(Holder::Team, args),
+        Teams::Limits(args) => return limits_of(Holder::Team, "/api/v1/teams", args),
         Teams::Show { remote, id, output } => {
             let team = remote.open()?.call(Method::GET, &format!("/api/v1/teams/{}", segment(&id)), None)?;
             print_one(&team, output)?;

@@ -14,7 +14,7 @@ over_both! {
     a_user_who_is_called_operator_is_told_apart
 }
 
-/// Takes back what versions 6 and 7 of the tables add.
+/// Takes back what versions 6 to 8 of the tables add.
 async fn as_version_4(plane: &Plane) {
     let mut tx = plane.store().begin().await.unwrap();
     for sql in [
@@ -24,6 +24,9 @@ async fn as_version_4(plane: &Plane) {
         "DROP INDEX usage_days_of_owner",
         "ALTER TABLE audit DROP COLUMN actor_kind",
         "ALTER TABLE keys DROP COLUMN priority",
+        "ALTER TABLE keys DROP COLUMN allow_from",
+        "ALTER TABLE teams DROP COLUMN limits",
+        "ALTER TABLE users DROP COLUMN limits",
         "DELETE FROM _sqlx_migrations WHERE version >= 6",
     ] {
         sqlx::query(sql).execute(&mut *tx).await.unwrap();

@@ -6,6 +6,7 @@ pub(super) mod body;
 mod gateway;
 pub(super) mod invitations;
 pub(super) mod keys;
+mod limits;
 pub(super) mod people;
 pub(super) mod team_deletion;
 pub(super) mod usage;
@@ -49,9 +50,9 @@ pub(super) fn router(stop: watch::Receiver<bool>) -> Router<Arc<Plane>> {
         .routes(routes!(keys::show, keys::update, keys::delete))
         .routes(routes!(keys::regenerate))
         .routes(routes!(people::create_user, people::list_users))
-        .routes(routes!(people::delete_user))
+        .routes(routes!(people::show_user, people::update_user, people::delete_user))
         .routes(routes!(people::create_team))
-        .routes(routes!(people::show_team, team_deletion::delete_team))
+        .routes(routes!(people::show_team, people::update_team, team_deletion::delete_team))
         .routes(routes!(people::put_member, people::remove_member))
         .routes(routes!(invitations::list))
         .routes(routes!(invitations::answer))

@@ -10,6 +10,7 @@ mod invitations;
 mod key;
 mod keys;
 mod layout;
+mod limits;
 mod new_key;
 mod pager;
 mod priority;
@@ -19,6 +20,7 @@ mod session;
 mod sign_in;
 mod team;
 mod team_deletion;
+mod user;
 mod wallet;
 mod words;
 
@@ -49,15 +51,20 @@ pub fn router() -> Router<Arc<Plane>> {
         .route("/keys/{id}", get(key::show))
         .route("/keys/{id}/enabled", post(key::set_enabled))
         .route("/keys/{id}/priority", post(key::set_priority))
+        .route("/keys/{id}/limits", post(key::set_limits))
         .route("/keys/{id}/secret", get(secret::ask).post(secret::regenerate))
         .route("/keys/{id}/delete", get(delete::ask).post(delete::delete))
         .route("/teams", get(team::list))
         .route("/teams/{id}", get(team::show))
+        .route("/teams/{id}/limits", post(team::set_limits))
         .route("/teams/{id}/members", post(team::put))
         .route("/teams/{id}/members/{user}/remove", get(team::ask_to_remove).post(team::remove))
         .route("/teams/{id}/delete", get(team_deletion::ask).post(team_deletion::delete))
         .route("/invitations", get(invitations::list))
         .route("/invitations/{team}", post(invitations::answer))
+        .route("/users", get(user::list))
+        .route("/users/{id}", get(user::show))
+        .route("/users/{id}/limits", post(user::set_limits))
         .route("/wallets", get(wallet::list))
         .route("/wallets/{owner}", get(wallet::show).post(wallet::credit))
         .route("/assets/{name}", get(assets::asset))

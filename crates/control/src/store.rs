@@ -6,6 +6,7 @@ pub mod changes;
 mod files;
 pub mod invitations;
 pub mod keys;
+pub mod limits;
 pub mod membership;
 mod news;
 pub mod operations;
@@ -141,6 +142,7 @@ fn migrator(engine: Engine) -> Migrator {
         (5, "invitations to teams", include_str!("store/schema_5.sql")),
         (6, "changes of users, kinds of actors", include_str!("store/schema_6.sql")),
         (7, "priorities of keys", include_str!("store/schema_7.sql")),
+        (8, "limits of teams and users, networks of keys", include_str!("store/schema_8.sql")),
     ];
     let migrations = versions.map(|(version, name, sql)| {
         Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, Cow::Borrowed(sql), false)

@@ -9,7 +9,7 @@ use keymeter_config::{
 };
 use keymeter_core::key::{KeyId, Retiring, Secret};
 
-use super::{ClearableLimit, Create, Io, KeysError, One, Regenerate, SharedLimitsArgs, Update, options::Grace, read};
+use super::{ClearableLimit, Create, Io, KeysError, LimitOptions, One, Regenerate, Update, options::Grace, read};
 
 pub(super) fn create(create: Create, io: &mut Io<'_>) -> Result<(), KeysError> {
     let id = create.id.map_or_else(KeyId::generate, Ok)?;
@@ -38,20 +38,17 @@ pub(super) fn update(update: Update, io: &mut Io<'_>) -> Result<(), KeysError> {
     Ok(writeln!(io.stderr, "updated {id}")?)
 }
 
-pub(super) fn limits(of: fn(String) -> Holder, args: SharedLimitsArgs, io: &mut Io<'_>) -> Result<(), KeysError> {
-    let SharedLimitsArgs { id, file, limits, clear } = args;
-    let (settings, holder) = (limits.settings(), of(id.clone()));
-    if settings.is_empty() && clear.is_empty() {
-        return Err(KeysError::NoLimit(id));
-    }
-    let fields: Vec<_> = clear.into_iter().map(ClearableLimit::field).collect();
-    if settings.iter().any(|setting| fields.iter().any(|field| field.is_set_by(setting))) {
-        return Err(KeysError::SetAndCleared);
-    }
-    let clear = fields.into_iter().map(|field| Edit::ClearLimit { of: holder.clone(), field });
-    let set = settings.into_iter().map(|limit| Edit::SetLimit { of: holder.clone(), limit });
-    edit(&file, &clear.chain(set).collect::<Vec<_>>(), io)?;
-    Ok(writeln!(io.stderr, "updated the limits of {id}")?)
+/// Sets the limits of a team or an owner.
+pub(super) fn limits(
+    holder: &Holder,
+    path: &Path,
+    limits: LimitOptions,
+    clear: &[ClearableLimit],
+    io: &mut Io<'_>,
+) -> Result<(), KeysError> {
+    let clear = clear.iter().map(|cleared| Edit::ClearLimit { of: holder.clone(), field: cleared.field() });
+    let set = limits.settings().into_iter().map(|limit| Edit::SetLimit { of: holder.clone(), limit });
+    edit(path, &clear.chain(set).collect::<Vec<_>>(), io)
 }
 
 pub(super) fn enable(key: &One, enabled: bool, io: &mut Io<'_>) -> Result<(), KeysError> {

@@ -31,8 +31,13 @@ pub(super) struct LimitOptions {
 }
 
 impl LimitOptions {
+    /// Whether none is named.
+    pub(super) fn are_none(&self) -> bool {
+        self.json().is_empty()
+    }
+
     /// The fields of `limits`, as a call to a control plane says them.
-    fn json(&self) -> Map<String, Value> {
+    pub(super) fn json(&self) -> Map<String, Value> {
         let limit = |limit: Limit| limit.number().map_or(json!("unlimited"), Value::from);
         let quotas: Vec<_> = self.quotas.iter().map(quota).collect();
         let limits = [
@@ -225,6 +230,17 @@ pub(super) enum ClearableLimit {
 }
 
 impl ClearableLimit {
+    /// The field of `limits`, as a call to a control plane says it; `None`: all of them.
+    pub(super) fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Limits => None,
+            Self::RequestsPerMinute => Some("requests_per_minute"),
+            Self::TokensPerMinute => Some("tokens_per_minute"),
+            Self::ConcurrentRequests => Some("concurrent_requests"),
+            Self::Quotas => Some("quotas"),
+        }
+    }
+
     /// The field of the file.
     pub(super) fn field(self) -> Field {
         match self {

@@ -4,7 +4,11 @@ use keymeter_core::key::KeyId;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::{Clearable, Command, KeysError, Output, Source, show::PRIORITY};
+use super::{
+    Clearable, Command, KeysError, Output, Source,
+    limits::{merged, own},
+    show::PRIORITY,
+};
 use crate::cli::remote::{Remote, RemoteError, print_one, print_rows, print_secret, segment};
 
 const COLUMNS: [(&str, &str); 11] = [
@@ -127,7 +131,7 @@ fn changes(
             | Clearable::ConcurrentRequests
             | Clearable::Quotas
             | Clearable::Mode => {
-                limits = Some(limits.map_or_else(|| own_limits(remote, id), Ok)?);
+                limits = Some(limits.map_or_else(|| own(remote, &path(id)), Ok)?);
                 let name = match field {
                     Clearable::RequestsPerMinute => "requests_per_minute",
                     Clearable::TokensPerMinute => "tokens_per_minute",
@@ -142,17 +146,11 @@ fn changes(
         }
     }
     if let Some(Value::Object(named)) = changes.remove("limits") {
-        let mut all = limits.map_or_else(|| own_limits(remote, id), Ok)?;
-        all.extend(named);
-        limits = Some(all);
+        let all = limits.map_or_else(|| own(remote, &path(id)), Ok)?;
+        limits = Some(merged(all, named));
     }
     if let Some(limits) = limits {
         changes.insert("limits".to_owned(), limits.into());
     }
     Ok(changes)
-}
-
-fn own_limits(remote: &Remote, id: &KeyId) -> Result<Map<String, Value>, RemoteError> {
-    let key = remote.call(Method::GET, &path(id), None)?;
-    Ok(key.get("limits").and_then(Value::as_object).cloned().unwrap_or_default())
 }

@@ -386,7 +386,7 @@ fn limits_of_teams_and_owners_are_set_and_cleared() {
             environment: &|_| None,
             now: NOW.parse().unwrap(),
         };
-        change::limits(of, args, &mut io).map_err(|error| error.to_string())
+        set_limits(of, "", args, &mut io).map_err(|error| error.to_string())
     };
     set(Holder::Team, "research --quota usd=500/month --requests-per-minute 6000").unwrap();
     set(Holder::Owner, "ada --concurrent-requests 20").unwrap();

@@ -39,6 +39,7 @@ use crate::{
         StoreError,
         changes::KeyChange,
         keys::Key,
+        limits::ScopeLimits,
         usage::{self, UsageFilter},
         wallets,
     },
@@ -140,10 +141,14 @@ fn record(key: &Key, now: Timestamp) -> Value {
         "state": key.state, "limits": key.limits, "retiring": retiring});
     // A gateway of an earlier version takes no record with a field that it does not know.
     let priority = Some(key.priority).filter(|priority| *priority != Priority::default());
+    let of_holder = |limits: &ScopeLimits| json!(Some(limits).filter(|limits| **limits != ScopeLimits::default()));
     for (field, value) in [
         ("owner", json!(key.owner)),
         ("team", json!(key.team)),
         ("models", json!(key.models)),
+        ("allow_from", json!(key.allow_from)),
+        ("team_limits", of_holder(&key.team_limits)),
+        ("owner_limits", of_holder(&key.owner_limits)),
         ("priority", json!(priority)),
         ("expires_at", json!(key.expires_at)),
     ] {

@@ -31,7 +31,8 @@ use crate::{
     store::{
         Tx,
         audit::note,
-        keys::{self, Key, KeyFilter, KeyLimits, NewKey},
+        keys::{self, Key, KeyFilter, NewKey},
+        limits::KeyLimits,
         operations::{self, Operation},
         people, wallets,
     },
@@ -54,8 +55,11 @@ pub(crate) struct CreateKey {
     /// Its own limits.
     #[serde(default)]
     pub(crate) limits: KeyLimits,
+    /// The networks that it may be used from, such as `10.0.0.0/8`, 256 at most; absent: from everywhere.
+    // By a digest of this, what is asked again is told from what is asked anew: what is absent stays unsaid, as it was before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) allow_from: Option<Vec<String>>,
     /// Where requests wait for a server, those of a lower number go first; absent: 0. The operator's to set.
-    // By a digest of this, what is asked again is told from what is asked anew: an absent one stays unsaid, as it was before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<i8>, minimum = -100, maximum = 100)]
     pub(crate) priority: Option<Priority>,
@@ -91,6 +95,11 @@ pub(crate) struct UpdateKey {
     /// In place of those that it has.
     #[serde(default)]
     pub(crate) limits: Option<KeyLimits>,
+    /// `null`: from everywhere.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<Vec<String>>)]
+    #[allow(clippy::option_option, reason = "absent, null and a value are three cases")]
+    pub(crate) allow_from: Option<Option<Vec<String>>>,
     /// Where requests wait for a server, those of a lower number go first; `null`: 0. The operator's to change.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<i8>, minimum = -100, maximum = 100)]
@@ -182,7 +191,7 @@ pub(crate) async fn make(
         noted.map_err(|error| if error.is_duplicate() { under_way() } else { error.into() })?;
     }
     let detail = json!({"name": new.name, "owner": new.owner, "team": new.team, "models": new.models,
-        "limits": new.limits, "priority": new.priority, "expires_at": new.expires_at});
+        "limits": new.limits, "allow_from": new.allow_from, "priority": new.priority, "expires_at": new.expires_at});
     note(&mut tx, &actor, "key.create", id.as_str(), &detail, now).await?;
     let key = keys::find(&mut tx, id.as_str()).await?.ok_or_else(|| ApiError::not_found("key", id.as_str()))?;
     plane.store.commit(tx).await?;
@@ -260,8 +269,12 @@ pub(crate) async fn update(
         detail.insert("models".to_owned(), json!(key.models));
     }
     if let Some(limits) = asked.limits {
-        key.limits = fields::limits(&plane, &caller, limits)?;
+        key.limits = fields::limits(&plane, &caller, limits, before.limits.mode)?;
         detail.insert("limits".to_owned(), json!(key.limits));
+    }
+    if let Some(networks) = asked.allow_from {
+        key.allow_from = fields::allow_from(networks)?;
+        detail.insert("allow_from".to_owned(), json!(key.allow_from));
     }
     if let Some(priority) = asked.priority {
         key.priority = fields::priority(&caller, priority, before.priority)?;
@@ -271,6 +284,7 @@ pub(crate) async fn update(
         key.expires_at = expires_at;
         detail.insert("expires_at".to_owned(), json!(expires_at));
     }
+    fields::must_fit(key.models.as_ref(), &key.limits, key.allow_from.as_ref())?;
     if key == before {
         // Nothing that anybody would have to be told, now or later.
         return Ok(Json(key));
@@ -376,11 +390,16 @@ fn checked(plane: &Plane, caller: &Caller, asked: CreateKey) -> Result<NewKey, A
         (Some(user), None) => Some(user.id.clone()),
         _ => asked.owner,
     };
+    let models = fields::models(asked.models)?;
+    let limits = fields::limits(plane, caller, asked.limits, None)?;
+    let allow_from = fields::allow_from(asked.allow_from)?;
+    fields::must_fit(models.as_ref(), &limits, allow_from.as_ref())?;
     Ok(NewKey {
         name: fields::name(asked.name)?,
         owner,
-        models: fields::models(asked.models)?,
-        limits: fields::limits(plane, caller, asked.limits)?,
+        models,
+        limits,
+        allow_from,
         priority: fields::priority(caller, asked.priority, Priority::default())?,
         expires_at: asked.expires_at,
         created_by: caller.actor().name,

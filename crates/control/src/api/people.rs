@@ -11,13 +11,13 @@ use axum::{
 use jiff::Timestamp;
 use keymeter_core::key::{KeyId, KeyName};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
     body::{Asked, Body},
     invitations::{self, Inviter, may_withdraw},
-    next_cursor, page_size,
+    limits, next_cursor, page_size,
 };
 use crate::{
     Plane,
@@ -27,7 +27,9 @@ use crate::{
         self, StoreError, Tx,
         audit::{OPERATOR, note},
         invitations::Invitation,
-        keys, membership,
+        keys,
+        limits::ScopeLimits,
+        membership,
         people::{self, Role, Team, User},
     },
 };
@@ -53,15 +55,15 @@ pub(crate) struct MadeUser {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListUsers {
     /// Where the page begins, as the page before said.
-    cursor: Option<String>,
+    pub(crate) cursor: Option<String>,
     /// Rows on a page.
-    limit: Option<i64>,
+    pub(crate) limit: Option<i64>,
 }
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct UserPage {
-    data: Vec<User>,
-    next_cursor: Option<String>,
+    pub(crate) data: Vec<User>,
+    pub(crate) next_cursor: Option<String>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -73,6 +75,18 @@ pub(crate) struct CreateTeam {
     name: String,
     /// A user who is on no team.
     owner: String,
+}
+
+/// What is to change of a user or a team.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UpdateHolder {
+    /// What people call them: 3 to 50 characters.
+    #[serde(default)]
+    pub(crate) name: Option<String>,
+    /// What they may use, with all their keys together, in place of what they might.
+    #[serde(default)]
+    pub(crate) limits: Option<ScopeLimits>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -120,6 +134,45 @@ pub(crate) async fn list_users(
     let data = plane.store.users(asked.cursor.as_deref().unwrap_or(""), most).await?;
     let next_cursor = next_cursor(&data, most, |user| user.id.clone());
     Ok(Json(UserPage { data, next_cursor }))
+}
+
+/// A user: for the operator and themselves.
+#[utoipa::path(get, path = "/api/v1/users/{id}", params(("id" = String, Path)), responses(
+    (status = 200, body = User), (status = "4XX", body = ErrorBody)
+))]
+pub(crate) async fn show_user(
+    State(plane): State<Arc<Plane>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<User>, ApiError> {
+    let none = || ApiError::not_found("user", &id);
+    if caller.user().is_some_and(|user| user.id != id) {
+        return Err(none());
+    }
+    plane.store.user(&id).await?.map(Json).ok_or_else(none)
+}
+
+/// Changes a user. What is absent stays as it is. New limits reach every gateway at once.
+#[utoipa::path(patch, path = "/api/v1/users/{id}", params(("id" = String, Path)), request_body = UpdateHolder,
+    responses((status = 200, body = User), (status = "4XX", body = ErrorBody)))]
+pub(crate) async fn update_user(
+    State(plane): State<Arc<Plane>>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Body(asked): Body<UpdateHolder>,
+) -> Result<Json<User>, ApiError> {
+    caller.must_be_operator()?;
+    let now = Timestamp::now();
+    let mut tx = plane.store.begin().await?;
+    let before = people::user(&mut tx, &id).await?.ok_or_else(|| ApiError::not_found("user", &id))?;
+    let (name, limits, detail) = changed(asked, (&before.name, &before.limits))?;
+    let user = User { name, limits, ..before.clone() };
+    if user != before {
+        people::update_user(&mut tx, &user, now).await?;
+        note(&mut tx, &caller.actor(), "user.update", &id, &detail, now).await?;
+        plane.store.commit(tx).await?;
+    }
+    Ok(Json(user))
 }
 
 /// Deletes a user, with their own keys, their place on a team and their invitations. The owner of a team hands it over first.
@@ -186,6 +239,54 @@ pub(crate) async fn show_team(
 ) -> Result<Json<Team>, ApiError> {
     caller.role_on(&id).ok_or_else(|| ApiError::not_found("team", &id))?;
     team(&plane, &id).await.map(Json)
+}
+
+/// Changes a team. What is absent stays as it is. New limits reach every gateway at once.
+#[utoipa::path(patch, path = "/api/v1/teams/{id}", params(("id" = String, Path)), request_body = UpdateHolder,
+    responses((status = 200, body = Team), (status = "4XX", body = ErrorBody)))]
+pub(crate) async fn update_team(
+    State(plane): State<Arc<Plane>>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Body(asked): Body<UpdateHolder>,
+) -> Result<Json<Team>, ApiError> {
+    caller.must_be_operator()?;
+    let now = Timestamp::now();
+    let mut tx = plane.store.begin().await?;
+    people::hold_team(&mut tx, &id).await?.ok_or_else(|| ApiError::not_found("team", &id))?;
+    let before = team(&plane, &id).await?;
+    let (name, limits, detail) = changed(asked, (&before.name, &before.limits))?;
+    let team = Team { name, limits, ..before.clone() };
+    if team != before {
+        people::update_team(&mut tx, &team, now).await?;
+        note(&mut tx, &caller.actor(), "team.update", &id, &detail, now).await?;
+        plane.store.commit(tx).await?;
+    }
+    Ok(Json(team))
+}
+
+/// What the name and the limits of a user or a team are to be, and what the audit says of it.
+fn changed(
+    asked: UpdateHolder,
+    (name, limits): (&str, &ScopeLimits),
+) -> Result<(String, ScopeLimits, Value), ApiError> {
+    let mut detail = Map::new();
+    let name = match asked.name {
+        Some(asked) => {
+            asked.parse::<KeyName>().map_err(|error| ApiError::invalid("name", error.to_string()))?;
+            detail.insert("name".to_owned(), json!(asked));
+            asked
+        }
+        None => name.to_owned(),
+    };
+    let limits = match asked.limits {
+        Some(asked) => {
+            detail.insert("limits".to_owned(), json!(asked));
+            limits::of_holder(asked)?
+        }
+        None => limits.clone(),
+    };
+    Ok((name, limits, detail.into()))
 }
 
 /// Who a `PUT` of a member has put on a team, or invited.

@@ -9,12 +9,14 @@ use axum::{
 };
 use jiff::Timestamp;
 use maud::{Markup, html};
+use serde_json::json;
 
 use super::{
     chart::{self, Chart},
-    form::Form,
+    form::{Form, FormField},
     keys::{holder, state, used},
     layout,
+    limits::{self, Holder, LIMITS},
     pager::ListPosition,
     priority::{self, PRIORITY},
     request::{FormFields, PageError, SignedIn, SubmittedForm},
@@ -30,7 +32,8 @@ use crate::{
     caller::Caller,
     error::ApiError,
     store::{
-        keys::{Key, LimitValue},
+        keys::Key,
+        limits::{KeyLimits, Mode},
         usage::{Group, UsageFilter, UsageRow},
     },
 };
@@ -47,9 +50,10 @@ pub async fn show(
         Some("enabled") => Some("The key is enabled."),
         Some("disabled") => Some("The key is disabled."),
         Some(PRIORITY) => Some("The priority is set."),
+        Some(LIMITS) => Some("The limits are set."),
         _ => None,
     };
-    let fields = FormFields::from([(PRIORITY, key.priority.to_string())]);
+    let fields = filled(&key);
     page(&plane, &signed, &key, done, &Form { fields: &fields, error: None }).await
 }
 
@@ -92,6 +96,61 @@ pub async fn set_priority(
     }
 }
 
+/// `POST /keys/{id}/limits`.
+pub async fn set_limits(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    SubmittedForm { signed, fields, .. }: SubmittedForm,
+) -> Result<Response, PageError> {
+    let Json(key) = keys::show(State(plane.clone()), signed.caller.clone(), Path(id.clone())).await?;
+    let set = match asked(&signed.caller, &fields, &key) {
+        Ok(asked) => keys::update(State(plane.clone()), signed.caller.clone(), Path(id.clone()), Body(asked)).await,
+        Err(refusal) => Err(refusal),
+    };
+    match set {
+        Ok(_) => Ok(Redirect::to(&format!("/keys/{id}?done={LIMITS}")).into_response()),
+        Err(refusal) if refusal.field().is_none() => Err(refusal.into()),
+        Err(refusal) => page(&plane, &signed, &key, None, &Form { fields: &fields, error: Some(&refusal) }).await,
+    }
+}
+
+/// The fields of the forms as they were filled in for the key as it is.
+fn filled(key: &Key) -> FormFields {
+    let mode = match key.limits.mode {
+        None => "",
+        Some(Mode::Enforce) => ENFORCE,
+        Some(Mode::Observe) => OBSERVE,
+    };
+    let networks = key.allow_from.as_ref().map(|networks| networks.join("\n")).unwrap_or_default();
+    FormFields::from(limits::filled(&key.limits.shared())).and([
+        (PRIORITY, key.priority.to_string()),
+        (MODE, mode.to_owned()),
+        (NETWORKS, networks),
+    ])
+}
+
+/// What the form of limits asks for: the rest of the limits stays as it is.
+fn asked(caller: &Caller, fields: &FormFields, key: &Key) -> Result<UpdateKey, ApiError> {
+    let limits = key.limits.clone().with(limits::asked(fields, &key.limits.shared())?);
+    let mode = match (caller.user(), fields.text(MODE)) {
+        (Some(_), _) => key.limits.mode,
+        (None, "") => None,
+        (None, ENFORCE) => Some(Mode::Enforce),
+        (None, OBSERVE) => Some(Mode::Observe),
+        (None, _) => return Err(ApiError::invalid(MODE, "either `enforce` or `observe`, or nothing")),
+    };
+    Ok(UpdateKey {
+        limits: Some(KeyLimits { mode, ..limits }),
+        allow_from: Some(fields.list(NETWORKS)),
+        ..UpdateKey::default()
+    })
+}
+
+const MODE: &str = "limits.mode";
+const ENFORCE: &str = "enforce";
+const OBSERVE: &str = "observe";
+const NETWORKS: &str = "allow_from";
+
 /// The page of a key, with what was done or refused.
 async fn page(
     plane: &Arc<Plane>,
@@ -104,13 +163,20 @@ async fn page(
     let days = usage(plane, &signed.caller, key, Group::Day, now).await?;
     let models = usage(plane, &signed.caller, key, Group::Model, now).await?;
     let last_used_at = plane.store.last_used(&key.id).await?;
+    let whose = Holder::Key(&key.id);
+    let spent = limits::spent(plane, signed, whose, &key.limits.shared(), now).await;
     let is_there = key.deleted_at.is_none();
     let main = html! {
         p.crumb { a href="/" { "Keys" } }
         div.head { h1 { (key.name) } (state(key)) }
         (layout::notice(done))
+        (form.alert())
         (facts(key, last_used_at))
-        @if is_there && signed.caller.must_manage(key).is_ok() { (actions(key, signed)) }
+        (limits::bars(&spent))
+        @if is_there && signed.caller.must_manage(key).is_ok() {
+            (limits_of(key, signed, form))
+            (actions(key, signed))
+        }
         @if is_there && signed.caller.must_be_operator().is_ok() { (priority_of(key, signed, form)) }
         section aria-labelledby="usage" {
             h2 id="usage" { "Usage of the last 30 days" }
@@ -139,11 +205,6 @@ async fn usage(
 }
 
 fn facts(key: &Key, last_used_at: Option<Timestamp>) -> Markup {
-    let limit = |limit: Option<&LimitValue>| match limit {
-        None => "as for all keys".to_owned(),
-        Some(LimitValue::Number(count)) => number(i64::try_from(*count).unwrap_or(i64::MAX)),
-        Some(LimitValue::Word(word)) => word.clone(),
-    };
     html! {
         dl {
             div { dt { "Secret" } dd { code { (key.masked) } } }
@@ -157,9 +218,19 @@ fn facts(key: &Key, last_used_at: Option<Timestamp>) -> Markup {
                     None => { "all" }
                 }
             } }
-            div { dt { "Requests a minute" } dd { (limit(key.limits.requests_per_minute.as_ref())) } }
-            div { dt { "Tokens a minute" } dd { (limit(key.limits.tokens_per_minute.as_ref())) } }
-            div { dt { "Requests at once" } dd { (limit(key.limits.concurrent_requests.as_ref())) } }
+            (limits::facts(&key.limits.shared(), Holder::Key(&key.id)))
+            @if let Some(mode) = key.limits.mode {
+                div { dt { "Over its limits" } dd { @match mode {
+                    Mode::Enforce => { "requests are refused" }
+                    Mode::Observe => { "requests are counted, and none is refused" }
+                } } }
+            }
+            @for (models, limits) in &key.limits.models {
+                div { dt { "Of " code { (models) } } dd { code { (json!(limits).to_string()) } } }
+            }
+            @if let Some(networks) = &key.allow_from {
+                div { dt { "Networks" } dd { ul.models { @for network in networks { li { code { (network) } } } } } }
+            }
             div { dt { "Priority" } dd {
                 (number(key.priority.into())) " " span.faint { "(a lower one goes first)" }
             } }
@@ -185,12 +256,39 @@ fn actions(key: &Key, signed: &SignedIn) -> Markup {
     }
 }
 
+/// The form of limits and networks.
+fn limits_of(key: &Key, signed: &SignedIn, form: &Form<'_>) -> Markup {
+    let is_wrong = |field: &str| field.starts_with(LIMITS) || field.starts_with(NETWORKS);
+    let modes = [("", "as for all keys"), (ENFORCE, "refuse"), (OBSERVE, "count, and refuse none")];
+    html! {
+        details open[form.error.and_then(ApiError::field).is_some_and(is_wrong)] {
+            summary { "Set its limits" }
+            form method="post" action=(format!("/keys/{}/limits", key.id)) aria-label="Limits" {
+                (layout::form_token(signed))
+                (limits::lines(form, Holder::Key(&key.id)))
+                @if signed.caller.must_be_operator().is_ok() {
+                    (form.choice(
+                        FormField { name: MODE, label: "Over its limits", ..FormField::default() },
+                        &modes,
+                    ))
+                }
+                (form.lines(FormField {
+                    name: NETWORKS,
+                    label: "Networks",
+                    hint: "One on a line, such as 10.0.0.0/8, from which it may be used. None: from everywhere.",
+                    ..FormField::default()
+                }))
+                button type="submit" { "Set the limits" }
+            }
+        }
+    }
+}
+
 /// What is the operator's to set.
 fn priority_of(key: &Key, signed: &SignedIn, form: &Form<'_>) -> Markup {
     html! {
         section aria-labelledby="priority" {
             h2 id="priority" { "Set its priority" }
-            (form.alert())
             form.row method="post" action=(format!("/keys/{}/priority", key.id)) aria-labelledby="priority" {
                 (layout::form_token(signed))
                 (priority::line(form))

@@ -98,8 +98,8 @@ fn row(key: &Key, lately: Lately) -> Markup {
 pub fn holder(key: &Key) -> Markup {
     html! {
         @match (&key.team, &key.owner) {
-            (Some(team), _) => { "team " (team) }
-            (None, Some(owner)) => { (owner) }
+            (Some(team), _) => { "team " a href=(format!("/teams/{team}")) { (team) } }
+            (None, Some(owner)) => { a href=(format!("/users/{owner}")) { (owner) } }
             (None, None) => { span.faint { "nobody" } }
         }
     }

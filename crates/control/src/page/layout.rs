@@ -13,14 +13,17 @@ pub fn page(title: &str, signed: &SignedIn, main: &Markup) -> Response {
         nav aria-label="Pages" {
             a href="/" { "Keys" }
             @match own.map(|user| user.team.as_ref()) {
-                None => { a href="/teams" { "Teams" } a href="/wallets" { "Wallets" } }
+                None => { a href="/teams" { "Teams" } a href="/users" { "Users" } a href="/wallets" { "Wallets" } }
                 Some(None) => { a href="/invitations" { "Invitations" } a href="/wallets" { "Wallet" } }
                 Some(Some(_)) => { a href="/teams" { "Team" } a href="/wallets" { "Wallets" } }
             }
         }
         form.out method="post" action="/sign-out" {
             (form_token(signed))
-            span.who { (own.map_or("operator", |user| user.id.as_str())) }
+            @match own {
+                None => { span.who { "operator" } }
+                Some(user) => { a.who href=(format!("/users/{}", user.id)) { (user.id) } }
+            }
             button.quiet type="submit" { "Sign out" }
         }
     };

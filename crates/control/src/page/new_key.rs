@@ -13,7 +13,9 @@ use maud::{Markup, html};
 
 use super::{
     form::{Form, FormField},
-    layout, priority,
+    layout,
+    limits::{self, Holder},
+    priority,
     request::{FormFields, PageError, SignedIn, SubmittedForm},
     secret,
     session::nonce,
@@ -23,7 +25,10 @@ use crate::{
     api::keys::{self, CreateKey},
     caller::{Caller, Uncounted},
     error::ApiError,
-    store::keys::{Key, KeyLimits, LimitValue},
+    store::{
+        keys::Key,
+        limits::{KeyLimits, ScopeLimits},
+    },
 };
 
 /// By which a form makes one key.
@@ -65,23 +70,13 @@ pub async fn make(
 /// What the form asks for, as a call would.
 fn asked(caller: &Caller, fields: &FormFields) -> Result<CreateKey, ApiError> {
     let owned = |name| fields.given(name).map(str::to_owned);
-    let limit = |name| {
-        let text = fields.given(name)?;
-        let number = text.parse().map(LimitValue::Number);
-        Some(number.unwrap_or_else(|_| LimitValue::Word(text.to_owned())))
-    };
-    let models: Vec<_> = fields.text("models").split(['\n', ',']).map(str::trim).collect();
-    let models: Vec<_> = models.into_iter().filter(|model| !model.is_empty()).map(str::to_owned).collect();
     Ok(CreateKey {
         name: fields.text("name").to_owned(),
         team: team_of(caller).map(str::to_owned).or_else(|| owned("team")),
         owner: owned("owner"),
-        models: Some(models).filter(|models| !models.is_empty()),
-        limits: KeyLimits {
-            requests_per_minute: limit("limits.requests_per_minute"),
-            tokens_per_minute: limit("limits.tokens_per_minute"),
-            concurrent_requests: limit("limits.concurrent_requests"),
-        },
+        models: fields.list("models"),
+        limits: KeyLimits::default().with(limits::asked(fields, &ScopeLimits::default())?),
+        allow_from: fields.list("allow_from"),
         priority: priority::asked(fields)?,
         expires_at: fields.given("expires_at").map(expiry).transpose()?,
     })
@@ -116,7 +111,12 @@ fn page(signed: &SignedIn, form: &Form<'_>) -> Response {
                     label: "Models",
                     ..hinted("One on a line, names or patterns such as llama-3*. None: all models.")
                 }))
-                (limits(form))
+                (limits::lines(form, Holder::Key("")))
+                (form.lines(FormField {
+                    name: "allow_from",
+                    label: "Networks",
+                    ..hinted("One on a line, such as 10.0.0.0/8, from which it may be used. None: from everywhere.")
+                }))
                 @if signed.caller.must_be_operator().is_ok() { (priority::line(form)) }
                 (form.line(FormField {
                     name: "expires_at", label: "Expires, in UTC", kind: Some("datetime-local"),
@@ -146,23 +146,6 @@ fn whose(signed: &SignedIn, form: &Form<'_>) -> Markup {
             }
             (Some(_), Some(team)) => { p { "It will be the key of your team, " strong { (team) } "." } }
             (Some(_), None) => { p { "It will be a key of your own." } }
-        }
-    }
-}
-
-fn limits(form: &Form<'_>) -> Markup {
-    let most = [
-        ("limits.requests_per_minute", "Requests a minute"),
-        ("limits.tokens_per_minute", "Tokens a minute"),
-        ("limits.concurrent_requests", "Requests at once"),
-    ];
-    html! {
-        fieldset {
-            legend { "Limits" span.optional { " (optional)" } }
-            p.hint {
-                "Each a number, or " code { "unlimited" } ". Left empty: as the operator has set it for all keys."
-            }
-            div.row { @for (name, label) in most { (form.line(FormField { name, label, ..FormField::default() })) } }
         }
     }
 }

@@ -60,6 +60,19 @@ impl FormFields {
         Some(self.text(name)).filter(|text| !text.is_empty())
     }
 
+    /// What stands in a field on its lines or between commas, unless it is empty.
+    pub fn list(&self, name: &str) -> Option<Vec<String>> {
+        let parts = self.text(name).split(['\n', ',']).map(str::trim).filter(|part| !part.is_empty());
+        Some(parts.map(str::to_owned).collect()).filter(|list: &Vec<_>| !list.is_empty())
+    }
+
+    /// The same with further fields as if they were filled in.
+    #[must_use]
+    pub fn and<const MANY: usize>(mut self, fields: [(&str, String); MANY]) -> Self {
+        self.0.extend(fields.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        self
+    }
+
     /// Reads a form that comes from a page of the session's.
     ///
     /// # Errors

@@ -7,11 +7,13 @@ use axum::{
     extract::{Path, Query, State},
     response::{IntoResponse, Redirect, Response},
 };
+use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::{
     form::{Form, FormField},
     invitations, layout,
+    limits::{self, Holder, LIMITS, Spent},
     pager::{ListPosition, pager},
     request::{FormFields, PageError, SignedIn, SubmittedForm},
 };
@@ -22,7 +24,7 @@ use crate::{
         body::{Asked, Body},
         invitations::ListInvitations,
         next_cursor,
-        people::{self, Put, PutMember},
+        people::{self, Put, PutMember, UpdateHolder},
     },
     error::ApiError,
     store::{
@@ -72,10 +74,11 @@ pub async fn show(
         Some("member") => Some("The member has this role now."),
         Some("invited") => Some("The user is invited: nothing changes until they accept."),
         Some("removed") => Some("The user is neither on the team nor invited to it any more."),
+        Some(LIMITS) => Some("The limits are set."),
         Some("accepted") => Some("You accepted the invitation."),
         _ => None,
     };
-    let fields = FormFields::from([("role", "member".to_owned())]);
+    let fields = FormFields::from([("role", "member".to_owned())]).and(limits::filled(&shown.team.limits));
     Ok(page(&signed, &shown, done, &Form { fields: &fields, error: None }))
 }
 
@@ -86,13 +89,16 @@ struct Shown {
     invited: Vec<Invitation>,
     /// Those of whoever looks.
     waiting: Markup,
+    /// What was used of its quotas.
+    spent: Vec<Spent>,
 }
 
 impl Shown {
     async fn load(plane: &Arc<Plane>, signed: &SignedIn, id: String) -> Result<Self, ApiError> {
         let Json(team) = people::show_team(State(plane.clone()), signed.caller.clone(), Path(id)).await?;
         let invited = invited(plane, signed, &team.id).await?;
-        Ok(Self { team, invited, waiting: invitations::waiting(plane, signed).await? })
+        let spent = limits::spent(plane, signed, Holder::Team(&team.id), &team.limits, Timestamp::now()).await;
+        Ok(Self { team, invited, waiting: invitations::waiting(plane, signed).await?, spent })
     }
 }
 
@@ -127,9 +133,30 @@ pub async fn put(
         }
         Err(refusal) => {
             let shown = Shown::load(&plane, &signed, id).await?;
-            let refusal = refusal.at("user");
+            let (refusal, fields) = (refusal.at("user"), fields.and(limits::filled(&shown.team.limits)));
             Ok(page(&signed, &shown, None, &Form { fields: &fields, error: Some(&refusal) }))
         }
+    }
+}
+
+/// `POST /teams/{id}/limits`: the operator's to send.
+pub async fn set_limits(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    SubmittedForm { signed, fields, .. }: SubmittedForm,
+) -> Result<Response, PageError> {
+    let shown = Shown::load(&plane, &signed, id.clone()).await?;
+    let set = match limits::asked(&fields, &shown.team.limits) {
+        Ok(asked) => {
+            let asked = UpdateHolder { limits: Some(asked), ..UpdateHolder::default() };
+            people::update_team(State(plane), signed.caller.clone(), Path(id.clone()), Body(asked)).await
+        }
+        Err(refusal) => Err(refusal),
+    };
+    match set {
+        Ok(_) => Ok(Redirect::to(&format!("/teams/{id}?done={LIMITS}")).into_response()),
+        Err(refusal) if refusal.field().is_none() => Err(refusal.into()),
+        Err(refusal) => Ok(page(&signed, &shown, None, &Form { fields: &fields, error: Some(&refusal) })),
     }
 }
 
@@ -197,14 +224,22 @@ fn is_self(signed: &SignedIn, user: &str) -> bool {
 }
 
 fn page(signed: &SignedIn, shown: &Shown, done: Option<&str>, form: &Form<'_>) -> Response {
-    let Shown { team, invited, waiting } = shown;
+    let Shown { team, invited, waiting, spent } = shown;
+    let whose = Holder::Team(&team.id);
     let leads = signed.caller.must_manage_members(&team.id).ok();
     let main = html! {
         @if signed.caller.user().is_none() { p.crumb { a href="/teams" { "Teams" } } }
         div.head { h1 { (team.name) } code { (team.id) } }
         p { a href=(format!("/wallets/{}", team.id)) { "The team's wallet" } }
         (layout::notice(done))
+        (form.alert())
         (waiting)
+        dl { (limits::facts(&team.limits, whose)) }
+        (limits::bars(spent))
+        @if signed.caller.must_be_operator().is_ok() {
+            p.hint { "These limits hold for all keys of the team together." }
+            (limits::setter(signed, &format!("/teams/{}", team.id), form, whose))
+        }
         h2 { "Members" }
         // On a narrow screen its rows are cards, as those of keys are.
         table.cards role="table" {
@@ -294,7 +329,6 @@ fn bring_in(signed: &SignedIn, team: &Team, own: Role, form: &Form<'_>) -> Marku
     };
     html! {
         h2 id="bring-in" { (title) }
-        (form.alert())
         form.row method="post" action=(format!("/teams/{}/members", team.id)) aria-labelledby="bring-in" {
             (layout::form_token(signed))
             (form.line(FormField { name: "user", label: "User's id", is_required: true, ..FormField::default() }))

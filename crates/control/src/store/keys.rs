@@ -5,11 +5,15 @@ use keymeter_core::{
     key::{KeyHash, KeyId, KeyState, Priority, Secret},
     money::USED_UP,
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sqlx::{Row, any::AnyRow};
 use utoipa::ToSchema;
 
-use super::{Store, StoreError, Tx, changes, micros, optional, timestamp};
+use super::{
+    Store, StoreError, Tx, changes,
+    limits::{KeyLimits, ScopeLimits},
+    micros, optional, timestamp,
+};
 
 /// A key, as those see it who may manage or use it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -34,6 +38,8 @@ pub struct Key {
     pub models: Option<Vec<String>>,
     /// Its own limits.
     pub limits: KeyLimits,
+    /// The networks that it may be used from; none: from everywhere.
+    pub allow_from: Option<Vec<String>>,
     /// Where requests wait for a server, those of a lower number go first.
     #[schema(value_type = i8, minimum = -100, maximum = 100)]
     pub priority: Priority,
@@ -52,6 +58,12 @@ pub struct Key {
     pub deleted_at: Option<Timestamp>,
     #[serde(skip)]
     pub(crate) hash: Option<String>,
+    /// What its team may use, with all its keys.
+    #[serde(skip)]
+    pub(crate) team_limits: ScopeLimits,
+    /// What its owner may use, with all their keys.
+    #[serde(skip)]
+    pub(crate) owner_limits: ScopeLimits,
 }
 
 /// A replaced secret.
@@ -62,31 +74,6 @@ pub struct RetiringSecret {
     pub not_after: Timestamp,
     #[serde(skip)]
     pub(crate) hash: String,
-}
-
-/// A key's own limits: each a number or `unlimited`; what is absent is as the gateways' configuration says.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct KeyLimits {
-    /// Requests in any 60 seconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub requests_per_minute: Option<LimitValue>,
-    /// Tokens in any 60 seconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tokens_per_minute: Option<LimitValue>,
-    /// Requests running at once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub concurrent_requests: Option<LimitValue>,
-}
-
-/// A number above 0, or `unlimited`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(untagged)]
-pub enum LimitValue {
-    /// At most so many.
-    Number(u64),
-    /// The word `unlimited`.
-    Word(String),
 }
 
 /// What a new key is to be.
@@ -102,6 +89,8 @@ pub struct NewKey {
     pub models: Option<Vec<String>>,
     /// Its own limits.
     pub limits: KeyLimits,
+    /// The networks that it may be used from.
+    pub allow_from: Option<Vec<String>>,
     /// Which of the requests that wait goes first.
     pub priority: Priority,
     /// When it stops working.
@@ -125,8 +114,10 @@ pub struct KeyFilter {
 
 /// Everything of a key, its state included. A personal key is archived while its owner is on a team.
 const SELECT: &str = "SELECT k.id, k.name, k.masked, k.enabled, k.owner, k.team, k.wallet, k.models, k.limits, \
-    k.priority, k.expires_at, k.created_by, k.created_at, k.deleted_at, w.balance_nanos, m.team_id AS archived_by, s.hash \
+    k.allow_from, k.priority, k.expires_at, k.created_by, k.created_at, k.deleted_at, w.balance_nanos, \
+    m.team_id AS archived_by, s.hash, t.limits AS team_limits, u.limits AS owner_limits \
     FROM keys k LEFT JOIN wallets w ON w.id = k.wallet \
+    LEFT JOIN teams t ON t.id = k.team LEFT JOIN users u ON u.id = k.owner \
     LEFT JOIN members m ON m.user_id = k.owner AND k.team IS NULL \
     LEFT JOIN secrets s ON s.key_id = k.id AND s.not_after IS NULL";
 
@@ -135,13 +126,15 @@ const SELECT: &str = "SELECT k.id, k.name, k.masked, k.enabled, k.owner, k.team,
 /// # Errors
 /// When the database does not answer.
 pub async fn create(tx: &mut Tx, id: &KeyId, secret: &Secret, new: &NewKey, now: Timestamp) -> Result<(), StoreError> {
-    let sql = "INSERT INTO keys (id, name, masked, enabled, owner, team, wallet, models, limits, priority, expires_at, \
-               created_by, created_at, updated_at) VALUES ($1, $2, $3, 1, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
+    let sql = "INSERT INTO keys (id, name, masked, enabled, owner, team, wallet, models, limits, allow_from, priority, \
+               expires_at, created_by, created_at, updated_at) \
+               VALUES ($1, $2, $3, 1, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
     let wallet = new.team.as_ref().or(new.owner.as_ref());
     let query = sqlx::query(sql).bind(id.as_str()).bind(&new.name).bind(secret.masked());
     let query =
-        query.bind(new.owner.as_ref()).bind(new.team.as_ref()).bind(wallet).bind(models_text(new.models.as_ref()));
-    let query = query.bind(limits_text(&new.limits)).bind(i64::from(new.priority));
+        query.bind(new.owner.as_ref()).bind(new.team.as_ref()).bind(wallet).bind(list_text(new.models.as_ref()));
+    let query = query.bind(limits_text(&new.limits)).bind(list_text(new.allow_from.as_ref()));
+    let query = query.bind(i64::from(new.priority));
     let query = query.bind(new.expires_at.map(micros)).bind(&new.created_by);
     query.bind(micros(now)).bind(micros(now)).execute(&mut **tx).await?;
     let hash = secret.hash().to_hex();
@@ -173,10 +166,11 @@ pub async fn find(tx: &mut Tx, id: &str) -> Result<Option<Key>, StoreError> {
 /// # Errors
 /// When the database does not answer.
 pub async fn update(tx: &mut Tx, key: &Key, now: Timestamp) -> Result<(), StoreError> {
-    let sql = "UPDATE keys SET name = $1, enabled = $2, models = $3, limits = $4, priority = $5, expires_at = $6, \
-               updated_at = $7 WHERE id = $8";
-    let query = sqlx::query(sql).bind(&key.name).bind(i64::from(key.enabled)).bind(models_text(key.models.as_ref()));
-    let query = query.bind(limits_text(&key.limits)).bind(i64::from(key.priority));
+    let sql = "UPDATE keys SET name = $1, enabled = $2, models = $3, limits = $4, allow_from = $5, priority = $6, \
+               expires_at = $7, updated_at = $8 WHERE id = $9";
+    let query = sqlx::query(sql).bind(&key.name).bind(i64::from(key.enabled)).bind(list_text(key.models.as_ref()));
+    let query = query.bind(limits_text(&key.limits)).bind(list_text(key.allow_from.as_ref()));
+    let query = query.bind(i64::from(key.priority));
     let query = query.bind(key.expires_at.map(micros)).bind(micros(now)).bind(&key.id);
     query.execute(&mut **tx).await?;
     changes::note(tx, &key.id, None, now).await
@@ -347,8 +341,16 @@ impl Store {
 fn key(row: &AnyRow, retiring: &[AnyRow]) -> Result<Key, StoreError> {
     let id: String = row.try_get("id")?;
     let corrupt = |what: &str| StoreError::Corrupt(format!("the {what} of the key {id}"));
-    let models = optional::<String>(row, "models")?.map(|text| serde_json::from_str(&text)).transpose();
+    let list = |column| -> Result<Option<Vec<String>>, StoreError> {
+        let text: Option<String> = optional(row, column)?;
+        text.map(|text| serde_json::from_str(&text)).transpose().map_err(|_| corrupt(column))
+    };
     let limits = serde_json::from_str(&row.try_get::<String, _>("limits")?);
+    let of_holder = |column| -> Result<ScopeLimits, StoreError> {
+        let text: Option<String> = optional(row, column)?;
+        let limits = text.map(|text| serde_json::from_str(&text)).transpose().map_err(|_| corrupt(column))?;
+        Ok(limits.unwrap_or_default())
+    };
     let priority = Priority::try_from(row.try_get::<i64, _>("priority")?);
     let enabled = row.try_get::<i64, _>("enabled")? != 0;
     let deleted_at = optional(row, "deleted_at")?.map(timestamp);
@@ -371,8 +373,9 @@ fn key(row: &AnyRow, retiring: &[AnyRow]) -> Result<Key, StoreError> {
         owner: optional(row, "owner")?,
         team: optional(row, "team")?,
         wallet: optional(row, "wallet")?,
-        models: models.map_err(|_| corrupt("models"))?,
+        models: list("models")?,
         limits: limits.map_err(|_| corrupt("limits"))?,
+        allow_from: list("allow_from")?,
         priority: priority.map_err(|_| corrupt("priority"))?,
         expires_at: optional(row, "expires_at")?.map(timestamp),
         retiring: retiring.collect::<Result<_, StoreError>>()?,
@@ -380,6 +383,8 @@ fn key(row: &AnyRow, retiring: &[AnyRow]) -> Result<Key, StoreError> {
         created_at: timestamp(row.try_get("created_at")?),
         deleted_at,
         hash: optional(row, "hash")?,
+        team_limits: of_holder("team_limits")?,
+        owner_limits: of_holder("owner_limits")?,
         id,
     })
 }
@@ -393,8 +398,8 @@ fn state_name(state: KeyState) -> &'static str {
     }
 }
 
-fn models_text(models: Option<&Vec<String>>) -> Option<String> {
-    models.map(|models| serde_json::json!(models).to_string())
+fn list_text(list: Option<&Vec<String>>) -> Option<String> {
+    list.map(|list| serde_json::json!(list).to_string())
 }
 
 fn limits_text(limits: &KeyLimits) -> String {

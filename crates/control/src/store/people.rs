@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Row, any::AnyRow};
 use utoipa::ToSchema;
 
-use super::{Store, StoreError, Tx, changes, micros, timestamp};
+use super::{Store, StoreError, Tx, changes, limits::ScopeLimits, micros, timestamp};
 
 /// A user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -22,6 +22,8 @@ pub struct User {
     pub team: Option<String>,
     /// What they are there.
     pub role: Option<Role>,
+    /// What they may use, with all their own keys together.
+    pub limits: ScopeLimits,
     /// Since when they are known.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
@@ -36,6 +38,8 @@ pub struct Team {
     pub name: String,
     /// Who is on it.
     pub members: Vec<Member>,
+    /// What it may use, with all its keys together.
+    pub limits: ScopeLimits,
     /// Since when there is it.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
@@ -91,7 +95,7 @@ pub(super) fn role(text: &str) -> Result<Role, StoreError> {
     text.parse().map_err(StoreError::Corrupt)
 }
 
-const SELECT_USER: &str = "SELECT u.id, u.name, u.created_at, m.team_id, m.role FROM users u \
+const SELECT_USER: &str = "SELECT u.id, u.name, u.limits, u.created_at, m.team_id, m.role FROM users u \
                            LEFT JOIN members m ON m.user_id = u.id WHERE u.deleted_at IS NULL";
 
 /// Makes a user with this token, and a wallet for them.
@@ -132,6 +136,34 @@ pub async fn hold_team(tx: &mut Tx, id: &str) -> Result<Option<String>, StoreErr
     let sql = "UPDATE teams SET name = name WHERE id = $1 AND deleted_at IS NULL RETURNING name";
     let row = sqlx::query(sql).bind(id).fetch_optional(&mut **tx).await?;
     row.map(|row| Ok(row.try_get("name")?)).transpose()
+}
+
+/// Writes what of a team may be changed, and notes that its keys change.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn update_team(tx: &mut Tx, team: &Team, now: Timestamp) -> Result<(), StoreError> {
+    update(tx, "UPDATE teams SET name = $1, limits = $2 WHERE id = $3", (&team.id, &team.name, &team.limits), now).await
+}
+
+/// Writes what of a user may be changed, and notes that their keys change.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn update_user(tx: &mut Tx, user: &User, now: Timestamp) -> Result<(), StoreError> {
+    update(tx, "UPDATE users SET name = $1, limits = $2 WHERE id = $3", (&user.id, &user.name, &user.limits), now).await
+}
+
+async fn update(
+    tx: &mut Tx,
+    sql: &str,
+    (id, name, limits): (&str, &str, &ScopeLimits),
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let limits = serde_json::json!(limits).to_string();
+    sqlx::query(sql).bind(name).bind(limits).bind(id).execute(&mut **tx).await?;
+    // Keys are charged to whose limits they are held to.
+    changes::note_wallet(tx, id, now).await
 }
 
 /// What a user is on a team.
@@ -267,7 +299,7 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn team(&self, id: &str) -> Result<Option<Team>, StoreError> {
-        let sql = "SELECT id, name, created_at FROM teams WHERE id = $1 AND deleted_at IS NULL";
+        let sql = "SELECT id, name, limits, created_at FROM teams WHERE id = $1 AND deleted_at IS NULL";
         let Some(row) = sqlx::query(sql).bind(id).fetch_optional(self.reader()).await? else { return Ok(None) };
         let sql = "SELECT user_id, role FROM members WHERE team_id = $1 ORDER BY user_id";
         let members = sqlx::query(sql).bind(id).fetch_all(self.reader()).await?;
@@ -278,15 +310,23 @@ impl Store {
             id: row.try_get("id")?,
             name: row.try_get("name")?,
             members: members.iter().map(member).collect::<Result<_, StoreError>>()?,
+            limits: limits(&row, id)?,
             created_at: timestamp(row.try_get("created_at")?),
         }))
     }
 }
 
+fn limits(row: &AnyRow, id: &str) -> Result<ScopeLimits, StoreError> {
+    let text: String = row.try_get("limits")?;
+    serde_json::from_str(&text).map_err(|_| StoreError::Corrupt(format!("the limits of {id}")))
+}
+
 fn user_of(row: &AnyRow) -> Result<User, StoreError> {
     let stated: Option<String> = row.try_get("role")?;
+    let id: String = row.try_get("id")?;
     Ok(User {
-        id: row.try_get("id")?,
+        limits: limits(row, &id)?,
+        id,
         name: row.try_get("name")?,
         team: row.try_get("team_id")?,
         role: stated.as_deref().map(role).transpose()?,

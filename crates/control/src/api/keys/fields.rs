@@ -1,5 +1,6 @@
 //! What is asked for of a key, field by field.
 
+use keymeter_config::keys::{parse_allow_from, parse_limits};
 use keymeter_core::{
     glob::{self, Glob},
     key::{KeyName, Priority},
@@ -9,9 +10,10 @@ use serde_json::json;
 
 use crate::{
     Plane,
+    api::limits,
     caller::Caller,
     error::ApiError,
-    store::keys::{KeyLimits, LimitValue},
+    store::limits::{KeyLimits, LimitValue, Mode},
 };
 
 /// A name that a key may have.
@@ -36,15 +38,51 @@ pub(super) fn models(models: Option<Vec<String>>) -> Result<Option<Vec<String>>,
         let error = |error| ApiError::invalid("models", format!("the one at {index}, counted from 0: {error}"));
         model.parse::<Glob>().map_err(error)?;
     }
-    if json!(models).to_string().len() > MOST_OF_A_RECORD {
-        let message = format!("all of them have more than {MOST_OF_A_RECORD} bytes of JSON, which no gateway reads");
-        return Err(ApiError::invalid("models", message));
-    }
     Ok(Some(models))
 }
 
-/// Limits that are some; a user gives no key more than what keys have that have none of their own.
-pub(super) fn limits(plane: &Plane, caller: &Caller, limits: KeyLimits) -> Result<KeyLimits, ApiError> {
+/// Networks that a key may be used from.
+pub(super) fn allow_from(networks: Option<Vec<String>>) -> Result<Option<Vec<String>>, ApiError> {
+    let Some(networks) = networks else { return Ok(None) };
+    if networks.len() > MOST_NETWORKS {
+        let message = format!("a key has {MOST_NETWORKS} networks at most; `null` is everywhere");
+        return Err(ApiError::invalid("allow_from", message));
+    }
+    parse_allow_from(json!(networks)).map_err(|error| limits::at("allow_from", error))?;
+    Ok(Some(networks))
+}
+
+const MOST_NETWORKS: usize = 256;
+
+/// Refuses a key of which no gateway reads the record. The longest of its lists is named.
+pub(super) fn must_fit(
+    models: Option<&Vec<String>>,
+    limits: &KeyLimits,
+    allow_from: Option<&Vec<String>>,
+) -> Result<(), ApiError> {
+    let parts = [("models", json!(models)), ("limits", json!(limits)), ("allow_from", json!(allow_from))];
+    let sizes = parts.map(|(field, part)| (part.to_string().len(), field));
+    let all: usize = sizes.iter().map(|(size, _)| size).sum();
+    match sizes.into_iter().max() {
+        Some((_, longest)) if all > MOST_OF_A_RECORD => Err(ApiError::invalid(
+            longest,
+            format!(
+                "`models`, `limits` and `allow_from` have {all} bytes of JSON together, and a gateway reads \
+                 {MOST_OF_A_RECORD} at most"
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Limits that are some; a user gives no key more than what keys have that have none of their own, and leaves its mode as it
+/// `is`.
+pub(super) fn limits(
+    plane: &Plane,
+    caller: &Caller,
+    limits: KeyLimits,
+    is: Option<Mode>,
+) -> Result<KeyLimits, ApiError> {
     let most = &plane.limits;
     for (field, value, most) in [
         ("limits.requests_per_minute", &limits.requests_per_minute, most.requests_per_minute),
@@ -66,7 +104,15 @@ pub(super) fn limits(plane: &Plane, caller: &Caller, limits: KeyLimits) -> Resul
             return Err(ApiError::invalid(field, format!("at most {most}, as the operator has set it for all keys")));
         }
     }
-    Ok(limits)
+    parse_limits(json!(limits)).map_err(|error| limits::at("limits", error))?;
+    let Some(user) = caller.user() else { return Ok(limits) };
+    match limits.mode {
+        Some(mode) if Some(mode) != is => {
+            let message = format!("only the operator sets `mode`; leave it out, {}", user.id);
+            Err(ApiError::forbidden(message).at("limits.mode"))
+        }
+        _ => Ok(KeyLimits { mode: is, ..limits }),
+    }
 }
 
 /// A priority, without a word the default; a user leaves it as it `is`.
