@@ -31,7 +31,8 @@ LOAD_SECONDS = 20
 
 # Panels that are empty here, and those that are where one key, model and upstream are chosen; and why.
 EMPTY = {"Waiting time": "no request has to wait for a replica"}
-EMPTY_WHEN_CHOSEN = {**EMPTY, "Responses without a price": "the chosen model has a price"}
+EMPTY_WHEN_CHOSEN = {**EMPTY, "Responses without a price": "the chosen model has a price",
+                     "Refusals by reason": "the limits of the chosen key refuse, and observe nothing"}
 # Metrics that the dashboard does without, and why.
 NOT_SHOWN = {
     "keymeter_key_series_folded_total": "the alert that rests on it is enough",
@@ -43,7 +44,7 @@ NOT_SHOWN = {
 }
 # Alerts that must wait or fire after what happens here, and those that may. Any other is a false alarm.
 EXPECTED = {"KeymeterReloadFailed", "KeymeterSharedLimitsUnreachable", "KeymeterKeyOutOfBalance", "KeymeterKeyOverLimit",
-            "KeymeterKeySeriesFull", "KeymeterUnpricedModel"}
+            "KeymeterKeySeriesFull", "KeymeterUnpricedModel", "KeymeterQuotaNearlyUsed"}
 POSSIBLE = {"KeymeterUpstreamErrors", "KeymeterKeyNearLimit", "KeymeterWalletRunsOut", "KeymeterUnavailable",
             "KeymeterUsageEstimated", "KeymeterRevocationSlow", "KeymeterBadKeys"}
 
@@ -190,12 +191,6 @@ def named(text):
     return set(re.findall(r"(?<![\w:])(?:keymeter|process)_\w+(?![\w:])", text))
 
 
-# The scene's keys come from the control plane, where neither quotas nor limits of teams and owners are set: promtool tries what
-# stands in the rules for them, and tests/quotas.rs that the gateway exports it.
-NOT_IN_SCENE = {"keymeter_scope_limit_used_ratio"}
-RULES_OF_QUOTAS = {"key_id_limit:keymeter_quota_used:ratio", "scope_id_limit:keymeter_scope_limit_used:avg10m"}
-
-
 def check_names(prometheus, check, world):
     metrics = world.metrics()
     kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", metrics, re.M))
@@ -205,7 +200,7 @@ def check_names(prometheus, check, world):
     of_dashboard |= set().union(*(named(str(variable["query"])) for variable in DASHBOARD["templating"]["list"]))
     rules = [rule for group in prometheus.ask("rules")["groups"] for rule in group["rules"]]
     of_rules = set().union(*(named(rule["query"]) for rule in rules))
-    unknown = (of_dashboard | of_rules) - known - NOT_IN_SCENE
+    unknown = (of_dashboard | of_rules) - known
     check("every metric that is named is the gateway's", not unknown and of_rules, unknown)
     shown = {re.sub(r"_(bucket|sum|count)$", "", name) if name not in kinds else name for name in of_dashboard}
     forgotten = set(kinds) - shown - set(NOT_SHOWN)
@@ -225,7 +220,7 @@ def check_rules(prometheus, check):
     faulty = [rule["name"] for rule in rules if rule["health"] != "ok"]
     check(f"all {len(rules)} rules are evaluated", not faulty, faulty)
     recorded = {rule["name"] for rule in rules if rule["type"] == "recording"}
-    nothing = [name for name in recorded - RULES_OF_QUOTAS if not prometheus.samples(name)]
+    nothing = [name for name in recorded if not prometheus.samples(name)]
     check(f"each of {len(recorded)} recording rules has a value", not nothing, nothing)
     check("what went wrong is noticed", EXPECTED <= active(), EXPECTED - active())
     check("and nothing else", active() <= EXPECTED | POSSIBLE, active() - EXPECTED - POSSIBLE)

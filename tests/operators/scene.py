@@ -164,10 +164,14 @@ class World:
             self.operator("POST", "users", {"id": f"owner_{team}", "name": f"Owner of {team}"})
             self.operator("POST", "teams", {"id": team, "name": team.title(), "owner": f"owner_{team}"})
             self.operator("POST", f"wallets/{team}/credits", {"usd": usd, "idempotency_key": team})
-        self.make_key("Research's key", "research", models=["llama-*"])
+        month = {"quotas": [{"usd": "500", "per": "month", "zone": "Europe/Berlin"}]}
+        self.operator("PATCH", "teams/research", {"limits": {"requests_per_minute": 60000, **month}})
+        self.make_key("Research's key", "research", models=["llama-*"], limits={"quotas": [{"tokens": 10**9, "per": "day"}]})
         self.make_key("Batch", "research", limits={"requests_per_minute": 10})
-        for name, team in (("Poor's key", "poor"), ("Nobody's key", None), ("Disabled key", None), ("One too many", None)):
-            self.make_key(name, team)
+        self.make_key("Poor's key", "poor")
+        self.make_key("Nobody's key", None, limits={"mode": "observe", "quotas": [{"requests": 5, "per": "12h"}]})
+        for name in ("Disabled key", "One too many"):
+            self.make_key(name, None)
 
     def make_key(self, name, team, **more):
         record = {"name": name, **({"team": team} if team else {}), **more}
