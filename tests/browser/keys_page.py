@@ -340,7 +340,7 @@ def operator(browser, plane):
     browser.looks_well("keys")
     browser.press(f"a[href='/keys/{key['id']}']")
     browser.looks_well("key")
-    browser.do("POST", f"element/{browser.find('summary')}/click", {})
+    browser.do("POST", f"element/{browser.find('section[aria-labelledby=usage] summary')}/click", {})
     browser.check("usage is a table too", browser.has("details[open] tbody tr"))
     browser.press("button[name=enabled]")
     browser.check("the key is disabled", plane.call("GET", f"/keys/{key['id']}")["state"] == "disabled" and "Enable" in browser.text)
@@ -353,6 +353,7 @@ def operator(browser, plane):
     browser.fill("#field-priority", "-10")
     browser.press("form[action$='/priority'] button")
     browser.check("the priority is set", plane.call("GET", f"/keys/{key['id']}")["priority"] == -10 and "is set." in browser.text)
+    limits(browser, plane, f"/keys/{key['id']}", "month", {"requests_per_minute": 600})
     browser.press("main a[href$='/secret']")
     browser.looks_well("regenerate")
     browser.fill("#field-grace", "1h")
@@ -375,6 +376,11 @@ def operator(browser, plane):
     browser.looks_well("teams")
     browser.press("a[href='/teams/research']")
     browser.looks_well("team")
+    limits(browser, plane, "/teams/research", "week", {})
+    browser.press(".bar a[href='/users']")
+    browser.looks_well("users")
+    browser.press("a[href='/users/ada']")
+    limits(browser, plane, "/users/ada", "day", {})
     short_team(browser, plane)
     browser.open(f"{plane.url}/keys/{key['id']}")
     browser.press("main a[href$='/delete']")
@@ -383,6 +389,23 @@ def operator(browser, plane):
     browser.check("the key is deleted", plane.call("GET", f"/keys/{key['id']}")["state"] == "deleted" and "is deleted" in browser.text)
     browser.press(".out button")
     browser.check("the operator is signed out", browser.address == "/sign-in")
+
+
+def limits(browser, plane, path, span, before):
+    """Somebody's limits are set on their page: a wrong line is told, a right one becomes a bar."""
+    name = path.split("/")[1]
+    browser.do("POST", f"element/{browser.find('main details:has(textarea) summary')}/click", {})
+    browser.fill("#field-limits-quotas", f"usd=0.01/{span}@Europe/Berlin\ntokens=5/fortnight")
+    browser.press("form[action$='/limits'] button")
+    browser.check(f"{name}: a line that is no quota is told at its field", browser.has("#field-limits-quotas[aria-invalid]"))
+    browser.check(f"{name}: and which it is", "Line 2: " in browser.text)
+    browser.looks_well(f"{name}-limits-refused")
+    browser.fill("#field-limits-quotas", f"usd=0.01/{span}@Europe/Berlin\ntokens=50000000/5h")
+    browser.press("form[action$='/limits'] button")
+    quotas = [{"usd": "0.01", "per": span, "zone": "Europe/Berlin"}, {"tokens": 50_000_000, "per": "5h"}]
+    browser.check(f"{name}: the limits are set", plane.call("GET", path)["limits"] == {**before, "quotas": quotas})
+    browser.check(f"{name}: each quota has a bar", browser.script("return document.querySelectorAll('meter').length") == 2)
+    browser.looks_well(f"{name}-limits")
 
 
 def short_team(browser, plane):

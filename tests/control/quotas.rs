@@ -323,6 +323,14 @@ async fn the_page_sets_them_and_shows_what_is_used(plane: &Plane) {
 
     let mut operator = Browser::signed_in(plane, OPERATOR).await;
     operator.fill_in(&path, &set, &[("limits.mode", "observe")]).await.leads_to(&format!("{path}?done=limits"));
+    // A form that is refused leaves the other as the key is, so that it clears nothing when it is sent.
+    let other = [("limits.requests_per_minute", "7"), ("limits.quotas", "usd=6/month")];
+    operator.fill_in(&path, &set, &other).await.leads_to(&format!("{path}?done=limits"));
+    let refused = operator.fill_in(&path, &format!("{path}/priority"), &[("priority", "500")]).await.with(400);
+    refused.says("usd=6/month</textarea>").says("name=\"limits.requests_per_minute\" type=\"text\" value=\"7\"");
+    let refused = operator.fill_in(&path, &set, &[("limits.quotas", "x")]).await.with(400);
+    refused.says("name=\"priority\" type=\"text\" value=\"0\"");
+    operator.fill_in(&path, &set, &[("limits.mode", "observe")]).await.leads_to(&format!("{path}?done=limits"));
     operator.get(&path).await.says("requests are counted, and none is refused");
     operator.get("/users").await.with(200).says("href=\"/users/ada\"");
     let fields = [("limits.quotas", "usd=20/month"), ("limits.concurrent_requests", "3")];

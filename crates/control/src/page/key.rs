@@ -91,6 +91,7 @@ pub async fn set_priority(
         Ok(_) => Ok(Redirect::to(&format!("/keys/{id}?done={PRIORITY}")).into_response()),
         Err(refusal) => {
             let Json(key) = keys::show(State(plane.clone()), signed.caller.clone(), Path(id)).await?;
+            let fields = fields.or(filled(&key));
             page(&plane, &signed, &key, None, &Form { fields: &fields, error: Some(&refusal) }).await
         }
     }
@@ -110,7 +111,10 @@ pub async fn set_limits(
     match set {
         Ok(_) => Ok(Redirect::to(&format!("/keys/{id}?done={LIMITS}")).into_response()),
         Err(refusal) if refusal.field().is_none() => Err(refusal.into()),
-        Err(refusal) => page(&plane, &signed, &key, None, &Form { fields: &fields, error: Some(&refusal) }).await,
+        Err(refusal) => {
+            let fields = fields.or(filled(&key));
+            page(&plane, &signed, &key, None, &Form { fields: &fields, error: Some(&refusal) }).await
+        }
     }
 }
 

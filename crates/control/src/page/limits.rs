@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use jiff::Timestamp;
 use keymeter_config::keys::parse_scope_limits;
 use keymeter_core::{
-    limit::{Quota, QuotaError, QuotaUnit, Quotas},
+    limit::{Quota, QuotaError, QuotaSpan, QuotaUnit, Quotas, Zone},
     money::Usd,
 };
 use maud::{Markup, html};
@@ -157,8 +157,9 @@ fn bar(quota: &Quota, since: Timestamp, used: Option<u64>) -> Markup {
     // In thousandths, since browsers compute with floating-point numbers.
     let part = used.map(|used| u128::from(used.min(amount)) * 1000 / u128::from(amount));
     html! {
-        p { strong { (of.trim()) } " a " (quota.name.span.to_string())
-            @if quota.zone != keymeter_core::limit::Zone::UTC { span.faint { " of " (quota.zone.name()) } } }
+        p { strong { (of.trim()) } (if matches!(quota.name.span, QuotaSpan::Length(_)) { " in any " } else { " a " })
+            (quota.name.span.to_string())
+            @if quota.zone != Zone::UTC { span.faint { " of " (quota.zone.name()) } } }
         @match (used, part) {
             (Some(used), Some(part)) => {
                 meter min="0" max="1000" low="800" high="999" optimum="0" value=(part)

@@ -68,8 +68,16 @@ impl FormFields {
 
     /// The same with further fields as if they were filled in.
     #[must_use]
-    pub fn and<const MANY: usize>(mut self, fields: [(&str, String); MANY]) -> Self {
-        self.0.extend(fields.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    pub fn and<const MANY: usize>(self, fields: [(&str, String); MANY]) -> Self {
+        self.or(Self::from(fields))
+    }
+
+    /// The same, and what stands in `others` where it has no such field: a page with several forms shows all of them.
+    #[must_use]
+    pub fn or(mut self, others: Self) -> Self {
+        for (name, value) in others.0 {
+            self.0.entry(name).or_insert(value);
+        }
         self
     }
 
