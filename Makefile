@@ -52,7 +52,7 @@ test: cmake nextest promtool postgresql redis chromium nginx haproxy clients cli
 	KEYMETER_CANARY=$(CURDIR)/$(CANARY) cargo nextest run --locked --workspace --lib --bins --tests --examples
 	python3 -B tests/secrets.py $(CANARY)
 	cargo test --locked --workspace --doc
-	cargo nextest run --locked --no-default-features --test plugin
+	cargo nextest run --locked --workspace --no-default-features --test plugin
 	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python tests/clients/openai_client.py
 	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python tests/clients/anthropic_client.py
 	PATH="$(CURDIR)/target/debug:$$PATH" $(VENV)/bin/python -B tests/clients/smoke/smoke.py python
@@ -165,7 +165,7 @@ fuzz: cmake c++ cargo-fuzz ## run each fuzz target for FUZZ_SECONDS (60)
 check: cmake deny ## formatting, lints, documentation, dependencies (OFFLINE=1: without the advisory database)
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked --lib --no-default-features -- -D warnings
+	cargo clippy --locked --workspace --lib --no-default-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	@! cargo tree --locked --package keymeter --no-default-features --edges normal --prefix none | \
 	grep -E '^(axum|maud|mimalloc|opentelemetry|redis|sqlx|tonic|utoipa)[a-z_-]* ' || \
