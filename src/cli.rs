@@ -42,6 +42,9 @@ enum Command {
     /// Check the configuration and the keys as `serve` would load them; or examine a key service.
     Check {
         /// The configuration file.
+        #[arg(value_name = "FILE", conflicts_with_all = ["config", "source"])]
+        file: Option<PathBuf>,
+        /// The same, as `serve` takes it.
         #[arg(long, value_name = "FILE", default_value = "conf/keymeter.yaml", conflicts_with = "source")]
         config: PathBuf,
         #[command(flatten)]
@@ -90,7 +93,7 @@ pub fn run() -> ExitCode {
     let ended = match Arguments::parse().command {
         Command::Serve { config, upgrade } => exit_code(serve::run(config, upgrade)),
         Command::Check { source: Some(service), .. } => exit_code(check_source::run(&service)),
-        Command::Check { config, source: None } => check::run(&config),
+        Command::Check { file, config, source: None } => check::run(&file.unwrap_or(config)),
         Command::Demo { port, admin_port } => exit_code(demo::run::run(port, admin_port)),
         Command::Keys(arguments) => keys::main(arguments),
         Command::Users(arguments) => exit_code(people::users(arguments)),

@@ -36,9 +36,55 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn check_finds_nothing_wrong_with_the_examples() {
-    assert_eq!(check(&repository("conf/keymeter.yaml")), (Some(0), "ok\n".to_owned()));
-    let output = keymeter(&["check"]).current_dir(repository("")).output().unwrap();
-    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "ok\n"), "conf/ is the default");
+    let found = "ok: 1 upstream (1 replica), 0 keys, 2 prices\n";
+    assert_eq!(check(&repository("conf/keymeter.yaml")), (Some(0), found.to_owned()));
+    for words in [&["check"][..], &["check", "conf/keymeter.yaml"]] {
+        let output = keymeter(words).current_dir(repository("")).output().unwrap();
+        assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), found), "conf/ is the default");
+    }
+}
+
+#[test]
+fn check_says_what_will_surprise() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, keys) = (folder.path().join("keymeter.yaml"), folder.path().join("keys.yaml"));
+    let configuration = r#"upstreams:
+  - {name: all, url: "http://127.0.0.1:1", models: ["llama-*", mistral-7b]}
+  - {name: behind, url: "http://127.0.0.1:2", models: ["llama-3*"]}
+  - {name: beside, url: "http://127.0.0.1:3", apis: [ollama], models: ["llama-3*"]}
+models:
+  - {name: "llama-*", input: "1"}
+  - {name: "lama-3*", input: "1"}
+keys: {yaml: {path: keys.yaml}}
+"#;
+    let key = |id: &str, more: &str| format!("  - {{id: {id}, name: Some key, hash: \"sha256:{id:0>64}\"{more}}}\n");
+    let usd = "limits: {quotas: [{usd: \"5\", per: day}]}";
+    let of_keys = format!(
+        "teams: [{{id: research, {usd}}}]\nkeys:\n{}{}{}{}{}",
+        key("a1", ", models: [\"lama-3*\", mistral-7b]"),
+        key("a2", &format!(", {usd}")),
+        key("a3", &format!(", {usd}, models: [\"llama-3*\"]")),
+        key("a4", ", team: research, models: [mistral-7b]"),
+        key("a5", ", team: research, models: [llama-3]"),
+    );
+    std::fs::write(&file, configuration).unwrap();
+    std::fs::write(&keys, &of_keys).unwrap();
+    let (code, printed) = check(&file);
+    let expected = [
+        (&file, "2:64", "`mistral-7b` has no price, and costs $0"),
+        (&file, "3:5", "`behind` is asked only while `all` has no replica"),
+        (&file, "7:12", "no upstream serves a model that fits `lama-3*`"),
+        (&keys, "3:", "no upstream serves a model that fits `lama-3*`"),
+        (&keys, "4:5", "the key a2 has a quota in US dollars"),
+        (&keys, "6:5", "the key a4 has a team with a quota in US dollars"),
+    ];
+    let lines: Vec<_> = printed.lines().collect();
+    assert_eq!((code, lines.len()), (Some(0), expected.len() + 1), "{printed}");
+    for (line, (file, place, what)) in lines.iter().zip(expected) {
+        let start = format!("{}:{place}", file.display());
+        assert!(line.starts_with(&start) && line.contains(": warning: ") && line.contains(what), "{line} is not {start} {what}");
+    }
+    assert_eq!(lines.last(), Some(&"ok: 3 upstreams (3 replicas), 5 keys, 2 prices"));
 }
 
 #[test]
@@ -50,7 +96,8 @@ fn check_takes_the_example_with_a_control_plane_if_its_tokens_are_set() {
         (output.status.code(), text(&output.stdout))
     };
     let [operator, gateways] = ["o", "g"].map(|letter| letter.repeat(32));
-    assert_eq!(check(&operator, &gateways), (Some(0), "ok\n".to_owned()));
+    let ok = "ok: 1 upstream (1 replica), keys of a service, 1 price\n";
+    assert_eq!(check(&operator, &gateways), (Some(0), ok.to_owned()));
     assert!(check(&operator, &operator).1.contains("must differ from the operator's"));
     let short = check(&"o".repeat(31), "x1").1;
     assert!(
@@ -94,7 +141,7 @@ fn check_takes_the_example_with_a_key_service_if_its_token_is_set() {
     let of_service = repository("conf/keymeter-http.yaml");
     let mut command = keymeter(&["check", "--config", of_service.to_str().unwrap()]);
     let output = command.env("KEYS_TOKEN", "token").output().unwrap();
-    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "ok\n"));
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "ok: 1 upstream (1 replica), keys of a service, 0 prices\n"));
     let output = command.env_remove("KEYS_TOKEN").output().unwrap();
     let said = text(&output.stdout);
     assert!(output.status.code() == Some(1) && said.contains("KEYS_TOKEN"), "{said}");
@@ -230,7 +277,7 @@ async fn check_prints_a_line_for_each_fault_of_both_files() {
         std::fs::write(&keys, &of_keys).unwrap();
         let (code, printed) = check(&file);
         if places.is_empty() {
-            assert_eq!((code, printed.as_str()), (Some(0), "ok\n"));
+            assert_eq!((code, printed.as_str()), (Some(0), "ok: 1 upstream (1 replica), 1 key, 0 prices\n"));
             continue;
         }
         assert_eq!((code, printed.lines().count()), (Some(1), places.len()), "{printed}");

@@ -25,6 +25,7 @@ mod shared;
 mod tracing;
 mod upstream;
 mod url;
+mod warnings;
 mod written;
 pub mod yaml;
 
@@ -58,6 +59,7 @@ pub use self::{
     tracing::Tracing,
     upstream::{Replica, Upstream},
     url::{UpstreamUrl, UrlError},
+    warnings::warnings,
     written::{
         AffinityBy, ApiKeyHeader, Balance, CollectorUrl, CollectorUrlError, InjectUsage, OnRevoke, SampleRatio,
         ServerAddress, Servers, SharedUrl, WhenUnreachable,

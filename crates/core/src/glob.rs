@@ -3,6 +3,8 @@
 //! without `?` is a row of literal parts, each of which is searched for once; one with both is run as an automaton whose
 //! states are bits.
 
+mod compare;
+
 use std::{fmt, str::FromStr, sync::Arc};
 
 use memchr::{memchr, memchr2, memmem};
