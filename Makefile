@@ -47,7 +47,7 @@ symbols: cmake ## build the release once more with its symbols, into target/symb
 	cargo build --profile symbols --locked --bin keymeter
 
 .PHONY: test
-test: cmake nextest promtool postgresql redis chromium nginx haproxy clients clients-node ## set up, then run every test
+test: cmake nextest promtool postgresql redis faketime chromium nginx haproxy clients clients-node ## set up, then run every test
 	@rm -rf $(CANARY)
 	KEYMETER_CANARY=$(CURDIR)/$(CANARY) cargo nextest run --locked --workspace --lib --bins --tests --examples
 	python3 -B tests/secrets.py $(CANARY)
@@ -89,7 +89,7 @@ real-servers: cmake $(SERVERS)/ready ## check counts against inference servers t
 	PATH="$(CURDIR)/target/debug:$$PATH" $(SERVERS)/bin/python -B tests/servers/real_servers.py
 
 .PHONY: soak
-soak: cmake nextest postgresql redis ## run the tests at their full figures
+soak: cmake nextest postgresql redis faketime ## run the tests at their full figures
 	KEYMETER_SOAK=1000 PROPTEST_CASES=20000 cargo nextest run --locked --workspace --release --lib --bins --tests --no-fail-fast
 
 .PHONY: bench
@@ -220,6 +220,14 @@ redis:
 .PHONY: install-redis
 install-redis:
 	$(call install,redis-server,limits over several gateways are tested with it)
+
+.PHONY: faketime
+faketime:
+	@if ! command -v faketime >/dev/null; then $(MAKE) --no-print-directory install-faketime; fi
+
+.PHONY: install-faketime
+install-faketime:
+	$(call install,faketime,whole processes are tested at the turn of a month)
 
 .PHONY: c++
 c++:

@@ -165,7 +165,7 @@ impl Round {
         );
         let terms = config::parse(&text, Path::new("keymeter.yaml"), &|_| None).unwrap().limits.shared.unwrap();
         let series = Metrics::new(1).unwrap().shared().unwrap();
-        let shared = Arc::new(SharedLimits::new(terms, series).unwrap());
+        let shared = Arc::new(SharedLimits::new(terms, series, Arc::new(KeptQuotas::nowhere())).unwrap());
         let syncing = tokio::spawn({
             let shared = shared.clone();
             async move { shared.run().await }

@@ -3,9 +3,11 @@
 mod busy;
 mod faults;
 mod limits;
+mod lost;
 mod processes;
 mod scopes;
 mod servers;
+mod turn;
 
 use std::time::{Duration, Instant};
 

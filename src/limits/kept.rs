@@ -16,6 +16,8 @@ use super::store::{QuotaStore, StoreError};
 pub struct KeptQuotas {
     /// `None`: nowhere.
     directory: Option<PathBuf>,
+    /// Whether a server counts too, and may lose what it counts.
+    is_shared: bool,
     store: OnceLock<Arc<QuotaStore>>,
     /// When it could not be opened.
     failed: Mutex<Option<MonotonicTime>>,
@@ -25,16 +27,16 @@ pub struct KeptQuotas {
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl KeptQuotas {
-    /// In `directory`, which is not touched yet.
+    /// In `directory`, which is not touched yet; beside a server that counts too, if they `are_shared`.
     #[must_use]
-    pub fn new(directory: PathBuf) -> Self {
-        Self { directory: Some(directory), ..Self::nowhere() }
+    pub fn new(directory: PathBuf, are_shared: bool) -> Self {
+        Self { directory: Some(directory), is_shared: are_shared, ..Self::nowhere() }
     }
 
     /// In memory only, by a process that keeps nothing.
     #[must_use]
     pub fn nowhere() -> Self {
-        Self { directory: None, store: OnceLock::new(), failed: Mutex::default() }
+        Self { directory: None, is_shared: false, store: OnceLock::new(), failed: Mutex::default() }
     }
 
     /// Opens the store if its directory is there, or is `needed`.
@@ -43,7 +45,7 @@ impl KeptQuotas {
     /// When it cannot be opened.
     pub fn open_at_start(&self, needed: bool, now: Now) -> Result<(), StoreError> {
         if let Some(directory) = self.directory.as_ref().filter(|directory| needed || directory.exists()) {
-            let store = QuotaStore::open(directory, now.date)?;
+            let store = self.open(directory, now)?;
             let _ = self.store.set(Arc::new(store));
         }
         Ok(())
@@ -63,11 +65,15 @@ impl KeptQuotas {
         self.store.get()
     }
 
+    fn open(&self, directory: &Path, now: Now) -> Result<QuotaStore, StoreError> {
+        if self.is_shared { QuotaStore::open_beside_server(directory, now.date) } else { QuotaStore::open(directory, now.date) }
+    }
+
     fn try_open(&self, directory: &Path, now: Now) -> Option<&Arc<QuotaStore>> {
         // Another opens it, which takes milliseconds, unless a third process holds its lock: then nobody else waits for that.
         let Some(mut failed) = self.failed.try_lock_for(PAUSE) else { return self.store.get() };
         if self.store.get().is_none() && failed.is_none_or(|failed| now.moment.saturating_since(failed) >= PAUSE) {
-            match QuotaStore::open(directory, now.date) {
+            match self.open(directory, now) {
                 Ok(store) => drop(self.store.set(Arc::new(store))),
                 Err(error) => {
                     tracing::error!("{error}; requests of whoever has a quota are refused");

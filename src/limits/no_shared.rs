@@ -10,6 +10,7 @@ use keymeter_core::{
 };
 use thiserror::Error;
 
+use super::kept::KeptQuotas;
 use crate::observe::metrics::SharedSeries;
 
 /// The limits that this gateway shares with others; there are none.
@@ -37,7 +38,7 @@ impl SharedLimits {
     ///
     /// # Errors
     /// Always.
-    pub fn new(_: config::Shared, _: SharedSeries) -> Result<Self, SharedLimitsError> {
+    pub fn new(_: config::Shared, _: SharedSeries, _: Arc<KeptQuotas>) -> Result<Self, SharedLimitsError> {
         Err(SharedLimitsError)
     }
 

@@ -8,6 +8,7 @@ mod link;
 mod permits;
 mod quota_lease;
 mod quotas;
+mod recovery;
 mod script;
 mod settlements;
 mod share;
@@ -40,11 +41,13 @@ use self::{
     link::Link,
     permits::Permits,
     quotas::Calendar,
+    recovery::Recovery,
     script::{Clock, Scripts},
     settlements::Settlements,
     snapshots::Snapshots,
     subject::parts,
 };
+use super::kept::KeptQuotas;
 use crate::{
     observe::metrics::{SharedAnswer, SharedSeries},
     patience::Patience,
@@ -63,6 +66,7 @@ pub struct SharedLimits {
     settlements: Settlements,
     snapshots: Snapshots,
     calendar: Calendar,
+    recovery: Recovery,
     series: SharedSeries,
 }
 
@@ -81,19 +85,31 @@ pub enum Declined {
 }
 
 impl SharedLimits {
-    /// Limits that are shared as `terms` say. The server is not used until [`SharedLimits::run`] runs.
+    /// Limits that are shared as `terms` say; what is added to quotas is in `kept` too. The server is not used until
+    /// [`SharedLimits::run`] runs.
     ///
     /// # Errors
     /// When the operating system gives no randomness.
-    pub fn new(terms: config::Shared, series: SharedSeries) -> Result<Self, SharedLimitsError> {
-        Self::with_clock(terms, series, &Clock::Server)
+    pub fn new(
+        terms: config::Shared,
+        series: SharedSeries,
+        kept: Arc<KeptQuotas>,
+    ) -> Result<Self, SharedLimitsError> {
+        Self::with_clock(terms, series, kept, &Clock::Server)
     }
 
-    fn with_clock(terms: config::Shared, series: SharedSeries, clock: &Clock) -> Result<Self, SharedLimitsError> {
+    fn with_clock(
+        terms: config::Shared,
+        series: SharedSeries,
+        kept: Arc<KeptQuotas>,
+        clock: &Clock,
+    ) -> Result<Self, SharedLimitsError> {
+        let gateway: Box<str> = format!("{:016x}", getrandom::u64().map_err(SharedLimitsError)?).into();
         Ok(Self {
             link: Link::new(terms.clone()),
             terms,
-            gateway: format!("{:016x}", getrandom::u64().map_err(SharedLimitsError)?).into(),
+            recovery: Recovery::new(kept, gateway.clone()),
+            gateway,
             numbers: AtomicU64::new(1),
             scripts: Scripts::new(clock),
             health: Health::default(),

@@ -8,6 +8,7 @@
 
 mod arena;
 mod dormant;
+mod epoch;
 mod others;
 mod snapshot;
 mod uses;
@@ -24,7 +25,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use keymeter_core::{
     glob::Glob,
-    limit::{Counters, QuotaUse, Scope},
+    limit::{Counters, QuotaName, QuotaUse, Scope, Slot},
     record::Session,
 };
 use parking_lot::Mutex;
@@ -41,6 +42,8 @@ pub struct QuotaStore {
     session: Session,
     journal: Journal,
     dormant: Dormant,
+    /// What earlier processes used, for a server that may lose what it counts.
+    earlier: Option<Dormant>,
     reading: Mutex<Reading>,
     /// When dormant quotas were swept last.
     swept: Mutex<Timestamp>,
@@ -87,6 +90,19 @@ impl QuotaStore {
     /// When the directory cannot be used, or another process holds its lock for a minute. A full disk is no error: the store
     /// has no room then.
     pub fn open(directory: &Path, now: Timestamp) -> Result<Self, StoreError> {
+        Self::open_with(directory, None, now)
+    }
+
+    /// Opens it for a process that counts on a server too: what earlier processes used is remembered, for
+    /// [`Self::each_earlier`].
+    ///
+    /// # Errors
+    /// As those of [`Self::open`].
+    pub fn open_beside_server(directory: &Path, now: Timestamp) -> Result<Self, StoreError> {
+        Self::open_with(directory, Some(Dormant::new()), now)
+    }
+
+    fn open_with(directory: &Path, earlier: Option<Dormant>, now: Timestamp) -> Result<Self, StoreError> {
         let error = |error| StoreError::Open { directory: directory.to_owned(), error };
         fs::create_dir_all(directory).map_err(error)?;
         let lock = Lock::wait(directory).map_err(error)?;
@@ -100,6 +116,7 @@ impl QuotaStore {
             session,
             journal: Journal::open(claimed, &KIND).map_err(error)?,
             dormant: Dormant::new(),
+            earlier,
             reading: Mutex::default(),
             swept: Mutex::new(now),
         };
@@ -170,6 +187,38 @@ impl QuotaStore {
         }
     }
 
+    /// What processes before this one, and beside it, used of quotas, of each key, team and owner, where it was opened beside a
+    /// server: the scope, the id, the models within a key, the quota, where it counts, and how much.
+    pub fn each_earlier(&self, mut visit: impl FnMut(Scope, &str, Option<&str>, QuotaName, Slot, u64)) {
+        let Some(earlier) = &self.earlier else { return };
+        earlier.each(|name, uses| {
+            let Some((scope, id)) = uses::named(name) else { return };
+            for used in uses::each(uses) {
+                visit(scope, id, used.models, used.name, used.slot, used.amount);
+            }
+        });
+    }
+
+    /// The epoch of the server's data to which what is kept was added, as it was set last.
+    #[must_use]
+    pub fn epoch(&self) -> Option<String> {
+        epoch::read(&self.root)
+    }
+
+    /// The name of the store, over all of its processes.
+    #[must_use]
+    pub fn identity(&self) -> Option<String> {
+        epoch::identity(&self.root)
+    }
+
+    /// Keeps the epoch of the server's data to which all that is kept was added.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn set_epoch(&self, epoch: &str) -> Result<(), StoreError> {
+        epoch::set(&self.root, epoch).map_err(|error| self.compaction_error(error))
+    }
+
     /// Reads what other processes have appended, and names those for whom there was something. It is dormant then: for those that
     /// have counters, call [`Self::restore`]. Look for the counters after this call. Whoever has none then gets it when they do.
     ///
@@ -203,11 +252,11 @@ impl QuotaStore {
     /// Reads the snapshot and all journals.
     fn read(&self, now: Timestamp) -> io::Result<()> {
         let reading = &mut *self.reading.lock();
-        reading.included = snapshot::read(&self.root, |name, uses| self.dormant.add(name, uses, now))?.included;
+        reading.included = snapshot::read(&self.root, |name, uses| self.add(name, uses, now))?.included;
         let Reading { included, others, .. } = reading;
         // Nobody has counters yet, so none of it is news.
         others.poll(&self.root, &self.session, included, |payload| {
-            uses::groups(payload).for_each(|(name, uses)| self.dormant.add(name, uses, now));
+            uses::groups(payload).for_each(|(name, uses)| self.add(name, uses, now));
         })?;
         if !reading.others.have_ended() {
             tracing::info!(
@@ -218,11 +267,19 @@ impl QuotaStore {
         Ok(())
     }
 
+    /// Adds what others used.
+    fn add(&self, name: &[u8], uses: &[u8], now: Timestamp) {
+        self.dormant.add(name, uses, now);
+        if let Some(earlier) = &self.earlier {
+            earlier.add(name, uses, now);
+        }
+    }
+
     fn poll(&self, reading: &mut Reading, now: Timestamp) -> io::Result<()> {
         let Reading { included, others, news, .. } = reading;
         others.poll(&self.root, &self.session, included, |payload| {
             for (name, uses) in uses::groups(payload) {
-                self.dormant.add(name, uses, now);
+                self.add(name, uses, now);
                 if !news.contains(name) {
                     news.insert(name.to_owned());
                 }
@@ -235,6 +292,7 @@ impl QuotaStore {
         if now.duration_since(*swept).abs() >= SWEEP {
             *swept = now;
             self.dormant.sweep(now);
+            self.earlier.iter().for_each(|earlier| earlier.sweep(now));
         }
     }
 

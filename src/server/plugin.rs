@@ -103,10 +103,10 @@ impl Plugin {
     pub fn new(loaded: Loaded, path: PathBuf, log: AccessLog) -> Result<Self, PluginError> {
         let Loaded { config, keys, files } = loaded;
         let metrics = Arc::new(Metrics::new(config.metrics.max_key_series)?);
-        let kept = Arc::new(KeptQuotas::new(config.limits.store.clone()));
+        let kept = Arc::new(KeptQuotas::new(config.limits.store.clone(), config.limits.shared.is_some()));
         let has_quotas = keys.iter().any(|record| record.terms.as_ref().is_some_and(|terms| terms.have_quotas()));
         kept.open_at_start(has_quotas, Now::read())?;
-        let accounts = Arc::new(Accounts::with_kept(metrics.clone(), kept));
+        let accounts = Arc::new(Accounts::with_kept(metrics.clone(), kept.clone()));
         let resolver = |source, terms: &KeyCache| {
             Arc::new(Resolver::new(source, terms, accounts.clone(), metrics.clone(), Arc::default()))
         };
@@ -141,7 +141,7 @@ impl Plugin {
             }
             None => (gate, None),
         };
-        let shared = config.limits.shared.as_ref().map(|terms| shared_limits(terms, &metrics)).transpose()?;
+        let shared = config.limits.shared.as_ref().map(|terms| shared_limits(terms, &metrics, kept.clone())).transpose()?;
         let gate = match &shared {
             Some(shared) => gate.with_shared_limits(shared.clone()),
             None => gate,
@@ -235,8 +235,12 @@ fn with_accounting(
 }
 
 /// Limits that are shared as `terms` say.
-fn shared_limits(terms: &config::Shared, metrics: &Metrics) -> Result<Arc<SharedLimits>, PluginError> {
-    Ok(Arc::new(SharedLimits::new(terms.clone(), metrics.shared()?)?))
+fn shared_limits(
+    terms: &config::Shared,
+    metrics: &Metrics,
+    kept: Arc<KeptQuotas>,
+) -> Result<Arc<SharedLimits>, PluginError> {
+    Ok(Arc::new(SharedLimits::new(terms.clone(), metrics.shared()?, kept)?))
 }
 
 /// Traces that are sent as `terms` say.

@@ -40,7 +40,7 @@ impl Processes {
     }
 }
 
-fn sharing(upstream: &ScriptedUpstream, shared: &str) -> String {
+pub(super) fn sharing(upstream: &ScriptedUpstream, shared: &str) -> String {
     let upstreams = format!("{{name: scripted, url: \"{}\"}}", upstream.url());
     configuration(&upstreams, "", &format!("limits: {{shared: {{{shared}}}}}"))
 }
@@ -84,8 +84,13 @@ async fn of_a_team_of_50_keys_exactly_10_of_200_requests_through_each_of_4_proce
 }
 
 /// What `GET /v1/usage` tells of one limit.
-async fn used(gateway: &Gateway, scope: &str, limit: &str) -> u64 {
-    let told = get(&mut gateway.connect().await, "/v1/usage", &secret(0)).await.json();
+pub(super) async fn used(gateway: &Gateway, scope: &str, limit: &str) -> u64 {
+    used_at(&mut gateway.connect().await, scope, limit).await
+}
+
+/// The same over a connection.
+pub(super) async fn used_at(client: &mut Client, scope: &str, limit: &str) -> u64 {
+    let told = get(client, "/v1/usage", &secret(0)).await.json();
     let all = told["all"].as_array().unwrap();
     let line = all.iter().find(|line| line["scope"] == scope && line["limit"] == limit);
     line.unwrap_or_else(|| panic!("no {limit} of {scope} in {told}"))["used"].as_u64().unwrap()

@@ -38,6 +38,20 @@ impl Redis {
         panic!("Redis does not start: `make test` installs redis-server");
     }
 
+    /// With what `prepare` does to its command.
+    pub fn under(prepare: impl Fn(&mut Command)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for _ in 0..5 {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let mut command = command(port, &folder, &[]);
+            prepare(&mut command);
+            if let Some(server) = up(command, port) {
+                return Self { port, server, folder, options: Vec::new() };
+            }
+        }
+        panic!("Redis does not start: `make test` installs redis-server");
+    }
+
     /// Not a server but a sentinel, with these lines in its file.
     pub fn sentinel(lines: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -89,10 +103,14 @@ impl Drop for Redis {
 }
 
 fn spawn(port: u16, folder: &TempDir, options: &[String]) -> Option<Child> {
+    up(command(port, folder, options), port)
+}
+
+fn command(port: u16, folder: &TempDir, options: &[String]) -> Command {
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"]);
     command.arg(folder.path()).args(options);
-    up(command, port)
+    command
 }
 
 /// The server that `command` starts, once it answers.

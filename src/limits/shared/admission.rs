@@ -190,7 +190,7 @@ impl<'shared> Attempt<'shared> {
 
     fn answered(&mut self) {
         self.is_open = false;
-        self.along.iter().flatten().for_each(|along| self.shared.settlements.remove(along));
+        self.along.iter().flatten().for_each(|along| self.shared.acknowledge(along));
     }
 
     fn read(&self, answer: Answer, now: Now) -> Asked {

@@ -90,7 +90,7 @@ impl QuotaLease {
     pub(super) fn into_settlement(self) -> Settlement {
         let places: Vec<_> = self.places.iter().map(|place| format!("{}.{place}", self.name)).collect();
         let ending = Ending::QuotaLease { requests: self.requests, tokens: self.tokens, places: places.join(" ") };
-        Settlement { name: self.name, slot: self.slot, tokens: 0, ending, quotas: Box::default() }
+        Settlement { slot: self.slot, ..Settlement::unknown(self.name, ending, false) }
     }
 }
 

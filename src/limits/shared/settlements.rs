@@ -28,6 +28,8 @@ pub(super) enum Ending {
     QuotaLease { requests: u64, tokens: u64, places: String },
     /// Requests used this of quotas while the server was not asked.
     Spent(Vec<Spent>),
+    /// The server knew this of quotas, and has lost it.
+    Returned(Vec<Spent>),
 }
 
 /// What was used of one quota without the server.
@@ -58,6 +60,8 @@ pub(super) struct Settlement {
     pub ending: Ending,
     /// What it used of quotas, as the scripts read it; empty if it has none.
     pub quotas: Box<str>,
+    /// The same, as it counts here.
+    pub added: Box<[Spent]>,
 }
 
 /// Stands for the quotas of a request of which the server is to look up what it has reserved.
@@ -66,19 +70,20 @@ const LOOK_UP: &str = "-";
 impl Settlement {
     /// The end of a request of which nothing more is known.
     pub(super) fn unknown(name: Arc<str>, ending: Ending, has_quotas: bool) -> Self {
-        Self { name, slot: 0, tokens: 0, ending, quotas: if has_quotas { LOOK_UP.into() } else { Box::default() } }
+        let quotas = if has_quotas { LOOK_UP.into() } else { Box::default() };
+        Self { name, slot: 0, tokens: 0, ending, quotas, added: Box::default() }
     }
 
     /// Writes the settlement as the scripts read it.
     pub(super) fn write(&self, call: &mut Call<'_>) {
-        let Self { name, slot, tokens, ending, quotas } = self;
+        let Self { name, slot, tokens, ending, quotas, .. } = self;
         let spent;
         let (word, third, fourth, fifth) = match ending {
             Ending::Settled { used } => ("settle", *tokens, *used, &**quotas),
             Ending::Dropped => ("drop", *tokens, 0, &**quotas),
             Ending::Cancelled => ("cancel", *tokens, 0, &**quotas),
             Ending::QuotaLease { requests, tokens, places } => ("stock", *requests, *tokens, &**places),
-            Ending::Spent(uses) => {
+            Ending::Spent(uses) | Ending::Returned(uses) => {
                 spent = said_of(uses);
                 ("spent", 0, 0, &*spent)
             }
@@ -86,8 +91,16 @@ impl Settlement {
         call.arg(&**name).arg(word).arg(*slot).arg(third).arg(fourth).arg(fifth);
     }
 
+    /// What the server counts of quotas once it has it.
+    pub(super) fn added(&self) -> &[Spent] {
+        match &self.ending {
+            Ending::Spent(uses) | Ending::Returned(uses) => uses,
+            _ => &self.added,
+        }
+    }
+
     fn is_of_request(&self) -> bool {
-        !matches!(self.ending, Ending::QuotaLease { .. } | Ending::Spent(_))
+        !matches!(self.ending, Ending::QuotaLease { .. } | Ending::Spent(_) | Ending::Returned(_))
     }
 }
 
@@ -208,6 +221,19 @@ impl Settlements {
         self.arrived.notify_one();
     }
 
+    /// Takes what settlements said of quotas that a server without its former data does not count: it keeps no request that
+    /// ended before the settlement was sent.
+    pub(super) fn take_sent(&self) -> Vec<(Subject, Box<[Spent]>)> {
+        let mut by_subject = self.by_subject.lock();
+        let mut taken = Vec::new();
+        for (subject, entries) in by_subject.iter_mut() {
+            for entry in entries.iter_mut().filter(|entry| entry.is_sent && !entry.settlement.added.is_empty()) {
+                taken.push((subject.clone(), std::mem::take(&mut entry.settlement.added)));
+            }
+        }
+        taken
+    }
+
     /// Marks all settlements under way as lost.
     pub(super) fn mark_all_lost(&self) {
         for entry in self.by_subject.lock().values_mut().flatten() {
@@ -266,7 +292,7 @@ mod tests {
     use super::*;
 
     fn settlement(name: &str) -> Settlement {
-        Settlement { name: name.into(), slot: 1, tokens: 5, ending: Ending::Dropped, quotas: Box::default() }
+        Settlement { slot: 1, tokens: 5, ..Settlement::unknown(name.into(), Ending::Dropped, false) }
     }
 
     #[test]

@@ -17,11 +17,15 @@ pub(super) const GATEWAYS: &str = "keymeter:{keymeter}:gateways";
 
 impl Subject {
     fn of(names: &Scopes<&str>, scope: Scope, models: Option<&Glob>) -> Option<Self> {
-        let name = names.of(scope)?;
-        Some(match models {
-            Some(models) => Self(format!("key/{name}/model/{}", models.as_str()).into()),
-            None => Self(format!("{}/{name}", scope.as_str()).into()),
-        })
+        Some(Self::new(scope, names.of(scope)?, models))
+    }
+
+    /// The one with this id; of one for some models its key's.
+    pub(super) fn new(scope: Scope, id: &str, models: Option<&Glob>) -> Self {
+        match models {
+            Some(models) => Self(format!("key/{id}/model/{}", models.as_str()).into()),
+            None => Self(format!("{}/{id}", scope.as_str()).into()),
+        }
     }
 
     /// The names of its data. The braces put those of all subjects on one server of a cluster, where one script may use them.

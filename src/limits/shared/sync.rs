@@ -16,6 +16,7 @@ use super::{
     link::{LinkError, ServerConnection},
     permits::RunningRequests,
     quota_lease::QuotaLease,
+    recovery::EPOCH,
     script::number,
     settlements::{Ending, Settlement, SettlementBatch},
     subject::{GATEWAYS, Subject},
@@ -125,6 +126,7 @@ impl SharedLimits {
             if ticks.is_multiple_of(FORGET) {
                 let date = self.calendar.date(jiff::Timestamp::now());
                 self.snapshots.forget(Now { moment: now, date });
+                self.recovery.forget(date);
             }
         }
     }
@@ -146,12 +148,19 @@ impl SharedLimits {
     }
 
     async fn count_gateways(&self, connection: &mut ServerConnection, now: MonotonicTime) -> Result<(), LinkError> {
-        let mut call = self.scripts.gateways.on(&[GATEWAYS]);
-        call.arg(&*self.gateway);
-        let gateways = self.link.answer(call.run(connection)).await?;
+        let mut call = self.scripts.gateways.on(&[GATEWAYS, EPOCH]);
+        call.arg(&*self.gateway).arg(&*self.new_name());
+        let (gateways, epoch): (u64, String) = self.link.answer(call.run(connection)).await?;
+        self.recovery.check(&epoch, &self.settlements, self.calendar.date(jiff::Timestamp::now()));
         self.health.record_gateways(gateways, now);
         self.series.gateways(self.health.gateways_seen());
         Ok(())
+    }
+
+    /// Notes that the server has settlements.
+    pub(super) fn acknowledge(&self, batch: &SettlementBatch) {
+        self.recovery.record(batch);
+        self.settlements.remove(batch);
     }
 
     /// Renews the permits of running requests, and takes again those that were freed meanwhile.
@@ -258,9 +267,7 @@ impl SharedLimits {
         }
         let sent = || group.iter().for_each(|batch| self.settlements.mark_sent(batch));
         self.link.answer(call.run_once_sent::<()>(&mut connection, sent)).await?;
-        for batch in group {
-            self.settlements.remove(batch);
-        }
+        group.iter().for_each(|batch| self.acknowledge(batch));
         Ok(())
     }
 

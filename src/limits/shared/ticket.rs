@@ -35,6 +35,8 @@ struct Held {
     quotas: Quotas,
     /// Where the server counts it; 0: it does not.
     slot: u64,
+    /// What it came to in the quotas, as they are counted here.
+    added: Box<[Spent]>,
 }
 
 #[derive(Clone, Copy)]
@@ -59,7 +61,7 @@ impl Ticket {
             let Part { subject, scope, models, limits } = part;
             shared.permits.add(subject, name.clone(), limits.minute.concurrent_requests, slot > 0);
             let (subject, models, quotas) = (subject.clone(), models.clone(), limits.quotas.clone());
-            Held { subject, scope: *scope, models, quotas, slot }
+            Held { subject, scope: *scope, models, quotas, slot, added: Box::default() }
         });
         let held = held.collect();
         Self { shared, name, held, tokens, observed, end: End::Dropped }
@@ -82,8 +84,14 @@ impl Ticket {
     pub fn settle(mut self, used: Amounts, by_quota: &[QuotaUse], now: Now) {
         let (tokens, output_tokens) = (used.tokens.min(MOST_TOKENS), used.output_tokens.min(MOST_TOKENS));
         self.end = End::Settled(Amounts { tokens, output_tokens, ..used }, now);
-        for held in self.held.iter().filter(|held| held.slot == 0 && !held.quotas.is_empty()) {
-            held.spend(&self.shared, by_quota, now);
+        for held in self.held.iter_mut().filter(|held| !held.quotas.is_empty()) {
+            let spent = held.spent(&self.shared, by_quota, now);
+            if held.slot > 0 {
+                held.added = spent.into();
+            } else if !spent.is_empty() {
+                // The server did not know of it: it is said later what was used.
+                self.shared.settlements.push_spent(&held.subject, self.shared.new_name(), spent);
+            }
         }
     }
 
@@ -94,21 +102,18 @@ impl Ticket {
 }
 
 impl Held {
-    /// Says later what was used of quotas of which the server did not know.
-    fn spend(&self, shared: &SharedLimits, by_quota: &[QuotaUse], now: Now) {
+    /// What was used of its quotas.
+    fn spent(&self, shared: &SharedLimits, by_quota: &[QuotaUse], now: Now) -> Vec<Spent> {
         let own = by_quota.iter().filter(|used| used.scope == self.scope && used.models == self.models);
         let spent = own.filter_map(|used| {
             let quota = self.quotas.iter().find(|quota| quota.name == used.name)?;
             let division = shared.calendar.division(quota, shared.calendar.date(now.date));
             Some(Spent { name: used.name, slot: used.slot, amount: quotas::exact(quota, used.amount), division })
         });
-        let spent: Vec<_> = spent.collect();
-        if !spent.is_empty() {
-            shared.settlements.push_spent(&self.subject, shared.new_name(), spent);
-        }
+        spent.collect()
     }
 
-    fn settlement(&self, shared: &SharedLimits, name: &Arc<str>, tokens: u64, end: End) -> Settlement {
+    fn settlement(&mut self, shared: &SharedLimits, name: &Arc<str>, tokens: u64, end: End) -> Settlement {
         let has_quotas = !self.quotas.is_empty();
         match end {
             _ if self.slot == 0 => Settlement::unknown(name.clone(), Ending::Dropped, false),
@@ -120,6 +125,7 @@ impl Held {
                     tokens,
                     ending: Ending::Settled { used: used.tokens },
                     quotas,
+                    added: std::mem::take(&mut self.added),
                 }
             }
             End::Dropped | End::Cancelled => {
@@ -146,7 +152,8 @@ impl Drop for Ticket {
         for held in held {
             let is_known = shared.permits.remove(&held.subject, name);
             if is_known {
-                shared.settlements.push(&held.subject, held.settlement(shared, name, *tokens, *end));
+                let settlement = held.settlement(shared, name, *tokens, *end);
+                shared.settlements.push(&held.subject, settlement);
             }
         }
     }

@@ -36,6 +36,13 @@ impl Dormant {
         self.part(hash).map(|part| part.lock().take(hash, name)).unwrap_or_default()
     }
 
+    /// Each name with what was used by it.
+    pub fn each(&self, mut visit: impl FnMut(&[u8], &[u8])) {
+        for part in &self.parts {
+            part.lock().sorted().into_iter().for_each(|(name, uses)| visit(name, uses));
+        }
+    }
+
     /// Lets go of what counts no longer at `now`.
     pub fn sweep(&self, now: Timestamp) {
         self.parts.iter().for_each(|part| part.lock().sweep(now));

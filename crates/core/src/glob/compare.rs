@@ -47,7 +47,7 @@ fn reaches(own: &Glob, other: &Glob, fit: impl Fn(char, char) -> bool, both: boo
                 continue;
             }
             let there = other.get(place).copied();
-            let mut reach = |row: &mut Vec<bool>, place: usize| row.get_mut(place).into_iter().for_each(|at| *at = true);
+            let reach = |row: &mut Vec<bool>, place: usize| row.get_mut(place).into_iter().for_each(|at| *at = true);
             if here == Some('*') {
                 reach(&mut next, place);
             }

@@ -29,9 +29,28 @@ impl Quota {
     }
 }
 
+impl Division {
+    /// That of a length of time; `None`: it is a span of the calendar, which a zone divides.
+    #[must_use]
+    pub fn of_length(span: QuotaSpan) -> Option<Self> {
+        match span {
+            QuotaSpan::Length(length) => Some(Self::Steps(length.step())),
+            QuotaSpan::Day | QuotaSpan::Week | QuotaSpan::Month => None,
+        }
+    }
+}
+
+impl QuotaSpan {
+    /// No span of the calendar is longer, in seconds; 0 for a length.
+    #[must_use]
+    pub fn longest(self) -> i64 {
+        LONGEST.iter().find(|(known, _)| *known == self).map_or(0, |(_, longest)| *longest)
+    }
+}
+
 /// Each span ends where the next begins, so they are followed from one that is certainly over.
 fn spans(span: QuotaSpan, zone: &Zone, now: Timestamp) -> Division {
-    let longest = LONGEST.iter().find(|(known, _)| *known == span).map_or(0, |(_, longest)| *longest);
+    let longest = span.longest();
     let before = now.checked_sub(SignedDuration::from_secs(2 * longest)).unwrap_or(Timestamp::MIN);
     let next = |second: Slot| {
         let moment = Timestamp::from_second(second).unwrap_or(Timestamp::MAX);
