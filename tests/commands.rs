@@ -82,7 +82,10 @@ keys: {yaml: {path: keys.yaml}}
     assert_eq!((code, lines.len()), (Some(0), expected.len() + 1), "{printed}");
     for (line, (file, place, what)) in lines.iter().zip(expected) {
         let start = format!("{}:{place}", file.display());
-        assert!(line.starts_with(&start) && line.contains(": warning: ") && line.contains(what), "{line} is not {start} {what}");
+        assert!(
+            line.starts_with(&start) && line.contains(": warning: ") && line.contains(what),
+            "{line} is not {start} {what}"
+        );
     }
     assert_eq!(lines.last(), Some(&"ok: 3 upstreams (3 replicas), 5 keys, 2 prices"));
 }
@@ -141,7 +144,10 @@ fn check_takes_the_example_with_a_key_service_if_its_token_is_set() {
     let of_service = repository("conf/keymeter-http.yaml");
     let mut command = keymeter(&["check", "--config", of_service.to_str().unwrap()]);
     let output = command.env("KEYS_TOKEN", "token").output().unwrap();
-    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "ok: 1 upstream (1 replica), keys of a service, 0 prices\n"));
+    assert_eq!(
+        (output.status.code(), text(&output.stdout).as_str()),
+        (Some(0), "ok: 1 upstream (1 replica), keys of a service, 0 prices\n")
+    );
     let output = command.env_remove("KEYS_TOKEN").output().unwrap();
     let said = text(&output.stdout);
     assert!(output.status.code() == Some(1) && said.contains("KEYS_TOKEN"), "{said}");

@@ -66,7 +66,11 @@ impl KeptQuotas {
     }
 
     fn open(&self, directory: &Path, now: Now) -> Result<QuotaStore, StoreError> {
-        if self.is_shared { QuotaStore::open_beside_server(directory, now.date) } else { QuotaStore::open(directory, now.date) }
+        if self.is_shared {
+            QuotaStore::open_beside_server(directory, now.date)
+        } else {
+            QuotaStore::open(directory, now.date)
+        }
     }
 
     fn try_open(&self, directory: &Path, now: Now) -> Option<&Arc<QuotaStore>> {

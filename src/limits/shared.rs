@@ -90,11 +90,7 @@ impl SharedLimits {
     ///
     /// # Errors
     /// When the operating system gives no randomness.
-    pub fn new(
-        terms: config::Shared,
-        series: SharedSeries,
-        kept: Arc<KeptQuotas>,
-    ) -> Result<Self, SharedLimitsError> {
+    pub fn new(terms: config::Shared, series: SharedSeries, kept: Arc<KeptQuotas>) -> Result<Self, SharedLimitsError> {
         Self::with_clock(terms, series, kept, &Clock::Server)
     }
 

@@ -141,7 +141,8 @@ impl Plugin {
             }
             None => (gate, None),
         };
-        let shared = config.limits.shared.as_ref().map(|terms| shared_limits(terms, &metrics, kept.clone())).transpose()?;
+        let shared =
+            config.limits.shared.as_ref().map(|terms| shared_limits(terms, &metrics, kept.clone())).transpose()?;
         let gate = match &shared {
             Some(shared) => gate.with_shared_limits(shared.clone()),
             None => gate,

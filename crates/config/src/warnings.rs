@@ -54,7 +54,8 @@ fn of_config(config: &Config, root: &Place<'_>) {
     let place = root.field("models");
     for (index, model) in config.models.iter().enumerate() {
         if !served.is_empty() && !served.iter().any(|served| served.overlaps(&model.name)) {
-            let message = format!("no upstream serves a model that fits `{}`: the entry is never used", model.name.as_str());
+            let message =
+                format!("no upstream serves a model that fits `{}`: the entry is never used", model.name.as_str());
             place.element(index).field("name").error(message);
         }
     }

@@ -68,7 +68,10 @@ struct Gateway {
 impl Gateway {
     async fn connect(redis: &Redis, clock: &Arc<AtomicU64>, rest: &str) -> Self {
         let terms = terms(&redis.url(), rest);
-        let shared = Arc::new(SharedLimits::with_clock(terms, series(), Arc::new(KeptQuotas::nowhere()), &Clock::Set(clock.clone())).unwrap());
+        let shared = Arc::new(
+            SharedLimits::with_clock(terms, series(), Arc::new(KeptQuotas::nowhere()), &Clock::Set(clock.clone()))
+                .unwrap(),
+        );
         let connection = shared.link.connect_if_needed().await.unwrap();
         shared.health.mark_reachable();
         Self { shared, clock: clock.clone(), connection, now: MonotonicTime::default() }
