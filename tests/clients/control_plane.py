@@ -125,6 +125,7 @@ upstreams: [{{name: scripted, url: "http://127.0.0.1:{upstream}"}}]
 keys: {{http: {{url: "{url}/keys/{{hash}}", events_url: "{url}/keys/events", usage_url: "{url}/usage/records", token: {GATEWAYS}}}}}
 ledger: {{directory: spool-{name}}}
 models: [{{name: "*", input: "0", output: "1000"}}]
+limits: {{store: limits-{name}}}
 {section if database else ""}
 """
         )
@@ -167,6 +168,35 @@ class Commands:
 
     def json(self, *words, **options):
         return json.loads(self(*words, "--output", "json", **options))
+
+
+def budget(commands, gateway, check):
+    """A month's money, set by command on a key and on a team, run into with the official client, and raised."""
+    key = commands("keys", "create", "--name", "On a budget", "--quota", "usd=0.02/month@Europe/Berlin")
+    identity = next(row["id"] for row in commands.json("keys", "list") if row["name"] == "On a budget")
+    answered = 0
+    while (answer := gateway.ask(key)) == 5:
+        answered += 1
+    check(f"a budget of $0.02 lets 4 answers of $0.005 through ({answered})", (answered, answer) == (4, "insufficient_quota"))
+    try:
+        gateway.client(key).with_options(max_retries=2).chat.completions.create(model="m", messages=MESSAGES, max_tokens=5)
+    except openai.RateLimitError as error:
+        told, headers = error.message, error.response.headers
+    check("the message tells whose, what and when", "$0.02" in told and "per month" in told and "room in" in told)
+    check("and the client does not try again for a month", headers["x-should-retry"] == "false" and int(headers["retry-after"]) > 60)
+    commands("keys", "update", identity, "--quota", "usd=0.03/month@Europe/Berlin")
+    until("the raised budget", lambda: gateway.ask(key) == 5)
+    check("what was used stays used", [gateway.ask(key), gateway.ask(key)] == [5, "insufficient_quota"])
+
+    commands("users", "create", "gus", "--name", "Gus G.")
+    commands("teams", "create", "batch", "--name", "Batch jobs", "--owner", "gus")
+    commands("wallets", "credit", "batch", "5", "--idempotency-key", "first")
+    keys = [commands("keys", "create", "--name", f"Job {number}", "--team", "batch") for number in range(2)]
+    commands("teams", "limits", "batch", "--quota", "requests=3/day")
+    answers = [gateway.ask(keys[number % 2]) for number in range(4)]
+    check("a team's keys share one room", answers == [5, 5, 5, "insufficient_quota"])
+    commands("teams", "limits", "batch", "--clear", "quotas")
+    until("the team without a limit", lambda: gateway.ask(keys[0]) == 5)
 
 
 def life_of_a_key(commands, gateways, upstream, check):
@@ -275,6 +305,7 @@ async def scene(directory, database, check):
         gateways.append(Gateway(directory, "two", upstream.port, control))
         commands = Commands(control)
         await asyncio.get_running_loop().run_in_executor(None, life_of_a_key, commands, gateways, upstream, check)
+        await asyncio.get_running_loop().run_in_executor(None, budget, commands, gateways[0], check)
     finally:
         for gateway in gateways:
             gateway.process.kill()

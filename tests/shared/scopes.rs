@@ -49,8 +49,9 @@ pub(super) fn sharing(upstream: &ScriptedUpstream, shared: &str) -> String {
 async fn of_a_team_of_50_keys_exactly_10_of_200_requests_through_each_of_4_processes_are_admitted() {
     let (redis, upstream) = (Redis::start(), upstream().await);
     let text = sharing(&upstream, &format!("url: \"{}\", timeout: 5s", redis.url()));
-    for limits in ["requests_per_minute: 10", "quotas: [{requests: 10, per: 5h}]", "quotas: [{requests: 10, per: day}]"]
-    {
+    let limits = ["requests_per_minute: 10", "quotas: [{requests: 10, per: 5h}]", "quotas: [{requests: 10, per: day}]"];
+    for round in 0..times(3, 100) {
+        let limits = limits[round % limits.len()];
         let teams = format!("teams: [{{id: research, limits: {{{limits}}}}}]\n");
         let keys = format!("{teams}{}", keys(50, "team: research, limits: {requests_per_minute: 100}"));
         let mut gateways = Processes::start(4, &text, &keys).await;

@@ -267,7 +267,9 @@ impl SharedLimits {
         }
         let sent = || group.iter().for_each(|batch| self.settlements.mark_sent(batch));
         self.link.answer(call.run_once_sent::<()>(&mut connection, sent)).await?;
-        group.iter().for_each(|batch| self.acknowledge(batch));
+        for batch in group {
+            self.acknowledge(batch);
+        }
         Ok(())
     }
 
