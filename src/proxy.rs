@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header;
-use keymeter_config::Upstream;
+use keymeter_config::{Upstream, UpstreamUrl};
 use keymeter_core::{
     api::{Api, Call, Endpoint, Unrecognised, recognise, right_spelling},
     key::KeyRecord,
@@ -47,7 +47,7 @@ use crate::{
     connection::Connection,
     headers::{change_request, header_value, remove_hop_by_hop},
     keys::Key,
-    observe::traces::RequestTrace,
+    observe::traces::{AskedReplica, RequestTrace},
     upstream::{Dialer, Replica, address_request, rename_in_path},
 };
 
@@ -236,7 +236,7 @@ impl RequestState {
         }
     }
 
-    /// The exchange with the upstream begins, or is tried once more.
+    /// The request is sent to an upstream, or once more.
     fn exchange_begins(&mut self) {
         let (route, replica) = match self {
             Self::Running(running) if running.request.trace().is_some() => {
@@ -244,9 +244,12 @@ impl RequestState {
             }
             _ => return,
         };
-        let server = replica.as_ref().map(|replica| (&*replica.config.url.host, replica.config.url.port));
+        let replica = replica.as_ref().map(|replica| {
+            let UpstreamUrl { host, port, .. } = &replica.config.url;
+            AskedReplica { name: &replica.name, host, port: *port }
+        });
         if let Some(trace) = self.trace_mut() {
-            trace.exchange_begins(&route.name, server, Now::read().date);
+            trace.exchange_begins(&route.name, replica, Now::read().date);
         }
     }
 

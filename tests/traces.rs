@@ -1,6 +1,7 @@
 //! Traces: a span for each request and one for its exchange with the upstream, within the trace of the caller, sent to a
 //! collector that never holds up a request.
 
+mod attempts;
 mod processes;
 
 use serde_json::{Value, json};

@@ -9,8 +9,8 @@ use keymeter_config::Tracing;
 use keymeter_core::api::Endpoint;
 use thiserror::Error;
 
-pub use super::traced::{Arrival, Ended, ExchangeEnded, LAST_SPANS, Spent};
-use crate::observe::metrics::TraceSeries;
+pub use super::traced::{Arrival, AskedReplica, Ended, ExchangeEnded, LAST_SPANS, Spent};
+use crate::observe::metrics::{AttemptOutcome, TraceSeries};
 
 /// What would trace requests.
 pub struct Traces(Infallible);
@@ -65,7 +65,7 @@ impl RequestTrace {
     }
 
     /// See `traces`.
-    pub fn exchange_begins(&mut self, _: &str, _: Option<(&str, u16)>, _: Timestamp) {
+    pub fn exchange_begins(&mut self, _: &str, _: Option<AskedReplica<'_>>, _: Timestamp) {
         match self.0 {}
     }
 
@@ -77,6 +77,16 @@ impl RequestTrace {
 
     /// See `traces`.
     pub fn upstream_answered(&mut self, _: u16) {
+        match self.0 {}
+    }
+
+    /// See `traces`.
+    pub fn attempted(&mut self, _: AttemptOutcome) {
+        match self.0 {}
+    }
+
+    /// See `traces`.
+    pub fn goes_elsewhere(&mut self, _: Timestamp) {
         match self.0 {}
     }
 

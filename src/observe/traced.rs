@@ -32,6 +32,17 @@ pub struct Arrival<'request> {
     pub at: Timestamp,
 }
 
+/// A replica that an attempt is made at.
+#[derive(Clone, Copy)]
+pub struct AskedReplica<'replica> {
+    /// Its name.
+    pub name: &'replica str,
+    /// Its host, as configured.
+    pub host: &'replica str,
+    /// The same.
+    pub port: u16,
+}
+
 /// What an exchange came to.
 pub struct ExchangeEnded {
     /// What it used.

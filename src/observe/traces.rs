@@ -1,5 +1,5 @@
 //! Traces of requests, by OpenTelemetry: a span for each request, from its arrival to its settlement, and one below it for
-//! its exchange with an upstream. Only this module knows OpenTelemetry: other modules report what happened. It names spans by the
+//! each attempt at a replica. Only this module knows OpenTelemetry: other modules report what happened. It names spans by the
 //! conventions, continues a caller's trace, and sends spans to a collector without holding up a request.
 
 mod export;
@@ -27,7 +27,7 @@ pub use self::{
     parent::{parent, written},
     request::RequestTrace,
 };
-pub use super::traced::{Arrival, Ended, ExchangeEnded, LAST_SPANS, Spent};
+pub use super::traced::{Arrival, AskedReplica, Ended, ExchangeEnded, LAST_SPANS, Spent};
 use crate::observe::metrics::TraceSeries;
 
 /// What traces requests.

@@ -206,7 +206,9 @@ pub(super) fn goes_elsewhere(running: &mut Running, status: u16, headers: &Heade
         _ => AttemptOutcome::Success,
     };
     permit.attempted(outcome, status, retry_after(headers, Timestamp::now()), now);
-    matches!(status, 429 | 502..=504) && running.find_another(now)
+    let goes_elsewhere = matches!(status, 429 | 502..=504) && running.find_another(now);
+    running.trace_attempt(outcome, goes_elsewhere);
+    goes_elsewhere
 }
 
 /// `retry-after` in seconds, or by the date that it names (RFC 9110, section 10.2.3).
@@ -251,12 +253,14 @@ pub(super) fn failed(running: &mut Running, error: &Error) -> bool {
     } else {
         permit.attempted(outcome, 0, None, now);
     }
-    match outcome {
+    let goes_elsewhere = match outcome {
         AttemptOutcome::Other => false,
         // What that takes was taken when it was told.
         AttemptOutcome::Down => running.take_another(now),
         _ => running.find_another(now),
-    }
+    };
+    running.trace_attempt(outcome, goes_elsewhere);
+    goes_elsewhere
 }
 
 /// What an error of an attempt says of its replica. A socket that we ourselves cannot open, as when descriptors run out, says
@@ -348,6 +352,15 @@ impl Running {
             (Some(subrequest), _) => subrequest.set_interrupt(interrupt),
             (None, Some(connection)) => connection.set_interrupt(interrupt),
             (None, None) => {}
+        }
+    }
+
+    /// Tells the request's trace what came of an attempt, and whether that is over because the request goes elsewhere.
+    fn trace_attempt(&mut self, outcome: AttemptOutcome, goes_elsewhere: bool) {
+        let Some(trace) = self.request.trace_mut() else { return };
+        trace.attempted(outcome);
+        if goes_elsewhere {
+            trace.goes_elsewhere(Now::read().date);
         }
     }
 

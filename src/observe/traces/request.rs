@@ -1,4 +1,4 @@
-//! The trace of one request: its own span and that of its exchange with an upstream. It contains no prompt, no answer, no secret
+//! The trace of one request: its own span and one for each attempt at a replica. It contains no prompt, no answer, no secret
 //! and no query, and text of a client is short.
 
 use http::{HeaderName, HeaderValue};
@@ -14,14 +14,18 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::trace::{SdkTracer, Span};
 
-use super::{Arrival, Ended, ExchangeEnded, Spent, names, parent::written};
+use super::{Arrival, AskedReplica, Ended, ExchangeEnded, Spent, names, parent::written};
+use crate::observe::metrics::AttemptOutcome;
 
 /// The trace of a request.
 pub struct RequestTrace {
     tracer: SdkTracer,
     id: String,
     span: Span,
-    exchange: Option<Exchange>,
+    /// The attempt that is made at present, or was made last.
+    attempt: Option<Attempt>,
+    /// How often the request was sent.
+    sent: u32,
     asked: Asked,
 }
 
@@ -35,12 +39,15 @@ struct Asked {
     is_stream: bool,
 }
 
-/// The exchange with an upstream, of one attempt or several.
-struct Exchange {
+/// An attempt at a replica, or at what a proxy of somebody's own chose.
+struct Attempt {
     span: Span,
     began: Timestamp,
-    attempts: u32,
+    /// How often the request was sent, this attempt's last time included.
+    sent: u32,
     status: Option<u16>,
+    /// `None` where there is no replica.
+    outcome: Option<AttemptOutcome>,
 }
 
 /// Begins the trace of a request, within that of its caller if there is one.
@@ -67,7 +74,7 @@ pub(super) fn began(
         asked.describe(&mut span);
     }
     let id = span.span_context().trace_id().to_string();
-    Some(Box::new(RequestTrace { tracer: tracer.clone(), id, span, exchange: None, asked }))
+    Some(Box::new(RequestTrace { tracer: tracer.clone(), id, span, attempt: None, sent: 0, asked }))
 }
 
 impl RequestTrace {
@@ -92,11 +99,12 @@ impl RequestTrace {
         }
     }
 
-    /// The exchange with an upstream begins, or is tried once more. `server` is its host and port.
-    pub fn exchange_begins(&mut self, upstream: &str, server: Option<(&str, u16)>, at: Timestamp) {
-        if let Some(exchange) = &mut self.exchange {
-            exchange.attempts += 1;
-            exchange.status = None;
+    /// The request is sent to a replica: an attempt begins, or the one that is made goes on with another sending.
+    pub fn exchange_begins(&mut self, upstream: &str, replica: Option<AskedReplica<'_>>, at: Timestamp) {
+        self.sent += 1;
+        let outcome = replica.map(|_| AttemptOutcome::Other);
+        if let Some(attempt) = &mut self.attempt {
+            (attempt.sent, attempt.status, attempt.outcome) = (self.sent, None, outcome);
             return;
         }
         let parent = Context::new().with_remote_span_context(self.span.span_context().clone());
@@ -108,45 +116,60 @@ impl RequestTrace {
             set_some(&mut span, "gen_ai.request.max_tokens", self.asked.maximum.map(count));
             set_some(&mut span, "gen_ai.request.stream", self.asked.is_stream.then_some(true));
             set(&mut span, "keymeter.upstream", upstream.to_owned());
-            if let Some((host, port)) = server {
+            if let Some(AskedReplica { name, host, port }) = replica {
+                set(&mut span, "keymeter.replica", name.to_owned());
                 set(&mut span, "server.address", host.to_owned());
                 set(&mut span, "server.port", i64::from(port));
             }
         }
-        self.exchange = Some(Exchange { span, began: at, attempts: 1, status: None });
+        self.attempt = Some(Attempt { span, began: at, sent: self.sent, status: None, outcome });
     }
 
-    /// What names the exchange to the upstream: headers to be set, or to be taken out.
+    /// What names the attempt to the upstream: headers to be set, or to be taken out.
     #[must_use]
     pub fn headers(&self) -> [(HeaderName, Option<HeaderValue>); 2] {
-        written(self.exchange.as_ref().map_or(&self.span, |exchange| &exchange.span).span_context())
+        written(self.attempt.as_ref().map_or(&self.span, |attempt| &attempt.span).span_context())
     }
 
     /// The upstream has answered with this status.
     pub fn upstream_answered(&mut self, status: u16) {
-        if let Some(exchange) = &mut self.exchange {
-            exchange.status = Some(status);
+        if let Some(attempt) = &mut self.attempt {
+            attempt.status = Some(status);
         }
     }
 
-    /// The exchange with the upstream is over, if there is one. The first time counts.
+    /// What came of the attempt that is made. The first that is told counts, as in the metrics.
+    pub fn attempted(&mut self, outcome: AttemptOutcome) {
+        if let Some(Attempt { outcome: told @ Some(AttemptOutcome::Other), .. }) = &mut self.attempt {
+            *told = Some(outcome);
+        }
+    }
+
+    /// The attempt that was made has failed, and the request is tried elsewhere.
+    pub fn goes_elsewhere(&mut self, at: Timestamp) {
+        let Some(mut attempt) = self.attempt.take() else { return };
+        if attempt.span.is_recording() {
+            attempt.describe();
+            attempt.fail(attempt.outcome.map(AttemptOutcome::as_str));
+            attempt.span.end_with_timestamp(at.into());
+        }
+    }
+
+    /// The exchange with the upstream is over, and the last attempt with it, if there is one. The first time counts.
     pub fn exchange_ended(&mut self, ended: &ExchangeEnded, at: Timestamp) {
-        let Some(Exchange { span, began, attempts, status }) = &mut self.exchange else { return };
-        if !span.is_recording() {
+        let Some(attempt) = &mut self.attempt else { return };
+        if !attempt.span.is_recording() {
             return;
         }
-        set_some(span, "http.response.status_code", status.map(i64::from));
-        set_some(span, "http.request.resend_count", (*attempts > 1).then(|| i64::from(*attempts - 1)));
-        let waited = |first: Timestamp| first.duration_since(*began).as_secs_f64().max(0.0);
+        attempt.describe();
+        let waited = |first: Timestamp| first.duration_since(attempt.began).as_secs_f64().max(0.0);
+        let span = &mut attempt.span;
         set_some(span, "gen_ai.response.time_to_first_chunk", ended.first_piece.map(waited));
         if ended.source != UsageSource::None {
             describe_usage(span, &ended.usage);
         }
-        let refused = status.filter(|status| *status >= 400).map(|status| status.to_string());
-        if let Some(error) = refused.or_else(|| ended.failure.map(|code| code.as_str().to_owned())) {
-            fail(span, error);
-        }
-        span.end_with_timestamp(at.into());
+        attempt.fail(ended.failure.map(ErrorCode::as_str));
+        attempt.span.end_with_timestamp(at.into());
     }
 
     /// The request is over. Of its key, the id and the team are told.
@@ -172,6 +195,24 @@ impl RequestTrace {
             fail(span, reason.map_or_else(unnamed, |code| code.as_str().to_owned()));
         }
         span.end_with_timestamp(at.into());
+    }
+}
+
+impl Attempt {
+    /// Says how often the request was sent before, and what came of that.
+    fn describe(&mut self) {
+        let Self { span, sent, status, outcome, .. } = self;
+        set_some(span, "http.response.status_code", status.map(i64::from));
+        set_some(span, "http.request.resend_count", (*sent > 1).then(|| i64::from(*sent - 1)));
+        set_some(span, "keymeter.attempt.outcome", outcome.map(AttemptOutcome::as_str));
+    }
+
+    /// Marks the attempt as failed where the upstream refused, or for this reason, if there is one.
+    fn fail(&mut self, reason: Option<&'static str>) {
+        let refused = self.status.filter(|status| *status >= 400).map(|status| status.to_string());
+        if let Some(error) = refused.or_else(|| reason.map(str::to_owned)) {
+            fail(&mut self.span, error);
+        }
     }
 }
 

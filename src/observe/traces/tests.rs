@@ -18,6 +18,7 @@ use opentelemetry_sdk::{
 use parking_lot::Mutex;
 
 use super::*;
+use crate::observe::metrics::AttemptOutcome;
 
 /// Keeps spans that ended.
 #[derive(Clone, Debug, Default)]
@@ -86,6 +87,8 @@ fn begun(traces: &Traces, headers: &HeaderMap, call: Option<&Call>) -> Option<Bo
     traces.begin(&arrival)
 }
 
+const REPLICA: AskedReplica<'_> = AskedReplica { name: "big", host: "10.0.0.1", port: 8000 };
+
 const USAGE: Usage =
     Usage { input: 10, cached_input: 20, cache_write: 30, cache_write_1h: 12, output: 40, reasoning: 5 };
 
@@ -94,8 +97,9 @@ fn a_request_and_its_exchange_are_told_by_the_conventions() {
     let (traces, kept) = traces(SampleRatio::ALL);
     let mut trace = begun(&traces, &HeaderMap::new(), Some(&chat())).unwrap();
     trace.asks(Endpoint::ChatCompletions, Some("llama-3"), Some(100), true);
-    trace.exchange_begins("vllm", Some(("10.0.0.1", 8000)), at(5));
+    trace.exchange_begins("vllm", Some(REPLICA), at(5));
     trace.upstream_answered(200);
+    trace.attempted(AttemptOutcome::Success);
     let first_piece = Some(at(255));
     let ended = ExchangeEnded { usage: USAGE, source: UsageSource::Upstream, first_piece, failure: None };
     trace.exchange_ended(&ended, at(900));
@@ -154,6 +158,8 @@ fn a_request_and_its_exchange_are_told_by_the_conventions() {
             ("gen_ai.usage.reasoning.output_tokens", "5"),
             ("http.response.status_code", "200"),
             ("keymeter.upstream", "vllm"),
+            ("keymeter.replica", "big"),
+            ("keymeter.attempt.outcome", "success"),
             ("server.address", "10.0.0.1"),
             ("server.port", "8000"),
         ],
@@ -190,7 +196,7 @@ fn an_error_is_one_where_it_is_not_the_clients() {
 }
 
 #[test]
-fn an_exchange_that_is_tried_again_is_one_and_its_last_answer_counts() {
+fn what_is_sent_again_to_the_same_replica_is_one_attempt_and_its_last_answer_counts() {
     let (traces, kept) = traces(SampleRatio::ALL);
     let mut trace = begun(&traces, &HeaderMap::new(), Some(&chat())).unwrap();
     trace.exchange_begins("vllm", None, at(1));
@@ -215,6 +221,39 @@ fn an_exchange_that_is_tried_again_is_one_and_its_last_answer_counts() {
             ("error.type", "upstream_timeout"),
         ],
     );
+}
+
+#[test]
+fn each_attempt_is_a_span_and_the_last_one_has_what_was_used() {
+    let (traces, kept) = traces(SampleRatio::ALL);
+    let mut trace = begun(&traces, &HeaderMap::new(), Some(&chat())).unwrap();
+    let mut names = Vec::new();
+    for (name, outcome, status) in [("a", AttemptOutcome::Connect, None), ("b", AttemptOutcome::ServerError, Some(503))]
+    {
+        trace.exchange_begins("vllm", Some(AskedReplica { name, ..REPLICA }), at(1));
+        names.push(trace.headers());
+        status.into_iter().for_each(|status| trace.upstream_answered(status));
+        trace.attempted(outcome);
+        // Only the first that is told counts.
+        trace.attempted(AttemptOutcome::Closed);
+        trace.goes_elsewhere(at(2));
+    }
+    trace.exchange_begins("other", Some(REPLICA), at(3));
+    names.push(trace.headers());
+    let ended = ExchangeEnded { usage: USAGE, source: UsageSource::Upstream, first_piece: None, failure: None };
+    trace.exchange_ended(&ended, at(4));
+    drop(trace);
+    assert!(names[0] != names[1] && names[1] != names[2] && names[0] != names[2], "{names:?}");
+    let spans = kept.0.lock();
+    let told = |name: &str| spans.iter().map(|span| attribute(span, name)).collect::<Vec<_>>();
+    let of = |all: [Option<&str>; 4]| all.map(|value| value.map(str::to_owned)).to_vec();
+    assert_eq!(told("keymeter.replica"), of([Some("a"), Some("b"), Some("big"), None]));
+    assert_eq!(told("keymeter.upstream"), of([Some("vllm"), Some("vllm"), Some("other"), None]));
+    assert_eq!(told("keymeter.attempt.outcome"), of([Some("connect"), Some("http_5xx"), Some("other"), None]));
+    assert_eq!(told("error.type"), of([Some("connect"), Some("503"), None, None]));
+    assert_eq!(told("http.request.resend_count"), of([None, Some("1"), Some("2"), None]));
+    assert_eq!(told("gen_ai.usage.output_tokens"), of([None, None, Some("40"), None]));
+    assert!(spans.iter().take(3).all(|span| span.parent_span_id == spans[3].span_context.span_id()));
 }
 
 #[test]
