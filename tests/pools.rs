@@ -1,5 +1,6 @@
 //! Upstreams of several replicas: which one takes a request, what happens when one fails, and how requests wait.
 
+mod addresses;
 mod elsewhere;
 mod health;
 mod names;

@@ -10,7 +10,7 @@ use keymeter_core::clock::MonotonicTime;
 
 use super::{
     members::{CLOSENESS, Members, Seat},
-    replica::Replica,
+    replica::{Replica, ServerId},
     running::Running,
 };
 
@@ -55,7 +55,7 @@ impl Chooser {
         &self,
         members: &'members Members,
         wanted: &Wanted,
-        maker: Option<&str>,
+        maker: Option<ServerId>,
         now: MonotonicTime,
     ) -> Result<&'members Arc<Replica>, NoReplica> {
         let may_be_asked = members.may_be_asked(now);
@@ -68,7 +68,7 @@ impl Chooser {
             };
         }
         if let Some(maker) = maker
-            && let Some(replica) = members.replicas.iter().find(|replica| *replica.name == *maker)
+            && let Some(replica) = members.replicas.iter().find(|replica| replica.server == maker)
             && is_candidate(replica)
         {
             // No other one knows what it goes on from.

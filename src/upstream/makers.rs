@@ -1,12 +1,13 @@
-//! Which replica made an answer: a request that goes on from one by its id is understood there only.
+//! Which server made an answer: a request that goes on from one by its id is understood there only.
 
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, HashMap, VecDeque},
-    sync::Arc,
 };
 
 use parking_lot::Mutex;
+
+use super::replica::ServerId;
 
 /// The makers of the last answers, by a hash of each answer's id. Where there are too many, the key that has the most forgets
 /// its oldest one, so that no key makes another forget what that made last.
@@ -15,7 +16,7 @@ pub(super) struct Makers(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
-    makers: HashMap<u64, Arc<str>>,
+    makers: HashMap<u64, ServerId>,
     keys: HashMap<u64, Answers>,
     /// The keys by how many answers of theirs are remembered; of equal ones, the key with the oldest is last.
     shares: BTreeSet<Share>,
@@ -32,10 +33,10 @@ type Share = (usize, Reverse<u64>, u64);
 const MOST: usize = 100_000;
 
 impl Makers {
-    /// `replica` made the answer, for this key.
-    pub fn remember(&self, key: u64, answer: u64, replica: &Arc<str>) {
+    /// `server` made the answer, for this key.
+    pub fn remember(&self, key: u64, answer: u64, server: ServerId) {
         let mut known = self.0.lock();
-        if known.makers.insert(answer, replica.clone()).is_some() {
+        if known.makers.insert(answer, server).is_some() {
             return;
         }
         known.add(key, answer);
@@ -45,8 +46,8 @@ impl Makers {
     }
 
     /// Who made the answer.
-    pub fn maker(&self, answer: u64) -> Option<Arc<str>> {
-        self.0.lock().makers.get(&answer).cloned()
+    pub fn maker(&self, answer: u64) -> Option<ServerId> {
+        self.0.lock().makers.get(&answer).copied()
     }
 }
 
@@ -90,27 +91,27 @@ mod tests {
 
     #[test]
     fn the_last_answers_are_remembered() {
-        let (makers, name) = (Makers::default(), Arc::from("a"));
-        (0..MOST as u64 + 5).for_each(|answer| makers.remember(1, answer, &name));
-        makers.remember(1, MOST as u64, &name);
+        let (makers, server) = (Makers::default(), ServerId::of_test(7));
+        (0..MOST as u64 + 5).for_each(|answer| makers.remember(1, answer, server));
+        makers.remember(1, MOST as u64, server);
         assert!(makers.maker(4).is_none() && makers.maker(5).is_some());
         assert_eq!(makers.0.lock().makers.len(), MOST);
     }
 
     #[test]
     fn one_key_makes_no_other_forget() {
-        let (makers, name) = (Makers::default(), Arc::from("a"));
+        let (makers, server) = (Makers::default(), ServerId::of_test(7));
         let answers = |key: u64, count: u64| (0..count).map(move |number| (key << 32) | number);
-        answers(1, 10).for_each(|answer| makers.remember(1, answer, &name));
-        answers(2, 3 * MOST as u64).for_each(|answer| makers.remember(2, answer, &name));
+        answers(1, 10).for_each(|answer| makers.remember(1, answer, server));
+        answers(2, 3 * MOST as u64).for_each(|answer| makers.remember(2, answer, server));
         assert!(answers(1, 10).all(|answer| makers.maker(answer).is_some()));
         assert!(makers.maker(answers(2, 3 * MOST as u64).next_back().unwrap()).is_some());
     }
 
     #[test]
     fn what_is_kept_is_bounded_and_of_keys_with_one_answer_each_it_is_the_last() {
-        let (makers, name) = (Makers::default(), Arc::from("a"));
-        (0..MOST as u64 + 5).rev().for_each(|key| makers.remember(key, key, &name));
+        let (makers, server) = (Makers::default(), ServerId::of_test(7));
+        (0..MOST as u64 + 5).rev().for_each(|key| makers.remember(key, key, server));
         let kept = |answer| makers.maker(answer).is_some();
         assert!((0..MOST as u64).all(kept) && !(MOST as u64..MOST as u64 + 5).any(kept));
         let known = makers.0.lock();

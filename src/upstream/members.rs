@@ -56,6 +56,11 @@ impl Members {
         Some((self.ring.as_ref()?, self.upstream.pool.affinity.as_ref()?))
     }
 
+    /// Whether there are several, or may be once a name has more addresses.
+    pub(super) fn may_be_several(&self) -> bool {
+        self.replicas.len() > 1 || self.replicas.iter().any(|replica| replica.config.url.ip().is_none())
+    }
+
     /// Whether a replica counts as one that may be asked. Where none may, those are asked all the same that only a failed
     /// request keeps out.
     pub(super) fn may_be_asked(&self, now: MonotonicTime) -> impl Fn(&Replica) -> bool + use<'_> {

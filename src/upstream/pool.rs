@@ -24,7 +24,7 @@ use super::{
     interrupt::{Interrupt, Ways},
     makers::Makers,
     members::Members,
-    replica::Replica,
+    replica::{Replica, ServerId},
     retries::{RetryBudget, Window},
 };
 use crate::observe::metrics::QueueSeries;
@@ -64,7 +64,7 @@ pub enum PoolError {
 struct Waiter {
     wanted: Wanted,
     /// Who made the answer that it goes on from.
-    maker: Option<Arc<str>>,
+    maker: Option<ServerId>,
     place: oneshot::Sender<Result<Permit, PoolError>>,
 }
 
@@ -108,7 +108,7 @@ impl Pool {
         if self.waiting.load(Ordering::Acquire) > 0 {
             return None;
         }
-        match self.try_place(wanted, self.maker(wanted).as_deref(), now) {
+        match self.try_place(wanted, self.maker(wanted), now) {
             Ok(permit) => Some(Ok(permit)),
             Err(NoReplica::NoneUp) => Some(Err(PoolError::NoneUp)),
             Err(NoReplica::Full) => None,
@@ -130,7 +130,7 @@ impl Pool {
         let (sender, receiver) = oneshot::channel();
         let maker = self.maker(&wanted);
         if self.waiting.load(Ordering::Acquire) >= queue.length {
-            return self.pass_by(&wanted, maker.as_deref(), now);
+            return self.pass_by(&wanted, maker, now);
         }
         let place = {
             let mut waiters = self.queue.lock();
@@ -160,7 +160,7 @@ impl Pool {
     fn pass_by(
         self: &Arc<Self>,
         wanted: &Wanted,
-        maker: Option<&str>,
+        maker: Option<ServerId>,
         now: MonotonicTime,
     ) -> Result<Permit, PoolError> {
         self.serve(now);
@@ -173,7 +173,7 @@ impl Pool {
     /// A place at once, on another replica than those that it tried, for a request that goes on from an attempt which failed.
     #[must_use]
     pub fn another(self: &Arc<Self>, wanted: &Wanted, now: MonotonicTime) -> Option<Permit> {
-        self.try_place(wanted, self.maker(wanted).as_deref(), now).ok()
+        self.try_place(wanted, self.maker(wanted), now).ok()
     }
 
     /// A replica that may be asked, for a question of our own, which takes no place.
@@ -223,7 +223,7 @@ impl Pool {
     /// it back.
     fn next_served(
         self: &Arc<Self>,
-        full: &mut Vec<Arc<str>>,
+        full: &mut Vec<ServerId>,
         now: MonotonicTime,
     ) -> Option<(Waiter, Result<Permit, PoolError>)> {
         let mut queue = self.queue.lock();
@@ -232,11 +232,11 @@ impl Pool {
             if waiter.goes_to_one_of(full) {
                 continue;
             }
-            match self.try_place(&waiter.wanted, waiter.maker.as_deref(), now) {
+            match self.try_place(&waiter.wanted, waiter.maker, now) {
                 Ok(permit) => served = Some((place, Ok(permit))),
                 Err(NoReplica::NoneUp) => served = Some((place, Err(PoolError::NoneUp))),
                 Err(NoReplica::Full) if waiter.goes_anywhere() => return None,
-                Err(NoReplica::Full) => full.extend(waiter.maker.clone().filter(|_| waiter.wanted.tried.is_empty())),
+                Err(NoReplica::Full) => full.extend(waiter.maker.filter(|_| waiter.wanted.tried.is_empty())),
             }
             if served.is_some() {
                 break;
@@ -290,14 +290,14 @@ impl Pool {
     }
 
     /// Who made the answer that a request goes on from, as long as that is remembered.
-    fn maker(&self, wanted: &Wanted) -> Option<Arc<str>> {
+    fn maker(&self, wanted: &Wanted) -> Option<ServerId> {
         wanted.previous.and_then(|answer| self.makers.maker(answer))
     }
 
     fn try_place(
         self: &Arc<Self>,
         wanted: &Wanted,
-        maker: Option<&str>,
+        maker: Option<ServerId>,
         now: MonotonicTime,
     ) -> Result<Permit, NoReplica> {
         let members = self.members();
@@ -326,8 +326,8 @@ impl Waiter {
     }
 
     /// Whether it waits for one of these.
-    fn goes_to_one_of(&self, replicas: &[Arc<str>]) -> bool {
-        self.maker.as_ref().is_some_and(|maker| self.wanted.tried.is_empty() && replicas.contains(maker))
+    fn goes_to_one_of(&self, servers: &[ServerId]) -> bool {
+        self.maker.as_ref().is_some_and(|maker| self.wanted.tried.is_empty() && servers.contains(maker))
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
@@ -43,10 +43,11 @@ struct Shared {
     changed: Notify,
 }
 
-type Name = (Arc<str>, u16);
+/// A host's name and the port there.
+pub type Name = (Arc<str>, u16);
 
 /// Finds the addresses of a name.
-type Resolver = Box<dyn Fn(Name) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
+pub type Resolver = Box<dyn Fn(Name) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
 
 /// How often it is looked whether a name is to be resolved again, or somebody in a queue could be served.
 const TICK: Duration = Duration::from_millis(100);
@@ -60,7 +61,9 @@ impl Pools {
         Self::resolved_by(Box::new(|name| Box::pin(look_up(name))), metrics)
     }
 
-    fn resolved_by(resolver: Resolver, metrics: PoolMetrics) -> Self {
+    /// The same, for which `resolver` finds the addresses of names in place of the system's.
+    #[must_use]
+    pub fn resolved_by(resolver: Resolver, metrics: PoolMetrics) -> Self {
         let (pools, addresses, changed) = (Mutex::default(), Mutex::default(), Notify::new());
         Self { shared: Arc::new(Shared { metrics, resolver, pools, addresses, changed }) }
     }
@@ -304,8 +307,7 @@ fn name_of(url: &UpstreamUrl) -> Option<Name> {
 }
 
 fn literal(url: &UpstreamUrl) -> Option<SocketAddr> {
-    let address: Result<IpAddr, _> = url.host.parse();
-    address.ok().map(|address| SocketAddr::new(address, url.port))
+    url.ip().map(|address| SocketAddr::new(address, url.port))
 }
 
 #[cfg(test)]

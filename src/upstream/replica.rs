@@ -1,6 +1,7 @@
 //! One server of an upstream while it serves: what runs on it, whether it may be asked, and who waits for its answer.
 
 use std::{
+    hash::{DefaultHasher, Hash, Hasher},
     net::SocketAddr,
     sync::{
         Arc, Weak,
@@ -26,8 +27,13 @@ pub struct Replica {
     pub config: Arc<config::Replica>,
     /// Where it is, where that is known before it is dialled.
     pub address: Option<SocketAddr>,
+    pub(super) server: ServerId,
     pub(super) state: Arc<ReplicaState>,
 }
+
+/// Which server a replica is, by its URL and its address: it may be called otherwise while others of its host's name come and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ServerId(u64);
 
 /// What is known of a replica.
 pub(super) struct ReplicaState {
@@ -59,7 +65,8 @@ impl Replica {
         state: Arc<ReplicaState>,
     ) -> Arc<Self> {
         state.publish_condition(&state.condition.lock());
-        Arc::new(Self { name, config, address, state })
+        let server = ServerId::new(&config.url, address);
+        Arc::new(Self { name, config, address, server, state })
     }
 
     /// How many requests run on it.
@@ -149,6 +156,19 @@ impl Replica {
         let changed = change(&mut condition);
         self.state.publish_condition(&condition);
         changed
+    }
+}
+
+impl ServerId {
+    fn new(url: &config::UpstreamUrl, address: Option<SocketAddr>) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (url, address).hash(&mut hasher);
+        Self(hasher.finish())
+    }
+
+    #[cfg(test)]
+    pub fn of_test(number: u64) -> Self {
+        Self(number)
     }
 }
 

@@ -1,12 +1,12 @@
 //! The base URL of an upstream.
 
-use std::{str::FromStr, sync::Arc};
+use std::{net::IpAddr, str::FromStr, sync::Arc};
 
 use http::uri::{Scheme, Uri};
 use thiserror::Error;
 
 /// The base URL of an upstream, in the parts that a connection and a request need.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UpstreamUrl {
     /// Whether it is spoken to with TLS (`https`).
     pub tls: bool,
@@ -43,6 +43,14 @@ pub enum UrlError {
     /// Not 1 to 65535.
     #[error("the port of the URL must be a number from 1 to 65535")]
     Port,
+}
+
+impl UpstreamUrl {
+    /// Its host, if that is an address and no name.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.host.parse().ok()
+    }
 }
 
 impl FromStr for UpstreamUrl {

@@ -48,8 +48,8 @@ impl Permit {
 
     /// The replica made an answer, by a hash of its id: a request that goes on from that goes there.
     pub fn made(&self, answer: u64) {
-        if self.pool.members().replicas.len() > 1 {
-            self.pool.makers.remember(self.wanted.key, answer, &self.replica.name);
+        if self.pool.members().may_be_several() {
+            self.pool.makers.remember(self.wanted.key, answer, self.replica.server);
         }
     }
 

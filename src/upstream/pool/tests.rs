@@ -189,7 +189,7 @@ async fn queued(pool: &Arc<Pool>, wanted: Wanted) -> tokio::task::JoinHandle<Per
 /// A pool of two replicas with a place each, `a` having made the answer 7 and being full, and who runs there.
 fn with_a_full_maker(more: &str) -> (Arc<Pool>, Permit) {
     let pool = pool(&format!("{}, max_in_flight: 1{more}", THREE.replace(", {url: 'http://10.0.0.3:1', name: c}", "")));
-    pool.makers.remember(9, 7, &pool.members().replicas[0].name);
+    pool.makers.remember(9, 7, pool.members().replicas[0].server);
     let running = pool.place_now(&going_on(9), at(0)).unwrap().unwrap();
     assert_eq!(*running.replica.name, *"a");
     (pool, running)

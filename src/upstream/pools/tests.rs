@@ -23,8 +23,14 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let text = "upstreams: [{name: pool, url: 'http://replicas.invalid:80', resolve: 1s}]\nkeys: {yaml: {path: keys.yaml}}\n";
-        let config = config::parse(text, Path::new("/keymeter.yaml"), &|_| None).unwrap();
+        Self::with("")
+    }
+
+    /// With more fields of the upstream.
+    fn with(fields: &str) -> Self {
+        let upstream = format!("{{name: pool, url: 'http://replicas.invalid:80', resolve: 1s{fields}}}");
+        let text = format!("upstreams: [{upstream}]\nkeys: {{yaml: {{path: keys.yaml}}}}\n");
+        let config = config::parse(&text, Path::new("/keymeter.yaml"), &|_| None).unwrap();
         let (metrics, answers) = (Metrics::new(1).unwrap(), Answers::default());
         let pools = Pools::resolved_by(resolver(&answers), metrics.pools().clone());
         let pool = pools.renew(&config.upstreams, MonotonicTime::now()).remove(0);
@@ -51,6 +57,7 @@ impl Scene {
 
 const HERE: &str = "10.0.0.1:80";
 const THERE: &str = "10.0.0.2:80";
+const ELSEWHERE: &str = "10.0.0.3:80";
 const NAME: &str = "replicas.invalid:80";
 
 fn of(all: &[(&str, u64)]) -> Vec<(String, u64)> {
@@ -88,4 +95,42 @@ async fn where_nobody_answers_the_last_addresses_serve() {
         scene.resolves_to(nothing).await;
         assert_eq!(scene.replicas(), of(&[(HERE, 0), (THERE, 0)]));
     }
+}
+
+#[tokio::test]
+async fn what_goes_on_from_an_answer_finds_its_maker_whatever_that_is_called_and_goes_elsewhere_once_it_is_gone() {
+    let scene = Scene::new();
+    let place = |wanted: &Wanted| scene.pool.place_now(wanted, MonotonicTime::now()).unwrap().unwrap();
+    let goes_on = Wanted { previous: Some(7), ..Wanted::default() };
+    // Equal ones are taken in turn, so that several in a row show that it is no chance.
+    let goes_to = || (0..4).map(|_| place(&goes_on).replica().address.unwrap().to_string()).collect::<Vec<_>>();
+    scene.resolves_to(Some(&[HERE])).await;
+    place(&Wanted::default()).made(7);
+    scene.resolves_to(Some(&[HERE, THERE])).await;
+    assert_eq!(goes_to(), [HERE; 4], "it is called by its address now");
+    scene.resolves_to(Some(&[THERE])).await;
+    assert_eq!(goes_to(), [THERE; 4], "another one may still know what it goes on from");
+    scene.resolves_to(Some(&[THERE, ELSEWHERE])).await;
+    assert!(goes_to().iter().all(|address| address != HERE));
+    scene.resolves_to(Some(&[HERE, THERE])).await;
+    assert_eq!(goes_to(), [HERE; 4], "names may be answered with some of their addresses at a time");
+}
+
+#[tokio::test]
+async fn who_waits_for_a_maker_goes_elsewhere_once_its_address_is_gone() {
+    let scene = Scene::with(", max_in_flight: 1");
+    scene.resolves_to(Some(&[HERE, THERE])).await;
+    let now = MonotonicTime::now();
+    let first = scene.pool.place_now(&Wanted::default(), now).unwrap().unwrap();
+    first.made(7);
+    let goes_on = Wanted { previous: Some(7), ..Wanted::default() };
+    assert!(scene.pool.place_now(&goes_on, now).is_none(), "it waits for its maker");
+    let (pool, maker) = (scene.pool.clone(), first.replica().address.unwrap().to_string());
+    let waiting = tokio::spawn(async move { pool.wait(goes_on, now, MonotonicTime::now).await });
+    while scene.pool.queue(now).0 == 0 {
+        tokio::task::yield_now().await;
+    }
+    let other = if maker == HERE { THERE } else { HERE };
+    scene.resolves_to(Some(&[other])).await;
+    assert_eq!(waiting.await.unwrap().unwrap().replica().address.unwrap().to_string(), other);
 }
