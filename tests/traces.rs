@@ -219,6 +219,10 @@ async fn an_exchange_that_is_tried_again_is_one_span() {
     assert_eq!(parent_of(first).1, client.id);
     assert_has(&client, &[("http.request.resend_count", "1"), ("http.response.status_code", "200")]);
     assert!(!client.is_error);
+    let replica = upstream.address;
+    let attempts =
+        format!("keymeter_attempts_total{{outcome=\"success\",replica=\"{replica}\",upstream=\"scripted\"}}");
+    assert_eq!(gateway.metric(&attempts).await, 1.0, "and one attempt");
 }
 
 #[tokio::test(flavor = "multi_thread")]

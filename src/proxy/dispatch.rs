@@ -194,6 +194,12 @@ fn rejection(pool: &Pool, why: PoolError) -> Rejection {
     }
 }
 
+/// The head of an answer is there that has the request sent to the same replica once more. The attempt goes on: what comes of it
+/// is what comes of that.
+pub(super) fn begin_again(running: &mut Running) {
+    running.dispatch.answered();
+}
+
 /// The head of an answer is there. Whether the request goes elsewhere all the same: the replica has too much to do or failed,
 /// and another remains.
 pub(super) fn goes_elsewhere(running: &mut Running, status: u16, headers: &HeaderMap) -> bool {

@@ -35,6 +35,13 @@ pub(super) fn judge_head(state: &mut RequestState, head: &mut ResponseHeader) ->
         return Err(Error::explain(ErrorType::InvalidHTTPHeader, "the upstream switched protocols").into_up());
     }
     if let RequestState::Running(running) = state
+        && running.request.try_otherwise(status)
+    {
+        dispatch::begin_again(running);
+        running.rewrite_body();
+        return Err(Error::explain(ADDITION_REFUSED, format!("status {status}")).into_up());
+    }
+    if let RequestState::Running(running) = state
         && !head.status.is_informational()
         && dispatch::goes_elsewhere(running, status, &head.headers)
     {
@@ -46,12 +53,6 @@ pub(super) fn judge_head(state: &mut RequestState, head: &mut ResponseHeader) ->
     }
     if matches!(status, 401 | 403) {
         return Err(Error::explain(CREDENTIAL_REFUSED, format!("status {status}")).into_up());
-    }
-    if let RequestState::Running(running) = state
-        && running.request.try_otherwise(status)
-    {
-        running.rewrite_body();
-        return Err(Error::explain(ADDITION_REFUSED, format!("status {status}")).into_up());
     }
     Ok(())
 }
