@@ -93,27 +93,28 @@ impl Chooser {
         let count = members.seats.len().max(1);
         let search = |first| Search { members, tried, first };
         let found = match members.upstream.pool.balance {
-            Balance::RoundRobin => search(weighted_turn(members, first)).run(now, |_, _| 0),
-            Balance::LeastRequests => search(first % count).run(now, |_, running| running),
+            Balance::RoundRobin => search(weighted_turn(members, first)).run(now, |_, _, _| 0),
+            Balance::LeastRequests => search(first % count).run(now, |_, running, _| running),
             Balance::LeastTokens => {
                 let typical = self.running.typical();
-                search(first % count)
-                    .run(now, |seat, running| seat.state.load_tokens().saturating_add(crowd(seat, running, typical)))
+                search(first % count).run(now, |seat, running, closeness| {
+                    seat.state.load_tokens().saturating_add(crowd(running, typical, closeness))
+                })
             }
         };
-        let best = found.best.map(|seat| seat.place);
-        best.ok_or(if found.is_any_candidate { NoReplica::Full } else { NoReplica::NoneUp })
+        found.map(|seat| seat.place)
     }
 }
 
 /// What so many requests weigh on a replica besides their tokens, a typical one being of so many: half as much as that for
-/// each that it joins.
+/// each that it joins, times [`Seat::closeness`].
 ///
 /// A server can only run some at once, so that the next one waits behind many short ones where it would not behind one that is
 /// long. Of a few it is their tokens that count, of many their number.
-fn crowd(seat: &Seat, running: u64, typical: u64) -> u64 {
+#[inline]
+fn crowd(running: u64, typical: u64, closeness: u64) -> u64 {
     // A million requests of a thousand tokens each fit, by far: nothing wraps, and each check would cost for each replica.
-    typical.wrapping_mul(running).wrapping_mul(running).wrapping_mul(seat.closeness) / (4 * CLOSENESS)
+    typical.wrapping_mul(closeness).wrapping_mul(running).wrapping_mul(running) / (4 * CLOSENESS)
 }
 
 /// A search for the least loaded replica, from one on, so that of equal ones the first is found.
@@ -134,18 +135,59 @@ struct Found<'members> {
 }
 
 impl<'members> Search<'members> {
-    /// `load` is that of a replica on which so many run.
-    fn run(&self, now: MonotonicTime, load: impl Fn(&Seat, u64) -> u64) -> Found<'members> {
-        let found = self.pass(|seat| seat.state.may_be_open(now), &load);
-        // Where none may be asked, those are asked all the same that only a failed request keeps out.
-        if found.is_any_open { found } else { self.pass(|seat| seat.state.is_only_kept_out(now), &load) }
+    /// `load` is that of a replica on which so many run, of such a closeness.
+    fn run(&self, now: MonotonicTime, load: impl Fn(&Seat, u64, u64) -> u64) -> Result<&'members Seat, NoReplica> {
+        let is_plain = self.tried.is_empty() && self.members.has_even_weights;
+        if is_plain && let Some(best) = self.plain(now, |seat, running| load(seat, running, CLOSENESS)) {
+            return Ok(best);
+        }
+        self.thorough(now, |seat, running| load(seat, running, seat.closeness))
+    }
+
+    /// The least loaded of those that are up and have room, where all have one weight and none was tried, as for nearly every
+    /// request. Each instruction here is taken for each replica: no more is found out of one than that. `None` where there is
+    /// none, for whatever reason.
+    fn plain(&self, now: MonotonicTime, load: impl Fn(&Seat, u64) -> u64) -> Option<&'members Seat> {
+        let (mut best, mut least) = (None, u64::MAX);
+        let (before, after) = self.parts();
+        for part in [after, before] {
+            for seat in part {
+                let running = seat.state.in_flight();
+                if running >= seat.most || !seat.state.may_be_open(now) {
+                    continue;
+                }
+                let load = load(seat, running);
+                if load < least {
+                    (best, least) = (Some(seat), load);
+                    if load == 0 {
+                        return best;
+                    }
+                }
+            }
+        }
+        best
+    }
+
+    /// The same of any weights, without those that were tried; and why there is none.
+    fn thorough(&self, now: MonotonicTime, load: impl Fn(&Seat, u64) -> u64) -> Result<&'members Seat, NoReplica> {
+        let mut found = self.pass(|seat| seat.state.may_be_open(now), &load);
+        if !found.is_any_open {
+            // Where none may be asked, those are asked all the same that only a failed request keeps out.
+            found = self.pass(|seat| seat.state.is_only_kept_out(now), &load);
+        }
+        found.best.ok_or(if found.is_any_candidate { NoReplica::Full } else { NoReplica::NoneUp })
+    }
+
+    /// Those before the first one that is looked at, and the others, which come before them.
+    fn parts(&self) -> (&'members [Seat], &'members [Seat]) {
+        let seats = &self.members.seats;
+        seats.split_at(self.first.min(seats.len()))
     }
 
     /// Looks at each replica once, and goes no further than to an idle one.
     fn pass(&self, is_open: impl Fn(&Seat) -> bool, load: impl Fn(&Seat, u64) -> u64) -> Found<'members> {
-        let seats = &self.members.seats;
-        let (before, after) = seats.split_at(self.first.min(seats.len()));
         let (mut found, mut least) = (Found::default(), Load { load: u64::MAX, weight: 0 });
+        let (before, after) = self.parts();
         for part in [after, before] {
             for seat in part {
                 if !is_open(seat) {
@@ -180,6 +222,9 @@ impl<'members> Search<'members> {
 
 /// Where the turn is, each replica having as many of them as its weight.
 fn weighted_turn(members: &Members, turn: usize) -> usize {
+    if members.has_even_weights {
+        return turn % members.seats.len().max(1);
+    }
     let weight = |seat: &Seat| seat.weight as usize;
     let all: usize = members.seats.iter().map(weight).sum();
     let mut left = turn % all.max(1);
@@ -238,5 +283,39 @@ impl Mean {
     fn is_over(&self, replica: &Replica, percent: u32) -> bool {
         let Load { load, weight } = Load::of(replica, self.balance);
         u128::from(load) * self.weight * 100 > self.load * u128::from(weight) * u128::from(percent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{observe::metrics::Metrics, upstream::Pools};
+
+    proptest! {
+        #[test]
+        fn the_short_way_finds_what_the_thorough_one_does(
+            loads in prop::collection::vec((prop::collection::vec(0_u64..2000, 0..6), any::<bool>()), 1..20),
+            (first, typical) in (0_usize..20, 0_u64..2000),
+        ) {
+            let replicas: Vec<_> = (0..loads.len()).map(|at| format!("{{url: 'http://10.0.0.{at}:1'}}")).collect();
+            let upstream = format!("{{name: pool, max_in_flight: 5, replicas: [{}]}}", replicas.join(", "));
+            let text = format!("upstreams: [{upstream}]\nkeys: {{yaml: {{path: keys.yaml}}}}\n");
+            let config = keymeter_config::parse(&text, Path::new("/keymeter.yaml"), &|_| None).unwrap();
+            let now = MonotonicTime::from_nanos(1);
+            let metrics = Metrics::new(1).unwrap();
+            let members = Pools::new(metrics.pools().clone()).renew(&config.upstreams, now).remove(0).members();
+            for (replica, (running, is_up)) in members.replicas.iter().zip(&loads) {
+                prop_assert!(running.iter().all(|tokens| replica.take(*tokens)));
+                replica.set_drained(!is_up);
+            }
+            let search = Search { members: &members, tried: &[], first: first % loads.len() };
+            let load = |seat: &Seat, running| seat.state.load_tokens() + crowd(running, typical, seat.closeness);
+            let (short, thorough) = (search.plain(now, load), search.thorough(now, load).ok());
+            prop_assert_eq!(short.map(|seat| seat.place), thorough.map(|seat| seat.place));
+        }
     }
 }

@@ -15,6 +15,8 @@ pub struct Members {
     pub replicas: Vec<Arc<Replica>>,
     /// What a choice reads of each of them, in the same order.
     pub(super) seats: Vec<Seat>,
+    /// Whether all have the same weight.
+    pub(super) has_even_weights: bool,
     ring: Option<Ring>,
 }
 
@@ -48,7 +50,9 @@ impl Members {
         };
         let seat = |(place, replica): (usize, &Arc<Replica>)| Seat::new(place, replica, closeness(replica));
         let seats = replicas.iter().enumerate().map(seat).collect();
-        Self { upstream, replicas, seats, ring }
+        let first = replicas.first().map(|replica| replica.config.weight);
+        let has_even_weights = replicas.iter().all(|replica| Some(replica.config.weight) == first);
+        Self { upstream, replicas, seats, has_even_weights, ring }
     }
 
     /// The ring on which requests have homes, where they have, and how.

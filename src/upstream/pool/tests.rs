@@ -259,10 +259,11 @@ proptest! {
     fn what_is_chosen_is_up_and_has_room_and_loads_return_to_zero(
         events in prop::collection::vec((any_event(), 0_u64..3000), 0..200),
         balance in prop::sample::select(vec!["least_tokens", "least_requests", "round_robin"]),
+        weight in prop::sample::select(vec![1, 3]),
     ) {
         let pool = pool(&format!(
             "balance: {balance}, affinity: {{by: key}}, max_in_flight: 3, eject: {{after: 2, for: 1s}}, replicas: \
-             [{{url: 'http://10.0.0.1:1'}}, {{url: 'http://10.0.0.2:1', weight: 3}}, {{url: 'http://10.0.0.3:1'}}, \
+             [{{url: 'http://10.0.0.1:1'}}, {{url: 'http://10.0.0.2:1', weight: {weight}}}, {{url: 'http://10.0.0.3:1'}}, \
              {{url: 'http://10.0.0.4:1'}}]"
         ));
         let (members, mut now, mut running) = (pool.members(), 0, Vec::<Permit>::new());
