@@ -162,10 +162,7 @@ async fn each_address_of_a_name_is_a_replica_and_one_that_comes_serves_too() {
 async fn an_address_that_goes_gets_nothing_new_and_what_runs_there_finishes() {
     let door = Door::new();
     let held = door.clone();
-    let leaving = ScriptedUpstream::start(move |request| match is_chat(request) {
-        true => Script::stream_of(request, 3, &usage(7, 3)).gated(1, &held),
-        false => answer(request, 3),
-    });
+    let leaving = ScriptedUpstream::start(move |request| Script::stream_of(request, 3, &usage(7, 3)).gated(1, &held));
     let (leaving, staying, coming) = (leaving.await, answering(2).await, answering(2).await);
     let gateway = Named::start(", balance: round_robin").await;
     gateway.resolves_to(&[&leaving]).await;

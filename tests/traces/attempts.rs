@@ -40,11 +40,11 @@ async fn each_attempt_is_a_span_with_its_replica_and_its_outcome() {
             let gateway = before(&collector, &pool(&[bad.url(), good.url()]), mode);
             assert_eq!(gateway.chat(&ask()).await.status, 200);
             let (attempts, server) = apart(collector.spans(3).await);
-            let [failed, served] = &attempts[..] else { panic!("{attempts:#?}") };
+            let [first, second] = &attempts[..] else { panic!("{attempts:#?}") };
             assert!(attempts.iter().all(|span| (&span.parent, &span.trace) == (&server.id, &server.trace)), "{mode}");
-            assert!(server.began <= failed.began && failed.ended <= served.began && served.ended <= server.ended);
+            assert!(server.began <= first.began && first.ended <= second.began && second.ended <= server.ended);
             assert_has(
-                failed,
+                first,
                 &[
                     ("keymeter.upstream", "pool"),
                     ("keymeter.replica", "r0"),
@@ -54,7 +54,7 @@ async fn each_attempt_is_a_span_with_its_replica_and_its_outcome() {
                 ],
             );
             assert_has(
-                served,
+                second,
                 &[
                     ("keymeter.replica", "r1"),
                     ("keymeter.attempt.outcome", "success"),
@@ -63,11 +63,11 @@ async fn each_attempt_is_a_span_with_its_replica_and_its_outcome() {
                     ("gen_ai.usage.output_tokens", "3"),
                 ],
             );
-            assert_eq!((failed.is_error, served.is_error, server.is_error), (true, false, false), "{outcome}");
-            assert_eq!(failed.get("gen_ai.usage.output_tokens"), None, "each request's tokens stand once");
+            assert_eq!((first.is_error, second.is_error, server.is_error), (true, false, false), "{outcome}");
+            assert_eq!(first.get("gen_ai.usage.output_tokens"), None, "each request's tokens stand once");
             // An inference server that traces too goes on from the attempt that reached it.
-            assert_eq!(parent_of(&bad.received()[0]).1, failed.id);
-            assert_eq!(parent_of(&good.received()[0]).1, served.id);
+            assert_eq!(parent_of(&bad.received()[0]).1, first.id);
+            assert_eq!(parent_of(&good.received()[0]).1, second.id);
         }
     }
 }

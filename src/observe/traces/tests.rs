@@ -232,7 +232,9 @@ fn each_attempt_is_a_span_and_the_last_one_has_what_was_used() {
     {
         trace.exchange_begins("vllm", Some(AskedReplica { name, ..REPLICA }), at(1));
         names.push(trace.headers());
-        status.into_iter().for_each(|status| trace.upstream_answered(status));
+        if let Some(status) = status {
+            trace.upstream_answered(status);
+        }
         trace.attempted(outcome);
         // Only the first that is told counts.
         trace.attempted(AttemptOutcome::Closed);
