@@ -27,7 +27,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keymeter::{limits::shared::SharedLimits, observe::metrics::Metrics};
+use keymeter::{
+    limits::{kept::KeptQuotas, shared::SharedLimits},
+    observe::metrics::Metrics,
+};
 use keymeter_config::{self as config};
 use keymeter_core::{
     clock::Now,

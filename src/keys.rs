@@ -35,7 +35,12 @@ use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::watch;
 
-pub use self::{changes::Change, http::HttpSource, known::Key, yaml::YamlSource};
+pub use self::{
+    changes::Change,
+    http::HttpSource,
+    known::Key,
+    yaml::{KeyChanges, YamlSource},
+};
 use self::{
     changes::{Changes, Epoch},
     known::{Freshness, Term},

@@ -1,5 +1,6 @@
 //! The control plane by itself: its calls, over SQLite and over PostgreSQL.
 
+mod commands;
 pub mod gateways;
 mod instances;
 mod invitations;
@@ -91,9 +92,11 @@ async fn every_call_is_described() {
             "get /api/v1/keys/{id}",
             "patch /api/v1/keys/{id}",
             "post /api/v1/keys/{id}/regenerate",
+            "get /api/v1/teams",
             "post /api/v1/teams",
             "delete /api/v1/teams/{id}",
             "get /api/v1/teams/{id}",
+            "patch /api/v1/teams/{id}",
             "post /api/v1/teams/{id}/invitation",
             "delete /api/v1/teams/{id}/members/{user}",
             "put /api/v1/teams/{id}/members/{user}",
@@ -101,6 +104,10 @@ async fn every_call_is_described() {
             "get /api/v1/users",
             "post /api/v1/users",
             "delete /api/v1/users/{id}",
+            "get /api/v1/users/{id}",
+            "patch /api/v1/users/{id}",
+            "post /api/v1/users/{id}/token",
+            "get /api/v1/wallets",
             "get /api/v1/wallets/{owner}",
             "post /api/v1/wallets/{owner}/credits",
         ]

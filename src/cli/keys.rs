@@ -4,6 +4,7 @@
 mod change;
 mod error;
 mod limits;
+mod names;
 mod options;
 mod read;
 mod remote;
@@ -22,8 +23,9 @@ use keymeter_config::{Environment, keyfile::Holder};
 use keymeter_core::key::{KeyId, KeyName};
 
 pub use self::error::KeysError;
+pub(super) use self::options::time;
 use self::options::{Clearable, ClearableLimit, Grace, LimitOptions, Options, parse_name};
-use super::remote::{Output, Remote, segment};
+use super::remote::{CONTROL_URL, Output, Remote, segment};
 
 /// Create, change and delete keys.
 #[derive(Debug, Args)]
@@ -57,17 +59,38 @@ enum Command {
 #[derive(Clone, Debug, Args)]
 struct Source {
     /// The keys file
-    #[arg(long, value_name = "FILE", required_unless_present = "control", conflicts_with = "control")]
+    #[arg(long, value_name = "FILE", conflicts_with = "control")]
     file: Option<PathBuf>,
-    /// The control plane, such as <http://127.0.0.1:9091>; the token comes from `KEYMETER_CONTROL_TOKEN`
+    /// The control plane, such as <http://127.0.0.1:9091> [default: that of `KEYMETER_CONTROL_URL`]; the token comes from
+    /// `KEYMETER_CONTROL_TOKEN`
     #[arg(long, value_name = "URL")]
     control: Option<String>,
     /// A PEM file of certificates to trust for the control plane instead of the system's
-    #[arg(long, value_name = "FILE", requires = "control")]
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
     ca: Option<PathBuf>,
 }
 
+/// Where the keys of a command are.
+enum Place<'source> {
+    /// In a file.
+    File(&'source Path),
+    /// On a control plane.
+    Control(String),
+}
+
 impl Source {
+    /// The file or the control plane that is named, or else the control plane of the environment.
+    fn place(&self, environment: &Environment<'_>) -> Result<Place<'_>, KeysError> {
+        match (&self.file, &self.control) {
+            (Some(file), _) => Ok(Place::File(file)),
+            (None, Some(url)) => Ok(Place::Control(url.clone())),
+            (None, None) => {
+                let url = environment(CONTROL_URL).filter(|url| !url.is_empty());
+                url.map(Place::Control).ok_or(KeysError::NoSource)
+            }
+        }
+    }
+
     /// The keys file. Without a control plane there is one.
     fn file(&self) -> &Path {
         self.file.as_deref().unwrap_or(Path::new(""))
@@ -141,10 +164,17 @@ struct Regenerate {
 
 #[derive(Debug, Args)]
 struct One {
-    /// The key's id
-    id: KeyId,
+    /// The key's id, or its name where no other key has it
+    #[arg(value_name = "ID|NAME")]
+    id: String,
     #[command(flatten)]
     source: Source,
+}
+
+impl One {
+    fn id(&self) -> Result<KeyId, KeysError> {
+        self.id.parse().map_err(|_| KeysError::NoSuchKey(self.id.clone()))
+    }
 }
 
 /// The limits of a team or an owner, of all their keys together.
@@ -185,12 +215,12 @@ pub(super) fn limits_of(of: fn(String) -> Holder, list: &str, args: SharedLimits
 fn set_limits(of: fn(String) -> Holder, list: &str, args: SharedLimitsArgs, io: &mut Io<'_>) -> Result<(), KeysError> {
     args.must_make_sense()?;
     let SharedLimitsArgs { id, source, limits, clear } = args;
-    match &source.control {
-        Some(url) => {
-            let remote = Remote::new(url, source.ca.as_ref())?;
+    match source.place(io.environment)? {
+        Place::Control(url) => {
+            let remote = Remote::new(&url, source.ca.as_ref())?;
             limits::set(&remote, &format!("{list}/{}", segment(&id)), &limits, &clear)?;
         }
-        None => change::limits(&of(id.clone()), source.file(), limits, &clear, io)?,
+        Place::File(path) => change::limits(&of(id.clone()), path, limits, &clear, io)?,
     }
     Ok(writeln!(io.stderr, "updated the limits of {id}")?)
 }
@@ -240,25 +270,42 @@ fn with_io(command: impl FnOnce(&mut Io<'_>) -> Result<(), KeysError>) -> Result
 /// # Errors
 /// When it cannot do what it is for. The keys file is as it was then, unless the fault says otherwise.
 pub fn run(args: KeysArgs, io: &mut Io<'_>) -> Result<(), KeysError> {
-    if let Some(source) = args.command.source().cloned()
-        && let Some(url) = &source.control
-    {
-        return remote::run(args.command, url, &source);
+    let mut command = args.command;
+    if let Some(source) = command.source().cloned() {
+        match source.place(io.environment)? {
+            Place::Control(url) => return remote::run(command, &url, &source),
+            Place::File(path) => {
+                if let Some(key) = command.key() {
+                    names::find_in_file(key, path, io)?;
+                }
+            }
+        }
     }
-    match args.command {
+    match command {
         Command::Create(create) => change::create(create, io),
         Command::List(list) => show::list(list.source.file(), list.output, io),
-        Command::Show(show) => show::show(show.key.source.file(), &show.key.id, show.output, io),
+        Command::Show(show) => show::show(show.key.source.file(), &show.key.id()?, show.output, io),
         Command::Update(update) => change::update(update, io),
         Command::Enable(key) => change::enable(&key, true, io),
         Command::Disable(key) => change::enable(&key, false, io),
         Command::Regenerate(regenerate) => change::regenerate(&regenerate, io),
-        Command::Delete(key) => change::delete(key, io),
+        Command::Delete(key) => change::delete(&key, io),
         Command::Hash => show::hash(io),
     }
 }
 
 impl Command {
+    /// The one key that the command is about, if it is about one that there is.
+    fn key(&mut self) -> Option<&mut One> {
+        match self {
+            Self::Show(show) => Some(&mut show.key),
+            Self::Update(update) => Some(&mut update.key),
+            Self::Enable(key) | Self::Disable(key) | Self::Delete(key) => Some(key),
+            Self::Regenerate(regenerate) => Some(&mut regenerate.key),
+            Self::Create(_) | Self::List(_) | Self::Hash => None,
+        }
+    }
+
     fn source(&self) -> Option<&Source> {
         match self {
             Self::Create(create) => Some(&create.source),

@@ -1,11 +1,15 @@
 //! `keymeter wallets`, `keymeter usage` and `keymeter audit`: balances, usage and the audit log of a control plane.
 
 use clap::{Args, Subcommand, ValueEnum};
+use jiff::Timestamp;
 use keymeter_core::printable::plain_json;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::remote::{Output, RemoteArgs, RemoteError, print, print_one, print_rows, segment};
+use super::{
+    keys::time,
+    remote::{Output, RemoteArgs, RemoteError, print, print_one, print_rows, segment},
+};
 
 /// Show and credit wallets.
 #[derive(Debug, Args)]
@@ -16,6 +20,14 @@ pub(super) struct WalletsArgs {
 
 #[derive(Debug, Subcommand)]
 enum Wallets {
+    /// List wallets: with the operator's token all, else your own and your team's
+    List {
+        #[command(flatten)]
+        remote: RemoteArgs,
+        /// The output format
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
     /// Show a wallet
     Show {
         #[command(flatten)]
@@ -48,12 +60,12 @@ pub(super) struct UsageArgs {
     /// How usage is grouped; may be repeated [default: key]
     #[arg(long, value_enum, value_delimiter = ',')]
     by: Vec<Group>,
-    /// The start, to the hour (RFC 3339)
-    #[arg(long, value_name = "TIME")]
-    from: Option<String>,
-    /// The end, to the hour (RFC 3339)
-    #[arg(long, value_name = "TIME")]
-    to: Option<String>,
+    /// The start, to the hour (RFC 3339), or a date
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    from: Option<Timestamp>,
+    /// The end, to the hour (RFC 3339), or a date
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    to: Option<Timestamp>,
     /// Only this key
     #[arg(long)]
     key: Option<String>,
@@ -100,6 +112,10 @@ pub(super) struct AuditArgs {
 pub(super) fn wallets(WalletsArgs { command }: WalletsArgs) -> Result<(), RemoteError> {
     let path = |owner: &str| format!("/api/v1/wallets/{}", segment(owner));
     match command {
+        Wallets::List { remote, output } => {
+            let columns = [("OWNER", "owner"), ("BALANCE $", "balance_usd")];
+            print_rows(&remote.open()?.list("/api/v1/wallets")?, &columns, output)
+        }
         Wallets::Show { remote, owner, output } => {
             print_one(&remote.open()?.call(Method::GET, &path(&owner), None)?, output)
         }
@@ -118,7 +134,8 @@ pub(super) fn usage(arguments: UsageArgs) -> Result<(), RemoteError> {
     let groups = if arguments.by.is_empty() { vec![Group::Key] } else { arguments.by };
     let names: Vec<_> = groups.iter().map(|group| group.name()).collect();
     let mut path = format!("/api/v1/usage?group_by={}", names.join(","));
-    let filters = [("from", arguments.from), ("to", arguments.to), ("key", arguments.key), ("team", arguments.team)];
+    let [from, to] = [arguments.from, arguments.to].map(|time| time.map(|time| time.to_string()));
+    let filters = [("from", from), ("to", to), ("key", arguments.key), ("team", arguments.team)];
     for (name, value) in filters {
         if let Some(value) = value {
             path = format!("{path}&{name}={}", segment(&value));

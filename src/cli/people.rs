@@ -24,9 +24,9 @@ enum Users {
     Create {
         #[command(flatten)]
         remote: RemoteArgs,
-        /// The user's id: 1 to 64 characters of a-z, 0-9 and _
+        /// The user's id: 1 to 64 characters of a-z, 0-9, _ and -
         id: String,
-        /// The user's name: 3 to 50 characters
+        /// The user's name: 1 to 50 characters
         #[arg(long)]
         name: String,
     },
@@ -40,6 +40,13 @@ enum Users {
     },
     /// Set the limits of a user, of all their own keys together
     Limits(SharedLimitsArgs),
+    /// Give a user another token, which is printed once; the one before stops working at once
+    RotateToken {
+        #[command(flatten)]
+        remote: RemoteArgs,
+        /// The user's id
+        id: String,
+    },
     /// Delete a user and the user's own keys
     Delete {
         #[command(flatten)]
@@ -58,13 +65,21 @@ pub(super) struct TeamsArgs {
 
 #[derive(Debug, Subcommand)]
 enum Teams {
+    /// List teams: with the operator's token all, else your own
+    List {
+        #[command(flatten)]
+        remote: RemoteArgs,
+        /// The output format
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
     /// Create a team
     Create {
         #[command(flatten)]
         remote: RemoteArgs,
-        /// The team's id: 1 to 64 characters of a-z, 0-9 and _
+        /// The team's id: 1 to 64 characters of a-z, 0-9, _ and -
         id: String,
-        /// The team's name: 3 to 50 characters
+        /// The team's name: 1 to 50 characters
         #[arg(long)]
         name: String,
         /// The team's owner: a user who is on no team
@@ -148,6 +163,8 @@ enum Teams {
 const USERS: [(&str, &str); 5] =
     [("ID", "id"), ("NAME", "name"), ("TEAM", "team"), ("ROLE", "role"), ("SINCE", "created_at")];
 
+const TEAMS: [(&str, &str); 3] = [("ID", "id"), ("NAME", "name"), ("SINCE", "created_at")];
+
 const INVITATIONS: [(&str, &str); 6] = [
     ("TEAM", "team"),
     ("NAME", "team_name"),
@@ -165,6 +182,11 @@ pub(super) fn users(UsersArgs { command }: UsersArgs) -> Result<(), KeysError> {
             print_secret(&made, "token", &format!("created {id}"))?;
         }
         Users::List { remote, output } => print_rows(&remote.open()?.list("/api/v1/users")?, &USERS, output)?,
+        Users::RotateToken { remote, id } => {
+            let path = format!("/api/v1/users/{}/token", segment(&id));
+            let made = remote.open()?.call(Method::POST, &path, None)?;
+            print_secret(&made, "token", &format!("{id} has another token"))?;
+        }
         Users::Delete { remote, id } => {
             remote.open()?.call(Method::DELETE, &format!("/api/v1/users/{}", segment(&id)), None)?;
             eprintln!("deleted {id}");
@@ -176,6 +198,7 @@ pub(super) fn users(UsersArgs { command }: UsersArgs) -> Result<(), KeysError> {
 pub(super) fn teams(TeamsArgs { command }: TeamsArgs) -> Result<(), KeysError> {
     let member = |id: &str, user: &str| format!("/api/v1/teams/{}/members/{}", segment(id), segment(user));
     match command {
+        Teams::List { remote, output } => print_rows(&remote.open()?.list("/api/v1/teams")?, &TEAMS, output)?,
         Teams::Create { remote, id, name, owner } => {
             let team = json!({"id": id, "name": name, "owner": owner});
             remote.open()?.call(Method::POST, "/api/v1/teams", Some(&team))?;

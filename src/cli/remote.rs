@@ -25,7 +25,7 @@ use crate::keys::service::{builder, cause};
 #[derive(Clone, Debug, Args)]
 pub struct RemoteArgs {
     /// The control plane, such as <http://127.0.0.1:9091>; the token comes from `KEYMETER_CONTROL_TOKEN`
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", env = CONTROL_URL)]
     pub control: String,
     /// A PEM file of certificates to trust instead of the system's
     #[arg(long, value_name = "FILE")]
@@ -51,6 +51,9 @@ pub enum Output {
     /// For programs
     Json,
 }
+
+/// The variable that holds the control plane's URL, for commands that do not name it.
+pub const CONTROL_URL: &str = "KEYMETER_CONTROL_URL";
 
 /// The variable that holds the token.
 const TOKEN: &str = "KEYMETER_CONTROL_TOKEN";
@@ -107,8 +110,18 @@ impl Remote {
             let response = request.send().await.map_err(unreachable)?;
             let status = response.status();
             let text = response.text().await.map_err(unreachable)?;
-            if status.is_success() { Ok(text) } else { Err(refused(status.as_u16(), &text)) }
+            if status.is_success() { Ok(text) } else { Err(self.refused(status.as_u16(), path, &text)) }
         })
+    }
+
+    fn refused(&self, status: u16, path: &str, text: &str) -> RemoteError {
+        match refusal(text) {
+            Some((message, param)) => RemoteError::Refused { status, message, param },
+            None => {
+                let path = path.split('?').next().unwrap_or(path).to_owned();
+                RemoteError::NoControlPlane { url: self.base.clone(), status, path }
+            }
+        }
     }
 
     /// All pages of a list.
@@ -144,11 +157,13 @@ pub fn segment(text: &str) -> String {
     })
 }
 
-fn refused(status: u16, text: &str) -> RemoteError {
-    let body: Value = serde_json::from_str(text).unwrap_or_default();
+/// An error of a control plane's: what its message and its field say. `None`: it is not one's.
+fn refusal(text: &str) -> Option<(String, Option<String>)> {
+    let body: Value = serde_json::from_str(text).ok()?;
     let part = |name| body.get("error").and_then(|error| error.get(name)).and_then(Value::as_str).map(str::to_owned);
-    let message = part("message").unwrap_or_else(|| "the control plane gave no reason".to_owned());
-    RemoteError::Refused { status, message, param: part("param") }
+    // A gateway, and a path beside a control plane's, answer in the same form.
+    let is_elsewhere = part("code").is_some_and(|code| code == "unknown_url");
+    Some((part("message").filter(|_| !is_elsewhere)?, part("param")))
 }
 
 /// Prints rows under the names of their columns, or all of it as JSON.
@@ -246,6 +261,16 @@ pub enum RemoteError {
     /// The control plane does not answer, or not in JSON.
     #[error("the control plane at {} does not answer: {}", .0, Printable(.1))]
     Unreachable(String, String),
+    /// Something else answers at the URL.
+    #[error("{url} is no keymeter control plane ({status} at {path}): give the address of its `control.listen`")]
+    NoControlPlane {
+        /// The URL.
+        url: String,
+        /// What was answered.
+        status: u16,
+        /// To what.
+        path: String,
+    },
     /// The control plane refuses the call.
     #[error("{}{} ({status})", field_prefix(.param.as_deref()), Printable(.message))]
     Refused {

@@ -20,6 +20,32 @@ struct Keys {
     ids: std::collections::HashSet<KeyId>,
 }
 
+/// How many keys are other than before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyChanges {
+    /// Keys that there were not.
+    pub added: usize,
+    /// Keys that there are no more.
+    pub removed: usize,
+    /// Keys of which something is other.
+    pub changed: usize,
+}
+
+impl KeyChanges {
+    fn between(old: &Keys, new: &Keys) -> Self {
+        let records = new.by_hash.iter().filter(|(hash, record)| record.hash == **hash);
+        let (mut added, mut changed) = (0, 0);
+        for (hash, record) in records {
+            if !old.ids.contains(&record.id) {
+                added += 1;
+            } else if old.by_hash.get(hash) != Some(record) {
+                changed += 1;
+            }
+        }
+        Self { added, removed: old.ids.len() + added - new.ids.len(), changed }
+    }
+}
+
 impl YamlSource {
     /// A source of the keys in `records`.
     #[must_use]
@@ -27,9 +53,12 @@ impl YamlSource {
         Self { keys: ArcSwap::from_pointee(records.into()) }
     }
 
-    /// Replaces the keys by those in `records`. Caches of keys must be invalidated afterwards.
-    pub fn replace(&self, records: Vec<KeyRecord>) {
-        self.keys.store(Arc::new(records.into()));
+    /// Replaces the keys by those in `records`, and says what is other than before. Caches of keys must be invalidated
+    /// afterwards.
+    pub fn replace(&self, records: Vec<KeyRecord>) -> KeyChanges {
+        let new = Arc::new(records.into());
+        let old = self.keys.swap(Arc::clone(&new));
+        KeyChanges::between(&old, &new)
     }
 
     /// Whether there is a key of that id.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use keymeter_config::{self as config, Config, ConfigError, Loaded, restart_needed};
+use keymeter_config::{self as config, Config, ConfigError, Loaded, changed_sections, restart_needed};
 use keymeter_core::clock::MonotonicTime;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 pub use self::watch::{WatchError, Watcher};
 use crate::{
     admission::{Gate, Settings},
-    keys::{Change, Resolver, YamlSource},
+    keys::{Change, KeyChanges, Resolver, YamlSource},
     observe::metrics::Metrics,
     server::tls::{Certificate, Pair},
     upstream::Pools,
@@ -51,6 +51,10 @@ struct State {
 pub struct Reloaded {
     /// The number of keys.
     pub keys: usize,
+    /// Those that are other than before.
+    pub key_changes: KeyChanges,
+    /// The sections of the configuration that are other than before.
+    pub sections: Vec<&'static str>,
     /// Changed fields that need a restart.
     pub restart_needed: Vec<&'static str>,
 }
@@ -144,19 +148,27 @@ impl Reloader {
         self.gate.replace_settings(Settings::new(&config, &self.pools));
         // What keys come from is changed by a restart only.
         let source = self.source.as_ref().filter(|_| matches!(config.keys.source, config::Source::Yaml { .. }));
+        let mut key_changes = KeyChanges::default();
         if let Some(source) = source {
-            source.replace(keys);
+            key_changes = source.replace(keys);
             self.resolver.changed(Change::All, received);
         }
         let restart_needed = restart_needed(&state.started, &config);
+        let sections = changed_sections(&state.config, &config);
         state.config = config;
         state.files = files;
-        Reloaded { keys: self.source.as_ref().map_or(0, |source| source.len()), restart_needed }
+        let keys = self.source.as_ref().map_or(0, |source| source.len());
+        Reloaded { keys, key_changes, sections, restart_needed }
     }
 }
 
 fn report(done: &Reloaded) {
-    tracing::info!("reloaded; keys: {}", done.keys);
+    let KeyChanges { added, removed, changed } = done.key_changes;
+    let of_keys = (added + removed + changed > 0).then(|| format!("keys +{added} −{removed} ~{changed}"));
+    let changes: Vec<_> =
+        of_keys.into_iter().chain(done.sections.iter().map(|section| (*section).to_owned())).collect();
+    let changes = if changes.is_empty() { "nothing is other than before".to_owned() } else { changes.join("; ") };
+    tracing::info!("reloaded: {changes} (keys: {})", done.keys);
     if !done.restart_needed.is_empty() {
         tracing::warn!("a restart is needed to apply the changes of: {}", done.restart_needed.join(", "));
     }

@@ -213,6 +213,27 @@ pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
+/// The sections of the file that differ.
+#[must_use]
+pub fn changed_sections(old: &Config, new: &Config) -> Vec<&'static str> {
+    let sections = [
+        ("server", old.server != new.server),
+        ("admin", old.admin != new.admin),
+        ("upstreams", old.upstreams != new.upstreams),
+        ("keys", old.keys != new.keys),
+        ("key_cache", old.key_cache != new.key_cache),
+        ("limits", old.limits != new.limits),
+        ("models", old.models != new.models),
+        ("metrics", old.metrics != new.metrics),
+        ("on_client_abort", old.on_client_abort != new.on_client_abort),
+        ("on_revoke", old.on_revoke != new.on_revoke),
+        ("ledger", old.ledger != new.ledger),
+        ("control", old.control != new.control),
+        ("tracing", old.tracing != new.tracing),
+    ];
+    sections.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section).collect()
+}
+
 /// The fields that differ and that only a restart can change.
 #[must_use]
 pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
+use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
 /// The two clocks of a request: one that never goes back, for limits of a minute, and the calendar's.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +24,15 @@ impl Now {
     pub fn read() -> Self {
         Self { moment: MonotonicTime::now(), date: Timestamp::now() }
     }
+}
+
+/// The moment that a text says: RFC 3339, or a date alone, which is its beginning in UTC.
+#[must_use]
+pub fn moment(text: &str) -> Option<Timestamp> {
+    let of_date = || text.parse::<Date>().ok()?.to_zoned(TimeZone::UTC).ok().map(|begin| begin.timestamp());
+    // A date and a time without a zone would be read as a date alone.
+    let is_date = text.len() == "2027-01-01".len();
+    text.parse().ok().or_else(|| of_date().filter(|_| is_date))
 }
 
 /// A point in monotonic time: nanoseconds since an arbitrary origin, which is the same for the
@@ -64,5 +73,20 @@ impl Add<Duration> for MonotonicTime {
     /// Saturates after some 584 years.
     fn add(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_date_alone_is_its_beginning_in_utc() {
+        let read = |text| moment(text).map(|moment| moment.to_string());
+        assert_eq!(read("2027-01-01").as_deref(), Some("2027-01-01T00:00:00Z"));
+        assert_eq!(read("2027-01-01T01:00:00+01:00").as_deref(), Some("2027-01-01T00:00:00Z"));
+        for none in ["2027-01-01T01:00:00", "2027-02-30", "2027-1-1", "20270101", "tomorrow", ""] {
+            assert_eq!(read(none), None, "{none}");
+        }
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn create(create: Create, io: &mut Io<'_>) -> Result<(), KeysError> {
 
 pub(super) fn update(update: Update, io: &mut Io<'_>) -> Result<(), KeysError> {
     update.must_make_sense()?;
-    let One { id, source } = update.key;
+    let (id, source) = (update.key.id()?, update.key.source);
     let settings: Vec<_> = update.name.map(Setting::Name).into_iter().chain(update.options.settings()).collect();
     let cleared: Vec<_> = update.clear.into_iter().map(super::Clearable::field).collect();
     if settings.is_empty() && cleared.is_empty() {
@@ -52,20 +52,20 @@ pub(super) fn limits(
 }
 
 pub(super) fn enable(key: &One, enabled: bool, io: &mut Io<'_>) -> Result<(), KeysError> {
-    let One { id, source } = key;
+    let (id, source) = (key.id()?, &key.source);
     edit(source.file(), &[Edit::Set { id: id.clone(), setting: Setting::Enabled(enabled) }], io)?;
     Ok(writeln!(io.stderr, "{} {id}", if enabled { "enabled" } else { "disabled" })?)
 }
 
-pub(super) fn delete(key: One, io: &mut Io<'_>) -> Result<(), KeysError> {
-    let One { id, source } = key;
+pub(super) fn delete(key: &One, io: &mut Io<'_>) -> Result<(), KeysError> {
+    let (id, source) = (key.id()?, &key.source);
     edit(source.file(), &[Edit::Delete { id: id.clone() }], io)?;
     Ok(writeln!(io.stderr, "deleted {id}")?)
 }
 
 pub(super) fn regenerate(regenerate: &Regenerate, io: &mut Io<'_>) -> Result<(), KeysError> {
-    let One { id, source } = &regenerate.key;
-    let (path, secret) = (source.file(), Secret::generate()?);
+    let id = &regenerate.key.id()?;
+    let (path, secret) = (regenerate.key.source.file(), Secret::generate()?);
     let (file, text) = existing(path)?;
     if keyfile::gives_secret(&text, id).map_err(|error| KeysError::Edit(path.to_owned(), error))? {
         return Err(KeysError::GivesSecret(path.to_owned(), id.clone()));

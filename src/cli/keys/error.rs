@@ -38,6 +38,17 @@ pub enum KeysError {
          field by `hash` (see `keymeter keys hash`)", .0.display(), .1
     )]
     GivesSecret(PathBuf, KeyId),
+    /// Neither a file nor a control plane is named.
+    #[error(
+        "where are the keys? name a keys file with --file, or a control plane with --control or in KEYMETER_CONTROL_URL"
+    )]
+    NoSource,
+    /// There is no key of that id or name.
+    #[error("there is no key with the id or the name `{0}`; `keymeter keys list` shows all")]
+    NoSuchKey(String),
+    /// Several keys have that name.
+    #[error("several keys are called `{0}`; name one by its id: {1}")]
+    Ambiguous(String, String),
     /// No option names a change.
     #[error("nothing to change in key `{0}`; add an option such as --name or --clear (see --help)")]
     NothingToChange(KeyId),

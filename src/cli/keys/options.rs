@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use keymeter_config::keyfile::{Field, Setting};
 use keymeter_core::{
+    clock::moment,
     glob::Glob,
     key::{KeyError, KeyName, Priority},
     limit::{Limit, LimitMode, Quota, QuotaName, QuotaUnit, Zone},
@@ -114,7 +115,7 @@ pub(super) struct Options {
     /// Which of the requests that wait for a server goes first: a lower one, from -100 to 100 [default: 0]
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     priority: Option<Priority>,
-    /// When the key expires, such as 2027-01-01T00:00:00Z (RFC 3339)
+    /// When the key expires, such as 2027-01-01T00:00:00Z (RFC 3339), or 2027-01-01
     #[arg(long, value_name = "TIME", value_parser = time)]
     expires_at: Option<Timestamp>,
 }
@@ -291,6 +292,7 @@ fn party(text: &str) -> Result<String, &'static str> {
     }
 }
 
-fn time(text: &str) -> Result<Timestamp, &'static str> {
-    text.parse().map_err(|_| "a time with its zone, such as 2027-01-01T00:00:00Z (RFC 3339)")
+/// A time, or a date.
+pub(in crate::cli) fn time(text: &str) -> Result<Timestamp, &'static str> {
+    moment(text).ok_or("a time with its zone, such as 2027-01-01T00:00:00Z (RFC 3339), or a date, such as 2027-01-01")
 }

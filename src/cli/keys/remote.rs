@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Clearable, Command, KeysError, Output, Source,
     limits::{merged, own},
+    names::find_on,
     show::PRIORITY,
 };
 use crate::cli::remote::{Remote, RemoteError, print_one, print_rows, print_secret, segment};
@@ -26,8 +27,11 @@ const COLUMNS: [(&str, &str); 11] = [
 ];
 
 /// Runs a command on the control plane at `url`.
-pub(super) fn run(command: Command, url: &str, source: &Source) -> Result<(), KeysError> {
+pub(super) fn run(mut command: Command, url: &str, source: &Source) -> Result<(), KeysError> {
     let remote = Remote::new(url, source.ca.as_ref())?;
+    if let Some(key) = command.key() {
+        find_on(&remote, key)?;
+    }
     match command {
         Command::Create(create) => {
             if create.id.is_some() {
@@ -44,7 +48,7 @@ pub(super) fn run(command: Command, url: &str, source: &Source) -> Result<(), Ke
             print_rows(&keys, &columns(&keys), list.output)?;
         }
         Command::Show(show) => {
-            let mut key = remote.call(Method::GET, &path(&show.key.id), None)?;
+            let mut key = remote.call(Method::GET, &path(&show.key.id()?), None)?;
             if let Some(fields) = key.as_object_mut().filter(|_| show.output == Output::Text) {
                 fields.retain(|name, value| name != "priority" || is_priority(value));
             }
@@ -52,7 +56,7 @@ pub(super) fn run(command: Command, url: &str, source: &Source) -> Result<(), Ke
         }
         Command::Update(update) => {
             update.must_make_sense()?;
-            let id = update.key.id;
+            let id = update.key.id()?;
             let mut options = update.options.json();
             if let Some(name) = update.name {
                 options.insert("name".to_owned(), name.as_str().into());
@@ -61,16 +65,16 @@ pub(super) fn run(command: Command, url: &str, source: &Source) -> Result<(), Ke
             remote.call(Method::PATCH, &path(&id), Some(&changes.into()))?;
             eprintln!("updated {id}");
         }
-        Command::Enable(key) => enable(&remote, &key.id, true)?,
-        Command::Disable(key) => enable(&remote, &key.id, false)?,
+        Command::Enable(key) => enable(&remote, &key.id()?, true)?,
+        Command::Disable(key) => enable(&remote, &key.id()?, false)?,
         Command::Regenerate(regenerate) => {
-            let id = regenerate.key.id;
+            let id = regenerate.key.id()?;
             let grace = regenerate.grace.map(|grace| json!({"grace": format!("{}s", grace.0.as_secs())}));
             let made = remote.call(Method::POST, &format!("{}/regenerate", path(&id)), grace.as_ref())?;
             print_secret(&made, "secret", &format!("regenerated {id}"))?;
         }
         Command::Delete(key) => {
-            remote.call(Method::DELETE, &path(&key.id), None)?;
+            remote.call(Method::DELETE, &path(&key.id()?), None)?;
             eprintln!("deleted {}", key.id);
         }
         // It needs neither a file nor a control plane, and does not come here.

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use keymeter_core::{
     api::Api,
+    clock::moment,
     glob::Glob,
     hosts::HostName,
     key::{KeyHash, KeyId, KeyName, KeyState, Priority, Secret},
@@ -214,11 +215,14 @@ impl FromScalar for HeaderName {
 /// RFC 3339.
 impl FromScalar for Timestamp {
     fn from_text(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|_| format!("`{text}` is not an RFC 3339 time, such as 2027-01-01T00:00:00Z"))
+        let error =
+            || format!("`{text}` is not an RFC 3339 time, such as 2027-01-01T00:00:00Z, or a date, such as 2027-01-01");
+        moment(text).ok_or_else(error)
     }
 
     fn schema() -> serde_json::Value {
-        json!({"title": "a time", "type": "string", "format": "date-time", "examples": ["2027-01-01T00:00:00Z"]})
+        let forms = [json!({"format": "date-time"}), json!({"format": "date"})];
+        json!({"title": "a time, or a date", "type": "string", "anyOf": forms, "examples": ["2027-01-01T00:00:00Z"]})
     }
 }
 

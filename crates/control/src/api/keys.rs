@@ -21,7 +21,7 @@ use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    body::{Asked, Body, given},
+    body::{Asked, Body, given, given_moment, moment},
     next_cursor, page_size,
 };
 use crate::{
@@ -63,8 +63,8 @@ pub(crate) struct CreateKey {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<i8>, minimum = -100, maximum = 100)]
     pub(crate) priority: Option<Priority>,
-    /// When it stops working.
-    #[serde(default)]
+    /// When it stops working; of a date, when it begins in UTC.
+    #[serde(default, deserialize_with = "moment")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub(crate) expires_at: Option<Timestamp>,
 }
@@ -106,7 +106,7 @@ pub(crate) struct UpdateKey {
     #[allow(clippy::option_option, reason = "absent, null and a value are three cases")]
     pub(crate) priority: Option<Option<Priority>>,
     /// `null`: never.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given_moment")]
     #[schema(value_type = Option<String>, format = DateTime)]
     #[allow(clippy::option_option, reason = "absent, null and a value are three cases")]
     pub(crate) expires_at: Option<Option<Timestamp>>,
@@ -368,7 +368,13 @@ async fn managed(tx: &mut Tx, caller: &Caller, id: &str) -> Result<Key, ApiError
     Ok(key)
 }
 
-async fn count_operation(plane: &Plane, tx: &mut Tx, caller: &Caller, now: Timestamp) -> Result<(), ApiError> {
+/// Counts what makes a secret, of which a user makes few an hour.
+pub(super) async fn count_operation(
+    plane: &Plane,
+    tx: &mut Tx,
+    caller: &Caller,
+    now: Timestamp,
+) -> Result<(), ApiError> {
     let Some(user) = caller.user() else { return Ok(()) };
     let most = plane.operations_per_hour;
     let counted = operations::count(tx, Operation::Secret, &user.id, most, now).await?;

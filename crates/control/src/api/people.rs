@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use jiff::Timestamp;
-use keymeter_core::key::{KeyId, KeyName};
+use keymeter_core::model_name::has_control;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -17,11 +17,12 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     body::{Asked, Body},
     invitations::{self, Inviter, may_withdraw},
+    keys::count_operation,
     limits, next_cursor, page_size,
 };
 use crate::{
     Plane,
-    caller::{Caller, Who, leading_role, new_token},
+    caller::{Caller, Uncounted, Who, leading_role, new_token},
     error::{ApiError, ErrorBody},
     store::{
         self, StoreError, Tx,
@@ -37,9 +38,9 @@ use crate::{
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateUser {
-    /// Their stable name: 1 to 64 of a-z, 0-9 and _, not that of a team, and not `operator`.
+    /// Their stable name: 1 to 64 of a-z, 0-9, _ and -, not that of a team, and not `operator`.
     id: String,
-    /// What people call them: 3 to 50 characters.
+    /// What people call them: 1 to 50 characters.
     name: String,
 }
 
@@ -66,12 +67,18 @@ pub(crate) struct UserPage {
     pub(crate) next_cursor: Option<String>,
 }
 
+#[derive(Serialize, ToSchema)]
+pub(crate) struct TeamPage {
+    data: Vec<Team>,
+    next_cursor: Option<String>,
+}
+
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateTeam {
-    /// Its stable name: 1 to 64 of a-z, 0-9 and _, not that of a user.
+    /// Its stable name: 1 to 64 of a-z, 0-9, _ and -, not that of a user.
     id: String,
-    /// What people call it: 3 to 50 characters.
+    /// What people call it: 1 to 50 characters.
     name: String,
     /// A user who is on no team.
     owner: String,
@@ -81,7 +88,7 @@ pub(crate) struct CreateTeam {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateHolder {
-    /// What people call them: 3 to 50 characters.
+    /// What people call them: 1 to 50 characters.
     #[serde(default)]
     pub(crate) name: Option<String>,
     /// What they may use, with all their keys together, in place of what they might.
@@ -175,6 +182,30 @@ pub(crate) async fn update_user(
     Ok(Json(user))
 }
 
+/// Gives a user another token, which is in this answer and in no other: the operator anybody, a user themselves. The one before
+/// works no more, and sessions of the page are over.
+#[utoipa::path(post, path = "/api/v1/users/{id}/token", params(("id" = String, Path)),
+    responses((status = 200, body = MadeUser), (status = "4XX", body = ErrorBody)))]
+pub(crate) async fn rotate_token(
+    State(plane): State<Arc<Plane>>,
+    Uncounted(caller): Uncounted<Caller>,
+    Path(id): Path<String>,
+) -> Result<Json<MadeUser>, ApiError> {
+    let none = || ApiError::not_found("user", &id);
+    if caller.user().is_some_and(|user| user.id != id) {
+        return Err(none());
+    }
+    let now = Timestamp::now();
+    let (token, hash) = new_token()?;
+    let mut tx = plane.store.begin().await?;
+    let user = people::user(&mut tx, &id).await?.ok_or_else(none)?;
+    count_operation(&plane, &mut tx, &caller, now).await?;
+    people::replace_token(&mut tx, &id, &hash).await?;
+    note(&mut tx, &caller.actor(), "user.token", &id, &json!({}), now).await?;
+    plane.store.commit(tx).await?;
+    Ok(Json(MadeUser { user, token: token.reveal().to_owned() }))
+}
+
 /// Deletes a user, with their own keys, their place on a team and their invitations. The owner of a team hands it over first.
 #[utoipa::path(delete, path = "/api/v1/users/{id}", params(("id" = String, Path)), responses(
     (status = 204), (status = "4XX", body = ErrorBody)
@@ -228,6 +259,28 @@ pub(crate) async fn create_team(
     Ok((StatusCode::CREATED, Json(team(&plane, &id).await?)))
 }
 
+/// Lists teams: the operator's all, a user's own.
+#[utoipa::path(get, path = "/api/v1/teams", params(ListUsers), responses(
+    (status = 200, body = TeamPage), (status = "4XX", body = ErrorBody)
+))]
+pub(crate) async fn list_teams(
+    State(plane): State<Arc<Plane>>,
+    caller: Caller,
+    Asked(asked): Asked<ListUsers>,
+) -> Result<Json<TeamPage>, ApiError> {
+    let most = page_size(asked.limit)?;
+    let after = asked.cursor.unwrap_or_default();
+    let ids: Vec<String> = match caller.user() {
+        None => plane.store.teams(&after, most).await?.into_iter().map(|(id, _)| id).collect(),
+        Some(user) => user.team.iter().filter(|team| **team > after).cloned().collect(),
+    };
+    let mut data = Vec::with_capacity(ids.len());
+    for id in &ids {
+        data.extend(plane.store.team(id).await?);
+    }
+    Ok(Json(TeamPage { data, next_cursor: next_cursor(&ids, most, Clone::clone) }))
+}
+
 /// A team and who is on it: for the operator and its members.
 #[utoipa::path(get, path = "/api/v1/teams/{id}", params(("id" = String, Path)), responses(
     (status = 200, body = Team), (status = "4XX", body = ErrorBody)
@@ -273,7 +326,7 @@ fn changed(
     let mut detail = Map::new();
     let name = match asked.name {
         Some(asked) => {
-            asked.parse::<KeyName>().map_err(|error| ApiError::invalid("name", error.to_string()))?;
+            check_name(&asked)?;
             detail.insert("name".to_owned(), json!(asked));
             asked
         }
@@ -472,10 +525,19 @@ fn must_not_own(user: &User, instead: &str) -> Result<(), ApiError> {
 
 /// The id and the name of a new user or team.
 fn named(id: String, name: String) -> Result<(String, String), ApiError> {
-    // They are held to the same form as those of keys.
-    id.parse::<KeyId>().map_err(|error| ApiError::invalid("id", error.to_string()))?;
-    name.parse::<KeyName>().map_err(|error| ApiError::invalid("name", error.to_string()))?;
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-');
+    if !(1..=64).contains(&id.len()) || !id.bytes().all(fits) {
+        return Err(ApiError::invalid("id", "an id has 1 to 64 characters of a-z, 0-9, `_` and `-`"));
+    }
+    check_name(&name)?;
     Ok((id, name))
+}
+
+/// Refuses what is no name of a user or a team.
+fn check_name(name: &str) -> Result<(), ApiError> {
+    let fits = (1..=50).contains(&name.chars().count()) && name.trim() == name && !has_control(name);
+    let message = "a name has 1 to 50 characters, without control characters or spaces around them";
+    if fits { Ok(()) } else { Err(ApiError::invalid("name", message)) }
 }
 
 fn taken(error: StoreError, id: &str) -> ApiError {

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::body::Asked;
+use super::body::{Asked, moment};
 use crate::{
     Plane,
     caller::Caller,
@@ -26,9 +26,11 @@ pub(crate) struct UsageQuery {
     /// By what usage is told apart: `key`, `team`, `model`, `day`, `hour`, or several of them with commas between.
     group_by: Option<String>,
     /// From this time on, to the hour.
+    #[serde(default, deserialize_with = "moment")]
     #[param(value_type = Option<String>, format = DateTime)]
     from: Option<Timestamp>,
     /// Before this time, to the hour.
+    #[serde(default, deserialize_with = "moment")]
     #[param(value_type = Option<String>, format = DateTime)]
     to: Option<Timestamp>,
     /// Of this key only.

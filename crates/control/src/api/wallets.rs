@@ -10,9 +10,12 @@ use jiff::Timestamp;
 use keymeter_core::{money::Usd, record::decimal};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
-use super::body::Body;
+use super::{
+    body::{Asked, Body},
+    next_cursor, page_size,
+};
 use crate::{
     Plane,
     caller::{Caller, Who},
@@ -42,6 +45,48 @@ pub(crate) struct Credit {
     pub(crate) usd: Usd,
     /// By which the credit counts once, however often it is sent: 1 to 128 characters.
     pub(crate) idempotency_key: String,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListWallets {
+    /// Where the page begins, as the page before said.
+    cursor: Option<String>,
+    /// Rows on a page.
+    limit: Option<i64>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct WalletPage {
+    data: Vec<Wallet>,
+    next_cursor: Option<String>,
+}
+
+/// Lists wallets: the operator's all, a user's own and their team's.
+#[utoipa::path(get, path = "/api/v1/wallets", params(ListWallets), responses(
+    (status = 200, body = WalletPage), (status = "4XX", body = ErrorBody)
+))]
+pub(crate) async fn list(
+    State(plane): State<Arc<Plane>>,
+    caller: Caller,
+    Asked(asked): Asked<ListWallets>,
+) -> Result<Json<WalletPage>, ApiError> {
+    let most = page_size(asked.limit)?;
+    let after = asked.cursor.unwrap_or_default();
+    let data: Vec<_> = match caller.user() {
+        None => plane.store.balances(&after, most).await?,
+        Some(user) => {
+            let mut own = Vec::new();
+            for owner in [Some(&user.id), user.team.as_ref()].into_iter().flatten().filter(|owner| **owner > after) {
+                own.extend(plane.store.balance(owner).await?.map(|balance| (owner.clone(), balance)));
+            }
+            own.sort();
+            own
+        }
+    };
+    let data: Vec<_> = data.into_iter().map(|(owner, balance_usd)| Wallet { owner, balance_usd }).collect();
+    let next_cursor = next_cursor(&data, most, |wallet| wallet.owner.clone());
+    Ok(Json(WalletPage { data, next_cursor }))
 }
 
 /// What is in a wallet.

@@ -254,6 +254,16 @@ pub async fn delete_user(tx: &mut Tx, id: &str, now: Timestamp) -> Result<(), St
     Ok(())
 }
 
+/// Gives a user another token. The one before works no more, and their sessions are over.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn replace_token(tx: &mut Tx, id: &str, token: &KeyHash) -> Result<(), StoreError> {
+    let sql = "UPDATE users SET token_hash = $1 WHERE id = $2";
+    sqlx::query(sql).bind(token.to_hex()).bind(id).execute(&mut **tx).await?;
+    Ok(())
+}
+
 /// The user with this id, held against other changes until the transaction ends.
 ///
 /// # Errors
