@@ -59,10 +59,15 @@ impl Meter {
         now: Timestamp,
     ) -> impl Iterator<Item = (Slot, u64)> + use<> {
         let counter = self.quota(quota.name);
-        counter.roll(quota, now);
         counter.give_back(slot, reserved.saturating_sub(used));
         let beyond = used.saturating_sub(reserved);
-        let later = if beyond > 0 { counter.add(now, beyond) } else { slot };
+        // What is given back counts where it did; only what counts anew needs the present.
+        let later = if beyond > 0 {
+            counter.roll(quota, now);
+            counter.add(now, beyond)
+        } else {
+            slot
+        };
         [(slot, reserved.min(used)), (later, beyond)].into_iter().filter(|(_, amount)| *amount > 0)
     }
 
