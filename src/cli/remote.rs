@@ -115,13 +115,11 @@ impl Remote {
     }
 
     fn refused(&self, status: u16, path: &str, text: &str) -> RemoteError {
-        match refusal(text) {
-            Some((message, param)) => RemoteError::Refused { status, message, param },
-            None => {
-                let path = path.split('?').next().unwrap_or(path).to_owned();
-                RemoteError::NoControlPlane { url: self.base.clone(), status, path }
-            }
+        if let Some((message, param)) = refusal(text) {
+            return RemoteError::Refused { status, message, param };
         }
+        let path = path.split('?').next().unwrap_or(path).to_owned();
+        RemoteError::NoControlPlane { url: self.base.clone(), status, path }
     }
 
     /// All pages of a list.

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 
 use super::{
     script::MOST,
-    settlements::{Ending, Settlement, SettlementBatch, Settlements, Spent},
+    settlements::{Ending, Settlement, Settlements, Spent},
     subject::Subject,
 };
 use crate::limits::kept::KeptQuotas;
@@ -48,12 +48,12 @@ impl Recovery {
     }
 
     /// Remembers what settlements added that the server has acknowledged.
-    pub(super) fn record(&self, batch: &SettlementBatch) {
-        let mut uses = batch.settlements.iter().flat_map(Settlement::added).peekable();
+    pub(super) fn record(&self, subject: &Subject, settlements: &[Settlement]) {
+        let mut uses = settlements.iter().flat_map(Settlement::added).peekable();
         if uses.peek().is_some() {
-            add(self.added.lock().entry(batch.subject.clone()).or_default(), uses);
+            add(self.added.lock().entry(subject.clone()).or_default(), uses);
         }
-        let returned = batch.settlements.iter().filter(|settlement| matches!(settlement.ending, Ending::Returned(_)));
+        let returned = settlements.iter().filter(|settlement| matches!(settlement.ending, Ending::Returned(_)));
         self.unacknowledged.fetch_sub(returned.count(), Ordering::AcqRel);
     }
 

@@ -241,14 +241,16 @@ impl Settlements {
         }
     }
 
-    /// Removes a batch that was acknowledged.
-    pub(super) fn remove(&self, batch: &SettlementBatch) {
+    /// Removes a batch that was acknowledged. Returns those of it that were still there: a settlement may be in two batches at
+    /// once, and the second to be acknowledged finds it gone.
+    pub(super) fn remove(&self, batch: &SettlementBatch) -> Vec<Settlement> {
         let mut by_subject = self.by_subject.lock();
-        let Some(entries) = by_subject.get_mut(&batch.subject) else { return };
-        entries.retain(|entry| !batch.has(entry));
+        let Some(entries) = by_subject.get_mut(&batch.subject) else { return Vec::new() };
+        let removed = entries.extract_if(.., |entry| batch.has(entry)).map(|entry| entry.settlement).collect();
         if entries.is_empty() {
             by_subject.remove(&batch.subject);
         }
+        removed
     }
 
     /// Whether the server cannot know the end of a request.
@@ -316,13 +318,14 @@ mod tests {
         assert_eq!(settlements.of_subject(&keys[0], 9, false).unwrap().settlements.len(), 2, "or is not");
         settlements.mark_lost(&first);
         assert_eq!((settlements.unsent().len(), waiting()), (2, 3));
-        settlements.remove(&first);
+        assert_eq!(settlements.remove(&first).len(), 1);
+        assert_eq!(settlements.remove(&first).len(), 0, "it is acknowledged once");
         assert_eq!(settlements.unsent_batches(1, 1).len(), 1);
         settlements.unsent_batches(100, 100).iter().for_each(|batch| settlements.mark_sent(batch));
         assert_eq!((settlements.unsent().len(), waiting()), (0, 0));
         settlements.mark_all_lost();
         assert_eq!((settlements.unsent().len(), waiting()), (0, 2));
-        settlements.unsent_batches(100, 100).iter().for_each(|batch| settlements.remove(batch));
+        settlements.unsent_batches(100, 100).iter().for_each(|batch| drop(settlements.remove(batch)));
         assert!(settlements.is_empty() && settlements.of_subject(&keys[0], 9, false).is_none());
     }
 

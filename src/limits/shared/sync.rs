@@ -159,8 +159,7 @@ impl SharedLimits {
 
     /// Notes that the server has settlements.
     pub(super) fn acknowledge(&self, batch: &SettlementBatch) {
-        self.recovery.record(batch);
-        self.settlements.remove(batch);
+        self.recovery.record(&batch.subject, &self.settlements.remove(batch));
     }
 
     /// Renews the permits of running requests, and takes again those that were freed meanwhile.

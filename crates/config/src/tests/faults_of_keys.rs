@@ -57,7 +57,7 @@ fn of_keys() {
   name: Third
   hash: '{HASH}'
   limits: {{requests_per_minutes: 1, tokens_per_minute: 1.5}}
-  expires_at: 2027-01-01
+  expires_at: 2027-13-01
   enabled: maybe
   models: ['']
   owner: ' ada'
@@ -80,12 +80,12 @@ fn of_keys() {
         "k:11:12: unknown field `requests_per_minutes` in keys[4].limits; did you mean `requests_per_minute`? accepted: \
          requests_per_minute, tokens_per_minute, concurrent_requests, mode, quotas, models",
         "k:11:56: a limit is a whole number of at least 1, or `unlimited`",
-        "k:12:15: `2027-01-01` is not an RFC 3339 time, such as 2027-01-01T00:00:00Z",
+        "k:12:15: `2027-13-01` is not an RFC 3339 time, such as 2027-01-01T00:00:00Z, or a date, such as 2027-01-01",
         "k:13:12: `maybe` is not accepted here; accepted: true, false",
         "k:14:12: a model's name or pattern must not be empty; `*` stands for all",
         "k:15:10: 1 to 64 characters, without control characters or spaces around them",
         "k:16:21: the same secret is already given on line 10; each must belong to one key, once",
-        "k:16:107: `soon` is not an RFC 3339 time, such as 2027-01-01T00:00:00Z",
+        "k:16:107: `soon` is not an RFC 3339 time, such as 2027-01-01T00:00:00Z, or a date, such as 2027-01-01",
         "k:16:114: missing field `not_after` in keys[4].retiring[1]: when the replaced secret stops working",
         "k:16:121: the same secret is already given on line 16; each must belong to one key, once",
         "k:17:33: the environment variable `UNSET_KEY` is not set; set it, or write ${UNSET_KEY:-default}",

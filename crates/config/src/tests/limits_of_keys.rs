@@ -160,7 +160,7 @@ fn faulty_quotas_are_named_with_their_places() {
             .to_owned(),
         format!("k:24:37: {amount}"),
         "k:25:7: there are two quotas `tokens_per_1h`: leave one of them out".to_owned(),
-        "k:26:49: `soon` is not an RFC 3339 time, such as 2027-01-01T00:00:00Z".to_owned(),
+        "k:26:49: `soon` is not an RFC 3339 time, such as 2027-01-01T00:00:00Z, or a date, such as 2027-01-01".to_owned(),
         "k:27:8: unknown field `token` in keys[1].limits.quotas[18]; did you mean `tokens`? accepted: requests, tokens, \
          output_tokens, usd, per, zone, carried, until"
             .to_owned(),
