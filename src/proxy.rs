@@ -6,6 +6,7 @@ mod body;
 mod cors;
 mod dispatch;
 mod ends;
+mod failure;
 mod forward;
 mod heartbeat;
 mod preflight;

@@ -13,7 +13,7 @@ use pingora::{
     proxy::Session,
 };
 
-use super::{RequestState, Running, body::Outgoing, ends};
+use super::{RequestState, Running, body::Outgoing, ends, failure};
 use crate::{
     admission::{Gate, Now, Route},
     observe::metrics::AttemptOutcome,
@@ -31,6 +31,8 @@ pub(super) struct Dispatch {
     tried: Vec<Arc<str>>,
     /// By which it is told that its replica is down, while it waits for the head of the answer.
     interrupt: Option<Arc<Interrupt>>,
+    /// Whether the log says already how its last attempt failed.
+    is_told: bool,
 }
 
 enum Next {
@@ -63,6 +65,7 @@ impl Dispatch {
 
     /// The head of an answer is there, so that nothing ends the wait for it any more.
     fn answered(&mut self) {
+        self.is_told = false;
         if let Some(interrupt) = self.interrupt.take() {
             interrupt.answered();
         }
@@ -259,6 +262,7 @@ pub(super) fn failed(running: &mut Running, error: &Error) -> bool {
     } else {
         permit.attempted(outcome, 0, None, now);
     }
+    let (pool, replica) = (permit.pool().clone(), permit.replica().clone());
     let goes_elsewhere = match outcome {
         AttemptOutcome::Other => false,
         // What that takes was taken when it was told.
@@ -266,7 +270,24 @@ pub(super) fn failed(running: &mut Running, error: &Error) -> bool {
         _ => running.find_another(now),
     };
     running.trace_attempt(outcome, goes_elsewhere);
+    if *error.esource() != ErrorSource::Downstream {
+        failure::log_attempt((&pool, &replica), running.request.request_id(), error, goes_elsewhere);
+        running.dispatch.is_told = true;
+    }
     goes_elsewhere
+}
+
+/// Says in the log that a request failed, if nothing has said so. What its client did wrong is not told.
+pub(super) fn report(running: &Running, error: &Error) {
+    let dispatch = &running.dispatch;
+    if dispatch.is_told || *error.esource() == ErrorSource::Downstream {
+        return;
+    }
+    let id = running.request.request_id();
+    match &dispatch.permit {
+        Some(permit) => failure::log_attempt((permit.pool(), permit.replica()), id, error, false),
+        None => failure::log_request(&running.request.admitted().route.name, id, error),
+    }
 }
 
 /// What an error of an attempt says of its replica. A socket that we ourselves cannot open, as when descriptors run out, says

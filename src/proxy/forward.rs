@@ -305,9 +305,20 @@ where
     }
 
     fn suppress_error_log(&self, session: &Session, ctx: &Self::CTX, error: &Error) -> bool {
-        ctx.is_clients()
+        if ctx.is_clients()
             || response::is_revoked(&ctx.state)
             || self.inner.suppress_error_log(session, &ctx.inner, error)
+        {
+            return true;
+        }
+        // A line of ours says it in place of Pingora's chain of errors.
+        match &ctx.state {
+            RequestState::Running(running) => {
+                dispatch::report(running, error);
+                true
+            }
+            _ => false,
+        }
     }
 
     fn suppress_proxy_warn_log(
@@ -317,7 +328,9 @@ where
         error: &Error,
         context: ProxyWarnLogContext,
     ) -> bool {
-        self.inner.suppress_proxy_warn_log(session, &ctx.inner, error, context)
+        // An attempt that failed has been told.
+        let is_told = matches!(ctx.state, RequestState::Running(_));
+        self.inner.suppress_proxy_warn_log(session, &ctx.inner, error, context) || is_told
     }
 
     fn error_while_proxy(

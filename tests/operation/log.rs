@@ -15,7 +15,7 @@ use crate::support::{
     gateway::{Gateway, SECRET, config, one_key},
     h2c::H2c,
     process::{Process, answer_becomes, ask, keymeter},
-    script::Gate,
+    script::{Gate, Script, Step},
     upstream::ScriptedUpstream,
 };
 
@@ -93,10 +93,11 @@ async fn lines_of_one_kind_are_few_in_a_second_and_the_rest_are_counted() {
     process.stderr.line("more lines like this were left out").await;
     let told = || {
         let lines = process.stderr.all();
-        let failures = lines.iter().filter(|line| line.contains("Fail to proxy") && !line.contains("left out")).count();
+        let failures =
+            lines.iter().filter(|line| line.contains("connection refused") && !line.contains("left out")).count();
         let counted: usize = lines
             .iter()
-            .filter(|line| line.contains("left out") && line.contains("Fail to proxy"))
+            .filter(|line| line.contains("left out") && line.contains("connection refused"))
             .filter_map(|line| line.split(" more lines").next()?.rsplit(' ').next()?.parse::<usize>().ok())
             .sum();
         (failures, counted)
@@ -110,6 +111,50 @@ async fn lines_of_one_kind_are_few_in_a_second_and_the_rest_are_counted() {
     let (failures, counted) = told();
     assert_eq!(failures + counted, 200);
     assert!(failures < 150, "{failures} lines were written, {counted} counted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_request_is_one_line_with_whose_server_what_and_which_request() {
+    let gone = ScriptedUpstream::start(|_| unreachable!("nobody gets there")).await;
+    let broken = ScriptedUpstream::start(|_| Script { steps: vec![Step::Reset], ..Script::hang() }).await;
+    let [refusing, breaking] = [&gone, &broken].map(|upstream| upstream.url().trim_start_matches("http://").to_owned());
+    drop(gone);
+    let upstreams = format!(
+        "[{{name: alone, url: \"http://{refusing}\", models: [a]}}, {{name: pool, models: [p], attempts: 2, replicas: \
+         [{{name: one, url: \"http://{refusing}\"}}, {{name: two, url: \"http://{breaking}\"}}]}}]"
+    );
+    let configuration = config(&broken, "");
+    let (start, rest) = configuration.split_once("upstreams: ").unwrap();
+    let (_, rest) = rest.split_once('\n').unwrap();
+    let files = Files::new(&format!("{start}upstreams: {upstreams}\n{rest}"), &one_key(""));
+    let process = Process::serve(&files.path);
+    let (gateway, _) = process.addresses().await;
+    let ask = async |model: &str| {
+        let mut body = chat();
+        body["model"] = model.into();
+        let answer = Client::connect(gateway).await.chat(SECRET, &body).await;
+        assert_eq!(answer.status, 502, "{}", answer.text());
+        answer.header("x-request-id").unwrap().to_owned()
+    };
+    let id = ask("a").await;
+    process.stderr.line(&format!("ERROR upstream alone: connection refused ({refusing}), {id}")).await;
+    let id = ask("p").await;
+    let of_request = |lines: Vec<String>| lines.into_iter().filter(|line| line.contains(&id)).collect::<Vec<_>>();
+    within("both attempts", async {
+        while of_request(process.stderr.all()).len() < 2 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let lines = of_request(process.stderr.all());
+    assert!(
+        lines[0].contains(" WARN upstream pool: ") && lines[0].ends_with("; the request goes elsewhere"),
+        "{lines:#?}"
+    );
+    assert!(lines[1].contains(" ERROR upstream pool: ") && lines[1].ends_with(&id), "{lines:#?}");
+    assert!(lines.iter().any(|line| line.contains(&format!("connection refused (one, {refusing})"))), "{lines:#?}");
+    assert!(lines.iter().any(|line| line.contains(&format!("(two, {breaking})"))), "{lines:#?}");
+    assert!(!process.stderr.all().iter().any(|line| line.contains("Fail to proxy")), "{:#?}", process.stderr.all());
 }
 
 #[tokio::test(flavor = "multi_thread")]
