@@ -13,6 +13,7 @@ mod replica;
 mod retries;
 mod running;
 pub mod status;
+mod words;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -37,6 +38,7 @@ pub use self::{
     pool::{Permit, Pool, PoolError},
     pools::Pools,
     replica::Replica,
+    words::in_words,
 };
 use crate::headers::change_request;
 

@@ -4,11 +4,11 @@
 
 use std::fmt;
 
-use pingora::{ErrorType, prelude::Error};
+use pingora::prelude::Error;
 
 use crate::{
     admission::RequestId,
-    upstream::{Pool, Replica, UNRESOLVED},
+    upstream::{Pool, Replica, in_words},
 };
 
 /// Logs an attempt that failed, and whether the request goes elsewhere.
@@ -18,7 +18,7 @@ pub(super) fn log_attempt(
     error: &Error,
     goes_elsewhere: bool,
 ) {
-    let line = Line { pool, replica, request, what: what(error), goes_elsewhere };
+    let line = Line { pool, replica, request, what: in_words(error), goes_elsewhere };
     if goes_elsewhere {
         tracing::warn!("{line}");
     } else {
@@ -28,7 +28,7 @@ pub(super) fn log_attempt(
 
 /// Logs a request that failed before a replica was asked.
 pub(super) fn log_request(upstream: &str, request: &RequestId, error: &Error) {
-    tracing::error!("upstream {upstream}: {}, {}", what(error), request.as_str());
+    tracing::error!("upstream {upstream}: {}, {}", in_words(error), request.as_str());
 }
 
 struct Line<'request> {
@@ -52,24 +52,4 @@ impl fmt::Display for Line<'_> {
         write!(formatter, "{address}), {}", request.as_str())?;
         if *goes_elsewhere { formatter.write_str("; the request goes elsewhere") } else { Ok(()) }
     }
-}
-
-/// What went wrong, in words: of a failure that has no words of its own, Pingora's without its chain.
-fn what(error: &Error) -> String {
-    let words = match error.etype() {
-        ErrorType::ConnectRefused => "connection refused",
-        ErrorType::ConnectTimedout => "no connection within connect_timeout",
-        ErrorType::ConnectNoRoute => "there is no route to it",
-        ErrorType::TLSHandshakeTimedout => "no TLS handshake within connect_timeout",
-        ErrorType::ReadTimedout => "no answer within read_timeout or first_byte_timeout",
-        ErrorType::WriteTimedout => "it took no more of the request in time",
-        ErrorType::ConnectionClosed => "it closed the connection before the answer was whole",
-        kind if *kind == UNRESOLVED => "its name does not resolve",
-        _ => "",
-    };
-    if !words.is_empty() {
-        return words.to_owned();
-    }
-    let detail = error.context.as_ref().map(|context| format!(" ({})", context.as_str()));
-    format!("{}{}", error.etype().as_str(), detail.unwrap_or_default())
 }

@@ -11,7 +11,7 @@ use keymeter_core::{
 use serde::Deserialize;
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{Replica, ask::Asker, pool::Pool};
+use super::{Replica, ask::Asker, pool::Pool, words::in_words};
 
 /// How the replicas of an upstream are checked; `None`: they are not. One server is checked where that is written.
 pub(super) fn checks_of(upstream: &Upstream, replicas: usize) -> Option<HealthChecks> {
@@ -122,7 +122,7 @@ impl Check<'_> {
 
     async fn path(&self, path: &str) -> Result<(), String> {
         let answer = self.asker.get(self.upstream, self.replica, path.as_bytes(), self.checks.timeout, 0).await;
-        match answer.map_err(|error| error.to_string())?.status {
+        match answer.map_err(|error| in_words(&error))?.status {
             200..=299 => Ok(()),
             status => Err(format!("{path} answered {status}")),
         }
@@ -148,7 +148,7 @@ impl Check<'_> {
         }
         let patience = self.checks.timeout;
         let answer = self.asker.get(self.upstream, self.replica, b"/v1/models", patience, LONGEST_LIST).await;
-        let answer = answer.map_err(|error| error.to_string())?;
+        let answer = answer.map_err(|error| in_words(&error))?;
         if !(200..300).contains(&answer.status) {
             return Err(format!("/v1/models answered {}", answer.status));
         }
