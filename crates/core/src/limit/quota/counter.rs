@@ -32,12 +32,6 @@ enum Counted {
 /// What is counted stays for so many steps beside the one that begins.
 const STEPS: i64 = 60;
 
-/// No span of the calendar is longer than this with its changes of the clocks, and none that another zone has begun ends
-/// later: in seconds.
-pub(super) const LONGEST: [(QuotaSpan, i64); 3] =
-    [(QuotaSpan::Day, 26 * HOUR), (QuotaSpan::Week, 171 * HOUR), (QuotaSpan::Month, (31 * 24 + 3) * HOUR)];
-const HOUR: i64 = 3600;
-
 impl QuotaCounter {
     /// A counter of which nothing is used.
     #[must_use]
@@ -77,9 +71,7 @@ impl QuotaCounter {
             (Counted::Until(end), span) => {
                 let second = now.as_second();
                 if second < *end {
-                    let longest =
-                        LONGEST.iter().find(|(known, _)| *known == span).map_or(i64::MAX, |(_, longest)| *longest);
-                    if *end - second > longest {
+                    if *end - second > span.longest() {
                         // The clock was far ahead, and has been set right.
                         *end = end_of(quota, now);
                     }

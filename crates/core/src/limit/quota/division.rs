@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Quota, QuotaSpan, Slot, Zone, counter::LONGEST};
+use super::{Quota, QuotaSpan, Slot, Zone};
 
 /// How a quota's time is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,11 +40,18 @@ impl Division {
     }
 }
 
+const HOUR: i64 = 3600;
+
 impl QuotaSpan {
-    /// No span of the calendar is longer, in seconds; 0 for a length.
+    /// No span of the calendar is longer, in seconds, whatever its zone does to its clocks; 0 for a length.
     #[must_use]
     pub fn longest(self) -> i64 {
-        LONGEST.iter().find(|(known, _)| *known == self).map_or(0, |(_, longest)| *longest)
+        match self {
+            Self::Day => 26 * HOUR,
+            Self::Week => 171 * HOUR,
+            Self::Month => (31 * 24 + 3) * HOUR,
+            Self::Length(_) => 0,
+        }
     }
 }
 
