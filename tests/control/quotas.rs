@@ -27,6 +27,7 @@ over_both! {
     those_of_teams_and_users_reach_each_of_their_keys
     teams_and_users_are_the_operators_to_limit
     what_is_wrong_is_named
+    what_a_key_has_stands_in_no_changes_way
     a_running_gateway_holds_a_team_to_them
     commands_set_and_clear_them
     the_page_sets_them_and_shows_what_is_used
@@ -150,6 +151,27 @@ async fn teams_and_users_are_the_operators_to_limit(plane: &Plane) {
     assert_eq!(refused.refused(403, "forbidden"), "limits.mode");
     let record = plane.look_up(&secret).await.with(200);
     assert_eq!((&record["limits"]["mode"], &record["allow_from"]), (&json!("observe"), &json!(["127.0.0.1"])));
+}
+
+/// What an operator gave, a user may keep beside what they change, and a key that is full to the brim can be disabled.
+async fn what_a_key_has_stands_in_no_changes_way(plane: &Plane) {
+    let ada = plane.user("ada").await;
+    plane.credit("ada", "1", "first").await;
+    let (id, _) = plane.key(&ada, json!({"name": "Some key"})).await;
+    let path = format!("/api/v1/keys/{id}");
+    let given = json!({"requests_per_minute": "unlimited"});
+    plane.operate("PATCH", &path, json!({"limits": given})).await.with(200);
+    let kept = json!({"requests_per_minute": "unlimited", "quotas": [{"usd": "5", "per": "day"}]});
+    assert_eq!(plane.call(&ada, "PATCH", &path, json!({"limits": kept})).await.with(200)["limits"], kept);
+    plane.call(&ada, "PATCH", &path, json!({"limits": {"requests_per_minute": 5}})).await.with(200);
+
+    let mut tx = plane.store().begin().await.unwrap();
+    let full = json!(vec!["m".repeat(250); 200]).to_string();
+    sqlx::query("UPDATE keys SET models = $1").bind(full).execute(&mut *tx).await.unwrap();
+    plane.store().commit(tx).await.unwrap();
+    assert_eq!(plane.call(&ada, "PATCH", &path, json!({"enabled": false})).await.with(200)["state"], "disabled");
+    let refused = plane.operate("PATCH", &path, json!({"allow_from": ["10.0.0.0/8"]})).await;
+    assert_eq!(refused.refused(400, "invalid_value"), "models");
 }
 
 async fn what_is_wrong_is_named(plane: &Plane) {

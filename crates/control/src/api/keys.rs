@@ -269,7 +269,7 @@ pub(crate) async fn update(
         detail.insert("models".to_owned(), json!(key.models));
     }
     if let Some(limits) = asked.limits {
-        key.limits = fields::limits(&plane, &caller, limits, before.limits.mode)?;
+        key.limits = fields::limits(&plane, &caller, limits, &before.limits)?;
         detail.insert("limits".to_owned(), json!(key.limits));
     }
     if let Some(networks) = asked.allow_from {
@@ -284,7 +284,10 @@ pub(crate) async fn update(
         key.expires_at = expires_at;
         detail.insert("expires_at".to_owned(), json!(expires_at));
     }
-    fields::must_fit(key.models.as_ref(), &key.limits, key.allow_from.as_ref())?;
+    if (&key.models, &key.limits, &key.allow_from) != (&before.models, &before.limits, &before.allow_from) {
+        // Nothing else is refused for what a key has from before: it can always be disabled.
+        fields::must_fit(key.models.as_ref(), &key.limits, key.allow_from.as_ref())?;
+    }
     if key == before {
         // Nothing that anybody would have to be told, now or later.
         return Ok(Json(key));
@@ -397,7 +400,7 @@ fn checked(plane: &Plane, caller: &Caller, asked: CreateKey) -> Result<NewKey, A
         _ => asked.owner,
     };
     let models = fields::models(asked.models)?;
-    let limits = fields::limits(plane, caller, asked.limits, None)?;
+    let limits = fields::limits(plane, caller, asked.limits, &KeyLimits::default())?;
     let allow_from = fields::allow_from(asked.allow_from)?;
     fields::must_fit(models.as_ref(), &limits, allow_from.as_ref())?;
     Ok(NewKey {

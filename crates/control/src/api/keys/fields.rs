@@ -13,7 +13,7 @@ use crate::{
     api::limits,
     caller::Caller,
     error::ApiError,
-    store::limits::{KeyLimits, LimitValue, Mode},
+    store::limits::{KeyLimits, LimitValue},
 };
 
 /// A name that a key may have.
@@ -75,21 +75,16 @@ pub(super) fn must_fit(
     }
 }
 
-/// Limits that are some; a user gives no key more than what keys have that have none of their own, and leaves its mode as it
-/// `is`.
-pub(super) fn limits(
-    plane: &Plane,
-    caller: &Caller,
-    limits: KeyLimits,
-    is: Option<Mode>,
-) -> Result<KeyLimits, ApiError> {
+/// Limits that are some; a user gives no key more than what keys have that have none of their own, unless it `is` so already, and
+/// leaves its mode as it is.
+pub(super) fn limits(plane: &Plane, caller: &Caller, limits: KeyLimits, is: &KeyLimits) -> Result<KeyLimits, ApiError> {
     let most = &plane.limits;
-    for (field, value, most) in [
-        ("limits.requests_per_minute", &limits.requests_per_minute, most.requests_per_minute),
-        ("limits.tokens_per_minute", &limits.tokens_per_minute, most.tokens_per_minute),
-        ("limits.concurrent_requests", &limits.concurrent_requests, most.concurrent_requests),
+    for (field, value, is, most) in [
+        ("limits.requests_per_minute", &limits.requests_per_minute, &is.requests_per_minute, most.requests_per_minute),
+        ("limits.tokens_per_minute", &limits.tokens_per_minute, &is.tokens_per_minute, most.tokens_per_minute),
+        ("limits.concurrent_requests", &limits.concurrent_requests, &is.concurrent_requests, most.concurrent_requests),
     ] {
-        let Some(value) = value else { continue };
+        let Some(value) = value.as_ref().filter(|value| Some(*value) != is.as_ref()) else { continue };
         let text = match value {
             LimitValue::Number(number) => number.to_string(),
             LimitValue::Word(word) => word.clone(),
@@ -107,11 +102,11 @@ pub(super) fn limits(
     parse_limits(json!(limits)).map_err(|error| limits::at("limits", error))?;
     let Some(user) = caller.user() else { return Ok(limits) };
     match limits.mode {
-        Some(mode) if Some(mode) != is => {
+        Some(mode) if Some(mode) != is.mode => {
             let message = format!("only the operator sets `mode`; leave it out, {}", user.id);
             Err(ApiError::forbidden(message).at("limits.mode"))
         }
-        _ => Ok(KeyLimits { mode: is, ..limits }),
+        _ => Ok(KeyLimits { mode: is.mode, ..limits }),
     }
 }
 
