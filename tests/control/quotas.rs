@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use keymeter_config::keys::parse_record;
-use keymeter_core::limit::LimitMode;
+use keymeter_core::limit::{Limit, LimitMode, Limits};
 use serde_json::{Value, json};
 
 use super::{
@@ -153,18 +153,33 @@ async fn teams_and_users_are_the_operators_to_limit(plane: &Plane) {
     assert_eq!((&record["limits"]["mode"], &record["allow_from"]), (&json!("observe"), &json!(["127.0.0.1"])));
 }
 
-/// What an operator gave, a user may keep beside what they change, and a key that is full to the brim can be disabled.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_operator_gave_stays_beside_what_a_user_changes() {
+    let most = Limits { requests_per_minute: Limit::at(600).unwrap(), ..Limits::UNLIMITED };
+    let plane = Plane::limited(most).await;
+    let ada = plane.user("ada").await;
+    plane.credit("ada", "1", "first").await;
+    let (id, _) = plane.key(&ada, json!({"name": "Some key"})).await;
+    let path = format!("/api/v1/keys/{id}");
+    let more = json!({"requests_per_minute": 6000, "quotas": [{"usd": "5", "per": "day"}]});
+    let change = |limits: &Value| plane.call(&ada, "PATCH", &path, json!({"limits": limits}));
+    assert_eq!(change(&more).await.refused(400, "invalid_value"), "limits.requests_per_minute");
+    plane.operate("PATCH", &path, json!({"limits": {"requests_per_minute": 6000}})).await.with(200);
+    assert_eq!(change(&more).await.with(200)["limits"], more);
+    assert_eq!(
+        change(&json!({"requests_per_minute": 6001})).await.refused(400, "invalid_value"),
+        "limits.requests_per_minute"
+    );
+    change(&json!({"requests_per_minute": 5})).await.with(200);
+    assert_eq!(change(&more).await.refused(400, "invalid_value"), "limits.requests_per_minute", "given up is given up");
+}
+
+/// A key that is full to the brim can be disabled.
 async fn what_a_key_has_stands_in_no_changes_way(plane: &Plane) {
     let ada = plane.user("ada").await;
     plane.credit("ada", "1", "first").await;
     let (id, _) = plane.key(&ada, json!({"name": "Some key"})).await;
     let path = format!("/api/v1/keys/{id}");
-    let given = json!({"requests_per_minute": "unlimited"});
-    plane.operate("PATCH", &path, json!({"limits": given})).await.with(200);
-    let kept = json!({"requests_per_minute": "unlimited", "quotas": [{"usd": "5", "per": "day"}]});
-    assert_eq!(plane.call(&ada, "PATCH", &path, json!({"limits": kept})).await.with(200)["limits"], kept);
-    plane.call(&ada, "PATCH", &path, json!({"limits": {"requests_per_minute": 5}})).await.with(200);
-
     let mut tx = plane.store().begin().await.unwrap();
     let full = json!(vec!["m".repeat(250); 200]).to_string();
     sqlx::query("UPDATE keys SET models = $1").bind(full).execute(&mut *tx).await.unwrap();
