@@ -127,6 +127,9 @@ async fn dates_stand_for_their_beginning(plane: &Plane) {
     assert_eq!(plane.get(OPERATOR, &path).await.with(200)["expires_at"], "2099-03-01T00:00:00Z");
     let refused = plane.operate("PATCH", &path, json!({"expires_at": "2099-02-30"})).await;
     assert_eq!(refused.refused(400, "invalid_value"), "expires_at");
+    let quota = json!({"usd": "5", "per": "month", "carried": "1", "until": "2099-04-01"});
+    let key = plane.operate("PATCH", &path, json!({"limits": {"quotas": [quota]}})).await.with(200);
+    assert_eq!(key["limits"]["quotas"][0]["until"], "2099-04-01T00:00:00Z");
     plane.operate("PATCH", &path, json!({"expires_at": null})).await.with(200);
     plane.get(OPERATOR, "/api/v1/usage?from=2026-11-01&to=2026-12-01").await.with(200);
     command(&url, OPERATOR, &["usage", "--from", "2026-11-01", "--to", "2026-12-01"]).await.unwrap();

@@ -10,13 +10,11 @@ use axum::{
     response::Response,
 };
 use jiff::Timestamp;
-use keymeter_core::{clock, model_name::has_control, printable::Printable};
-use serde::{
-    Deserialize, Deserializer,
-    de::{DeserializeOwned, Error as _},
-};
+use keymeter_core::{model_name::has_control, printable::Printable};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::Value;
 
+pub(crate) use crate::store::limits::moment;
 use crate::{Plane, error::ApiError};
 
 /// The body of a call.
@@ -124,15 +122,7 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Plane>> for Asked<T> {
     }
 }
 
-/// A moment: RFC 3339, or a date alone, which is its beginning in UTC.
-pub(crate) fn moment<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<Timestamp>, D::Error> {
-    let Some(text) = Option::<String>::deserialize(reader)? else { return Ok(None) };
-    clock::moment(&text).map(Some).ok_or_else(|| D::Error::custom(NO_MOMENT))
-}
-
-const NO_MOMENT: &str = "a time of RFC 3339, such as `2027-01-01T00:00:00Z`, or a date, such as `2027-01-01`";
-
-/// The same where absent, `null` and a moment are three cases.
+/// A moment where absent, `null` and a moment are three cases.
 #[allow(clippy::option_option, reason = "absent, null and a value are three cases")]
 pub(crate) fn given_moment<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<Option<Timestamp>>, D::Error> {
     moment(reader).map(Some)

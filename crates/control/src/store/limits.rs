@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use keymeter_core::limit::{LimitMode, Quota, QuotaName, QuotaUnit, Zone};
-use serde::{Deserialize, Deserializer, Serialize};
+use keymeter_core::{
+    clock,
+    limit::{LimitMode, Quota, QuotaName, QuotaUnit, Zone},
+};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use utoipa::ToSchema;
 
 /// A key's own limits. Of those of a minute and at once, what is absent is as the gateways' configuration says.
@@ -83,8 +86,8 @@ pub struct QuotaLimit {
     /// What was used elsewhere before, and counts too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carried: Option<Amount>,
-    /// Until when that counts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Until when that counts; of a date, until it begins in UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "moment")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub until: Option<Timestamp>,
 }
@@ -158,6 +161,14 @@ impl From<Mode> for LimitMode {
         }
     }
 }
+
+/// A moment: RFC 3339, or a date alone, which is its beginning in UTC.
+pub(crate) fn moment<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<Timestamp>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(reader)? else { return Ok(None) };
+    clock::moment(&text).map(Some).ok_or_else(|| D::Error::custom(NO_MOMENT))
+}
+
+const NO_MOMENT: &str = "a time of RFC 3339, such as `2027-01-01T00:00:00Z`, or a date, such as `2027-01-01`";
 
 /// A list that is `null` is empty.
 fn or_none<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(reader: D) -> Result<T, D::Error> {
