@@ -26,6 +26,7 @@ mod support {
     pub mod scene;
     pub mod script;
     pub mod service;
+    pub mod soak;
     pub mod upstream;
     pub mod usage_service;
     pub mod wire;

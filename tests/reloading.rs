@@ -12,6 +12,7 @@ use crate::support::{
     client::{Arrival, Client, Response, events},
     gateway::{Gateway, SECRET, config, one_key, replace},
     script::{Gate, Script, completion, usage},
+    soak::scaled,
     upstream::ScriptedUpstream,
 };
 
@@ -74,7 +75,7 @@ async fn a_reload_answers_what_it_did() {
 async fn a_change_of_keys_holds_at_the_very_next_request() {
     let upstream = upstream().await;
     let gateway = Gateway::before(&upstream);
-    for _ in 0..if soak() { 100 } else { 3 } {
+    for _ in 0..scaled(3, 100) {
         for (keys, own, others) in [
             (one_key(""), 200, 401),
             (two_keys("", ""), 200, 200),
@@ -333,8 +334,4 @@ async fn a_running_stream_does_not_notice_and_the_next_request_does() {
     reload_keys(&gateway, &one_key("")).await;
     assert_eq!(gateway.chat(&chat()).await.status, 200);
     assert_eq!((former.received().len(), latter.received().len()), (1, 1));
-}
-
-fn soak() -> bool {
-    std::env::var_os("KEYMETER_SOAK").is_some()
 }

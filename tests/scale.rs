@@ -26,6 +26,8 @@ use keymeter_core::{
 };
 use parking_lot::RwLock;
 
+use crate::support::soak::scaled;
+
 /// A source that has as many keys as there are numbers, and of which some are disabled.
 struct Numbered {
     keys: u32,
@@ -118,10 +120,6 @@ impl House {
     }
 }
 
-fn is_soak() -> bool {
-    std::env::var("KEYMETER_SOAK").is_ok()
-}
-
 /// The process's resident memory in bytes.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -131,7 +129,7 @@ fn resident() -> u64 {
 
 #[tokio::test]
 async fn what_a_key_takes_is_bounded_and_strangers_push_out_nobody() {
-    let (keys, strangers) = if is_soak() { (1_000_000, 10_000_000) } else { (20_000, 50_000) };
+    let (keys, strangers) = scaled((20_000, 50_000), (1_000_000, 10_000_000));
     let house = House::with(keys);
     // The source of this test holds its keys in memory too, and a gateway's does not.
     let before = resident();
@@ -159,7 +157,7 @@ async fn what_a_key_takes_is_bounded_and_strangers_push_out_nobody() {
 
 #[tokio::test]
 async fn the_series_of_a_hundred_thousand_keys_are_scraped_in_seconds() {
-    let keys = if is_soak() { 100_000 } else { 2_000 };
+    let keys = scaled(2_000, 100_000);
     let house = House::with(keys);
     let gate = house.gate();
     let (model, limit) = ("llama-3*".into(), Limit::at(600).unwrap());
@@ -179,7 +177,7 @@ async fn the_series_of_a_hundred_thousand_keys_are_scraped_in_seconds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_key_is_refused_within_milliseconds_whatever_the_number_of_keys() {
-    let (keys, runs, rounds) = if is_soak() { (1_000_000, 1000, 1000) } else { (10_000, 1000, 50) };
+    let (keys, runs, rounds) = scaled((10_000, 1000, 50), (1_000_000, 1000, 1000));
     let house = House::with(keys);
     house.meet_all().await;
     let mut running = Vec::new();

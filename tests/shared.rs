@@ -20,6 +20,7 @@ use crate::support::{
     redis::Redis,
     scene::{configuration, post},
     script::{Gate, Script, completion},
+    soak::scaled,
     upstream::ScriptedUpstream,
 };
 
@@ -62,9 +63,4 @@ async fn ask(client: &mut Client, number: usize) -> Response {
 
 async fn upstream() -> ScriptedUpstream {
     ScriptedUpstream::start(|_| Script::json(200, &completion("m", 3))).await
-}
-
-/// How often something is done: a few times, or as often as the soak wants.
-fn times(normally: usize, at_soak: usize) -> usize {
-    if std::env::var_os("KEYMETER_SOAK").is_some() { at_soak } else { normally }
 }

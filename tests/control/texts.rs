@@ -14,6 +14,7 @@ use super::{
 use crate::support::{
     control::{Answer, GATEWAYS, OPERATOR, Plane},
     scene::escaped,
+    soak::scaled,
 };
 
 over_both! {
@@ -109,7 +110,7 @@ impl Texts {
 }
 
 fn rounds() -> usize {
-    if std::env::var("KEYMETER_SOAK").is_ok() { 300 } else { 12 }
+    scaled(12, 300)
 }
 
 async fn whatever_a_record_says_the_store_is_not_at_fault(plane: &Plane) {

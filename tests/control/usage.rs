@@ -6,7 +6,10 @@ use super::{
     money::{record, used},
     over_both,
 };
-use crate::support::control::{GATEWAYS, OPERATOR, Plane};
+use crate::support::{
+    control::{GATEWAYS, OPERATOR, Plane},
+    soak::scaled,
+};
 
 over_both! {
     usage_is_told_by_key_team_model_and_time
@@ -165,7 +168,7 @@ const SUMMED: &str = "INSERT INTO usage_TABLE SELECT at - at % SPAN AS since, ke
 #[tokio::test(flavor = "multi_thread")]
 async fn usage_is_told_in_no_time_whatever_there_is() {
     let plane = Plane::sqlite().await;
-    let records: u64 = if std::env::var("KEYMETER_SOAK").is_ok() { 10_000_000 } else { 20_000 };
+    let records: u64 = scaled(20_000, 10_000_000);
     let first = "2026-06-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap().as_microsecond();
     let mut tx = plane.store().begin().await.unwrap();
     let many = MANY.replace("COUNT", &records.to_string()).replace("HOUR0", &first.to_string());

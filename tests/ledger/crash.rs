@@ -18,12 +18,8 @@ use super::*;
 use crate::support::{
     line::Line,
     process::{Process, Signal},
+    soak::scaled,
 };
-
-/// How often something is killed: a few times, or as often as the soak wants.
-fn kills(normally: usize, at_soak: usize) -> usize {
-    if std::env::var_os("KEYMETER_SOAK").is_some() { at_soak } else { normally }
-}
 
 /// What the upstream itself says that it did, by the request's id.
 pub type Stated = Arc<Mutex<HashMap<String, (u64, u64)>>>;
@@ -120,7 +116,7 @@ async fn gateways_are_killed_and_each_response_that_was_seen_is_recorded_once() 
     let mut gateway = Process::serve(&path);
     let (tell, told) = watch::channel(gateway.addresses().await.0);
     let crowd = Crowd::of(8, &told, SECRET);
-    let (kills, mut slowest) = (kills(6, 500), Duration::ZERO);
+    let (kills, mut slowest) = (scaled(6, 500), Duration::ZERO);
     for round in 0..kills {
         usage_service.fail(match round % 3 {
             0 => Failure::None,
@@ -226,7 +222,7 @@ async fn the_control_plane_is_killed_and_its_sums_are_the_upstreams() {
     let gateway = Gateway::start(&text, "keys: []");
     let (_tell_gateway, address) = watch::channel(gateway.address());
     let crowd = Crowd::of(4, &address, &secret);
-    let (kills, mut slowest) = (kills(4, 100), Duration::ZERO);
+    let (kills, mut slowest) = (scaled(4, 100), Duration::ZERO);
     for round in 0..kills {
         tokio::time::sleep(Duration::from_millis(150 + 70 * (round as u64 % 4))).await;
         plane.process.signal(Signal::KILL);

@@ -7,12 +7,12 @@ use tokio::sync::watch;
 use super::*;
 use crate::{
     ledger::crash::{Crowd, Stated, upstream},
-    support::{client::Client, process::Signal},
+    support::{client::Client, process::Signal, soak::scaled},
 };
 
-/// How often it is killed: a few times, or as often as the soak wants.
+/// How often it is killed.
 fn kills() -> u64 {
-    if std::env::var_os("KEYMETER_SOAK").is_some() { 500 } else { 6 }
+    scaled(6, 500)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,10 +11,11 @@ use std::{
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::{chat, reload, reload_keys, soak, two_keys, upstream};
+use super::{chat, reload, reload_keys, two_keys, upstream};
 use crate::support::{
     client::Client,
     gateway::{Gateway, SECRET, config, one_key},
+    soak::scaled,
 };
 
 /// Requests that are made while the test does something else.
@@ -64,7 +65,7 @@ async fn no_request_fails_and_no_count_is_lost_however_often_it_is_reloaded() {
     let gateway = Gateway::start(&config(&upstream, ""), &one_key(&limits));
     let start = Instant::now();
     let load = Load::on(&gateway, 4);
-    let reloads = if soak() { 1000 } else { 60 };
+    let reloads = scaled(60, 1000);
     for number in 0..reloads {
         let (keys, status) = match number % 3 {
             0 => (two_keys(&limits, ""), 200),

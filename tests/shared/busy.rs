@@ -120,7 +120,7 @@ async fn burst(clients: Vec<Client>, key: usize) -> (Vec<Client>, usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn beside_four_busy_loops_two_gateways_admit_no_more_and_no_fewer_than_the_limit() {
-    let (runs, bursts) = (times(1, 12), times(10, 25));
+    let (runs, bursts) = (scaled(1, 12), scaled(10, 25));
     let keys = keys(bursts, &format!("limits: {{requests_per_minute: {LIMIT}}}"));
     let mut wrong = Vec::new();
     for run in 0..runs {

@@ -50,7 +50,7 @@ async fn of_a_team_of_50_keys_exactly_10_of_200_requests_through_each_of_4_proce
     let (redis, upstream) = (Redis::start(), upstream().await);
     let text = sharing(&upstream, &format!("url: \"{}\", timeout: 5s", redis.url()));
     let limits = ["requests_per_minute: 10", "quotas: [{requests: 10, per: 5h}]", "quotas: [{requests: 10, per: day}]"];
-    for round in 0..times(3, 100) {
+    for round in 0..scaled(3, 100) {
         let limits = limits[round % limits.len()];
         let teams = format!("teams: [{{id: research, limits: {{{limits}}}}}]\n");
         let keys = format!("{teams}{}", keys(50, "team: research, limits: {requests_per_minute: 100}"));

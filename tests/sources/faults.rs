@@ -11,6 +11,7 @@ use crate::support::{
     gateway::SECRET,
     script::{Gate, Script, Step},
     service::KeyService,
+    soak::scaled,
 };
 
 fn text(status: u16, body: &str) -> Script {
@@ -98,11 +99,7 @@ async fn a_service_that_comes_and_goes_while_keys_change_harms_nobody() {
     service.set(record());
     let gateway = gateway(&upstream, &service, "ttl: 20ms", "");
     assert_eq!(asked(&gateway, SECRET).await.0, 200);
-    let (flaps, pause) = if std::env::var("KEYMETER_SOAK").is_ok() {
-        (60, Duration::from_secs(1))
-    } else {
-        (10, Duration::from_millis(100))
-    };
+    let (flaps, pause) = scaled((10, Duration::from_millis(100)), (60, Duration::from_secs(1)));
     for flap in 0..flaps {
         if flap % 2 == 0 {
             service.fail(503);

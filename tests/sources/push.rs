@@ -16,6 +16,7 @@ use crate::{
         scene::{DONE, chat, configuration, says, stream, sum_becomes, uses},
         script::{Gate, Script, Step},
         service::KeyService,
+        soak::scaled,
         upstream::ScriptedUpstream,
     },
 };
@@ -84,7 +85,7 @@ async fn a_look_up_under_way_never_brings_a_revoked_key_back() {
     let (upstream, service) = (answering().await, KeyService::start().await);
     let gateway = gateway(&upstream, &service, "ttl: 1h", "");
     service.wait_for_listener(1).await;
-    let rounds = if std::env::var("KEYMETER_SOAK").is_ok() { 1000 } else { 30 };
+    let rounds = scaled(30, 1000);
     for round in 0..rounds {
         service.set(record());
         let gate = service.hold();
