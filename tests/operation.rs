@@ -357,15 +357,16 @@ async fn the_log_is_json_on_one_side_and_plain_words_on_the_other() {
     for duration in ["duration_ms", "time_to_first_token_ms"] {
         assert!(lines[0][duration].as_f64() > Some(0.0), "{duration} in {}", lines[0]);
     }
+    assert_eq!(lines[0]["pid"], json!(process.id()));
     let mut first = lines[0].clone();
-    for varying in ["time", "request_id", "duration_ms", "time_to_first_token_ms", "replica"] {
+    for varying in ["pid", "time", "request_id", "duration_ms", "time_to_first_token_ms", "replica"] {
         first.as_object_mut().unwrap().remove(varying).unwrap();
     }
     assert_eq!(
         first,
         json!({
             "key_id": "key_test", "key_name": "Test key", "model": "m", "upstream": "scripted", "attempts": 1, "queued_ms": 0.0,
-            "path": "/v1/chat/completions", "status": 200, "reason": null, "input_tokens": 7,
+            "client_address": "127.0.0.1", "path": "/v1/chat/completions", "status": 200, "reason": null, "input_tokens": 7,
             "cached_input_tokens": 0, "cache_write_tokens": 0, "output_tokens": 5, "reasoning_tokens": 0,
             "usage_source": "upstream", "cost_usd": "0.000017", "client_aborted": false,
         })
@@ -382,6 +383,8 @@ async fn the_log_is_json_on_one_side_and_plain_words_on_the_other() {
         ]
     );
     assert_eq!(lines[4]["path"], "/nothing");
+    assert_eq!((&lines[2]["limit"], &lines[2]["limit_scope"]), (&json!("requests_per_minute"), &json!("key")));
+    assert!(lines.iter().all(|line| line["client_address"] == "127.0.0.1"), "{lines:?}");
     for line in process.stderr.all() {
         assert!(!line.contains('\u{1b}'), "colours in a file: {line:?}");
     }

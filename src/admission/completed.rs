@@ -178,6 +178,7 @@ impl<'request> Completed<'request> {
             usage_source: source.as_str(),
             cost: *cost,
             client_aborted: self.is_aborted,
+            limit: self.outcome.rejection.and_then(Rejection::reached_limit),
             ..self.context.line(Some(&self.admitted.key.record), self.status, self.reason(), self.at)
         }
     }

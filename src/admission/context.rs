@@ -111,6 +111,7 @@ impl RequestContext {
             time: self.arrived.date,
             request_id: self.id.as_str(),
             trace_id: self.trace.as_ref().map(|trace| trace.id()),
+            client_address: self.settings.logged_address.told(self.from),
             key_id: key.map(|record| record.id.as_str()),
             key_name: key.map(|record| record.name.as_str()),
             model: self.kept_model(),

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use keymeter_core::{limit::Scope, rejection::Rejection};
 
 use super::{Gate, Now, RequestContext};
-use crate::{keys::Key, observe::traces::Ended};
+use crate::{
+    keys::Key,
+    observe::{access_log::Line, traces::Ended},
+};
 
 /// A request that was refused.
 pub struct Rejected {
@@ -50,6 +53,7 @@ impl Gate {
         }
         let record = key.map(|key| &*key.record);
         context.trace_ended(&Ended { status, reason, ..Ended::default() }, record, now);
-        self.log.write(&context.line(record, status, reason, now));
+        let limit = rejection.and_then(Rejection::reached_limit);
+        self.log.write(&Line { limit, ..context.line(record, status, reason, now) });
     }
 }

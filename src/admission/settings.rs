@@ -10,7 +10,9 @@ use std::{
     time::Duration,
 };
 
-use keymeter_config::{self as config, ClientAddress, Config, Cors, InjectUsage, OnClientAbort, OnRevoke};
+use keymeter_config::{
+    self as config, ClientAddress, Config, Cors, InjectUsage, LoggedAddress, OnClientAbort, OnRevoke,
+};
 use keymeter_core::{
     api::Api,
     clock::MonotonicTime,
@@ -52,6 +54,8 @@ pub struct Settings {
     pub cors: Option<Cors>,
     /// After how long a silence a stream of events gets a comment; `None`: never.
     pub heartbeat: Option<Duration>,
+    /// How much of a client's address the access log tells.
+    pub logged_address: LoggedAddress,
     client_address: Option<ClientAddress>,
     models: Vec<Arc<Model>>,
     other: Arc<Model>,
@@ -116,6 +120,7 @@ impl Settings {
             cuts_revoked: config.on_revoke == OnRevoke::Cut,
             cors: config.server.cors.clone(),
             heartbeat: config.server.heartbeat,
+            logged_address: config.logged_address,
             client_address: config.server.client_address.clone(),
             routes: routes(&config.upstreams, pools, models.len() + 1),
             other: Arc::new(Model::other(models.len())),

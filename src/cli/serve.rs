@@ -1,8 +1,12 @@
 //! `keymeter serve`: runs the gateway until it is stopped.
 
-use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use keymeter_config::{self as config, Config, ConfigError, Source};
+use keymeter_config::{self as config, Config, ConfigError, Database, Source};
 use keymeter_control::{ControlError, ControlPlane};
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
@@ -41,7 +45,7 @@ pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeError> {
             predecessor.request_release()?;
         }
         let control = start_control(&loaded.config, &mut sockets).await?;
-        let settings = loaded.config.server.clone();
+        let (settings, kept) = (loaded.config.server.clone(), kept_places(&loaded.config));
         let server = Server::start(loaded, path, log.clone(), &mut sockets)?;
         traces = server.traces().cloned();
         // Inherited sockets that are no longer configured.
@@ -49,6 +53,7 @@ pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeError> {
         let addresses: Vec<_> = server.addresses.iter().map(ToString::to_string).collect();
         let (addresses, admin) = (addresses.join(" and "), server.admin_address);
         tracing::info!("listening on {addresses} ({keys}), admin address {admin}");
+        kept.iter().for_each(|place| tracing::info!("{place}"));
         let handover = take_over(&settings, predecessor)?;
         service_manager::ready(upgrade);
         let mut app = App { server, control, handover };
@@ -98,6 +103,24 @@ async fn start_control(config: &Config, sockets: &mut Sockets) -> Result<Option<
     let control = control_plane::start(settings, config.limits.limits, sockets).await?;
     tracing::info!("the control plane is on {}", control.address);
     Ok(Some(control))
+}
+
+/// Where what must outlive the process is kept: whoever backs it up, or looks for what it wrote, needs the whole path.
+fn kept_places(config: &Config) -> Vec<String> {
+    let mut places = Vec::new();
+    if let Some(Database::Sqlite(path)) = config.control.as_ref().map(|control| &control.database) {
+        places.push(format!("the control plane's database is {}", absolute(path)));
+    }
+    if config.keys.source.takes_usage() {
+        places.push(format!("usage records wait in {}", absolute(&config.ledger)));
+    }
+    places.push(format!("quotas, where keys have any, are kept in {}", absolute(&config.limits.store)));
+    places
+}
+
+fn absolute(path: &Path) -> String {
+    // Where the current directory cannot be told, the path stays as it is written.
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
 /// Ends the requests that still run after the time for them. Each is charged and logged as far as it came.

@@ -38,7 +38,7 @@ pub use self::ticket::Ticket;
 use self::{
     admission::Question,
     health::Health,
-    link::Link,
+    link::{Link, LinkError},
     permits::Permits,
     quotas::Calendar,
     recovery::Recovery,
@@ -178,21 +178,23 @@ impl SharedLimits {
     }
 
     /// Stops asking the server until it is available again.
-    fn mark_unavailable(&self, why: &dyn std::fmt::Display) {
+    fn mark_unavailable(&self, failed: Failed, why: &LinkError) {
         if self.health.mark_unreachable() {
-            self.report_unavailable(why);
+            self.report_unavailable(failed, why);
         }
     }
 
-    fn report_unavailable(&self, why: &dyn std::fmt::Display) {
+    fn report_unavailable(&self, failed: Failed, why: &LinkError) {
         self.series.reachable(false);
-        let gateways = self.health.gateways();
+        let (server, failed, gateways) = (&self.terms.url, failed.as_str(), self.health.gateways());
         match self.terms.when_unreachable {
             WhenUnreachable::LocalShare => tracing::warn!(
-                "the shared-limits server is unavailable: {why}; this gateway has 1/{gateways} of each limit"
+                "the shared-limits server {server} is unavailable: {failed}: {why}; this gateway has 1/{gateways} of each limit"
             ),
             WhenUnreachable::Refuse => {
-                tracing::warn!("the shared-limits server is unavailable: {why}; requests of limited keys are refused");
+                tracing::warn!(
+                    "the shared-limits server {server} is unavailable: {failed}: {why}; requests of limited keys are refused"
+                );
             }
         }
     }
@@ -209,6 +211,27 @@ impl SharedLimits {
         observed: Option<Refusal>,
     ) -> Ticket {
         Ticket::new(self.clone(), name, &question.parts, Some(slots), question.amounts.tokens, observed)
+    }
+}
+
+/// What the server failed at.
+#[derive(Clone, Copy, Debug)]
+enum Failed {
+    /// Connecting, and saying what runs here.
+    Connecting,
+    /// Admitting a request.
+    Admitting,
+    /// Taking what requests came to, and what runs here.
+    Renewing,
+}
+
+impl Failed {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Connecting => "cannot connect",
+            Self::Admitting => "cannot admit a request",
+            Self::Renewing => "cannot hand in what requests used",
+        }
     }
 }
 

@@ -1,10 +1,10 @@
 //! The access log: one JSON line a request. A slow terminal or pipe never holds up a request: if it falls far behind, lines are
 //! dropped and their number is reported.
 
-use std::{io::Write, time::Duration};
+use std::{io::Write, net::IpAddr, sync::OnceLock, time::Duration};
 
 use jiff::Timestamp;
-use keymeter_core::{json_line::JsonLine, money::Usd};
+use keymeter_core::{json_line::JsonLine, money::Usd, rejection::ReachedLimit};
 
 use crate::observe::line_writer::{LineWriter, WriterReport};
 
@@ -17,6 +17,8 @@ pub struct Line<'request> {
     pub request_id: &'request str,
     /// The request's trace, where requests are traced.
     pub trace_id: Option<&'request str>,
+    /// Where the request came from, as far as that is told.
+    pub client_address: Option<IpAddr>,
     /// The key, where it is known.
     pub key_id: Option<&'request str>,
     /// The key's name.
@@ -37,6 +39,8 @@ pub struct Line<'request> {
     pub status: u16,
     /// Why the request was refused or failed.
     pub reason: Option<&'static str>,
+    /// Which limit refused the request, if one did.
+    pub limit: Option<ReachedLimit<'request>>,
     /// What would have refused the request, if limits were enforced.
     pub would_reject: Option<&'static str>,
     /// What came of the upstream, as `keymeter_upstream_responses_total` counts it, where that is no success.
@@ -71,6 +75,9 @@ impl Line<'_> {
         if let Some(trace) = self.trace_id {
             line.text("trace_id", trace);
         }
+        if let Some(address) = self.client_address {
+            line.plain("client_address", address);
+        }
         line.optional("key_id", self.key_id);
         line.optional("key_name", self.key_name);
         line.optional("model", self.model);
@@ -85,6 +92,13 @@ impl Line<'_> {
         line.text("path", self.path);
         line.number("status", self.status.into());
         line.optional("reason", self.reason);
+        if let Some(limit) = &self.limit {
+            line.plain("limit", limit.name);
+            line.text("limit_scope", limit.scope.as_str());
+            if let Some(id) = limit.id {
+                line.text("limit_id", id);
+            }
+        }
         if let Some(reason) = self.would_reject {
             line.text("would_reject", reason);
         }
@@ -104,8 +118,15 @@ impl Line<'_> {
         line.text("usage_source", self.usage_source);
         line.plain("cost_usd", self.cost);
         line.truth("client_aborted", self.client_aborted);
+        line.number("pid", process());
         line.end()
     }
+}
+
+/// The number of this process, which tells its lines from those of the one that it took over from.
+fn process() -> u64 {
+    static PROCESS: OnceLock<u64> = OnceLock::new();
+    *PROCESS.get_or_init(|| std::process::id().into())
 }
 
 /// A duration in microseconds, to the nearest.
@@ -173,6 +194,8 @@ fn report(report: WriterReport) -> Vec<u8> {
 mod tests {
     use std::sync::mpsc::{Sender, channel};
 
+    use keymeter_core::limit::{LimitName, Scope};
+
     use super::*;
 
     #[test]
@@ -193,17 +216,24 @@ mod tests {
             usage_source: "upstream",
             cost: "0.25".parse().unwrap(),
             client_aborted: true,
+            client_address: Some("2001:db8::7".parse().unwrap()),
+            limit: Some(ReachedLimit {
+                name: "usd_per_month".parse().map(LimitName::Quota).unwrap(),
+                scope: Scope::Team,
+                id: Some("research"),
+            }),
             ..Line::default()
         };
         let (known, nothing) = (known.to_json(), Line::default().to_json());
+        let own = format!(",\"pid\":{}}}", std::process::id());
         assert_eq!(
-            String::from_utf8(known).unwrap(),
+            String::from_utf8(known).unwrap().strip_suffix(&own).unwrap(),
             concat!(
-                r#"{"time":"2026-06-01T00:00:00.123456Z","request_id":"req_1","trace_id":"0af7651916cd43dd8448eb211c80319c","#,
+                r#"{"time":"2026-06-01T00:00:00.123456Z","request_id":"req_1","trace_id":"0af7651916cd43dd8448eb211c80319c","client_address":"2001:db8::7","#,
                 r#""key_id":"key_a","key_name":"My \"key\" \\ ü","model":"a\nb","upstream":null,"path":"","status":429,"#,
-                r#""reason":"rate_limit_exceeded","outcome":"upstream_error","time_to_first_token_ms":0.619,"duration_ms":43.9,"input_tokens":0,"#,
+                r#""reason":"rate_limit_exceeded","limit":"usd_per_month","limit_scope":"team","limit_id":"research","outcome":"upstream_error","time_to_first_token_ms":0.619,"duration_ms":43.9,"input_tokens":0,"#,
                 r#""cached_input_tokens":0,"cache_write_tokens":0,"output_tokens":18446744073709551615,"reasoning_tokens":0,"#,
-                r#""usage_source":"upstream","cost_usd":"0.25","client_aborted":true}"#
+                r#""usage_source":"upstream","cost_usd":"0.25","client_aborted":true"#
             )
         );
         let nothing: serde_json::Value = serde_json::from_slice(&nothing).unwrap();

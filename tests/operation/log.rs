@@ -222,3 +222,30 @@ async fn malformed_heads_are_counted_and_throttle_their_address_as_bad_keys_do()
     }
     assert_eq!(gateway.chat(&chat()).await.status, 200, "a key of the file is not concerned");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_start_says_where_all_is_kept_and_which_server_does_not_answer() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let upstream = upstream(&Gate::new()).await;
+    let control = "control: {listen: \"127.0.0.1:0\", token: operator-0123456789-0123456789-0123456789}";
+    let limits = format!("limits: {{shared: {{url: \"redis://{nobody}/2\"}}}}");
+    let service = "keys: {http: {url: \"http://127.0.0.1:1/v1/keys/{hash}\", usage_url: \"http://127.0.0.1:1/usage\"}}";
+    let text = config(&upstream, &format!("{control}\n{limits}")).replace("keys: {yaml: {path: keys.yaml}}", service);
+    let files = Files::new(&text, &one_key(""));
+    let folder = files.path.parent().unwrap().canonicalize().unwrap();
+    let mut command = keymeter(&["serve", "--config", "keymeter.yaml"]);
+    command.current_dir(&folder);
+    let process = Process::start(command);
+    process.addresses().await;
+    for (what, path) in [
+        ("the control plane's database is", "data/keymeter.db"),
+        ("usage records wait in", "data/spool"),
+        ("quotas, where keys have any, are kept in", "data/limits"),
+    ] {
+        process.stderr.line(&format!("{what} {}", folder.join(path).display())).await;
+    }
+    process
+        .stderr
+        .line(&format!("the shared-limits server redis://{nobody}/2 is unavailable: cannot connect: "))
+        .await;
+}

@@ -31,6 +31,21 @@ async fn a_404_names_the_path_that_was_meant() {
         assert_eq!(response.status, 404, "{path}: {text}");
         assert!(text.contains(&format!("there is no {method} {path}; did you mean {right}?")), "{path}: {text}");
     }
+    for (path, base_url) in [
+        ("/chat/completions", Some("ends in /v1")),
+        ("/v1/v1/chat/completions", Some("ends in /v1")),
+        ("/v1/v1/messages", Some("ends before /v1")),
+        ("/v1/api/chat", Some("ends before /api")),
+        ("/v1beta/v1beta/models/m:generateContent", Some("ends before /v1beta")),
+        ("/v1/v1/models/m:generateContent", Some("ends before /v1")),
+        ("/v1/chat/completions/", None),
+        ("//v1/chat/completions", None),
+    ] {
+        let text = ask(&gateway, "POST", path, &[("x-api-key", SECRET)], "").await.text();
+        let said = base_url.map(|end| format!(" The client's base URL {end}"));
+        assert_eq!(said.as_ref().is_some_and(|said| text.contains(said)), said.is_some(), "{path}: {text}");
+        assert_eq!(text.contains("base URL"), said.is_some(), "{path}: {text}");
+    }
     for path in ["/v1/files", "/", "/v1/chat", "/v1/models/m:predict"] {
         let response = ask(&gateway, "POST", path, &[("x-api-key", SECRET)], "").await;
         let text = response.text();

@@ -228,7 +228,9 @@ async fn a_gateway_that_stood_still_takes_its_places_again() {
     let held = gate.clone();
     let upstream = ScriptedUpstream::start(move |_| Script::json(200, &completion("m", 3)).gated(0, &held)).await;
     let upstreams = format!("{{name: scripted, url: \"{}\"}}", upstream.url());
-    let text = configuration(&upstreams, "", &format!("limits: {{shared: {{url: \"{}\"}}}}", redis.url()));
+    // Long enough that no gateway decides by itself because the machine is busy.
+    let limits = format!("limits: {{shared: {{url: \"{}\", timeout: 5s}}}}", redis.url());
+    let text = configuration(&upstreams, "", &limits);
     let keys = keys(1, "limits: {concurrent_requests: 1}");
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("keymeter.yaml");

@@ -61,8 +61,8 @@ pub use self::{
     url::{UpstreamUrl, UrlError},
     warnings::warnings,
     written::{
-        AffinityBy, ApiKeyHeader, Balance, CollectorUrl, CollectorUrlError, InjectUsage, OnRevoke, SampleRatio,
-        ServerAddress, Servers, SharedUrl, WhenUnreachable,
+        AffinityBy, ApiKeyHeader, Balance, CollectorUrl, CollectorUrlError, InjectUsage, LoggedAddress, OnRevoke,
+        SampleRatio, ServerAddress, Servers, SharedUrl, WhenUnreachable,
     },
 };
 use self::{
@@ -102,6 +102,8 @@ pub struct Config {
     pub models: Vec<Model>,
     /// What is shown of keys.
     pub metrics: Metrics,
+    /// What the access log tells of a request's client.
+    pub logged_address: LoggedAddress,
     /// What becomes of a response whose client has left.
     pub on_client_abort: OnClientAbort,
     /// What becomes of a response whose key is revoked.
@@ -225,6 +227,7 @@ pub fn changed_sections(old: &Config, new: &Config) -> Vec<&'static str> {
         ("limits", old.limits != new.limits),
         ("models", old.models != new.models),
         ("metrics", old.metrics != new.metrics),
+        ("access_log", old.logged_address != new.logged_address),
         ("on_client_abort", old.on_client_abort != new.on_client_abort),
         ("on_revoke", old.on_revoke != new.on_revoke),
         ("ledger", old.ledger != new.ledger),
@@ -285,6 +288,8 @@ fn check(
     read::expand_all(&mut value, root, environment);
     let Some(raw) = read::read::<raw::File>(value, root) else { return (None, None) };
     let on_client_abort = OnClientAbort::new(&raw);
+    let logged_address = raw.access_log.and_then(|log| log.client_address);
+    let logged_address = logged_address.map_or_else(LoggedAddress::default, |Scalar(choice)| choice);
     let on_revoke = raw.on_revoke.map_or_else(OnRevoke::default, |Scalar(choice)| choice);
     let server = Server::check(raw.server.unwrap_or_default(), &root.field("server"), path);
     let admin = Admin::check(raw.admin.unwrap_or_default(), &root.field("admin"));
@@ -314,6 +319,7 @@ fn check(
             models,
             metrics,
             on_client_abort,
+            logged_address,
             on_revoke,
             ledger,
             control: control?,
@@ -366,8 +372,13 @@ fn check_listeners(server: Option<&Server>, admin: &Admin, root: &Place<'_>) {
 fn load_keys(keys: &Keys, place: &Place<'_>, environment: &Environment<'_>) -> (Vec<KeyRecord>, Vec<ConfigError>) {
     let Source::Yaml { path } = &keys.source else { return (Vec::new(), Vec::new()) };
     let text = read::text_of(path).map_err(|why| {
-        let path = path.display();
-        place.error(format!("cannot read the keys in {path}: {why}; a file without keys holds `keys: []`"));
+        let (is_missing, path) = (!path.exists(), path.display());
+        let next = if is_missing {
+            format!("`keymeter keys create --file {path} --name \"My first key\"` makes it")
+        } else {
+            "a file without keys holds `keys: []`".to_owned()
+        };
+        place.error(format!("cannot read the keys in {path}: {why}; {next}"));
         Vec::new()
     });
     match text.and_then(|text| keys::parse(&text, path, keys.secret_checksum_required, environment)) {

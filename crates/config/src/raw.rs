@@ -21,8 +21,8 @@ use super::{
     scalar::{ModelName, Scalar, Size, Span, Timeout, UpstreamName, Weight},
     url::UpstreamUrl,
     written::{
-        AffinityBy, ApiKeyHeader, Balance, ClientAbort, CollectorUrl, InjectUsage, LoadPercent, OnRevoke, Percent,
-        SampleRatio, SecretChecksum, SharedUrl, WhenUnreachable,
+        AffinityBy, ApiKeyHeader, Balance, ClientAbort, CollectorUrl, InjectUsage, LoadPercent, LoggedAddress,
+        OnRevoke, Percent, SampleRatio, SecretChecksum, SharedUrl, WhenUnreachable,
     },
 };
 
@@ -51,6 +51,8 @@ pub(super) struct File {
     pub(super) models: Option<List<Model>>,
     /// What is exported to Prometheus.
     pub(super) metrics: Option<Metrics>,
+    /// The access log: one line of JSON a request, on standard output.
+    pub(super) access_log: Option<AccessLog>,
     /// Whether the upstream finishes a response that nobody reads: `stop` ends it, `drain` lets it end.
     #[schemars(extend("default" = "stop"))]
     pub(super) on_client_abort: Option<Scalar<ClientAbort>>,
@@ -506,6 +508,15 @@ pub(super) struct Model {
     pub(super) request: Option<Scalar<Rate>>,
     /// The most tokens that an answer has.
     pub(super) max_output_tokens: Option<Scalar<NonZeroU64>>,
+}
+
+/// The access log.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "the field `client_address`")]
+pub(super) struct AccessLog {
+    /// How much of the client's address a line tells: `full`, its `network` (24 bits of IPv4, 48 of IPv6), or nothing, with `off`.
+    #[schemars(extend("default" = "full"))]
+    pub(super) client_address: Option<Scalar<LoggedAddress>>,
 }
 
 /// What is exported to Prometheus.

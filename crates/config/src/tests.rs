@@ -189,6 +189,7 @@ models:
   - {name: whisper-1, audio_minute: "0.006"}
   - {name: rerank-1, request: "0.002"}
 metrics: {max_key_series: 7}
+access_log: {client_address: network}
 tracing: {otlp: "https://collector.example:4317", sample: 12.5%}
 "#;
 
@@ -212,6 +213,7 @@ fn every_field_of_the_edges_is_read() {
     assert_eq!((client.header.as_str(), client.trusted.len()), ("x-forwarded-for", 2));
     let cors = config.server.cors.unwrap();
     assert_eq!((cors.origins.len(), cors.max_age), (2, Duration::from_hours(1)));
+    assert_eq!(config.logged_address, LoggedAddress::Network);
     assert_eq!(config.server.heartbeat, Some(Duration::from_secs(15)));
     assert_eq!(config.admin.listen, "0.0.0.0:9090".parse().unwrap());
     assert_eq!(config.admin.token.unwrap().0.reveal(), "admin-token-0123456789-0123456789");

@@ -8,7 +8,7 @@ mod pools;
 mod shared_url;
 
 pub use self::{
-    choices::{ApiKeyHeader, InjectUsage, OnRevoke, WhenUnreachable},
+    choices::{ApiKeyHeader, InjectUsage, LoggedAddress, OnRevoke, WhenUnreachable},
     collector_url::{CollectorUrl, CollectorUrlError},
     percentages::SampleRatio,
     pools::{AffinityBy, Balance},

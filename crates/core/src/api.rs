@@ -7,7 +7,7 @@ mod spelling;
 use http::{HeaderMap, HeaderName};
 
 pub use self::path::{Unrecognised, percent_decoded, recognise};
-pub use self::spelling::right_spelling;
+pub use self::spelling::{base_url_end, right_spelling};
 use crate::body::Shape;
 
 /// The family of paths, errors and headers that a request speaks.

@@ -12,11 +12,11 @@ use http::StatusCode;
 use self::limits::seconds;
 pub use self::{
     code::{ErrorCode, Refused},
-    limits::{OverLimit, TokenLimit},
+    limits::{OverLimit, ReachedLimit, TokenLimit},
 };
 
 use crate::{
-    api::right_spelling,
+    api::{base_url_end, right_spelling},
     body::BodyError,
     key::{KeyDenial, KeyId},
     limit::{LimitKind, QuotaUnit, Scope},
@@ -381,6 +381,16 @@ impl Rejection {
         }
     }
 
+    /// The limit that refuses, where one does.
+    #[must_use]
+    pub fn reached_limit(&self) -> Option<ReachedLimit<'_>> {
+        match self {
+            Self::OverLimit(over) => Some(over.reached()),
+            Self::PromptTooLarge { limit, .. } | Self::AnswerTooLarge { limit, .. } => Some(limit.reached()),
+            _ => None,
+        }
+    }
+
     /// Whose limit refuses, where one does.
     #[must_use]
     pub fn scope(&self) -> Option<Scope> {
@@ -413,7 +423,9 @@ fn unknown_url(method: &str, path: &str) -> String {
     let asked = shortened(path);
     match right_spelling(path) {
         Some((right_method, right)) => {
-            format!("there is no {method} {asked}; did you mean {right_method} {}?", shortened(&right))
+            let base_url = base_url_end(path, &right).map(|end| format!(" The client's base URL ends {end}"));
+            let base_url = base_url.unwrap_or_default();
+            format!("there is no {method} {asked}; did you mean {right_method} {}?{base_url}", shortened(&right))
         }
         None => format!("there is no {method} {asked}; see the documentation for the paths that are served"),
     }

@@ -10,7 +10,7 @@ use keymeter_core::{
 use tokio::time::Instant;
 
 use super::{
-    Declined, SharedLimits, Ticket,
+    Declined, Failed, SharedLimits, Ticket,
     answer::{Answer, Outcome},
     link::{LinkError, ServerConnection},
     quota_lease::{LIFE, LeaseRequest, QuotaLease},
@@ -57,7 +57,7 @@ impl SharedLimits {
                 Asked::OfAnotherSpan => {}
             }
         }
-        self.mark_unavailable(&LinkError::Unreadable);
+        self.mark_unavailable(Failed::Admitting, &LinkError::Unreadable);
         Err(Declined::Unreachable)
     }
 
@@ -80,13 +80,13 @@ impl SharedLimits {
             Some(Err(error)) => {
                 // The error of an old connection says nothing about its successor.
                 if self.link.generation() == generation {
-                    self.mark_unavailable(&error);
+                    self.mark_unavailable(Failed::Admitting, &error);
                 }
                 Err(Declined::Unreachable)
             }
             None => {
                 if self.link.generation() == generation && self.health.record_timeouts(patience.silent_limits()) {
-                    self.report_unavailable(&LinkError::Slow(self.terms.timeout));
+                    self.report_unavailable(Failed::Admitting, &LinkError::Slow(self.terms.timeout));
                 }
                 Err(Declined::Unreachable)
             }
@@ -115,7 +115,7 @@ impl SharedLimits {
         if patience.is_in_time() {
             self.health.record_answer();
         } else if self.health.record_slow_answer(patience.start(), Instant::now()) {
-            self.report_unavailable(&LinkError::Slow(self.terms.timeout));
+            self.report_unavailable(Failed::Admitting, &LinkError::Slow(self.terms.timeout));
         }
     }
 }

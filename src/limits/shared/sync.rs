@@ -11,7 +11,7 @@ use keymeter_core::{
 use tokio::time::Instant;
 
 use super::{
-    SharedLimits,
+    Failed, SharedLimits,
     health::{BETWEEN_TRIALS, TRIALS},
     link::{LinkError, ServerConnection},
     permits::RunningRequests,
@@ -48,10 +48,12 @@ impl SharedLimits {
                 Ok(()) => {
                     pause = PAUSES.0;
                     let why = self.synchronize().await;
-                    self.mark_unavailable(&why);
+                    self.mark_unavailable(Failed::Renewing, &why);
                 }
-                Err(error) if is_first => self.report_unavailable(&error),
-                Err(error) => tracing::debug!("the shared-limits server is still unavailable: {error}"),
+                Err(error) if is_first => self.report_unavailable(Failed::Connecting, &error),
+                Err(error) => {
+                    tracing::debug!("the shared-limits server {} is still unavailable: {error}", self.terms.url)
+                }
             }
             is_first = false;
             self.health.set_known();
@@ -283,8 +285,9 @@ impl SharedLimits {
             && policy != "noeviction"
         {
             tracing::warn!(
-                "the shared-limits server evicts keys when it is full (maxmemory-policy {policy}), and their usage is lost: set \
-                 maxmemory-policy to noeviction"
+                "the shared-limits server {} evicts keys when it is full (maxmemory-policy {policy}), and their usage is lost: set \
+                 maxmemory-policy to noeviction",
+                self.terms.url
             );
         }
     }

@@ -399,8 +399,8 @@ fn of_files_that_cannot_be_read() {
     fs::write(&path, LEAST.replace("keys.yaml", "none.yaml")).unwrap();
     assert_eq!(
         faults(&path),
-        ["keymeter.yaml:2:21: cannot read the keys in none.yaml: No such file or directory (os error 2); a file \
-         without keys holds `keys: []`"]
+        ["keymeter.yaml:2:21: cannot read the keys in none.yaml: No such file or directory (os error 2); \
+         `keymeter keys create --file none.yaml --name \"My first key\"` makes it"]
     );
 }
 

@@ -1,5 +1,7 @@
 //! Fields that take one of a few names.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use http::{HeaderName, header};
 
 use crate::scalar::Choice;
@@ -28,6 +30,39 @@ pub enum OnRevoke {
 
 impl Choice for OnRevoke {
     const CHOICES: &[(&str, Self)] = &[("cut", Self::Cut), ("finish", Self::Finish)];
+}
+
+/// How much of a client's address the access log tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoggedAddress {
+    /// All of it.
+    #[default]
+    Full,
+    /// The network that it is in, which is nobody's alone.
+    Network,
+    /// Nothing.
+    Off,
+}
+
+impl Choice for LoggedAddress {
+    const CHOICES: &[(&str, Self)] = &[("full", Self::Full), ("network", Self::Network), ("off", Self::Off)];
+}
+
+impl LoggedAddress {
+    /// What is told of `address`: of a network its first 24 bits (IPv4) or 48 (IPv6, what one site is commonly given).
+    #[must_use]
+    pub fn told(self, address: IpAddr) -> Option<IpAddr> {
+        match (self, address) {
+            (Self::Off, _) => None,
+            (Self::Full, address) => Some(address),
+            (Self::Network, IpAddr::V4(address)) => {
+                Some(Ipv4Addr::from_bits(address.to_bits() & (u32::MAX << 8)).into())
+            }
+            (Self::Network, IpAddr::V6(address)) => {
+                Some(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 80)).into())
+            }
+        }
+    }
 }
 
 /// Whether all secrets bear their checksum.
@@ -105,4 +140,23 @@ pub enum InjectUsage {
 
 impl Choice for InjectUsage {
     const CHOICES: &[(&str, Self)] = &[("auto", Self::Auto), ("always", Self::Always), ("never", Self::Never)];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_an_address_as_much_is_told_as_is_asked_for() {
+        for (choice, address, told) in [
+            (LoggedAddress::Full, "192.0.2.77", Some("192.0.2.77")),
+            (LoggedAddress::Network, "192.0.2.77", Some("192.0.2.0")),
+            (LoggedAddress::Network, "2001:db8:7:8:9::1", Some("2001:db8:7::")),
+            (LoggedAddress::Full, "2001:db8:7:8:9::1", Some("2001:db8:7:8:9::1")),
+            (LoggedAddress::Off, "192.0.2.77", None),
+        ] {
+            let told: Option<IpAddr> = told.map(|told| told.parse().unwrap());
+            assert_eq!(choice.told(address.parse().unwrap()), told, "{choice:?} of {address}");
+        }
+    }
 }

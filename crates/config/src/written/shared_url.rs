@@ -1,6 +1,6 @@
 //! The URL of the server on which several gateways count one limit together.
 
-use std::{str::FromStr, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use thiserror::Error;
 
@@ -110,6 +110,26 @@ impl FromStr for SharedUrl {
     }
 }
 
+/// As it is written in the configuration, with its ports.
+impl fmt::Display for SharedUrl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(if self.tls { "rediss" } else { "redis" })?;
+        let (kind, nodes, primary) = match &self.servers {
+            Servers::One(node) => ("", std::slice::from_ref(node), None),
+            Servers::Sentinels { nodes, primary } => ("-sentinel", nodes.as_slice(), Some(primary)),
+            Servers::Cluster(nodes) => ("-cluster", nodes.as_slice(), None),
+        };
+        write!(formatter, "{kind}://")?;
+        for (index, ServerAddress { host, port }) in nodes.iter().enumerate() {
+            let comma = if index > 0 { "," } else { "" };
+            let [before, behind] = if host.contains(':') { ["[", "]"] } else { ["", ""] };
+            write!(formatter, "{comma}{before}{host}{behind}:{port}")?;
+        }
+        primary.map_or(Ok(()), |primary| write!(formatter, "/{primary}"))?;
+        if self.database > 0 { write!(formatter, "/{}", self.database) } else { Ok(()) }
+    }
+}
+
 impl FromScalar for SharedUrl {
     fn from_text(text: &str) -> Result<Self, String> {
         text.parse().map_err(|error: SharedUrlError| error.to_string())
@@ -155,7 +175,9 @@ mod tests {
             ("rediss-sentinel://a,b:7/main", true, sentinels(vec![one("a", 26379), one("b", 7)]), 0),
             ("redis-sentinel://a/main/3", false, sentinels(vec![one("a", 26379)]), 3),
         ] {
-            assert_eq!(text.parse(), Ok(SharedUrl { tls, servers, database }), "{text}");
+            let url = SharedUrl { tls, servers, database };
+            assert_eq!(url.to_string().parse(), Ok(url.clone()), "{text} as it is written");
+            assert_eq!(text.parse(), Ok(url), "{text}");
         }
     }
 

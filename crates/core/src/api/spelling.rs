@@ -1,7 +1,7 @@
 //! A path that is almost one of those that are served: programs put a base URL and a path together, and get a slash or a
 //! version too many or too few. The error names the path that was meant.
 
-use super::path::known;
+use super::path::{is_geminis, known};
 
 /// What programs put before a path, once too often or where nothing belongs: versions, and the names under which
 /// servers have an API beside others.
@@ -9,6 +9,24 @@ const PREFIXES: [&str; 8] = ["v1", "v1beta", "v2", "api", "openai", "anthropic",
 
 /// More segments than any served path has, with prefixes to spare: what is longer is no mistake in spelling.
 const MOST_SEGMENTS: usize = 12;
+
+/// Where the base URL of a client ends that asks for the served path `right` and writes it as `path`: `None` where the two
+/// begin alike. Each family of clients puts a path of its own behind the base URL.
+#[must_use]
+pub fn base_url_end(path: &str, right: &str) -> Option<&'static str> {
+    let segments = |path: &str| path.split('/').filter(|segment| !matches!(*segment, "" | ".")).count();
+    if segments(path) == segments(right) {
+        return None;
+    }
+    match right.trim_start_matches('/').split('/').next()? {
+        "v1beta" => Some("before /v1beta"),
+        "api" => Some("before /api"),
+        "v1" if right.starts_with("/v1/messages") => Some("before /v1"),
+        "v1" if is_geminis(right.trim_start_matches("/v1/")) => Some("before /v1"),
+        "v1" => Some("in /v1"),
+        _ => None,
+    }
+}
 
 /// The served path of which `path` is another spelling, and the method that it is asked with. Its slashes, capitals and
 /// versions may differ.

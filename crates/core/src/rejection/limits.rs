@@ -36,7 +36,24 @@ pub struct TokenLimit {
     pub number: u64,
 }
 
+/// A limit that refused a request, in the words of `GET /v1/usage`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReachedLimit<'limit> {
+    /// What it is called.
+    pub name: LimitName,
+    /// Whose limit it is.
+    pub scope: Scope,
+    /// The team, the owner or the models whose limit it is; of a key's own nothing, since the key is known.
+    pub id: Option<&'limit str>,
+}
+
 impl OverLimit {
+    pub(super) fn reached(&self) -> ReachedLimit<'_> {
+        let Refusal { over, scope, models, .. } = &self.refusal;
+        let id = self.scope_id.as_deref().or_else(|| models.as_ref().map(Glob::as_str));
+        ReachedLimit { name: LimitName::from(*over), scope: *scope, id }
+    }
+
     /// What the sender is told.
     pub(super) fn message(&self) -> String {
         let Refusal { over, limit, used, retry_after, reset, .. } = &self.refusal;
@@ -68,6 +85,13 @@ impl OverLimit {
                 )
             }
         }
+    }
+}
+
+impl TokenLimit {
+    pub(super) fn reached(&self) -> ReachedLimit<'_> {
+        let id = self.scope_id.as_deref().or_else(|| self.models.as_ref().map(Glob::as_str));
+        ReachedLimit { name: self.name, scope: self.scope, id }
     }
 }
 

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use crate::{
     glob::Glob,
-    limit::{Limit, QuotaName, Scope},
+    limit::{Limit, LimitKind, QuotaName, Scope},
 };
 
 /// What a key has used and has left.
@@ -57,6 +57,17 @@ pub enum LimitName {
     ConcurrentRequests,
     /// A quota.
     Quota(QuotaName),
+}
+
+impl From<LimitKind> for LimitName {
+    fn from(kind: LimitKind) -> Self {
+        match kind {
+            LimitKind::Requests => Self::RequestsPerMinute,
+            LimitKind::Tokens => Self::TokensPerMinute,
+            LimitKind::Concurrency => Self::ConcurrentRequests,
+            LimitKind::Quota(name) => Self::Quota(name),
+        }
+    }
 }
 
 impl fmt::Display for LimitName {
