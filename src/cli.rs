@@ -58,6 +58,9 @@ enum Command {
         /// The port for operators; 0 for any free port.
         #[arg(long, default_value_t = 9090)]
         admin_port: u16,
+        /// The port of the control plane and its page; 0 for any free port.
+        #[arg(long, default_value_t = 0)]
+        control_port: u16,
     },
     /// Create, list, show, update and delete keys, in a YAML file or on a control plane.
     Keys(keys::KeysArgs),
@@ -94,7 +97,9 @@ pub fn run() -> ExitCode {
         Command::Serve { config, upgrade } => exit_code(serve::run(config, upgrade)),
         Command::Check { source: Some(service), .. } => exit_code(check_source::run(&service)),
         Command::Check { file, config, source: None } => check::run(&file.unwrap_or(config)),
-        Command::Demo { port, admin_port } => exit_code(demo::run::run(port, admin_port)),
+        Command::Demo { port, admin_port, control_port } => {
+            exit_code(demo::run::run(demo::Ports { api: port, admin: admin_port, control: control_port }))
+        }
         Command::Keys(arguments) => keys::main(arguments),
         Command::Users(arguments) => exit_code(people::users(arguments)),
         Command::Teams(arguments) => exit_code(people::teams(arguments)),

@@ -90,9 +90,46 @@ keys: {yaml: {path: keys.yaml}}
     assert_eq!(lines.last(), Some(&"ok: 3 upstreams (3 replicas), 5 keys, 2 prices"));
 }
 
+/// What stands in the README and in `conf/` is pasted by people who have set nothing yet.
 #[test]
-fn check_takes_the_example_with_a_control_plane_if_its_tokens_are_set() {
-    let example = repository("conf/keymeter-control.yaml");
+fn every_configuration_in_the_readme_and_in_conf_loads_with_nothing_set() {
+    let check = |path: &Path| {
+        let mut command = keymeter(&["check", path.to_str().unwrap()]);
+        let output = command.env_clear().output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}: {}", path.display(), text(&output.stdout));
+        text(&output.stdout)
+    };
+    let mut checked = 0;
+    for entry in std::fs::read_dir(repository("conf")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if name.starts_with("keymeter") && name.ends_with(".yaml") {
+            check(&path);
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 3, "the examples in conf/");
+
+    let folder = tempfile::tempdir().unwrap();
+    let readme = std::fs::read_to_string(repository("README.md")).unwrap();
+    let blocks: Vec<_> = readme.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(blocks.len(), 2, "a block of the README says its file's name in its first line");
+    for block in blocks {
+        let name = block.lines().next().unwrap().strip_prefix("# ").unwrap();
+        std::fs::write(folder.path().join(name), block).unwrap();
+    }
+    let said = check(&folder.path().join("keymeter.yaml"));
+    assert_eq!(said, "ok: 1 upstream (1 replica), 1 key, 2 prices\n");
+}
+
+#[test]
+fn check_takes_the_example_with_a_control_plane_and_its_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let example = folder.path().join("keymeter-control.yaml");
+    // As somebody has it who takes the comment signs away.
+    let written = std::fs::read_to_string(repository("conf/keymeter-control.yaml")).unwrap();
+    let written = written.replace("# token: ", "token: ").replace("# gateway_token: ", "gateway_token: ");
+    std::fs::write(&example, written).unwrap();
     let check = |operator: &str, gateways: &str| {
         let mut command = keymeter(&["check", "--config", example.to_str().unwrap()]);
         let output = command.env("KEYMETER_CONTROL_TOKEN", operator).env("KEYS_TOKEN", gateways).output().unwrap();
@@ -104,10 +141,10 @@ fn check_takes_the_example_with_a_control_plane_if_its_tokens_are_set() {
     assert!(check(&operator, &operator).1.contains("must differ from the operator's"));
     let short = check(&"o".repeat(31), "x1").1;
     assert!(
-        short.lines().count() == 2 && short.contains(":25:10: a token of 31 characters could be guessed"),
+        short.lines().count() == 2 && short.contains(":28:10: a token of 31 characters could be guessed"),
         "{short}"
     );
-    assert!(short.contains(":26:18: a token of 2 characters could be guessed: at least 32 are needed"), "{short}");
+    assert!(short.contains(":29:18: a token of 2 characters could be guessed: at least 32 are needed"), "{short}");
     assert!(short.contains("`openssl rand -hex 32` makes one"), "{short}");
     let loaded = keymeter_config::load(&example, &|name| Some(name.repeat(5))).unwrap();
     let control = loaded.config.control.unwrap();
@@ -116,13 +153,16 @@ fn check_takes_the_example_with_a_control_plane_if_its_tokens_are_set() {
 }
 
 #[test]
-fn a_control_plane_without_a_token_is_refused_with_how_to_make_one() {
+fn a_control_plane_of_several_machines_without_a_token_is_refused_with_how_to_make_one() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("keymeter.yaml");
     let base = "upstreams: [{name: a, url: 'http://127.0.0.1:1'}]\nkeys: {yaml: {path: keys.yaml}}\n";
     std::fs::write(directory.path().join("keys.yaml"), "keys: []").unwrap();
     for (section, expected) in [
-        ("control: {}", "missing field `token` in control: the operator's; `openssl rand -hex 32` makes one"),
+        (
+            "control: {database: 'postgres://a/b'}",
+            "missing field `token` in control: the operator's; `openssl rand -hex 32` makes one",
+        ),
         (
             "control: {token: 0123456789abcdef0123456789abcdef, database: 'mysql://a'}",
             "`sqlite://` and the path of a file, or `postgres://…`",
@@ -140,8 +180,11 @@ fn a_control_plane_without_a_token_is_refused_with_how_to_make_one() {
 }
 
 #[test]
-fn check_takes_the_example_with_a_key_service_if_its_token_is_set() {
-    let of_service = repository("conf/keymeter-http.yaml");
+fn check_takes_the_example_with_a_key_service_and_its_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let of_service = folder.path().join("keymeter-http.yaml");
+    let written = std::fs::read_to_string(repository("conf/keymeter-http.yaml")).unwrap();
+    std::fs::write(&of_service, written.replace("# token: ", "token: ")).unwrap();
     let mut command = keymeter(&["check", "--config", of_service.to_str().unwrap()]);
     let output = command.env("KEYS_TOKEN", "token").output().unwrap();
     assert_eq!(
@@ -450,7 +493,10 @@ async fn two_demos_do_not_share_a_key() {
 async fn a_demo_whose_port_is_taken_says_what_to_do() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    for arguments in [["demo", "--port", &port, "--admin-port", "0"], ["demo", "--port", "0", "--admin-port", &port]] {
+    for taken in ["--port", "--admin-port", "--control-port"] {
+        let of = |option: &str| if option == taken { port.clone() } else { "0".to_owned() };
+        let (api, admin, control) = (of("--port"), of("--admin-port"), of("--control-port"));
+        let arguments = ["demo", "--port", &api, "--admin-port", &admin, "--control-port", &control];
         let mut process = Process::start(keymeter(&arguments));
         assert_eq!(process.ended().await.0.code(), Some(1));
         let said = process.stderr.to_the_end().await.concat();

@@ -1,6 +1,7 @@
 //! The program in its operator's hands: start, signals, logs, and the way it stops.
 
 mod log;
+mod tokens;
 
 use std::{
     net::{SocketAddr, TcpListener},

@@ -57,7 +57,7 @@ impl Demo {
     ///
     /// # Errors
     /// When a port is in use.
-    pub async fn start(port: u16, admin_port: u16, log: AccessLog) -> Result<Self, DemoError> {
+    pub async fn start(ports: Ports, log: AccessLog) -> Result<Self, DemoError> {
         let (upstream, guard) = start_upstream().map_err(DemoError::Upstream)?;
         let folder = Folder::new().map_err(DemoError::Folder)?;
         let [operator, gateways] = [Secret::generate()?, Secret::generate()?];
@@ -65,7 +65,7 @@ impl Demo {
         let tokens = (operator.reveal(), gateways.reveal());
         // The gateway asks where the control plane has come to listen.
         let parse = |control: SocketAddr| {
-            let text = configuration((port, admin_port), upstream, control, tokens);
+            let text = configuration(ports, upstream, control, tokens);
             config::parse(&text, &path, &|_| None).map_err(DemoError::Configuration)
         };
         let first = parse((Ipv4Addr::LOCALHOST, 1).into())?;
@@ -110,16 +110,27 @@ The key may make 60 requests and use 200000 tokens a minute, 4 at once. One line
     }
 }
 
+/// Where the demo listens on loopback; 0: on any free port.
+#[derive(Clone, Copy)]
+pub struct Ports {
+    /// For clients.
+    pub api: u16,
+    /// For operators: metrics.
+    pub admin: u16,
+    /// The control plane's.
+    pub control: u16,
+}
+
 fn configuration(
-    (port, admin_port): (u16, u16),
+    Ports { api, admin, control: control_port }: Ports,
     upstream: SocketAddr,
     control: SocketAddr,
     (operator, gateways): (&str, &str),
 ) -> String {
     format!(
         r#"
-server: {{listen: ["127.0.0.1:{port}"], drain_timeout: 5s}}
-admin: {{listen: "127.0.0.1:{admin_port}"}}
+server: {{listen: ["127.0.0.1:{api}"], drain_timeout: 5s}}
+admin: {{listen: "127.0.0.1:{admin}"}}
 upstreams:
   - {{name: demo, url: "http://{upstream}"}}
 keys:
@@ -128,7 +139,7 @@ keys:
     events_url: "http://{control}/v1/keys/events"
     usage_url: "http://{control}/v1/usage/records"
     token: "{gateways}"
-control: {{listen: "127.0.0.1:0", token: "{operator}", gateway_token: "{gateways}"}}
+control: {{listen: "127.0.0.1:{control_port}", token: "{operator}", gateway_token: "{gateways}"}}
 limits: {{requests_per_minute: 60, tokens_per_minute: 200000, concurrent_requests: 4}}
 models:
   - {{name: "llama-*", input: "0.20", cached_input: "0.05", output: "0.60"}}
@@ -200,12 +211,12 @@ pub enum DemoError {
     #[error("cannot create the demo's directory: {0}")]
     Folder(std::io::Error),
     /// Its control plane does not start.
-    #[error(transparent)]
+    #[error("{0}; `--port 0 --admin-port 0 --control-port 0` takes any free ones")]
     Control(#[from] ControlError),
     /// Its key cannot be made.
     #[error("cannot create the demo's key: {0}")]
     Key(String),
     /// The gateway does not start.
-    #[error("{0}; `--port 0 --admin-port 0` takes any free ones")]
+    #[error("{0}; `--port 0 --admin-port 0 --control-port 0` takes any free ones")]
     Start(#[from] StartError),
 }

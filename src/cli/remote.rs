@@ -248,7 +248,10 @@ fn cell(row: &Value, path: &str) -> String {
 #[derive(Debug, Error)]
 pub enum RemoteError {
     /// The environment has no token.
-    #[error("no token: set {TOKEN} to the operator's or a user's token")]
+    #[error(
+        "no token: set {TOKEN} to the operator's or a user's token; an operator's that the control plane made is in operator.token \
+         beside its database"
+    )]
     NoToken,
     /// The URL is invalid.
     #[error("--control: {0}")]

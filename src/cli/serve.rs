@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use keymeter_config::{self as config, Config, ConfigError, Database, Source};
-use keymeter_control::{ControlError, ControlPlane};
+use keymeter_config::{self as config, Config, ConfigError, Control, Database, Source};
+use keymeter_control::{ControlError, ControlPlane, OPERATOR_FILE};
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 
@@ -30,7 +30,7 @@ pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeError> {
     process_log::start()?;
     forbid_core_dumps();
     raise_limit();
-    let loaded = config::load(&path, &config::environment).map_err(ServeError::Configuration)?;
+    let mut loaded = config::load(&path, &config::environment).map_err(ServeError::Configuration)?;
     let keys = match &loaded.config.keys.source {
         Source::Yaml { .. } => format!("keys: {}", loaded.keys.len()),
         Source::Http(_) => "keys from a service".to_owned(),
@@ -45,6 +45,9 @@ pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeError> {
             predecessor.request_release()?;
         }
         let control = start_control(&loaded.config, &mut sockets).await?;
+        if let Some(token) = control.as_ref().and_then(ControlPlane::gateway_token) {
+            loaded.config.lend_gateway_token(token);
+        }
         let (settings, kept) = (loaded.config.server.clone(), kept_places(&loaded.config));
         let server = Server::start(loaded, path, log.clone(), &mut sockets)?;
         traces = server.traces().cloned();
@@ -108,8 +111,11 @@ async fn start_control(config: &Config, sockets: &mut Sockets) -> Result<Option<
 /// Where what must outlive the process is kept: whoever backs it up, or looks for what it wrote, needs the whole path.
 fn kept_places(config: &Config) -> Vec<String> {
     let mut places = Vec::new();
-    if let Some(Database::Sqlite(path)) = config.control.as_ref().map(|control| &control.database) {
+    if let Some(Control { database: Database::Sqlite(path), token, .. }) = &config.control {
         places.push(format!("the control plane's database is {}", absolute(path)));
+        if token.is_none() {
+            places.push(format!("the operator's token is in {}", absolute(&path.with_file_name(OPERATOR_FILE))));
+        }
     }
     if config.keys.source.takes_usage() {
         places.push(format!("usage records wait in {}", absolute(&config.ledger)));

@@ -141,6 +141,7 @@ impl Reloader {
     /// Swaps settings first, then keys, so that a new key never meets old settings.
     fn swap(&self, state: &mut State, loaded: Loaded, received: MonotonicTime) -> Reloaded {
         let Loaded { mut config, keys, files } = loaded;
+        config.keep_gateway_token(&state.started);
         if config.admin.listen != state.started.admin.listen {
             // It is only on its new address, after a restart, that it may go without a token.
             config.admin.token = config.admin.token.or_else(|| state.config.admin.token.clone());

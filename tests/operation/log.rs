@@ -244,8 +244,5 @@ async fn the_start_says_where_all_is_kept_and_which_server_does_not_answer() {
     ] {
         process.stderr.line(&format!("{what} {}", folder.join(path).display())).await;
     }
-    process
-        .stderr
-        .line(&format!("the shared-limits server redis://{nobody}/2 is unavailable: cannot connect: "))
-        .await;
+    process.stderr.line(&format!("the shared-limits server redis://{nobody}/2 is unavailable: cannot connect: ")).await;
 }

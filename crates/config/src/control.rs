@@ -27,9 +27,9 @@ pub struct Control {
     pub body_timeout: Duration,
     /// Where it remembers.
     pub database: Database,
-    /// The operator's.
-    pub token: Credential,
-    /// That of gateways; `None`: none may ask.
+    /// The operator's; `None`, with SQLite alone: the control plane makes one.
+    pub token: Option<Credential>,
+    /// That of gateways; `None`: with SQLite the control plane makes one, for a gateway in the same process; else none may ask.
     pub gateway_token: Option<Credential>,
     /// Secrets that a user may make or replace in an hour.
     pub key_operations_per_hour: u32,
@@ -50,7 +50,6 @@ const HOW_TO_MAKE_ONE: &str = "the operator's; `openssl rand -hex 32` makes one,
 impl Control {
     pub(super) fn check(raw: raw::Control, server: Option<&Server>, place: &Place<'_>, file: &Path) -> Option<Self> {
         let hosts = hosts(raw.hosts, &place.field("hosts"));
-        let token = place.required("token", raw.token, HOW_TO_MAKE_ONE);
         let database = match &raw.database {
             None => Some(Database::Sqlite(files::beside(file, "data/keymeter.db"))),
             Some(Scalar(url)) => database(url, file).or_else(|| {
@@ -62,8 +61,12 @@ impl Control {
         };
         let client_address = raw.client_address.map(|raw| ClientAddress::check(raw, &place.field("client_address")));
         let gateway_token = raw.gateway_token.map(|token| long_enough(token, &place.field("gateway_token")));
-        let token = long_enough(token?, &place.field("token"));
-        if gateway_token.as_ref().is_some_and(|gateways| gateways.0.hash() == token.0.hash()) {
+        let token = raw.token.map(|token| long_enough(token, &place.field("token")));
+        if matches!(database, Some(Database::Postgres(_))) && token.is_none() {
+            // Several machines share it, and a token in a file of one is none of the others'.
+            place.required("token", None::<()>, HOW_TO_MAKE_ONE)?;
+        }
+        if gateway_token.is_some() && gateway_token == token {
             place
                 .field("gateway_token")
                 .error("the gateways' token must differ from the operator's `token`: gateways have fewer rights");

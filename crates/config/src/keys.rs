@@ -7,6 +7,7 @@ mod record;
 mod service;
 
 use std::{
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -119,6 +120,14 @@ impl Http {
         format!("{}{text}{}", self.before_hash, self.after_hash)
     }
 
+    /// Whether all that is asked of it is asked without TLS of who listens on this machine at `address`.
+    #[must_use]
+    pub fn is_at(&self, address: SocketAddr) -> bool {
+        let look_ups = self.url_of(&KeyHash::digest(b""));
+        let others = self.events_url.iter().chain(&self.usage_url).map(|url| &**url);
+        others.chain([&*look_ups]).all(|url| leads_to(url, address))
+    }
+
     fn check(raw: raw::KeysHttp, place: &Place<'_>, file: &Path) -> Option<Self> {
         let url = place.required("url", raw.url, "such as https://keys.example/v1/keys/{hash}");
         let other_url =
@@ -152,6 +161,17 @@ pub fn service_url(url: &str) -> Result<Arc<str>, UrlError> {
     base.parse::<UpstreamUrl>().map(|_| url.into())
 }
 
+/// Whether a URL without TLS leads to who listens on this machine at `address`.
+fn leads_to(url: &str, address: SocketAddr) -> bool {
+    let (base, _) = url.split_once('?').unwrap_or((url, ""));
+    let Ok(UpstreamUrl { tls: false, host, port, .. }) = base.parse() else { return false };
+    let is_host = match host.parse::<IpAddr>() {
+        Ok(host) => host == address.ip() || host.is_loopback() && address.ip().is_unspecified(),
+        Err(_) => &*host == "localhost" && (address.ip().is_loopback() || address.ip().is_unspecified()),
+    };
+    is_host && port == address.port()
+}
+
 impl Keys {
     pub(super) fn check(raw: raw::Keys, place: &Place<'_>, file: &Path) -> Option<Self> {
         let source = Self::source(raw.yaml, raw.http, place, file)?;
@@ -179,5 +199,34 @@ impl Keys {
                 path.map(|Scalar(path)| Source::Yaml { path: files::beside(file, &path) })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_control_plane_of_this_process_is_told_from_any_other() {
+        let at = |base: &str, events: Option<&str>| Http {
+            events_url: events.map(Into::into),
+            ..Http::at(&format!("{base}/v1/keys/{{hash}}")).unwrap()
+        };
+        for (base, address, expected) in [
+            ("http://127.0.0.1:9091", "127.0.0.1:9091", true),
+            ("http://localhost:9091", "127.0.0.1:9091", true),
+            ("http://[::1]:9091", "[::1]:9091", true),
+            ("http://127.0.0.1:9091", "0.0.0.0:9091", true),
+            ("http://10.0.0.7:9091", "10.0.0.7:9091", true),
+            ("http://127.0.0.1:9092", "127.0.0.1:9091", false),
+            ("https://127.0.0.1:9091", "127.0.0.1:9091", false),
+            ("http://10.0.0.7:9091", "0.0.0.0:9091", false),
+            ("http://localhost:9091", "10.0.0.7:9091", false),
+            ("http://localhost.example:9091", "127.0.0.1:9091", false),
+        ] {
+            assert_eq!(at(base, None).is_at(address.parse().unwrap()), expected, "{base} {address}");
+        }
+        let elsewhere = at("http://127.0.0.1:9091", Some("http://127.0.0.1.example:9091/v1/keys/events"));
+        assert!(!elsewhere.is_at("127.0.0.1:9091".parse().unwrap()), "one of its URLs leads elsewhere");
     }
 }

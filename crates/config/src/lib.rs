@@ -41,6 +41,8 @@ use keymeter_core::{
 };
 use serde_yaml::Value;
 
+use self::keys::Http;
+
 pub use self::{
     client_address::ClientAddress,
     control::Control,
@@ -114,6 +116,33 @@ pub struct Config {
     pub control: Option<Control>,
     /// Where traces are sent, if there are any.
     pub tracing: Option<Tracing>,
+}
+
+impl Config {
+    /// Lends the gateway the token of the control plane in its own process, where the file names a token for neither of them
+    /// and the keys come from there.
+    pub fn lend_gateway_token(&mut self, token: &Credential) {
+        if let Some(service) = self.without_gateway_token() {
+            service.token = Some(token.clone());
+        }
+    }
+
+    /// Keeps the token that `before` was lent: a file that was read anew knows nothing of it.
+    pub fn keep_gateway_token(&mut self, before: &Self) {
+        if let (Source::Http(Http { token: Some(token), .. }), Some(Control { gateway_token: None, .. })) =
+            (&before.keys.source, &before.control)
+        {
+            self.lend_gateway_token(token);
+        }
+    }
+
+    fn without_gateway_token(&mut self) -> Option<&mut Http> {
+        let control = self.control.as_ref().filter(|control| control.gateway_token.is_none())?;
+        match &mut self.keys.source {
+            Source::Http(service) if service.token.is_none() && service.is_at(control.listen) => Some(service),
+            _ => None,
+        }
+    }
 }
 
 /// How long what the source said of a key is believed.

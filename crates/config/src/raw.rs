@@ -93,7 +93,7 @@ pub(super) struct Ledger {
 
 /// The control plane.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "fields, `token` at least")]
+#[serde(deny_unknown_fields, expecting = "fields, such as `token`, or `{}`")]
 pub(super) struct Control {
     /// Its address and port.
     #[schemars(extend("default" = "127.0.0.1:9091"))]
@@ -105,10 +105,11 @@ pub(super) struct Control {
     /// `sqlite://path`, beside the configuration, or `postgres://user@host/name` where several machines share it.
     #[schemars(extend("default" = "sqlite://data/keymeter.db"))]
     pub(super) database: Option<Scalar<Arc<str>>>,
-    /// The operator's token, of at least 32 characters; `openssl rand -hex 32` makes one.
-    #[schemars(required)]
+    /// The operator's token, of at least 32 characters; `openssl rand -hex 32` makes one. Without it, one is made at the first
+    /// start and kept in `operator.token` beside the SQLite database; with PostgreSQL it is required.
     pub(super) token: Option<Scalar<Secret>>,
-    /// The gateways' token, of at least 32 characters: for look-ups, events and usage records, and nothing else.
+    /// The gateways' token, of at least 32 characters: for look-ups, events and usage records, and nothing else. Without it, one is
+    /// made beside the SQLite database, which the gateway in the same process uses where `keys.http` has no `token`.
     pub(super) gateway_token: Option<Scalar<Secret>>,
     /// Keys that each user may make and secrets that they may regenerate in an hour.
     #[schemars(extend("default" = 15))]

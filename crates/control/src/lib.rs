@@ -10,6 +10,7 @@ mod questions;
 mod router;
 pub mod store;
 mod throttle;
+mod tokens;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -25,12 +26,14 @@ use thiserror::Error;
 use tokio::{sync::watch, task::JoinHandle};
 
 pub use self::bounds::{CallConnection, CallListener};
+pub use self::tokens::{OPERATOR_FILE, TokenError};
 use self::{
     caller::Caller,
     error::ApiError,
     questions::Questions,
     store::{Store, StoreError, operations::Operation},
     throttle::TokenThrottle,
+    tokens::Tokens,
 };
 
 /// A control plane that answers.
@@ -62,7 +65,13 @@ impl ControlPlane {
         let kept = socket.try_clone().map_err(error)?;
         let address = socket.local_addr().map_err(error)?;
         let settings = config::Control { listen: address, ..settings.clone() };
-        let plane = Plane::open(&settings, limits).await.map_err(ControlError::Store)?;
+        let tokens = Tokens::new(&settings).map_err(ControlError::Token)?;
+        let settings = config::Control {
+            token: Some(tokens.operator.clone()),
+            gateway_token: tokens.gateways.clone(),
+            ..settings
+        };
+        let plane = Plane::open(&settings, &tokens, limits).await.map_err(ControlError::Store)?;
         let (stop, stopped) = watch::channel(false);
         let listener = listen(socket, &settings).map_err(error)?;
         let task = tokio::spawn(plane.clone().serve(listener, stopped));
@@ -74,6 +83,12 @@ impl ControlPlane {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.plane.store
+    }
+
+    /// What a gateway calls it with, if any may.
+    #[must_use]
+    pub fn gateway_token(&self) -> Option<&config::Credential> {
+        self.terms.0.gateway_token.as_ref()
     }
 
     /// Another handle of its socket, for another process.
@@ -117,6 +132,9 @@ pub enum ControlError {
     /// Its store cannot be used.
     #[error(transparent)]
     Store(StoreError),
+    /// A token that it is to make itself cannot be had.
+    #[error(transparent)]
+    Token(TokenError),
 }
 
 /// Why an address cannot be listened on, and what to do.
@@ -157,14 +175,14 @@ impl Plane {
     ///
     /// # Errors
     /// When that cannot be done.
-    pub async fn open(settings: &config::Control, limits: Limits) -> Result<Arc<Self>, StoreError> {
+    async fn open(settings: &config::Control, tokens: &Tokens, limits: Limits) -> Result<Arc<Self>, StoreError> {
         let store = Store::open(&settings.database).await?;
-        let operator = settings.token.0.hash();
+        let operator = tokens.operator.0.hash();
         Ok(Arc::new(Self {
             sessions: page::Sessions::open(&store, &operator).await?,
             store,
             operator,
-            gateways: settings.gateway_token.as_ref().map(|token| token.0.hash()),
+            gateways: tokens.gateways.as_ref().map(|token| token.0.hash()),
             operations_per_hour: settings.key_operations_per_hour,
             changes_per_hour: settings.changes_per_hour,
             client_address: settings.client_address.clone(),
