@@ -3,6 +3,7 @@
 //! without them it is the proxy that it was.
 //!
 //! ```sh
+//! keymeter keys create --file conf/keys.yaml --name "My first key"     # shows the secret, once
 //! cargo run --example metered_proxy -- 127.0.0.1:8000 127.0.0.1:8001
 //! ```
 
@@ -21,12 +22,15 @@ use pingora::{
     http::ResponseHeader,
     prelude::{HttpPeer, Result},
     proxy::{ProxyHttp, Session, http_proxy_service},
-    server::Server,
+    server::{Server, configuration::Opt},
 };
 
 /// What the command line says.
 #[derive(Parser)]
 pub struct Options {
+    /// Pingora's own: `--conf` with its settings, `--upgrade` to take over from a running process.
+    #[command(flatten)]
+    pingora: Opt,
     /// Where clients connect.
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: String,
@@ -52,7 +56,7 @@ fn main() -> ExitCode {
 /// # Errors
 /// When Pingora's own options or what the options name is faulty.
 pub fn server(options: Options) -> Result<Server, Box<dyn Error>> {
-    let mut server = Server::new(None)?;
+    let mut server = Server::new(Some(options.pingora))?;
     server.bootstrap();
     let proxy = RoundRobin { upstreams: options.upstreams, turn: AtomicUsize::new(0) };
     let plugin = Plugin::load(options.keymeter, AccessLog::to(std::io::stdout())?)?; // metered

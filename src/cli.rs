@@ -3,8 +3,10 @@
 mod app;
 mod check;
 mod check_source;
+mod complete;
 mod demo;
 mod describe;
+mod examples;
 pub mod keys;
 mod money;
 mod people;
@@ -15,7 +17,7 @@ mod service_manager;
 
 use std::{fmt::Display, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::observe::process_log;
@@ -77,7 +79,7 @@ enum Command {
     Audit(money::AuditArgs),
     /// Print the JSON Schema of the configuration file, for editors.
     Schema(describe::SchemaArgs),
-    /// Print a shell's completion script.
+    /// Print the lines by which a shell completes commands, options and ids: `source <(keymeter completions bash)`.
     Completions {
         /// The shell.
         shell: Shell,
@@ -90,10 +92,21 @@ enum Command {
     },
 }
 
+/// What the process was called with. Where that is nothing that can be run, it ends with what is wrong, or with the help.
+fn arguments() -> Arguments {
+    let matches = examples::with_examples(Arguments::command()).get_matches();
+    Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
 /// Runs the command that the process was called with.
 #[must_use]
 pub fn run() -> ExitCode {
-    let ended = match Arguments::parse().command {
+    match complete::answer(Arguments::command) {
+        Ok(false) => {}
+        Ok(true) => return ExitCode::SUCCESS,
+        Err(error) => error.exit(),
+    }
+    let ended = match arguments().command {
         Command::Serve { config, upgrade } => exit_code(serve::run(config, upgrade)),
         Command::Check { source: Some(service), .. } => exit_code(check_source::run(&service)),
         Command::Check { file, config, source: None } => check::run(&file.unwrap_or(config)),
@@ -107,8 +120,10 @@ pub fn run() -> ExitCode {
         Command::Usage(arguments) => exit_code(money::usage(arguments)),
         Command::Audit(arguments) => exit_code(money::audit(arguments)),
         Command::Schema(arguments) => exit_code(describe::schema(&arguments)),
-        Command::Completions { shell } => exit_code(describe::completions(Arguments::command(), shell)),
-        Command::Man { directory } => exit_code(describe::manual(Arguments::command(), directory.as_deref())),
+        Command::Completions { shell } => exit_code(complete::script(shell)),
+        Command::Man { directory } => {
+            exit_code(describe::manual(examples::with_examples(Arguments::command()), directory.as_deref()))
+        }
     };
     process_log::flush(LAST_LINES);
     ended

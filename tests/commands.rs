@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::support::{
     client::{Client, events},
+    control::{OPERATOR, Plane},
     gateway::{config, one_key},
     process::{Process, Signal, ask, keymeter, run},
     script::Script,
@@ -113,13 +114,20 @@ fn every_configuration_in_the_readme_and_in_conf_loads_with_nothing_set() {
     let folder = tempfile::tempdir().unwrap();
     let readme = std::fs::read_to_string(repository("README.md")).unwrap();
     let blocks: Vec<_> = readme.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert_eq!(blocks.len(), 2, "a block of the README says its file's name in its first line");
+    assert_eq!(blocks.len(), 1, "a block of the README says its file's name in its first line");
     for block in blocks {
         let name = block.lines().next().unwrap().strip_prefix("# ").unwrap();
         std::fs::write(folder.path().join(name), block).unwrap();
     }
+    // The keys file is made by the command that the README gives.
+    let create = readme.lines().find(|line| line.starts_with("keymeter keys create --file")).unwrap();
+    let create = create.split(" #").next().unwrap().trim();
+    let mut shell = Command::new("sh");
+    let binary = Path::new(env!("CARGO_BIN_EXE_keymeter")).parent().unwrap().display().to_string();
+    let made = shell.args(["-c", create]).current_dir(&folder).env("PATH", binary + ":/usr/bin:/bin").output().unwrap();
+    assert!(made.status.success(), "{}", text(&made.stderr));
     let said = check(&folder.path().join("keymeter.yaml"));
-    assert_eq!(said, "ok: 1 upstream (1 replica), 1 key, 2 prices\n");
+    assert_eq!(said, "ok: 1 upstream (2 replicas), 1 key, 1 price\n");
 }
 
 #[test]
@@ -249,18 +257,21 @@ fn schemas_and_the_reference_are_as_the_program_writes_them() {
 }
 
 #[test]
-fn every_error_has_its_row_in_the_docs_and_every_page_is_in_the_readme() {
+fn every_error_has_its_row_in_the_docs_and_every_page_is_in_the_index() {
     let errors = std::fs::read_to_string(repository("docs/errors.md")).unwrap();
     let rows: Vec<_> = errors.lines().filter(|line| line.starts_with("| ")).collect();
     for code in ErrorCode::ALL {
         let code = format!("`{}`", code.as_str());
         assert!(rows.iter().any(|row| row.contains(&code)), "docs/errors.md has no row with {code}");
     }
-    let readme = std::fs::read_to_string(repository("README.md")).unwrap();
+    let index = std::fs::read_to_string(repository("docs/README.md")).unwrap();
     for page in std::fs::read_dir(repository("docs")).unwrap() {
         let name = page.unwrap().file_name().into_string().unwrap();
-        assert!(readme.contains(&format!("docs/{name}")), "README.md does not name docs/{name}");
+        let is_page = name.ends_with(".md") && name != "README.md";
+        assert!(!is_page || index.contains(&format!("]({name})")), "docs/README.md does not name {name}");
     }
+    let readme = std::fs::read_to_string(repository("README.md")).unwrap();
+    assert!(readme.contains("](docs/README.md)"), "README.md does not lead to the index");
 }
 
 #[test]
@@ -289,12 +300,59 @@ fn shells_and_manuals_know_every_command() {
     assert!(commands.len() > 10, "{help}");
     let directory = tempfile::tempdir().unwrap();
     assert!(run(&["man", "--directory", directory.path().to_str().unwrap()]).status.success());
-    let completions = ["bash", "zsh", "fish"].map(|shell| text(&run(&["completions", shell]).stdout));
+    let offered = completed(&["keymeter", ""], directory.path(), &[]);
     for command in commands {
         assert!(directory.path().join(format!("keymeter-{command}.1")).exists(), "{command} has no manual page");
-        assert!(completions.iter().all(|script| script.contains(command)), "{command} is not completed");
+        assert!(offered.contains(&command.to_owned()), "{command} is not completed");
     }
     assert!(text(&run(&["man"]).stdout).contains(".TH keymeter 1"));
+    for shell in ["zsh", "fish"] {
+        let script = text(&run(&["completions", shell]).stdout);
+        assert!(script.contains("KEYMETER_COMPLETE") && script.contains("keymeter"), "{shell}: {script}");
+    }
+}
+
+/// What bash offers for the last word of a line, by the script that we print.
+fn completed(words: &[&str], folder: &Path, environment: &[(&str, &str)]) -> Vec<String> {
+    let binary = Path::new(env!("CARGO_BIN_EXE_keymeter")).parent().unwrap();
+    let script = "source <(keymeter completions bash); COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); COMP_TYPE=9; \
+                  _clap_complete_keymeter keymeter \"${@: -1}\" keymeter; printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let mut bash = Command::new("bash");
+    bash.args(["-c", script, "bash"]).args(words).current_dir(folder).envs(environment.iter().copied());
+    let path = std::env::var("PATH").unwrap();
+    let output = bash.env("PATH", format!("{}:{path}", binary.display())).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout).lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shells_complete_ids_of_a_file_and_of_a_control_plane() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = "keys: [{id: key_prod, name: Production, secret: \"${UNSET}\"}, {id: other, name: Other, hash: \"sha256:HASH\"}]";
+    std::fs::write(folder.path().join("keys.yaml"), keys.replace("HASH", &"0".repeat(64))).unwrap();
+    let file = |words: &[&str]| completed(words, folder.path(), &[]);
+    assert_eq!(file(&["keymeter", "keys", "show", "--file", "keys.yaml", "key_p"]), ["key_prod"]);
+    assert_eq!(file(&["keymeter", "keys", "disable", "--file=keys.yaml", "o"]), ["other"]);
+    assert_eq!(file(&["keymeter", "keys", "show", "--file", "none.yaml", "k"]), [""; 0], "errors are not told here");
+
+    let plane = Plane::sqlite().await;
+    plane.user("ada").await;
+    let (id, _) = plane.key(OPERATOR, json!({"name": "Some key"})).await;
+    let url = plane.url("");
+    let environment = [("KEYMETER_CONTROL_URL", url.as_str()), ("KEYMETER_CONTROL_TOKEN", OPERATOR)];
+    let remote = |words: &[&str]| {
+        let (words, folder) =
+            (words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>(), folder.path().to_owned());
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        tokio::task::spawn_blocking(move || {
+            let words: Vec<_> = words.iter().map(String::as_str).collect();
+            completed(&words, &folder, &environment.each_ref().map(|(name, value)| (name.as_str(), value.as_str())))
+        })
+    };
+    assert_eq!(remote(&["keymeter", "keys", "show", "key_"]).await.unwrap(), [id]);
+    assert_eq!(remote(&["keymeter", "users", "rotate-token", "a"]).await.unwrap(), ["ada"]);
+    assert_eq!(remote(&["keymeter", "wallets", "show", "a"]).await.unwrap(), ["ada"]);
+    assert_eq!(remote(&["keymeter", "keys", "create", "--owner", "a"]).await.unwrap(), ["ada"]);
 }
 
 #[test]

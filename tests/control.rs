@@ -92,6 +92,7 @@ async fn every_call_is_described() {
             "get /api/v1/keys/{id}",
             "patch /api/v1/keys/{id}",
             "post /api/v1/keys/{id}/regenerate",
+            "get /api/v1/limits",
             "get /api/v1/teams",
             "post /api/v1/teams",
             "delete /api/v1/teams/{id}",

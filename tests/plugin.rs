@@ -154,7 +154,7 @@ fn free_addresses() -> (SocketAddr, SocketAddr) {
     (address, admin)
 }
 
-async fn wait_for(what: &str, holds: impl AsyncFn() -> bool) {
+async fn wait_for(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !holds().await {
         assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
@@ -286,5 +286,155 @@ fn the_examples_configurations_can_be_loaded() {
         let loaded = config::load_for(Purpose::Plugin, Path::new(&path), &|_| None);
         let loaded = loaded.unwrap_or_else(|faults| panic!("{faults:?}"));
         assert_eq!(loaded.config.upstreams.len(), upstreams, "{name}");
+    }
+}
+
+/// The page shows no line of code that is not compiled here, and names what there is.
+#[test]
+fn the_page_of_the_plugin_says_what_holds() {
+    let page = repository("docs/plugin.md");
+    let blocks = |language: &str| -> Vec<String> {
+        let mut rest = page.as_str();
+        let mut blocks = Vec::new();
+        while let Some((_, behind)) = rest.split_once(&format!("```{language}\n")) {
+            let (block, further) = behind.split_once("```").unwrap();
+            // In a list a block is indented as its text is.
+            let indent = block.len() - block.trim_start_matches(' ').len();
+            blocks
+                .push(block.lines().map(|line| line.get(indent..).unwrap_or_default()).collect::<Vec<_>>().join("\n"));
+            rest = further;
+        }
+        blocks
+    };
+    let pooled = repository("examples/pooled_proxy.rs");
+    let code: Vec<_> = [EXAMPLE, pooled.as_str()]
+        .iter()
+        .flat_map(|text| text.lines())
+        .map(|line| line.replace("// metered", ""))
+        .collect();
+    let rust = blocks("rust");
+    assert_eq!(rust.len(), 3);
+    for line in rust.iter().flat_map(|block| block.lines()).map(str::trim).filter(|line| !line.is_empty()) {
+        assert!(code.iter().any(|written| written.trim() == line), "no example has: {line}");
+    }
+
+    let manifest = repository("Cargo.toml");
+    for line in blocks("toml").iter().flat_map(|block| block.lines()).map(str::trim) {
+        let dependency = line.starts_with("pingora ").then(|| line.split("features").next().unwrap());
+        assert!(dependency.is_none_or(|named| manifest.contains(named)), "Cargo.toml has another {line}");
+    }
+    for feature in ["redis", "otlp"] {
+        assert!(
+            page.contains(&format!("| `{feature}` |")) && manifest.contains(&format!("\n{feature} = [")),
+            "{feature}"
+        );
+    }
+
+    let yaml = blocks("yaml");
+    let loaded = |text: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keymeter.yaml");
+        std::fs::write(&path, text).unwrap();
+        std::fs::write(folder.path().join("keys.yaml"), "keys: []").unwrap();
+        config::load_for(Purpose::Plugin, &path, &|_| None).unwrap()
+    };
+    assert_eq!(loaded(&yaml[0]).keys, []);
+    let settings = pingora::server::configuration::ServerConf::from_yaml(&yaml[1]).unwrap();
+    assert_eq!(
+        (settings.upgrade_sock.as_str(), settings.grace_period_seconds),
+        ("/run/my-proxy/upgrade.sock", Some(600))
+    );
+
+    let commands = blocks("sh").concat();
+    let ours = repository("examples/metered_proxy.rs");
+    for command in commands.lines().filter(|line| line.starts_with("keymeter") || line.starts_with("cargo")) {
+        assert!(ours.contains(command), "the example does not say: {command}");
+    }
+}
+
+fn repository(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// The walk of the page, with the program itself: a key by command, a request, a change, an upgrade, an end.
+#[cfg(feature = "cli")]
+mod walk {
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    /// The command line of the example, where a process of this binary is to be the example.
+    const AS_PROCESS: &str = "KEYMETER_METERED_PROXY";
+
+    /// The example by itself, which the walk below starts in processes of their own; otherwise it has nothing to do.
+    #[test]
+    fn the_example_as_a_process() {
+        let Ok(words) = std::env::var(AS_PROCESS) else { return };
+        metered_proxy::server(Options::parse_from(words.split('\n'))).unwrap().run_forever();
+    }
+
+    struct Running(Child);
+
+    impl Drop for Running {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_key_by_command_serves_over_an_upgrade_and_until_the_end() {
+        let upstream = ScriptedUpstream::start(|_| Script::json(200, &completion("m", 5))).await;
+        let (folder, (address, admin)) = (tempfile::tempdir().unwrap(), free_addresses());
+        let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let made = Command::new(env!("CARGO_BIN_EXE_keymeter"))
+            .args(["keys", "create", "--file", &file("keys.yaml"), "--name", "My first key"])
+            .output()
+            .unwrap();
+        let secret = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+        let text = format!("admin: {{listen: \"{admin}\"}}\nkeys: {{yaml: {{path: keys.yaml}}}}\n");
+        std::fs::write(file("keymeter.yaml"), text).unwrap();
+        let settings = format!(
+            "upgrade_sock: {}\npid_file: {}\ngrace_period_seconds: 1\ngraceful_shutdown_timeout_seconds: 1\n",
+            file("upgrade.sock"),
+            file("proxy.pid")
+        );
+        std::fs::write(file("pingora.yaml"), settings).unwrap();
+
+        let start = |upgrade: &[&str]| {
+            let mut words = vec!["metered_proxy"];
+            words.extend(upgrade);
+            let (conf, keymeter) = (file("pingora.yaml"), file("keymeter.yaml"));
+            let (listen, behind) = (address.to_string(), upstream.address.to_string());
+            words.extend(["--conf", &conf, "--keymeter", &keymeter, "--listen", &listen, &behind]);
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command
+                .args(["--exact", "walk::the_example_as_a_process", "--nocapture"])
+                .env(AS_PROCESS, words.join("\n"));
+            Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        };
+        let status = async || Client::connect(address).await.chat(&secret, &json!({"model": "m"})).await.status;
+        let first = start(&[]);
+        wait_for("a listener", async || TcpStream::connect(address).await.is_ok()).await;
+        wait_for("an answer", async || status().await == 200).await;
+
+        let mut second = start(&["--upgrade"]);
+        wait_for("the new process asks for the sockets", async || Path::new(&file("upgrade.sock")).exists()).await;
+        signal(&first.0, "QUIT");
+        let mut first = first;
+        wait_for("the old process ends", async || {
+            assert_eq!(status().await, 200, "somebody answers all the time");
+            first.0.try_wait().unwrap().is_some()
+        })
+        .await;
+        assert!(second.0.try_wait().unwrap().is_none(), "the new one serves");
+        assert_eq!(status().await, 200);
+        signal(&second.0, "TERM");
+        wait_for("the end", async || second.0.try_wait().unwrap().is_some()).await;
+    }
+
+    fn signal(child: &Child, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
     }
 }

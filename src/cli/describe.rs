@@ -1,4 +1,4 @@
-//! `keymeter schema`, `completions` and `man`: descriptions of keymeter for editors, shells and readers. All are generated from
+//! `keymeter schema` and `man`: descriptions of keymeter for editors and readers. All are generated from
 //! the code that reads the input.
 
 use std::{
@@ -7,7 +7,6 @@ use std::{
 };
 
 use clap::Command;
-use clap_complete::Shell;
 use keymeter_config::schema;
 
 #[derive(clap::Args)]
@@ -28,13 +27,6 @@ pub(super) fn schema(arguments: &SchemaArgs) -> io::Result<()> {
         SchemaArgs { .. } => format!("{:#}\n", schema::of_configuration()),
     };
     print(text.as_bytes())
-}
-
-/// Prints the completions of `command` for a shell.
-pub(super) fn completions(mut command: Command, shell: Shell) -> io::Result<()> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut command, "keymeter", &mut script);
-    print(&script)
 }
 
 /// Prints the manual page of `command`, or writes it and those of its subcommands into a directory.

@@ -2,6 +2,7 @@
 //! alone on standard output; all messages go to standard error.
 
 mod change;
+mod defaults;
 mod error;
 mod limits;
 mod names;
@@ -25,7 +26,10 @@ use keymeter_core::key::{KeyId, KeyName};
 pub use self::error::KeysError;
 pub(super) use self::options::time;
 use self::options::{Clearable, ClearableLimit, Grace, LimitOptions, Options, parse_name};
-use super::remote::{CONTROL_URL, Output, Remote, segment};
+use super::{
+    complete,
+    remote::{CONTROL_URL, Output, Remote, segment},
+};
 
 /// Create, change and delete keys.
 #[derive(Debug, Args)]
@@ -165,7 +169,7 @@ struct Regenerate {
 #[derive(Debug, Args)]
 struct One {
     /// The key's id, or its name where no other key has it
-    #[arg(value_name = "ID|NAME")]
+    #[arg(value_name = "ID|NAME", add = complete::key_ids())]
     id: String,
     #[command(flatten)]
     source: Source,
@@ -181,6 +185,7 @@ impl One {
 #[derive(Debug, Args)]
 pub(super) struct SharedLimitsArgs {
     /// The team's or the owner's id
+    #[arg(add = complete::holder_ids())]
     id: String,
     #[command(flatten)]
     source: Source,

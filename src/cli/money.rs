@@ -7,6 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{
+    complete,
     keys::time,
     remote::{Output, RemoteArgs, RemoteError, print, print_one, print_rows, segment},
 };
@@ -33,6 +34,7 @@ enum Wallets {
         #[command(flatten)]
         remote: RemoteArgs,
         /// The user or team that owns the wallet
+        #[arg(add = complete::wallet_owners())]
         owner: String,
         /// The output format
         #[arg(long, value_enum, default_value_t)]
@@ -43,6 +45,7 @@ enum Wallets {
         #[command(flatten)]
         remote: RemoteArgs,
         /// The user or team that owns the wallet
+        #[arg(add = complete::wallet_owners())]
         owner: String,
         /// The amount in US dollars, such as 12.50
         usd: String,
@@ -67,10 +70,10 @@ pub(super) struct UsageArgs {
     #[arg(long, value_name = "TIME", value_parser = time)]
     to: Option<Timestamp>,
     /// Only this key
-    #[arg(long)]
+    #[arg(long, add = complete::key_ids())]
     key: Option<String>,
     /// Only this team
-    #[arg(long)]
+    #[arg(long, add = complete::team_ids())]
     team: Option<String>,
     /// The output format
     #[arg(long, value_enum, default_value_t)]

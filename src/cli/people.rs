@@ -7,6 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{
+    complete,
     keys::{KeysError, SharedLimitsArgs, limits_of},
     remote::{Output, RemoteArgs, RemoteError, print_one, print_rows, print_secret, segment},
 };
@@ -45,6 +46,7 @@ enum Users {
         #[command(flatten)]
         remote: RemoteArgs,
         /// The user's id
+        #[arg(add = complete::user_ids())]
         id: String,
     },
     /// Delete a user and the user's own keys
@@ -52,6 +54,7 @@ enum Users {
         #[command(flatten)]
         remote: RemoteArgs,
         /// The user's id
+        #[arg(add = complete::user_ids())]
         id: String,
     },
 }
@@ -93,6 +96,7 @@ enum Teams {
         #[command(flatten)]
         remote: RemoteArgs,
         /// The team's id
+        #[arg(add = complete::team_ids())]
         id: String,
         /// The output format
         #[arg(long, value_enum, default_value_t)]
@@ -104,8 +108,10 @@ enum Teams {
         #[command(flatten)]
         remote: RemoteArgs,
         /// The team's id
+        #[arg(add = complete::team_ids())]
         id: String,
         /// The user's id
+        #[arg(add = complete::user_ids())]
         user: String,
         /// The role: member, admin or owner
         #[arg(long, default_value_t = Role::Member)]
@@ -116,8 +122,10 @@ enum Teams {
         #[command(flatten)]
         remote: RemoteArgs,
         /// The team's id
+        #[arg(add = complete::team_ids())]
         id: String,
         /// The user's id
+        #[arg(add = complete::user_ids())]
         user: String,
     },
     /// List your own open invitations, or those to a team
@@ -136,6 +144,7 @@ enum Teams {
         #[command(flatten)]
         remote: RemoteArgs,
         /// The team's id
+        #[arg(add = complete::team_ids())]
         id: String,
         /// Accept only this role: member, admin or owner
         #[arg(long)]
@@ -146,6 +155,7 @@ enum Teams {
         #[command(flatten)]
         remote: RemoteArgs,
         /// The team's id
+        #[arg(add = complete::team_ids())]
         id: String,
     },
     /// Delete a team with its keys; its members leave, and their own keys work again
@@ -153,6 +163,7 @@ enum Teams {
         #[command(flatten)]
         remote: RemoteArgs,
         /// The team's id
+        #[arg(add = complete::team_ids())]
         id: String,
         /// The user or team that gets the balance of the team's wallet [default: it stays there]
         #[arg(long, value_name = "ID")]

@@ -75,10 +75,18 @@ impl Remote {
     /// # Errors
     /// When there is no token, or the URL or the certificates cannot be used.
     pub fn new(url: &str, ca: Option<&PathBuf>) -> Result<Self, RemoteError> {
+        Self::with_timeout(url, ca, TIMEOUT)
+    }
+
+    /// The same, of which each call may take so long.
+    ///
+    /// # Errors
+    /// As those of [`Remote::new`].
+    pub fn with_timeout(url: &str, ca: Option<&PathBuf>, timeout: Duration) -> Result<Self, RemoteError> {
         url.parse::<UpstreamUrl>().map_err(|error| RemoteError::Url(error.to_string()))?;
         let token = std::env::var(TOKEN).ok().filter(|token| !token.is_empty()).ok_or(RemoteError::NoToken)?;
         let certificates = |why| RemoteError::Certificates(ca.cloned().unwrap_or_default(), why);
-        let builder = builder(ca.map(PathBuf::as_path)).map_err(certificates)?.timeout(TIMEOUT);
+        let builder = builder(ca.map(PathBuf::as_path)).map_err(certificates)?.timeout(timeout);
         let client = builder.build().map_err(|error| RemoteError::Unreachable(url.to_owned(), error.to_string()))?;
         let runtime = Builder::new_current_thread().enable_all().build().map_err(RemoteError::Stream)?;
         Ok(Self { base: url.trim_end_matches('/').to_owned(), token: Secret::new(token), client, runtime })
@@ -197,12 +205,21 @@ pub fn aligned(lines: &[Vec<String>]) -> String {
 /// # Errors
 /// When standard output cannot be written.
 pub fn print_one(thing: &Value, output: Output) -> Result<(), RemoteError> {
-    let fields = thing.as_object().filter(|_| output == Output::Text);
-    let text = fields.map(|fields| {
-        let lines: Vec<_> = fields.keys().map(|name| format!("{name:22} {}\n", cell(thing, name))).collect();
-        lines.concat()
-    });
-    print(&text.unwrap_or_else(|| plain_json(&format!("{thing:#}\n"))))
+    match thing.as_object().filter(|_| output == Output::Text) {
+        Some(fields) => {
+            print_fields(&fields.iter().map(|(name, value)| (name.clone(), value.clone())).collect::<Vec<_>>())
+        }
+        None => print(&plain_json(&format!("{thing:#}\n"))),
+    }
+}
+
+/// Prints fields in their order, one a line.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn print_fields(fields: &[(String, Value)]) -> Result<(), RemoteError> {
+    let line = |(name, value): &(String, Value)| format!("{name:22} {}\n", text_of(value));
+    print(&fields.iter().map(line).collect::<String>())
 }
 
 /// Writes to standard output.
@@ -227,7 +244,10 @@ pub fn print_secret(answer: &Value, field: &str, done: &str) -> Result<(), Remot
 
 /// The value at a path of names in a row, as text without characters that control a terminal.
 fn cell(row: &Value, path: &str) -> String {
-    let value = path.split('.').try_fold(row, |value, name| value.get(name)).unwrap_or(&Value::Null);
+    text_of(path.split('.').try_fold(row, |value, name| value.get(name)).unwrap_or(&Value::Null))
+}
+
+fn text_of(value: &Value) -> String {
     let text = match value {
         Value::Null => "-".to_owned(),
         Value::String(text) if text.is_empty() => "-".to_owned(),
@@ -260,7 +280,11 @@ pub enum RemoteError {
     #[error("cannot use the certificates in {}: {}", .0.display(), .1)]
     Certificates(PathBuf, String),
     /// The control plane does not answer, or not in JSON.
-    #[error("the control plane at {} does not answer: {}", .0, Printable(.1))]
+    #[error(
+        "the control plane at {} does not answer: {}; see that it runs there, or name another with --control or {CONTROL_URL}",
+        .0,
+        Printable(.1)
+    )]
     Unreachable(String, String),
     /// Something else answers at the URL.
     #[error("{url} is no keymeter control plane ({status} at {path}): give the address of its `control.listen`")]
@@ -273,7 +297,7 @@ pub enum RemoteError {
         path: String,
     },
     /// The control plane refuses the call.
-    #[error("{}{} ({status})", field_prefix(.param.as_deref()), Printable(.message))]
+    #[error("{}{} ({status}){}", field_prefix(.param.as_deref()), Printable(.message), next_step(*.status, .message))]
     Refused {
         /// The answer's status.
         status: u16,
@@ -288,6 +312,19 @@ pub enum RemoteError {
     /// The standard streams cannot be used.
     #[error("cannot use the standard streams: {0}")]
     Stream(io::Error),
+}
+
+/// What to do about a refusal that does not say so itself, since a program that calls has other means than a command.
+fn next_step(status: u16, message: &str) -> &'static str {
+    let missing = message.strip_prefix("there is no ").and_then(|rest| rest.split(' ').next());
+    match (status, missing) {
+        (401, _) => "; the environment's KEYMETER_CONTROL_TOKEN is sent",
+        (404, Some("key")) => "; `keymeter keys list` shows all",
+        (404, Some("user")) => "; `keymeter users list` shows all",
+        (404, Some("team")) => "; `keymeter teams list` shows all",
+        (404, Some("wallet")) => "; `keymeter wallets list` shows all",
+        _ => "",
+    }
 }
 
 /// The field at fault, as the beginning of a message.
@@ -314,6 +351,19 @@ mod tests {
             ("odd", "a\u{fffd}[2J\u{fffd}"),
         ] {
             assert_eq!(cell(&row, path), expected);
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_do_next() {
+        for (status, message, end) in [
+            (404, "there is no key `key_a`", "(404); `keymeter keys list` shows all"),
+            (404, "there is no user or team `ada`", "(404); `keymeter users list` shows all"),
+            (401, "the token is not valid", "(401); the environment's KEYMETER_CONTROL_TOKEN is sent"),
+            (409, "there is a key already", "already (409)"),
+        ] {
+            let error = RemoteError::Refused { status, message: message.to_owned(), param: None };
+            assert!(error.to_string().ends_with(end), "{error}");
         }
     }
 

@@ -48,7 +48,7 @@ pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeError> {
         if let Some(token) = control.as_ref().and_then(ControlPlane::gateway_token) {
             loaded.config.lend_gateway_token(token);
         }
-        let (settings, kept) = (loaded.config.server.clone(), kept_places(&loaded.config));
+        let (settings, notes) = (loaded.config.server.clone(), start_notes(&loaded.config));
         let server = Server::start(loaded, path, log.clone(), &mut sockets)?;
         traces = server.traces().cloned();
         // Inherited sockets that are no longer configured.
@@ -56,7 +56,7 @@ pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeError> {
         let addresses: Vec<_> = server.addresses.iter().map(ToString::to_string).collect();
         let (addresses, admin) = (addresses.join(" and "), server.admin_address);
         tracing::info!("listening on {addresses} ({keys}), admin address {admin}");
-        kept.iter().for_each(|place| tracing::info!("{place}"));
+        notes.iter().for_each(|note| tracing::info!("{note}"));
         let handover = take_over(&settings, predecessor)?;
         service_manager::ready(upgrade);
         let mut app = App { server, control, handover };
@@ -108,20 +108,23 @@ async fn start_control(config: &Config, sockets: &mut Sockets) -> Result<Option<
     Ok(Some(control))
 }
 
-/// Where what must outlive the process is kept: whoever backs it up, or looks for what it wrote, needs the whole path.
-fn kept_places(config: &Config) -> Vec<String> {
-    let mut places = Vec::new();
+/// Which process this is, and where what must outlive it is kept: whoever sends it a signal needs its number, and whoever backs
+/// it up the whole path.
+fn start_notes(config: &Config) -> Vec<String> {
+    let upgrades = if config.server.upgrade_socket.is_some() { ", SIGUSR2 upgrades it" } else { "" };
+    let process = std::process::id();
+    let mut notes = vec![format!("this is process {process}; SIGHUP reloads it, SIGTERM stops it{upgrades}")];
     if let Some(Control { database: Database::Sqlite(path), token, .. }) = &config.control {
-        places.push(format!("the control plane's database is {}", absolute(path)));
+        notes.push(format!("the control plane's database is {}", absolute(path)));
         if token.is_none() {
-            places.push(format!("the operator's token is in {}", absolute(&path.with_file_name(OPERATOR_FILE))));
+            notes.push(format!("the operator's token is in {}", absolute(&path.with_file_name(OPERATOR_FILE))));
         }
     }
     if config.keys.source.takes_usage() {
-        places.push(format!("usage records wait in {}", absolute(&config.ledger)));
+        notes.push(format!("usage records wait in {}", absolute(&config.ledger)));
     }
-    places.push(format!("quotas, where keys have any, are kept in {}", absolute(&config.limits.store)));
-    places
+    notes.push(format!("quotas, where keys have any, are kept in {}", absolute(&config.limits.store)));
+    notes
 }
 
 fn absolute(path: &Path) -> String {

@@ -258,7 +258,7 @@ pub enum HandoverError {
     #[error("no process offers its sockets at {} ({}); to start one, leave out --upgrade", .0.display(), .1)]
     Nobody(PathBuf, io::Error),
     /// The socket for successors cannot be made.
-    #[error("cannot listen at {} (`server.upgrade_socket`): {}", .0.display(), .1)]
+    #[error("cannot listen at {} (`server.upgrade_socket`): {}; let the process write there, or name another path", .0.display(), .1)]
     Bind(PathBuf, io::Error),
     /// The connection to the other process was lost.
     #[error("the other process broke off the handover: {0}")]

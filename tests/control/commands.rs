@@ -12,6 +12,7 @@ use crate::support::{
 over_both! {
     the_environment_names_the_control_plane
     keys_are_found_by_their_names
+    a_key_is_told_in_the_same_words_as_one_of_a_file
     teams_and_wallets_are_listed_to_whoever_may_see_them
     a_token_is_rotated_and_the_one_before_is_over
     dates_stand_for_their_beginning
@@ -48,6 +49,45 @@ async fn the_environment_names_the_control_plane(plane: &Plane) {
         let start = format!("{elsewhere} is no keymeter control plane (404 at /api/v1/");
         assert!(told.starts_with(&start) && told.contains("control.listen"), "{told}");
     }
+}
+
+async fn a_key_is_told_in_the_same_words_as_one_of_a_file(plane: &Plane) {
+    let url = plane.url("");
+    let create = ["keys", "create", "--name", "Some key", "--requests-per-minute", "5"];
+    command(&url, OPERATOR, &create).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (file, config) = (folder.path().join("keys.yaml"), folder.path().join("keymeter.yaml"));
+    let in_file = |words: &[&'static str]| [words, &["--file"]].concat();
+    let of_file = async |words: &[&'static str]| {
+        let mut words: Vec<&str> = in_file(words);
+        words.push(file.to_str().unwrap());
+        command(&url, OPERATOR, &words).await.unwrap()
+    };
+    of_file(&create).await;
+    let text = "upstreams: [{name: a, url: 'http://127.0.0.1:1'}]\nkeys: {yaml: {path: keys.yaml}}\n";
+    std::fs::write(&config, text).unwrap();
+
+    let row = |text: &str| -> Vec<Vec<String>> {
+        let cells = |line: &str| -> Vec<String> {
+            line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect()
+        };
+        text.lines().map(cells).collect()
+    };
+    let (mut remote, local) =
+        (row(&command(&url, OPERATOR, &["keys", "list"]).await.unwrap()), row(&of_file(&["keys", "list"]).await));
+    let secret = remote[0].iter().position(|title| title == "SECRET").unwrap();
+    for line in &mut remote {
+        line.remove(secret);
+    }
+    assert_eq!(remote[0], local[0], "the columns");
+    assert_eq!(remote[1][1..], local[1][1..], "all but the id");
+    assert!(local[1].contains(&"unlimited (default)".to_owned()) && local[1].contains(&"5".to_owned()), "{local:?}");
+
+    let shown = command(&url, OPERATOR, &["keys", "show", "Some key"]).await.unwrap();
+    let names: Vec<_> = shown.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(names[..7], ["id", "name", "state", "masked", "owner", "team", "models"]);
+    assert_eq!(names[7..10], ["requests_per_minute", "tokens_per_minute", "concurrent_requests"]);
+    assert!(shown.contains("unlimited (default)") && !shown.contains("{"), "{shown}");
 }
 
 async fn keys_are_found_by_their_names(plane: &Plane) {

@@ -237,6 +237,8 @@ async fn the_start_says_where_all_is_kept_and_which_server_does_not_answer() {
     command.current_dir(&folder);
     let process = Process::start(command);
     process.addresses().await;
+    let number = format!("this is process {}; SIGHUP reloads it", process.id());
+    process.stderr.line(&number).await;
     for (what, path) in [
         ("the control plane's database is", "data/keymeter.db"),
         ("usage records wait in", "data/spool"),

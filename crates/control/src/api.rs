@@ -57,6 +57,7 @@ pub(super) fn router(stop: watch::Receiver<bool>) -> Router<Arc<Plane>> {
         .routes(routes!(people::put_member, people::remove_member))
         .routes(routes!(invitations::list))
         .routes(routes!(invitations::answer))
+        .routes(routes!(limits::defaults))
         .routes(routes!(wallets::list))
         .routes(routes!(wallets::show))
         .routes(routes!(wallets::credit))

@@ -178,16 +178,26 @@ where
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// The folder of the file cannot be made.
-    #[error("cannot make the folder {folder} of `control.database`: {1}", folder = .0.display())]
+    #[error(
+        "cannot make the folder {folder} of `control.database`: {1}; let the process write there, or name another path",
+        folder = .0.display()
+    )]
     Folder(PathBuf, std::io::Error),
     /// The file cannot be made, or kept from others.
-    #[error("cannot make the file {file} of `control.database`, readable by its owner only: {1}", file = .0.display())]
+    #[error(
+        "cannot make the file {file} of `control.database`, readable by its owner only: {1}; let the process write there, or \
+         name another path",
+        file = .0.display()
+    )]
     File(PathBuf, std::io::Error),
     /// The file's path is not UTF-8.
     #[error("the path {path} of `control.database` is not UTF-8", path = .0.display())]
     Path(PathBuf),
     /// The tables could not be brought up to date.
-    #[error("the tables of `control.database` cannot be brought up to date: {0}")]
+    #[error(
+        "the tables of `control.database` cannot be brought up to date: {0}; where a newer version ran before, start that one or \
+         restore a copy"
+    )]
     Migration(sqlx::migrate::MigrateError),
     /// The database refuses or does not answer.
     #[error("`control.database` reports an error: {0}")]

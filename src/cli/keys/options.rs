@@ -14,6 +14,8 @@ use keymeter_core::{
 };
 use serde_json::{Map, Value, json};
 
+use crate::cli::complete;
+
 /// What a key, a team or an owner may use.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct LimitOptions {
@@ -96,10 +98,10 @@ impl From<Mode> for LimitMode {
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct Options {
     /// The user or team that owns the key
-    #[arg(long, value_parser = party)]
+    #[arg(long, value_parser = party, add = complete::user_ids())]
     owner: Option<String>,
     /// The team that uses the key
-    #[arg(long, value_parser = party)]
+    #[arg(long, value_parser = party, add = complete::team_ids())]
     team: Option<String>,
     /// A model that the key may call, or a glob of models; may be repeated, up to 256 times [default: all models]
     #[arg(long = "model", value_name = "GLOB")]

@@ -6,22 +6,24 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Clearable, Command, KeysError, Output, Source,
+    defaults::{Defaults, limit},
     limits::{merged, own},
     names::find_on,
     show::PRIORITY,
 };
-use crate::cli::remote::{Remote, RemoteError, print_one, print_rows, print_secret, segment};
+use crate::cli::remote::{Remote, RemoteError, print_fields, print_one, print_rows, print_secret, segment};
 
-const COLUMNS: [(&str, &str); 11] = [
+const COLUMNS: [(&str, &str); 12] = [
     ("ID", "id"),
     ("NAME", "name"),
-    ("SECRET", "masked"),
     ("STATE", "state"),
+    ("SECRET", "masked"),
     ("OWNER", "owner"),
     ("TEAM", "team"),
     ("MODELS", "models"),
     ("REQUESTS/MIN", "limits.requests_per_minute"),
     ("TOKENS/MIN", "limits.tokens_per_minute"),
+    ("CONCURRENT", "limits.concurrent_requests"),
     (PRIORITY, "priority"),
     ("EXPIRES", "expires_at"),
 ];
@@ -44,15 +46,21 @@ pub(super) fn run(mut command: Command, url: &str, source: &Source) -> Result<()
             print_secret(&made, "secret", &format!("created {id}"))?;
         }
         Command::List(list) => {
-            let keys = remote.list("/api/v1/keys")?;
+            let mut keys = remote.list("/api/v1/keys")?;
+            if list.output == Output::Text {
+                let defaults = Defaults::of_control(&remote);
+                keys.iter_mut().for_each(|key| say_what_holds(key, &defaults));
+            }
             print_rows(&keys, &columns(&keys), list.output)?;
         }
         Command::Show(show) => {
             let mut key = remote.call(Method::GET, &path(&show.key.id()?), None)?;
-            if let Some(fields) = key.as_object_mut().filter(|_| show.output == Output::Text) {
-                fields.retain(|name, value| name != "priority" || is_priority(value));
+            if show.output == Output::Text {
+                say_what_holds(&mut key, &Defaults::of_control(&remote));
+                print_fields(&described(&key))?;
+            } else {
+                print_one(&key, show.output)?;
             }
-            print_one(&key, show.output)?;
         }
         Command::Update(update) => {
             update.must_make_sense()?;
@@ -87,6 +95,48 @@ pub(super) fn run(mut command: Command, url: &str, source: &Source) -> Result<()
 fn columns(keys: &[Value]) -> Vec<(&'static str, &'static str)> {
     let has_priorities = keys.iter().filter_map(|key| key.get("priority")).any(is_priority);
     COLUMNS.into_iter().filter(|(title, _)| has_priorities || *title != PRIORITY).collect()
+}
+
+/// Puts the words that a keys file is told in into the place of what a key does not set.
+fn say_what_holds(key: &mut Value, defaults: &Defaults) {
+    let Some(fields) = key.as_object_mut() else { return };
+    if fields.get("models").is_none_or(Value::is_null) {
+        fields.insert("models".to_owned(), "all".into());
+    }
+    let limits = fields.entry("limits").or_insert_with(|| json!({}));
+    let Some(limits) = limits.as_object_mut() else { return };
+    let own = |name: &str| limits.get(name).and_then(limit);
+    let words = [
+        ("requests_per_minute", defaults.requests_per_minute(own("requests_per_minute"))),
+        ("tokens_per_minute", defaults.tokens_per_minute(own("tokens_per_minute"))),
+        ("concurrent_requests", defaults.concurrent_requests(own("concurrent_requests"))),
+    ];
+    limits.extend(words.map(|(name, words)| (name.to_owned(), words.into())));
+}
+
+/// What is told of one key: first what a keys file tells too, in its order and with its names.
+fn described(key: &Value) -> Vec<(String, Value)> {
+    const FIRST: [&str; 7] = ["id", "name", "state", "masked", "owner", "team", "models"];
+    let Some(fields) = key.as_object() else { return Vec::new() };
+    let mut told: Vec<_> =
+        FIRST.iter().filter_map(|name| Some(((*name).to_owned(), fields.get(*name)?.clone()))).collect();
+    if let Some(limits) = fields.get("limits").and_then(Value::as_object) {
+        const MINUTE: [&str; 3] = ["requests_per_minute", "tokens_per_minute", "concurrent_requests"];
+        told.extend(MINUTE.iter().filter_map(|name| Some(((*name).to_owned(), limits.get(*name)?.clone()))));
+        told.extend(
+            limits
+                .iter()
+                .filter(|(name, _)| !MINUTE.contains(&name.as_str()))
+                .map(|(name, value)| (name.clone(), value.clone())),
+        );
+    }
+    let is_told = |name: &str, value: &Value| {
+        name != "limits" && !FIRST.contains(&name) && (name != "priority" || is_priority(value))
+    };
+    told.extend(
+        fields.iter().filter(|(name, value)| is_told(name, value)).map(|(name, value)| (name.clone(), value.clone())),
+    );
+    told
 }
 
 /// Whether a priority is one that was set.

@@ -17,13 +17,13 @@ use keymeter_core::{
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::{Io, KeysError, Output, options::quota, read};
+use super::{Io, KeysError, Output, defaults::Defaults, options::quota, read};
 use crate::cli::remote::aligned;
 
 pub(super) fn list(path: &Path, output: Output, io: &mut Io<'_>) -> Result<(), KeysError> {
     let (known, _) = known(path, io)?;
     let text = match output {
-        Output::Text => table(&known.records, io.now),
+        Output::Text => table(&known.records, &Defaults::beside(path, io.environment), io.now),
         Output::Json => json_text(&known.records.iter().map(|record| summary(record, io.now)).collect()),
     };
     print(&text, io)
@@ -35,7 +35,7 @@ pub(super) fn show(path: &Path, id: &KeyId, output: Output, io: &mut Io<'_>) -> 
     let record = record.ok_or_else(|| KeysError::Edit(path.to_owned(), EditError::Unknown(id.clone())))?;
     let hash_known = known.complete || !keyfile::gives_secret(&text, id).unwrap_or(true);
     let shown = match output {
-        Output::Text => description(&record, hash_known, io.now),
+        Output::Text => description(&record, hash_known, &Defaults::beside(path, io.environment), io.now),
         Output::Json => json_text(&everything(&record, hash_known, io.now)),
     };
     print(&shown, io)
@@ -71,29 +71,31 @@ fn print(text: &str, io: &mut Io<'_>) -> Result<(), KeysError> {
 }
 
 /// A column's title, and what stands in it.
-type Column = (&'static str, fn(&KeyRecord, Timestamp) -> String);
+type Column = (&'static str, fn(&KeyRecord, &Defaults, Timestamp) -> String);
 
-const COLUMNS: [Column; 10] = [
-    ("ID", |record, _| record.id.to_string()),
-    ("NAME", |record, _| record.name.as_str().to_owned()),
-    ("STATE", |record, now| state(record, now).to_owned()),
-    ("TEAM", |record, _| or_dash(record.team.as_deref())),
-    ("MODELS", |record, _| models(record.models.as_deref())),
-    ("REQUESTS/MIN", |record, _| limit(record.limits.requests_per_minute)),
-    ("TOKENS/MIN", |record, _| limit(record.limits.tokens_per_minute)),
-    ("CONCURRENT", |record, _| limit(record.limits.concurrent_requests)),
-    (PRIORITY, |record, _| record.priority.to_string()),
-    ("EXPIRES", |record, _| or_dash(record.expires_at)),
+const COLUMNS: [Column; 11] = [
+    ("ID", |record, _, _| record.id.to_string()),
+    ("NAME", |record, _, _| record.name.as_str().to_owned()),
+    ("STATE", |record, _, now| state(record, now).to_owned()),
+    ("OWNER", |record, _, _| or_dash(record.owner.as_deref())),
+    ("TEAM", |record, _, _| or_dash(record.team.as_deref())),
+    ("MODELS", |record, _, _| models(record.models.as_deref())),
+    ("REQUESTS/MIN", |record, defaults, _| defaults.requests_per_minute(record.limits.requests_per_minute)),
+    ("TOKENS/MIN", |record, defaults, _| defaults.tokens_per_minute(record.limits.tokens_per_minute)),
+    ("CONCURRENT", |record, defaults, _| defaults.concurrent_requests(record.limits.concurrent_requests)),
+    (PRIORITY, |record, _, _| record.priority.to_string()),
+    ("EXPIRES", |record, _, _| or_dash(record.expires_at)),
 ];
 
 /// The column that is left out where no key has a priority that was set.
 pub(super) const PRIORITY: &str = "PRIORITY";
 
-fn table(records: &[KeyRecord], now: Timestamp) -> String {
+fn table(records: &[KeyRecord], defaults: &Defaults, now: Timestamp) -> String {
     let has_priorities = records.iter().any(has_priority);
     let columns: Vec<_> = COLUMNS.iter().filter(|(title, _)| has_priorities || *title != PRIORITY).collect();
     let head = columns.iter().map(|(title, _)| (*title).to_owned()).collect();
-    let rows = records.iter().map(|record| columns.iter().map(|(_, cell)| shown(&cell(record, now))).collect());
+    let cells = |record| columns.iter().map(|(_, cell)| shown(&cell(record, defaults, now))).collect();
+    let rows = records.iter().map(cells);
     aligned(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
 }
 
@@ -101,7 +103,7 @@ fn has_priority(record: &KeyRecord) -> bool {
     record.priority != Priority::default()
 }
 
-fn description(record: &KeyRecord, hash_known: bool, now: Timestamp) -> String {
+fn description(record: &KeyRecord, hash_known: bool, defaults: &Defaults, now: Timestamp) -> String {
     let limits = &record.limits;
     let hash =
         if hash_known { record.hash.to_string() } else { "of a secret whose variable is not set here".to_owned() };
@@ -115,9 +117,9 @@ fn description(record: &KeyRecord, hash_known: bool, now: Timestamp) -> String {
         ("owner", or_dash(record.owner.as_deref())),
         ("team", or_dash(record.team.as_deref())),
         ("models", models(record.models.as_deref())),
-        ("requests_per_minute", limit(limits.requests_per_minute)),
-        ("tokens_per_minute", limit(limits.tokens_per_minute)),
-        ("concurrent_requests", limit(limits.concurrent_requests)),
+        ("requests_per_minute", defaults.requests_per_minute(limits.requests_per_minute)),
+        ("tokens_per_minute", defaults.tokens_per_minute(limits.tokens_per_minute)),
+        ("concurrent_requests", defaults.concurrent_requests(limits.concurrent_requests)),
     ];
     let expires_at = ("expires_at", or_dash(record.expires_at));
     let further = record.terms.as_deref().map(further).unwrap_or_default();
@@ -217,10 +219,6 @@ fn models(globs: Option<&[Glob]>) -> String {
 /// Names may hold almost any character; those that steer a terminal are not shown to it.
 fn shown(text: &str) -> String {
     text.replace(steers, "\u{fffd}")
-}
-
-fn limit(limit: Option<Limit>) -> String {
-    limit.map_or("default".to_owned(), |limit| limit.to_string())
 }
 
 fn or_dash(value: Option<impl ToString>) -> String {

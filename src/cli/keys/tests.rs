@@ -252,9 +252,9 @@ fn the_list_shows_no_hash() {
     let mut desk = Desk::with(FILE);
     desk.run("list").unwrap();
     let expected = "\
-ID     NAME         STATE     TEAM      MODELS         REQUESTS/MIN  TOKENS/MIN  CONCURRENT  EXPIRES
-key_a  First key    active    research  llama-*,qwen3  60            unlimited   default     -
-key_b  Второй ключ  disabled  -         all            default       default     default     -
+ID     NAME         STATE     OWNER  TEAM      MODELS         REQUESTS/MIN  TOKENS/MIN  CONCURRENT  EXPIRES
+key_a  First key    active    -      research  llama-*,qwen3  60            unlimited   default     -
+key_b  Второй ключ  disabled  -      -         all            default       default     default     -
 ";
     assert_eq!(desk.printed, expected);
     desk.run("list --output json").unwrap();
