@@ -162,8 +162,10 @@ fuzz: cmake c++ cargo-fuzz ## run each fuzz target for FUZZ_SECONDS (60)
 	done
 
 .PHONY: check
-check: cmake deny ## formatting, lints, documentation, dependencies (OFFLINE=1: without the advisory database)
+check: cmake deny codespell ## formatting, lints, documentation, dependencies (OFFLINE=1: without the advisory database)
 	cargo fmt --all --check
+	python3 -B tests/docs/links.py
+	codespell --ignore-words-list crate *.md docs/*.md conf/*.yaml conf/prometheus/*.yml
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked --workspace --lib --no-default-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
@@ -253,6 +255,14 @@ chromium:
 .PHONY: install-chromium
 install-chromium:
 	$(call install,chromium chromium-driver,pages are driven in it)
+
+.PHONY: codespell
+codespell:
+	@if ! command -v codespell >/dev/null; then $(MAKE) --no-print-directory install-codespell; fi
+
+.PHONY: install-codespell
+install-codespell:
+	$(call install,codespell,the documentation is spelled by it)
 
 .PHONY: promtool
 promtool:
