@@ -60,6 +60,7 @@ test: cmake nextest promtool postgresql redis faketime chromium nginx haproxy cl
 	cargo build --locked --bins --example key_source
 	$(VENV)/bin/python tests/clients/revocation.py
 	$(VENV)/bin/python tests/clients/control_plane.py
+	python3 -B tests/dist/package.py
 	python3 -B tests/operators/dashboard.py
 	python3 -B tests/browser/keys_page.py target/screenshots
 	python3 -B tests/browser/other_origin.py
@@ -91,6 +92,20 @@ real-servers: cmake $(SERVERS)/ready ## check counts against inference servers t
 .PHONY: soak
 soak: cmake nextest postgresql redis faketime ## run the tests at their full figures
 	KEYMETER_SOAK=1000 PROPTEST_CASES=20000 cargo nextest run --locked --workspace --release --lib --bins --tests --no-fail-fast
+
+# What people install: a package for Debian, and the binary by itself. Two runs of one commit give the same bytes.
+DIST := target/dist
+
+.PHONY: dist
+dist: cmake ## build the release, and pack it for Debian, with checksums, into target/dist
+	cargo build --locked --release --bin keymeter
+	rm -rf $(DIST) && mkdir -p $(DIST)
+	conf/deploy/package.sh target/release/keymeter $(DIST)/keymeter.deb
+	version=$$(dpkg-deb --field $(DIST)/keymeter.deb Version) && architecture=$$(dpkg --print-architecture) && \
+	mv $(DIST)/keymeter.deb $(DIST)/keymeter_$${version}_$$architecture.deb && \
+	tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@$$(git log -1 --format=%ct) -C target/release -c keymeter | \
+	gzip -9n >$(DIST)/keymeter-$$version-$$(uname -m)-linux-gnu.tar.gz
+	cd $(DIST) && sha256sum keymeter* >SHA256SUMS && cat SHA256SUMS
 
 .PHONY: bench
 bench: cmake valgrind ## measure admission, metering and limits, in time and in instructions
