@@ -8,6 +8,8 @@ mod keys;
 mod limits;
 mod money;
 mod page;
+mod page_forms;
+mod page_lists;
 mod people;
 mod priority;
 mod quotas;

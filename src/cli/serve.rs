@@ -51,6 +51,9 @@ pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeError> {
         tracing::info!("listening on {addresses} ({keys}), admin address {admin}");
         let handover = take_over(&settings, predecessor)?;
         service_manager::ready(upgrade);
+        if let Some(control) = &control {
+            control_plane::introduce(control, &server);
+        }
         let mut app = App { server, control, handover };
         signals.until_stopped(&mut app).await;
         if let Some(control) = app.control {

@@ -5,6 +5,7 @@ pub mod api;
 mod bounds;
 mod caller;
 mod error;
+mod gateway;
 mod page;
 mod questions;
 mod router;
@@ -24,10 +25,14 @@ use keymeter_core::{key::KeyHash, limit::Limits};
 use thiserror::Error;
 use tokio::{sync::watch, task::JoinHandle};
 
-pub use self::bounds::{CallConnection, CallListener};
+pub use self::{
+    bounds::{CallConnection, CallListener},
+    gateway::Gateway,
+};
 use self::{
     caller::Caller,
     error::ApiError,
+    gateway::KnownGateway,
     questions::Questions,
     store::{Store, StoreError, operations::Operation},
     throttle::TokenThrottle,
@@ -74,6 +79,11 @@ impl ControlPlane {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.plane.store
+    }
+
+    /// Tells it of the gateway of this process: its page says where programs reach it.
+    pub fn introduce(&self, gateway: Gateway) {
+        self.plane.gateway.introduce(gateway);
     }
 
     /// Another handle of its socket, for another process.
@@ -150,6 +160,7 @@ pub struct Plane {
     database: Database,
     sessions: page::Sessions,
     bounds: bounds::Bounds,
+    gateway: KnownGateway,
 }
 
 impl Plane {
@@ -174,6 +185,7 @@ impl Plane {
             retention: settings.usage_retention,
             database: settings.database.clone(),
             bounds: bounds::Bounds::from(settings),
+            gateway: KnownGateway::new(settings.gateway_url.clone()),
         }))
     }
 
