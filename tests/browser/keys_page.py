@@ -63,8 +63,14 @@ def the_command_works(browser, plane):
     browser.check("the base URL is told", f"{plane.gateway}/v1" in browser.text)
     command = browser.script("return document.getElementById('curl').textContent")
     browser.check("the command is of a model that the key may call", MODEL in command)
-    done = subprocess.run(["sh", "-c", command.replace("curl ", "curl -sS ", 1)], capture_output=True, text=True, timeout=30)
-    browser.check(f"the command works {done.stdout[:200]}{done.stderr[:200]}", "Hello, too!" in done.stdout)
+    plane.command = command.replace("curl ", "curl -sS ", 1)
+    told = run(plane.command)
+    browser.check(f"the command works {told[:200]}", "Hello, too!" in told)
+
+
+def run(command):
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30)
+    return done.stdout + done.stderr
 
 
 def shown_once(browser, name, form, reload=False):
@@ -190,6 +196,11 @@ def one_key(browser, plane, id):
     browser.looks_well("key-year")
     browser.press("button[name=enabled]")
     browser.check("the key is disabled", plane.call("GET", f"/keys/{id}")["state"] == "disabled" and "Enable" in browser.text)
+    browser.check("whoever uses it is refused", until("the refusal", lambda: "is disabled" in run(plane.command)))
+    until("the gateway to tell of it", lambda: plane.call("GET", f"/keys/{id}/refusals")["rows"])
+    browser.open(f"{plane.url}/keys/{id}")
+    browser.check("the last refusals are told, and why", "The key was disabled" in browser.text)
+    browser.looks_well("key-refusals")
     browser.press("button[name=enabled]")
     browser.check("the key is enabled", plane.call("GET", f"/keys/{id}")["state"] == "active")
     browser.press("main a[href$='/edit']")

@@ -147,6 +147,24 @@ async fn a_user_is_made_given_another_token_and_deleted(plane: &Plane) {
 }
 
 #[tokio::test]
+async fn of_many_owners_the_first_are_proposed_and_all_can_be_typed() {
+    let plane = Plane::sqlite().await;
+    for number in 0..=200 {
+        plane.user(&format!("user_{number:03}")).await;
+    }
+    plane.credit("user_200", "1", "first").await;
+    let mut browser = Browser::signed_in(&plane, OPERATOR).await;
+    let form = browser.get("/keys/new").await.with(200).says("placeholder=\"Charged to nobody\"").says("<datalist");
+    assert!(!form.text.contains("<select id=\"field-owner\""));
+    let fields = [("once", "1"), ("name", "Some key"), ("owner", "user_200")];
+    let made = browser.fill_in("/keys/new", "/keys/new", &fields).await.with(201);
+    assert_eq!(plane.look_up(&made.secret()).await.with(200)["owner"], "user_200");
+    let list = browser.get("/?owner=user_200").await.with(200);
+    list.says("<option value=\"(nobody)\">Charged to nobody</option>").says("Some key").says("value=\"user_200\"");
+    browser.get("/?owner=user_199").await.with(200).says("No key is like that.");
+}
+
+#[tokio::test]
 async fn a_secrets_page_says_how_to_use_it() {
     for (section, url) in [
         ("gateway_url: 'https://llm.example/v1/'", Some("https://llm.example/v1/")),

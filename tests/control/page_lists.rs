@@ -236,3 +236,25 @@ async fn kept(plane: &Plane) -> Vec<Vec<i64>> {
         sqlx::query_as::<_, (i64, i64, i64, i64, i64, i64)>(sql).fetch_all(plane.store().reader()).await.unwrap();
     rows.into_iter().map(|(a, b, c, d, e, f)| vec![a, b, c, d, e, f]).collect()
 }
+
+#[tokio::test]
+async fn what_is_too_much_to_add_up_is_said_and_all_else_is_shown() {
+    let plane = Plane::sqlite().await;
+    let ada = plane.user("ada").await;
+    plane.credit("ada", "1", "first").await;
+    let (id, _) = plane.key(&ada, json!({"name": "Some key"})).await;
+    let day = 24 * 3_600_000_000_i64;
+    let today = Timestamp::now().as_microsecond().div_euclid(day) * day;
+    let sql = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200001) \
+               INSERT INTO usage_days (key_id, since, model, owner, team, key_name, requests, input_tokens, \
+               cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_nanos, last_used_at) \
+               SELECT $1, $2, 'm' || i, 'ada', '', 'Some key', 1, 1, 0, 0, 1, 0, 1, $3 FROM n";
+    let mut tx = plane.store().begin().await.unwrap();
+    sqlx::query(sql).bind(&id).bind(today - 20 * day).bind(today).execute(&mut *tx).await.unwrap();
+    plane.store().commit(tx).await.unwrap();
+    let mut browser = Browser::signed_in(&plane, &ada).await;
+    for path in ["/overview", "/users/ada", &format!("/keys/{id}")] {
+        browser.get(path).await.with(200).says("This is too much to add up here.").says("span=7");
+        browser.get(&format!("{path}?span=7")).await.with(200).says("Nothing was used.").lacks("too much");
+    }
+}

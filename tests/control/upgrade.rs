@@ -19,8 +19,14 @@ pub(super) async fn as_version_8(plane: &Plane) {
     take_back(plane, &OF_VERSION_9, 9).await;
 }
 
-const OF_VERSION_9: [&str; 4] =
-    ["DROP TABLE key_usage", "DROP INDEX keys_by_name", "DROP INDEX keys_by_age", "DROP INDEX wallet_entries_by_time"];
+const OF_VERSION_9: [&str; 6] = [
+    "DROP TABLE key_usage",
+    "DROP TABLE refusals",
+    "DROP TABLE refusal_reports",
+    "DROP INDEX keys_by_name",
+    "DROP INDEX keys_by_age",
+    "DROP INDEX wallet_entries_by_time",
+];
 
 async fn take_back(plane: &Plane, all: &[&str], version: u32) {
     let mut tx = plane.store().begin().await.unwrap();

@@ -258,6 +258,10 @@ impl Plane {
             if let Err(error) = self.store.forget_operations(Timestamp::now()).await {
                 tracing::warn!("what users did more than an hour ago stays for now: {error}");
             }
+            let end = Timestamp::now().checked_sub(store::refusals::KEPT_FOR).unwrap_or(Timestamp::MIN);
+            if let Err(error) = self.store.forget_refusals(end).await {
+                tracing::warn!("what was refused long ago stays for now: {error}");
+            }
             let end = Timestamp::now().checked_sub(store::invitations::DECLINED_FOR).unwrap_or(Timestamp::MIN);
             if let Err(error) = self.store.forget_declined(end).await {
                 tracing::warn!("invitations that were declined long ago stay for now: {error}");

@@ -22,6 +22,7 @@ mod owners;
 mod pager;
 mod priority;
 mod quotas;
+mod refusals;
 mod request;
 mod secret;
 mod session;

@@ -14,6 +14,7 @@ mod news;
 pub mod operations;
 pub mod page;
 pub mod people;
+pub mod refusals;
 pub mod usage;
 pub mod wallets;
 
@@ -147,7 +148,7 @@ fn migrator(engine: Engine) -> Migrator {
         (6, "changes of users, kinds of actors", include_str!("store/schema_6.sql")),
         (7, "priorities of keys", include_str!("store/schema_7.sql")),
         (8, "limits of teams and users, networks of keys", include_str!("store/schema_8.sql")),
-        (9, "usage of keys of late, for lists", key_usage),
+        (9, "usage of keys of late, and what was refused", key_usage),
     ];
     let migrations = versions.map(|(version, name, sql)| {
         Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, Cow::Borrowed(sql), false)

@@ -116,6 +116,7 @@ impl<'form> Form<'form> {
         let (id, chosen) = (id(field.name), self.fields.text(field.name));
         let invalid = error.map(|_| "true");
         let list = format!("{id}-list");
+        let placeholder = choices.first.iter().find(|(value, _)| value.is_empty()).map(|(_, words)| words);
         around(
             field,
             error,
@@ -131,10 +132,13 @@ impl<'form> Form<'form> {
                         }
                     }
                 } @else {
-                    input id=(id) name=(field.name) value=(chosen) list=(list) autocomplete="off" spellcheck="false"
+                    input id=(id) name=(field.name) value=(chosen) list=(list) placeholder=[placeholder] autocomplete="off" spellcheck="false"
                         autocapitalize="none" required[field.is_required] autofocus[error.is_some()]
                         aria-describedby=[described(field, error)] aria-invalid=[invalid];
                     datalist id=(list) {
+                        @for (value, words) in choices.first.iter().filter(|(value, _)| !value.is_empty()) {
+                            option value=(value) { (words) }
+                        }
                         @for choice in choices.groups.iter().flat_map(|(_, group)| group) { (option(choice, "")) }
                     }
                 }
@@ -149,9 +153,11 @@ impl<'form> Form<'form> {
     }
 }
 
+/// What was chosen before stays chosen, so that a form that is sent again says no less than before.
 fn option(choice: &Choice, chosen: &str) -> Markup {
     html! {
-        option value=(choice.value) selected[chosen == choice.value] disabled[choice.is_disabled] { (choice.words) }
+        option value=(choice.value) selected[chosen == choice.value] disabled[choice.is_disabled && chosen != choice.value]
+            { (choice.words) }
     }
 }
 

@@ -17,14 +17,17 @@ use super::{
     key_words::{facts, state, switch},
     layout::{self, Section},
     quotas::{self, SpentByKeys},
+    refusals,
     request::{PageError, PageQuery, SignedIn, SubmittedForm},
     usage::{Span, UsagePosition, Used, Whose},
 };
 use crate::{
     Plane,
     api::{
+        self,
         body::Body,
         keys::{self, UpdateKey},
+        refusals::RefusalRows,
     },
     error::ApiError,
     store::keys::Key,
@@ -48,6 +51,9 @@ pub async fn show(
     let used = Used::load(&plane, &signed, Whose::Key(&key.id), Span::parse(&asked.span), now).await?;
     let last_used_at = plane.store.last_used(&key.id).await?;
     let spent = SpentByKeys::default().of(&plane, &signed, &key, now).await;
+    let caller = signed.caller.clone();
+    let Json(RefusalRows { rows: refused }) =
+        api::refusals::show(State(plane.clone()), caller, Path(key.id.clone())).await?;
     let main = html! {
         p.crumb { a href="/" { "Keys" } }
         div.head { h1 { (key.name) } (state(&key)) }
@@ -56,6 +62,7 @@ pub async fn show(
         (facts(&key, &signed, last_used_at))
         (quotas::bars(&spent))
         (used.section("Usage", &format!("/keys/{}", key.id), &[]))
+        (refusals::section(&refused))
     };
     Ok(layout::page(&key.name, Section::Keys, &signed, &main))
 }

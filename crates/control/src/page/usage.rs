@@ -1,6 +1,6 @@
 //! What was used over a span of days, which is chosen: as charts, and by day, by model and by team as tables.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 use maud::{Markup, html};
@@ -62,6 +62,11 @@ pub enum Whose<'id> {
 pub struct Used {
     span: Span,
     now: Timestamp,
+    /// `None`: it is too much to add up.
+    sums: Option<Sums>,
+}
+
+struct Sums {
     days: Vec<UsageRow>,
     models: Vec<UsageRow>,
     /// Where several teams are looked at.
@@ -72,7 +77,7 @@ impl Used {
     /// Adds it up.
     ///
     /// # Errors
-    /// When it is too much, or the database does not answer.
+    /// When there is too much to do, or the database does not answer.
     pub async fn load(
         plane: &Arc<Plane>,
         signed: &SignedIn,
@@ -91,28 +96,28 @@ impl Used {
             Whose::User(id) => UsageFilter { visible_to: Some((id.to_owned(), None)), ..all },
             Whose::All => all,
         };
-        let by = async |group| ask(plane, Some(&signed.caller), BTreeSet::from([group]), filter.clone()).await;
-        let teams = if matches!(whose, Whose::All) { by(Group::Team).await? } else { Vec::new() };
-        let mut used = Self { span, now, days: by(Group::Day).await?, models: by(Group::Model).await?, teams };
-        used.models.sort_by_key(|row| std::cmp::Reverse((row.cost_usd, row.requests)));
-        used.teams.sort_by_key(|row| std::cmp::Reverse((row.cost_usd, row.requests)));
-        Ok(used)
+        match Sums::of(plane, signed, &filter, matches!(whose, Whose::All)).await {
+            Ok(sums) => Ok(Self { span, now, sums: Some(sums) }),
+            // The span is what was too long.
+            Err(refusal) if refusal.field() == Some("from") => Ok(Self { span, now, sums: None }),
+            Err(refusal) => Err(refusal),
+        }
     }
 
     /// All of it, on a page at `path` whose address says `rest` beside the span.
     pub fn section(&self, title: &str, path: &str, rest: &[(&str, &str)]) -> Markup {
-        let chart = Chart::new(&self.days, self.span.0, self.now);
         html! {
             section aria-labelledby="usage" {
                 div.head {
                     h2 id="usage" { (title) }
                     (self.choice(path, rest))
                 }
-                (chart::figures(&chart))
-                @if !self.days.is_empty() {
-                    (by_model(&self.models))
-                    @if self.teams.len() > 1 { (by_team(&self.teams)) }
-                    (by_day(&self.days))
+                @match &self.sums {
+                    Some(sums) => { (sums.shown(self.span, self.now)) }
+                    None => { div.empty {
+                        p { strong { "This is too much to add up here." } }
+                        p { "Choose a shorter span, or look at one key." }
+                    } }
                 }
             }
         }
@@ -124,8 +129,36 @@ impl Used {
                 @for (days, words) in SPANS {
                     @let text = days.to_string();
                     @let current = (days == self.span.0).then_some("true");
-                    a href=(format!("{path}?{}", query(&[rest, &[("span", text.as_str())]].concat()))) aria-current=[current] { (words) }
+                    @let said = query(&[rest, &[("span", text.as_str())]].concat());
+                    a href=(format!("{path}?{said}")) aria-current=[current] { (words) }
                 }
+            }
+        }
+    }
+}
+
+impl Sums {
+    async fn of(
+        plane: &Arc<Plane>,
+        signed: &SignedIn,
+        filter: &UsageFilter,
+        has_teams: bool,
+    ) -> Result<Self, ApiError> {
+        let by = async |group| ask(plane, Some(&signed.caller), BTreeSet::from([group]), filter.clone()).await;
+        let teams = if has_teams { by(Group::Team).await? } else { Vec::new() };
+        let mut sums = Self { days: by(Group::Day).await?, models: by(Group::Model).await?, teams };
+        sums.models.sort_by_key(|row| Reverse((row.cost_usd, row.requests)));
+        sums.teams.sort_by_key(|row| Reverse((row.cost_usd, row.requests)));
+        Ok(sums)
+    }
+
+    fn shown(&self, span: Span, now: Timestamp) -> Markup {
+        html! {
+            (chart::figures(&Chart::new(&self.days, span.0, now)))
+            @if !self.days.is_empty() {
+                (by_model(&self.models))
+                @if self.teams.len() > 1 { (by_team(&self.teams)) }
+                (by_day(&self.days))
             }
         }
     }

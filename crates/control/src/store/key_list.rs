@@ -277,8 +277,24 @@ impl KeySort {
     }
 }
 
-const FROM: &str = "FROM keys k LEFT JOIN wallets w ON w.id = k.wallet \
-                    LEFT JOIN members m ON m.user_id = k.owner AND k.team IS NULL";
+/// Where the keys are, with what a state is told by only where one is asked for: of many keys each look costs something.
+fn tables(state: Option<StateFilter>) -> &'static str {
+    match state {
+        None | Some(StateFilter::Deleted | StateFilter::Disabled) => "FROM keys k",
+        Some(_) => {
+            "FROM keys k LEFT JOIN wallets w ON w.id = k.wallet \
+             LEFT JOIN members m ON m.user_id = k.owner AND k.team IS NULL"
+        }
+    }
+}
+
+/// What keys used, where they are sorted by that.
+fn usage_table(sort: KeySort) -> &'static str {
+    match sort {
+        KeySort::Name | KeySort::Owner | KeySort::Made => "",
+        _ => " LEFT JOIN key_usage u ON u.key_id = k.id",
+    }
+}
 
 impl Store {
     /// A page of the keys that are searched for, `most` of them after the first `skipped`.
@@ -292,15 +308,18 @@ impl Store {
         now: Timestamp,
     ) -> Result<KeyListPage, StoreError> {
         let mut conditions = Conditions::of(search, now);
-        let sql = format!("SELECT CAST(COUNT(*) AS BIGINT) {FROM} WHERE {}", conditions.text());
+        let tables = tables(search.state);
+        let sql = format!("SELECT CAST(COUNT(*) AS BIGINT) {tables} WHERE {}", conditions.text());
         let total = conditions.bind(sqlx::query(&sql)).fetch_one(self.reader()).await?.try_get(0)?;
         // Only what is sorted by is looked at of all; the rest of those on the page.
         let condition = conditions.text();
-        let column = search.sort.column(&conditions.number(micros(month(now))));
+        let usage = usage_table(search.sort);
+        let month = if usage.is_empty() { String::new() } else { conditions.number(micros(month(now))) };
+        let column = search.sort.column(&month);
         let direction = if search.is_descending { "DESC" } else { "ASC" };
         let (most, skipped) = (conditions.number(most), conditions.number(skipped));
         let sql = format!(
-            "SELECT k.id {FROM} LEFT JOIN key_usage u ON u.key_id = k.id WHERE {condition} \
+            "SELECT k.id {tables}{usage} WHERE {condition} \
              ORDER BY {column} {direction}, k.id {direction} LIMIT {most} OFFSET {skipped}"
         );
         let rows = conditions.bind(sqlx::query(&sql)).fetch_all(self.reader()).await?;

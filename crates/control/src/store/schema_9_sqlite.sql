@@ -20,3 +20,22 @@ WHERE month = last_month GROUP BY key_id, month;
 CREATE INDEX keys_by_name ON keys (name, id);
 CREATE INDEX keys_by_age ON keys (created_at, id);
 CREATE INDEX wallet_entries_by_time ON wallet_entries (wallet, at);
+
+-- How often each key was refused on a day of UTC, as gateways tell: of 31 days.
+CREATE TABLE refusals (
+    key_id TEXT NOT NULL,
+    day BIGINT NOT NULL,                -- its beginning
+    reason TEXT NOT NULL,
+    scope TEXT NOT NULL,                -- whose limit it was: key | model | team | owner
+    count BIGINT NOT NULL,
+    last_at BIGINT NOT NULL,
+    PRIMARY KEY (key_id, day, reason, scope)
+);
+CREATE INDEX refusals_by_day ON refusals (day);
+
+-- The last report of each gateway, so that each counts once.
+CREATE TABLE refusal_reports (
+    gateway TEXT PRIMARY KEY,
+    number BIGINT NOT NULL,
+    at BIGINT NOT NULL
+);
