@@ -185,7 +185,7 @@ impl AccountingClient {
         Ok(())
     }
 
-    async fn exchange(&self, records: &[Bytes], requests: &[AllowanceRequest]) -> Result<Accepted, DeliveryError> {
+    async fn exchange(&self, records: &[Bytes], requests: &[AllowanceRequest]) -> Result<Answer, DeliveryError> {
         let request = self.client.post(&self.usage_url, body(&self.session, records, requests));
         let answer = within(self.timeout, async { read_answer(send(request).await?, records.len()).await }).await?;
         self.takes_refusals.store(answer.takes_refusals, Ordering::Release);
@@ -262,7 +262,7 @@ fn describe(rejected: &[RejectedRecord]) -> String {
 }
 
 #[derive(Deserialize)]
-struct Accepted {
+struct Answer {
     accepted: usize,
     #[serde(default)]
     wallets: Vec<serde_json::Value>,
@@ -294,12 +294,12 @@ struct ErrorBody {
     message: String,
 }
 
-async fn read_answer(response: Response, count: usize) -> Result<Accepted, DeliveryError> {
+async fn read_answer(response: Response, count: usize) -> Result<Answer, DeliveryError> {
     let status = response.status();
     let body = read_body(response).await;
     match status {
         StatusCode::OK => {
-            let answer: Accepted = serde_json::from_slice(&body?)
+            let answer: Answer = serde_json::from_slice(&body?)
                 .map_err(|error| DeliveryError::Unavailable(format!("the answer is invalid: {error}")))?;
             let is_complete = answer.accepted == count;
             let why = || DeliveryError::Failed(format!("{} of {count} records were accepted", answer.accepted));
