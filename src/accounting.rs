@@ -17,7 +17,15 @@ use std::{
     time::Duration,
 };
 
-use keymeter_core::record::{Record, Session};
+use jiff::Timestamp;
+use keymeter_core::{
+    key::KeyId,
+    limit::Scope,
+    record::{Record, Session},
+    refusals::{RefusalReport, RefusalSums},
+    rejection::Refused,
+};
+use parking_lot::Mutex;
 use thiserror::Error;
 
 pub use self::{
@@ -37,6 +45,8 @@ pub struct Ledger {
     metrics: Arc<Metrics>,
     /// The number of records of ended processes that this one sends.
     adopted: AtomicU64,
+    /// What was refused, beside the records: it is on no disk, and holds up none of them.
+    refusals: Mutex<RefusalSums>,
 }
 
 impl Ledger {
@@ -48,7 +58,7 @@ impl Ledger {
         let session = Session::generate()?;
         let outbox = Outbox::open(directory, &session)?;
         metrics.ledger_opened();
-        Ok(Self { session, outbox, metrics, adopted: AtomicU64::new(0) })
+        Ok(Self { session, outbox, metrics, adopted: AtomicU64::new(0), refusals: Mutex::default() })
     }
 
     /// The id of this run of the gateway.
@@ -81,6 +91,16 @@ impl Ledger {
             }
         }
         written
+    }
+
+    /// Notes that a request of a known key was refused, for whoever looks at the key.
+    pub fn note_refusal(&self, key: &KeyId, reason: Refused, scope: Scope, now: Timestamp) {
+        self.refusals.lock().note(key, reason, scope, now);
+    }
+
+    /// What was refused and is in no report yet.
+    fn refusal_report(&self) -> Option<RefusalReport> {
+        self.refusals.lock().take()
     }
 
     /// The number of records on disk that are not acknowledged, those of ended processes included.

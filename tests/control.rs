@@ -8,9 +8,12 @@ mod keys;
 mod limits;
 mod money;
 mod page;
+mod page_forms;
+mod page_lists;
 mod people;
 mod priority;
 mod quotas;
+mod refusals;
 mod teams;
 mod texts;
 mod throttle;
@@ -91,6 +94,7 @@ async fn every_call_is_described() {
             "delete /api/v1/keys/{id}",
             "get /api/v1/keys/{id}",
             "patch /api/v1/keys/{id}",
+            "get /api/v1/keys/{id}/refusals",
             "post /api/v1/keys/{id}/regenerate",
             "get /api/v1/limits",
             "get /api/v1/teams",

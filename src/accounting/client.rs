@@ -18,6 +18,7 @@ use keymeter_core::{
     key::KeyHash,
     money::{AllowanceRequest, AllowanceRequestGuard, WalletAllowance, WalletAllowances},
     record::Session,
+    refusals::RefusalReport,
 };
 use parking_lot::Mutex;
 use reqwest::Response;
@@ -38,6 +39,8 @@ pub struct AccountingClient {
     wallets: Arc<WalletAllowances>,
     /// Whether the last exchange failed.
     is_failing: AtomicBool,
+    /// Whether the service has said that it takes reports of refusals.
+    takes_refusals: AtomicBool,
     /// The wallets of requests that wait for an allowance. The request whose turn it is asks for all of them.
     waiting: Mutex<Vec<Arc<WalletAllowance>>>,
     turn: tokio::sync::Mutex<()>,
@@ -67,6 +70,7 @@ impl AccountingClient {
             session,
             wallets,
             is_failing: AtomicBool::new(false),
+            takes_refusals: AtomicBool::new(false),
             waiting: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
         }
@@ -93,6 +97,38 @@ impl AccountingClient {
     /// As those of `deliver`.
     pub async fn deliver_alone(&self, record: &Bytes) -> Result<(), DeliveryError> {
         self.exchange(std::slice::from_ref(record), &[]).await.map(drop)
+    }
+
+    /// Whether the service takes reports of refusals. One that has not said so is sent none: it would not know what they are.
+    pub fn takes_refusals(&self) -> bool {
+        self.takes_refusals.load(Ordering::Acquire)
+    }
+
+    /// Asks the service, by a delivery of nothing, what it takes.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn ask_what_it_takes(&self) -> Result<(), DeliveryError> {
+        self.exchange(&[], &[]).await.map(drop)
+    }
+
+    /// Sends a report of refusals, apart from all records: it is on the service's disk then, or the service will never take it,
+    /// and there is nothing that could be done about that.
+    ///
+    /// # Errors
+    /// When it is to be sent again.
+    pub async fn report_refusals(&self, report: &RefusalReport) -> Result<(), DeliveryError> {
+        let body = json!({"gateway": self.session.as_str(), "records": [], "refusals": report}).to_string();
+        let request = self.client.post(&self.usage_url, body.into_bytes());
+        let status = within(self.timeout, async { Ok::<_, DeliveryError>(send(request).await?.status()) }).await?;
+        match status {
+            StatusCode::OK => Ok(()),
+            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
+                tracing::warn!("the accounting service does not take a report of refusals: status {status}");
+                Ok(())
+            }
+            status => Err(DeliveryError::Unavailable(format!("status {status}; 200 is expected"))),
+        }
     }
 
     /// Asks for an allowance for a wallet of which a request needs more than is left. The request does not wait for a
@@ -149,9 +185,11 @@ impl AccountingClient {
         Ok(())
     }
 
-    async fn exchange(&self, records: &[Bytes], requests: &[AllowanceRequest]) -> Result<Accepted, DeliveryError> {
+    async fn exchange(&self, records: &[Bytes], requests: &[AllowanceRequest]) -> Result<Answer, DeliveryError> {
         let request = self.client.post(&self.usage_url, body(&self.session, records, requests));
-        within(self.timeout, async { read_answer(send(request).await?, records.len()).await }).await
+        let answer = within(self.timeout, async { read_answer(send(request).await?, records.len()).await }).await?;
+        self.takes_refusals.store(answer.takes_refusals, Ordering::Release);
+        Ok(answer)
     }
 
     fn apply(&self, updates: Vec<serde_json::Value>, requests: &[AllowanceRequest], asked: MonotonicTime) {
@@ -224,10 +262,12 @@ fn describe(rejected: &[RejectedRecord]) -> String {
 }
 
 #[derive(Deserialize)]
-struct Accepted {
+struct Answer {
     accepted: usize,
     #[serde(default)]
     wallets: Vec<serde_json::Value>,
+    #[serde(default)]
+    takes_refusals: bool,
 }
 
 #[derive(Deserialize)]
@@ -254,12 +294,12 @@ struct ErrorBody {
     message: String,
 }
 
-async fn read_answer(response: Response, count: usize) -> Result<Accepted, DeliveryError> {
+async fn read_answer(response: Response, count: usize) -> Result<Answer, DeliveryError> {
     let status = response.status();
     let body = read_body(response).await;
     match status {
         StatusCode::OK => {
-            let answer: Accepted = serde_json::from_slice(&body?)
+            let answer: Answer = serde_json::from_slice(&body?)
                 .map_err(|error| DeliveryError::Unavailable(format!("the answer is invalid: {error}")))?;
             let is_complete = answer.accepted == count;
             let why = || DeliveryError::Failed(format!("{} of {count} records were accepted", answer.accepted));

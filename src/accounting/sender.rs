@@ -27,6 +27,12 @@ const WINDOW: Duration = Duration::from_millis(100);
 /// How often allowances are asked for while there are no records.
 const IDLE: Duration = Duration::from_millis(250);
 
+/// How often refusals are told of.
+const REPORT: Duration = Duration::from_secs(2);
+
+/// How often a service that does not take that is asked whether it does by now.
+const ASK: Duration = Duration::from_hours(1);
+
 /// How often the sender looks for outboxes of gateways that have ended.
 const ADOPT: Duration = Duration::from_secs(5);
 
@@ -37,8 +43,35 @@ impl Sender {
         Self { ledger, client, refused: RefusedRecords::new(directory) }
     }
 
-    /// Sends records for as long as the process runs.
+    /// Sends records, and beside them what was refused, for as long as the process runs.
     pub async fn run(&self) {
+        tokio::join!(self.send_records(), self.send_refusals());
+    }
+
+    /// Tells of refusals every few seconds, where the service takes that.
+    async fn send_refusals(&self) {
+        let (mut unsent, mut asked): (_, Option<MonotonicTime>) = (None, None);
+        loop {
+            tokio::time::sleep(REPORT).await;
+            let Some(report) = unsent.take().or_else(|| self.ledger.refusal_report()) else { continue };
+            let is_long_ago = asked.is_none_or(|last| MonotonicTime::now().saturating_since(last) >= ASK);
+            if !self.client.takes_refusals() && is_long_ago {
+                asked = Some(MonotonicTime::now());
+                if let Err(error) = self.client.ask_what_it_takes().await {
+                    asked = None;
+                    tracing::debug!("the accounting service does not say what it takes: {error}");
+                }
+            }
+            if !self.client.takes_refusals() {
+                unsent = Some(report);
+            } else if let Err(error) = self.client.report_refusals(&report).await {
+                tracing::debug!("refusals are told of later: {error}");
+                unsent = Some(report);
+            }
+        }
+    }
+
+    async fn send_records(&self) {
         let mut backlog = Backlog::new(self.ledger.clone());
         let mut adopted: Option<MonotonicTime> = None;
         let mut witness = Witness::default();

@@ -44,7 +44,11 @@ impl Gate {
             let model = context.model.as_deref().map_or_else(|| settings.other(), |model| settings.model(model));
             metrics.model(&model.label).answered(status);
             if let Some(reason) = rejection.and_then(Rejection::refused) {
-                metrics.refused(reason, rejection.and_then(Rejection::scope).unwrap_or(Scope::Key));
+                let scope = rejection.and_then(Rejection::scope).unwrap_or(Scope::Key);
+                metrics.refused(reason, scope);
+                if let Some(ledger) = self.ledger() {
+                    ledger.note_refusal(&key.record.id, reason, scope, now.date);
+                }
             }
         }
         let reason = rejection.map(Rejection::code);

@@ -49,7 +49,10 @@ impl App {
         let taken = successor.wait_for_takeover().await;
         if taken.is_err() {
             match started_again(&settings, limits, &socket).await {
-                Ok(control) => self.control = Some(control),
+                Ok(control) => {
+                    control_plane::introduce(&control, &self.server);
+                    self.control = Some(control);
+                }
                 Err(error) => tracing::error!("cannot restart the control plane: {error}"),
             }
         }

@@ -75,6 +75,7 @@ impl Demo {
         let config = parse(control.address)?;
         let loaded = Loaded { config, keys: Vec::new(), files: Vec::new() };
         let server = Server::start(loaded, path, log, &mut Sockets::none())?;
+        control_plane::introduce(&control, &server);
         Ok(Self { server, key, control, operator, _folder: folder, _upstream: guard })
     }
 

@@ -59,6 +59,9 @@ pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeError> {
         notes.iter().for_each(|note| tracing::info!("{note}"));
         let handover = take_over(&settings, predecessor)?;
         service_manager::ready(upgrade);
+        if let Some(control) = &control {
+            control_plane::introduce(control, &server);
+        }
         let mut app = App { server, control, handover };
         signals.until_stopped(&mut app).await;
         if let Some(control) = app.control {

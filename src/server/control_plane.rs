@@ -2,12 +2,12 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use keymeter_config::Control as Settings;
-use keymeter_control::{CallConnection, CallListener, ControlError, ControlPlane};
+use keymeter_config::{Control as Settings, Upstream};
+use keymeter_control::{CallConnection, CallListener, ControlError, ControlPlane, Gateway};
 use keymeter_core::limit::Limits;
 use tokio::net::TcpStream;
 
-use super::handover::Sockets;
+use super::{Server, handover::Sockets};
 use crate::connection::{Connection, Connections, TimedStream, descriptors::most_of_control, listener::Listener};
 
 /// Starts the control plane of `settings`, on one of `sockets` if its address is among them. `limits` are those of keys
@@ -22,6 +22,23 @@ pub async fn start(settings: &Settings, limits: Limits, sockets: &mut Sockets) -
         Ok(ControlListener(Listener::new(socket, connections)?.with_reserve()))
     })
     .await
+}
+
+/// Tells the control plane of the gateway of this process, so that its page says where programs reach it. The models are those
+/// of the configuration that counts when they are asked for.
+pub fn introduce(control: &ControlPlane, server: &Server) {
+    let Some(address) = server.addresses.first().copied() else { return };
+    let reloader = server.reloader().clone();
+    let is_tls = reloader.config().server.tls.is_some();
+    let models = move || {
+        let named = |upstream: &Upstream| {
+            let api = upstream.apis.first().copied();
+            let names = upstream.models.iter().filter(|model| model.is_literal());
+            names.filter_map(|model| Some((model.as_str().into(), api?))).collect::<Vec<_>>()
+        };
+        reloader.config().upstreams.iter().flat_map(|upstream| named(upstream)).collect()
+    };
+    control.introduce(Gateway { address, is_tls, models: Box::new(models) });
 }
 
 /// Accepts calls.

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 
-from keys_page import KEYMETER, Browser, free_port, listens, until
+from browser import KEYMETER, Browser, free_port, listens, until
 
 FREE, LIMITED = "sk-page-free", "sk-page-limited"
 PAUSE = 0.6

@@ -37,7 +37,7 @@ pub(super) struct Browser<'plane> {
 pub(super) struct Page {
     status: StatusCode,
     pub(super) headers: HeaderMap,
-    text: String,
+    pub(super) text: String,
 }
 
 impl Page {
@@ -69,7 +69,7 @@ impl Page {
         rest.split_once('"').unwrap().0.to_owned()
     }
 
-    fn secret(&self) -> String {
+    pub(super) fn secret(&self) -> String {
         let (_, rest) = self.text.split_once("data-secret>").unwrap_or_else(|| panic!("no secret in {}", self.text));
         rest.split_once('<').unwrap().0.to_owned()
     }
@@ -106,7 +106,13 @@ impl<'plane> Browser<'plane> {
         self.send(path, &[fields, &[("form_token", token.as_str())]].concat()).await
     }
 
-    async fn ask(&mut self, method: &str, path: &str, fields: &[(&str, &str)], headers: &[(&str, &str)]) -> Page {
+    pub(super) async fn ask(
+        &mut self,
+        method: &str,
+        path: &str,
+        fields: &[(&str, &str)],
+        headers: &[(&str, &str)],
+    ) -> Page {
         let mut request = self.client.request(method.parse().unwrap(), self.plane.url(path));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -336,12 +342,12 @@ async fn the_operator_does_everything_to_a_team(plane: &Plane) {
     plane.team("research", "ada").await;
     plane.credit("research", "10", "first").await;
     let mut owner = Browser::signed_in(plane, &ada).await;
-    owner.get("/teams/research").await.with(200).lacks("Delete the team").lacks("/ada/remove");
+    owner.get("/teams/research").await.with(200).lacks("/teams/research/delete").lacks("/ada/remove");
     owner.get("/teams/research/delete").await.with(403);
     owner.fill_in("/", "/teams/research/delete", &[]).await.with(403);
     let mut browser = Browser::signed_in(plane, OPERATOR).await;
     let remove = "/teams/research/members/ada/remove";
-    browser.get("/teams/research").await.with(200).says("Delete the team").says(remove);
+    browser.get("/teams/research").await.with(200).says("/teams/research/delete").says(remove);
     browser.get(remove).await.with(200).says("has no owner then");
     browser.fill_in(remove, remove, &[]).await.leads_to("/teams/research?done=removed");
     let bob = [("user", "bob"), ("role", "owner")];
@@ -371,8 +377,12 @@ async fn what_a_key_used_is_drawn_and_told(plane: &Plane) {
     };
     used(plane, &[at("r1", "0.5", "<m>"), at("r2", "0.75", "n")]).await;
     let page = browser.get(&format!("/keys/{other}")).await.with(200);
-    assert_eq!(page.text.matches("<rect").count(), 30);
-    page.says("2 requests, $1.25 in all").says("&lt;m&gt;").says("<td class=\"number\">$0.75</td>").lacks("<m>");
+    assert_eq!(page.text.matches("<rect").count(), 3 * 30, "cost, requests and tokens of thirty days");
+    page.says("$1.25</span></strong>").says("at most 2 requests").says("&lt;m&gt;").says("$0.75").lacks("<m>");
+    for (span, days) in [("7", 7), ("90", 90), ("365", 365), ("8", 30), ("x", 30)] {
+        let page = browser.get(&format!("/keys/{other}?span={span}")).await.with(200);
+        assert_eq!(page.text.matches("<rect").count(), 3 * days, "{span}");
+    }
     browser.get("/").await.with(200).says("$1.25").says("never");
     browser.get(&format!("/keys/{id}")).await.says("Nothing was used.");
 }
@@ -586,9 +596,9 @@ async fn the_list_has_pages() {
     }
     let mut browser = Browser::signed_in(&plane, OPERATOR).await;
     let first = browser.get("/").await;
-    assert_eq!(first.text.matches("Key number").count(), 25);
+    assert_eq!(first.text.matches("rowheader").count(), 25);
     let (_, next) = first.text.split_once("rel=\"next\" href=\"").unwrap();
     let second = browser.get(next.split_once('"').unwrap().0).await;
-    assert_eq!(second.text.matches("Key number").count(), 5);
-    second.says("First page").lacks("Next page");
+    assert_eq!(second.text.matches("rowheader").count(), 5);
+    second.says("First page").says("26–30 of 30 keys").lacks("Next page");
 }

@@ -191,17 +191,14 @@ async fn the_page_shows_it_to_all_and_sets_it_for_the_operator(plane: &Plane) {
     let key = plane.get(OPERATOR, "/api/v1/keys").await.with(200)["data"][0].clone();
     assert_eq!(key["priority"], -5);
     let path = format!("/keys/{}", key["id"].as_str().unwrap());
-    let set = format!("{path}/priority");
+    let set = format!("{path}/edit");
+    let with = |priority: &'static str| [("name", "Urgent"), ("priority", priority)];
+    operator.get(&path).await.with(200).says("<dt>Priority</dt><dd>−5");
+    operator.get(&set).await.with(200).says("name=\"priority\" type=\"text\" value=\"-5\"");
+    operator.fill_in(&path, &set, &with("7")).await.leads_to(&format!("{path}?done=saved"));
+    operator.get(&format!("{path}?done=saved")).await.says("The changes are saved.").says("<dt>Priority</dt><dd>7");
     operator
-        .get(&path)
-        .await
-        .with(200)
-        .says("<dt>Priority</dt><dd>−5")
-        .says("name=\"priority\" type=\"text\" value=\"-5\"");
-    operator.fill_in(&path, &set, &[("priority", "7")]).await.leads_to(&format!("{path}?done=priority"));
-    operator.get(&format!("{path}?done=priority")).await.says("The priority is set.").says("<dt>Priority</dt><dd>7");
-    operator
-        .fill_in(&path, &set, &[("priority", "101")])
+        .fill_in(&path, &set, &with("101"))
         .await
         .with(400)
         .says("id=\"field-priority-fault\"")
@@ -209,16 +206,20 @@ async fn the_page_shows_it_to_all_and_sets_it_for_the_operator(plane: &Plane) {
         .says("value=\"101\"");
 
     let mut user = Browser::signed_in(plane, &ada).await;
-    user.get(&path).await.with(200).says("<dt>Priority</dt><dd>7").lacks("field-priority");
-    user.get("/keys/new").await.with(200).lacks("field-priority");
-    for priority in ["7", "8", ""] {
-        user.fill_in(&path, &set, &[("priority", priority)]).await.with(403).says("Only the operator may do this.");
+    user.get(&path).await.with(200).says("<dt>Priority</dt><dd>7");
+    for form in [&set, "/keys/new"] {
+        user.get(form).await.with(200).lacks("field-priority");
     }
+    for priority in ["8", ""] {
+        user.fill_in(&path, &set, &with(priority)).await.with(403).says("Only the operator sets `priority`");
+    }
+    user.fill_in(&path, &set, &[("name", "Renamed")]).await.leads_to(&format!("{path}?done=saved"));
+    user.get(&path).await.says("<dt>Priority</dt><dd>7").says("Renamed");
     let fields = [("once", "2"), ("name", "Urgent too"), ("priority", "-1")];
     user.fill_in("/keys/new", "/keys/new", &fields).await.with(403).says("Only the operator sets `priority`");
-    operator.fill_in(&path, &set, &[("priority", "")]).await.leads_to(&format!("{path}?done=priority"));
+    operator.fill_in(&path, &set, &with("")).await.leads_to(&format!("{path}?done=saved"));
     user.get(&path).await.says("<dt>Priority</dt><dd>0");
     operator.fill_in(&path, &format!("{path}/delete"), &[]).await.leads_to("/?done=deleted");
     operator.get(&path).await.with(200).lacks("field-priority");
-    operator.fill_in("/", &set, &[("priority", "1")]).await.with(404);
+    operator.fill_in("/", &set, &with("1")).await.with(404);
 }

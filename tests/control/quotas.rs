@@ -342,52 +342,51 @@ async fn the_page_sets_them_and_shows_what_is_used(plane: &Plane) {
         .says("<strong>$5.00</strong> a month")
         .says("of Europe/Berlin")
         .says("<meter min=\"0\" max=\"1000\"")
-        .says("$0.50 of $5.00 used")
+        .says("$0.50 of $5.00 used");
+    let set = format!("{path}/edit");
+    user.get(&set)
+        .await
+        .with(200)
         .says("usd=5/month@Europe/Berlin\nrequests=4/day</textarea>")
+        .says("10.0.0.0/8\n::1</textarea>")
         .lacks("limits.mode");
-    let set = format!("{path}/limits");
-    let fields = [("limits.requests_per_minute", "7"), ("limits.quotas", "usd=6/month\nusd=7/month")];
+    let name = ("name", "Some key");
+    let fields = [name, ("limits.requests_per_minute", "7"), ("limits.quotas", "usd=6/month\nusd=7/month")];
     user.fill_in(&path, &set, &fields)
         .await
         .with(400)
         .says("id=\"field-limits-quotas-fault\"")
         .says("There are two quotas");
-    let fields = [("limits.requests_per_minute", "7"), ("limits.quotas", "usd=6/month"), ("limits.mode", "observe")];
-    user.fill_in(&path, &set, &fields).await.leads_to(&format!("{path}?done=limits"));
+    let saved = format!("{path}?done=saved");
+    let fields =
+        [name, ("limits.requests_per_minute", "7"), ("limits.quotas", "usd=6/month"), ("limits.mode", "observe")];
+    user.fill_in(&path, &set, &fields).await.leads_to(&saved);
     let key = plane.get(&ada, &format!("/api/v1/keys/{id}")).await.with(200);
     assert_eq!(key["limits"], json!({"requests_per_minute": 7, "quotas": [{"usd": "6", "per": "month"}]}));
     assert_eq!(key["allow_from"], Value::Null);
 
     let mut operator = Browser::signed_in(plane, OPERATOR).await;
-    operator.fill_in(&path, &set, &[("limits.mode", "observe")]).await.leads_to(&format!("{path}?done=limits"));
-    // A form that is refused leaves the other as the key is, so that it clears nothing when it is sent.
-    let other = [("limits.requests_per_minute", "7"), ("limits.quotas", "usd=6/month")];
-    operator.fill_in(&path, &set, &other).await.leads_to(&format!("{path}?done=limits"));
-    let refused = operator.fill_in(&path, &format!("{path}/priority"), &[("priority", "500")]).await.with(400);
-    refused.says("usd=6/month</textarea>").says("name=\"limits.requests_per_minute\" type=\"text\" value=\"7\"");
-    let refused = operator.fill_in(&path, &set, &[("limits.quotas", "x")]).await.with(400);
-    refused.says("name=\"priority\" type=\"text\" value=\"0\"");
-    operator.fill_in(&path, &set, &[("limits.mode", "observe")]).await.leads_to(&format!("{path}?done=limits"));
+    let refused = operator.fill_in(&path, &set, &[name, ("limits.quotas", "x")]).await.with(400);
+    refused.says("field-limits-quotas-fault").says("name=\"priority\" type=\"text\" value=\"0\"");
+    operator.fill_in(&path, &set, &[name, ("limits.mode", "observe")]).await.leads_to(&saved);
     operator.get(&path).await.says("requests are counted, and none is refused");
     operator.get("/users").await.with(200).says("href=\"/users/ada\"");
     let fields = [("limits.quotas", "usd=20/month"), ("limits.concurrent_requests", "3")];
-    operator.fill_in("/users/ada", "/users/ada/limits", &fields).await.leads_to("/users/ada?done=limits");
-    user.get("/users/ada").await.with(200).says("<strong>$20.00</strong> a month").lacks("Set the limits");
+    operator.fill_in("/users/ada", "/users/ada/edit", &fields).await.leads_to("/users/ada?done=saved");
+    user.get("/users/ada").await.with(200).says("<strong>$20.00</strong> a month").lacks("/users/ada/edit");
     user.get("/users").await.with(403);
-    user.fill_in("/", "/users/ada/limits", &fields).await.with(403);
+    user.get("/users/ada/edit").await.with(403);
+    user.fill_in("/", "/users/ada/edit", &fields).await.with(403);
     let limits = plane.get(&ada, "/api/v1/users/ada").await.with(200)["limits"].clone();
     assert_eq!(limits, json!({"concurrent_requests": 3, "quotas": [{"usd": "20", "per": "month"}]}));
 
     plane.team("research", "ada").await;
     let fields = [("limits.quotas", "tokens=50/day")];
+    operator.fill_in("/teams/research", "/teams/research/edit", &fields).await.leads_to("/teams/research?done=saved");
+    user.get("/teams/research").await.with(200).says("<strong>50 tokens</strong> a day").lacks("/teams/research/edit");
+    user.fill_in("/teams/research", "/teams/research/edit", &fields).await.with(403);
     operator
-        .fill_in("/teams/research", "/teams/research/limits", &fields)
-        .await
-        .leads_to("/teams/research?done=limits");
-    user.get("/teams/research").await.with(200).says("<strong>50 tokens</strong> a day").lacks("Set the limits");
-    user.fill_in("/teams/research", "/teams/research/limits", &fields).await.with(403);
-    operator
-        .fill_in("/teams/research", "/teams/research/limits", &[("limits.quotas", "tokens=50/fortnight")])
+        .fill_in("/teams/research", "/teams/research/edit", &[("limits.quotas", "tokens=50/fortnight")])
         .await
         .with(400)
         .says("Line 1: a quota's span is");

@@ -14,10 +14,33 @@ over_both! {
     a_user_who_is_called_operator_is_told_apart
 }
 
-/// Takes back what versions 6 to 8 of the tables add.
-async fn as_version_4(plane: &Plane) {
+/// Takes back what version 9 of the tables adds.
+pub(super) async fn as_version_8(plane: &Plane) {
+    take_back(plane, &OF_VERSION_9, 9).await;
+}
+
+const OF_VERSION_9: [&str; 6] = [
+    "DROP TABLE key_usage",
+    "DROP TABLE refusals",
+    "DROP TABLE refusal_reports",
+    "DROP INDEX keys_by_name",
+    "DROP INDEX keys_by_age",
+    "DROP INDEX wallet_entries_by_time",
+];
+
+async fn take_back(plane: &Plane, all: &[&str], version: u32) {
     let mut tx = plane.store().begin().await.unwrap();
-    for sql in [
+    for sql in all {
+        sqlx::query(sql).execute(&mut *tx).await.unwrap();
+    }
+    let sql = format!("DELETE FROM _sqlx_migrations WHERE version >= {version}");
+    sqlx::query(&sql).execute(&mut *tx).await.unwrap();
+    plane.store().commit(tx).await.unwrap();
+}
+
+/// Takes back what versions 6 to 9 of the tables add.
+async fn as_version_4(plane: &Plane) {
+    let of_6_to_8 = [
         "DROP TABLE change_operations",
         "DROP TABLE sign_out_operations",
         "DROP INDEX usage_hours_of_owner",
@@ -27,11 +50,8 @@ async fn as_version_4(plane: &Plane) {
         "ALTER TABLE keys DROP COLUMN allow_from",
         "ALTER TABLE teams DROP COLUMN limits",
         "ALTER TABLE users DROP COLUMN limits",
-        "DELETE FROM _sqlx_migrations WHERE version >= 6",
-    ] {
-        sqlx::query(sql).execute(&mut *tx).await.unwrap();
-    }
-    plane.store().commit(tx).await.unwrap();
+    ];
+    take_back(plane, &[&OF_VERSION_9[..], &of_6_to_8[..]].concat(), 6).await;
 }
 
 async fn an_earlier_database_keeps_what_is_in_it(plane: &Plane) {

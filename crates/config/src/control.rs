@@ -1,6 +1,6 @@
 //! The control plane's section: its address, its database, its tokens and its bounds.
 
-use std::{net::Ipv4Addr, net::SocketAddr, path::Path, time::Duration};
+use std::{net::Ipv4Addr, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use keymeter_core::hosts::HostName;
 
@@ -12,6 +12,7 @@ use super::{
     report::Place,
     scalar::{Scalar, Span},
     server::{ConnectionTimeouts, Server, hosts, transposed},
+    url::UpstreamUrl,
 };
 
 /// The control plane that `serve` runs beside the gateway.
@@ -37,6 +38,8 @@ pub struct Control {
     pub changes_per_hour: u32,
     /// Whom to believe about the client's address; `None`: nobody, the peer's counts.
     pub client_address: Option<ClientAddress>,
+    /// Where programs reach the gateway, without a path, as the page tells them; `None`: where it listens.
+    pub gateway_url: Option<Arc<str>>,
     /// How long records of single requests are kept; their sums stay.
     pub usage_retention: Duration,
 }
@@ -83,6 +86,7 @@ impl Control {
             key_operations_per_hour: an_hour(raw.key_operations_per_hour, 15),
             changes_per_hour: an_hour(raw.changes_per_hour, 600),
             client_address: transposed(client_address)?,
+            gateway_url: transposed(raw.gateway_url.map(|Scalar(url)| gateway_url(&url, &place.field("gateway_url"))))?,
             usage_retention: raw.usage_retention.map_or(RETENTION, |Scalar(Span(time))| time),
         })
     }
@@ -98,4 +102,18 @@ fn database(url: &str, file: &Path) -> Option<Database> {
     }
     let path = url.strip_prefix("sqlite://")?;
     (!path.is_empty()).then(|| Database::Sqlite(files::beside(file, path)))
+}
+
+/// With the path that a proxy before the gateway may add, and without the `/v1` that is a part of every path.
+fn gateway_url(url: &str, place: &Place<'_>) -> Option<Arc<str>> {
+    match url.parse::<UpstreamUrl>() {
+        Ok(UpstreamUrl { tls, authority, path, .. }) => {
+            let path = path.strip_suffix("/v1").unwrap_or(&path);
+            Some(format!("{}://{authority}{path}", if tls { "https" } else { "http" }).into())
+        }
+        Err(error) => {
+            place.error(error.to_string());
+            None
+        }
+    }
 }

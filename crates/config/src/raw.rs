@@ -119,6 +119,9 @@ pub(super) struct Control {
     pub(super) changes_per_hour: Option<Scalar<u64>>,
     /// Where the client's address stands when a proxy is in front; without it, the peer's address counts.
     pub(super) client_address: Option<ClientAddress>,
+    /// Where programs reach the gateway, such as `https://llm.example`: shown with each new secret. Without it, where `server.listen`
+    /// says.
+    pub(super) gateway_url: Option<Scalar<Arc<str>>>,
     /// How long records of single requests are kept; their sums by the hour stay.
     #[schemars(extend("default" = "8760h"))]
     pub(super) usage_retention: Option<Scalar<Span>>,

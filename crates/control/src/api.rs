@@ -8,6 +8,7 @@ pub(super) mod invitations;
 pub(super) mod keys;
 mod limits;
 pub(super) mod people;
+pub(super) mod refusals;
 pub(super) mod team_deletion;
 pub(super) mod usage;
 pub(super) mod wallets;
@@ -49,6 +50,7 @@ pub(super) fn router(stop: watch::Receiver<bool>) -> Router<Arc<Plane>> {
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::show, keys::update, keys::delete))
         .routes(routes!(keys::regenerate))
+        .routes(routes!(refusals::show))
         .routes(routes!(people::create_user, people::list_users))
         .routes(routes!(people::show_user, people::update_user, people::delete_user))
         .routes(routes!(people::rotate_token))

@@ -5,6 +5,7 @@ pub mod api;
 mod bounds;
 mod caller;
 mod error;
+mod gateway;
 mod page;
 mod questions;
 mod router;
@@ -25,11 +26,15 @@ use keymeter_core::{key::KeyHash, limit::Limits};
 use thiserror::Error;
 use tokio::{sync::watch, task::JoinHandle};
 
-pub use self::bounds::{CallConnection, CallListener};
-pub use self::tokens::{OPERATOR_FILE, TokenError};
+pub use self::{
+    bounds::{CallConnection, CallListener},
+    gateway::Gateway,
+    tokens::{OPERATOR_FILE, TokenError},
+};
 use self::{
     caller::Caller,
     error::ApiError,
+    gateway::KnownGateway,
     questions::Questions,
     store::{Store, StoreError, operations::Operation},
     throttle::TokenThrottle,
@@ -89,6 +94,11 @@ impl ControlPlane {
     #[must_use]
     pub fn gateway_token(&self) -> Option<&config::Credential> {
         self.terms.0.gateway_token.as_ref()
+    }
+
+    /// Tells it of the gateway of this process: its page says where programs reach it.
+    pub fn introduce(&self, gateway: Gateway) {
+        self.plane.gateway.introduce(gateway);
     }
 
     /// Another handle of its socket, for another process.
@@ -168,6 +178,7 @@ pub struct Plane {
     database: Database,
     sessions: page::Sessions,
     bounds: bounds::Bounds,
+    gateway: KnownGateway,
 }
 
 impl Plane {
@@ -192,6 +203,7 @@ impl Plane {
             retention: settings.usage_retention,
             database: settings.database.clone(),
             bounds: bounds::Bounds::from(settings),
+            gateway: KnownGateway::new(settings.gateway_url.clone()),
         }))
     }
 
@@ -263,6 +275,10 @@ impl Plane {
             }
             if let Err(error) = self.store.forget_operations(Timestamp::now()).await {
                 tracing::warn!("what users did more than an hour ago stays for now: {error}");
+            }
+            let end = Timestamp::now().checked_sub(store::refusals::KEPT_FOR).unwrap_or(Timestamp::MIN);
+            if let Err(error) = self.store.forget_refusals(end).await {
+                tracing::warn!("what was refused long ago stays for now: {error}");
             }
             let end = Timestamp::now().checked_sub(store::invitations::DECLINED_FOR).unwrap_or(Timestamp::MIN);
             if let Err(error) = self.store.forget_declined(end).await {

@@ -19,9 +19,9 @@ use super::{
 /// All calls and all pages.
 pub fn router(plane: Arc<Plane>, stop: watch::Receiver<bool>) -> Router {
     api::router(stop)
-        .merge(page::router())
+        .merge(page::router(&plane))
         .layer(from_fn(plainly_named))
-        .fallback(|| async { ApiError::unknown_path() })
+        .fallback_service(page::missing(&plane))
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .layer(from_fn_with_state(plane.clone(), bounded))
         .with_state(plane)

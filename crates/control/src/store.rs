@@ -4,7 +4,9 @@
 pub mod audit;
 pub mod changes;
 mod files;
+pub mod holders;
 pub mod invitations;
+pub mod key_list;
 pub mod keys;
 pub mod limits;
 pub mod membership;
@@ -12,6 +14,7 @@ mod news;
 pub mod operations;
 pub mod page;
 pub mod people;
+pub mod refusals;
 pub mod usage;
 pub mod wallets;
 
@@ -130,9 +133,11 @@ fn pool(engine: Engine, connections: u32) -> AnyPoolOptions {
 
 /// The versions of the tables. A new version is a new file; none is ever changed.
 fn migrator(engine: Engine) -> Migrator {
-    let append_only = match engine {
-        Engine::Sqlite => include_str!("store/append_only_sqlite.sql"),
-        Engine::Postgres => include_str!("store/append_only_postgres.sql"),
+    let (append_only, key_usage) = match engine {
+        Engine::Sqlite => (include_str!("store/append_only_sqlite.sql"), include_str!("store/schema_9_sqlite.sql")),
+        Engine::Postgres => {
+            (include_str!("store/append_only_postgres.sql"), include_str!("store/schema_9_postgres.sql"))
+        }
     };
     let versions = [
         (1, "tables", include_str!("store/schema_1.sql")),
@@ -143,6 +148,7 @@ fn migrator(engine: Engine) -> Migrator {
         (6, "changes of users, kinds of actors", include_str!("store/schema_6.sql")),
         (7, "priorities of keys", include_str!("store/schema_7.sql")),
         (8, "limits of teams and users, networks of keys", include_str!("store/schema_8.sql")),
+        (9, "usage of keys of late, and what was refused", key_usage),
     ];
     let migrations = versions.map(|(version, name, sql)| {
         Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, Cow::Borrowed(sql), false)

@@ -17,6 +17,7 @@ pub mod money;
 pub mod pool;
 pub mod printable;
 pub mod record;
+pub mod refusals;
 pub mod rejection;
 pub mod usage;
 mod words;

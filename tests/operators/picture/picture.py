@@ -26,7 +26,7 @@ HERE = pathlib.Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1] / "browser")]
 import dashboard  # noqa: E402
 import day  # noqa: E402
-import keys_page  # noqa: E402
+import browser as chromium  # noqa: E402
 import scene  # noqa: E402
 
 WORK = dashboard.ROOT / "target" / "picture"
@@ -68,7 +68,7 @@ def draw():
         shutil.copy(HERE / "page.html", PAGE)
         port, driver = serve(), scene.free_port()
         processes.start(["chromedriver", f"--port={driver}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        scene.until("chromedriver", lambda: keys_page.listens(driver))
+        scene.until("chromedriver", lambda: chromium.listens(driver))
         photograph(f"http://127.0.0.1:{driver}", f"http://127.0.0.1:{port}/page.html")
 
 
@@ -98,8 +98,8 @@ def serve():
 
 
 def photograph(driver, page):
-    keys_page.SCREENS["page"] = WIDTH, 1000
-    browser = keys_page.Browser(driver, page, "page", None, None)
+    chromium.SCREENS["page"] = WIDTH, 1000
+    browser = chromium.Browser(driver, page, "page", None, None)
     try:
         browser.open(page)
         drawn = "return document.querySelectorAll('main .place').length && document.fonts.status === 'loaded'"

@@ -25,12 +25,13 @@ use keymeter_core::{
     model_name::has_control,
     money::{AllowanceRequest, BalanceUpdate, Usd},
     record::{Record, Session, decimal, text},
+    refusals::{MOST_IN_A_REPORT, RefusalReport},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{broadcast, watch};
 
-use super::{body, usage::ask};
+use super::{body, refusals, usage::ask};
 use crate::{
     Plane,
     caller::Gateway,
@@ -290,6 +291,9 @@ struct Batch {
     records: Vec<Value>,
     #[serde(default)]
     wallets: Vec<Asked>,
+    /// What was refused: a gateway sends it apart from records, so that neither holds up the other.
+    #[serde(default)]
+    refusals: Option<RefusalReport>,
 }
 
 #[derive(Deserialize)]
@@ -329,7 +333,13 @@ async fn take_records(State(plane): State<Arc<Plane>>, _: Gateway, body: HttpBod
     let now = Timestamp::now();
     match keep(&plane, &batch, &records, now).await {
         Err(error) if error.is_of_data() => Err(at_fault(&plane, &records, error, now).await?),
-        kept => Ok(Json(json!({"accepted": records.len(), "wallets": kept?}))),
+        kept => {
+            let wallets = kept?;
+            if let Some(report) = &batch.refusals {
+                refusals::take(&plane, &batch.gateway, report, now).await?;
+            }
+            Ok(Json(json!({"accepted": records.len(), "wallets": wallets, "takes_refusals": true})))
+        }
     }
 }
 
@@ -343,6 +353,10 @@ fn batch(body: &[u8]) -> Result<Batch, ApiError> {
     reader.end().map_err(|error| ApiError::unreadable("body", error.to_string()))?;
     if batch.records.len() > MOST_RECORDS {
         return Err(ApiError::unreadable("records", format!("more than {MOST_RECORDS} records at once")));
+    }
+    if batch.refusals.as_ref().is_some_and(|report| report.sums.len() > MOST_IN_A_REPORT) {
+        let message = format!("more than {MOST_IN_A_REPORT} sums of refusals at once");
+        return Err(ApiError::unreadable("refusals.sums", message));
     }
     if let Some(index) = batch.wallets.iter().position(|asked| has_control(&asked.id)) {
         return Err(ApiError::unreadable(format!("wallets[{index}].id"), "no wallet's id has a control character"));

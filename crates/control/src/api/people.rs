@@ -39,17 +39,17 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateUser {
     /// Their stable name: 1 to 64 of a-z, 0-9, _ and -, not that of a team, and not `operator`.
-    id: String,
+    pub(crate) id: String,
     /// What people call them: 1 to 50 characters.
-    name: String,
+    pub(crate) name: String,
 }
 
 /// A user with their token, which is shown this once.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct MadeUser {
     #[serde(flatten)]
-    user: User,
-    token: String,
+    pub(crate) user: User,
+    pub(crate) token: String,
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -77,11 +77,11 @@ pub(crate) struct TeamPage {
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateTeam {
     /// Its stable name: 1 to 64 of a-z, 0-9, _ and -, not that of a user.
-    id: String,
+    pub(crate) id: String,
     /// What people call it: 1 to 50 characters.
-    name: String,
+    pub(crate) name: String,
     /// A user who is on no team.
-    owner: String,
+    pub(crate) owner: String,
 }
 
 /// What is to change of a user or a team.

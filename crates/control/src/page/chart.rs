@@ -1,58 +1,59 @@
-//! Usage of the last thirty days, as a drawing and as a table.
+//! Usage by day, drawn: cost, requests and tokens, each with its sum.
 
 use jiff::{Timestamp, ToSpan};
 use keymeter_core::money::Usd;
 use maud::{Markup, html};
 
-use super::words::{cost, day, number};
+use super::words::{cents, count, day, money, number};
 use crate::store::usage::UsageRow;
 
-const DAYS: usize = 30;
 const SECONDS: i64 = 24 * 3600;
 
-/// Units of the drawing: a day's width, and the height of all.
+/// Units of a drawing: a day's width, and the height of all.
 const WIDTH: usize = 10;
 const HEIGHT: i64 = 1000;
 
-/// Thirty days, with nothing on those on which nothing was used.
+/// Days in a row, with nothing on those on which nothing was used.
 pub struct Chart {
     days: Vec<Day>,
 }
 
+#[derive(Clone, Copy)]
 struct Day {
     start: Timestamp,
     requests: i64,
-    tokens: i64,
+    input: i64,
+    output: i64,
     cost: Usd,
 }
 
-/// The beginning of the first of the thirty days that end with today, of UTC.
-pub fn first_day(now: Timestamp) -> Timestamp {
+/// The beginning of the first of the days that end with today, of UTC.
+pub fn first_day(now: Timestamp, days: usize) -> Timestamp {
     let today = now.as_second().div_euclid(SECONDS) * SECONDS;
-    let before = (24 * 29).hours();
-    Timestamp::from_second(today).and_then(|today| today.checked_sub(before)).unwrap_or(Timestamp::MIN)
+    let before = SECONDS.saturating_mul(i64::try_from(days.saturating_sub(1)).unwrap_or(i64::MAX));
+    Timestamp::from_second(today.saturating_sub(before)).unwrap_or(Timestamp::MIN)
 }
 
 impl Chart {
     /// Of the sums of days.
-    pub fn new(rows: &[UsageRow], now: Timestamp) -> Self {
-        let first = first_day(now);
-        let mut days = Vec::with_capacity(DAYS);
-        let starts = std::iter::successors(Some(first), |day| day.checked_add(24.hours()).ok());
-        for start in starts.take(DAYS) {
+    pub fn new(rows: &[UsageRow], days: usize, now: Timestamp) -> Self {
+        let starts = std::iter::successors(Some(first_day(now, days)), |day| day.checked_add(24.hours()).ok());
+        let of = |start| {
             let row = rows.iter().find(|row| row.day == Some(start));
-            days.push(Day {
+            let input = row.map_or([0; 3], |row| [row.input_tokens, row.cached_input_tokens, row.cache_write_tokens]);
+            Day {
                 start,
                 requests: row.map_or(0, |row| row.requests),
-                tokens: row.map_or(0, tokens),
+                input: input.into_iter().fold(0, i64::saturating_add),
+                output: row.map_or(0, |row| row.output_tokens),
                 cost: row.map_or(Usd::ZERO, |row| row.cost_usd),
-            });
-        }
-        Self { days }
+            }
+        };
+        Self { days: starts.take(days).map(of).collect() }
     }
 
-    fn requests(&self) -> i64 {
-        self.days.iter().fold(0, |sum, day| sum.saturating_add(day.requests))
+    fn sum(&self, of: impl Fn(&Day) -> i64) -> i64 {
+        self.days.iter().map(of).fold(0, i64::saturating_add)
     }
 
     fn cost(&self) -> Usd {
@@ -60,49 +61,69 @@ impl Chart {
     }
 }
 
-fn tokens(row: &UsageRow) -> i64 {
-    let parts = [row.input_tokens, row.cached_input_tokens, row.cache_write_tokens, row.output_tokens];
-    parts.into_iter().fold(0, i64::saturating_add)
+impl Day {
+    fn tokens(&self) -> i64 {
+        self.input.saturating_add(self.output)
+    }
 }
 
-/// Bars of what each day cost, or of requests where they cost nothing, and the same in a table.
-pub fn figure(chart: &Chart) -> Markup {
-    if chart.requests() == 0 {
-        return html! { p.empty { "Nothing was used." } };
+/// What each day cost, its requests and its tokens, side by side.
+pub fn figures(chart: &Chart) -> Markup {
+    let requests = chart.sum(|day| day.requests);
+    if requests == 0 {
+        return html! {
+            div.empty {
+                p { strong { "Nothing was used." } }
+                p { "What requests used is here as soon as a gateway has sent its records, within seconds of their end." }
+            }
+        };
     }
-    let is_free = chart.cost() == Usd::ZERO;
-    let height = |day: &Day| if is_free { day.requests } else { day.cost.nanos() };
-    let words = |day: &Day| if is_free { format!("{} requests", number(day.requests)) } else { cost(day.cost) };
-    let most = chart.days.iter().max_by_key(|day| height(day));
+    let (input, output) = (chart.sum(|day| day.input), chart.sum(|day| day.output));
+    html! {
+        div.figures {
+            (figure(chart, "Cost", &money(chart.cost()), "", |day| (day.cost.nanos(), cents(day.cost))))
+            (figure(chart, "Requests", &html! { (number(requests)) }, "", |day| {
+                (day.requests, count(day.requests, "request", "requests"))
+            }))
+            (figure(
+                chart, "Tokens", &html! { (number(input.saturating_add(output))) },
+                &format!("{} in, {} out", number(input), number(output)),
+                |day| (day.tokens(), count(day.tokens(), "token", "tokens")),
+            ))
+        }
+    }
+}
+
+fn figure(chart: &Chart, name: &str, sum: &Markup, parts: &str, of: impl Fn(&Day) -> (i64, String)) -> Markup {
+    let most = chart.days.iter().max_by_key(|day| of(day).0);
     let (Some(first), Some(last), Some(most)) = (chart.days.first(), chart.days.last(), most) else {
         return html! {};
     };
+    let (height, words) = of(most);
     let told = format!(
-        "{} from {} to {}: {} requests, {} in all, at most {} on {}",
-        if is_free { "Requests a day" } else { "Cost a day" },
+        "{name} a day from {} to {}: at most {words} on {}",
         day(first.start),
         day(last.start),
-        number(chart.requests()),
-        cost(chart.cost()),
-        words(most),
         day(most.start)
     );
     html! {
         figure {
-            p.top aria-hidden="true" { (words(most)) }
+            figcaption {
+                span.name { (name) } strong.sum { (sum) }
+                span.faint { @if parts.is_empty() { "at most " (words) " on " (day(most.start)) } @else { (parts) } }
+            }
             svg role="img" aria-label=(told)
-                viewBox=(format!("0 0 {} {HEIGHT}", DAYS * WIDTH)) preserveAspectRatio="none" {
+                viewBox=(format!("0 0 {} {HEIGHT}", chart.days.len() * WIDTH)) preserveAspectRatio="none" {
                 @for (index, day_of) in chart.days.iter().enumerate() {
-                    @let tall = scaled(height(day_of), height(most));
+                    @let (value, words) = of(day_of);
+                    @let tall = scaled(value, height);
                     rect class="day" x=(index * WIDTH + 1) width=(WIDTH - 2) y=(HEIGHT - tall) height=(tall) {
-                        title { (day(day_of.start)) ": " (words(day_of)) }
+                        title { (day(day_of.start)) ": " (words) }
                     }
                 }
             }
             p.ends aria-hidden="true" { span { (day(first.start)) } span { (day(last.start)) } }
-            figcaption { (told) "." }
         }
-        (table(chart))
     }
 }
 
@@ -113,29 +134,6 @@ fn scaled(value: i64, most: i64) -> i64 {
     }
     let tall = i128::from(value) * i128::from(HEIGHT) / i128::from(most);
     i64::try_from(tall).unwrap_or(HEIGHT).clamp(HEIGHT / 100, HEIGHT)
-}
-
-fn table(chart: &Chart) -> Markup {
-    html! {
-        details {
-            summary { "The same as a table" }
-            div.scroll role="region" aria-label="Usage by day" tabindex="0" {
-                table {
-                    caption.hidden { "Usage of the last 30 days by day" }
-                    thead { tr {
-                        th scope="col" { "Day" }
-                        @for head in ["Requests", "Tokens", "Cost"] { th.number scope="col" { (head) } }
-                    } }
-                    tbody { @for day_of in chart.days.iter().rev().filter(|day| day.requests > 0) { tr {
-                        th scope="row" { (day(day_of.start)) }
-                        td.number { (number(day_of.requests)) }
-                        td.number { (number(day_of.tokens)) }
-                        td.number { (cost(day_of.cost)) }
-                    } } }
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -150,14 +148,16 @@ mod tests {
     #[test]
     fn thirty_days_end_today() {
         let now = "2026-03-01T12:00:00Z".parse().unwrap();
-        assert_eq!(first_day(now).to_string(), "2026-01-31T00:00:00Z");
-        let chart = Chart::new(&[used("2026-02-28T00:00:00Z", "3"), used("2026-03-01T00:00:00Z", "1.5")], now);
-        assert_eq!(chart.days.len(), DAYS);
-        assert_eq!((chart.requests(), chart.cost().to_string().as_str()), (4, "4.5"));
-        let drawn = figure(&chart).into_string();
-        assert_eq!(drawn.matches("<rect").count(), DAYS);
+        assert_eq!(first_day(now, 30).to_string(), "2026-01-31T00:00:00Z");
+        let rows = [used("2026-02-28T00:00:00Z", "3"), used("2026-03-01T00:00:00Z", "1.5")];
+        let chart = Chart::new(&rows, 30, now);
+        assert_eq!(chart.days.len(), 30);
+        assert_eq!((chart.sum(|day| day.requests), chart.cost().to_string().as_str()), (4, "4.5"));
+        let drawn = figures(&chart).into_string();
+        assert_eq!(drawn.matches("<rect").count(), 3 * 30);
         assert!(drawn.contains("y=\"500\" height=\"500\""), "{drawn}");
         assert!(drawn.contains("at most $3.00 on 2026-02-28"), "{drawn}");
+        assert_eq!(figures(&Chart::new(&rows, 365, now)).into_string().matches("<rect").count(), 3 * 365);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use axum::{
 use maud::html;
 
 use super::{
-    layout,
+    layout::{self, Section},
     request::{PageError, SignedIn, SubmittedForm},
     secret::managed,
 };
@@ -27,21 +27,21 @@ pub async fn ask(
         div.narrow {
             p.crumb { a href="/" { "Keys" } " / " a href=(path) { (key.name) } }
             h1 { "Delete “" (key.name) "”?" }
-            p {
-                "Its secret " code { (key.masked) } " stops working at once; what becomes of running requests, the "
-                "gateways' " code { "on_revoke" } " says. A deleted key does not come back. What it used stays on "
-                "record."
-            }
-            form method="post" action=(format!("{path}/delete")) {
+            form.panel method="post" action=(format!("{path}/delete")) {
+                p {
+                    "Its secret " code { (key.masked) } " stops working at once; what becomes of running requests, the "
+                    "gateways' " code { "on_revoke" } " says. A deleted key does not come back. What it used stays on "
+                    "record."
+                }
                 (layout::form_token(&signed))
                 div.actions {
-                    button.danger type="submit" { "Delete the key" }
+                    button.danger type="submit" { "Delete" }
                     a href=(path) { "Cancel" }
                 }
             }
         }
     };
-    Ok(layout::page("Delete a key", &signed, &main))
+    Ok(layout::page("Delete a key", Section::Keys, &signed, &main))
 }
 
 /// `POST /keys/{id}/delete`.

@@ -1,7 +1,7 @@
 //! A whole HTML document, with or without a session.
 
 use axum::{
-    http::{HeaderValue, header},
+    http::{HeaderValue, StatusCode, header},
     response::{Html, IntoResponse, Response},
 };
 use maud::{DOCTYPE, Markup, html};
@@ -34,13 +34,16 @@ pub fn document(title: &str, header: &Markup, main: &Markup) -> Response {
 }
 
 /// A page that says why there is no other.
-pub fn trouble(refusal: &ApiError) -> Response {
+pub fn trouble(refusal: &ApiError, header: &Markup) -> Response {
+    let title = if refusal.status() == StatusCode::NOT_FOUND { "Not found" } else { "That was not done" };
     let main = html! {
-        h1 { "That was not done" }
-        div.alert role="alert" { p { (sentence(refusal.message())) } }
-        p { a href="/" { "To the keys" } }
+        div.narrow {
+            h1 { (title) }
+            div.alert role="alert" { p { (sentence(refusal.message())) } }
+            p { a href="/" { "Go to the keys" } }
+        }
     };
-    refused(document("That was not done", &html! {}, &main), Some(refusal))
+    refused(document(title, header, &main), Some(refusal))
 }
 
 /// Gives a page the status and the headers of what is wrong on it.

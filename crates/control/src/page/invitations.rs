@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::{Path, State},
     response::{IntoResponse, Redirect, Response},
 };
 use maud::{Markup, html};
 
 use super::{
-    layout,
+    layout::{self, Section, title_of},
     pager::{ListPosition, pager},
-    request::{PageError, SignedIn, SubmittedForm},
+    request::{PageError, PageQuery, SignedIn, SubmittedForm},
     words::time,
 };
 use crate::{
@@ -33,7 +33,7 @@ const FIRST: i64 = 3;
 /// `GET /invitations`: a user's own, the operator's all.
 pub async fn list(
     State(plane): State<Arc<Plane>>,
-    Query(begin): Query<ListPosition>,
+    PageQuery(begin): PageQuery<ListPosition>,
     signed: SignedIn,
 ) -> Result<Response, PageError> {
     page(&plane, &signed, &begin, None).await
@@ -94,19 +94,30 @@ async fn page(
 ) -> Result<Response, PageError> {
     let InvitationPage { data, next_cursor } = own(plane, signed, begin.cursor.clone(), ROWS).await?;
     let done = begin.done.as_deref().filter(|done| *done == "declined");
+    let may_make = signed.caller.user().is_some_and(|user| user.team.is_none());
     let main = html! {
-        h1 { "Invitations" }
+        div.head {
+            h1 { "Invitations" }
+            @if may_make { a.button.plain href="/teams/new" { "Make a team" } }
+        }
         (layout::notice(done.map(|_| "You declined the invitation: the team does not invite you again for a week.")))
         @if let Some(error) = error { div.alert role="alert" { p { (layout::sentence(error.message())) } } }
         @if data.is_empty() {
-            p.empty { "There are no open invitations. The owner or an admin of a team invites people to it." }
+            div.empty {
+                p { strong { "There are no open invitations." } }
+                p {
+                    "The owner or an admin of a team invites people to it"
+                    @if may_make { ": tell them your id, which is " code { (signed.caller.actor().name) } ", or make a team of your own." }
+                    @else { "." }
+                }
+            }
         } @else {
             (cards(signed, &data))
         }
         (pager("/invitations", begin.cursor.is_some(), next_cursor.as_deref()))
     };
-    let title = if error.is_some() { "Error: Invitations" } else { "Invitations" };
-    Ok(layout::refused(layout::page(title, signed, &main), error))
+    let title = title_of("Invitations", error);
+    Ok(layout::refused(layout::page(&title, Section::Invitations, signed, &main), error))
 }
 
 fn cards(signed: &SignedIn, data: &[Invitation]) -> Markup {

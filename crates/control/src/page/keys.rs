@@ -2,44 +2,50 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::{Query, State},
-    response::Response,
-};
-use jiff::{Timestamp, ToSpan, tz::TimeZone};
+use axum::{extract::State, response::Response};
+use jiff::Timestamp;
+use keymeter_core::money::Usd;
 use maud::{Markup, html};
 
 use super::{
-    invitations, layout,
-    pager::{ListPosition, pager},
-    request::{PageError, SignedIn},
-    words::{cost, time},
+    form::{Choice, Choices, Form, FormField},
+    invitations,
+    key_search::{KeyQuery, ROWS, SORTS, STATES},
+    key_words::{owner, state, switch, used},
+    layout::{self, Section},
+    owners::{self, NOBODY},
+    quotas::{SpentByKeys, tightest},
+    request::{FormFields, PageError, PageQuery, SignedIn},
+    table::{Column, Row, table},
+    words::{count, money, number},
 };
 use crate::{
     Plane,
-    api::{
-        body::Asked,
-        keys::{self, KeyPage, ListKeys},
-    },
     caller::Caller,
-    store::{keys::Key, page::Lately},
+    store::{
+        StoreError,
+        key_list::{KeyListPage, Lately},
+        keys::Key,
+    },
 };
-
-const ROWS: i64 = 25;
 
 /// `GET /`.
 pub async fn list(
     State(plane): State<Arc<Plane>>,
-    Query(begin): Query<ListPosition>,
+    PageQuery(asked): PageQuery<KeyQuery>,
     signed: SignedIn,
 ) -> Result<Response, PageError> {
-    let call = ListKeys { cursor: begin.cursor.clone(), limit: Some(ROWS), ..ListKeys::default() };
-    let Json(page) = keys::list(State(plane.clone()), signed.caller.clone(), Asked(call)).await?;
-    let ids: Vec<_> = page.data.iter().map(|key| key.id.as_str()).collect();
-    let lately = plane.store.lately(&ids, month()).await?;
+    let now = Timestamp::now();
+    let skipped = (asked.page() - 1) * ROWS;
+    let page = plane.store.key_list(&asked.search(&signed.caller), (skipped, ROWS), now).await?;
     let invitations = invitations::waiting(&plane, &signed).await?;
-    let done = begin.done.as_deref().filter(|done| *done == "deleted").map(|_| "The key is deleted.");
+    let done = match asked.done.as_str() {
+        "deleted" => Some("The key is deleted."),
+        "enabled" => Some("The key is enabled."),
+        "disabled" => Some("The key is disabled."),
+        _ => None,
+    };
+    let rows = rows(&plane, &signed, &asked, &page, now).await?;
     let main = html! {
         div.head {
             h1 { "Keys" }
@@ -47,14 +53,16 @@ pub async fn list(
         }
         (layout::notice(done))
         (invitations)
-        @if page.data.is_empty() {
-            p.empty { @if begin.cursor.is_some() { "There are no more keys." } @else { "There are no keys yet." } }
+        @if page.total > 0 || asked.is_filtered() { (filters(&plane, &signed, &asked).await?) }
+        @if rows.is_empty() {
+            (empty(&plane, &signed, &asked, page.total).await?)
         } @else {
-            (table(&page, |id| lately.get(id).copied().unwrap_or_default()))
+            (table("Keys, with what they used this month", &columns(&asked), rows))
+            p.hint.after { "Requests, tokens and cost are those of this month, in UTC." }
         }
-        (pager("/", begin.cursor.is_some(), page.next_cursor.as_deref()))
+        (pages(&asked, page.total))
     };
-    Ok(layout::page("Keys", &signed, &main))
+    Ok(layout::page("Keys", Section::Keys, &signed, &main))
 }
 
 /// Whether a key can be made of whichever team's or person's.
@@ -63,67 +71,156 @@ fn may_make(caller: &Caller) -> bool {
     team.is_none_or(|team| caller.must_lead(team).is_ok())
 }
 
-/// On a narrow screen its rows are cards: then only roles still tell a table from other text.
-fn table(page: &KeyPage, lately: impl Fn(&str) -> Lately) -> Markup {
+fn columns(asked: &KeyQuery) -> Vec<Column> {
+    let sorted = |column: Column, name: &str, is_number| {
+        let (href, order) = asked.sorted_by(name, is_number);
+        column.sorted(href, order)
+    };
+    vec![
+        sorted(Column::text("Name"), "name", false),
+        sorted(Column::text("Owner"), "owner", false),
+        Column::text("State"),
+        sorted(Column::number("Requests"), "requests", true),
+        sorted(Column::number("Tokens in"), "input", true),
+        sorted(Column::number("Tokens out"), "output", true),
+        sorted(Column::number("Cost"), "cost", true),
+        sorted(Column::text("Last used"), "used", true),
+        Column::text("Tightest limit"),
+    ]
+}
+
+async fn rows(
+    plane: &Arc<Plane>,
+    signed: &SignedIn,
+    asked: &KeyQuery,
+    page: &KeyListPage,
+    now: Timestamp,
+) -> Result<Vec<Row>, PageError> {
+    let ids: Vec<_> = page.keys.iter().map(|key| key.id.as_str()).collect();
+    let lately = plane.store.lately(&ids, now).await?;
+    let (mut spent, mut rows) = (SpentByKeys::default(), Vec::with_capacity(page.keys.len()));
+    for key in &page.keys {
+        let spent = if key.deleted_at.is_none() { spent.of(plane, signed, key, now).await } else { Vec::new() };
+        let limit = tightest(&spent, &key.limits.shared());
+        let lately = lately.get(&key.id).copied().unwrap_or_default();
+        rows.push(row(key, signed, asked, lately, limit));
+    }
+    Ok(rows)
+}
+
+fn row(key: &Key, signed: &SignedIn, asked: &KeyQuery, lately: Lately, limit: Markup) -> Row {
+    Row::from(vec![
+        html! {
+            a href=(format!("/keys/{}", key.id)) { (key.name) }
+            span.under { code { (key.id) } " " code { (key.masked) } }
+        },
+        owner(key, signed),
+        html! { div.states { (state(key)) (switch(key, signed, Some(&asked.text()))) } },
+        html! { (number(lately.requests)) },
+        html! { (number(lately.input)) },
+        html! { (number(lately.output)) },
+        money(lately.cost),
+        used(lately.last_used_at),
+        limit,
+    ])
+    .with_id(&key.id)
+}
+
+async fn filters(plane: &Arc<Plane>, signed: &SignedIn, asked: &KeyQuery) -> Result<Markup, StoreError> {
+    let fields = FormFields::from([
+        ("q", asked.q.clone()),
+        ("owner", asked.owner.clone()),
+        ("state", asked.state.clone()),
+        ("sort", asked.sort.clone()),
+    ]);
+    let form = Form::new(&fields, None);
+    let field = |name, label| FormField { name, label, is_required: false, ..FormField::default() };
+    let owners = match signed.caller.user() {
+        None => Some(owners::all(plane, &[("", "Everybody"), (NOBODY, "Charged to nobody")]).await?),
+        Some(user) => user.team.as_deref().map(|team| own(&user.id, team)),
+    };
+    // A heading that is pressed sorts as well, where there is room for headings.
+    let sorts: Vec<_> = SORTS.iter().copied().chain(other_sort(asked)).collect();
+    Ok(html! {
+        form.filters method="get" action="/" role="search" aria-label="Keys" {
+            (form.line(FormField { kind: Some("search"), ..field("q", "Search") }))
+            @if let Some(owners) = &owners { (form.choices(field("owner", "Owner"), owners)) }
+            (form.choice(field("state", "State"), &STATES))
+            (form.choice(field("sort", "Sort by"), &sorts))
+            div.field.submit {
+                button.plain type="submit" { "Show" }
+                @if asked.is_filtered() { a href="/" { "Clear" } }
+            }
+        }
+    })
+}
+
+/// An order that a heading gave, and that is none of those to choose from.
+fn other_sort(asked: &KeyQuery) -> Option<(&str, &str)> {
+    let is_other = SORTS.iter().all(|(sort, _)| *sort != asked.sort);
+    is_other.then_some((asked.sort.as_str(), "As in the table"))
+}
+
+/// Those whose keys somebody on a team sees.
+fn own(user: &str, team: &str) -> Choices {
+    let choice = |id: &str, words| Choice { value: id.to_owned(), words, is_disabled: false };
+    let choices = vec![choice(team, format!("Team {team}")), choice(user, "Your own".to_owned())];
+    Choices { first: vec![(String::new(), "All".to_owned())], groups: vec![("Owners", choices)], is_whole: true }
+}
+
+/// Which of how many keys are on the page, and the ways to others.
+fn pages(asked: &KeyQuery, total: i64) -> Markup {
+    let page = asked.page();
+    let (first, last) = ((page - 1) * ROWS + 1, (page * ROWS).min(total));
     html! {
-        table.cards role="table" {
-            caption.hidden { "Keys, with what they cost this month" }
-            thead role="rowgroup" {
-                tr role="row" {
-                    @for head in ["Name", "Secret", "Of", "State", "Last used"] {
-                        th scope="col" role="columnheader" { (head) }
+        @if total > 0 && first <= total {
+            nav.pager aria-label="Pages of the list" {
+                @if page > 1 {
+                    a href=(asked.at_page(1)) { "First page" }
+                    a rel="prev" href=(asked.at_page(page - 1)) { "Page before" }
+                }
+                span.faint { (number(first)) "–" (number(last)) " of " (count(total, "key", "keys")) }
+                @if last < total { a rel="next" href=(asked.at_page(page + 1)) { "Next page" } }
+            }
+        }
+    }
+}
+
+/// What to do where there is nothing to show.
+async fn empty(plane: &Arc<Plane>, signed: &SignedIn, asked: &KeyQuery, total: i64) -> Result<Markup, StoreError> {
+    if total > 0 {
+        return Ok(
+            html! { div.empty { p { "There are no more keys." } p { a href=(asked.at_page(1)) { "First page" } } } },
+        );
+    }
+    if asked.is_filtered() {
+        return Ok(html! {
+            div.empty { p { "No key is like that." } p { a href="/" { "Show all keys" } } }
+        });
+    }
+    let user = signed.caller.user();
+    let payer = user.map(|user| user.team.as_ref().unwrap_or(&user.id));
+    let is_broke = match payer {
+        Some(payer) => plane.store.balance(payer).await?.is_none_or(|balance| balance <= Usd::ZERO),
+        None => false,
+    };
+    Ok(html! {
+        div.empty {
+            p { strong { "There are no keys yet." } }
+            @match payer {
+                _ if !may_make(&signed.caller) => { p { "The owner and the admins of your team make its keys." } }
+                Some(payer) if is_broke => {
+                    p {
+                        "The wallet of " (payer) " is empty, and keys are charged to it. Ask the operator for a credit, then "
+                        "make the first key."
                     }
-                    th.number scope="col" role="columnheader" { "This month" }
+                    p { a href=(format!("/wallets/{payer}")) { "To the wallet" } }
+                }
+                _ => {
+                    p { "A key lets a program use the models. Its secret is shown once, when it is made." }
+                    p { a.button href="/keys/new" { "Make the first key" } }
                 }
             }
-            tbody role="rowgroup" { @for key in &page.data { (row(key, lately(&key.id))) } }
         }
-    }
-}
-
-fn row(key: &Key, lately: Lately) -> Markup {
-    html! {
-        tr role="row" {
-            th scope="row" role="rowheader" { a href=(format!("/keys/{}", key.id)) { (key.name) } }
-            td role="cell" data-head="Secret" { code { (key.masked) } }
-            td role="cell" data-head="Of" { (holder(key)) }
-            td role="cell" data-head="State" { (state(key)) }
-            td role="cell" data-head="Last used" { (used(lately.last_used_at)) }
-            td.number role="cell" data-head="This month" { (cost(lately.cost)) }
-        }
-    }
-}
-
-/// Whose a key is.
-pub fn holder(key: &Key) -> Markup {
-    html! {
-        @match (&key.team, &key.owner) {
-            (Some(team), _) => { "team " a href=(format!("/teams/{team}")) { (team) } }
-            (None, Some(owner)) => { a href=(format!("/users/{owner}")) { (owner) } }
-            (None, None) => { span.faint { "nobody" } }
-        }
-    }
-}
-
-/// A key's state, in a word and a colour. Gateways see for themselves that a key has expired.
-pub fn state(key: &Key) -> Markup {
-    let is_over = key.state == "active" && key.expires_at.is_some_and(|end| end <= Timestamp::now());
-    let (class, words) = match key.state.as_str() {
-        _ if is_over => ("expired", "expired"),
-        "no_balance" => ("no_balance", "no balance"),
-        state => (state, state),
-    };
-    html! { span class=(format!("state {class}")) { (words) } }
-}
-
-/// When a key was used last.
-pub fn used(at: Option<Timestamp>) -> Markup {
-    html! { @match at { Some(at) => { (time(at)) } None => { span.faint { "never" } } } }
-}
-
-/// The beginning of this month, of UTC.
-fn month() -> Timestamp {
-    let today = Timestamp::now().to_zoned(TimeZone::UTC).date();
-    let first = today.first_of_month().to_zoned(TimeZone::UTC).map(|first| first.timestamp());
-    first.unwrap_or_else(|_| Timestamp::now().saturating_sub(720.hours()).unwrap_or(Timestamp::MIN))
+    })
 }

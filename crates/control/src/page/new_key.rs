@@ -5,87 +5,86 @@ use std::sync::Arc;
 
 use axum::{
     extract::State,
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
-use jiff::Timestamp;
+use keymeter_core::money::Usd;
 use maud::{Markup, html};
 
 use super::{
     form::{Form, FormField},
-    layout,
-    limits::{self, Holder},
-    priority,
+    key_fields,
+    layout::{self, Section, title_of},
+    owners,
     request::{FormFields, PageError, SignedIn, SubmittedForm},
     secret,
     session::nonce,
+    words::money,
 };
 use crate::{
     Plane,
     api::keys::{self, CreateKey},
     caller::{Caller, Uncounted},
     error::ApiError,
-    store::{
-        keys::Key,
-        limits::{KeyLimits, ScopeLimits},
-    },
+    store::keys::Key,
 };
 
 /// By which a form makes one key.
 const ONCE: &str = "once";
 
+const OWNER: &str = "owner";
+
 /// `GET /keys/new`.
-pub async fn ask(signed: SignedIn) -> Result<Response, PageError> {
+pub async fn ask(State(plane): State<Arc<Plane>>, signed: SignedIn) -> Result<Response, PageError> {
     if let Some(team) = team_of(&signed.caller) {
         signed.caller.must_lead(team)?;
     }
     let fields = FormFields::from([(ONCE, nonce()?)]);
-    Ok(page(&signed, &Form { fields: &fields, error: None }))
+    page(&plane, &signed, &Form::new(&fields, None)).await
 }
 
 /// `POST /keys/new`.
 pub async fn make(
     State(plane): State<Arc<Plane>>,
+    headers: HeaderMap,
     Uncounted(SubmittedForm { signed, fields, .. }): Uncounted<SubmittedForm>,
 ) -> Result<Response, PageError> {
     let once = Some(fields.text(ONCE)).filter(|once| (1..=128).contains(&once.len())).map(str::to_owned);
     let once = once.ok_or_else(|| ApiError::invalid(ONCE, "this form is not whole; load the page again"))?;
-    let made = match asked(&signed.caller, &fields) {
+    let made = match asked(&plane, &signed.caller, &fields).await {
         Ok(asked) => keys::make(&plane, &signed.caller, Some(once), asked).await,
         Err(refusal) => Err(refusal),
     };
     match made {
         Ok(made) => {
             let page = match &made.secret {
-                Some(text) => secret::shown("The key is made", &made.key, text, &signed),
+                Some(text) => secret::shown(&plane, &headers, "The key is made", &made.key, text, &signed),
                 None => made_before(&made.key, &signed),
             };
             let status = if made.secret.is_some() { StatusCode::CREATED } else { StatusCode::OK };
             Ok((status, page).into_response())
         }
-        Err(refusal) => Ok(page(&signed, &Form { fields: &fields, error: Some(&refusal) })),
+        Err(refusal) => {
+            // Where there is a choice, it is the owner who is not there, or cannot pay.
+            let is_of_owner = matches!(refusal.status(), StatusCode::NOT_FOUND | StatusCode::PAYMENT_REQUIRED);
+            let refusal = if is_of_owner && fields.given(OWNER).is_some() { refusal.at(OWNER) } else { refusal };
+            page(&plane, &signed, &Form::new(&fields, Some(&refusal))).await
+        }
     }
 }
 
 /// What the form asks for, as a call would.
-fn asked(caller: &Caller, fields: &FormFields) -> Result<CreateKey, ApiError> {
-    let owned = |name| fields.given(name).map(str::to_owned);
-    Ok(CreateKey {
-        name: fields.text("name").to_owned(),
-        team: team_of(caller).map(str::to_owned).or_else(|| owned("team")),
-        owner: owned("owner"),
-        models: fields.list("models"),
-        limits: KeyLimits::default().with(limits::asked(fields, &ScopeLimits::default())?),
-        allow_from: fields.list("allow_from"),
-        priority: priority::asked(fields)?,
-        expires_at: fields.given("expires_at").map(expiry).transpose()?,
-    })
-}
-
-/// A browser sends `2026-12-01T10:00`, with seconds where there are some.
-fn expiry(text: &str) -> Result<Timestamp, ApiError> {
-    let written = if text.matches(':').count() == 1 { format!("{text}:00Z") } else { format!("{text}Z") };
-    written.parse().map_err(|_| ApiError::invalid("expires_at", "a date and a time of UTC, such as 2026-12-01T10:00"))
+async fn asked(plane: &Arc<Plane>, caller: &Caller, fields: &FormFields) -> Result<CreateKey, ApiError> {
+    let key = key_fields::create(fields)?;
+    let owner = fields.given(OWNER).map(str::to_owned);
+    if let Some(team) = team_of(caller) {
+        return Ok(CreateKey { team: Some(team.to_owned()), owner, ..key });
+    }
+    // Teams and users share their ids, so that an id is of one of them.
+    match owner {
+        Some(team) if plane.store.is_team(&team).await? => Ok(CreateKey { team: Some(team), ..key }),
+        owner => Ok(CreateKey { owner, ..key }),
+    }
 }
 
 /// Somebody on a team makes keys of the team's.
@@ -93,61 +92,65 @@ fn team_of(caller: &Caller) -> Option<&str> {
     caller.user().and_then(|user| user.team.as_deref())
 }
 
-fn page(signed: &SignedIn, form: &Form<'_>) -> Response {
+async fn page(plane: &Arc<Plane>, signed: &SignedIn, form: &Form<'_>) -> Result<Response, PageError> {
+    let payer = signed.caller.user().map(|user| user.team.as_ref().unwrap_or(&user.id));
+    let balance = match payer {
+        Some(payer) => plane.store.balance(payer).await?,
+        None => None,
+    };
+    let whose = whose(plane, signed, form).await?;
     let main = html! {
         div.narrow {
             p.crumb { a href="/" { "Keys" } }
             h1 { "Make a key" }
-            (form.alert())
-            form method="post" action="/keys/new" {
-                (layout::form_token(signed))
-                input type="hidden" name=(ONCE) value=(form.fields.text(ONCE));
-                (form.line(FormField {
-                    name: "name", label: "Name", hint: "3 to 50 characters.", is_required: true, ..FormField::default()
-                }))
-                (whose(signed, form))
-                (form.lines(FormField {
-                    name: "models",
-                    label: "Models",
-                    ..hinted("One on a line, names or patterns such as llama-3*. None: all models.")
-                }))
-                (limits::lines(form, Holder::Key("")))
-                (form.lines(FormField {
-                    name: "allow_from",
-                    label: "Networks",
-                    ..hinted("One on a line, such as 10.0.0.0/8, from which it may be used. None: from everywhere.")
-                }))
-                @if signed.caller.must_be_operator().is_ok() { (priority::line(form)) }
-                (form.line(FormField {
-                    name: "expires_at", label: "Expires, in UTC", kind: Some("datetime-local"),
-                    ..hinted("None: never.")
-                }))
-                button type="submit" { "Make the key" }
+            @match payer {
+                Some(payer) if balance.is_none_or(|balance| balance <= Usd::ZERO) => {
+                    (form.around(|| broke(payer, balance.unwrap_or_default())))
+                }
+                _ => { (form.around(|| html! {
+                    form.panel method="post" action="/keys/new" {
+                        (layout::form_token(signed))
+                        input type="hidden" name=(ONCE) value=(form.fields.text(ONCE));
+                        (key_fields::name_line(form))
+                        (whose)
+                        (key_fields::lines(form, signed, false))
+                        div.actions { button type="submit" { "Make the key" } a href="/" { "Cancel" } }
+                    }
+                })) }
             }
         }
     };
-    let title = if form.error.is_some() { "Error: Make a key" } else { "Make a key" };
-    layout::refused(layout::page(title, signed, &main), form.error)
+    let title = title_of("Make a key", form.error);
+    Ok(layout::refused(layout::page(&title, Section::Keys, signed, &main), form.error))
 }
 
-fn hinted(hint: &str) -> FormField<'_> {
-    FormField { hint, ..FormField::default() }
-}
-
-fn whose(signed: &SignedIn, form: &Form<'_>) -> Markup {
+/// Said before anything is filled in.
+fn broke(payer: &str, balance: Usd) -> Markup {
     html! {
-        @match (signed.caller.user(), team_of(&signed.caller)) {
-            (None, _) => {
-                (form.line(FormField { name: "team", label: "Team", ..hinted("The id of the team whose it is to be.") }))
-                (form.line(FormField {
-                    name: "owner", label: "Owner",
-                    ..hinted("The id of the user whose it is to be. Neither: nobody's, and nobody is charged.")
-                }))
+        div.empty {
+            p { strong { "The wallet of " (payer) " is empty: there is " (money(balance)) " in it." } }
+            p {
+                "A key is charged to it, so that none can be made until there is money in it. Ask the operator for a credit, "
+                "and load this page again."
             }
-            (Some(_), Some(team)) => { p { "It will be the key of your team, " strong { (team) } "." } }
-            (Some(_), None) => { p { "It will be a key of your own." } }
+            p { a href=(format!("/wallets/{payer}")) { "To the wallet" } }
         }
     }
+}
+
+async fn whose(plane: &Arc<Plane>, signed: &SignedIn, form: &Form<'_>) -> Result<Markup, ApiError> {
+    if signed.caller.user().is_none() {
+        let hint =
+            "Who is charged for it: a team, or a user on no team. Those whose wallet is empty need a credit first.";
+        let field = FormField { name: OWNER, label: "Owner", hint, ..FormField::default() };
+        return Ok(form.choices(field, &owners::payers(plane).await?));
+    }
+    Ok(html! { p {
+        @match team_of(&signed.caller) {
+            Some(team) => { "It will be the key of your team, " strong { (team) } "." }
+            None => { "It will be a key of your own." }
+        }
+    } })
 }
 
 fn made_before(key: &Key, signed: &SignedIn) -> Response {
@@ -162,5 +165,5 @@ fn made_before(key: &Key, signed: &SignedIn) -> Response {
             }
         }
     };
-    layout::page("The key was made before", signed, &main)
+    layout::page("The key was made before", Section::Keys, signed, &main)
 }

@@ -10,6 +10,8 @@ use axum::{
 };
 use jiff::Timestamp;
 use keymeter_core::{model_name::has_control, printable::Printable};
+use maud::html;
+use serde::de::DeserializeOwned;
 
 use super::{
     document,
@@ -17,6 +19,7 @@ use super::{
 };
 use crate::{
     Plane,
+    api::body::Asked,
     caller::{Caller, Uncounted},
     error::ApiError,
 };
@@ -53,6 +56,11 @@ impl FormFields {
     /// What is in a field.
     pub fn text(&self, name: &str) -> &str {
         self.0.get(name).map_or("", |value| value.trim())
+    }
+
+    /// Whether there is such a field, be it empty.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
     }
 
     /// What is in a field, unless it is empty.
@@ -192,6 +200,24 @@ impl IntoResponse for PageError {
         if self.0 == ApiError::unauthorized() {
             return Redirect::to("/sign-in").into_response();
         }
-        document::trouble(&self.0)
+        let mut page = document::trouble(&self.0, &html! {});
+        page.extensions_mut().insert(Refusal(self.0));
+        page
+    }
+}
+
+/// Why a page is none, for whoever knows who asked for it.
+#[derive(Clone)]
+pub struct Refusal(pub ApiError);
+
+/// What the address says behind `?`.
+pub struct PageQuery<T>(pub T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Plane>> for PageQuery<T> {
+    type Rejection = PageError;
+
+    async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, PageError> {
+        let Asked(asked) = Asked::from_request_parts(parts, plane).await?;
+        Ok(Self(asked))
     }
 }

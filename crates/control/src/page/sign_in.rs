@@ -13,7 +13,7 @@ use maud::html;
 
 use super::{
     form::{Form, FormField},
-    layout,
+    layout::{self, title_of},
     request::{FORM_TOKEN, FormFields, PageError, SignedIn, SubmittedForm},
     session::{BrowserSession, Holder, Sessions, is_secure, no_cookie},
 };
@@ -86,27 +86,28 @@ fn form(plane: &Plane, headers: &HeaderMap, error: Option<&ApiError>) -> Result<
     let now = Timestamp::now();
     let known = plane.sessions.read(headers, now).filter(|session| session.holder == Holder::Visitor);
     let session = known.map_or_else(|| Sessions::begin(Holder::Visitor, now), Ok)?;
-    let form = Form { fields: &FormFields::default(), error };
+    let fields = FormFields::default();
+    let form = Form::new(&fields, error);
     let main = html! {
         div.narrow {
             h1 { "Sign in" }
-            (form.alert())
-            form method="post" action="/sign-in" {
-                input type="hidden" name=(FORM_TOKEN) value=(plane.sessions.form_token(&session));
-                (form.line(FormField {
-                    name: "token",
-                    label: "Token",
-                    hint: "Your personal access token, which you got when you were made a user, or the operator's.",
-                    kind: Some("password"),
-                    is_required: true,
-                    ..FormField::default()
-                }))
-                button type="submit" { "Sign in" }
-            }
+            (form.around(|| html! {
+                form.panel method="post" action="/sign-in" {
+                    input type="hidden" name=(FORM_TOKEN) value=(plane.sessions.form_token(&session));
+                    (form.line(FormField {
+                        name: "token",
+                        label: "Token",
+                        hint: "Your personal access token, which you got when you were made a user, or the operator's.",
+                        kind: Some("password"),
+                        is_required: true,
+                        ..FormField::default()
+                    }))
+                    button type="submit" { "Sign in" }
+                }
+            }))
         }
     };
-    let title = if error.is_some() { "Error: Sign in" } else { "Sign in" };
-    let page = layout::refused(layout::document(title, &html! {}, &main), error);
+    let page = layout::refused(layout::document(&title_of("Sign in", error), &html! {}, &main), error);
     Ok(with_cookie(page, plane.sessions.cookie(&session, is_secure(headers))))
 }
 

@@ -1,22 +1,25 @@
-//! Wallets: their balances, and credits by the operator.
+//! Wallets: their balances, what was credited and charged, and credits by the operator.
 
 use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::{Path, State},
     response::{IntoResponse, Redirect, Response},
 };
-use keymeter_core::money::Usd;
+use jiff::Timestamp;
+use keymeter_core::money::{USED_UP, Usd};
 use maud::{Markup, html};
+use serde::Deserialize;
 
 use super::{
     form::{Form, FormField},
-    layout,
-    pager::{ListPosition, pager},
-    request::{FormFields, PageError, SignedIn, SubmittedForm},
+    layout::{self, Section, title_of},
+    pager::{ListPosition, pager, query},
+    request::{FormFields, PageError, PageQuery, SignedIn, SubmittedForm},
     session::nonce,
-    words::money,
+    table::{Column, Row, table},
+    words::{day, money, time},
 };
 use crate::{
     Plane,
@@ -26,6 +29,7 @@ use crate::{
         wallets::{self, Credit, Wallet},
     },
     error::ApiError,
+    store::wallets::{WalletEntries, WalletEntry},
 };
 
 const ROWS: i64 = 25;
@@ -34,7 +38,7 @@ const IDEMPOTENCY_KEY: &str = "idempotency_key";
 /// `GET /wallets`: the operator's all, a user's own and their team's.
 pub async fn list(
     State(plane): State<Arc<Plane>>,
-    Query(begin): Query<ListPosition>,
+    PageQuery(begin): PageQuery<ListPosition>,
     signed: SignedIn,
 ) -> Result<Response, PageError> {
     let (balances, next) = match signed.caller.user() {
@@ -56,39 +60,56 @@ pub async fn list(
     let main = html! {
         h1 { "Wallets" }
         @if balances.is_empty() {
-            p.empty { "There are no wallets: each user and each team has one." }
+            div.empty {
+                p { strong { "There are no wallets." } }
+                p { "Each user and each team has one: make a user first." }
+                p { a.button href="/users/new" { "Make a user" } }
+            }
         } @else {
-            (table(&balances))
+            (rows(&balances))
         }
         (pager("/wallets", begin.cursor.is_some(), next.as_deref()))
     };
-    Ok(layout::page("Wallets", &signed, &main))
+    Ok(layout::page("Wallets", Section::Wallets, &signed, &main))
 }
 
-fn table(balances: &[(String, Usd)]) -> Markup {
-    html! {
-        table {
-            caption.hidden { "Wallets and their balances" }
-            thead { tr { th scope="col" { "Of" } th.number scope="col" { "Balance" } } }
-            tbody { @for (owner, balance) in balances { tr {
-                th scope="row" { a href=(format!("/wallets/{owner}")) { (owner) } }
-                td.number { (money(*balance)) }
-            } } }
-        }
-    }
+fn rows(balances: &[(String, Usd)]) -> Markup {
+    let columns = [Column::text("Owner"), Column::text("State"), Column::number("Balance")];
+    let row = |(owner, balance): &(String, Usd)| {
+        Row::from(vec![html! { a href=(format!("/wallets/{owner}")) { (owner) } }, state(*balance), money(*balance)])
+    };
+    table("Wallets and their balances", &columns, balances.iter().map(row))
+}
+
+fn state(balance: Usd) -> Markup {
+    html! { @match balance {
+        balance if balance > USED_UP => { span.state.active { "pays" } }
+        balance if balance > Usd::ZERO => { span.state { "used up" } }
+        _ => { span.state { "empty" } }
+    } }
+}
+
+/// What the address of a wallet says.
+#[derive(Default, Deserialize)]
+pub struct WalletPosition {
+    #[serde(default)]
+    done: String,
+    /// Entries before this time.
+    #[serde(default)]
+    before: String,
 }
 
 /// `GET /wallets/{owner}`.
 pub async fn show(
     State(plane): State<Arc<Plane>>,
     Path(owner): Path<String>,
-    Query(begin): Query<ListPosition>,
+    PageQuery(asked): PageQuery<WalletPosition>,
     signed: SignedIn,
 ) -> Result<Response, PageError> {
-    let Json(wallet) = wallets::show(State(plane), signed.caller.clone(), Path(owner)).await?;
-    let done = begin.done.as_deref().filter(|done| *done == "credited").map(|_| "The credit is in the balance.");
+    let Json(wallet) = wallets::show(State(plane.clone()), signed.caller.clone(), Path(owner)).await?;
+    let done = (asked.done == "credited").then_some("The credit is in the balance.");
     let fields = FormFields::from([(IDEMPOTENCY_KEY, nonce()?)]);
-    Ok(page(&signed, &wallet, done, &Form { fields: &fields, error: None }))
+    page(&plane, &signed, &wallet, (done, asked.before.parse().ok()), &Form::new(&fields, None)).await
 }
 
 /// `POST /wallets/{owner}`: a credit, once for each form.
@@ -107,26 +128,51 @@ pub async fn credit(
     match credited {
         Ok(_) => Ok(Redirect::to(&format!("/wallets/{owner}?done=credited")).into_response()),
         Err(refusal) => {
-            let Json(wallet) = wallets::show(State(plane), signed.caller.clone(), Path(owner)).await?;
-            Ok(page(&signed, &wallet, None, &Form { fields: &fields, error: Some(&refusal) }))
+            let Json(wallet) = wallets::show(State(plane.clone()), signed.caller.clone(), Path(owner)).await?;
+            page(&plane, &signed, &wallet, (None, None), &Form::new(&fields, Some(&refusal))).await
         }
     }
 }
 
-fn page(signed: &SignedIn, wallet: &Wallet, done: Option<&str>, form: &Form<'_>) -> Response {
+async fn page(
+    plane: &Arc<Plane>,
+    signed: &SignedIn,
+    wallet: &Wallet,
+    (done, before): (Option<&str>, Option<Timestamp>),
+    form: &Form<'_>,
+) -> Result<Response, PageError> {
+    let entries = plane.store.wallet_entries(&wallet.owner, before.unwrap_or(Timestamp::MAX)).await?;
     let title = format!("Wallet of {}", wallet.owner);
+    let is_operator = signed.caller.must_be_operator().is_ok();
     let main = html! {
         p.crumb { a href="/wallets" { "Wallets" } }
         h1 { (title) }
         (layout::notice(done))
-        p { "Balance: " strong.balance { (money(wallet.balance_usd)) } }
-        @if signed.caller.must_be_operator().is_ok() {
+        (form.around(|| html! {
+            p.balance { "Balance: " strong { (money(wallet.balance_usd)) } " " (state(wallet.balance_usd)) }
+            @if wallet.balance_usd <= USED_UP {
+                p.hint {
+                    "Keys that are charged to it do not work until there is more in it"
+                    @if is_operator { ": credit it." } @else { ": ask the operator for a credit." }
+                }
+            }
+            @if is_operator { (credit_form(signed, wallet, form)) }
+            (entries_of(wallet, &entries, before))
+        }))
+    };
+    let shown = title_of(&title, form.error);
+    Ok(layout::refused(layout::page(&shown, Section::Wallets, signed, &main), form.error))
+}
+
+fn credit_form(signed: &SignedIn, wallet: &Wallet, form: &Form<'_>) -> Markup {
+    html! {
+        section aria-labelledby="credit" {
             h2 id="credit" { "Credit it" }
-            (form.alert())
-            form.row method="post" action=(format!("/wallets/{}", wallet.owner)) aria-labelledby="credit" {
+            form.panel.row method="post" action=(format!("/wallets/{}", wallet.owner)) aria-labelledby="credit" {
                 (layout::form_token(signed))
                 (form.line(FormField {
-                    name: "usd", label: "US dollars", keys: Some("decimal"), is_required: true, ..FormField::default()
+                    name: "usd", label: "US dollars", hint: "Such as 25 or 12.50.", keys: Some("decimal"), is_required: true,
+                    ..FormField::default()
                 }))
                 (form.line(FormField {
                     name: IDEMPOTENCY_KEY,
@@ -138,7 +184,42 @@ fn page(signed: &SignedIn, wallet: &Wallet, done: Option<&str>, form: &Form<'_>)
                 button type="submit" { "Credit" }
             }
         }
+    }
+}
+
+fn entries_of(wallet: &Wallet, entries: &WalletEntries, before: Option<Timestamp>) -> Markup {
+    let path = format!("/wallets/{}", wallet.owner);
+    let columns = [Column::text("When"), Column::text("What"), Column::text("Reference"), Column::number("Amount")];
+    html! {
+        section aria-labelledby="entries" {
+            h2 id="entries" { "Credits and charges" }
+            @if entries.entries.is_empty() {
+                div.empty {
+                    p { strong { "Nothing was credited or charged yet." } }
+                    p { "Credits are the operator’s to give. What requests cost is charged when a gateway has sent their records." }
+                }
+            } @else {
+                (table("Credits and charges, the latest first", &columns, entries.entries.iter().map(entry)))
+            }
+            nav.pager aria-label="Pages of the list" {
+                @if before.is_some() { a href=(path) { "Latest" } }
+                @if let Some(earlier) = entries.earlier {
+                    a rel="next" href=(format!("{path}?{}", query(&[("before", &earlier.to_string())]))) { "Earlier" }
+                }
+            }
+        }
+    }
+}
+
+fn entry(entry: &WalletEntry) -> Row {
+    let WalletEntry { kind, reference, amount, at } = entry;
+    let (when, what) = match kind.as_str() {
+        "charge" => (html! { time datetime=(day(*at)) { (day(*at)) } }, "Charges of the day"),
+        "credit" => (time(*at), "Credit"),
+        "refund" if *amount < Usd::ZERO => (time(*at), "Moved to another wallet"),
+        "refund" => (time(*at), "Moved from another wallet"),
+        _ => (time(*at), "Other"),
     };
-    let shown = if form.error.is_some() { format!("Error: {title}") } else { title.clone() };
-    layout::refused(layout::page(&shown, signed, &main), form.error)
+    let about = html! { @if reference.is_empty() { span.faint { "requests" } } @else { code { (reference) } } };
+    Row::from(vec![when, html! { (what) }, about, money(*amount)])
 }

@@ -4,22 +4,30 @@ use jiff::Timestamp;
 use keymeter_core::money::Usd;
 use maud::{Markup, html};
 
-/// An amount to the cent, or as exactly as it is where it has parts of one.
-pub fn money(amount: Usd) -> String {
+/// An amount to the cent, with all its digits where a pointer rests on it.
+pub fn money(amount: Usd) -> Markup {
+    let (cents, exact) = (cents(amount), exact(amount));
+    html! { span.money title=[(cents != exact).then_some(exact)] { (cents) } }
+}
+
+/// An amount to the cent, where there is no pointer.
+pub fn cents(amount: Usd) -> String {
+    const CENT: i64 = 10_000_000;
+    let nanos = amount.nanos();
+    if nanos > 0 && nanos < CENT {
+        return "< $0.01".to_owned();
+    }
+    // Halves are rounded away from zero, as people round.
+    let half = if nanos < 0 { -CENT / 2 } else { CENT / 2 };
+    exact(Usd::from_nanos(nanos.saturating_add(half) / CENT * CENT))
+}
+
+/// An amount with all its digits, of which there are two after the point at least.
+pub fn exact(amount: Usd) -> String {
     let text = amount.to_string();
     let (sign, digits) = text.strip_prefix('-').map_or(("", text.as_str()), |digits| ("−", digits));
     let (whole, parts) = digits.split_once('.').unwrap_or((digits, ""));
     format!("{sign}${}.{parts:0<2}", grouped(whole))
-}
-
-/// An amount to a hundredth of a cent.
-pub fn cost(amount: Usd) -> String {
-    const STEP: i64 = 100_000;
-    let nanos = amount.nanos();
-    if nanos > 0 && nanos < STEP {
-        return "< $0.0001".to_owned();
-    }
-    money(Usd::from_nanos(nanos.saturating_add(STEP / 2).div_euclid(STEP).saturating_mul(STEP)))
 }
 
 /// A number in groups of three digits.
@@ -47,6 +55,11 @@ pub fn time(time: Timestamp) -> Markup {
     html! { time datetime=(exact) { (day) " " (minute) " UTC" } }
 }
 
+/// A number of a thing, of which one has another word.
+pub fn count(number_of: i64, one: &str, several: &str) -> String {
+    format!("{} {}", number(number_of), if number_of == 1 { one } else { several })
+}
+
 /// The day of a time, of UTC.
 pub fn day(time: Timestamp) -> String {
     time.to_string().chars().take(10).collect()
@@ -57,18 +70,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn money_has_cents_and_no_more_than_there_are() {
-        for (amount, exact, rounded) in [
+    fn money_has_cents_and_all_digits_on_hover() {
+        for (amount, all, rounded) in [
             ("0", "$0.00", "$0.00"),
             ("12.5", "$12.50", "$12.50"),
-            ("1234567.891", "$1,234,567.891", "$1,234,567.891"),
-            ("0.123456789", "$0.123456789", "$0.1235"),
-            ("0.00001", "$0.00001", "< $0.0001"),
+            ("1234567.895", "$1,234,567.895", "$1,234,567.90"),
+            ("0.123456789", "$0.123456789", "$0.12"),
+            ("0.00001", "$0.00001", "< $0.01"),
+            ("-0.125", "−$0.125", "−$0.13"),
+            ("-1.5", "−$1.50", "−$1.50"),
         ] {
             let amount = amount.parse().unwrap();
-            assert_eq!((money(amount).as_str(), cost(amount).as_str()), (exact, rounded));
+            assert_eq!((exact(amount).as_str(), cents(amount).as_str()), (all, rounded));
         }
-        assert_eq!(money(Usd::from_nanos(-1_500_000_000)), "−$1.50");
+        assert_eq!(money("2".parse().unwrap()).into_string(), "<span class=\"money\">$2.00</span>");
+        assert!(money("2.001".parse().unwrap()).into_string().contains("title=\"$2.001\""));
     }
 
     #[test]

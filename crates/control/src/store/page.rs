@@ -1,21 +1,10 @@
 //! Queries that only the page needs.
 
-use std::collections::HashMap;
-
 use jiff::Timestamp;
 use keymeter_core::{key::Secret, money::Usd};
 use sqlx::Row;
 
-use super::{Store, StoreError, micros, optional, timestamp};
-
-/// What a key cost of late, and when it was used last.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lately {
-    /// US dollars.
-    pub cost: Usd,
-    /// When its last request ended.
-    pub last_used_at: Option<Timestamp>,
-}
+use super::{Store, StoreError};
 
 impl Store {
     /// What sessions are signed with: made once, and the same at all instances.
@@ -63,30 +52,6 @@ impl Store {
         let gone = gone.execute(&mut *tx).await?.rows_affected();
         self.commit(tx).await?;
         Ok(gone)
-    }
-
-    /// What each of these keys cost from the day of `since` on.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn lately(&self, keys: &[&str], since: Timestamp) -> Result<HashMap<String, Lately>, StoreError> {
-        if keys.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let places: Vec<_> = (2..keys.len() + 2).map(|number| format!("${number}")).collect();
-        let sql = format!(
-            "SELECT key_id, CAST(SUM(CASE WHEN since >= $1 THEN cost_nanos ELSE 0 END) AS BIGINT) AS cost, \
-             MAX(last_used_at) AS last_used_at FROM usage_days WHERE key_id IN ({}) GROUP BY key_id",
-            places.join(", ")
-        );
-        let query = keys.iter().fold(sqlx::query(&sql).bind(micros(since)), |query, key| query.bind(*key));
-        let rows = query.fetch_all(self.reader()).await?;
-        rows.iter()
-            .map(|row| {
-                let last_used_at = optional(row, "last_used_at")?.map(timestamp);
-                Ok((row.try_get("key_id")?, Lately { cost: Usd::from_nanos(row.try_get("cost")?), last_used_at }))
-            })
-            .collect()
     }
 
     /// The ids and names of teams in the order of their ids after `after`, `most` of them at most.

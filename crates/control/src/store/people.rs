@@ -294,6 +294,16 @@ impl Store {
         row.as_ref().map(user_of).transpose()
     }
 
+    /// By which a user's token is told from others that they had or will have; nothing of it can be guessed by that.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn token_mark(&self, id: &str) -> Result<String, StoreError> {
+        let row = sqlx::query("SELECT token_hash FROM users WHERE id = $1").bind(id).fetch_one(self.reader()).await?;
+        let hash = KeyHash::digest(row.try_get::<String, _>("token_hash")?.as_bytes()).to_hex();
+        Ok(hash.chars().take(16).collect())
+    }
+
     /// Users in the order of their ids after `after`, `most` of them at most.
     ///
     /// # Errors

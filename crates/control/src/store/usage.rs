@@ -13,7 +13,7 @@ use serde::Serialize;
 use sqlx::{Row, any::AnyRow};
 use utoipa::ToSchema;
 
-use super::{Store, StoreError, Tx, micros, timestamp, wallets};
+use super::{Store, StoreError, Tx, key_list, micros, timestamp, wallets};
 
 /// Microseconds.
 const HOUR: i64 = 3_600_000_000;
@@ -37,6 +37,7 @@ pub async fn take_in(tx: &mut Tx, records: &[Record], now: Timestamp) -> Result<
     for sums in [HOURS, DAYS] {
         add_to(sums, tx, &new).await?;
     }
+    key_list::add(tx, &new, now).await?;
     charge(tx, &new, now).await?;
     Ok(new.len())
 }

@@ -65,6 +65,31 @@ pub async fn charge(
     book(tx, wallet, "charge", batch, negative, now).await.map(Some)
 }
 
+/// Microseconds.
+const DAY: i64 = 24 * 3_600_000_000;
+
+/// What was added to a wallet, or taken from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WalletEntry {
+    /// `credit`, `charge` or `refund`.
+    pub kind: String,
+    /// A credit's idempotency key, and the other wallet of a refund; nothing of a day's charges.
+    pub reference: String,
+    /// Below zero where it was taken.
+    pub amount: Usd,
+    /// When; of charges the day's beginning, of UTC.
+    pub at: Timestamp,
+}
+
+/// Entries of a time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WalletEntries {
+    /// The latest first.
+    pub entries: Vec<WalletEntry>,
+    /// Before when there are more.
+    pub earlier: Option<Timestamp>,
+}
+
 /// What became of the money of a wallet that is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refunded {
@@ -222,6 +247,37 @@ impl Store {
         let sql = "SELECT balance_nanos FROM wallets WHERE id = $1";
         let row = sqlx::query(sql).bind(wallet).fetch_optional(self.reader()).await?;
         row.map(|row| Ok(Usd::from_nanos(row.try_get(0)?))).transpose()
+    }
+
+    /// What was credited and charged in the 31 days that end with the latest entry before `before`, the latest first. The
+    /// charges of a day are one entry: there is one for each batch of records.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn wallet_entries(&self, wallet: &str, before: Timestamp) -> Result<WalletEntries, StoreError> {
+        let sql = "SELECT MAX(at) FROM wallet_entries WHERE wallet = $1 AND at < $2";
+        let row = sqlx::query(sql).bind(wallet).bind(micros(before)).fetch_one(self.reader()).await?;
+        let Some(latest) = row.try_get::<Option<i64>, _>(0)? else { return Ok(WalletEntries::default()) };
+        let (since, end) = ((latest.div_euclid(DAY) - 30) * DAY, micros(before));
+        let sql = format!(
+            "SELECT kind, CASE WHEN kind = 'charge' THEN '' ELSE reference END AS about, \
+             CASE WHEN kind = 'charge' THEN at - at % {DAY} ELSE at END AS since, MAX(at) AS last, \
+             CAST(SUM(amount_nanos) AS BIGINT) AS amount \
+             FROM wallet_entries WHERE wallet = $1 AND at >= $2 AND at < $3 GROUP BY 1, 2, 3 ORDER BY 4 DESC, 2"
+        );
+        let rows = sqlx::query(&sql).bind(wallet).bind(since).bind(end).fetch_all(self.reader()).await?;
+        let entry = |row: &AnyRow| {
+            Ok(WalletEntry {
+                kind: row.try_get("kind")?,
+                reference: row.try_get("about")?,
+                amount: Usd::from_nanos(row.try_get("amount")?),
+                at: timestamp(row.try_get("since")?),
+            })
+        };
+        let entries = rows.iter().map(entry).collect::<Result<_, StoreError>>()?;
+        let sql = "SELECT at FROM wallet_entries WHERE wallet = $1 AND at < $2 LIMIT 1";
+        let earlier = sqlx::query(sql).bind(wallet).bind(since).fetch_optional(self.reader()).await?;
+        Ok(WalletEntries { entries, earlier: earlier.map(|_| timestamp(since)) })
     }
 
     /// The wallets whose balance is not the sum of their entries: none, ever.

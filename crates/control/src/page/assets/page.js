@@ -18,7 +18,11 @@ for (const button of document.querySelectorAll("[data-copy]")) {
   button.hidden = false;
   button.addEventListener("click", async () => {
     const done = await copy(document.getElementById(button.dataset.copy));
-    copied.textContent = done ? "Copied." : "It could not be copied: select it and copy it by hand.";
+    // Said anew each time, to those who hear it too.
+    copied.textContent = "";
+    requestAnimationFrame(() => {
+      copied.textContent = done ? "Copied." : "It could not be copied: select it and copy it by hand.";
+    });
   });
 }
 
