@@ -464,7 +464,7 @@ mod tests {
         assert!(plugin.gate.scrape(Now::read()).unwrap().contains("\"key_a\""));
 
         let Source::Yaml(yaml) = &plugin.source else { panic!("keys come from YAML") };
-        yaml.replace(Vec::new());
+        yaml.replace(yaml.prepare(Vec::new()));
         let upkeep = plugin.upkeep();
         let later = |time: Duration| Now { moment: now.moment + time, date: now.date + time };
         upkeep.sweep_once(later(Duration::from_millis(2)));
