@@ -15,7 +15,7 @@ use regex_syntax::hir::{Class, HirKind};
 #[path = "src/format.rs"]
 mod format;
 
-use format::{BLOCK, LETTER, LOWER, NUMBER, RANK_BITS, SLOTS, SPACE, UPPER, hash, home, mark};
+use format::{BLOCK, LETTER, LINE_END, LOWER, NUMBER, RANK_BITS, SLASH, SLOTS, SPACE, UPPER, hash, home, mark};
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -86,6 +86,9 @@ fn characters() -> (Vec<u8>, Vec<u8>) {
         for range in class.ranges() {
             all[range.start() as usize..=range.end() as usize].iter_mut().for_each(|character| *character |= bit);
         }
+    }
+    for (character, bit) in [('\r', LINE_END), ('\n', LINE_END), ('/', SLASH)] {
+        all[character as usize] |= bit;
     }
     let (mut known, mut index, mut blocks) = (HashMap::new(), Vec::new(), Vec::new());
     for block in all.chunks(BLOCK) {

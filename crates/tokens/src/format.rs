@@ -20,6 +20,10 @@ pub const LETTER: u8 = 4;
 pub const NUMBER: u8 = 8;
 /// White space.
 pub const SPACE: u8 = 16;
+/// What ends a line.
+pub const LINE_END: u8 = 32;
+/// A slash.
+pub const SLASH: u8 = 64;
 
 /// A hash of a token's bytes, of which both halves are used.
 pub fn hash(bytes: &[u8]) -> u64 {
@@ -30,9 +34,8 @@ pub fn hash(bytes: &[u8]) -> u64 {
     };
     let (words, rest) = bytes.as_chunks::<8>();
     let hash = words.iter().fold(bytes.len() as u64, |hash, word| mix(hash, u64::from_le_bytes(*word)));
-    let mut last = [0; 8];
-    last.iter_mut().zip(rest).for_each(|(place, byte)| *place = *byte);
-    mix(mix(hash, u64::from_le_bytes(last)), 1)
+    let last = rest.iter().rev().fold(0, |last, byte| last << 8 | u64::from(*byte));
+    mix(mix(hash, last), 1)
 }
 
 /// The slot that a token is looked for from on.

@@ -13,7 +13,7 @@ mod words;
 #[must_use]
 pub fn count(text: &str) -> u64 {
     let mut merge = merge::Merge::default();
-    words::of(text).map(|word| merge.count(word.as_bytes())).sum()
+    words::all(text).map(|word| merge.count(word.as_bytes())).sum()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ fn published(text: &str) -> u64 {
 
 fn same(text: &str) {
     let words: Vec<_> = bpe_openai::o200k_base().split(text).collect();
-    assert_eq!(words::of(text).collect::<Vec<_>>(), words, "the words of {text:?}");
+    assert_eq!(words::all(text).collect::<Vec<_>>(), words, "the words of {text:?}");
     assert_eq!(count(text), published(text), "the tokens of {text:?}");
 }
 
