@@ -45,7 +45,7 @@ impl YamlSource {
     /// A source of the keys in `records`.
     #[must_use]
     pub fn new(records: Vec<KeyRecord>) -> Self {
-        Self { keys: ArcSwap::from_pointee(Keys::new(records, |record| Arc::new(record))) }
+        Self { keys: ArcSwap::from_pointee(Keys::new(records, Arc::new)) }
     }
 
     /// Makes ready that the keys in `records` replace those that there are, which takes its time where there are many. Those that
@@ -58,8 +58,9 @@ impl YamlSource {
             Some(known) if **known == record => Arc::clone(known),
             known => {
                 *(if known.is_some() { &mut counts.changed } else { &mut counts.added }) += 1;
-                known.into_iter().for_each(|known| note(&mut changes, known));
-                note(&mut changes, &record);
+                for concerned in known.map(|known| &**known).into_iter().chain([&record]) {
+                    note(&mut changes, concerned);
+                }
                 Arc::new(record)
             }
         });

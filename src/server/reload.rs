@@ -165,7 +165,9 @@ impl Reloader {
         self.gate.replace_settings(Settings::new(&config, &self.pools));
         let replaced = self.source.as_ref().zip(keys).map(|(source, keys)| source.replace(keys));
         let (key_changes, changes) = replaced.unwrap_or_default();
-        changes.into_iter().for_each(|change| self.resolver.changed(change, received));
+        for change in changes {
+            self.resolver.changed(change, received);
+        }
         let restart_needed = restart_needed(&state.started, &config);
         let sections = changed_sections(&state.config, &config);
         state.config = config;

@@ -47,7 +47,7 @@ impl Merge {
             0 => 0,
             1 => 1,
             _ if rank(word).is_some() => 1,
-            ..=SHORT => self.count_short(word),
+            2..=SHORT => self.count_short(word),
             _ => self.count_long(word),
         }
     }

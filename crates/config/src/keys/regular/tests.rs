@@ -148,7 +148,7 @@ fn what_is_not_understood_is_left_to_the_library() {
     ] {
         assert_eq!(understood(text), Err(Irregular), "{text}");
     }
-    let deep: String = (0..40).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
+    let deep = (0..40).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect::<Vec<_>>().concat();
     assert_eq!(understood(&format!("{deep}{}a: b", " ".repeat(40))), Err(Irregular));
     assert_eq!(understood(&format!("a: {}{}", "[".repeat(40), "]".repeat(40))), Err(Irregular));
     assert_eq!(understood(&format!("\"{}\": b", "a".repeat(2000))), Err(Irregular));
@@ -267,13 +267,12 @@ fn blocks() -> impl Strategy<Value = String> {
         select(vec!["", "", "", " ", " # c"]),
     );
     vec(line, 1..12).prop_map(|lines| {
-        let mut text = String::new();
-        for (depth, is_element, name, value, end) in lines {
+        let line = |(depth, is_element, name, value, end): (usize, bool, String, Option<String>, &str)| {
             let dash = if is_element { "- " } else { "" };
             let value = value.map(|value| format!(" {value}")).unwrap_or_default();
-            text += &format!("{}{dash}{name}:{value}{end}\n", "  ".repeat(depth));
-        }
-        text
+            format!("{}{dash}{name}:{value}{end}\n", "  ".repeat(depth))
+        };
+        lines.into_iter().map(line).collect::<Vec<_>>().concat()
     })
 }
 
