@@ -39,7 +39,7 @@ pub use self::{
     changes::Change,
     http::HttpSource,
     known::Key,
-    yaml::{KeyChanges, YamlSource},
+    yaml::{KeyChanges, Replacement, YamlSource},
 };
 use self::{
     changes::{Changes, Epoch},

@@ -20,6 +20,7 @@
 mod bare;
 mod load;
 mod measure;
+mod operator;
 mod pool;
 mod target;
 mod upstream;

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     load::{Client, Question, ask},
-    pool,
+    operator, pool,
     target::{Kind, Programs, Target},
     upstream::{self, Answers, EVENTS},
 };
@@ -53,6 +53,15 @@ pub(super) fn all(keymeter: &str, bare: &str, only: &[&str]) {
         }
         if wants("memory") {
             bench.memory().await;
+        }
+        if wants("rest") {
+            operator::rest(&bench.programs, bench.upstream, &bench.question("m", 900, 1000)).await;
+        }
+        if wants("file") {
+            operator::file(&bench.programs, bench.upstream, &bench.question("m", 900, 100), 100_000).await;
+        }
+        if only.contains(&"large-file") {
+            operator::file(&bench.programs, bench.upstream, &bench.question("m", 900, 100), 1_000_000).await;
         }
         if wants("pool") {
             pool::compare(&bench.programs, bench.upstream).await;

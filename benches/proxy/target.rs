@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use keymeter_core::key::Secret;
 use tempfile::TempDir;
 
 /// Which program.
@@ -18,6 +19,8 @@ pub(super) enum Kind {
     Alike,
     Nginx,
     Keymeter,
+    /// keymeter with so many keys in a file.
+    File(usize),
     /// keymeter before the replicas, with this `balance`.
     Pool(&'static str),
     /// HAProxy before them.
@@ -31,6 +34,7 @@ impl Kind {
             Self::Alike => "bare Pingora, built alike",
             Self::Nginx => "nginx, key map and limit_req",
             Self::Keymeter => "keymeter, everything on",
+            Self::File(_) => "keymeter, keys in a file",
             Self::Pool("least_tokens") => "keymeter, least_tokens",
             Self::Pool("least_requests") => "keymeter, least_requests",
             Self::Pool(_) => "keymeter, round_robin",
@@ -41,7 +45,7 @@ impl Kind {
 
     /// Whether it knows keys, and refuses what has none.
     pub(super) fn knows_keys(self) -> bool {
-        matches!(self, Self::Keymeter | Self::Pool(_))
+        matches!(self, Self::Keymeter | Self::File(_) | Self::Pool(_))
     }
 }
 
@@ -59,6 +63,8 @@ pub(super) struct Programs {
 pub(super) struct Target {
     pub kind: Kind,
     pub address: SocketAddr,
+    /// How long it took until it could be connected to.
+    pub started_in: Duration,
     child: Child,
     folder: TempDir,
 }
@@ -78,9 +84,11 @@ impl Target {
         let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap());
         command.args(&words[1..]).env("PATH", path).env_remove("RUST_LOG").stdout(Stdio::null());
         let log = std::fs::File::create(folder.path().join("stderr")).unwrap();
+        let start = Instant::now();
         let child = command.stderr(log).spawn().unwrap();
-        let target = Self { kind, address, child, folder };
+        let mut target = Self { kind, address, started_in: Duration::ZERO, child, folder };
         target.wait();
+        target.started_in = start.elapsed();
         target
     }
 
@@ -88,7 +96,7 @@ impl Target {
         let start = Instant::now();
         while TcpStream::connect(self.address).is_err() {
             assert!(start.elapsed() < Duration::from_mins(1), "{} does not start: {}", self.kind.name(), self.said());
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -109,9 +117,33 @@ impl Target {
 
     /// Memory in use, in KiB.
     pub(super) fn memory(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most that was in use, in KiB.
+    pub(super) fn peak_memory(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// Changes one key in its file, which is replaced as editors do.
+    pub(super) fn change_key(&self, number: usize) {
+        let (file, beside) = (self.folder.path().join("keys.yaml"), self.folder.path().join("keys.new"));
+        let text = std::fs::read_to_string(&file).unwrap();
+        let name = format!("name: \"Key {number}\"");
+        assert!(text.contains(&name), "there is no key {number}");
+        std::fs::write(&beside, text.replacen(&name, &format!("name: \"Another {number}\""), 1)).unwrap();
+        std::fs::rename(beside, file).unwrap();
+    }
+
+    /// How often it has reloaded what changed.
+    pub(super) fn reloads(&self) -> usize {
+        self.said().matches("reloaded: keys").count()
     }
 
     /// Ends it in good order.
@@ -149,6 +181,14 @@ fn command(kind: Kind, programs: &Programs, address: SocketAddr, upstream: Socke
             std::fs::write(&config, keymeter(address, &to, upstream)).unwrap();
             vec![path(&programs.keymeter), "serve".into(), "--config".into(), path(&config)]
         }
+        Kind::File(keys) => {
+            let config = folder.join("keymeter.yaml");
+            std::fs::write(folder.join("keys.yaml"), keys_file(keys)).unwrap();
+            let text = keymeter(address, &format!("url: \"http://{upstream}\""), upstream);
+            let from = text.lines().find(|line| line.starts_with("keys:")).unwrap();
+            std::fs::write(&config, text.replace(from, "keys: {yaml: {path: keys.yaml}}")).unwrap();
+            vec![path(&programs.keymeter), "serve".into(), "--config".into(), path(&config)]
+        }
         Kind::Pool(balance) => {
             let config = folder.join("keymeter.yaml");
             let replicas: Vec<_> =
@@ -176,6 +216,26 @@ key_cache: {{capacity: 1000000, ttl: 24h}}
 models: [{{name: \"*\", input: \"0.20\", output: \"0.60\"}}]
 "
     )
+}
+
+/// So many keys, as a program writes them.
+fn keys_file(keys: usize) -> String {
+    let key = |number| {
+        let hash = Secret::new(format!("sk-bench-{number}")).hash();
+        format!(
+            "  - id: key_{number}
+    name: \"Key {number}\"
+    hash: \"{hash}\"
+    team: team_{}
+    limits:
+      requests_per_minute: 1000000
+      tokens_per_minute: 1000000000
+      concurrent_requests: 1000
+",
+            number % 100
+        )
+    };
+    std::iter::once("keys:\n".to_owned()).chain((0..keys).map(key)).collect()
 }
 
 fn haproxy(address: SocketAddr, balance: &str, replicas: &[SocketAddr]) -> String {

@@ -83,7 +83,7 @@ async fn after_a_change_nothing_from_before_is_believed() {
     let resolver = resolver(yaml.clone());
     let before = resolver.find("a").await.unwrap();
     assert_eq!(resolver.find("b").await.err(), Some(ResolveError::Unknown));
-    yaml.replace(vec![record("key_a", "b")]);
+    yaml.replace(yaml.prepare(vec![record("key_a", "b")]));
     resolver.all_changed();
     assert_eq!(resolver.find("a").await.err(), Some(ResolveError::Unknown));
     let after = resolver.find("b").await.unwrap();
@@ -285,7 +285,7 @@ async fn an_event_for_an_unknown_id_makes_a_new_key_work_at_once() {
     let yaml = Arc::new(YamlSource::new(vec![]));
     let resolver = resolver(yaml.clone());
     assert_eq!(resolver.find("a").await.err(), Some(ResolveError::Unknown));
-    yaml.replace(vec![record("key_a", "a")]);
+    yaml.replace(yaml.prepare(vec![record("key_a", "a")]));
     resolver.changed(Change::Key { id: Some("key_a".parse().unwrap()), hash: None }, MonotonicTime::now());
     assert_eq!(id(resolver.find("a").await).unwrap(), "key_a");
 }
@@ -300,10 +300,10 @@ async fn a_change_reaches_what_runs() {
         running.push(resolver.revocations().register(&key.record.id, *key.hash(), key.end()));
     }
     let disabled = KeyRecord { state: KeyState::Disabled, ..record("key_a", "a") };
-    yaml.replace(vec![disabled, record("key_b", "b")]);
+    yaml.replace(yaml.prepare(vec![disabled, record("key_b", "b")]));
     resolver.changed(Change::Key { id: Some("key_a".parse().unwrap()), hash: None }, MonotonicTime::now());
     assert_eq!(revoked(&running[0]).await, KeyDenial::Disabled);
-    yaml.replace(vec![]);
+    yaml.replace(yaml.prepare(vec![]));
     resolver.all_changed();
     assert_eq!(revoked(&running[1]).await, KeyDenial::Unknown);
     assert_eq!(running[0].entry().denial(), Some(KeyDenial::Disabled));

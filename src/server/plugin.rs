@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use keymeter_config::{self as config, ConfigError, KeyCache, Loaded, Purpose};
-use keymeter_core::{clock::Now, usage::warm_up};
+use keymeter_core::clock::Now;
 use pingora::{
     server::ShutdownWatch,
     services::{
@@ -278,8 +278,6 @@ const SWEEP: Duration = Duration::from_secs(30);
 #[async_trait]
 impl BackgroundService for Upkeep {
     async fn start(&self, mut stop: ShutdownWatch) {
-        // The tokenizer's tables take a moment to unpack: now, and not during a request.
-        tokio::task::spawn_blocking(warm_up);
         tokio::select! {
             () = self.watch() => {}
             () = self.sweep() => {}
@@ -466,7 +464,7 @@ mod tests {
         assert!(plugin.gate.scrape(Now::read()).unwrap().contains("\"key_a\""));
 
         let Source::Yaml(yaml) = &plugin.source else { panic!("keys come from YAML") };
-        yaml.replace(Vec::new());
+        yaml.replace(yaml.prepare(Vec::new()));
         let upkeep = plugin.upkeep();
         let later = |time: Duration| Now { moment: now.moment + time, date: now.date + time };
         upkeep.sweep_once(later(Duration::from_millis(2)));

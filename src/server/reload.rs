@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 pub use self::watch::{WatchError, Watcher};
 use crate::{
     admission::{Gate, Settings},
-    keys::{Change, KeyChanges, Resolver, YamlSource},
+    keys::{KeyChanges, Replacement, Resolver, YamlSource},
     observe::metrics::Metrics,
     server::tls::{Certificate, Pair},
     upstream::Pools,
@@ -44,6 +44,14 @@ struct State {
     files: Vec<PathBuf>,
     /// The hash of the files when they were last read, whether they were valid or not.
     contents: [u8; 32],
+}
+
+/// What was read and is valid.
+struct Ready {
+    config: Config,
+    files: Vec<PathBuf>,
+    /// The keys, if they are a file's.
+    keys: Option<Replacement>,
 }
 
 /// The outcome of a reload.
@@ -114,13 +122,15 @@ impl Reloader {
         let received = MonotonicTime::now();
         // Before they are read: what changes while they are is read again.
         state.contents = contents(&state.files);
-        let loaded = config::load_for(state.config.purpose, &self.path, &config::environment);
-        let ready = loaded.and_then(|loaded| Ok((self.renewed(&loaded.config)?, loaded)));
-        let result = ready.map(|(pair, loaded)| {
+        let purpose = state.config.purpose;
+        let read =
+            unhurried(|| config::load_for(purpose, &self.path, &config::environment).map(|loaded| self.ready(loaded)));
+        let ready = read.and_then(|ready| Ok((self.renewed(&ready.config)?, ready)));
+        let result = ready.map(|(pair, ready)| {
             if let (Some(certificate), Some(pair)) = (self.certificate.get(), pair) {
                 certificate.replace(pair);
             }
-            self.swap(state, loaded, received)
+            self.swap(state, ready, received)
         });
         self.metrics.reloaded(result.is_ok(), Timestamp::now().as_second());
         match &result {
@@ -128,6 +138,13 @@ impl Reloader {
             Err(faults) => faults.iter().for_each(|error| tracing::error!("not reloaded: {error}")),
         }
         result
+    }
+
+    /// What is read, ready to be swapped in.
+    fn ready(&self, Loaded { config, keys, files }: Loaded) -> Ready {
+        // What keys come from is changed by a restart only.
+        let source = self.source.as_ref().filter(|_| matches!(config.keys.source, config::Source::Yaml { .. }));
+        Ready { keys: source.map(|source| source.prepare(keys)), config, files }
     }
 
     /// The certificate as it is now, where one is shown.
@@ -139,20 +156,18 @@ impl Reloader {
     }
 
     /// Swaps settings first, then keys, so that a new key never meets old settings.
-    fn swap(&self, state: &mut State, loaded: Loaded, received: MonotonicTime) -> Reloaded {
-        let Loaded { mut config, keys, files } = loaded;
+    fn swap(&self, state: &mut State, ready: Ready, received: MonotonicTime) -> Reloaded {
+        let Ready { mut config, keys, files } = ready;
         config.keep_gateway_token(&state.started);
         if config.admin.listen != state.started.admin.listen {
             // It is only on its new address, after a restart, that it may go without a token.
             config.admin.token = config.admin.token.or_else(|| state.config.admin.token.clone());
         }
         self.gate.replace_settings(Settings::new(&config, &self.pools));
-        // What keys come from is changed by a restart only.
-        let source = self.source.as_ref().filter(|_| matches!(config.keys.source, config::Source::Yaml { .. }));
-        let mut key_changes = KeyChanges::default();
-        if let Some(source) = source {
-            key_changes = source.replace(keys);
-            self.resolver.changed(Change::All, received);
+        let replaced = self.source.as_ref().zip(keys).map(|(source, keys)| source.replace(keys));
+        let (key_changes, changes) = replaced.unwrap_or_default();
+        for change in changes {
+            self.resolver.changed(change, received);
         }
         let restart_needed = restart_needed(&state.started, &config);
         let sections = changed_sections(&state.config, &config);
@@ -162,6 +177,24 @@ impl Reloader {
         Reloaded { keys, key_changes, sections, restart_needed }
     }
 }
+
+/// Does what takes long, such as reading 100,000 keys, on a thread that requests do not have to wait for: it runs when nothing
+/// else does, and holds no lock that they need.
+fn unhurried<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            // On Linux this is the thread's own priority. Elsewhere it may be that of the whole process.
+            #[cfg(target_os = "linux")]
+            let _ = rustix::process::nice(LOWEST_PRIORITY);
+            work()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// As `nice` has it.
+#[cfg(target_os = "linux")]
+const LOWEST_PRIORITY: i32 = 19;
 
 fn report(done: &Reloaded) {
     let KeyChanges { added, removed, changed } = done.key_changes;

@@ -4,6 +4,7 @@ mod file;
 mod limits;
 mod quotas;
 mod record;
+mod regular;
 mod service;
 
 use std::{

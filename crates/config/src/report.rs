@@ -68,6 +68,11 @@ impl<'a> Report<'a> {
         Place { report: self, path: Vec::new() }
     }
 
+    /// Whether any fault was found.
+    pub(super) fn has_faults(&self) -> bool {
+        !self.faults.borrow().is_empty()
+    }
+
     /// The faults in the order of the file.
     pub(super) fn into_faults(self) -> Vec<ConfigError> {
         let mut faults = self.faults.into_inner();

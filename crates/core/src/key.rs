@@ -177,8 +177,10 @@ impl FromStr for KeyHash {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
-        let bytes = text.strip_prefix("sha256:").and_then(|digits| hex::decode(digits).ok()).ok_or(KeyError::Hash)?;
-        bytes.try_into().map(Self).map_err(|_| KeyError::Hash)
+        let mut bytes = [0; 32];
+        let digits = text.strip_prefix("sha256:").ok_or(KeyError::Hash)?;
+        hex::decode_to_slice(digits, &mut bytes).map_err(|_| KeyError::Hash)?;
+        Ok(Self(bytes))
     }
 }
 

@@ -26,7 +26,7 @@ mod word;
 
 use std::time::Duration;
 
-pub use estimate::{count_sample, count_tokens, warm_up};
+pub use estimate::{count_sample, count_tokens};
 pub use meter::Meter;
 
 /// A response's tokens. They do not overlap, but for `cache_write_1h` and `reasoning`, which are parts of others.

@@ -12,6 +12,8 @@ use crate::{
 pub(super) struct PlainBody<'room> {
     bytes: BytesMut,
     decoder: Option<Decoder>,
+    /// The most that comes.
+    most: u64,
     /// The most that is taken of what was decoded.
     most_decoded: u64,
     room: &'room mut BodyRoom,
@@ -23,12 +25,14 @@ const TURN: usize = 16;
 impl<'room> PlainBody<'room> {
     /// A body of `most` bytes as they come, and of `most_decoded` where there is something to undo, to be counted in `room`.
     pub fn new(decoder: Option<Decoder>, most: u64, most_decoded: u64, room: &'room mut BodyRoom) -> Self {
-        Self { bytes: BytesMut::with_capacity(first_capacity(most)), decoder, most_decoded, room }
+        Self { bytes: BytesMut::with_capacity(first_capacity(most)), decoder, most, most_decoded, room }
     }
 
     /// The next bytes came.
     pub async fn add(&mut self, chunk: &[u8]) -> Result<(), Rejection> {
         let Some(decoder) = &mut self.decoder else {
+            let more = further_capacity(self.bytes.len(), chunk.len(), self.most);
+            self.bytes.reserve(more);
             return keep(&mut self.bytes, chunk, self.room);
         };
         let (mut rest, mut pieces) = (chunk, 0_usize);
@@ -72,9 +76,30 @@ fn first_capacity(most: u64) -> usize {
     usize::try_from(most).map_or(MOST, |most| most.min(MOST))
 }
 
+/// What further memory a body of `most` bytes at most gets when `coming` come after `held`: as much as is still to come, so that
+/// nothing is copied again, but no more than four times what it has sent.
+fn further_capacity(held: usize, coming: usize, most: u64) -> usize {
+    let left = usize::try_from(most).unwrap_or(usize::MAX).saturating_sub(held);
+    left.min(held.saturating_mul(3).saturating_add(coming.saturating_mul(4))).max(coming)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_body_gets_memory_for_what_is_to_come_but_not_far_beyond_what_came() {
+        for (held, coming, most, expected) in [
+            (0, 100, 100, 100),
+            (0, 65_536, 200_000, 200_000),
+            (0, 65_536, 32 << 20, 4 * 65_536),
+            (65_536, 65_536, 32 << 20, 7 * 65_536),
+            (65_536, 10, u64::MAX, 3 * 65_536 + 40),
+            (90, 20, 100, 20),
+        ] {
+            assert_eq!(further_capacity(held, coming, most), expected, "{held} {coming} {most}");
+        }
+    }
 
     #[test]
     fn what_is_announced_takes_next_to_no_memory() {

@@ -10,12 +10,14 @@ use serde_yaml::Value;
 use super::{
     limits::RawScopeLimits,
     record::{Listed, RawKey, Taken, record},
+    regular::{self, Irregular, Section},
 };
 use crate::{
-    expand::Environment,
+    expand::{Environment, expand},
     read,
     report::{ConfigError, Place, Report},
     scalar::{Party, Scalar},
+    yaml::Marks,
 };
 
 /// Reads the keys in the text of a `keys.yaml`.
@@ -28,6 +30,10 @@ pub fn parse(
     secret_checksum_required: bool,
     environment: &Environment<'_>,
 ) -> Result<Vec<KeyRecord>, Vec<ConfigError>> {
+    // Whatever is unusual or faulty is read again, with the places of all values.
+    if let Ok(records) = regular_records(text, file, secret_checksum_required, environment) {
+        return Ok(records);
+    }
     let (mut value, marks) = read::document(text, file)?;
     if value.is_null() {
         let message = "the file is empty; for a file without keys write `keys: []`";
@@ -76,19 +82,75 @@ fn records(value: Value, root: &Place<'_>, checksum_required: bool) -> Vec<KeyRe
     let Some(file) = read::read::<RawFile>(value, root) else { return Vec::new() };
     let keys = root.required("keys", file.keys, "the list of keys; for none write `keys: []`").unwrap_or_default();
     let listed = Listed {
-        teams: listed("team", file.teams.unwrap_or_default(), &root.field("teams")),
-        owners: listed("owner", file.owners.unwrap_or_default(), &root.field("owners")),
+        teams: listed("team", each(file.teams.unwrap_or_default(), &root.field("teams"))),
+        owners: listed("owner", each(file.owners.unwrap_or_default(), &root.field("owners"))),
     };
     let mut taken = Taken::default();
     let placed: Vec<(Place<'_>, RawKey)> = each(keys, &root.field("keys"));
     placed.into_iter().filter_map(|(place, raw)| record(raw, &place, checksum_required, &listed, &mut taken)).collect()
 }
 
+/// The keys in a text that is written as most are and that has no fault.
+fn regular_records(
+    text: &str,
+    file: &Path,
+    checksum_required: bool,
+    environment: &Environment<'_>,
+) -> Result<Vec<KeyRecord>, Irregular> {
+    let marks = Marks::default();
+    let report = Report::new(file, &marks);
+    let root = report.root();
+    let (mut keys, mut listed_by_name) = (None, Listed::default());
+    for section in regular::sections(text)? {
+        match section.name {
+            "keys" => keys = Some(section),
+            "teams" => listed_by_name.teams = listed("team", scopes(section, &root, environment)?),
+            "owners" => listed_by_name.owners = listed("owner", scopes(section, &root, environment)?),
+            _ => return Err(Irregular),
+        }
+    }
+    let (mut records, mut taken) = (Vec::new(), Taken::without_lines());
+    let place = root.field("keys");
+    keys.ok_or(Irregular)?.each_element(|value| {
+        let raw = understood(value, environment)?;
+        records.extend(record(raw, &place, checksum_required, &listed_by_name, &mut taken));
+        if report.has_faults() { Err(Irregular) } else { Ok(()) }
+    })?;
+    if report.has_faults() { Err(Irregular) } else { Ok(records) }
+}
+
+fn scopes<'place>(
+    section: Section<'_>,
+    root: &Place<'place>,
+    environment: &Environment<'_>,
+) -> Result<Vec<(Place<'place>, RawScope)>, Irregular> {
+    let mut scopes = Vec::new();
+    section.each_element(|value| {
+        scopes.push((root.clone(), understood(value, environment)?));
+        Ok(())
+    })?;
+    Ok(scopes)
+}
+
+/// What a value is, with the variables in it expanded.
+fn understood<'text, T: Deserialize<'text>>(
+    mut value: regular::Value<'text>,
+    environment: &Environment<'_>,
+) -> Result<T, Irregular> {
+    value.each_text(&mut |text| {
+        if text.contains('$') {
+            *text = expand(text, environment).map_err(|_| Irregular)?.into();
+        }
+        Ok(())
+    })?;
+    T::deserialize(value).map_err(|_| Irregular)
+}
+
 /// Those in a list that are limited.
-fn listed(what: &str, list: Vec<Value>, place: &Place<'_>) -> HashMap<Arc<str>, Arc<ScopeLimits>> {
+fn listed(what: &str, list: Vec<(Place<'_>, RawScope)>) -> HashMap<Arc<str>, Arc<ScopeLimits>> {
     let mut lines = HashMap::new();
     let mut listed = HashMap::new();
-    for (place, raw) in each::<RawScope>(list, place) {
+    for (place, raw) in list {
         let limits = raw.limits.unwrap_or_default().check(&place.field("limits"));
         let Some(Scalar(Party(id))) = place.required("id", raw.id, "what keys name it by") else { continue };
         let of_id = place.field("id");

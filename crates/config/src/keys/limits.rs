@@ -61,8 +61,8 @@ impl RawLimits {
     /// What few keys have of limits.
     pub(super) fn terms(self, place: &Place<'_>) -> Terms {
         Terms {
-            quotas: quotas(self.quotas, &place.field("quotas")),
-            models: models(self.models.unwrap_or_default(), &place.field("models")),
+            quotas: self.quotas.map(|raw| quotas(Some(raw), &place.field("quotas"))).unwrap_or_default(),
+            models: self.models.map(|raw| models(raw, &place.field("models"))).unwrap_or_default(),
             mode: self.mode.map(|Scalar(mode)| mode),
             ..Terms::default()
         }

@@ -83,18 +83,28 @@ pub(super) struct Listed {
 pub(super) struct Taken {
     ids: HashMap<KeyId, usize>,
     hashes: HashMap<KeyHash, usize>,
+    /// Whether there are no lines to be told.
+    has_no_lines: bool,
 }
 
 impl Taken {
-    fn id(&mut self, id: &KeyId, place: &Place<'_>) {
-        if let Some(line) = self.ids.insert(id.clone(), place.line()) {
-            place.error(format!("the id `{id}` is already used on line {line}"));
+    /// Where only that something is given twice is to be told, and not where.
+    pub(super) fn without_lines() -> Self {
+        Self { has_no_lines: true, ..Self::default() }
+    }
+
+    fn id<'place>(&mut self, id: &KeyId, place: impl Fn() -> Place<'place>) {
+        let line = if self.has_no_lines { 0 } else { place().line() };
+        if let Some(line) = self.ids.insert(id.clone(), line) {
+            place().error(format!("the id `{id}` is already used on line {line}"));
         }
     }
 
-    fn hash(&mut self, hash: KeyHash, place: &Place<'_>) {
-        if let Some(line) = self.hashes.insert(hash, place.line()) {
-            place.error(format!("the same secret is already given on line {line}; each must belong to one key, once"));
+    fn hash<'place>(&mut self, hash: KeyHash, place: impl Fn() -> Place<'place>) {
+        let line = if self.has_no_lines { 0 } else { place().line() };
+        if let Some(line) = self.hashes.insert(hash, line) {
+            let message = format!("the same secret is already given on line {line}; each must belong to one key, once");
+            place().error(message);
         }
     }
 }
@@ -111,21 +121,20 @@ pub(super) fn record(
     let name = place.required("name", raw.name, "3 to 50 characters that tell people what the key is for");
     let hash = hash(raw.hash, raw.secret, place, checksum_required);
     if let Some(Scalar(id)) = &id {
-        taken.id(id, &place.field("id"));
+        taken.id(id, || place.field("id"));
     }
     if let Some((field, hash)) = hash {
-        taken.hash(hash, &place.field(field));
+        taken.hash(hash, || place.field(field));
     }
-    let retiring = retiring(raw.retiring.unwrap_or_default(), &place.field("retiring"), taken);
+    let retiring = raw.retiring.map(|raw| retiring(raw, &place.field("retiring"), taken)).unwrap_or_default();
     let models = raw.models.map(|globs| models(globs, &place.field("models")));
     let (owner, team) = (raw.owner.map(party), raw.team.map(party));
-    let limits = raw.limits.unwrap_or_default();
-    let own = limits.own();
+    let own = raw.limits.as_ref().map(RawLimits::own).unwrap_or_default();
     let terms = Terms {
         team: team.as_ref().and_then(|team| listed.teams.get(team)).cloned(),
         owner: owner.as_ref().and_then(|owner| listed.owners.get(owner)).cloned(),
         allow_from: raw.allow_from.map(|networks| allow_from(networks, &place.field("allow_from"))).unwrap_or_default(),
-        ..limits.terms(&place.field("limits"))
+        ..raw.limits.map(|limits| limits.terms(&place.field("limits"))).unwrap_or_default()
     };
     let (Scalar(id), Scalar(name), (_, hash)) = (id?, name?, hash?);
     Some(KeyRecord {
@@ -187,7 +196,7 @@ fn retiring(raw: List<RawRetiring>, place: &Place<'_>, taken: &mut Taken) -> Vec
         let hash = place.required("hash", raw.hash, "that of the secret that is being replaced");
         let not_after = place.required("not_after", raw.not_after, "when the replaced secret stops working");
         if let Some(Scalar(hash)) = hash {
-            taken.hash(hash, &place.field("hash"));
+            taken.hash(hash, || place.field("hash"));
         }
         let (Scalar(hash), Scalar(not_after)) = (hash?, not_after?);
         Some(Retiring { hash, not_after })

@@ -82,7 +82,9 @@ impl Seen {
     pub fn field(&mut self, text: Text<'_>, offset: usize) -> Result<Option<&'static Known>, BodyError> {
         let Some(spelling) = Spelling::new(text, offset)? else { return Ok(None) };
         let found = self.table.iter().enumerate().find_map(|(index, known)| {
-            let name = known.names.into_iter().find(|name| spelling.folds_into(name))?;
+            // Most names differ by their length.
+            let is_its = |name: &&str| name.len() == spelling.length && spelling.folds_into(name);
+            let name = known.names.into_iter().find(is_its)?;
             Some((1 << index, name, known))
         });
         let Some((bit, name, known)) = found else { return Ok(None) };

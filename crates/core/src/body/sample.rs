@@ -40,6 +40,8 @@ impl Sample {
     /// Adds a text that is `bytes` bytes long once it is decoded, which `decode` does with a part of it.
     pub(super) fn add(&mut self, written: &str, bytes: u64, decode: impl Fn(&str, &mut String)) {
         self.bytes += bytes;
+        // No more than a window and its last word is added before something is left out.
+        self.kept.reserve((MOST + 2 * LONGEST_WORD).saturating_sub(self.kept.len()).min(written.len() + 1));
         let mut rest = written;
         while !rest.is_empty() {
             let (window, step) = (self.position / WINDOW, 1 << self.thinned);

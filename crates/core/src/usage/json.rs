@@ -119,11 +119,15 @@ impl<V: Visitor> Scanner<V> {
         while let Some(&byte) = rest.first() {
             let taken = match self.state {
                 State::Key | State::Text | State::NumberText | State::SkippedText | State::WrittenText => {
-                    self.string(rest, visitor)
+                    let taken = self.string(rest, visitor);
+                    taken + self.go_on(rest.get(taken..).unwrap_or_default(), visitor)
                 }
                 State::Skipped => self.skip(rest),
                 State::Written => self.written(rest, visitor),
-                State::Number => self.number(rest, visitor),
+                State::Number => {
+                    let taken = self.number(rest, visitor);
+                    taken + self.go_on(rest.get(taken..).unwrap_or_default(), visitor)
+                }
                 State::Literal => self.literal(rest),
                 State::Closed => break,
                 State::Value | State::Member | State::Colon | State::After => {
@@ -135,6 +139,26 @@ impl<V: Visitor> Scanner<V> {
             rest = rest.get(taken..).unwrap_or_default();
         }
         bytes.len() - rest.len()
+    }
+
+    /// Takes what mostly follows at once: a colon without white space, and a comma with the quote of the next key.
+    fn go_on(&mut self, rest: &[u8], visitor: &V) -> usize {
+        match (self.state, rest) {
+            (State::Colon, [b':', ..]) => {
+                self.state = State::Value;
+                1
+            }
+            (State::After, [b',', further @ ..]) => {
+                self.next(visitor);
+                if self.state != State::Member || further.first() != Some(&b'"') {
+                    return 1;
+                }
+                self.key.clear();
+                self.state = State::Key;
+                2
+            }
+            _ => 0,
+        }
     }
 
     fn structure(&mut self, byte: u8, visitor: &mut V) {
