@@ -52,8 +52,8 @@ enum Command {
     Regenerate(Regenerate),
     /// Delete a key for good
     Delete(One),
-    /// Print the hash of the secret on standard input, as keys files contain it
-    Hash,
+    /// Print the hash of the secret on standard input, as keys files contain it; or that of the holder of an issuer's tokens
+    Hash(Hash),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -160,6 +160,21 @@ struct Regenerate {
     /// How long the old secret continues to work, such as 24h [default: not at all]
     #[arg(long)]
     grace: Option<Grace>,
+}
+
+#[derive(Debug, Args)]
+struct Hash {
+    /// The issuer of tokens (JWT), as they say it in `iss`: then standard input has the value of the claim that names their
+    /// holder, and the hash is that of the holder's key
+    #[arg(long, value_name = "URL", value_parser = issuer)]
+    jwt_issuer: Option<String>,
+}
+
+/// The name of an issuer, in which no space may be.
+fn issuer(text: &str) -> Result<String, &'static str> {
+    let is_plain =
+        !text.is_empty() && !text.chars().any(|character| character.is_whitespace() || character.is_control());
+    if is_plain { Ok(text.to_owned()) } else { Err("the issuer as its tokens say it in `iss`, without spaces") }
 }
 
 #[derive(Debug, Args)]
@@ -290,7 +305,7 @@ pub fn run(args: KeysArgs, io: &mut Io<'_>) -> Result<(), KeysError> {
         Command::Disable(key) => change::enable(&key, false, io),
         Command::Regenerate(regenerate) => change::regenerate(&regenerate, io),
         Command::Delete(key) => change::delete(&key, io),
-        Command::Hash => show::hash(io),
+        Command::Hash(hash) => show::hash(hash.jwt_issuer.as_deref(), io),
     }
 }
 
@@ -302,7 +317,7 @@ impl Command {
             Self::Update(update) => Some(&mut update.key),
             Self::Enable(key) | Self::Disable(key) | Self::Delete(key) => Some(key),
             Self::Regenerate(regenerate) => Some(&mut regenerate.key),
-            Self::Create(_) | Self::List(_) | Self::Hash => None,
+            Self::Create(_) | Self::List(_) | Self::Hash(_) => None,
         }
     }
 
@@ -314,7 +329,7 @@ impl Command {
             Self::Update(update) => Some(&update.key.source),
             Self::Enable(key) | Self::Disable(key) | Self::Delete(key) => Some(&key.source),
             Self::Regenerate(regenerate) => Some(&regenerate.key.source),
-            Self::Hash => None,
+            Self::Hash(_) => None,
         }
     }
 }

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 pub use self::watch::{WatchError, Watcher};
 use crate::{
     admission::{Gate, Settings},
-    keys::{Change, KeyChanges, Resolver, YamlSource},
+    keys::{Change, KeyChanges, Resolver, YamlSource, jwt::NewIssuers, service::ClientError},
     observe::metrics::Metrics,
     server::tls::{Certificate, Pair},
     upstream::Pools,
@@ -115,11 +115,12 @@ impl Reloader {
         // Before they are read: what changes while they are is read again.
         state.contents = contents(&state.files);
         let loaded = config::load_for(state.config.purpose, &self.path, &config::environment);
-        let ready = loaded.and_then(|loaded| Ok((self.renewed(&loaded.config)?, loaded)));
-        let result = ready.map(|(pair, loaded)| {
+        let ready = loaded.and_then(|loaded| Ok((self.renewed(&loaded.config)?, self.issuers(&loaded)?, loaded)));
+        let result = ready.map(|(pair, issuers, loaded)| {
             if let (Some(certificate), Some(pair)) = (self.certificate.get(), pair) {
                 certificate.replace(pair);
             }
+            self.gate.issuers().replace(issuers);
             self.swap(state, loaded, received)
         });
         self.metrics.reloaded(result.is_ok(), Timestamp::now().as_second());
@@ -128,6 +129,12 @@ impl Reloader {
             Err(faults) => faults.iter().for_each(|error| tracing::error!("not reloaded: {error}")),
         }
         result
+    }
+
+    /// The issuers whose tokens are taken as the configuration says now.
+    fn issuers(&self, loaded: &Loaded) -> Result<NewIssuers, Vec<ConfigError>> {
+        let error = |why: ClientError| vec![ConfigError::of_file(&self.path, why.to_string())];
+        self.gate.issuers().prepare(&loaded.config.keys.jwt).map_err(error)
     }
 
     /// The certificate as it is now, where one is shown.

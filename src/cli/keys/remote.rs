@@ -78,7 +78,7 @@ pub(super) fn run(mut command: Command, url: &str, source: &Source) -> Result<()
             eprintln!("deleted {}", key.id);
         }
         // It needs neither a file nor a control plane, and does not come here.
-        Command::Hash => {}
+        Command::Hash(_) => {}
     }
     Ok(())
 }
