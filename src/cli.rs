@@ -5,6 +5,7 @@ mod check;
 mod check_source;
 mod demo;
 mod describe;
+mod import;
 pub mod keys;
 mod money;
 mod people;
@@ -61,6 +62,8 @@ enum Command {
     },
     /// Create, list, show, update and delete keys, in a YAML file or on a control plane.
     Keys(keys::KeysArgs),
+    /// Take over the keys of LiteLLM, one-api or new-api: every client goes on with the key that it has.
+    Import(import::ImportArgs),
     /// Create, list and delete users, on a control plane, and set owners' limits in a keys file.
     Users(people::UsersArgs),
     /// Create, show and delete teams, and manage their members and invitations, on a control plane; set teams' limits in a keys
@@ -96,6 +99,7 @@ pub fn run() -> ExitCode {
         Command::Check { file, config, source: None } => check::run(&file.unwrap_or(config)),
         Command::Demo { port, admin_port } => exit_code(demo::run::run(port, admin_port)),
         Command::Keys(arguments) => keys::main(arguments),
+        Command::Import(arguments) => import::main(arguments),
         Command::Users(arguments) => exit_code(people::users(arguments)),
         Command::Teams(arguments) => exit_code(people::teams(arguments)),
         Command::Wallets(arguments) => exit_code(money::wallets(arguments)),

@@ -47,6 +47,7 @@ mod errors;
 mod handover;
 mod hostile;
 mod http2;
+mod import;
 mod jwt;
 mod ledger;
 mod metering;

@@ -20,11 +20,11 @@ use std::{
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use keymeter_config::{Environment, keyfile::Holder};
-use keymeter_core::key::{KeyId, KeyName};
+use keymeter_core::key::{KeyHash, KeyId, KeyName};
 
 pub use self::error::KeysError;
-pub(super) use self::options::time;
 use self::options::{Clearable, ClearableLimit, Grace, LimitOptions, Options, parse_name};
+pub(super) use self::options::{quota as quota_json, time};
 use super::remote::{CONTROL_URL, Output, Remote, segment};
 
 /// Create, change and delete keys.
@@ -107,6 +107,10 @@ struct Create {
     /// The key's permanent, public id: 1 to 64 characters of a-z, 0-9 and _ [default: a random one]
     #[arg(long)]
     id: Option<KeyId>,
+    /// The hash of a secret that was made elsewhere, or of the holder of an issuer's tokens, as `keymeter keys hash` prints it:
+    /// no secret is made then
+    #[arg(long, value_name = "HASH")]
+    hash: Option<KeyHash>,
     #[command(flatten)]
     options: Options,
 }

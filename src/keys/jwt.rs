@@ -24,7 +24,7 @@ use crate::observe::metrics::Metrics;
 
 /// The issuers whose tokens are taken, and the tokens of theirs that were checked.
 pub struct Issuers {
-    issuers: ArcSwap<Vec<Arc<Issuer>>>,
+    taken: ArcSwap<Vec<Arc<Issuer>>>,
     /// Tells whoever renews keys that the issuers are others.
     replaced: watch::Sender<()>,
     /// By the hash of the token: no token is kept.
@@ -66,7 +66,7 @@ impl Issuers {
     #[must_use]
     pub fn none(metrics: Arc<Metrics>) -> Self {
         Self {
-            issuers: ArcSwap::default(),
+            taken: ArcSwap::default(),
             replaced: watch::Sender::default(),
             checked: Cache::new(CHECKED_CAPACITY),
             metrics,
@@ -78,7 +78,7 @@ impl Issuers {
     /// # Errors
     /// When the certificates of one cannot be used.
     pub fn prepare(&self, terms: &[JwtIssuer]) -> Result<NewIssuers, ClientError> {
-        let known = self.issuers.load();
+        let known = self.taken.load();
         let issuer = |terms: &JwtIssuer| match known.iter().find(|issuer| issuer.terms == *terms) {
             Some(issuer) => Ok(issuer.clone()),
             None => Issuer::new(terms.clone(), &self.metrics).map(Arc::new),
@@ -88,7 +88,7 @@ impl Issuers {
 
     /// From now on tokens of these are taken, and of no others.
     pub fn replace(&self, NewIssuers(issuers): NewIssuers) {
-        let before = self.issuers.swap(Arc::new(issuers.clone()));
+        let before = self.taken.swap(Arc::new(issuers.clone()));
         let is_in = |all: &[Arc<Issuer>], one| all.iter().any(|other| Arc::ptr_eq(other, one));
         let gone: Vec<_> = before.iter().filter(|issuer| !is_in(&issuers, issuer)).collect();
         for issuer in &gone {
@@ -105,7 +105,7 @@ impl Issuers {
     /// Whether there are none, so that no credential is a token.
     #[must_use]
     pub fn are_none(&self) -> bool {
-        self.issuers.load().is_empty()
+        self.taken.load().is_empty()
     }
 
     /// The hash by which the key of a token's holder is looked up, if the token was checked before and is still valid.
@@ -123,7 +123,7 @@ impl Issuers {
     #[must_use]
     pub fn issuer_of(&self, text: &str) -> Option<TokenIssuer> {
         let named = stated_issuer(text)?;
-        self.issuers.load().iter().find(|issuer| *issuer.terms.issuer == *named).cloned().map(TokenIssuer)
+        self.taken.load().iter().find(|issuer| *issuer.terms.issuer == *named).cloned().map(TokenIssuer)
     }
 
     /// Checks a token, whose hash is `hash`, by the keys of its issuer. Returns the hash by which its holder's key is looked up.
@@ -166,7 +166,7 @@ impl Issuers {
     pub async fn run(&self) {
         let mut replaced = self.replaced.subscribe();
         loop {
-            let issuers = self.issuers.load_full();
+            let issuers = self.taken.load_full();
             let renewing = async {
                 join_all(issuers.iter().map(Issuer::run)).await;
                 std::future::pending::<()>().await;

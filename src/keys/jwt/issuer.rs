@@ -128,9 +128,10 @@ impl Issuer {
         if let Some(mut ended) = self.fetch_for_unknown(now.moment) {
             // The sender is ours.
             let _ = ended.changed().await;
-            if let Some(claims) = self.check_by_known(token, &header, now) {
-                return Ok(claims);
-            }
+        }
+        // Where none was begun, another's may just have ended.
+        if let Some(claims) = self.check_by_known(token, &header, now) {
+            return Ok(claims);
         }
         let is_away = self.keys.load().is_none() || self.fetches.lock().failures > 0;
         Err(if is_away { TokenError::Unavailable } else { TokenError::Invalid })
@@ -186,11 +187,11 @@ impl Issuer {
     }
 
     async fn fetch(&self) {
-        let fetched = within(TIMEOUT, self.ask()).await;
+        let answer = within(TIMEOUT, self.ask()).await;
         let now = MonotonicTime::now();
         let mut fetches = self.fetches.lock();
-        self.series.set_up(fetched.is_ok());
-        match fetched {
+        self.series.set_up(answer.is_ok());
+        match answer {
             Ok((keys, valid_for)) => {
                 if fetches.failures > 0 {
                     tracing::info!("the keys of the issuer {} are fetched again", self.terms.issuer);
@@ -199,7 +200,7 @@ impl Issuer {
                 let life = valid_for.unwrap_or(RENEWAL).clamp(SHORTEST_RENEWAL, LONGEST_RENEWAL);
                 fetches.failures = 0;
                 // Gateways that began together do not fetch together.
-                fetches.pause = life - life.mul_f64(circuit::fraction(now.as_nanos()) / 8.0);
+                fetches.pause = life.mul_f64(1.0 - circuit::fraction(now.as_nanos()) / 8.0);
             }
             Err(error) => {
                 let is_known = self.keys.load().is_some();
@@ -243,7 +244,9 @@ struct RunningFetch(Arc<Issuer>);
 
 impl Drop for RunningFetch {
     fn drop(&mut self) {
-        self.0.fetches.lock().is_running = false;
+        // Under the lock, so that who waits for the next one is not told of this.
+        let mut fetches = self.0.fetches.lock();
+        fetches.is_running = false;
         self.0.ended.send_modify(|ended| *ended += 1);
     }
 }

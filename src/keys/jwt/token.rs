@@ -48,13 +48,13 @@ pub(super) struct Claims {
 impl Claims {
     /// What `token` says, if `key` signed it, it is the issuer's and for us, and `now` is in its time.
     pub(super) fn checked(token: &str, key: &VerifyingKey, issuer: &JwtIssuer, now: Timestamp) -> Option<Self> {
-        let mut validation = Validation::default();
-        validation.algorithms = key.algorithms().to_vec();
+        // Time is an argument here: `in_time` checks both.
+        let (validate_exp, validate_nbf) = (false, false);
+        let algorithms = key.algorithms().to_vec();
+        let mut validation = Validation { algorithms, validate_exp, validate_nbf, ..Validation::default() };
         validation.set_issuer(&[&issuer.issuer]);
         validation.set_audience(&[&issuer.audience]);
         validation.set_required_spec_claims(&["exp", "iss", "aud"]);
-        // Time is an argument here: `in_time` checks both.
-        (validation.validate_exp, validation.validate_nbf) = (false, false);
         let claims = decode::<Map<String, Value>>(token, &key.key, &validation).ok()?.claims;
         Self::in_time(&claims, &issuer.claim, now)
     }

@@ -477,10 +477,10 @@ fn of_issuers() {
             &good.replace("https://a'", "a b'"),
             vec!["f:4:18: an issuer's name is 1 to 1024 bytes without spaces, as tokens say it in `iss`"],
         ),
-        (&good.replace("https://a/c", "ftp://a/c"), vec!["f:4:52: the scheme of the URL must be http or https"]),
+        (&good.replace("https://a/c", "ftp://a/c"), vec!["f:4:50: the scheme of the URL must be http or https"]),
         (
             &format!("{good}, {good}"),
-            vec!["f:4:97: the issuer `https://a` is written twice: a token must have one entry that it is checked by"],
+            vec!["f:4:96: the issuer `https://a` is written twice: a token must have one entry that it is checked by"],
         ),
         (
             &good.replace("]}", "], claims: sub}"),

@@ -79,6 +79,7 @@ fn asked(caller: &Caller, fields: &FormFields) -> Result<CreateKey, ApiError> {
         allow_from: fields.list("allow_from"),
         priority: priority::asked(fields)?,
         expires_at: fields.given("expires_at").map(expiry).transpose()?,
+        hash: None,
     })
 }
 
