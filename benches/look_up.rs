@@ -74,9 +74,10 @@ fn identities(criterion: &mut Criterion) {
         let gate = tokens::gate(&key);
         let token = tokens::head(&key.token(&tokens::claims(0)));
         let secret = tokens::head(tokens::SECRET);
-        let identify = |head| drop(runtime.block_on(workload::requests::identified(&gate, head, Now::read())));
+        let identify =
+            |head: &http::HeaderMap| drop(runtime.block_on(workload::requests::identified(&gate, head, Now::read())));
         group.bench_function(BenchmarkId::new("a secret", key.algorithm()), |bencher| {
-            bencher.iter(|| identify(&secret))
+            bencher.iter(|| identify(&secret));
         });
         group.bench_function(BenchmarkId::new("a known token", key.algorithm()), |bencher| {
             bencher.iter(|| identify(&token));
