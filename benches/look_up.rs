@@ -1,5 +1,6 @@
 //! What a look-up of a key costs, at 1, 1,000 and 1,000,000 keys: of one that is known, and of a secret that is remembered
-//! as nobody's.
+//! as nobody's. What it costs to find whose request it is, by a secret, by a token that was checked before, and by one that is
+//! checked.
 //!
 //! `cargo bench --bench look_up`, or `make bench`.
 
@@ -7,13 +8,23 @@
     missing_docs,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
     reason = "a benchmark stops at the first surprise"
 )]
+
+#[path = "../tests/support/signer.rs"]
+#[allow(dead_code, reason = "it is a tool of tests, too")]
+mod signer;
+mod tokens;
+#[allow(dead_code, reason = "it is of other benches, too")]
+mod workload;
 
 use std::{sync::Arc, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use keymeter::{
+    admission::Now,
     keys::{Resolver, YamlSource},
     limits::account::Accounts,
     observe::metrics::Metrics,
@@ -26,7 +37,7 @@ use keymeter_core::{
 
 const KEYS: [usize; 3] = [1, 1_000, 1_000_000];
 
-criterion_group!(benches, look_ups);
+criterion_group!(benches, look_ups, identities);
 criterion_main!(benches);
 
 fn look_ups(criterion: &mut Criterion) {
@@ -52,6 +63,33 @@ fn look_ups(criterion: &mut Criterion) {
         (0..count).for_each(|number| drop(runtime.block_on(resolver.resolve(hash(number), now))));
         ask("known", 0);
         ask("unknown", count);
+    }
+    group.finish();
+}
+
+fn identities(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let mut group = criterion.benchmark_group("identify");
+    for key in [signer::Signer::ec("c"), signer::Signer::rsa("r")] {
+        let gate = tokens::gate(&key);
+        let token = tokens::head(&key.token(&tokens::claims(0)));
+        let secret = tokens::head(tokens::SECRET);
+        let identify =
+            |head: &http::HeaderMap| drop(runtime.block_on(workload::requests::identified(&gate, head, Now::read())));
+        group.bench_function(BenchmarkId::new("a secret", key.algorithm()), |bencher| {
+            bencher.iter(|| identify(&secret));
+        });
+        group.bench_function(BenchmarkId::new("a known token", key.algorithm()), |bencher| {
+            bencher.iter(|| identify(&token));
+        });
+        let mut number = 0;
+        group.bench_function(BenchmarkId::new("a new token", key.algorithm()), |bencher| {
+            let another = || {
+                number += 1;
+                tokens::head(&key.token(&tokens::claims(number)))
+            };
+            bencher.iter_batched(another, |head| identify(&head), criterion::BatchSize::SmallInput);
+        });
     }
     group.finish();
 }

@@ -7,6 +7,7 @@ mod complete;
 mod demo;
 mod describe;
 mod examples;
+mod import;
 pub mod keys;
 mod money;
 mod people;
@@ -66,6 +67,8 @@ enum Command {
     },
     /// Create, list, show, update and delete keys, in a YAML file or on a control plane.
     Keys(keys::KeysArgs),
+    /// Take over the keys of LiteLLM, one-api or new-api: every client goes on with the key that it has.
+    Import(import::ImportArgs),
     /// Create, list and delete users, on a control plane, and set owners' limits in a keys file.
     Users(people::UsersArgs),
     /// Create, show and delete teams, and manage their members and invitations, on a control plane; set teams' limits in a keys
@@ -114,6 +117,7 @@ pub fn run() -> ExitCode {
             exit_code(demo::run::run(demo::Ports { api: port, admin: admin_port, control: control_port }))
         }
         Command::Keys(arguments) => keys::main(arguments),
+        Command::Import(arguments) => import::main(arguments),
         Command::Users(arguments) => exit_code(people::users(arguments)),
         Command::Teams(arguments) => exit_code(people::teams(arguments)),
         Command::Wallets(arguments) => exit_code(money::wallets(arguments)),

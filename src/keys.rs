@@ -7,6 +7,7 @@ pub(crate) mod circuit;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod http;
+pub mod jwt;
 mod known;
 pub mod push;
 pub mod revocation;

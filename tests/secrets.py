@@ -14,6 +14,7 @@ SECRET = re.compile(
     rb"sk-[0-9A-Za-z_-]{9,}"
     rb"|(?:an-)?(?:operators?|gateways?)-token-of-(?:the-)?tests"
     rb"|keys-token[a-z-]*"
+    rb"|eyJ[0-9A-Za-z_-]{16,}\.[0-9A-Za-z_-]{16,}"
     rb"|(?i:bearer|x-api-key|x-goog-api-key|api-key)[\"': ]+(?!sk-|\[|<|\.)[0-9A-Za-z_+/=-]{16,}"
 )
 # What must have been written for the search to mean anything.

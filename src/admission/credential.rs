@@ -1,8 +1,10 @@
-//! Where a client puts its secret. A request that names two different ones is refused, because
-//! whatever we chose, somebody else may have meant the other.
+//! Where a client puts its secret, or the token of an issuer in its place. A request that names two different ones is
+//! refused, because whatever we chose, somebody else may have meant the other.
 
 use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
-use keymeter_core::key::Secret;
+use keymeter_core::key::{KeyHash, is_well_formed};
+
+use crate::keys::jwt::{LONGEST_TOKEN, has_three_parts};
 
 /// The headers that carry a credential, all of which are taken out before a request goes upstream.
 pub static CREDENTIAL_HEADERS: [HeaderName; 4] = [
@@ -15,6 +17,39 @@ pub static CREDENTIAL_HEADERS: [HeaderName; 4] = [
 /// The longest secret that is looked at, in bytes: longer ones are no key.
 const LONGEST: usize = 512;
 
+/// A credential as it stands in a request. It is not copied, and has no form for printing.
+#[derive(Clone, Copy)]
+pub struct Credential<'request> {
+    text: &'request str,
+    is_bearer: bool,
+}
+
+impl<'request> Credential<'request> {
+    /// The SHA-256 of the whole of it.
+    #[must_use]
+    pub fn hash(&self) -> KeyHash {
+        KeyHash::digest(self.text.as_bytes())
+    }
+
+    /// Whether it may be a secret: what is longer is none.
+    #[must_use]
+    pub fn may_be_secret(&self) -> bool {
+        self.text.len() <= LONGEST
+    }
+
+    /// Whether it has the form of a secret that keymeter made.
+    #[must_use]
+    pub fn is_well_formed(&self) -> bool {
+        is_well_formed(self.text)
+    }
+
+    /// What may be a token of an issuer: a bearer's credential of three parts.
+    #[must_use]
+    pub fn token(&self) -> Option<&'request str> {
+        Some(self.text).filter(|text| self.is_bearer && has_three_parts(text))
+    }
+}
+
 /// Why there is no secret in a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CredentialError {
@@ -24,27 +59,35 @@ pub enum CredentialError {
     Malformed,
 }
 
-/// The secret that a request bears, in its headers or as what its query says of `key`.
+/// The credential that a request bears, in its headers or as what its query says of `key`. As a bearer's it may be as long as
+/// a token, if there are issuers of `tokens`.
 ///
 /// # Errors
 /// When it bears none, something that cannot be one, or two different ones.
-pub fn credential(headers: &HeaderMap, in_query: Option<&str>) -> Result<Secret, CredentialError> {
-    if in_query.is_some_and(|secret| !plausible(secret)) {
+pub fn credential<'request>(
+    headers: &'request HeaderMap,
+    in_query: Option<&'request str>,
+    tokens: bool,
+) -> Result<Credential<'request>, CredentialError> {
+    if in_query.is_some_and(|secret| !plausible(secret, LONGEST)) {
         return Err(CredentialError::Malformed);
     }
-    let mut found = in_query;
+    let mut found = in_query.map(|text| Credential { text, is_bearer: false });
+    let longest_bearer = if tokens { LONGEST_TOKEN } else { LONGEST };
     for name in &CREDENTIAL_HEADERS {
         for value in headers.get_all(name) {
             let text = value.to_str().map_err(|_| CredentialError::Malformed)?;
-            let secret = if *name == AUTHORIZATION { bearer(text) } else { Some(text.trim()) };
-            let secret = secret.filter(|secret| plausible(secret)).ok_or(CredentialError::Malformed)?;
-            if found.is_some_and(|earlier| earlier != secret) {
+            let is_bearer = *name == AUTHORIZATION;
+            let (text, longest) = if is_bearer { (bearer(text), longest_bearer) } else { (Some(text.trim()), LONGEST) };
+            let text = text.filter(|text| plausible(text, longest)).ok_or(CredentialError::Malformed)?;
+            let earlier = *found.get_or_insert(Credential { text, is_bearer });
+            if earlier.text != text {
                 return Err(CredentialError::Malformed);
             }
-            found = Some(secret);
+            found = Some(Credential { text, is_bearer: is_bearer || earlier.is_bearer });
         }
     }
-    found.map(Secret::new).ok_or(CredentialError::Missing)
+    found.ok_or(CredentialError::Missing)
 }
 
 /// The token of `Bearer token` (RFC 6750, section 2.1); the scheme is not case-sensitive.
@@ -53,8 +96,8 @@ fn bearer(value: &str) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-fn plausible(secret: &str) -> bool {
-    !secret.is_empty() && secret.len() <= LONGEST && secret.bytes().all(|byte| byte.is_ascii_graphic())
+fn plausible(secret: &str, longest: usize) -> bool {
+    !secret.is_empty() && secret.len() <= longest && secret.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 #[cfg(test)]
@@ -70,7 +113,7 @@ mod tests {
         let pairs = headers.iter().map(|(name, value)| {
             (name.parse::<HeaderName>().unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap())
         });
-        credential(&pairs.collect(), None).map(|secret| secret.reveal().to_owned())
+        credential(&pairs.collect(), None, false).map(|found| found.text.to_owned())
     }
 
     #[test]
@@ -94,7 +137,7 @@ mod tests {
     #[test]
     fn a_query_counts_like_a_header() {
         let headers: HeaderMap = [(AUTHORIZATION, HeaderValue::from_static("Bearer sk-a"))].into_iter().collect();
-        let read = |headers: &HeaderMap, key| credential(headers, key).map(|secret| secret.reveal().to_owned());
+        let read = |headers: &HeaderMap, key| credential(headers, key, false).map(|found| found.text.to_owned());
         assert_eq!(read(&HeaderMap::new(), Some("sk-a")).as_deref(), Ok("sk-a"));
         assert_eq!(read(&headers, Some("sk-a")).as_deref(), Ok("sk-a"));
         assert_eq!(read(&headers, Some("sk-b")), Err(CredentialError::Malformed));
@@ -116,6 +159,44 @@ mod tests {
             assert_eq!(read(&headers), Err(CredentialError::Malformed), "{headers:?}");
         }
         assert_eq!(read(&[("x-api-key", &"a".repeat(513))]), Err(CredentialError::Malformed));
+    }
+
+    #[test]
+    fn a_token_may_be_longer_than_a_secret_as_a_bearers_only() {
+        let token = |length: usize| format!("e30.{}.c2ln", "a".repeat(length - 9));
+        let read = |name: &str, value: String, tokens| {
+            let headers = [(name.parse::<HeaderName>().unwrap(), HeaderValue::try_from(value).unwrap())];
+            let headers: HeaderMap = headers.into_iter().collect();
+            credential(&headers, None, tokens).map(|found| (found.text.len(), found.token().is_some()))
+        };
+        for (length, tokens, expected) in [
+            (100, true, Ok((100, true))),
+            (8192, true, Ok((8192, true))),
+            (8193, true, Err(CredentialError::Malformed)),
+            (513, false, Err(CredentialError::Malformed)),
+        ] {
+            assert_eq!(read("authorization", format!("Bearer {}", token(length)), tokens), expected, "{length}");
+        }
+        assert_eq!(read("x-api-key", token(100), true), Ok((100, false)), "as a secret");
+        assert_eq!(read("x-api-key", token(513), true), Err(CredentialError::Malformed));
+        for (text, is_token) in [("a.b.c", true), ("..", true), ("a.b", false), ("a.b.c.d", false), ("sk-a", false)] {
+            assert_eq!(read("authorization", format!("Bearer {text}"), true), Ok((text.len(), is_token)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_token_twice_is_one_and_a_token_beside_a_secret_is_refused() {
+        let both = |first: &str, second: &str| {
+            let headers = [("authorization", first), ("x-api-key", second)];
+            let headers = headers.map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
+            let headers: HeaderMap = headers.into_iter().collect();
+            credential(&headers, None, true).map(|found| found.token().is_some())
+        };
+        assert_eq!(both("Bearer a.b.c", "a.b.c"), Ok(true));
+        assert_eq!(both("Bearer a.b.c", "sk-a"), Err(CredentialError::Malformed));
+        let headers: HeaderMap = [(AUTHORIZATION, HeaderValue::from_static("Bearer a.b.c"))].into_iter().collect();
+        assert_eq!(credential(&headers, Some("sk-a"), true).err(), Some(CredentialError::Malformed));
+        assert_eq!(credential(&headers, Some("a.b.c"), true).map(|found| found.token().is_some()).ok(), Some(true));
     }
 
     /// What a stranger may write where a secret is expected.
@@ -156,7 +237,7 @@ mod tests {
             let pairs = headers.iter().map(|(name, value)| {
                 (name.parse::<HeaderName>().unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap())
             });
-            let read = credential(&pairs.collect(), in_query.as_deref()).map(|secret| secret.reveal().to_owned());
+            let read = credential(&pairs.collect(), in_query.as_deref(), false).map(|found| found.text.to_owned());
             let in_headers = headers.iter().filter(|(name, _)| *name != "cookie").map(|(name, value)| secret_in(name, value));
             let query = in_query.iter().map(|value| secret_in("", value).filter(|secret| secret == value));
             let places: HashSet<Option<String>> = in_headers.chain(query).collect();

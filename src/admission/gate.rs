@@ -14,7 +14,7 @@ use keymeter_throttle::AuthThrottle;
 use super::{InFlight, Settings};
 use crate::{
     accounting::{AccountingClient, Ledger},
-    keys::{Key, Resolver, revocation::RevocationRegistry},
+    keys::{Key, Resolver, jwt::Issuers, revocation::RevocationRegistry},
     limits::shared::SharedLimits,
     observe::{access_log::AccessLog, metrics::Metrics, traces::Traces},
 };
@@ -23,6 +23,8 @@ use crate::{
 pub struct Gate {
     pub(super) settings: ArcSwap<Settings>,
     pub(super) resolver: Arc<Resolver>,
+    /// Whose tokens are taken beside secrets.
+    pub(super) issuers: Issuers,
     pub(super) metrics: Arc<Metrics>,
     pub(super) learned: LearnedModels,
     pub(super) throttle: AuthThrottle,
@@ -45,6 +47,7 @@ impl Gate {
         Self {
             settings: ArcSwap::from_pointee(settings),
             resolver,
+            issuers: Issuers::none(metrics.clone()),
             metrics,
             learned: LearnedModels::default(),
             throttle: AuthThrottle::default(),
@@ -73,6 +76,12 @@ impl Gate {
     #[must_use]
     pub fn with_traces(self, traces: Arc<Traces>) -> Self {
         Self { traces: Some(traces), ..self }
+    }
+
+    /// The issuers whose tokens are taken beside secrets.
+    #[must_use]
+    pub fn issuers(&self) -> &Issuers {
+        &self.issuers
     }
 
     /// What traces requests, if anything does.

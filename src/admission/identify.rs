@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use http::HeaderMap;
 use keymeter_core::{
-    key::{KeyDenial, KeyHash, KeyRecord, Secret},
+    key::{KeyDenial, KeyHash, KeyRecord},
     limit::{LimitMode, Scope},
     rejection::{Refused, Rejection},
 };
@@ -14,7 +14,7 @@ use super::{
     credential::{CredentialError, credential},
 };
 use crate::{
-    keys::{Key, ResolveError},
+    keys::{Key, ResolveError, jwt::TokenError},
     observe::metrics::Unauthorized,
 };
 
@@ -84,17 +84,55 @@ impl Gate {
         now: Now,
     ) -> Result<(Arc<Key>, Option<KeyDenial>), Rejection> {
         let from = context.from;
-        let secret = match credential(credentials.headers, credentials.in_query) {
-            Ok(secret) => secret,
+        let credential = match credential(credentials.headers, credentials.in_query, !self.issuers.are_none()) {
+            Ok(credential) => credential,
             Err(CredentialError::Missing) => return Err(self.stranger(from, Unauthorized::Missing)),
             Err(CredentialError::Malformed) => return Err(self.stranger(from, Unauthorized::Malformed)),
         };
-        let hash = secret.hash();
+        let hash = credential.hash();
+        if let Some(token) = credential.token().filter(|_| !self.issuers.are_none())
+            && let Some(holder) = self.holder_of(token, hash, from, now).await?
+        {
+            let known = self.resolver.known(&holder);
+            if known.is_none() && self.resolver.is_known_key(&holder) == Some(false) && self.throttle.is_throttled(from)
+            {
+                return Err(self.throttled());
+            }
+            return self.key(holder, known, from, now).await;
+        }
         let known = self.resolver.known(&hash);
         if known.is_none() {
-            self.inspect_stranger(&secret, &hash, context.settings.secret_checksum_required, from)?;
+            if !credential.may_be_secret() {
+                return Err(self.stranger(from, Unauthorized::Malformed));
+            }
+            let is_malformed = context.settings.secret_checksum_required && !credential.is_well_formed();
+            self.inspect_stranger(is_malformed, &hash, from)?;
         }
         self.key(hash, known, from, now).await
+    }
+
+    /// The hash by which the key of a token's holder is looked up; `None` if it is no token of an issuer that is known, so
+    /// that it may be a secret.
+    async fn holder_of(
+        &self,
+        token: &str,
+        hash: KeyHash,
+        from: IpAddr,
+        now: Now,
+    ) -> Result<Option<KeyHash>, Rejection> {
+        if let Some(holder) = self.issuers.known_holder(&hash, now.date) {
+            return Ok(Some(holder));
+        }
+        let Some(issuer) = self.issuers.issuer_of(token) else { return Ok(None) };
+        if self.throttle.is_throttled(from) && !self.throttle.may_look_up() {
+            return Err(self.throttled());
+        }
+        // Boxed, so that the futures of cached keys stay small.
+        match Box::pin(self.issuers.check(issuer, token, hash, now)).await {
+            Ok(holder) => Ok(Some(holder)),
+            Err(TokenError::Invalid) => Err(self.stranger(from, Unauthorized::Malformed)),
+            Err(TokenError::Unavailable) => Err(Rejection::SourceUnavailable),
+        }
     }
 
     /// Whose request this still is, after some time has passed: its key may have changed meanwhile.
@@ -143,14 +181,7 @@ impl Gate {
 
     /// Whether a secret that is not in the cache may be looked up for whoever is at `from`. A key that is in memory is never
     /// throttled, and what is no key costs no look-up.
-    fn inspect_stranger(
-        &self,
-        secret: &Secret,
-        hash: &KeyHash,
-        checksum_required: bool,
-        from: IpAddr,
-    ) -> Result<(), Rejection> {
-        let is_malformed = checksum_required && !secret.is_well_formed();
+    fn inspect_stranger(&self, is_malformed: bool, hash: &KeyHash, from: IpAddr) -> Result<(), Rejection> {
         let is_known_key = if is_malformed { Some(false) } else { self.resolver.is_known_key(hash) };
         let is_throttled = match is_known_key {
             Some(true) => false,
@@ -158,10 +189,14 @@ impl Gate {
             None => self.throttle.is_throttled(from) && !self.throttle.may_look_up(),
         };
         if is_throttled {
-            self.metrics.unauthorized(Unauthorized::Throttled);
-            return Err(Rejection::Throttled);
+            return Err(self.throttled());
         }
         if is_malformed { Err(self.stranger(from, Unauthorized::Malformed)) } else { Ok(()) }
+    }
+
+    fn throttled(&self) -> Rejection {
+        self.metrics.unauthorized(Unauthorized::Throttled);
+        Rejection::Throttled
     }
 
     /// Counts a bad key against the address that it came from.

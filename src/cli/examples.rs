@@ -16,6 +16,8 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("keys regenerate", "keymeter keys regenerate --file keys.yaml key_prod --grace 24h"),
     ("keys delete", "keymeter keys delete --file keys.yaml key_prod"),
     ("keys hash", "keymeter keys hash < secret"),
+    ("import litellm", "keymeter import litellm --dump keys.csv --teams teams.csv --file keys.yaml --dry-run"),
+    ("import one-api", "keymeter import one-api --dump tokens.csv --file keys.yaml --dry-run"),
     ("users create", "keymeter users create ada --name \"Ada L.\" --control http://127.0.0.1:9091"),
     ("users list", "keymeter users list --control http://127.0.0.1:9091"),
     ("users limits", "keymeter users limits ada --concurrent-requests 20 --control http://127.0.0.1:9091"),

@@ -21,11 +21,11 @@ use std::{
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use keymeter_config::{Environment, keyfile::Holder};
-use keymeter_core::key::{KeyId, KeyName};
+use keymeter_core::key::{KeyHash, KeyId, KeyName};
 
 pub use self::error::KeysError;
-pub(super) use self::options::time;
 use self::options::{Clearable, ClearableLimit, Grace, LimitOptions, Options, parse_name};
+pub(super) use self::options::{quota as quota_json, time};
 use super::{
     complete,
     remote::{CONTROL_URL, Output, Remote, segment},
@@ -56,8 +56,8 @@ enum Command {
     Regenerate(Regenerate),
     /// Delete a key for good
     Delete(One),
-    /// Print the hash of the secret on standard input, as keys files contain it
-    Hash,
+    /// Print the hash of the secret on standard input, as keys files contain it; or that of the holder of an issuer's tokens
+    Hash(Hash),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -111,6 +111,10 @@ struct Create {
     /// The key's permanent, public id: 1 to 64 characters of a-z, 0-9 and _ [default: a random one]
     #[arg(long)]
     id: Option<KeyId>,
+    /// The hash of a secret that was made elsewhere, or of the holder of an issuer's tokens, as `keymeter keys hash` prints it:
+    /// no secret is made then
+    #[arg(long, value_name = "HASH")]
+    hash: Option<KeyHash>,
     #[command(flatten)]
     options: Options,
 }
@@ -164,6 +168,21 @@ struct Regenerate {
     /// How long the old secret continues to work, such as 24h [default: not at all]
     #[arg(long)]
     grace: Option<Grace>,
+}
+
+#[derive(Debug, Args)]
+struct Hash {
+    /// The issuer of tokens (JWT), as they say it in `iss`: then standard input has the value of the claim that names their
+    /// holder, and the hash is that of the holder's key
+    #[arg(long, value_name = "URL", value_parser = issuer)]
+    jwt_issuer: Option<String>,
+}
+
+/// The name of an issuer, in which no space may be.
+fn issuer(text: &str) -> Result<String, &'static str> {
+    let is_plain =
+        !text.is_empty() && !text.chars().any(|character| character.is_whitespace() || character.is_control());
+    if is_plain { Ok(text.to_owned()) } else { Err("the issuer as its tokens say it in `iss`, without spaces") }
 }
 
 #[derive(Debug, Args)]
@@ -295,7 +314,7 @@ pub fn run(args: KeysArgs, io: &mut Io<'_>) -> Result<(), KeysError> {
         Command::Disable(key) => change::enable(&key, false, io),
         Command::Regenerate(regenerate) => change::regenerate(&regenerate, io),
         Command::Delete(key) => change::delete(&key, io),
-        Command::Hash => show::hash(io),
+        Command::Hash(hash) => show::hash(hash.jwt_issuer.as_deref(), io),
     }
 }
 
@@ -307,7 +326,7 @@ impl Command {
             Self::Update(update) => Some(&mut update.key),
             Self::Enable(key) | Self::Disable(key) | Self::Delete(key) => Some(key),
             Self::Regenerate(regenerate) => Some(&mut regenerate.key),
-            Self::Create(_) | Self::List(_) | Self::Hash => None,
+            Self::Create(_) | Self::List(_) | Self::Hash(_) => None,
         }
     }
 
@@ -319,7 +338,7 @@ impl Command {
             Self::Update(update) => Some(&update.key.source),
             Self::Enable(key) | Self::Disable(key) | Self::Delete(key) => Some(&key.source),
             Self::Regenerate(regenerate) => Some(&regenerate.key.source),
-            Self::Hash => None,
+            Self::Hash(_) => None,
         }
     }
 }

@@ -37,18 +37,27 @@ impl ServiceClient {
     /// # Errors
     /// When the file of certificates cannot be used.
     pub fn new(service: &Http) -> Result<Self, ClientError> {
-        let builder = builder(service.ca.as_deref())
-            .map_err(|why| ClientError { path: service.ca.clone().unwrap_or_default(), why })?
+        let client = Self::trusting(service.ca.as_deref(), service.timeout, "keys.http.ca")?;
+        Ok(client.with_token(service.token.as_ref().map(|token| token.0.clone())))
+    }
+
+    /// A client without a token, which trusts the certificates in `ca`, if it is given, as the field `field` of the
+    /// configuration says. Who is silent for `timeout` is given up.
+    ///
+    /// # Errors
+    /// When the file of certificates cannot be used.
+    pub(crate) fn trusting(ca: Option<&Path>, timeout: Duration, field: &'static str) -> Result<Self, ClientError> {
+        let error = |why| ClientError { field, path: ca.map(Path::to_owned).unwrap_or_default(), why };
+        let builder = builder(ca)
+            .map_err(error)?
             // `within` ends the waiting, which tells the service's silence from our own lateness.
-            .connect_timeout(patience::longest(service.timeout))
+            .connect_timeout(patience::longest(timeout))
             .tcp_nodelay(true)
             .tcp_keepalive(KEEP_ALIVE)
             .tcp_keepalive_interval(KEEP_ALIVE_INTERVAL)
             .tcp_keepalive_retries(KEEP_ALIVE_RETRIES);
-        let client = builder
-            .build()
-            .map_err(|error| ClientError { path: service.ca.clone().unwrap_or_default(), why: error.to_string() })?;
-        Ok(Self { client, token: service.token.as_ref().map(|token| token.0.clone()) })
+        let client = builder.build().map_err(|why| error(why.to_string()))?;
+        Ok(Self { client, token: None })
     }
 
     /// The same client with another token, or without one.
@@ -122,10 +131,11 @@ pub(crate) enum ServiceError {
     Invalid(String),
 }
 
-/// Why there is no client for a key service.
+/// Why there is no client for a key service, or for an issuer of tokens.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("cannot use the certificates of `keys.http.ca` ({}): {why}", .path.display())]
+#[error("cannot use the certificates of `{field}` ({}): {why}", .path.display())]
 pub struct ClientError {
+    field: &'static str,
     path: PathBuf,
     why: String,
 }

@@ -1,6 +1,7 @@
 //! The metrics: every name and help text in one place. Other modules call typed methods, so that no label's value can come from
 //! a client: values are key ids, configured names and the words of enums.
 
+mod issuer;
 mod key;
 mod replica;
 mod scrape;
@@ -17,8 +18,8 @@ use prometheus::{
     TextEncoder, core::Collector,
 };
 
-use self::upstream::Upstreams;
 pub use self::{
+    issuer::IssuerSeries,
     key::{KeyMetrics, KeySeries, ModelMetrics},
     replica::{AttemptOutcome, PoolMetrics, QueueSeries, ReplicaSeries},
     scrape::{Balances, ScopeShares, Shares, write_dropped_lines},
@@ -26,6 +27,7 @@ pub use self::{
     traces::TraceSeries,
     upstream::{UpstreamOutcome, UpstreamSeries},
 };
+use self::{issuer::Issuers, upstream::Upstreams};
 
 /// The process's metrics.
 pub struct Metrics {
@@ -44,6 +46,7 @@ pub struct Metrics {
     source_requests: IntCounterVec,
     source_duration: HistogramVec,
     events_connected: IntGauge,
+    issuers: Issuers,
     revocation_lag: Histogram,
     ledger_records: IntCounterVec,
     ledger_waiting: IntGauge,
@@ -123,6 +126,7 @@ impl Metrics {
                 &SOURCE_TIMES,
                 &["outcome"],
             )?,
+            issuers: Issuers::new(&make)?,
             events_connected: make.registered(IntGauge::new(
                 "keymeter_key_events_connected",
                 "1 while the stream of the key source's events is connected, else 0.",
@@ -184,6 +188,17 @@ impl Metrics {
     /// When there are some already.
     pub fn traces(&self) -> Result<TraceSeries, prometheus::Error> {
         TraceSeries::new(&Maker { registry: &self.registry })
+    }
+
+    /// The series of an issuer of tokens.
+    #[must_use]
+    pub fn issuer(&self, issuer: &str) -> IssuerSeries {
+        self.issuers.of(issuer)
+    }
+
+    /// The issuer has no series any more.
+    pub fn forget_issuer(&self, issuer: &str) {
+        self.issuers.remove(issuer);
     }
 
     /// The series of upstreams' replicas.

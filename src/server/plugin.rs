@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use crate::{
     accounting::{AccountingClient, Ledger, LedgerError, Sender},
-    admission::{Gate, InFlight, Settings},
+    admission::{Gate, Settings},
     connection::{Connections, app::TimedApp, descriptors::most_of_admin},
     drain::drain,
     keys::{
@@ -134,6 +134,7 @@ impl Plugin {
         };
         let pools = Pools::new(metrics.pools().clone());
         let gate = Gate::new(Settings::new(&config, &pools), resolver.clone(), metrics.clone(), log);
+        gate.issuers().replace(gate.issuers().prepare(&config.keys.jwt)?);
         let (gate, sender) = match ledger {
             Some((ledger, accounting)) => {
                 let sender = Sender::new(ledger.clone(), accounting.clone(), &config.ledger);
@@ -198,8 +199,7 @@ impl Plugin {
             sender: self.sender.clone(),
             shared: self.shared.clone(),
             pools: self.pools.clone(),
-            traces: self.gate.traces().cloned(),
-            traffic: self.gate.in_flight().clone(),
+            gate: self.gate.clone(),
         }
     }
 
@@ -258,8 +258,7 @@ pub struct Upkeep {
     sender: Option<Arc<Sender>>,
     shared: Option<Arc<SharedLimits>>,
     pools: Pools,
-    traces: Option<Arc<Traces>>,
-    traffic: Arc<InFlight>,
+    gate: Arc<Gate>,
 }
 
 /// How long the last settlements may take to be sent.
@@ -287,6 +286,7 @@ impl BackgroundService for Upkeep {
             () = self.send() => {}
             () = self.share() => {}
             () = self.pools.run() => {}
+            () = self.gate.issuers().run() => {}
             () = async {
                 // An error means that the sender was dropped.
                 let _ = stop.wait_for(|stop| *stop).await;
@@ -329,11 +329,11 @@ impl Upkeep {
 
     /// Waits until running requests have ended, and their settlements and spans are sent.
     async fn finish(&self) {
-        drain(Duration::MAX, || self.traffic.present() == 0).await;
+        drain(Duration::MAX, || self.gate.in_flight().present() == 0).await;
         if let Some(shared) = &self.shared {
             shared.flush(LAST_SETTLEMENTS).await;
         }
-        if let Some(traces) = self.traces.clone() {
+        if let Some(traces) = self.gate.traces().cloned() {
             // Flushing blocks. After a failure there is nothing left to send.
             let _ = tokio::task::spawn_blocking(move || traces.flush(LAST_SPANS)).await;
         }
@@ -368,6 +368,7 @@ impl Upkeep {
     fn sweep_once(&self, now: Now) {
         // A key in the cache keeps its account open.
         self.resolver.evict_expired(now.moment);
+        self.gate.issuers().evict_expired(now.date);
         self.accounts.sweep(
             |id, account| match &self.source {
                 Source::Yaml(yaml) => yaml.has(id),
@@ -392,7 +393,7 @@ pub enum PluginError {
     /// The files are faulty.
     #[error("{}", lines(.0))]
     Configuration(Vec<ConfigError>),
-    /// The client of the key service cannot be built.
+    /// The client of the key service, or of an issuer, cannot be built.
     #[error(transparent)]
     Source(#[from] ClientError),
     /// Usage cannot be recorded.

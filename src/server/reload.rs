@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 pub use self::watch::{WatchError, Watcher};
 use crate::{
     admission::{Gate, Settings},
-    keys::{KeyChanges, Replacement, Resolver, YamlSource},
+    keys::{KeyChanges, Replacement, Resolver, YamlSource, jwt::NewIssuers, service::ClientError},
     observe::metrics::Metrics,
     server::tls::{Certificate, Pair},
     upstream::Pools,
@@ -125,11 +125,12 @@ impl Reloader {
         let purpose = state.config.purpose;
         let read =
             unhurried(|| config::load_for(purpose, &self.path, &config::environment).map(|loaded| self.ready(loaded)));
-        let ready = read.and_then(|ready| Ok((self.renewed(&ready.config)?, ready)));
-        let result = ready.map(|(pair, ready)| {
+        let ready = read.and_then(|ready| Ok((self.renewed(&ready.config)?, self.issuers(&ready.config)?, ready)));
+        let result = ready.map(|(pair, issuers, ready)| {
             if let (Some(certificate), Some(pair)) = (self.certificate.get(), pair) {
                 certificate.replace(pair);
             }
+            self.gate.issuers().replace(issuers);
             self.swap(state, ready, received)
         });
         self.metrics.reloaded(result.is_ok(), Timestamp::now().as_second());
@@ -145,6 +146,12 @@ impl Reloader {
         // What keys come from is changed by a restart only.
         let source = self.source.as_ref().filter(|_| matches!(config.keys.source, config::Source::Yaml { .. }));
         Ready { keys: source.map(|source| source.prepare(keys)), config, files }
+    }
+
+    /// The issuers whose tokens are taken as the configuration says now.
+    fn issuers(&self, config: &Config) -> Result<NewIssuers, Vec<ConfigError>> {
+        let error = |why: ClientError| vec![ConfigError::of_file(&self.path, why.to_string())];
+        self.gate.issuers().prepare(&config.keys.jwt).map_err(error)
     }
 
     /// The certificate as it is now, where one is shown.

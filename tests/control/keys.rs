@@ -8,10 +8,31 @@ use crate::support::control::{GATEWAYS, OPERATOR, Plane};
 over_both! {
     a_key_lives_from_its_making_to_its_deletion
     a_key_is_made_once_under_one_idempotency_key
+    a_key_may_be_of_a_secret_that_was_made_elsewhere
     a_faulty_field_is_named
     a_user_makes_fifteen_secrets_an_hour
     lists_have_pages
     a_record_is_asked_for_by_its_tag
+}
+
+async fn a_key_may_be_of_a_secret_that_was_made_elsewhere(plane: &Plane) {
+    let hash = keymeter_core::key::Secret::new("sk-old").hash().to_string();
+    let asked = json!({"name": "Old key", "hash": hash});
+    let made = plane.operate("POST", "/api/v1/keys", asked.clone()).await.with(201);
+    assert!(made.get("secret").is_none() && !made.to_string().contains(&hash[7..]), "{made}");
+    assert_eq!(plane.look_up("sk-old").await.with(200)["id"], made["id"]);
+    plane.operate("POST", "/api/v1/keys", asked.clone()).await.refused(409, "conflict");
+    let faulty = json!({"name": "Old key", "hash": "sha256:00"});
+    assert_eq!(plane.operate("POST", "/api/v1/keys", faulty).await.refused(400, "invalid_value"), "hash");
+    let ada = plane.user("ada").await;
+    plane.credit("ada", "1", "a").await;
+    let other = json!({"name": "Old key", "hash": keymeter_core::key::Secret::new("sk-b").hash().to_string()});
+    plane.call(&ada, "POST", "/api/v1/keys", other).await.refused(403, "forbidden");
+    // A new secret takes the old one's place.
+    let path = format!("/api/v1/keys/{}/regenerate", made["id"].as_str().unwrap());
+    let regenerated = plane.operate("POST", &path, json!({})).await.with(200);
+    assert_eq!(plane.look_up(regenerated["secret"].as_str().unwrap()).await.with(200)["id"], made["id"]);
+    plane.look_up("sk-old").await.with(404);
 }
 
 async fn a_key_lives_from_its_making_to_its_deletion(plane: &Plane) {

@@ -171,6 +171,40 @@ pub fn apply(text: &str, changes: &[Edit]) -> Result<String, EditError> {
     })
 }
 
+/// The text of a keys file with further keys, and with the limits of teams and owners that it does not list yet: each list in
+/// one go, however many there are.
+///
+/// # Errors
+/// When they cannot be added without touching something else.
+pub fn append(
+    text: &str,
+    keys: &[(KeyId, Vec<Setting>)],
+    holders: &[(Holder, Vec<Setting>)],
+) -> Result<String, EditError> {
+    let entries = keys.iter().map(|(id, settings)| model::entry(KEYS, id.as_str(), settings));
+    let mut text = append_to(text, KEYS, entries.collect::<Result<_, _>>()?)?;
+    for list in ["teams", "owners"] {
+        let of_list = holders.iter().filter(|(holder, _)| holder.list() == list);
+        let entries = of_list.map(|(holder, settings)| model::entry(list, holder.id(), settings));
+        text = append_to(&text, list, entries.collect::<Result<_, _>>()?)?;
+    }
+    Ok(text)
+}
+
+/// The first of them is added as any other, and gives the rest its form.
+fn append_to(text: &str, list: &'static str, mut entries: Vec<Value>) -> Result<String, EditError> {
+    if entries.is_empty() {
+        return Ok(text.to_owned());
+    }
+    let rest = entries.split_off(1);
+    let steps = entries.into_iter().map(|entry| PathStep::Create { list, entry });
+    let rest = (!rest.is_empty()).then_some(PathStep::Append { list, entries: rest });
+    steps.chain(rest).try_fold(text.to_owned(), |text, step| {
+        let (marks, before) = (Marks::parse(&text)?, model::read(&text)?);
+        make(&text, &marks, before, &step)
+    })
+}
+
 /// Whether the file gives the secret of a key, or the variable that holds it, and not the hash alone.
 ///
 /// # Errors
@@ -184,22 +218,56 @@ fn apply_once(text: &str, change: &Edit) -> Result<(String, bool), EditError> {
     let marks = Marks::parse(text)?;
     let before = model::read(text)?;
     let Some(step) = model::step(&before, change)? else { return Ok((text.to_owned(), false)) };
-    let edited = edit::edit(text, &marks, &step)?;
-    let expected = model::after(before, &step);
+    let edited = make(text, &marks, before, &step)?;
+    Ok((edited, matches!(change, Edit::DropEnded { .. })))
+}
+
+/// The text after a step, if it holds what it should then.
+fn make(text: &str, marks: &Marks, before: Value, step: &PathStep) -> Result<String, EditError> {
+    let edited = edit::edit(text, marks, step)?;
+    let expected = model::after(before, step);
     if expected.is_none() || model::read(&edited).ok() != expected {
         return Err(EditError::Entangled);
     }
-    Ok((edited, matches!(change, Edit::DropEnded { .. })))
+    Ok(edited)
 }
 
 /// A change as the text and the model see it: fields are named by their path, keys and others by their place.
 enum PathStep {
-    Create { list: &'static str, entry: Value },
-    Set { entry: Entry, path: Path, value: Value },
-    Clear { entry: Entry, path: Path },
-    Push { entry: Entry, path: Path, element: Value },
-    Replace { entry: Entry, path: Path, element: usize, value: Value },
-    Drop { entry: Entry, path: Path, element: usize },
+    Create {
+        list: &'static str,
+        entry: Value,
+    },
+    /// Behind others that are there.
+    Append {
+        list: &'static str,
+        entries: Vec<Value>,
+    },
+    Set {
+        entry: Entry,
+        path: Path,
+        value: Value,
+    },
+    Clear {
+        entry: Entry,
+        path: Path,
+    },
+    Push {
+        entry: Entry,
+        path: Path,
+        element: Value,
+    },
+    Replace {
+        entry: Entry,
+        path: Path,
+        element: usize,
+        value: Value,
+    },
+    Drop {
+        entry: Entry,
+        path: Path,
+        element: usize,
+    },
     Delete(Entry),
 }
 

@@ -1,6 +1,7 @@
 //! The source of keys, and what it says of them: in the keys file `keys.yaml`, or as a service.
 
 mod file;
+mod jwt;
 mod limits;
 mod quotas;
 mod record;
@@ -17,8 +18,10 @@ use std::{
 use keymeter_core::key::KeyHash;
 
 pub(super) use self::file::WrittenFile;
+pub(super) use self::jwt::IssuerName;
 pub use self::{
     file::parse,
+    jwt::{JwtAlgorithm, JwtIssuer},
     service::{parse_allow_from, parse_limits, parse_record, parse_scope_limits, parse_wallet},
 };
 use super::{
@@ -36,6 +39,8 @@ use super::{
 pub struct Keys {
     /// The one source.
     pub source: Source,
+    /// Whose tokens are taken beside secrets.
+    pub jwt: Vec<JwtIssuer>,
     /// Whether a secret without a right checksum is refused without a look-up; secrets made elsewhere have none.
     pub secret_checksum_required: bool,
     /// Whether requests are to come although the source has not answered yet.
@@ -175,10 +180,12 @@ fn leads_to(url: &str, address: SocketAddr) -> bool {
 
 impl Keys {
     pub(super) fn check(raw: raw::Keys, place: &Place<'_>, file: &Path) -> Option<Self> {
-        let source = Self::source(raw.yaml, raw.http, place, file)?;
+        let source = Self::source(raw.yaml, raw.http, place, file);
+        let jwt = JwtIssuer::check_all(raw.jwt.unwrap_or_default(), &place.field("jwt"), file);
+        let (source, jwt) = (source?, jwt?);
         let required = raw.secret_checksum.is_some_and(|Scalar(checksum)| checksum == SecretChecksum::Required);
         let ready_without_source = raw.ready_without_source.is_some_and(|Scalar(ready)| ready);
-        Some(Self { source, secret_checksum_required: required, ready_without_source })
+        Some(Self { source, jwt, secret_checksum_required: required, ready_without_source })
     }
 
     fn source(

@@ -17,6 +17,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
+    keys::{IssuerName, JwtAlgorithm},
     origin::{Heartbeat, Origin},
     scalar::{ModelName, Scalar, Size, Span, Timeout, UpstreamName, Weight},
     url::UpstreamUrl,
@@ -381,6 +382,9 @@ pub(super) struct Keys {
     pub(super) yaml: Option<KeysYaml>,
     /// A key service, or keymeter's own control plane.
     pub(super) http: Option<KeysHttp>,
+    /// Issuers whose tokens are taken beside secrets.
+    #[schemars(extend("default" = []))]
+    pub(super) jwt: Option<List<KeysJwt>>,
     /// `required`: all secrets are ones that keymeter made, and a typo is refused without a look-up.
     #[schemars(extend("default" = "off"))]
     pub(super) secret_checksum: Option<Scalar<SecretChecksum>>,
@@ -416,6 +420,32 @@ pub(super) struct KeysHttp {
     /// How long an answer may take.
     #[schemars(extend("default" = "2s"))]
     pub(super) timeout: Option<Scalar<Timeout>>,
+}
+
+/// An issuer of tokens (JWT), which clients send as `Authorization: Bearer` in place of a secret.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "the fields of an issuer, `issuer`, `audience`, `jwks` and `algorithms` at least"
+)]
+pub(super) struct KeysJwt {
+    /// What its tokens say as `iss`, to the letter.
+    #[schemars(required)]
+    pub(super) issuer: Option<Scalar<IssuerName>>,
+    /// What its tokens must say as `aud`, or say among others.
+    #[schemars(required)]
+    pub(super) audience: Option<Scalar<Arc<str>>>,
+    /// Where its public keys are, as a JSON Web Key Set.
+    #[schemars(required)]
+    pub(super) jwks: Option<Scalar<Arc<str>>>,
+    /// The claim whose value names a token's key; `keymeter keys hash --jwt-issuer` makes the key's `hash` of it.
+    #[schemars(extend("default" = "sub"))]
+    pub(super) claim: Option<Scalar<Arc<str>>>,
+    /// What its tokens may be signed with.
+    #[schemars(required)]
+    pub(super) algorithms: Option<List<Scalar<JwtAlgorithm>>>,
+    /// Certificates in PEM form that are trusted for `jwks` in place of the system's.
+    pub(super) ca: Option<Scalar<Arc<str>>>,
 }
 
 /// How long what a key service says is believed.

@@ -50,6 +50,13 @@ fn of_config(config: &Config, root: &Place<'_>) {
         }
         unpriced(config, upstream, &place);
     }
+    for (index, issuer) in config.keys.jwt.iter().enumerate().filter(|(_, issuer)| issuer.may_be_forged()) {
+        root.field("keys").field("jwt").element(index).field("jwks").error(format!(
+            "the keys of `{}` come without TLS: whoever is on the way can put his own in their place and make tokens for \
+             anybody; use https://",
+            issuer.issuer
+        ));
+    }
     let served: Vec<&Glob> = config.upstreams.iter().flat_map(|upstream| &upstream.models).collect();
     let place = root.field("models");
     for (index, model) in config.models.iter().enumerate() {

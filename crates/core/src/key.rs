@@ -131,6 +131,18 @@ impl KeyHash {
         Self(Sha256::digest(secret).into())
     }
 
+    /// The hash by which the key of a token's holder is looked up: of `jwt`, the issuer and the value of the claim that
+    /// names the holder, with a space between them. No secret contains a space, so no secret has such a hash; and no
+    /// issuer's name does, so that no two holders share one.
+    #[must_use]
+    pub fn of_token_holder(issuer: &str, holder: &str) -> Self {
+        let mut hash = Sha256::new();
+        for part in ["jwt ", issuer, " ", holder] {
+            hash.update(part);
+        }
+        Self(hash.finalize().into())
+    }
+
     /// One of its bytes, which are all alike random.
     #[must_use]
     pub const fn first_byte(&self) -> u8 {

@@ -13,15 +13,19 @@ use super::{ClearableLimit, Create, Io, KeysError, LimitOptions, One, Regenerate
 
 pub(super) fn create(create: Create, io: &mut Io<'_>) -> Result<(), KeysError> {
     let id = create.id.map_or_else(KeyId::generate, Ok)?;
-    let secret = Secret::generate()?;
-    let settings = [Setting::Name(create.name), Setting::Hash(secret.hash())];
-    let settings = settings.into_iter().chain(create.options.settings()).collect();
+    let secret = if create.hash.is_none() { Some(Secret::generate()?) } else { None };
+    let hash = create.hash.or_else(|| secret.as_ref().map(Secret::hash));
+    let settings = [Some(Setting::Name(create.name)), hash.map(Setting::Hash)].into_iter().flatten();
+    let settings = settings.chain(create.options.settings()).collect();
     let path = create.source.file();
     let change = Edit::Create { id: id.clone(), settings };
     let file = LockedFile::open(path)?;
     let text = file.read()?.unwrap_or_default();
     write(file, path, &text, &[change], io.environment)?;
-    show_secret("created", path, &id, &secret, io)
+    match &secret {
+        Some(secret) => show_secret("created", path, &id, secret, io),
+        None => Ok(writeln!(io.stderr, "created {id}")?),
+    }
 }
 
 pub(super) fn update(update: Update, io: &mut Io<'_>) -> Result<(), KeysError> {

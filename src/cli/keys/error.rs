@@ -61,6 +61,9 @@ pub enum KeysError {
     /// There is nothing on standard input, or far more than a secret.
     #[error("no secret on standard input; pass it there, for example: keymeter keys hash < file-with-the-secret")]
     NoSecret,
+    /// What is on standard input is no text.
+    #[error("the value of the claim on standard input is not UTF-8, as each claim of a token is")]
+    NoHolder,
     /// The operating system gives no randomness.
     #[error("the operating system gives no randomness: {0}")]
     NoRandomness(#[from] getrandom::Error),

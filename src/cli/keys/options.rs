@@ -64,7 +64,7 @@ impl LimitOptions {
 }
 
 /// A quota as files and control planes have it.
-pub(super) fn quota(quota: &Quota) -> Value {
+pub(in crate::cli) fn quota(quota: &Quota) -> Value {
     let QuotaName { unit, span } = quota.name;
     let amount = match unit {
         QuotaUnit::Usd => unit.written(quota.amount.get()).into(),

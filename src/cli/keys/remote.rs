@@ -41,9 +41,14 @@ pub(super) fn run(mut command: Command, url: &str, source: &Source) -> Result<()
             }
             let mut body = create.options.json();
             body.insert("name".to_owned(), create.name.as_str().into());
+            body.extend(create.hash.map(|hash| ("hash".to_owned(), hash.to_string().into())));
             let made = remote.call(Method::POST, "/api/v1/keys", Some(&body.into()))?;
             let id = made.get("id").and_then(Value::as_str).unwrap_or_default();
-            print_secret(&made, "secret", &format!("created {id}"))?;
+            if create.hash.is_some() {
+                eprintln!("created {id}");
+            } else {
+                print_secret(&made, "secret", &format!("created {id}"))?;
+            }
         }
         Command::List(list) => {
             let mut keys = remote.list("/api/v1/keys")?;
@@ -86,7 +91,7 @@ pub(super) fn run(mut command: Command, url: &str, source: &Source) -> Result<()
             eprintln!("deleted {}", key.id);
         }
         // It needs neither a file nor a control plane, and does not come here.
-        Command::Hash => {}
+        Command::Hash(_) => {}
     }
     Ok(())
 }

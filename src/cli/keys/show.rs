@@ -44,7 +44,9 @@ pub(super) fn show(path: &Path, id: &KeyId, output: Output, io: &mut Io<'_>) -> 
 /// More than any secret has.
 const LONGEST_SECRET: u64 = 64 * 1024;
 
-pub(super) fn hash(io: &mut Io<'_>) -> Result<(), KeysError> {
+/// Prints the hash of the secret on standard input, or where an `issuer` is named, of the holder of its tokens whom standard
+/// input names.
+pub(super) fn hash(issuer: Option<&str>, io: &mut Io<'_>) -> Result<(), KeysError> {
     // With room for all, no copy of the secret is left where the buffer grew from.
     let mut input = Zeroizing::new(Vec::with_capacity(usize::try_from(LONGEST_SECRET).unwrap_or_default() + 1));
     let length = Read::take(&mut *io.stdin, LONGEST_SECRET + 1).read_to_end(&mut input)?;
@@ -53,7 +55,14 @@ pub(super) fn hash(io: &mut Io<'_>) -> Result<(), KeysError> {
     if secret.is_empty() || u64::try_from(length).is_ok_and(|length| length > LONGEST_SECRET) {
         return Err(KeysError::NoSecret);
     }
-    print(&format!("{}\n", KeyHash::digest(secret)), io)
+    let hash = match issuer {
+        None => KeyHash::digest(secret),
+        Some(issuer) => {
+            let holder = std::str::from_utf8(secret).map_err(|_| KeysError::NoHolder)?;
+            KeyHash::of_token_holder(issuer, holder)
+        }
+    };
+    print(&format!("{hash}\n"), io)
 }
 
 fn known(path: &Path, io: &Io<'_>) -> Result<(read::Known, String), KeysError> {

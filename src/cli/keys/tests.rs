@@ -64,7 +64,7 @@ impl Desk {
     fn run(&mut self, line: &str) -> Result<(), String> {
         let path = self.path().to_str().unwrap().to_owned();
         let words = line.split(' ').map(|word| word.replace('~', " "));
-        let file = if line == "hash" { vec![] } else { vec!["--file".to_owned(), path] };
+        let file = if line.starts_with("hash") { vec![] } else { vec!["--file".to_owned(), path] };
         let words = std::iter::once("keys".to_owned()).chain(words).chain(file);
         let args = Line::try_parse_from(words).map_err(|error| error.to_string())?.keys;
         let (mut stdin, mut stdout, mut stderr) = (self.stdin.as_bytes(), Vec::new(), Vec::new());
@@ -315,6 +315,19 @@ fn hash_reads_the_secret_from_standard_input() {
     for stdin in ["", "\n"] {
         desk.stdin = stdin;
         assert!(desk.run("hash").unwrap_err().starts_with("no secret on standard input; "));
+    }
+}
+
+#[test]
+fn hash_of_a_tokens_holder_is_of_the_issuer_and_the_claim() {
+    let mut desk = Desk::empty();
+    desk.stdin = "ada lovelace\n";
+    desk.run("hash --jwt-issuer https://login.example").unwrap();
+    let expected = KeyHash::digest(b"jwt https://login.example ada lovelace");
+    assert_eq!((desk.printed.as_str(), desk.told.as_str()), (format!("{expected}\n").as_str(), ""));
+    for issuer in ["a~b", ""] {
+        let refused = desk.run(&format!("hash --jwt-issuer={issuer}")).unwrap_err();
+        assert!(refused.contains("without spaces") || refused.contains("value is required"), "{refused}");
     }
 }
 

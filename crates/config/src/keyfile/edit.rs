@@ -62,6 +62,7 @@ impl Page<'_> {
         let entry = |entry: &Entry| self.entry(marks, *entry);
         match step {
             PathStep::Create { list, entry } => self.create(marks, list, entry),
+            PathStep::Append { list, entries } => self.append(marks, list, entries),
             PathStep::Set { entry: of, path, value } => self.set(entry(of)?, path, value),
             PathStep::Clear { entry: of, path } => self.clear(entry(of)?, path),
             PathStep::Push { entry: of, path, element } => self.push(entry(of)?, path, element),
@@ -104,6 +105,14 @@ impl Page<'_> {
             Some((name, list)) if self.is_nothing(list) => self.fill(name, list, entry),
             Some((_, list)) => Err(EditError::by_hand(list.start, NO_LIST)),
         }
+    }
+
+    fn append(&self, marks: &Marks, name: &str, entries: &[Value]) -> Splices {
+        let (_, list) = list(marks, name).ok_or(EditError::NoKeys)?;
+        // All of them go to the same place.
+        let splices = entries.iter().map(|entry| self.append_entry(list, entry));
+        let together = |before: Splice, next: Splice| Splice { text: before.text + &next.text, ..before };
+        Ok(splices.reduce(together).into_iter().collect())
     }
 
     fn delete(&self, marks: &Marks, Entry { list, place }: Entry) -> Splices {

@@ -36,6 +36,9 @@ pub(super) fn after(mut file: Value, step: &PathStep) -> Option<Value> {
     }
     match step {
         PathStep::Create { list, entry } => push(field_mut(&mut file, list)?, entry.clone()),
+        PathStep::Append { list, entries } => {
+            field_mut(&mut file, list)?.as_sequence_mut()?.extend(entries.iter().cloned());
+        }
         PathStep::Set { entry, path, value } => *field_at_mut(entry.of_mut(&mut file)?, path)? = value.clone(),
         PathStep::Clear { entry, path } => clear(entry.of_mut(&mut file)?, path),
         PathStep::Push { entry, path, element } => {
@@ -84,6 +87,11 @@ fn create(file: &Value, id: &KeyId, settings: &[Setting]) -> Result<PathStep, Ed
 
 /// A further entry of a list, with what `settings` say of it.
 fn created(list: &'static str, id: &str, settings: &[Setting]) -> Result<PathStep, EditError> {
+    entry(list, id, settings).map(|entry| PathStep::Create { list, entry })
+}
+
+/// An entry of a list, with what `settings` say of it.
+pub(super) fn entry(list: &'static str, id: &str, settings: &[Setting]) -> Result<Value, EditError> {
     let alone = Entry { list, place: 0 };
     let id = Mapping::from_iter([(Value::from("id"), literal(id))]);
     let mut file = Value::from(Mapping::from_iter([(Value::from(list), Value::from(vec![Value::from(id)]))]));
@@ -91,8 +99,7 @@ fn created(list: &'static str, id: &str, settings: &[Setting]) -> Result<PathSte
         let step = set(&file, alone, setting);
         file = after(file, &step).ok_or(EditError::Entangled)?;
     }
-    let entry = alone.of(&file).cloned().ok_or(EditError::Entangled)?;
-    Ok(PathStep::Create { list, entry })
+    alone.of(&file).cloned().ok_or(EditError::Entangled)
 }
 
 fn set(file: &Value, entry: Entry, setting: &Setting) -> PathStep {

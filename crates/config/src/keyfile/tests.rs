@@ -317,3 +317,31 @@ fn a_field_that_is_null_is_absent_to_an_edit_too() {
         assert!(!cleared.contains("limits") && !cleared.contains("team"), "{cleared}");
     }
 }
+
+#[test]
+fn many_are_added_at_once_as_one_after_the_other() {
+    let hash = |number: usize| KeyHash::digest(&number.to_be_bytes());
+    let keys: Vec<_> = (0..50)
+        .map(|number| {
+            let id: KeyId = format!("key_{number}").parse().unwrap();
+            (id, vec![Setting::Name("A key".parse().unwrap()), Setting::Hash(hash(number))])
+        })
+        .collect();
+    let limit = || vec![Setting::RequestsPerMinute(Limit::at(5).unwrap())];
+    let holders: Vec<_> = (0..5)
+        .map(|number| (Holder::Team(format!("team-{number}")), limit()))
+        .chain([(Holder::Owner("ada".into()), limit())])
+        .collect();
+    for before in [
+        "",
+        "# Ours\nkeys: []\n",
+        "keys:\n\n- id: a\n  name: first\n  hash: b\n\n- id: b\n  name: two\nteams: [{id: x}]\n",
+        "{\"keys\": [{\"id\": \"a\"}]}\n",
+    ] {
+        let one_by_one = keys.iter().map(|(id, settings)| Edit::Create { id: id.clone(), settings: settings.clone() });
+        let limits = holders.iter().map(|(of, limits)| Edit::SetLimit { of: of.clone(), limit: limits[0].clone() });
+        let expected = apply(before, &one_by_one.chain(limits).collect::<Vec<_>>()).unwrap();
+        assert_eq!(append(before, &keys, &holders).unwrap(), expected, "{before}");
+        assert_eq!(append(before, &[], &[]).unwrap(), before);
+    }
+}

@@ -446,6 +446,60 @@ fn of_a_key_service() {
 }
 
 #[test]
+fn of_issuers() {
+    let of_issuers = |text: &str| {
+        of(&format!("upstreams: [{{name: a, url: 'http://127.0.0.1:1'}}]\nkeys:\n  yaml: {{path: k}}\n  jwt: [{text}]"))
+    };
+    let good = "{issuer: 'https://a', audience: b, jwks: 'https://a/c', algorithms: [RS256]}";
+    for (text, expected) in [
+        (
+            "{}",
+            vec![
+                "f:4:9: missing field `algorithms` in keys.jwt[0]: what tokens may be signed with, such as [RS256, ES256]",
+                "f:4:9: missing field `audience` in keys.jwt[0]: what tokens must say as `aud`, such as keymeter",
+                "f:4:9: missing field `issuer` in keys.jwt[0]: what tokens say as `iss`, such as https://login.example",
+                "f:4:9: missing field `jwks` in keys.jwt[0]: where the issuer's keys are, such as \
+                 https://login.example/jwks.json",
+            ],
+        ),
+        (
+            &*good.replace("RS256", "HS256, none"),
+            vec![
+                "f:4:78: `HS256` is not accepted here; accepted: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA",
+                "f:4:85: `none` is not accepted here; accepted: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA",
+            ],
+        ),
+        (
+            &good.replace("[RS256]", "[]"),
+            vec!["f:4:77: at least one algorithm is needed: what tokens may be signed with, such as [RS256, ES256]"],
+        ),
+        (
+            &good.replace("https://a'", "a b'"),
+            vec!["f:4:18: an issuer's name is 1 to 1024 bytes without spaces, as tokens say it in `iss`"],
+        ),
+        (&good.replace("https://a/c", "ftp://a/c"), vec!["f:4:50: the scheme of the URL must be http or https"]),
+        (
+            &format!("{good}, {good}"),
+            vec!["f:4:96: the issuer `https://a` is written twice: a token must have one entry that it is checked by"],
+        ),
+        (
+            &good.replace("]}", "], claims: sub}"),
+            vec![
+                "f:4:86: unknown field `claims` in keys.jwt[0]; did you mean `claim`? accepted: issuer, audience, jwks, claim, \
+                 algorithms, ca",
+            ],
+        ),
+    ] {
+        assert_eq!(of_issuers(text), expected, "{text}");
+    }
+    let issuers = |text: &str| parsed(&LEAST.replace("keys: {", &format!("keys: {{jwt: [{text}], "))).unwrap().keys.jwt;
+    assert_eq!(&*issuers(good)[0].claim, "sub");
+    for (jwks, may_be_forged) in [("https://a/c", false), ("http://a/c?v=1", true), ("http://127.0.0.1:1", false)] {
+        assert_eq!(issuers(&good.replace("https://a/c", jwks))[0].may_be_forged(), may_be_forged, "{jwks}");
+    }
+}
+
+#[test]
 fn of_tracing() {
     let userinfo = "f:1:17: the URL must hold no user and password; the variable OTEL_EXPORTER_OTLP_HEADERS has what the \
                     collector wants";

@@ -67,6 +67,10 @@ pub(crate) struct CreateKey {
     #[serde(default, deserialize_with = "moment")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub(crate) expires_at: Option<Timestamp>,
+    /// Of a secret that was made elsewhere, or of the holder of an issuer's tokens: `sha256:` and 64 hexadecimal digits. No
+    /// secret is made then. The operator's to give.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) hash: Option<String>,
 }
 
 /// A key with its secret, which is shown this once.
@@ -74,9 +78,12 @@ pub(crate) struct CreateKey {
 pub(crate) struct MadeKey {
     #[serde(flatten)]
     pub(crate) key: Key,
-    /// Absent where the same call was done before: it is not kept.
+    /// Absent where the same call was done before, since it is not kept, and where the call gave a hash.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) secret: Option<String>,
+    /// Whether the call made it, and not the same one before.
+    #[serde(skip)]
+    pub(crate) is_new: bool,
 }
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -155,7 +162,7 @@ pub(crate) async fn create(
     Body(asked): Body<CreateKey>,
 ) -> Result<(StatusCode, Json<MadeKey>), ApiError> {
     let made = make(&plane, &caller, idempotency_key(&headers)?, asked).await?;
-    let status = if made.secret.is_some() { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if made.is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(made)))
 }
 
@@ -179,12 +186,15 @@ pub(crate) async fn make(
         // Whoever made it may have left its team since.
         let key = keys::find(&mut tx, &id).await?.filter(|key| caller.may_see(key));
         let key = key.ok_or_else(|| ApiError::not_found("key", &id))?;
-        return Ok(MadeKey { key, secret: None });
+        return Ok(MadeKey { key, secret: None, is_new: false });
     }
     may_create(&mut tx, caller, &new).await?;
     count_operation(plane, &mut tx, caller, now).await?;
-    let (id, secret) = (KeyId::generate()?, Secret::generate()?);
-    keys::create(&mut tx, &id, &secret, &new, now).await?;
+    let id = KeyId::generate()?;
+    let secret = if new.hash.is_none() { Some(Secret::generate()?) } else { None };
+    let created = keys::create(&mut tx, &id, secret.as_ref(), &new, now).await;
+    let taken = || ApiError::conflict("a key has this `hash` already; each has one of its own");
+    created.map_err(|error| if new.hash.is_some() && error.is_duplicate() { taken() } else { error.into() })?;
     if let Some(idempotency_key) = &idempotency_key {
         let noted = keys::note_created(&mut tx, &actor.unmistakable(), idempotency_key, &digest, &id, now).await;
         let under_way = || ApiError::conflict("the same call was under way; send it again to see what it made");
@@ -195,7 +205,7 @@ pub(crate) async fn make(
     note(&mut tx, &actor, "key.create", id.as_str(), &detail, now).await?;
     let key = keys::find(&mut tx, id.as_str()).await?.ok_or_else(|| ApiError::not_found("key", id.as_str()))?;
     plane.store.commit(tx).await?;
-    Ok(MadeKey { key, secret: Some(secret.reveal().to_owned()) })
+    Ok(MadeKey { key, secret: secret.map(|secret| secret.reveal().to_owned()), is_new: true })
 }
 
 /// Lists keys: the operator's all, a user's own, and those of their team.
@@ -342,7 +352,7 @@ pub(crate) async fn replace(
     note(&mut tx, &caller.actor(), "key.regenerate", id, &json!({"retires_at": retires}), now).await?;
     let key = keys::find(&mut tx, id).await?.ok_or_else(|| ApiError::not_found("key", id))?;
     plane.store.commit(tx).await?;
-    Ok(MadeKey { key, secret: Some(secret.reveal().to_owned()) })
+    Ok(MadeKey { key, secret: Some(secret.reveal().to_owned()), is_new: true })
 }
 
 /// Deletes a key. What it used stays on record.
@@ -395,6 +405,11 @@ fn checked(plane: &Plane, caller: &Caller, asked: CreateKey) -> Result<NewKey, A
             "either `team` or `owner`, not both: a key belongs to a team or to a user",
         ));
     }
+    if let (Some(user), Some(_)) = (caller.user(), &asked.hash) {
+        return Err(ApiError::forbidden(format!("only the operator sets `hash`; leave it out, {}", user.id)));
+    }
+    let hash = asked.hash.as_deref().map(str::parse::<KeyHash>).transpose();
+    let hash = hash.map_err(|error| ApiError::invalid("hash", error.to_string()))?;
     let owner = match (caller.user(), &asked.team) {
         (Some(user), None) => Some(user.id.clone()),
         _ => asked.owner,
@@ -413,6 +428,7 @@ fn checked(plane: &Plane, caller: &Caller, asked: CreateKey) -> Result<NewKey, A
         expires_at: asked.expires_at,
         created_by: caller.actor().name,
         team: asked.team,
+        hash,
     })
 }
 

@@ -70,6 +70,7 @@ pub fn create(fields: &FormFields) -> Result<CreateKey, ApiError> {
         allow_from: fields.list(NETWORKS),
         priority: priority::asked(fields)?,
         expires_at: fields.given(EXPIRY).map(expiry).transpose()?,
+        hash: None,
     })
 }
 

@@ -97,6 +97,8 @@ pub struct NewKey {
     pub expires_at: Option<Timestamp>,
     /// Who makes it.
     pub created_by: String,
+    /// Of a secret that was made elsewhere.
+    pub hash: Option<KeyHash>,
 }
 
 /// Which keys are listed.
@@ -121,26 +123,38 @@ const SELECT: &str = "SELECT k.id, k.name, k.masked, k.enabled, k.owner, k.team,
     LEFT JOIN members m ON m.user_id = k.owner AND k.team IS NULL \
     LEFT JOIN secrets s ON s.key_id = k.id AND s.not_after IS NULL";
 
-/// Makes a key with this secret.
+/// Makes a key with this secret, or with the hash of one that was made elsewhere.
 ///
 /// # Errors
-/// When the database does not answer.
-pub async fn create(tx: &mut Tx, id: &KeyId, secret: &Secret, new: &NewKey, now: Timestamp) -> Result<(), StoreError> {
+/// When the database does not answer, or another key has that hash.
+pub async fn create(
+    tx: &mut Tx,
+    id: &KeyId,
+    secret: Option<&Secret>,
+    new: &NewKey,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     let sql = "INSERT INTO keys (id, name, masked, enabled, owner, team, wallet, models, limits, allow_from, priority, \
                expires_at, created_by, created_at, updated_at) \
                VALUES ($1, $2, $3, 1, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
     let wallet = new.team.as_ref().or(new.owner.as_ref());
-    let query = sqlx::query(sql).bind(id.as_str()).bind(&new.name).bind(secret.masked());
+    let masked = secret.map_or_else(|| MADE_ELSEWHERE.to_owned(), Secret::masked);
+    let hash =
+        secret.map(Secret::hash).or(new.hash).ok_or_else(|| StoreError::Corrupt("a key without a hash".into()))?;
+    let query = sqlx::query(sql).bind(id.as_str()).bind(&new.name).bind(masked);
     let query =
         query.bind(new.owner.as_ref()).bind(new.team.as_ref()).bind(wallet).bind(list_text(new.models.as_ref()));
     let query = query.bind(limits_text(&new.limits)).bind(list_text(new.allow_from.as_ref()));
     let query = query.bind(i64::from(new.priority));
     let query = query.bind(new.expires_at.map(micros)).bind(&new.created_by);
     query.bind(micros(now)).bind(micros(now)).execute(&mut **tx).await?;
-    let hash = secret.hash().to_hex();
+    let hash = hash.to_hex();
     add_secret(tx, id.as_str(), &hash).await?;
     changes::note(tx, id.as_str(), Some(&hash), now).await
 }
+
+/// What is shown of a secret that nobody here has seen.
+const MADE_ELSEWHERE: &str = "…";
 
 async fn add_secret(tx: &mut Tx, id: &str, hash: &str) -> Result<(), StoreError> {
     let sql = "INSERT INTO secrets (hash, key_id) VALUES ($1, $2)";
