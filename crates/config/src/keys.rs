@@ -18,10 +18,9 @@ use std::{
 use keymeter_core::key::KeyHash;
 
 pub(super) use self::file::WrittenFile;
-pub(super) use self::jwt::IssuerName;
 pub use self::{
     file::parse,
-    jwt::{JwtAlgorithm, JwtIssuer},
+    jwt::JwtIssuer,
     service::{parse_allow_from, parse_limits, parse_record, parse_scope_limits, parse_wallet},
 };
 use super::{

@@ -63,8 +63,8 @@ pub use self::{
     url::{UpstreamUrl, UrlError},
     warnings::warnings,
     written::{
-        AffinityBy, ApiKeyHeader, Balance, CollectorUrl, CollectorUrlError, InjectUsage, LoggedAddress, OnRevoke,
-        SampleRatio, ServerAddress, Servers, SharedUrl, WhenUnreachable,
+        AffinityBy, ApiKeyHeader, Balance, CollectorUrl, CollectorUrlError, InjectUsage, JwtAlgorithm, LoggedAddress,
+        OnRevoke, SampleRatio, ServerAddress, Servers, SharedUrl, WhenUnreachable,
     },
 };
 use self::{

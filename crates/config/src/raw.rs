@@ -17,13 +17,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    keys::{IssuerName, JwtAlgorithm},
     origin::{Heartbeat, Origin},
     scalar::{ModelName, Scalar, Size, Span, Timeout, UpstreamName, Weight},
     url::UpstreamUrl,
     written::{
-        AffinityBy, ApiKeyHeader, Balance, ClientAbort, CollectorUrl, InjectUsage, LoadPercent, LoggedAddress,
-        OnRevoke, Percent, SampleRatio, SecretChecksum, SharedUrl, WhenUnreachable,
+        AffinityBy, ApiKeyHeader, Balance, ClientAbort, CollectorUrl, InjectUsage, IssuerName, JwtAlgorithm,
+        LoadPercent, LoggedAddress, OnRevoke, Percent, SampleRatio, SecretChecksum, SharedUrl, WhenUnreachable,
     },
 };
 

@@ -3,6 +3,7 @@
 
 mod choices;
 mod collector_url;
+mod issuer;
 mod percentages;
 mod pools;
 mod shared_url;
@@ -10,12 +11,14 @@ mod shared_url;
 pub use self::{
     choices::{ApiKeyHeader, InjectUsage, LoggedAddress, OnRevoke, WhenUnreachable},
     collector_url::{CollectorUrl, CollectorUrlError},
+    issuer::JwtAlgorithm,
     percentages::SampleRatio,
     pools::{AffinityBy, Balance},
     shared_url::{ServerAddress, Servers, SharedUrl},
 };
 pub(super) use self::{
     choices::{ClientAbort, SecretChecksum},
+    issuer::IssuerName,
     percentages::Percent,
     pools::LoadPercent,
 };

@@ -5,7 +5,7 @@ use jsonwebtoken::{
     Algorithm, DecodingKey,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse},
 };
-use keymeter_config::keys::JwtAlgorithm;
+use keymeter_config::JwtAlgorithm;
 use serde::Deserialize;
 use serde_json::Value;
 

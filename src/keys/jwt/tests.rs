@@ -1,4 +1,4 @@
-use keymeter_config::keys::{JwtAlgorithm, JwtIssuer};
+use keymeter_config::{JwtAlgorithm, keys::JwtIssuer};
 use keymeter_core::clock::MonotonicTime;
 use proptest::prelude::*;
 use serde_json::{Value, json};
