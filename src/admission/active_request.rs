@@ -341,23 +341,20 @@ impl ActiveRequest {
     /// When it cannot be recorded: then the client must not see the end.
     pub fn close(&mut self, now: Now) -> Result<(), CloseError> {
         let outcome = Outcome { status: Some(self.status), complete: true, ..Outcome::default() };
-        if self.meter.is_some() || self.gate.ledger().is_some() || self.admitted.limits.have_quotas() {
-            self.charge(&outcome, now);
-        }
+        self.charge(&outcome, now);
         self.end_exchange(None, now);
         let recorded = self.record(&outcome, now);
         self.keep_quotas()?;
         Ok(recorded?)
     }
 
-    /// The client is about to be told, with `status`, that there is no response, or no more of it.
+    /// The client is about to be told, with `status`, that there is no response, or no more of it. What was reserved is
+    /// given back before, since the client may ask again at once.
     pub fn give_up(&mut self, status: u16, now: Now) {
-        if self.gate.ledger().is_some() || self.admitted.limits.have_quotas() {
-            let outcome = Outcome { status: Some(status), ..Outcome::default() };
-            self.charge(&outcome, now);
-            // The client is not told of a success. What cannot be written is held.
-            let _ = (self.record(&outcome, now), self.keep_quotas());
-        }
+        let outcome = Outcome { status: Some(status), ..Outcome::default() };
+        self.charge(&outcome, now);
+        // The client is not told of a success. What cannot be written is held.
+        let _ = (self.record(&outcome, now), self.keep_quotas());
     }
 
     /// Whether the response is a stream that takes an event more, between two of its own.

@@ -89,6 +89,22 @@ async fn a_dropped_lease_is_settled_once_too() {
     assert_eq!(fixture.lines().len(), 3);
 }
 
+/// The client may ask again at once: then nothing of the request before may stand in its way.
+#[tokio::test]
+async fn an_error_gives_back_what_was_reserved_before_the_client_has_it() {
+    let fixture = Fixture::of(limited("key_a", 10, 1000, 1));
+    let mut passed_on = fixture.admitted(CHAT).await;
+    passed_on.answered(400, "application/json", Vec::new());
+    passed_on.close(now()).unwrap();
+    let mut of_ours = fixture.admitted(CHAT).await;
+    of_ours.give_up(502, now());
+    let third = fixture.admitted(CHAT).await;
+    let standing = used(&third.standing(now()));
+    assert_eq!((standing.0, standing.2), (3, 1));
+    drop((passed_on, of_ours));
+    assert_eq!(used(&third.standing(now())), standing, "each is given back once");
+}
+
 #[tokio::test]
 async fn a_panic_in_between_leaves_nothing_taken() {
     let fixture = Fixture::of(limited("key_a", 10, 10_000, 1));
