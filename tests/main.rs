@@ -53,6 +53,7 @@ mod ledger;
 mod metering;
 mod models;
 mod operation;
+mod pages;
 mod paths;
 mod pools;
 mod quotas;

@@ -64,9 +64,9 @@ fn with_example(command: Command, words: &[&str], example: &str) -> Command {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::{collections::HashSet, path::Path};
 
-    use clap::CommandFactory as _;
+    use clap::{CommandFactory as _, error::ErrorKind};
 
     use super::*;
     use crate::cli::Arguments;
@@ -90,6 +90,54 @@ mod tests {
             _ => vec![part.to_owned()],
         });
         parts.collect()
+    }
+
+    /// The commands of ours in the blocks of a page, each in one line, with something in place of what a reader fills in.
+    fn commands_of(page: &str) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut is_of_a_shell = false;
+        for line in page.lines().map(str::trim) {
+            match line.strip_prefix("```") {
+                Some(kind) => is_of_a_shell = matches!(kind, "sh" | "console"),
+                None if is_of_a_shell => lines.push(line),
+                None => {}
+            }
+        }
+        let joined = lines.join("\n").replace("\\\n", " ");
+        let parts = joined.lines().flat_map(|line| {
+            let line = line.split(" #").next().unwrap_or_default();
+            let line = line.strip_prefix("$ ").unwrap_or(line);
+            line.split(['|', '&', ';', '(', ')', '`'])
+        });
+        let ours = parts.filter_map(|part| {
+            let words: Vec<_> = part.split_whitespace().collect();
+            let is_before = |word: &&str| *word == "sudo" || word.contains('=') || *word == "exec";
+            let first = words.iter().position(|word| !is_before(&word))?;
+            let name = words.get(first)?;
+            let is_ours = *name == "keymeter" || name.ends_with("/keymeter");
+            is_ours.then(|| format!("keymeter {}", words[first + 1..].join(" ")))
+        });
+        let hash = format!("sha256:{:0>64}", "");
+        ours.map(|line| line.replace("sha256:…", &hash).replace("key_…", "key_a").replace('\'', "\"")).collect()
+    }
+
+    #[test]
+    fn every_command_in_the_pages_is_taken() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let pages = ["docs", ".", "conf/deploy"].into_iter().flat_map(|folder| {
+            let entries = std::fs::read_dir(root.join(folder)).unwrap();
+            entries.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|kind| kind == "md"))
+        });
+        let mut taken = 0;
+        for page in pages {
+            for line in commands_of(&std::fs::read_to_string(&page).unwrap()) {
+                let arguments = Arguments::command().try_get_matches_from(words(&line));
+                let refused = arguments.err().filter(|error| error.kind() != ErrorKind::DisplayVersion);
+                assert!(refused.is_none(), "{}: {line}: {}", page.display(), refused.unwrap());
+                taken += 1;
+            }
+        }
+        assert!(taken >= 40, "only {taken} commands were found");
     }
 
     #[test]
