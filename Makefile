@@ -8,6 +8,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 VENV := target/clients
 NODE_CLIENTS := target/clients-node
 SERVERS := target/servers
+CHART_TOOLS := target/chart
 # All that the tests make keymeter write.
 CANARY := target/canary
 
@@ -47,7 +48,7 @@ symbols: cmake ## build the release once more with its symbols, into target/symb
 	cargo build --profile symbols --locked --bin keymeter
 
 .PHONY: test
-test: cmake nextest promtool postgresql redis faketime chromium nginx haproxy clients clients-node ## set up, then run every test
+test: cmake nextest promtool postgresql redis faketime chromium nginx haproxy clients clients-node $(CHART_TOOLS)/ready ## set up, then run every test
 	@rm -rf $(CANARY)
 	KEYMETER_CANARY=$(CURDIR)/$(CANARY) cargo nextest run --locked --workspace --lib --bins --tests --examples
 	python3 -B tests/secrets.py $(CANARY)
@@ -61,6 +62,7 @@ test: cmake nextest promtool postgresql redis faketime chromium nginx haproxy cl
 	$(VENV)/bin/python tests/clients/revocation.py
 	$(VENV)/bin/python tests/clients/control_plane.py
 	python3 -B tests/dist/package.py
+	$(CHART_TOOLS)/bin/python -B tests/deploy/chart.py
 	python3 -B tests/operators/dashboard.py
 	python3 -B tests/browser/keys_page.py target/screenshots
 	python3 -B tests/browser/other_origin.py
@@ -307,6 +309,13 @@ $(VENV)/ready: tests/clients/smoke/requirements.txt tests/clients/requirements.t
 	@python3 -c 'import venv, ensurepip' 2>/dev/null || $(MAKE) --no-print-directory install-python
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --requirement $<
+	touch $@
+
+# What renders a chart, and Kubernetes' schemas.
+$(CHART_TOOLS)/ready: tests/deploy/requirements.txt
+	@python3 -c 'import venv, ensurepip' 2>/dev/null || $(MAKE) --no-print-directory install-python
+	python3 -m venv $(CHART_TOOLS)
+	$(CHART_TOOLS)/bin/pip install --quiet --requirement $<
 	touch $@
 
 # Those for Node.
