@@ -95,19 +95,37 @@ real-servers: cmake $(SERVERS)/ready ## check counts against inference servers t
 soak: cmake nextest postgresql redis faketime ## run the tests at their full figures
 	KEYMETER_SOAK=1000 PROPTEST_CASES=20000 cargo nextest run --locked --workspace --release --lib --bins --tests --no-fail-fast
 
-# What people install: a package for Debian, and the binary by itself. Two runs of one commit give the same bytes.
+# What people install: a package for Debian; archives of a binary for glibc and of a static one, with completions and manual
+# pages; what they are made of; checksums. Two runs of one commit give the same bytes.
 DIST := target/dist
+MACHINE := $(shell uname -m)
+STATIC := $(MACHINE)-unknown-linux-musl
 
 .PHONY: dist
-dist: cmake ## build the release, and pack it for Debian, with checksums, into target/dist
+dist: cmake musl cyclonedx ## build the release, and pack it into target/dist: for Debian, static, with checksums
 	cargo build --locked --release --bin keymeter
+	CC_$(subst -,_,$(STATIC))=musl-gcc cargo build --locked --release --bin keymeter --target $(STATIC)
 	rm -rf $(DIST) && mkdir -p $(DIST)
 	conf/deploy/package.sh target/release/keymeter $(DIST)/keymeter.deb
 	version=$$(dpkg-deb --field $(DIST)/keymeter.deb Version) && architecture=$$(dpkg --print-architecture) && \
 	mv $(DIST)/keymeter.deb $(DIST)/keymeter_$${version}_$$architecture.deb && \
-	tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@$$(git log -1 --format=%ct) -C target/release -c keymeter | \
-	gzip -9n >$(DIST)/keymeter-$$version-$$(uname -m)-linux-gnu.tar.gz
+	conf/deploy/archive.sh target/release/keymeter $(DIST)/keymeter-$$version-$(MACHINE)-linux-gnu.tar.gz && \
+	conf/deploy/archive.sh target/$(STATIC)/release/keymeter $(DIST)/keymeter-$$version-$(MACHINE)-linux-musl.tar.gz && \
+	conf/deploy/sbom.sh $(DIST)/keymeter-$$version.cdx.json
 	cd $(DIST) && sha256sum keymeter* >SHA256SUMS && cat SHA256SUMS
+
+.PHONY: musl
+musl:
+	@if ! command -v musl-gcc >/dev/null; then $(MAKE) --no-print-directory install-musl; fi
+	@if ! [ -d "$$(rustc --print target-libdir --target $(STATIC))" ]; then rustup target add $(STATIC); fi
+
+.PHONY: install-musl
+install-musl:
+	$(call install,musl-tools,the static binary is built with it)
+
+.PHONY: cyclonedx
+cyclonedx:
+	@cargo cyclonedx --version >/dev/null 2>&1 || cargo install --locked cargo-cyclonedx
 
 .PHONY: bench
 bench: cmake valgrind ## measure admission, metering and limits, in time and in instructions

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Packs the debug build for Debian and looks at what somebody who installs it gets.
+"""Packs the debug build, for Debian and as an archive, and looks at what somebody who installs it gets.
 
 Usage: package.py    (`make test` runs it, after the build)
 """
@@ -25,6 +25,14 @@ FILES = [
     "usr/share/doc/keymeter/copyright",
     "usr/share/doc/keymeter/changelog.gz",
 ]
+IN_ARCHIVE = [
+    "keymeter",
+    "LICENSE",
+    "completions/keymeter.bash",
+    "completions/keymeter.fish",
+    "man1/keymeter.1",
+    "man1/keymeter-keys-create.1",
+]
 
 
 def run(*command, **options):
@@ -36,6 +44,23 @@ def run(*command, **options):
 def packed(binary, path):
     run(ROOT / "conf/deploy/package.sh", binary, path, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "COMPRESSION": "none"})
     return path.read_bytes()
+
+
+def archived(binary, path):
+    run(ROOT / "conf/deploy/archive.sh", binary, path, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+    return path.read_bytes()
+
+
+def is_an_archive_that_runs(folder, binary):
+    """Named as people get it, in a folder of its own within."""
+    path = folder / "keymeter-1.2.3-x86_64-linux-musl.tar.gz"
+    first = archived(binary, path)
+    assert first == archived(binary, path), "two runs give different bytes"
+    run("tar", "-xzf", path, "-C", folder)
+    tree = folder / path.name.removesuffix(".tar.gz")
+    missing = [name for name in IN_ARCHIVE if not (tree / name).is_file()]
+    assert not missing, missing
+    assert run(tree / "keymeter", "--version") == run(binary, "--version")
 
 
 def main():
@@ -65,7 +90,8 @@ def main():
         assert all((tree / name.lstrip("/")).is_file() for name in conffiles), conffiles
         for script in ("postinst", "prerm", "postrm"):
             run("sh", "-n", tree / "DEBIAN" / script)
-    print(f"the package {version} is whole, and two runs give the same bytes")
+        is_an_archive_that_runs(folder, binary)
+    print(f"the package and the archive {version} are whole, and two runs give the same bytes")
 
 
 if __name__ == "__main__":
