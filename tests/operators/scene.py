@@ -67,6 +67,13 @@ class Inference(http.server.BaseHTTPRequestHandler):
     USAGE = {"prompt_tokens": 40, "completion_tokens": 12, "total_tokens": 52,
              "prompt_tokens_details": {"cached_tokens": 16}, "completion_tokens_details": {"reasoning_tokens": 4}}
 
+    # An issuer's keys (the first of RFC 7517, appendix A.1): nobody here signs by it.
+    KEYS = {"keys": [{"kty": "EC", "crv": "P-256", "kid": "1", "use": "sig", "alg": "ES256",
+                      "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4", "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]}
+
+    def do_GET(self):
+        self.whole(200, self.KEYS)
+
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         user = body.get("user")
@@ -275,6 +282,8 @@ keys:
     events_url: "{source}/keys/events"
     usage_url: "{source}/usage/records"
     token: {GATEWAYS}
+  jwt:
+    - {{issuer: "https://login.example", audience: keymeter, jwks: "http://127.0.0.1:{upstream}/jwks", algorithms: [ES256]}}
 key_cache: {{ttl: 2s, unknown_ttl: 1s}}
 control: {{listen: "127.0.0.1:{control}", token: {OPERATOR}, gateway_token: {GATEWAYS}}}
 limits:
