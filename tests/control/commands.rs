@@ -53,7 +53,16 @@ async fn the_environment_names_the_control_plane(plane: &Plane) {
 
 async fn a_key_is_told_in_the_same_words_as_one_of_a_file(plane: &Plane) {
     let url = plane.url("");
-    let create = ["keys", "create", "--name", "Some key", "--requests-per-minute", "5"];
+    let create = [
+        "keys",
+        "create",
+        "--name",
+        "Some key",
+        "--requests-per-minute",
+        "5",
+        "--quota",
+        "usd=100/month@Europe/Berlin",
+    ];
     command(&url, OPERATOR, &create).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let (file, config) = (folder.path().join("keys.yaml"), folder.path().join("keymeter.yaml"));
@@ -87,7 +96,12 @@ async fn a_key_is_told_in_the_same_words_as_one_of_a_file(plane: &Plane) {
     let names: Vec<_> = shown.lines().filter_map(|line| line.split(' ').next()).collect();
     assert_eq!(names[..7], ["id", "name", "state", "masked", "owner", "team", "models"]);
     assert_eq!(names[7..10], ["requests_per_minute", "tokens_per_minute", "concurrent_requests"]);
-    assert!(shown.contains("unlimited (default)") && !shown.contains("{"), "{shown}");
+    let [of_plane, of_file] = [&shown, &of_file(&["keys", "show", "Some key"]).await].map(|shown| {
+        let line = shown.lines().find(|line| line.starts_with("quota ")).unwrap_or_default();
+        line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    });
+    assert_eq!((&of_plane, of_plane[1].as_str()), (&of_file, "usd=100/month@Europe/Berlin"));
+    assert!(shown.contains("unlimited (default)") && !shown.contains('{'), "{shown}");
 }
 
 async fn keys_are_found_by_their_names(plane: &Plane) {

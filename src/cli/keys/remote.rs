@@ -1,5 +1,6 @@
 //! The same commands on the keys of a control plane.
 
+use keymeter_config::keys::parse_limits;
 use keymeter_core::key::KeyId;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
@@ -9,7 +10,7 @@ use super::{
     defaults::{Defaults, limit},
     limits::{merged, own},
     names::find_on,
-    show::PRIORITY,
+    show::{self, PRIORITY},
 };
 use crate::cli::remote::{Remote, RemoteError, print_fields, print_one, print_rows, print_secret, segment};
 
@@ -54,7 +55,9 @@ pub(super) fn run(mut command: Command, url: &str, source: &Source) -> Result<()
             let mut keys = remote.list("/api/v1/keys")?;
             if list.output == Output::Text {
                 let defaults = Defaults::of_control(&remote);
-                keys.iter_mut().for_each(|key| say_what_holds(key, &defaults));
+                for key in &mut keys {
+                    say_what_holds(key, &defaults);
+                }
             }
             print_rows(&keys, &columns(&keys), list.output)?;
         }
@@ -128,20 +131,31 @@ fn described(key: &Value) -> Vec<(String, Value)> {
     if let Some(limits) = fields.get("limits").and_then(Value::as_object) {
         const MINUTE: [&str; 3] = ["requests_per_minute", "tokens_per_minute", "concurrent_requests"];
         told.extend(MINUTE.iter().filter_map(|name| Some(((*name).to_owned(), limits.get(*name)?.clone()))));
-        told.extend(
-            limits
-                .iter()
-                .filter(|(name, _)| !MINUTE.contains(&name.as_str()))
-                .map(|(name, value)| (name.clone(), value.clone())),
-        );
+        let further: Map<_, _> =
+            limits.clone().into_iter().filter(|(name, _)| !MINUTE.contains(&name.as_str())).collect();
+        match parse_limits(further.clone().into()) {
+            Ok((_, terms)) => {
+                told.extend(show::further(&terms).into_iter().map(|(name, words)| (name.to_owned(), words.into())));
+            }
+            // What a control plane of a later version has beside them.
+            Err(_) => told.extend(further),
+        }
     }
     let is_told = |name: &str, value: &Value| {
         name != "limits" && !FIRST.contains(&name) && (name != "priority" || is_priority(value))
     };
-    told.extend(
-        fields.iter().filter(|(name, value)| is_told(name, value)).map(|(name, value)| (name.clone(), value.clone())),
-    );
+    told.extend(fields.iter().filter(|(name, value)| is_told(name, value)).map(|(name, value)| {
+        let value = if name == "retiring" { until(value) } else { value.clone() };
+        (name.clone(), value)
+    }));
     told
+}
+
+/// Until when old secrets work, of which a control plane shows no more.
+fn until(retiring: &Value) -> Value {
+    let times = retiring.as_array().into_iter().flatten().filter_map(|old| old.get("not_after")?.as_str());
+    let words: Vec<_> = times.map(|time| format!("until {time}")).collect();
+    if words.is_empty() { Value::Null } else { words.join(", ").into() }
 }
 
 /// Whether a priority is one that was set.

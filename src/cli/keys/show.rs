@@ -137,7 +137,7 @@ fn description(record: &KeyRecord, hash_known: bool, defaults: &Defaults, now: T
 }
 
 /// What few keys have.
-fn further(terms: &Terms) -> Vec<(&'static str, String)> {
+pub(super) fn further(terms: &Terms) -> Vec<(&'static str, String)> {
     let mode = terms.mode.map(|mode| ("mode", mode_word(mode).to_owned()));
     let quotas = terms.quotas.iter().map(|quota| ("quota", quota.to_string()));
     let of = |what: &str, limits: &ScopeLimits| format!("{what}: {}", scope_limits(limits));
