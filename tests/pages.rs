@@ -1,6 +1,9 @@
 //! The pages as somebody pastes from them: each configuration in them is one that the program takes.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use pingora::server::configuration::ServerConf;
 use serde_yaml::{Mapping, Value};
@@ -10,16 +13,17 @@ fn blocks() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let docs = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
     let pages = docs.chain([root.join("README.md")]).filter(|path| path.extension().is_some_and(|kind| kind == "md"));
-    pages.flat_map(|page| blocks_of(&page)).collect()
+    pages.flat_map(|page| blocks_of(&page, "yaml")).collect()
 }
 
-fn blocks_of(page: &PathBuf) -> Vec<(String, String)> {
+fn blocks_of(page: &PathBuf, kind: &str) -> Vec<(String, String)> {
+    let start = format!("```{kind}");
     let text = std::fs::read_to_string(page).unwrap();
     let mut blocks: Vec<(String, String)> = Vec::new();
     let mut indent = None;
     for (number, line) in text.lines().enumerate() {
         match (indent, line.trim()) {
-            (None, "```yaml") => {
+            (None, line_of_start) if line_of_start == start => {
                 indent = Some(line.len() - line.trim_start().len());
                 blocks.push((format!("{}:{}", page.display(), number + 1), String::new()));
             }
@@ -90,4 +94,25 @@ fn every_configuration_in_the_pages_is_taken() {
         assert!(loaded.is_ok(), "{place}: {:?}", loaded.err());
     }
     assert!(of_gateways >= 8 && of_keys >= 2, "{of_gateways} configurations and {of_keys} files of keys were found");
+}
+
+#[test]
+fn a_key_map_of_nginx_is_taken_as_its_page_says() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/moving-from-nginx.md");
+    let only = |kind: &str| blocks_of(&page, kind).into_iter().next().unwrap().1;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("nginx.conf"), only("nginx")).unwrap();
+    std::fs::write(folder.path().join("keymeter.yaml"), only("yaml")).unwrap();
+    let programs = Path::new(env!("CARGO_BIN_EXE_keymeter")).parent().unwrap().display().to_string();
+    let mut shell = Command::new("sh");
+    shell.args(["-ec", &only("sh")]).current_dir(&folder).env("PATH", programs + ":/usr/bin:/bin");
+    let taken = shell.output().unwrap();
+    assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
+    let loaded = keymeter_config::load(&folder.path().join("keymeter.yaml"), &|_| None).unwrap();
+    let found: Vec<_> = loaded.keys.iter().map(|key| (key.name.as_str(), key.hash)).collect();
+    let secret = |text: &str| keymeter_core::key::Secret::new(text).hash();
+    assert_eq!(
+        found,
+        [("Client alice", secret("sk-alice-0123456789abcdef")), ("Client batch", secret("sk-batch-fedcba9876543210"))]
+    );
 }
