@@ -120,7 +120,7 @@ fn every_configuration_in_the_readme_and_in_conf_loads_with_nothing_set() {
         std::fs::write(folder.path().join(name), block).unwrap();
     }
     // The keys file is made by the command that the README gives.
-    let create = readme.lines().find(|line| line.starts_with("keymeter keys create --file")).unwrap();
+    let create = readme.lines().find(|line| line.starts_with("export KEY=$(keymeter keys create --file")).unwrap();
     let create = create.split(" #").next().unwrap().trim();
     let mut shell = Command::new("sh");
     let binary = Path::new(env!("CARGO_BIN_EXE_keymeter")).parent().unwrap().display().to_string();

@@ -56,7 +56,7 @@ async fn a_quota_is_used_up_and_says_when_there_is_room() {
     let first = gateway.chat(&chat()).await;
     assert_eq!(first.status, 200, "{}", first.text());
     let refused = gateway.chat(&chat()).await;
-    is_refused(&refused, "insufficient_quota", "of the $0.05 that it may use per month; there is room in ");
+    is_refused(&refused, "insufficient_quota", "of the $0.05 that it may use per month, and this request reserves $");
     assert_eq!(refused.json()["error"]["type"], "insufficient_quota");
     assert!(refused.header("retry-after").unwrap().parse::<u64>().unwrap() > 0);
     let told = usage(&gateway, SECRET).await;

@@ -17,9 +17,8 @@ trap 'rm -rf "$root"' EXIT
 chmod 755 "$root"
 install -D "$binary" "$root/usr/bin/keymeter"
 install -D -m 644 conf/deploy/keymeter.service "$root/usr/lib/systemd/system/keymeter.service"
-# The package has a user of its own, so that commands can be given its files.
-sed -i -e '/^# A service of systemd/,/^#   systemctl stop/d' -e 's/^DynamicUser=yes$/User=keymeter\nGroup=keymeter/' \
-	"$root/usr/lib/systemd/system/keymeter.service"
+# What somebody does by hand who has no package.
+sed -i -e '/^# A service of systemd/,/^#   systemctl stop/d' "$root/usr/lib/systemd/system/keymeter.service"
 install -D -m 640 conf/keymeter.yaml "$root/etc/keymeter/keymeter.yaml"
 install -D -m 640 conf/keys.yaml "$root/etc/keymeter/keys.yaml"
 # Where the service may write.

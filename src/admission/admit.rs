@@ -89,7 +89,7 @@ impl Gate {
         };
         Place::take(key.accounts(), &here).map_err(|refusal| {
             key.account.metrics.held_to(&here.scopes.key);
-            over_limit(key, refusal)
+            over_limit(key, refusal, None)
         })
     }
 

@@ -9,7 +9,7 @@ use keymeter_core::{
         Reservation, Room, Strategy, TooLarge, plan, room_left,
     },
     money::{Cost, Hold, StalePolicy, Usd},
-    rejection::{OverLimit, Rejection, TokenLimit},
+    rejection::{OverLimit, Rejection, TokenLimit, Wanted},
 };
 
 use super::{
@@ -267,7 +267,19 @@ impl Planned {
     }
 
     fn over(&self, refusal: Refusal) -> Rejection {
-        over_limit(&self.admitted.key, refusal)
+        let Amounts { tokens, output_tokens, nano_usd } = self.amounts();
+        let amount = match refusal.over {
+            LimitKind::Requests | LimitKind::Concurrency => None,
+            LimitKind::Tokens => Some(tokens),
+            LimitKind::Quota(name) => match name.unit {
+                QuotaUnit::Requests => None,
+                QuotaUnit::Tokens => Some(tokens),
+                QuotaUnit::OutputTokens => Some(output_tokens),
+                QuotaUnit::Usd => Some(nano_usd),
+            },
+        };
+        let wanted = amount.map(|amount| Wanted { amount, has_answer: self.demand.has_output });
+        over_limit(&self.admitted.key, refusal, wanted)
     }
 
     /// The refusal for want of money.
@@ -281,9 +293,9 @@ impl Planned {
 }
 
 /// The refusal of a request of `key` by one of the limits that concern it.
-pub(super) fn over_limit(key: &Key, refusal: Refusal) -> Rejection {
+pub(super) fn over_limit(key: &Key, refusal: Refusal, wanted: Option<Wanted>) -> Rejection {
     let scope_id = key.accounts().of(refusal.scope).and_then(Holder::scope_id).cloned();
-    Rejection::OverLimit(Box::new(OverLimit { key: key.record.id.clone(), scope_id, refusal }))
+    Rejection::OverLimit(Box::new(OverLimit { key: key.record.id.clone(), scope_id, refusal, wanted }))
 }
 
 fn at_least_one(tokens: u64) -> Limit {

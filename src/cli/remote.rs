@@ -231,14 +231,14 @@ pub fn print(text: &str) -> Result<(), RemoteError> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(RemoteError::Stream)
 }
 
-/// Prints a secret alone on standard output, and `done` on standard error.
+/// Prints a secret or a token, as its field is called, alone on standard output, and `done` on standard error.
 ///
 /// # Errors
 /// When it cannot be printed. Then the secret is lost.
 pub fn print_secret(answer: &Value, field: &str, done: &str) -> Result<(), RemoteError> {
     let secret = answer.get(field).and_then(Value::as_str).unwrap_or_default();
     print(&format!("{secret}\n"))?;
-    eprintln!("{done}; this secret is shown once");
+    eprintln!("{done}; this {field} is shown once");
     Ok(())
 }
 

@@ -57,8 +57,8 @@ struct Ready {
 /// The outcome of a reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reloaded {
-    /// The number of keys.
-    pub keys: usize,
+    /// The number of keys; of a service's nobody knows it.
+    pub keys: Option<usize>,
     /// Those that are other than before.
     pub key_changes: KeyChanges,
     /// The sections of the configuration that are other than before.
@@ -180,7 +180,7 @@ impl Reloader {
         let sections = changed_sections(&state.config, &config);
         state.config = config;
         state.files = files;
-        let keys = self.source.as_ref().map_or(0, |source| source.len());
+        let keys = self.source.as_ref().map(|source| source.len());
         Reloaded { keys, key_changes, sections, restart_needed }
     }
 }
@@ -209,7 +209,8 @@ fn report(done: &Reloaded) {
     let changes: Vec<_> =
         of_keys.into_iter().chain(done.sections.iter().map(|section| (*section).to_owned())).collect();
     let changes = if changes.is_empty() { "nothing is other than before".to_owned() } else { changes.join("; ") };
-    tracing::info!("reloaded: {changes} (keys: {})", done.keys);
+    let keys = done.keys.map_or_else(|| "keys from a service".to_owned(), |keys| format!("keys: {keys}"));
+    tracing::info!("reloaded: {changes} ({keys})");
     if !done.restart_needed.is_empty() {
         tracing::warn!("a restart is needed to apply the changes of: {}", done.restart_needed.join(", "));
     }

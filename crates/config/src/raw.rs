@@ -32,8 +32,7 @@ pub(super) type List<T> = Vec<Option<T>>;
 /// The configuration of keymeter.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "fields, `upstreams` and `keys` at least")]
-// A control plane may run without a gateway.
-#[schemars(extend("anyOf" = [{"required": ["upstreams", "keys"]}, {"required": ["control"]}]))]
+#[schemars(extend("required" = ["upstreams", "keys"]))]
 pub(super) struct File {
     /// Where clients connect, and what their requests may take.
     pub(super) server: Option<Server>,

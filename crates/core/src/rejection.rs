@@ -12,7 +12,7 @@ use http::StatusCode;
 use self::limits::seconds;
 pub use self::{
     code::{ErrorCode, Refused},
-    limits::{OverLimit, ReachedLimit, TokenLimit},
+    limits::{OverLimit, ReachedLimit, TokenLimit, Wanted},
 };
 
 use crate::{
@@ -444,7 +444,12 @@ mod tests {
     fn over(over: LimitKind, retry_after: Duration) -> Rejection {
         let (scope, models) = (Scope::Key, None);
         let refusal = Refusal { over, scope, models, limit: 10, used: 10, retry_after, reset: retry_after };
-        Rejection::OverLimit(Box::new(OverLimit { key: "key_test".parse().unwrap(), scope_id: None, refusal }))
+        Rejection::OverLimit(Box::new(OverLimit {
+            key: "key_test".parse().unwrap(),
+            scope_id: None,
+            refusal,
+            wanted: None,
+        }))
     }
 
     #[test]

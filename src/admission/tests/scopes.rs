@@ -122,11 +122,7 @@ async fn a_quota_of_money_is_reserved_and_settled() {
     let first = fixture.admitted(CHAT).await;
     let rejection = refused(&fixture, "sk-key_a", CHAT).await;
     assert_eq!((rejection.code().as_str(), rejection.kind()), ("insufficient_quota", "insufficient_quota"));
-    assert!(
-        rejection.message().contains(" of the $11 that it may use per month; there is room in 30 d 0 h 0 min"),
-        "{}",
-        rejection.message()
-    );
+    assert!(rejection.message().contains("; there is room in 30 d 0 h 0 min"), "{}", rejection.message());
     assert!(rejection.forbids_retry());
     end(first);
     let second = fixture.admitted(CHAT).await;

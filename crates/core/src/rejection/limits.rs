@@ -17,6 +17,17 @@ pub struct OverLimit {
     pub scope_id: Option<Arc<str>>,
     /// Which limit, and when there is room again.
     pub refusal: Refusal,
+    /// What the request would reserve of it, where that is not one request.
+    pub wanted: Option<Wanted>,
+}
+
+/// What a refused request would reserve of a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// In the limit's unit.
+    pub amount: u64,
+    /// Whether a part of it is for an answer, which the request may hold to less.
+    pub has_answer: bool,
 }
 
 /// A limit of tokens that a request is over for good.
@@ -69,7 +80,8 @@ impl OverLimit {
                 "{whose} made {used} of the {limit} requests that it may make in 60 s; retry in {wait} (all of them are free in {reset})"
             ),
             LimitKind::Tokens => format!(
-                "{whose} used or reserved {used} of the {limit} tokens that it may use in 60 s; retry in {wait} (all of them are free in {reset})"
+                "{whose} used or reserved {used} of the {limit} tokens that it may use in 60 s{}; retry in {wait} (all of them are free in {reset})",
+                self.wanted.map(|wanted| wanted.told(&wanted.amount.to_string())).unwrap_or_default()
             ),
             LimitKind::Concurrency => format!(
                 "{whose} has {used} of the {limit} requests running that it may run at once; retry when one has ended"
@@ -80,11 +92,20 @@ impl OverLimit {
             LimitKind::Quota(name) => {
                 let (used, limit) = (amount(*name, *used), amount(*name, *limit));
                 let span = name.span;
+                let wanted = self.wanted.map(|wanted| wanted.told(&amount(*name, wanted.amount))).unwrap_or_default();
                 format!(
-                    "{whose} used or reserved {used} of the {limit} that it may use per {span}; there is room in {wait} (all of it is free in {reset})"
+                    "{whose} used or reserved {used} of the {limit} that it may use per {span}{wanted}; there is room in {wait} (all of it is free in {reset})"
                 )
             }
         }
+    }
+}
+
+impl Wanted {
+    /// Why a limit that has room left refuses: a smaller request would fit.
+    fn told(self, amount: &str) -> String {
+        let hint = if self.has_answer { " (less with a lower maximum of its answer)" } else { "" };
+        format!(", and this request reserves {amount}{hint}")
     }
 }
 
