@@ -24,7 +24,7 @@ pub struct Caller {
     /// Who it is.
     pub who: Who,
     /// The address that the call came from.
-    address: String,
+    pub address: String,
 }
 
 /// The operator, or a user.

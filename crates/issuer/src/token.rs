@@ -39,6 +39,12 @@ impl Claims {
         decode(token, key.key(), &validation).ok().map(|decoded| Self(decoded.claims))
     }
 
+    /// All of it.
+    #[must_use]
+    pub fn all(&self) -> &Map<String, Value> {
+        &self.0
+    }
+
     /// The value of a claim.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Value> {
