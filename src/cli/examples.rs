@@ -113,7 +113,7 @@ mod tests {
         let ours = parts.filter_map(|part| {
             let words: Vec<_> = part.split_whitespace().collect();
             let is_before = |word: &&str| *word == "sudo" || word.contains('=') || *word == "exec";
-            let first = words.iter().position(|word| !is_before(&word))?;
+            let first = words.iter().position(|word| !is_before(word))?;
             let name = words.get(first)?;
             let is_ours = *name == "keymeter" || name.ends_with("/keymeter");
             is_ours.then(|| format!("keymeter {}", words[first + 1..].join(" ")))

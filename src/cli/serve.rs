@@ -56,7 +56,9 @@ pub(super) fn run(path: PathBuf, upgrade: bool) -> Result<(), ServeError> {
         let addresses: Vec<_> = server.addresses.iter().map(ToString::to_string).collect();
         let (addresses, admin) = (addresses.join(" and "), server.admin_address);
         tracing::info!("listening on {addresses} ({keys}), admin address {admin}");
-        notes.iter().for_each(|note| tracing::info!("{note}"));
+        for note in &notes {
+            tracing::info!("{note}");
+        }
         let handover = take_over(&settings, predecessor)?;
         service_manager::ready(upgrade);
         if let Some(control) = &control {

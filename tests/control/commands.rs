@@ -87,7 +87,7 @@ async fn a_key_is_told_in_the_same_words_as_one_of_a_file(plane: &Plane) {
     let names: Vec<_> = shown.lines().filter_map(|line| line.split(' ').next()).collect();
     assert_eq!(names[..7], ["id", "name", "state", "masked", "owner", "team", "models"]);
     assert_eq!(names[7..10], ["requests_per_minute", "tokens_per_minute", "concurrent_requests"]);
-    assert!(shown.contains("unlimited (default)") && !shown.contains("{"), "{shown}");
+    assert!(shown.contains("unlimited (default)") && !shown.contains('{'), "{shown}");
 }
 
 async fn keys_are_found_by_their_names(plane: &Plane) {

@@ -54,7 +54,9 @@ pub(super) fn run(mut command: Command, url: &str, source: &Source) -> Result<()
             let mut keys = remote.list("/api/v1/keys")?;
             if list.output == Output::Text {
                 let defaults = Defaults::of_control(&remote);
-                keys.iter_mut().for_each(|key| say_what_holds(key, &defaults));
+                for key in &mut keys {
+                    say_what_holds(key, &defaults);
+                }
             }
             print_rows(&keys, &columns(&keys), list.output)?;
         }

@@ -52,7 +52,7 @@ impl SharedLimits {
                 }
                 Err(error) if is_first => self.report_unavailable(Failed::Connecting, &error),
                 Err(error) => {
-                    tracing::debug!("the shared-limits server {} is still unavailable: {error}", self.terms.url)
+                    tracing::debug!("the shared-limits server {} is still unavailable: {error}", self.terms.url);
                 }
             }
             is_first = false;
