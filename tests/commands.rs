@@ -136,7 +136,7 @@ fn every_configuration_in_the_readme_and_in_conf_loads_with_nothing_set() {
     for entry in std::fs::read_dir(repository("conf")).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
-        if name.starts_with("keymeter") && name.ends_with(".yaml") {
+        if name.starts_with("keymeter") && path.extension().is_some_and(|ending| ending == "yaml") {
             check(&path);
             checked += 1;
         }
@@ -299,7 +299,7 @@ fn every_error_has_its_row_in_the_docs_and_every_page_is_in_the_index() {
     let index = std::fs::read_to_string(repository("docs/README.md")).unwrap();
     for page in std::fs::read_dir(repository("docs")).unwrap() {
         let name = page.unwrap().file_name().into_string().unwrap();
-        let is_page = name.ends_with(".md") && name != "README.md";
+        let is_page = Path::new(&name).extension().is_some_and(|ending| ending == "md") && name != "README.md";
         assert!(!is_page || index.contains(&format!("]({name})")), "docs/README.md does not name {name}");
     }
     let readme = std::fs::read_to_string(repository("README.md")).unwrap();

@@ -18,6 +18,9 @@ over_both_by! {
 /// Attempts that fail before an address has to wait.
 const MOST: usize = 20;
 
+/// Makes a token that must not be believed.
+type Forged<'all> = Box<dyn Fn(&Asked) -> String + 'all>;
+
 /// Somebody with one fault in the ID token is let in by nobody.
 async fn an_id_token_that_cannot_be_believed_lets_nobody_in(plane: &Plane, issuer: &Provider) {
     user(plane, "ada", "ada@example.com").await;
@@ -29,7 +32,6 @@ async fn an_id_token_that_cannot_be_believed_lets_nobody_in(plane: &Plane, issue
         claims
     };
     let signed = |asked: &Asked, others: Value| issuer.signer.token(&issuer.claims(asked, &with(others)));
-    type Forged<'all> = Box<dyn Fn(&Asked) -> String + 'all>;
     let jwk = issuer.signer.jwk();
     let modulus = jwk["n"].as_str().unwrap().to_owned();
     let forged: Vec<(&str, Forged<'_>)> = vec![

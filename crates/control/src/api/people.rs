@@ -113,6 +113,7 @@ pub(crate) struct UpdateUser {
     /// The value of the issuer's claim by which they sign in to the page; `null`: by none. Sessions that began by another are over.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>)]
+    #[allow(clippy::option_option, reason = "absent, null and a value are three cases")]
     pub(crate) sign_in: Option<Option<String>>,
 }
 
@@ -206,7 +207,7 @@ pub(crate) async fn update_user(
         }
         None => before.sign_in.clone(),
     };
-    let user = User { name, limits, sign_in, ..before.clone() };
+    let user = User { name, sign_in, limits, ..before.clone() };
     if user != before {
         people::update_user(&mut tx, &user, now).await.map_err(|error| taken(error, &id))?;
         note(&mut tx, &caller.actor(), "user.update", &id, &detail.into(), now).await?;

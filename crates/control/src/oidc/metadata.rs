@@ -48,7 +48,7 @@ impl Metadata {
         }
         let needs_tls = issuer.starts_with("https://");
         let endpoint = |name: &str, url: &str| {
-            let url = url.parse::<Url>().ok().filter(|url| url.has_host());
+            let url = url.parse::<Url>().ok().filter(Url::has_host);
             let is_taken = |url: &Url| url.scheme() == "https" || (url.scheme() == "http" && !needs_tls);
             url.filter(is_taken).ok_or_else(|| invalid(&format!("has no `{name}` that could be used")))
         };

@@ -189,7 +189,7 @@ async fn holder(plane: &Plane, issuer: &OidcIssuer, identity: &Identity, parts: 
     if !signs_in_by(issuer, &user, &identity.value) {
         return Err(unknown(identity));
     }
-    noted(plane, &Caller { who: Who::User(user), address }, &identity.value).await?;
+    noted(plane, &Caller { who: Who::User(Box::new(user)), address }, &identity.value).await?;
     Ok(Holder::IssuedUser { token, mark })
 }
 
