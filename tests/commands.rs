@@ -101,7 +101,7 @@ fn check_says_where_signing_in_could_be_forged_on_the_way() {
         (
             "https://keys.example",
             "http://login.example",
-            vec!["2:20: warning: `http://login.example` is asked without TLS"],
+            vec!["2:18: warning: `http://login.example` is asked without TLS"],
         ),
         (
             "http://keys.example",

@@ -8,7 +8,7 @@ use http::header;
 use keymeter_config::keys::Http;
 use keymeter_core::key::Secret;
 pub use keymeter_issuer::client::ClientError;
-pub(crate) use keymeter_issuer::client::{JSON, ServiceError, builder, cause, max_age, next_piece, read_body, send};
+pub(crate) use keymeter_issuer::client::{JSON, ServiceError, builder, max_age, next_piece, read_body, send};
 use reqwest::{Client, RequestBuilder};
 
 use crate::patience::{self, Patience};
