@@ -106,7 +106,7 @@ fn check_says_where_signing_in_could_be_forged_on_the_way() {
         (
             "http://keys.example",
             "https://login.example",
-            vec!["1:22: warning: `http://keys.example` is reached without TLS"],
+            vec!["1:21: warning: `http://keys.example` is reached without TLS"],
         ),
     ] {
         let text = format!(

@@ -82,7 +82,8 @@ fn of_signing_in(config: &Config, root: &Place<'_>) {
     }
     if let Some(url) = control.page_url.as_ref().filter(|url| comes_without_tls(url)) {
         place.field("page_url").error(format!(
-            "`{url}` is reached without TLS: whoever is on the way can read sessions and tokens; put a proxy with TLS before the              page, and use https://"
+            "`{url}` is reached without TLS: whoever is on the way can read sessions and tokens; put a proxy with TLS before the \
+             page, and use https://"
         ));
     }
 }

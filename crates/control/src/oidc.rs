@@ -178,13 +178,13 @@ impl OidcIssuer {
 
     /// Whom these claims name, if they do.
     fn identity(&self, claims: &Map<String, Value>) -> Result<Option<Identity>, OidcError> {
-        let text = |name: &str| claims.get(name).and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty());
-        let Some(value) = text(&self.terms.claim) else { return Ok(None) };
-        // Some issuers say it as a text.
+        let text = |name: &str| claims.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        // Some issuers say it as a text, and some apart from the address.
         let is_unverified = claims.get("email_verified").is_some_and(|stated| *stated != true && *stated != "true");
         if self.terms.is_email() && is_unverified {
             return Err(OidcError::Unverified);
         }
+        let Some(value) = text(&self.terms.claim) else { return Ok(None) };
         Ok(Some(Identity { value: value.to_owned(), name: text("name").map(str::to_owned) }))
     }
 

@@ -46,6 +46,10 @@ async fn an_id_token_that_cannot_be_believed_lets_nobody_in(plane: &Plane, issue
         ("it is not valid yet", Box::new(move |asked| signed(asked, json!({"nbf": now + 100})))),
         ("it was made later", Box::new(move |asked| signed(asked, json!({"iat": now + 100})))),
         ("it says not when", Box::new(|asked| signed(asked, json!({"iat": null})))),
+        (
+            "the address is not verified, and told elsewhere",
+            Box::new(|asked| signed(asked, json!({"email": null, "email_verified": false}))),
+        ),
         ("the address is not verified", Box::new(|asked| signed(asked, json!({"email_verified": false})))),
         ("nobody is named", Box::new(|asked| signed(asked, json!({"email": ""})))),
         ("alg none", Box::new(|asked| unsigned(&json!({"alg": "none"}), &issuer.claims(asked, &ada)))),
@@ -99,6 +103,12 @@ async fn an_answer_counts_in_the_browser_that_asked(plane: &Plane, issuer: &Prov
     copy.attempt = eve.attempt.as_ref().map(|cookie| cookie.replace(asked.field("nonce"), asked.field("state")));
     copy.get(&back).await.with(403);
     eve.get(&back).await.with(200);
+    // Whoever is signed in stays so: their browser sends no session from another site, and gets none.
+    let page = Browser::new(plane).get("/sign-in/callback?code=a&state=b").await.with(403);
+    let set: Vec<_> = page.headers.get_all("set-cookie").iter().map(|set| set.to_str().unwrap()).collect();
+    assert!(set.len() == 1 && set[0].starts_with("keymeter-sign-in=;"), "{set:?}");
+    let page = Browser::new(plane).ask("GET", "/sign-in", &[], &[("sec-fetch-site", "cross-site")]).await.with(200);
+    assert!(page.headers.get("set-cookie").is_none() && page.text.contains("content=\"0;url=/sign-in\""));
 }
 
 #[tokio::test]
@@ -132,7 +142,7 @@ async fn whoever_comes_back_without_a_code_is_told() {
     ] {
         let mut browser = Browser::new(&plane);
         let asked = browser.begins().await;
-        browser.get(&asked.back(answer)).await.with(403).says(words).lacks("vil</b>");
+        browser.get(&asked.back(answer)).await.with(403).says(words).says("href=\"/sign-in\"").lacks("vil</b>");
     }
     assert!(issuer.asked("/token").is_empty());
 }

@@ -14,14 +14,15 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    document::{leading, with_cookie},
+    document::{document, leading, refused, sentence, with_cookie},
+    layout::title_of,
     request::{PageError, PageQuery, is_led_here_by_others},
     session::{BrowserSession, Holder, Sessions, is_secure, no_flow_cookie},
     sign_in,
 };
 use crate::{
     Plane,
-    api::sign_in::Newcomer,
+    api::sign_in::{Newcomer, is_sign_in},
     caller::{Caller, Who},
     error::ApiError,
     oidc::{Flow, Identity, OidcError, OidcIssuer},
@@ -77,7 +78,17 @@ pub async fn finish(
             let page = leading("Signed in", "/", &main);
             with_cookie(page, plane.sessions.cookie(&session, is_secure(&parts.headers)))
         }
-        Err(refusal) => sign_in::refused(&plane, &parts.headers, &refusal)?,
+        // The form would begin the session of a visitor, in place of one that the browser may have and not have sent.
+        Err(refusal) => {
+            let main = html! {
+                div.narrow {
+                    h1 { "You are not signed in" }
+                    div.alert role="alert" { p { (sentence(refusal.message())) } }
+                    p { a.button href="/sign-in" { "Back to signing in" } }
+                }
+            };
+            refused(document(&title_of("Sign in", Some(&refusal)), &html! {}, &main), Some(&refusal))
+        }
     };
     Ok(with_cookie(page, no_flow_cookie(issuer.is_page_secure())))
 }
@@ -174,6 +185,9 @@ async fn holder(plane: &Plane, issuer: &OidcIssuer, identity: &Identity, parts: 
     if issuer.is_operator(&identity.value) {
         noted(plane, &Caller::operator(plane, parts), &identity.value).await?;
         return Ok(Holder::IssuedOperator(mark));
+    }
+    if !is_sign_in(&identity.value) {
+        return Err(unknown(identity));
     }
     let address = plane.client_address(parts).to_string();
     let found = plane.store.user_by_sign_in(&identity.value).await?;

@@ -12,10 +12,10 @@ use keymeter_core::key::Secret;
 use maud::html;
 
 use super::{
-    document::with_cookie,
+    document::{leading, with_cookie},
     form::{Form, FormField},
     layout::{self, title_of},
-    request::{FORM_TOKEN, FormFields, PageError, SignedIn, SubmittedForm},
+    request::{FORM_TOKEN, FormFields, PageError, SignedIn, SubmittedForm, is_led_here_by_others},
     session::{BrowserSession, Holder, Sessions, is_secure, no_cookie},
 };
 use crate::{
@@ -33,6 +33,11 @@ pub async fn ask(
 ) -> Result<Response, PageError> {
     match signed {
         Ok(_) => Ok(Redirect::to("/").into_response()),
+        // A browser that another site leads here sends no session, and the form would begin one in the place of its own.
+        Err(_) if is_led_here_by_others(&headers) => {
+            let main = html! { div.narrow { h1 { "Sign in" } p { a href="/sign-in" { "Go on" } } } };
+            Ok(leading("Sign in", "/sign-in", &main))
+        }
         Err(_) => form(&plane, &headers, None),
     }
 }
@@ -82,7 +87,7 @@ pub async fn sign_out(
     Ok(with_cookie(Redirect::to("/sign-in").into_response(), no_cookie(is_secure(&headers))))
 }
 
-/// The form, and why somebody who came back from the issuer is not signed in.
+/// The form, and why somebody is not led to the issuer.
 pub fn refused(plane: &Plane, headers: &HeaderMap, refusal: &ApiError) -> Result<Response, PageError> {
     form(plane, headers, Some(refusal))
 }
