@@ -7,6 +7,7 @@ SHELL := /bin/bash
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 VENV := target/clients
 NODE_CLIENTS := target/clients-node
+PROVIDER := target/provider
 SERVERS := target/servers
 CHART_TOOLS := target/chart
 # All that the tests make keymeter write.
@@ -48,7 +49,7 @@ symbols: cmake ## build the release once more with its symbols, into target/symb
 	cargo build --profile symbols --locked --bin keymeter
 
 .PHONY: test
-test: cmake nextest promtool postgresql redis faketime chromium nginx haproxy clients clients-node $(CHART_TOOLS)/ready ## set up, then run every test
+test: cmake nextest promtool postgresql redis faketime chromium nginx haproxy clients clients-node provider $(CHART_TOOLS)/ready ## set up, then run every test
 	@rm -rf $(CANARY)
 	KEYMETER_CANARY=$(CURDIR)/$(CANARY) cargo nextest run --locked --workspace --lib --bins --tests --examples
 	python3 -B tests/secrets.py $(CANARY)
@@ -65,6 +66,7 @@ test: cmake nextest promtool postgresql redis faketime chromium nginx haproxy cl
 	$(CHART_TOOLS)/bin/python -B tests/deploy/chart.py
 	python3 -B tests/operators/dashboard.py
 	python3 -B tests/browser/keys_page.py target/screenshots
+	python3 -B tests/browser/sign_in.py $(PROVIDER) target/screenshots
 	python3 -B tests/browser/other_origin.py
 	python3 -B tests/proxies/proxies.py
 	python3 -B tests/proxies/replicas.py
@@ -341,6 +343,13 @@ $(CHART_TOOLS)/ready: tests/deploy/requirements.txt
 clients-node: $(NODE_CLIENTS)/ready
 
 $(NODE_CLIENTS)/ready: tests/clients/smoke/node/package.json tests/clients/smoke/node/package-lock.json
+	$(install-locked)
+
+# The issuer by which people sign in to the page in a browser.
+.PHONY: provider
+provider: $(PROVIDER)/ready
+
+$(PROVIDER)/ready: tests/browser/provider/package.json tests/browser/provider/package-lock.json
 	$(install-locked)
 
 # Inference servers. llama-cpp-python is compiled, for any processor, so that what is cached of it runs elsewhere too.

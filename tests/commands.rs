@@ -91,6 +91,38 @@ keys: {yaml: {path: keys.yaml}}
     assert_eq!(lines.last(), Some(&"ok: 3 upstreams (3 replicas), 5 keys, 2 prices"));
 }
 
+#[test]
+fn check_says_where_signing_in_could_be_forged_on_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keymeter.yaml");
+    for (page, issuer, warnings) in [
+        ("https://keys.example", "https://login.example", vec![]),
+        ("http://localhost:9091", "http://127.0.0.1:1", vec![]),
+        (
+            "https://keys.example",
+            "http://login.example",
+            vec!["2:18: warning: `http://login.example` is asked without TLS"],
+        ),
+        (
+            "http://keys.example",
+            "https://login.example",
+            vec!["1:21: warning: `http://keys.example` is reached without TLS"],
+        ),
+    ] {
+        let text = format!(
+            "control: {{page_url: \"{page}\",\n  oidc: {{issuer: \"{issuer}\", client_id: keymeter}}}}\n\
+             upstreams: [{{name: a, url: \"http://127.0.0.1:1\"}}]\nkeys: {{http: {{url: \"http://127.0.0.1:1/{{hash}}\"}}}}\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let (code, printed) = check(&file);
+        let found: Vec<_> = printed.lines().filter(|line| line.contains(": warning: ")).collect();
+        assert_eq!((code, found.len()), (Some(0), warnings.len()), "{printed}");
+        for (found, warning) in found.iter().zip(&warnings) {
+            assert!(found.starts_with(&format!("{}:{}", file.display(), warning)), "{found}");
+        }
+    }
+}
+
 /// What stands in the README and in `conf/` is pasted by people who have set nothing yet.
 #[test]
 fn every_configuration_in_the_readme_and_in_conf_loads_with_nothing_set() {

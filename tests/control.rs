@@ -7,6 +7,7 @@ mod invitations;
 mod keys;
 mod limits;
 mod money;
+mod oidc;
 mod page;
 mod page_forms;
 mod page_lists;

@@ -23,6 +23,7 @@ mod support {
     pub mod issuer;
     pub mod line;
     pub mod process;
+    pub mod provider;
     pub mod redis;
     pub mod scene;
     pub mod script;

@@ -14,6 +14,7 @@ SECRET = re.compile(
     rb"sk-[0-9A-Za-z_-]{9,}"
     rb"|(?:an-)?(?:operators?|gateways?)-token-of-(?:the-)?tests"
     rb"|keys-token[a-z-]*"
+    rb"|(?:code-\d+|access-token)-of-the-tests|client-secret(?:/|%2F|%2f)of"
     rb"|eyJ[0-9A-Za-z_-]{16,}\.[0-9A-Za-z_-]{16,}"
     rb"|(?i:bearer|x-api-key|x-goog-api-key|api-key)[\"': ]+(?!sk-|\[|<|\.)[0-9A-Za-z_+/=-]{16,}"
 )
@@ -30,6 +31,7 @@ def lines(path):
 
 def main(directory):
     assert SECRET.search(b'Authorization: Bearer abcdefghijklmnop') and SECRET.search(b"the key sk-0123456789AB")
+    assert SECRET.search(b"GET /sign-in/callback?code=code-1-of-the-tests") and SECRET.search(b"client-secret/of+the:tests%")
     assert not SECRET.search("the key sk-01234…40Ol".encode())
     searched, found = dict.fromkeys(LEAST, 0), []
     for path in sorted(pathlib.Path(directory).iterdir()):

@@ -19,6 +19,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("import litellm", "keymeter import litellm --dump keys.csv --teams teams.csv --file keys.yaml --dry-run"),
     ("import one-api", "keymeter import one-api --dump tokens.csv --file keys.yaml --dry-run"),
     ("users create", "keymeter users create ada --name \"Ada L.\" --control http://127.0.0.1:9091"),
+    ("users update", "keymeter users update ada --sign-in ada@example.com --control http://127.0.0.1:9091"),
     ("users list", "keymeter users list --control http://127.0.0.1:9091"),
     ("users limits", "keymeter users limits ada --concurrent-requests 20 --control http://127.0.0.1:9091"),
     ("users rotate-token", "keymeter users rotate-token ada --control http://127.0.0.1:9091"),

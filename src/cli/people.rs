@@ -30,6 +30,22 @@ enum Users {
         /// The user's name: 1 to 50 characters
         #[arg(long)]
         name: String,
+        /// What the issuer tells the user by, such as an e-mail address, where people sign in by one (`control.oidc`)
+        #[arg(long, value_name = "VALUE")]
+        sign_in: Option<String>,
+    },
+    /// Change a user's name, or what the user signs in by
+    Update {
+        #[command(flatten)]
+        remote: RemoteArgs,
+        /// The user's id
+        #[arg(add = complete::user_ids())]
+        id: String,
+        /// The new name: 1 to 50 characters
+        #[arg(long)]
+        name: Option<String>,
+        #[command(flatten)]
+        sign_in: SignInArgs,
     },
     /// List all users
     List {
@@ -57,6 +73,18 @@ enum Users {
         #[arg(add = complete::user_ids())]
         id: String,
     },
+}
+
+/// What a user signs in by from now on.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+struct SignInArgs {
+    /// What the issuer tells the user by, such as an e-mail address
+    #[arg(long, value_name = "VALUE")]
+    sign_in: Option<String>,
+    /// Let the user sign in with a token only
+    #[arg(long)]
+    no_sign_in: bool,
 }
 
 /// Create, show and delete teams, and manage their members and invitations.
@@ -171,8 +199,14 @@ enum Teams {
     },
 }
 
-const USERS: [(&str, &str); 5] =
-    [("ID", "id"), ("NAME", "name"), ("TEAM", "team"), ("ROLE", "role"), ("SINCE", "created_at")];
+const USERS: [(&str, &str); 6] = [
+    ("ID", "id"),
+    ("NAME", "name"),
+    ("TEAM", "team"),
+    ("ROLE", "role"),
+    ("SIGNS IN AS", "sign_in"),
+    ("SINCE", "created_at"),
+];
 
 const TEAMS: [(&str, &str); 3] = [("ID", "id"), ("NAME", "name"), ("SINCE", "created_at")];
 
@@ -188,9 +222,25 @@ const INVITATIONS: [(&str, &str); 6] = [
 pub(super) fn users(UsersArgs { command }: UsersArgs) -> Result<(), KeysError> {
     match command {
         Users::Limits(args) => return limits_of(Holder::Owner, "/api/v1/users", args),
-        Users::Create { remote, id, name } => {
-            let made = remote.open()?.call(Method::POST, "/api/v1/users", Some(&json!({"id": id, "name": name})))?;
+        Users::Create { remote, id, name, sign_in } => {
+            let mut user = json!({"id": id, "name": name});
+            if let (Some(sign_in), Some(fields)) = (sign_in, user.as_object_mut()) {
+                // A control plane of an earlier version knows no such field.
+                fields.insert("sign_in".to_owned(), json!(sign_in));
+            }
+            let made = remote.open()?.call(Method::POST, "/api/v1/users", Some(&user))?;
             print_secret(&made, "token", &format!("created {id}"))?;
+        }
+        Users::Update { remote, id, name, sign_in: SignInArgs { sign_in, no_sign_in } } => {
+            let mut changes = serde_json::Map::new();
+            changes.extend(name.map(|name| ("name".to_owned(), json!(name))));
+            changes.extend((no_sign_in || sign_in.is_some()).then(|| ("sign_in".to_owned(), json!(sign_in))));
+            if changes.is_empty() {
+                return Err(KeysError::NothingToChangeOfUser(id));
+            }
+            let path = format!("/api/v1/users/{}", segment(&id));
+            remote.open()?.call(Method::PATCH, &path, Some(&changes.into()))?;
+            eprintln!("updated {id}");
         }
         Users::List { remote, output } => print_rows(&remote.open()?.list("/api/v1/users")?, &USERS, output)?,
         Users::RotateToken { remote, id } => {

@@ -14,12 +14,11 @@ use keymeter_core::{
     key::Secret,
     printable::{Printable, plain_json, steers},
 };
+use keymeter_issuer::client::{builder, cause};
 use reqwest::{Client, Method};
 use serde_json::Value;
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
-
-use crate::keys::service::{builder, cause};
 
 /// The control plane to call.
 #[derive(Clone, Debug, Args)]

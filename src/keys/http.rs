@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use keymeter_config::keys::{Http, parse_record};
 use keymeter_core::{
     clock::MonotonicTime,
@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 use super::{
     Answer, EntityTag, Found, KeySource, SourceError,
     circuit::Circuit,
-    service::{ClientError, JSON, ServiceClient, ServiceError, read_body, send, within},
+    service::{ClientError, JSON, ServiceClient, ServiceError, max_age, read_body, send, within},
 };
 
 /// A key service as a source of keys.
@@ -137,41 +137,4 @@ pub(crate) fn record(body: &[u8], hash: &KeyHash) -> Result<(KeyRecord, Option<B
         return Ok((record, balance));
     }
     Err(format!("the record of {} has the requested hash neither as `hash` nor in `retiring`", record.id))
-}
-
-/// How long an answer is valid (RFC 9111, section 5.2.2).
-pub(crate) fn max_age(headers: &HeaderMap) -> Option<Duration> {
-    let values = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value: &HeaderValue| value.to_str().ok());
-    let directives = values.flat_map(|value| value.split(',')).map(str::trim);
-    let ages = directives.filter_map(|directive| match directive.split_once('=') {
-        Some((name, age)) if name.eq_ignore_ascii_case("max-age") => age.trim_matches('"').parse().ok(),
-        None if directive.eq_ignore_ascii_case("no-store") || directive.eq_ignore_ascii_case("no-cache") => Some(0),
-        _ => None,
-    });
-    ages.min().map(Duration::from_secs)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_shortest_life_that_is_stated_counts() {
-        for (values, seconds) in [
-            (vec![], None),
-            (vec!["max-age=30"], Some(30)),
-            (vec!["private, Max-Age=\"5\""], Some(5)),
-            (vec!["max-age=60", "max-age=7, must-revalidate"], Some(7)),
-            (vec!["no-store"], Some(0)),
-            (vec!["max-age=10, no-cache"], Some(0)),
-            (vec!["max-age=soon"], None),
-            (vec!["s-maxage=9"], None),
-        ] {
-            let mut headers = HeaderMap::new();
-            for value in &values {
-                headers.append(header::CACHE_CONTROL, value.parse().unwrap());
-            }
-            assert_eq!(max_age(&headers), seconds.map(Duration::from_secs), "{values:?}");
-        }
-    }
 }

@@ -2,8 +2,6 @@
 //! the key of its holder, by a hash that is looked up like a secret's, and is remembered until it expires.
 
 mod issuer;
-mod key_set;
-mod provider;
 mod token;
 
 use std::sync::Arc;

@@ -39,7 +39,8 @@ class Upstream(http.server.BaseHTTPRequestHandler):
 class Plane:
     """The process."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, control=lambda url: ""):
+        """`control` says what more stands in its section, of the URL at which the page is."""
         port, gateway = free_port(), free_port()
         upstream = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
         threading.Thread(target=upstream.serve_forever, daemon=True).start()
@@ -52,7 +53,7 @@ server: {{listen: ["127.0.0.1:{gateway}"]}}
 admin: {{listen: "127.0.0.1:0"}}
 upstreams: [{{name: small, url: "http://127.0.0.1:{upstream.server_address[1]}", models: [{MODEL}]}}]
 keys: {{http: {{url: "{keys}/{{hash}}", events_url: "{keys}/events", usage_url: "http://127.0.0.1:{port}/v1/usage/records", token: {GATEWAYS}}}}}
-control: {{listen: "127.0.0.1:{port}", token: {OPERATOR}, gateway_token: {GATEWAYS}, database: "sqlite://keymeter.db"}}
+control: {{listen: "127.0.0.1:{port}", token: {OPERATOR}, gateway_token: {GATEWAYS}, database: "sqlite://keymeter.db"{control(self.url)}}}
 """
         )
         command = [KEYMETER, "serve", "--config", str(path)]

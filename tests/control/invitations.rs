@@ -301,7 +301,7 @@ async fn there_are_only_so_many_invitations(plane: &Plane) {
     for number in 0..100 {
         let (user, team) = (format!("user_{number:03}"), format!("team_{number:03}"));
         let token = keymeter_core::key::KeyHash::digest(user.as_bytes());
-        people::create_user(&mut tx, &user, "Some user", &token, now).await.unwrap();
+        people::create_user(&mut tx, (&user, "Some user"), None, &token, now).await.unwrap();
         people::create_team(&mut tx, &team, "Some team", &user, now).await.unwrap();
         invitations::invite(&mut tx, &team, "grace", people::Role::Member, &user, now).await.unwrap();
         invitations::invite(&mut tx, "research", &user, people::Role::Member, "ada", now).await.unwrap();

@@ -29,13 +29,16 @@ over_both! {
 pub(super) struct Browser<'plane> {
     plane: &'plane Plane,
     client: Client,
+    /// The session's.
     cookie: Option<String>,
+    /// That of an attempt to sign in by an issuer.
+    pub(super) attempt: Option<String>,
 }
 
 /// What it shows.
 #[derive(Debug)]
 pub(super) struct Page {
-    status: StatusCode,
+    pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) text: String,
 }
@@ -78,13 +81,23 @@ impl Page {
 impl<'plane> Browser<'plane> {
     pub(super) fn new(plane: &'plane Plane) -> Self {
         let client = Client::builder().no_proxy().timeout(PATIENCE).redirect(Policy::none()).build().unwrap();
-        Self { plane, client, cookie: None }
+        Self { plane, client, cookie: None, attempt: None }
     }
 
     pub(super) async fn signed_in(plane: &'plane Plane, token: &str) -> Self {
         let mut browser = Self::new(plane);
         browser.sign_in(token).await.leads_to("/");
         browser
+    }
+
+    /// The session's cookie, to be copied.
+    pub(super) fn cookie(&self) -> String {
+        self.cookie.clone().unwrap()
+    }
+
+    /// Another browser, with a copy of a session's cookie.
+    pub(super) fn with_cookie(self, cookie: &str) -> Self {
+        Self { cookie: Some(cookie.to_owned()), ..self }
     }
 
     pub(super) async fn sign_in(&mut self, token: &str) -> Page {
@@ -117,15 +130,21 @@ impl<'plane> Browser<'plane> {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        if let Some(cookie) = &self.cookie {
-            request = request.header("cookie", cookie);
+        let cookies: Vec<&str> = self.cookie.iter().chain(&self.attempt).map(String::as_str).collect();
+        if !cookies.is_empty() {
+            request = request.header("cookie", cookies.join("; "));
         }
         if method == "POST" {
             request = request.form(fields);
         }
         let response = request.send().await.unwrap();
-        if let Some(set) = response.headers().get("set-cookie") {
-            self.cookie = Some(set.to_str().unwrap().split(';').next().unwrap().to_owned());
+        for set in response.headers().get_all("set-cookie") {
+            let cookie = set.to_str().unwrap().split(';').next().unwrap().to_owned();
+            if cookie.contains("keymeter-sign-in=") {
+                self.attempt = Some(cookie).filter(|cookie| !cookie.ends_with('='));
+            } else {
+                self.cookie = Some(cookie);
+            }
         }
         let (status, headers) = (response.status(), response.headers().clone());
         Page { status, headers, text: response.text().await.unwrap() }
@@ -188,7 +207,8 @@ async fn a_form_sent_twice_at_once_makes_one_key(plane: &Plane) {
     let (token, once) = (form.hidden("form_token"), form.hidden("once"));
     let fields = [("form_token", token.as_str()), ("once", &once), ("name", "Some key")];
     let sent = (0..5).map(|_| {
-        let mut window = Browser { plane, client: browser.client.clone(), cookie: browser.cookie.clone() };
+        let mut window =
+            Browser { plane, client: browser.client.clone(), cookie: browser.cookie.clone(), attempt: None };
         async move { window.send("/keys/new", &fields).await }
     });
     let pages = futures_util::future::join_all(sent).await;
@@ -401,7 +421,7 @@ async fn a_deleted_users_session_ends_at_once(plane: &Plane) {
 async fn a_session_is_known_to_all_instances(plane: &Plane) {
     let beside = plane.beside().await;
     let mut here = Browser::signed_in(plane, OPERATOR).await;
-    let mut there = Browser { plane: &beside, client: here.client.clone(), cookie: here.cookie.clone() };
+    let mut there = Browser { plane: &beside, client: here.client.clone(), cookie: here.cookie.clone(), attempt: None };
     let token = here.get("/keys/new").await.hidden("form_token");
     let made = there.send("/keys/new", &[("form_token", token.as_str()), ("once", "1"), ("name", "Some key")]).await;
     made.with(201);

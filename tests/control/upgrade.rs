@@ -14,10 +14,21 @@ over_both! {
     a_user_who_is_called_operator_is_told_apart
 }
 
-/// Takes back what version 9 of the tables adds.
+/// Takes back what versions 9 and 10 of the tables add.
 pub(super) async fn as_version_8(plane: &Plane) {
-    take_back(plane, &OF_VERSION_9, 9).await;
+    take_back(plane, &[&OF_VERSION_10[..], &OF_VERSION_9[..]].concat(), 9).await;
 }
+
+/// Takes back what version 10 of the tables adds.
+pub(super) async fn as_version_9(plane: &Plane) {
+    take_back(plane, &OF_VERSION_10, 10).await;
+}
+
+const OF_VERSION_10: [&str; 3] = [
+    "DROP INDEX users_by_sign_in",
+    "ALTER TABLE users DROP COLUMN sign_in",
+    "ALTER TABLE users DROP COLUMN sign_in_folded",
+];
 
 const OF_VERSION_9: [&str; 6] = [
     "DROP TABLE key_usage",
@@ -38,7 +49,7 @@ async fn take_back(plane: &Plane, all: &[&str], version: u32) {
     plane.store().commit(tx).await.unwrap();
 }
 
-/// Takes back what versions 6 to 9 of the tables add.
+/// Takes back what versions 6 to 10 of the tables add.
 async fn as_version_4(plane: &Plane) {
     let of_6_to_8 = [
         "DROP TABLE change_operations",
@@ -51,7 +62,7 @@ async fn as_version_4(plane: &Plane) {
         "ALTER TABLE teams DROP COLUMN limits",
         "ALTER TABLE users DROP COLUMN limits",
     ];
-    take_back(plane, &[&OF_VERSION_9[..], &of_6_to_8[..]].concat(), 6).await;
+    take_back(plane, &[&OF_VERSION_10[..], &OF_VERSION_9[..], &of_6_to_8[..]].concat(), 6).await;
 }
 
 async fn an_earlier_database_keeps_what_is_in_it(plane: &Plane) {

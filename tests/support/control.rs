@@ -147,6 +147,11 @@ impl Plane {
         Self::over(self.database.clone(), LIMITS, &self.section, self.keeps.clone()).await
     }
 
+    /// Another instance over the same database, with more in its section of the configuration.
+    pub async fn beside_with(&self, section: &str) -> Self {
+        Self::over(self.database.clone(), LIMITS, section, self.keeps.clone()).await
+    }
+
     pub fn store(&self) -> &Store {
         self.control.store()
     }

@@ -1,9 +1,12 @@
-//! The control plane's section: its address, its database, its tokens and its bounds.
+//! The control plane's section: its address, its database, its tokens, who signs in to its page, and its bounds.
+
+mod oidc;
 
 use std::{net::Ipv4Addr, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use keymeter_core::hosts::HostName;
 
+pub use self::oidc::Oidc;
 use super::{
     client_address::ClientAddress,
     credential::{Credential, long_enough},
@@ -40,6 +43,10 @@ pub struct Control {
     pub client_address: Option<ClientAddress>,
     /// Where programs reach the gateway, without a path, as the page tells them; `None`: where it listens.
     pub gateway_url: Option<Arc<str>>,
+    /// Where browsers reach the page, without a path; `None`: nobody needs to know.
+    pub page_url: Option<Arc<str>>,
+    /// By whom people sign in to the page, beside tokens.
+    pub oidc: Option<Oidc>,
     /// How long records of single requests are kept; their sums stay.
     pub usage_retention: Duration,
 }
@@ -52,7 +59,16 @@ const HOW_TO_MAKE_ONE: &str = "the operator's; `openssl rand -hex 32` makes one,
 
 impl Control {
     pub(super) fn check(raw: raw::Control, server: Option<&Server>, place: &Place<'_>, file: &Path) -> Option<Self> {
-        let hosts = hosts(raw.hosts, &place.field("hosts"));
+        let mut hosts = hosts(raw.hosts, &place.field("hosts"));
+        let page_url = transposed(raw.page_url.map(|Scalar(url)| oidc::page_url(&url, &place.field("page_url"))));
+        // Whoever is sent back there says it as `Host`.
+        hosts.extend(
+            page_url.iter().flatten().filter_map(|url| HostName::parse(&url.parse::<UpstreamUrl>().ok()?.host)),
+        );
+        let oidc = match &page_url {
+            Some(page_url) => transposed(raw.oidc.map(|raw| Oidc::check(raw, page_url.clone(), place, file))),
+            None => None,
+        };
         let database = match &raw.database {
             None => Some(Database::Sqlite(files::beside(file, "data/keymeter.db"))),
             Some(Scalar(url)) => database(url, file).or_else(|| {
@@ -87,6 +103,8 @@ impl Control {
             changes_per_hour: an_hour(raw.changes_per_hour, 600),
             client_address: transposed(client_address)?,
             gateway_url: transposed(raw.gateway_url.map(|Scalar(url)| gateway_url(&url, &place.field("gateway_url"))))?,
+            page_url: page_url?,
+            oidc: oidc?,
             usage_retention: raw.usage_retention.map_or(RETENTION, |Scalar(Span(time))| time),
         })
     }

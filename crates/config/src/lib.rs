@@ -45,7 +45,7 @@ use self::keys::Http;
 
 pub use self::{
     client_address::ClientAddress,
-    control::Control,
+    control::{Control, Oidc},
     cors::Cors,
     credential::Credential,
     database::Database,

@@ -121,9 +121,42 @@ pub(super) struct Control {
     /// Where programs reach the gateway, such as `https://llm.example`: shown with each new secret. Without it, where `server.listen`
     /// says.
     pub(super) gateway_url: Option<Scalar<Arc<str>>>,
+    /// Where browsers reach the page, such as `https://keys.example`; needed with `oidc`. Its host is one of `hosts`.
+    pub(super) page_url: Option<Scalar<Arc<str>>>,
+    /// By whom people sign in to the page, beside tokens (OpenID Connect).
+    pub(super) oidc: Option<ControlOidc>,
     /// How long records of single requests are kept; their sums by the hour stay.
     #[schemars(extend("default" = "8760h"))]
     pub(super) usage_retention: Option<Scalar<Span>>,
+}
+
+/// An issuer by which people sign in to the control plane's page.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "the fields of an issuer, `issuer` and `client_id` at least")]
+pub(super) struct ControlOidc {
+    /// The issuer's URL, to the letter as its tokens say it as `iss`. What it says of itself is below, at
+    /// `/.well-known/openid-configuration`.
+    #[schemars(required)]
+    pub(super) issuer: Option<Scalar<IssuerName>>,
+    /// What the issuer calls this control plane.
+    #[schemars(required)]
+    pub(super) client_id: Option<Scalar<Arc<str>>>,
+    /// By which the issuer knows it. Without one it is a public client, which PKCE alone protects.
+    pub(super) client_secret: Option<Scalar<Secret>>,
+    /// The claim whose value says who signs in.
+    #[schemars(extend("default" = "email"))]
+    pub(super) claim: Option<Scalar<Arc<str>>>,
+    /// The claim's values that sign in as the operator.
+    #[schemars(extend("default" = []))]
+    pub(super) operators: Option<List<Scalar<Arc<str>>>>,
+    /// Whether somebody whose value is no user's is made one.
+    #[schemars(extend("default" = false))]
+    pub(super) create_users: Option<Scalar<bool>>,
+    /// What is asked for, parted by spaces.
+    #[schemars(extend("default" = "openid email profile"))]
+    pub(super) scopes: Option<Scalar<Arc<str>>>,
+    /// Certificates in PEM form that are trusted for the issuer in place of the system's.
+    pub(super) ca: Option<Scalar<Arc<str>>>,
 }
 
 /// Where clients connect, and what their requests may take.

@@ -212,7 +212,7 @@ pub(super) fn defaults(object: &Value, definitions: &Value) -> serde_json::Map<S
             // What cannot stand without a required field is left out with it, and so is what means something by itself.
             let needs_more = matches!(
                 name.as_str(),
-                "keys" | "control" | "cors" | "shared" | "http" | "ledger" | "tracing" | "affinity" | "health"
+                "keys" | "control" | "oidc" | "cors" | "shared" | "http" | "ledger" | "tracing" | "affinity" | "health"
             );
             if !inner.is_empty() && !needs_more {
                 written.insert(name.clone(), inner.into());
@@ -267,6 +267,9 @@ mod tests {
         for (name, least, around) in [
             ("KeysHttp", service, (|of| ("keys", json!({"http": of}))) as fn(Value) -> (&'static str, Value)),
             ("Control", plane, |of| ("control", of)),
+            ("ControlOidc", json!({"issuer": "https://a", "client_id": "b"}), |of| {
+                ("control", json!({"page_url": "https://k", "oidc": of}))
+            }),
             ("Shared", shared, |of| ("limits", json!({"shared": of}))),
             ("Tracing", tracing, |of| ("tracing", of)),
         ] {

@@ -79,6 +79,16 @@ impl FromStr for UpstreamUrl {
     }
 }
 
+/// Whether what is at `url` comes without TLS from another machine, so that somebody on the way could put something else in
+/// its place.
+pub(crate) fn comes_without_tls(url: &str) -> bool {
+    let base = url.split('?').next().unwrap_or_default();
+    base.parse::<UpstreamUrl>().is_ok_and(|url| {
+        let is_here = url.ip().map_or(&*url.host == "localhost", |ip| ip.is_loopback());
+        !url.tls && !is_here
+    })
+}
+
 /// The port that is written, if one is.
 fn stated_port(uri: &Uri) -> Result<Option<u16>, UrlError> {
     let authority = uri.authority().ok_or(UrlError::Form)?;

@@ -11,6 +11,7 @@ use keymeter_core::{
 use super::{Config, Loaded, Model, Source, Upstream};
 use crate::{
     report::{ConfigError, Place, Report},
+    url::comes_without_tls,
     yaml::Marks,
 };
 
@@ -57,6 +58,7 @@ fn of_config(config: &Config, root: &Place<'_>) {
             issuer.issuer
         ));
     }
+    of_signing_in(config, root);
     let served: Vec<&Glob> = config.upstreams.iter().flat_map(|upstream| &upstream.models).collect();
     let place = root.field("models");
     for (index, model) in config.models.iter().enumerate() {
@@ -65,6 +67,24 @@ fn of_config(config: &Config, root: &Place<'_>) {
                 format!("no upstream serves a model that fits `{}`: the entry is never used", model.name.as_str());
             place.element(index).field("name").error(message);
         }
+    }
+}
+
+/// Says what of signing in could be read or forged on the way.
+fn of_signing_in(config: &Config, root: &Place<'_>) {
+    let Some(control) = &config.control else { return };
+    let place = root.field("control");
+    if let Some(oidc) = control.oidc.as_ref().filter(|oidc| comes_without_tls(&oidc.issuer)) {
+        place.field("oidc").field("issuer").error(format!(
+            "`{}` is asked without TLS: whoever is on the way can sign in as anybody, as the operator too; use https://",
+            oidc.issuer
+        ));
+    }
+    if let Some(url) = control.page_url.as_ref().filter(|url| comes_without_tls(url)) {
+        place.field("page_url").error(format!(
+            "`{url}` is reached without TLS: whoever is on the way can read sessions and tokens; put a proxy with TLS before the \
+             page, and use https://"
+        ));
     }
 }
 

@@ -9,6 +9,7 @@ pub(super) mod keys;
 mod limits;
 pub(super) mod people;
 pub(super) mod refusals;
+pub(super) mod sign_in;
 pub(super) mod team_deletion;
 pub(super) mod usage;
 pub(super) mod wallets;

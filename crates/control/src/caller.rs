@@ -24,7 +24,7 @@ pub struct Caller {
     /// Who it is.
     pub who: Who,
     /// The address that the call came from.
-    address: String,
+    pub address: String,
 }
 
 /// The operator, or a user.
@@ -33,7 +33,7 @@ pub enum Who {
     /// May do everything.
     Operator,
     /// May do what their role says.
-    User(User),
+    User(Box<User>),
 }
 
 impl Caller {
@@ -51,7 +51,7 @@ impl Caller {
         }
         let address = plane.client_address(parts);
         let user = plane.throttle.look_up(address, plane.store.user_by_token(token)).await?;
-        Ok(Self { who: Who::User(user), address: address.to_string() })
+        Ok(Self { who: Who::User(Box::new(user)), address: address.to_string() })
     }
 
     /// The user whose token has this hash, as a session of theirs says.
@@ -60,7 +60,7 @@ impl Caller {
     /// When there is none any more, or the database does not answer.
     pub async fn signed_in(plane: &Plane, token: &KeyHash, parts: &Parts) -> Result<Self, ApiError> {
         let user = plane.store.user_by_token(token).await?.ok_or_else(ApiError::unauthorized)?;
-        Ok(Self { who: Who::User(user), address: plane.client_address(parts).to_string() })
+        Ok(Self { who: Who::User(Box::new(user)), address: plane.client_address(parts).to_string() })
     }
 
     /// The operator, whom something else than their token has proven.

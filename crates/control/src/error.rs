@@ -176,6 +176,24 @@ impl ApiError {
         Self { kind: "requests", retry_after: Some(wait), ..refusal }
     }
 
+    /// Too many attempts to sign in by the issuer failed from one address.
+    pub fn too_many_sign_ins(wait: Duration) -> Self {
+        let message =
+            "too many attempts to sign in failed from your address; try again in a minute, or sign in with a token";
+        let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
+        Self { kind: "requests", retry_after: Some(wait), ..refusal }
+    }
+
+    /// The issuer by which people sign in does not say what it must.
+    pub fn issuer_unavailable(host: &str) -> Self {
+        let message = format!(
+            "{host} does not answer as it must, and nobody can sign in by it at the moment; try again later, or sign in with a \
+             token; the control plane's log says why"
+        );
+        let refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, "issuer_unavailable", message);
+        Self { kind: "server_error", ..refusal }
+    }
+
     /// The wallet is empty.
     pub fn no_balance(wallet: &str) -> Self {
         let message = format!("the balance of `{wallet}` is not above $0: credit it before keys are made for it");

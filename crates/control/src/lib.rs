@@ -6,6 +6,7 @@ mod bounds;
 mod caller;
 mod error;
 mod gateway;
+mod oidc;
 mod page;
 mod questions;
 mod router;
@@ -23,6 +24,7 @@ use axum::{extract::ConnectInfo, http::request::Parts};
 use jiff::Timestamp;
 use keymeter_config::{self as config, Database};
 use keymeter_core::{key::KeyHash, limit::Limits};
+use keymeter_issuer::client::ClientError;
 use thiserror::Error;
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -35,6 +37,7 @@ use self::{
     caller::Caller,
     error::ApiError,
     gateway::KnownGateway,
+    oidc::OidcIssuer,
     questions::Questions,
     store::{Store, StoreError, operations::Operation},
     throttle::TokenThrottle,
@@ -76,7 +79,8 @@ impl ControlPlane {
             gateway_token: tokens.gateways.clone(),
             ..settings
         };
-        let plane = Plane::open(&settings, &tokens, limits).await.map_err(ControlError::Store)?;
+        let issuer = settings.oidc.as_ref().map(OidcIssuer::new).transpose().map_err(ControlError::Issuer)?;
+        let plane = Plane::open(&settings, &tokens, limits, issuer).await.map_err(ControlError::Store)?;
         let (stop, stopped) = watch::channel(false);
         let listener = listen(socket, &settings).map_err(error)?;
         let task = tokio::spawn(plane.clone().serve(listener, stopped));
@@ -145,6 +149,9 @@ pub enum ControlError {
     /// A token that it is to make itself cannot be had.
     #[error(transparent)]
     Token(TokenError),
+    /// The issuer by which people sign in cannot be asked.
+    #[error(transparent)]
+    Issuer(ClientError),
 }
 
 /// Why an address cannot be listened on, and what to do.
@@ -171,6 +178,10 @@ pub struct Plane {
     changes_per_hour: u32,
     client_address: Option<config::ClientAddress>,
     throttle: TokenThrottle,
+    /// By whom people sign in to the page, beside tokens.
+    issuer: Option<OidcIssuer>,
+    /// Counts attempts to sign in by the issuer that fail, apart from tokens: one does not hold up the other.
+    sign_ins: TokenThrottle,
     questions: Arc<Questions>,
     /// What keys have that set none of their own: a user gives no key more.
     limits: Limits,
@@ -186,7 +197,12 @@ impl Plane {
     ///
     /// # Errors
     /// When that cannot be done.
-    async fn open(settings: &config::Control, tokens: &Tokens, limits: Limits) -> Result<Arc<Self>, StoreError> {
+    async fn open(
+        settings: &config::Control,
+        tokens: &Tokens,
+        limits: Limits,
+        issuer: Option<OidcIssuer>,
+    ) -> Result<Arc<Self>, StoreError> {
         let store = Store::open(&settings.database).await?;
         let operator = tokens.operator.0.hash();
         Ok(Arc::new(Self {
@@ -198,6 +214,8 @@ impl Plane {
             changes_per_hour: settings.changes_per_hour,
             client_address: settings.client_address.clone(),
             throttle: TokenThrottle::default(),
+            issuer,
+            sign_ins: TokenThrottle::default(),
             questions: Arc::default(),
             limits,
             retention: settings.usage_retention,

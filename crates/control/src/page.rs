@@ -17,6 +17,7 @@ mod layout;
 mod limits;
 mod members;
 mod new_key;
+mod oidc;
 mod overview;
 mod owners;
 mod pager;
@@ -63,6 +64,8 @@ pub fn router(plane: &Arc<Plane>) -> Router<Arc<Plane>> {
         .route("/", get(keys::list))
         .route("/overview", get(overview::show))
         .route("/sign-in", get(sign_in::ask).post(sign_in::sign_in))
+        .route("/sign-in/oidc", get(oidc::begin))
+        .route("/sign-in/callback", get(oidc::finish))
         .route("/sign-out", post(sign_in::sign_out))
         .route("/keys/new", get(new_key::ask).post(new_key::make))
         .route("/keys/{id}", get(key::show))

@@ -149,6 +149,7 @@ fn migrator(engine: Engine) -> Migrator {
         (7, "priorities of keys", include_str!("store/schema_7.sql")),
         (8, "limits of teams and users, networks of keys", include_str!("store/schema_8.sql")),
         (9, "usage of keys of late, and what was refused", key_usage),
+        (10, "by what users sign in", include_str!("store/schema_10.sql")),
     ];
     let migrations = versions.map(|(version, name, sql)| {
         Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, Cow::Borrowed(sql), false)

@@ -1,4 +1,5 @@
-//! Throttling of wrong tokens, on the page, in the API and on the gateways' calls. An address that sends many wrong
+//! Throttling of wrong tokens, on the page, in the API and on the gateways' calls, and apart from them of attempts to sign in
+//! by an issuer that fail. An address that sends many wrong
 //! tokens in a minute has to wait, which bounds the cost of guessing; a token of 32 characters cannot be guessed at that
 //! rate.
 //!
@@ -9,7 +10,10 @@
 use std::{future::Future, net::IpAddr, time::Duration};
 
 use keymeter_throttle::AuthThrottle;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 use super::{error::ApiError, store::StoreError};
 
@@ -43,13 +47,38 @@ impl TokenThrottle {
         address: IpAddr,
         found: impl Future<Output = Result<Option<T>, StoreError>>,
     ) -> Result<T, ApiError> {
-        let _place = if self.wrong.is_throttled(address) {
-            let place = timeout(PATIENCE, self.place.acquire()).await;
-            Some(place.map_err(|_| ApiError::too_many_attempts(MINUTE))?)
-        } else {
-            None
-        };
+        let _place = self.place_for(address).await.ok_or_else(|| ApiError::too_many_attempts(MINUTE))?;
         found.await?.ok_or_else(|| self.refuse(address))
+    }
+
+    /// Runs an attempt to sign in by an issuer that `address` makes. One that fails is counted, whoever is to blame.
+    ///
+    /// # Errors
+    /// When it fails, or too many such came from there.
+    pub async fn attempt<T>(
+        &self,
+        address: IpAddr,
+        attempt: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, ApiError> {
+        let _place = self.place_for(address).await.ok_or_else(|| ApiError::too_many_sign_ins(MINUTE))?;
+        let done = attempt.await;
+        if done.is_err() && self.wrong.is_throttled(address) {
+            return Err(ApiError::too_many_sign_ins(MINUTE));
+        }
+        if done.is_err() {
+            self.wrong.bad_key(address);
+        }
+        done
+    }
+
+    /// The place of whatever is looked up for `address`, if it is throttled; `None`: none is free for long.
+    async fn place_for(&self, address: IpAddr) -> Option<Option<SemaphorePermit<'_>>> {
+        if !self.wrong.is_throttled(address) {
+            return Some(None);
+        }
+        let place = timeout(PATIENCE, self.place.acquire()).await;
+        // It is never closed.
+        place.ok()?.ok().map(Some)
     }
 
     /// What is said to a wrong token from `address`, which is counted.

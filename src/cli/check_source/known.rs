@@ -10,7 +10,8 @@ use super::{
 };
 use crate::keys::{
     EntityTag,
-    http::{max_age, record, tag},
+    http::{record, tag},
+    service::max_age,
 };
 
 const RECORD: &str = "a known hash";

@@ -52,6 +52,9 @@ pub enum KeysError {
     /// No option names a change.
     #[error("nothing to change in key `{0}`; add an option such as --name or --clear (see --help)")]
     NothingToChange(KeyId),
+    /// No option names a change of a user.
+    #[error("nothing to change in user `{0}`; add an option such as --name or --sign-in (see --help)")]
+    NothingToChangeOfUser(String),
     /// No option names a limit.
     #[error("nothing to change in the limits of `{0}`; add an option such as --quota or --clear (see --help)")]
     NoLimit(String),

@@ -14,20 +14,15 @@ use http::StatusCode;
 use jsonwebtoken::Header;
 use keymeter_config::keys::JwtIssuer;
 use keymeter_core::clock::{MonotonicTime, Now};
+use keymeter_issuer::{KeySet, by_name, header, install};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{
-    TokenError,
-    key_set::{KeySet, by_name},
-    provider,
-    token::{Claims, header},
-};
+use super::{TokenError, token::TokenHolder};
 use crate::{
     keys::{
         circuit,
-        http::max_age,
-        service::{ClientError, JSON, ServiceClient, ServiceError, read_body, send, within},
+        service::{ClientError, JSON, ServiceClient, ServiceError, max_age, read_body, send, within},
     },
     observe::metrics::{IssuerSeries, Metrics},
 };
@@ -75,7 +70,7 @@ const LESS_URGENT: u32 = 12;
 impl Issuer {
     /// An issuer, whose keys are not known yet.
     pub(super) fn new(terms: JwtIssuer, metrics: &Metrics) -> Result<Self, ClientError> {
-        provider::install();
+        install();
         Ok(Self {
             client: ServiceClient::trusting(terms.ca.as_deref(), TIMEOUT, "keys.jwt[].ca")?,
             series: metrics.issuer(&terms.issuer),
@@ -112,11 +107,11 @@ impl Issuer {
     }
 
     /// Checks a token, with keys that are fetched for it if need be.
-    pub(super) async fn check(self: &Arc<Self>, token: &str, now: Now) -> Result<Claims, TokenError> {
+    pub(super) async fn check(self: &Arc<Self>, token: &str, now: Now) -> Result<TokenHolder, TokenError> {
         let header = header(token).ok_or(TokenError::Invalid)?;
         // Nothing is fetched for a token that no key could make valid.
         let is_taken = self.terms.algorithms.iter().any(|taken| by_name(*taken) == header.alg);
-        if !is_taken || !Claims::are_in_time(token, &self.terms.claim, now.date) {
+        if !is_taken || !TokenHolder::is_stated(token, &self.terms.claim, now.date) {
             return Err(TokenError::Invalid);
         }
         if let Some(claims) = self.check_by_known(token, &header, now) {
@@ -137,10 +132,10 @@ impl Issuer {
         Err(if is_away { TokenError::Unavailable } else { TokenError::Invalid })
     }
 
-    fn check_by_known(&self, token: &str, header: &Header, now: Now) -> Option<Claims> {
+    fn check_by_known(&self, token: &str, header: &Header, now: Now) -> Option<TokenHolder> {
         let keys = self.keys.load_full()?;
         let candidates = keys.candidates(header.kid.as_deref(), header.alg);
-        candidates.iter().find_map(|key| Claims::checked(token, key, &self.terms, now.date))
+        candidates.iter().find_map(|key| TokenHolder::checked(token, key, &self.terms, now.date))
     }
 
     /// Which of its keys hold now.

@@ -1,18 +1,14 @@
-//! What a token says: what can be read of it before it is checked, and what holds once it is.
+//! What of a token matters to the gateway: who its issuer is, before it is checked, and who its holder is, once it is.
 
-use jiff::{SignedDuration, Timestamp};
-use jsonwebtoken::{Header, Validation, dangerous::insecure_decode_claims, decode, decode_header};
+use jiff::Timestamp;
+use jsonwebtoken::dangerous::insecure_decode_claims;
 use keymeter_config::keys::JwtIssuer;
+use keymeter_issuer::{Claims, Validity, VerifyingKey, stated};
 use serde::Deserialize;
-use serde_json::{Map, Value};
-
-use super::key_set::VerifyingKey;
+use serde_json::Value;
 
 /// The longest token that is looked at, in bytes.
 pub const LONGEST_TOKEN: usize = 8 * 1024;
-
-/// How far the issuer's clock may be from ours.
-const LEEWAY: SignedDuration = SignedDuration::from_secs(60);
 
 /// Whether a text has the form of a token: three parts, and not too long.
 #[must_use]
@@ -31,56 +27,27 @@ pub fn stated_issuer(text: &str) -> Option<String> {
     is_token.then(|| insecure_decode_claims::<Stated>(text).ok())?.map(|Stated { iss }| iss)
 }
 
-/// The head of a token, which says by what it is to be checked. Nothing of it is checked.
-pub(super) fn header(token: &str) -> Option<Header> {
-    decode_header(token).ok()
-}
-
 /// What a token says of its holder.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Claims {
+pub(super) struct TokenHolder {
     /// The value of the claim that names its holder.
     pub(super) holder: String,
     /// From then on it has expired.
     pub(super) end: Timestamp,
 }
 
-impl Claims {
+impl TokenHolder {
     /// What `token` says, if `key` signed it, it is the issuer's and for us, and `now` is in its time.
     pub(super) fn checked(token: &str, key: &VerifyingKey, issuer: &JwtIssuer, now: Timestamp) -> Option<Self> {
-        // Time is an argument here: `in_time` checks both.
-        let (validate_exp, validate_nbf) = (false, false);
-        let algorithms = key.algorithms().to_vec();
-        let mut validation = Validation { algorithms, validate_exp, validate_nbf, ..Validation::default() };
-        validation.set_issuer(&[&issuer.issuer]);
-        validation.set_audience(&[&issuer.audience]);
-        validation.set_required_spec_claims(&["exp", "iss", "aud"]);
-        let claims = decode::<Map<String, Value>>(token, &key.key, &validation).ok()?.claims;
-        Self::in_time(&claims, &issuer.claim, now)
+        let claims = Claims::signed(token, key, &issuer.issuer, &issuer.audience)?;
+        let validity = claims.validity().filter(|validity| validity.holds(now))?;
+        Some(Self { holder: claims.text(&issuer.claim)?.to_owned(), end: validity.end })
     }
 
     /// Whether `now` is in the time that a token states, and it states a holder. Nothing else of it is checked.
-    pub(super) fn are_in_time(token: &str, holder: &str, now: Timestamp) -> bool {
-        insecure_decode_claims(token).is_ok_and(|claims| Self::in_time(&claims, holder, now).is_some())
+    pub(super) fn is_stated(token: &str, holder: &str, now: Timestamp) -> bool {
+        let Some(claims) = stated(token) else { return false };
+        let is_named = claims.get(holder).and_then(Value::as_str).is_some_and(|holder| !holder.is_empty());
+        is_named && Validity::of(&claims).is_some_and(|validity| validity.holds(now))
     }
-
-    fn in_time(claims: &Map<String, Value>, holder: &str, now: Timestamp) -> Option<Self> {
-        let end = date(claims.get("exp")?)?.saturating_add(LEEWAY).ok()?;
-        let begins = match claims.get("nbf") {
-            Some(begin) => date(begin)?.saturating_sub(LEEWAY).ok()?,
-            None => Timestamp::MIN,
-        };
-        let holder = claims.get(holder)?.as_str().filter(|holder| !holder.is_empty())?;
-        (begins <= now && now < end).then(|| Self { holder: holder.to_owned(), end })
-    }
-}
-
-/// A `NumericDate` (RFC 7519, section 2): seconds since 1970, perhaps with a fraction. One that no calendar has is the last day.
-fn date(value: &Value) -> Option<Timestamp> {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a float that is too large for a number becomes the largest one"
-    )]
-    let seconds = value.as_i64().or_else(|| value.as_f64().map(|seconds| seconds.floor() as i64))?;
-    (seconds >= 0).then(|| Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX))
 }

@@ -6,7 +6,9 @@ use std::{
 };
 
 use super::service_url;
-use crate::{files, raw, report::Place, scalar::Scalar, server::transposed, url::UpstreamUrl, written::JwtAlgorithm};
+use crate::{
+    files, raw, report::Place, scalar::Scalar, server::transposed, url::comes_without_tls, written::JwtAlgorithm,
+};
 
 /// An issuer of tokens (JWT, RFC 7519) that clients send in place of a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,11 +79,7 @@ impl JwtIssuer {
 
     /// Whether somebody on the way could put keys of his own in the place of the issuer's.
     pub(crate) fn may_be_forged(&self) -> bool {
-        let base = self.jwks.split('?').next().unwrap_or_default();
-        base.parse::<UpstreamUrl>().is_ok_and(|url| {
-            let is_here = url.ip().map_or(&*url.host == "localhost", |ip| ip.is_loopback());
-            !url.tls && !is_here
-        })
+        comes_without_tls(&self.jwks)
     }
 }
 

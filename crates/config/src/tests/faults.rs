@@ -230,6 +230,65 @@ fn of_servers() {
 }
 
 #[test]
+fn of_signing_in() {
+    let missing = "missing field `page_url` in control: where browsers reach the page, such as https://keys.example: the issuer \
+                   sends them back to /sign-in/callback there";
+    let secret = "the secret has a space, a line break or a character that is not ASCII, which no HTTP header carries";
+    table(
+        &[
+            ("control: {oidc: {issuer: 'https://a', client_id: b}}", &[&format!("f:1:10: {missing}")]),
+            (
+                "control: {page_url: 'https://k', oidc: {}}",
+                &[
+                    "f:1:40: missing field `client_id` in control.oidc: what the issuer calls this control plane, such as keymeter",
+                    "f:1:40: missing field `issuer` in control.oidc: what tokens say as `iss`, such as https://login.example",
+                ],
+            ),
+            (
+                "control: {page_url: 'https://k/keys', oidc: {issuer: 'https://a?b', client_id: b}}",
+                &["f:1:21: the URL of the page must have no path: its links begin at the root of the host"],
+            ),
+            (
+                "control: {page_url: 'https://k', oidc: {issuer: 'https://a?b', client_id: b}}",
+                &["f:1:49: the URL must hold no query (`?…`)"],
+            ),
+            (
+                "control: {page_url: 'https://k', oidc: {issuer: login, client_id: b, scopes: email}}",
+                &[
+                    "f:1:49: the URL must have a scheme and a host; accepted: http:// or https://, a host, a port and a path if \
+                     need be",
+                    "f:1:78: `openid` must be among them, parted by spaces: without it there is no ID token",
+                ],
+            ),
+            (
+                "control: {page_url: 'https://k', oidc: {issuer: 'https://a', client_id: b, client_secret: a b, operator: [c]}}",
+                &[
+                    &format!("f:1:91: {secret}"),
+                    "f:1:96: unknown field `operator` in control.oidc; did you mean `operators`? accepted: issuer, client_id, \
+                     client_secret, claim, operators, create_users, scopes, ca",
+                ],
+            ),
+            (
+                "control: {page_url: 'https://ada:geheim@k', oidc: {issuer: 'https://a', client_id: b, ca: none.pem}}",
+                &["f:1:21: the URL must hold no user and password"],
+            ),
+        ],
+        before_least,
+    );
+    let control = |more: &str| parsed(&format!("control: {{{more}}}\n{LEAST}")).unwrap().control.unwrap();
+    let least =
+        "page_url: 'https://Keys.example:443/', oidc: {issuer: 'https://a/', client_id: b, client_secret: geheim-1}";
+    let settings = control(least);
+    let oidc = settings.oidc.as_ref().unwrap();
+    assert_eq!((&*oidc.page_url, &*oidc.issuer, &*oidc.claim), ("https://keys.example", "https://a/", "email"));
+    assert_eq!((&*oidc.scopes, oidc.create_users, oidc.operators.len()), ("openid email profile", false, 0));
+    assert!(
+        settings.hosts.iter().any(|host| Some(host) == keymeter_core::hosts::HostName::parse("keys.example").as_ref())
+    );
+    assert!(!format!("{settings:?}").contains("geheim"));
+}
+
+#[test]
 fn of_policy() {
     table(
         &[

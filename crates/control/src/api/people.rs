@@ -15,10 +15,11 @@ use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    body::{Asked, Body},
+    body::{Asked, Body, given},
     invitations::{self, Inviter, may_withdraw},
     keys::count_operation,
     limits, next_cursor, page_size,
+    sign_in::{check_sign_in, creation, must_be_free},
 };
 use crate::{
     Plane,
@@ -42,6 +43,9 @@ pub(crate) struct CreateUser {
     pub(crate) id: String,
     /// What people call them: 1 to 50 characters.
     pub(crate) name: String,
+    /// The value of the issuer's claim by which they sign in to the page, such as an e-mail address: no other user's.
+    #[serde(default)]
+    pub(crate) sign_in: Option<String>,
 }
 
 /// A user with their token, which is shown this once.
@@ -84,16 +88,33 @@ pub(crate) struct CreateTeam {
     pub(crate) owner: String,
 }
 
-/// What is to change of a user or a team.
+/// What is to change of a team.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct UpdateHolder {
+pub(crate) struct UpdateTeam {
+    /// What people call it: 1 to 50 characters.
+    #[serde(default)]
+    pub(crate) name: Option<String>,
+    /// What it may use, with all its keys together, in place of what it might.
+    #[serde(default)]
+    pub(crate) limits: Option<ScopeLimits>,
+}
+
+/// What is to change of a user.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UpdateUser {
     /// What people call them: 1 to 50 characters.
     #[serde(default)]
     pub(crate) name: Option<String>,
-    /// What they may use, with all their keys together, in place of what they might.
+    /// What they may use, with all their own keys together, in place of what they might.
     #[serde(default)]
     pub(crate) limits: Option<ScopeLimits>,
+    /// The value of the issuer's claim by which they sign in to the page; `null`: by none. Sessions that began by another are over.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    #[allow(clippy::option_option, reason = "absent, null and a value are three cases")]
+    pub(crate) sign_in: Option<Option<String>>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -113,6 +134,8 @@ pub(crate) async fn create_user(
 ) -> Result<(StatusCode, Json<MadeUser>), ApiError> {
     caller.must_be_operator()?;
     let (id, name) = named(asked.id, asked.name)?;
+    let sign_in = asked.sign_in;
+    sign_in.as_deref().map_or(Ok(()), check_sign_in)?;
     if id == OPERATOR {
         let message = "the audit log uses `operator` for the operator: choose another id";
         return Err(ApiError::invalid("id", message));
@@ -120,8 +143,10 @@ pub(crate) async fn create_user(
     let now = Timestamp::now();
     let (token, hash) = new_token()?;
     let mut tx = plane.store.begin().await?;
-    people::create_user(&mut tx, &id, &name, &hash, now).await.map_err(|error| taken(error, &id))?;
-    note(&mut tx, &caller.actor(), "user.create", &id, &json!({"name": name}), now).await?;
+    must_be_free(&mut tx, sign_in.as_deref(), &id).await?;
+    let made = people::create_user(&mut tx, (&id, &name), sign_in.as_deref(), &hash, now).await;
+    made.map_err(|error| taken(error, &id))?;
+    note(&mut tx, &caller.actor(), "user.create", &id, &creation(&name, sign_in.as_deref()), now).await?;
     let user = people::user(&mut tx, &id).await?.ok_or_else(|| ApiError::not_found("user", &id))?;
     plane.store.commit(tx).await?;
     Ok((StatusCode::CREATED, Json(MadeUser { user, token: token.reveal().to_owned() })))
@@ -160,23 +185,32 @@ pub(crate) async fn show_user(
 }
 
 /// Changes a user. What is absent stays as it is. New limits reach every gateway at once.
-#[utoipa::path(patch, path = "/api/v1/users/{id}", params(("id" = String, Path)), request_body = UpdateHolder,
+#[utoipa::path(patch, path = "/api/v1/users/{id}", params(("id" = String, Path)), request_body = UpdateUser,
     responses((status = 200, body = User), (status = "4XX", body = ErrorBody)))]
 pub(crate) async fn update_user(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Path(id): Path<String>,
-    Body(asked): Body<UpdateHolder>,
+    Body(asked): Body<UpdateUser>,
 ) -> Result<Json<User>, ApiError> {
     caller.must_be_operator()?;
     let now = Timestamp::now();
     let mut tx = plane.store.begin().await?;
     let before = people::user(&mut tx, &id).await?.ok_or_else(|| ApiError::not_found("user", &id))?;
-    let (name, limits, detail) = changed(asked, (&before.name, &before.limits))?;
-    let user = User { name, limits, ..before.clone() };
+    let (name, limits, mut detail) = changed((asked.name, asked.limits), (&before.name, &before.limits))?;
+    let sign_in = match asked.sign_in {
+        Some(asked) => {
+            asked.as_deref().map_or(Ok(()), check_sign_in)?;
+            must_be_free(&mut tx, asked.as_deref(), &id).await?;
+            detail.insert("sign_in".to_owned(), json!(asked));
+            asked
+        }
+        None => before.sign_in.clone(),
+    };
+    let user = User { name, sign_in, limits, ..before.clone() };
     if user != before {
-        people::update_user(&mut tx, &user, now).await?;
-        note(&mut tx, &caller.actor(), "user.update", &id, &detail, now).await?;
+        people::update_user(&mut tx, &user, now).await.map_err(|error| taken(error, &id))?;
+        note(&mut tx, &caller.actor(), "user.update", &id, &detail.into(), now).await?;
         plane.store.commit(tx).await?;
     }
     Ok(Json(user))
@@ -295,24 +329,24 @@ pub(crate) async fn show_team(
 }
 
 /// Changes a team. What is absent stays as it is. New limits reach every gateway at once.
-#[utoipa::path(patch, path = "/api/v1/teams/{id}", params(("id" = String, Path)), request_body = UpdateHolder,
+#[utoipa::path(patch, path = "/api/v1/teams/{id}", params(("id" = String, Path)), request_body = UpdateTeam,
     responses((status = 200, body = Team), (status = "4XX", body = ErrorBody)))]
 pub(crate) async fn update_team(
     State(plane): State<Arc<Plane>>,
     caller: Caller,
     Path(id): Path<String>,
-    Body(asked): Body<UpdateHolder>,
+    Body(asked): Body<UpdateTeam>,
 ) -> Result<Json<Team>, ApiError> {
     caller.must_be_operator()?;
     let now = Timestamp::now();
     let mut tx = plane.store.begin().await?;
     people::hold_team(&mut tx, &id).await?.ok_or_else(|| ApiError::not_found("team", &id))?;
     let before = team(&plane, &id).await?;
-    let (name, limits, detail) = changed(asked, (&before.name, &before.limits))?;
+    let (name, limits, detail) = changed((asked.name, asked.limits), (&before.name, &before.limits))?;
     let team = Team { name, limits, ..before.clone() };
     if team != before {
         people::update_team(&mut tx, &team, now).await?;
-        note(&mut tx, &caller.actor(), "team.update", &id, &detail, now).await?;
+        note(&mut tx, &caller.actor(), "team.update", &id, &detail.into(), now).await?;
         plane.store.commit(tx).await?;
     }
     Ok(Json(team))
@@ -320,11 +354,11 @@ pub(crate) async fn update_team(
 
 /// What the name and the limits of a user or a team are to be, and what the audit says of it.
 fn changed(
-    asked: UpdateHolder,
+    (asked_name, asked_limits): (Option<String>, Option<ScopeLimits>),
     (name, limits): (&str, &ScopeLimits),
-) -> Result<(String, ScopeLimits, Value), ApiError> {
+) -> Result<(String, ScopeLimits, Map<String, Value>), ApiError> {
     let mut detail = Map::new();
-    let name = match asked.name {
+    let name = match asked_name {
         Some(asked) => {
             check_name(&asked)?;
             detail.insert("name".to_owned(), json!(asked));
@@ -332,14 +366,14 @@ fn changed(
         }
         None => name.to_owned(),
     };
-    let limits = match asked.limits {
+    let limits = match asked_limits {
         Some(asked) => {
             detail.insert("limits".to_owned(), json!(asked));
             limits::of_holder(asked)?
         }
         None => limits.clone(),
     };
-    Ok((name, limits, detail.into()))
+    Ok((name, limits, detail))
 }
 
 /// Who a `PUT` of a member has put on a team, or invited.

@@ -11,6 +11,15 @@ use crate::error::ApiError;
 
 /// A page of nobody's.
 pub fn document(title: &str, header: &Markup, main: &Markup) -> Response {
+    written(title, header, main, None)
+}
+
+/// A page of nobody's that leads on to another of ours by itself.
+pub fn leading(title: &str, to: &str, main: &Markup) -> Response {
+    written(title, &html! {}, main, Some(to))
+}
+
+fn written(title: &str, header: &Markup, main: &Markup, leads_to: Option<&str>) -> Response {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -18,6 +27,7 @@ pub fn document(title: &str, header: &Markup, main: &Markup) -> Response {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
+                @if let Some(to) = leads_to { meta http-equiv="refresh" content=(format!("0;url={to}")); }
                 title { (title) " · keymeter" }
                 link rel="icon" type="image/svg+xml" href=(ICON.path());
                 link rel="stylesheet" href=(STYLE.path());
@@ -52,6 +62,14 @@ pub fn refused(mut page: Response, refusal: Option<&ApiError>) -> Response {
     *page.status_mut() = refusal.status();
     if let Some(seconds) = refusal.retry_after() {
         page.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    page
+}
+
+/// Gives a page a cookie beside those that it has.
+pub fn with_cookie(mut page: Response, cookie: Option<HeaderValue>) -> Response {
+    if let Some(cookie) = cookie {
+        page.headers_mut().append(header::SET_COOKIE, cookie);
     }
     page
 }

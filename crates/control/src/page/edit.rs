@@ -16,13 +16,14 @@ use super::{
     limits::{self, UNLIMITED},
     request::{FormFields, PageError, SignedIn, SubmittedForm},
     secret::managed,
+    users::SIGN_IN,
 };
 use crate::{
     Plane,
     api::{
         body::Body,
         keys,
-        people::{self, UpdateHolder},
+        people::{self, UpdateTeam, UpdateUser},
     },
     error::ApiError,
     store::{
@@ -126,9 +127,11 @@ impl Subject {
     fn filled(&self) -> FormFields {
         match self {
             Self::Key(key) => key_fields::filled(key),
-            Self::Team(Team { name, limits, .. }) | Self::User(User { name, limits, .. }) => {
+            Self::Team(Team { name, limits, .. }) => {
                 FormFields::from(limits::filled(limits)).and([("name", name.clone())])
             }
+            Self::User(User { name, limits, sign_in, .. }) => FormFields::from(limits::filled(limits))
+                .and([("name", name.clone()), ("sign_in", sign_in.clone().unwrap_or_default())]),
         }
     }
 
@@ -149,6 +152,7 @@ impl Subject {
         };
         html! {
             (form.line(name))
+            @if let Self::User(_) = self { (form.line(SIGN_IN)) }
             (limits::lines(form, UNLIMITED))
             p.hint { (of_all) }
         }
@@ -162,11 +166,15 @@ impl Subject {
                 let Json(_) = keys::update(state, caller, Path(key.id.clone()), Body(asked)).await?;
             }
             Self::Team(team) => {
-                let asked = holder(fields, (&team.name, &team.limits))?;
+                let (name, limits) = holder(fields, (&team.name, &team.limits))?;
+                let asked = UpdateTeam { name, limits };
                 let Json(_) = people::update_team(state, caller, Path(team.id.clone()), Body(asked)).await?;
             }
             Self::User(user) => {
-                let asked = holder(fields, (&user.name, &user.limits))?;
+                let (name, limits) = holder(fields, (&user.name, &user.limits))?;
+                let stated = fields.given("sign_in").map(str::to_owned);
+                let sign_in = (fields.has("sign_in") && stated != user.sign_in).then_some(stated);
+                let asked = UpdateUser { name, limits, sign_in };
                 let Json(_) = people::update_user(state, caller, Path(user.id.clone()), Body(asked)).await?;
             }
         }
@@ -174,10 +182,14 @@ impl Subject {
     }
 }
 
-fn holder(fields: &FormFields, (name, is): (&str, &ScopeLimits)) -> Result<UpdateHolder, ApiError> {
+/// The name and the limits that are asked for.
+fn holder(
+    fields: &FormFields,
+    (name, is): (&str, &ScopeLimits),
+) -> Result<(Option<String>, Option<ScopeLimits>), ApiError> {
     let asked = fields.text("name");
     let name = (fields.has("name") && asked != name).then(|| asked.to_owned());
-    Ok(UpdateHolder { name, limits: Some(limits::asked(fields, is)?) })
+    Ok((name, Some(limits::asked(fields, is)?)))
 }
 
 fn page(signed: &SignedIn, subject: &Subject, form: &Form<'_>) -> Response {

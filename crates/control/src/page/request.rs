@@ -122,6 +122,11 @@ fn must_be_from_here(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
+/// Whether a page of another site leads here, and nobody who typed the address. Browsers that do not say so are believed.
+pub fn is_led_here_by_others(headers: &HeaderMap) -> bool {
+    headers.get("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none")
+}
+
 fn stranger() -> ApiError {
     ApiError::forbidden(
         "this form is not of your session: it came from another site, or you have signed in or out since; load the \
@@ -134,7 +139,17 @@ impl SignedIn {
         let caller = match &session.holder {
             Holder::Visitor => return Err(ApiError::unauthorized()),
             Holder::Operator => Caller::operator(plane, parts),
+            Holder::IssuedOperator(mark) => {
+                let is_so_still = plane.issuer.as_ref().is_some_and(|issuer| issuer.is_operators_mark(mark));
+                is_so_still.then(|| Caller::operator(plane, parts)).ok_or_else(ApiError::unauthorized)?
+            }
             Holder::User(token) => Caller::signed_in(plane, token, parts).await?,
+            Holder::IssuedUser { token, mark } => {
+                let caller = Caller::signed_in(plane, token, parts).await?;
+                let value = caller.user().and_then(|user| user.sign_in.as_deref());
+                let present = plane.issuer.as_ref().zip(value).map(|(issuer, value)| issuer.mark(value));
+                if present.as_ref() == Some(mark) { caller } else { return Err(ApiError::unauthorized()) }
+            }
         };
         Ok(Self { caller, form_token: plane.sessions.form_token(session) })
     }

@@ -1,6 +1,9 @@
 //! Sessions of the page, proven by a signed cookie. A session is stored only once it is ended, so that every instance
 //! over one database knows it and a restart ends none. Its user is looked up at each request: the session ends with the
-//! user's token.
+//! user's token. One that began by an issuer ends, too, when its user or the operator does not sign in by that value any more.
+//!
+//! The browser sends the cookie of a session with nothing that begins at another site. Whoever comes back from an issuer does,
+//! so that an attempt to sign in has a cookie of its own, which is good for some minutes and for nothing else.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use hmac::{Hmac, Mac};
@@ -8,7 +11,10 @@ use jiff::Timestamp;
 use keymeter_core::key::KeyHash;
 use sha2::Sha256;
 
-use crate::store::{Store, StoreError};
+use crate::{
+    oidc::{FLOW_LIFE, Flow},
+    store::{Store, StoreError},
+};
 
 /// Twelve hours, in seconds.
 const LIFE: i64 = 12 * 3600;
@@ -34,10 +40,19 @@ pub struct BrowserSession {
 pub enum Holder {
     /// Nobody has signed in yet.
     Visitor,
-    /// The operator's.
+    /// The operator's, by their token.
     Operator,
+    /// The operator's, by an issuer: the mark of the value by which they signed in.
+    IssuedOperator(KeyHash),
     /// That of the user whose token has this hash.
     User(KeyHash),
+    /// That of such a user who signed in by an issuer.
+    IssuedUser {
+        /// Of the token that they had then.
+        token: KeyHash,
+        /// Of the value by which they signed in.
+        mark: KeyHash,
+    },
 }
 
 impl Sessions {
@@ -63,21 +78,34 @@ impl Sessions {
     pub fn cookie(&self, session: &BrowserSession, is_secure: bool) -> Option<HeaderValue> {
         let text = session.text();
         let signature = self.signed("cookie", &text);
-        set_cookie(is_secure, &format!("{text}.{signature}"), LIFE)
+        SESSION.set(is_secure, &format!("{text}.{signature}"), LIFE)
     }
 
     /// The session that a request comes in.
     pub fn read(&self, headers: &HeaderMap, now: Timestamp) -> Option<BrowserSession> {
-        let name = cookie_name(is_secure(headers));
-        let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
-        let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        let mut values = pairs.filter(|(stated, _)| *stated == name).map(|(_, value)| value);
-        values.find_map(|value| self.session(value)).filter(|session| session.until > now.as_second())
+        let session = SESSION.values(headers, is_secure(headers)).find_map(|value| self.session(value));
+        session.filter(|session| session.until > now.as_second())
     }
 
     fn session(&self, value: &str) -> Option<BrowserSession> {
         let (text, signature) = value.rsplit_once('.')?;
         self.is_signed("cookie", text, signature).then(|| BrowserSession::parse(text))?
+    }
+
+    /// The `set-cookie` of an attempt to sign in.
+    pub fn flow_cookie(&self, flow: &Flow, is_secure: bool) -> Option<HeaderValue> {
+        let text = flow.text();
+        let signature = self.signed("flow", &text);
+        FLOW.set(is_secure, &format!("{text}.{signature}"), FLOW_LIFE)
+    }
+
+    /// The attempt to sign in that began in the browser from which a request comes.
+    pub fn flow(&self, headers: &HeaderMap, is_secure: bool, now: Timestamp) -> Option<Flow> {
+        let read = |value: &str| {
+            let (text, signature) = value.rsplit_once('.')?;
+            self.is_signed("flow", text, signature).then(|| Flow::parse(text))?
+        };
+        FLOW.values(headers, is_secure).find_map(read).filter(|flow| flow.until() > now.as_second())
     }
 
     /// What each form of a session bears, and no other's.
@@ -114,7 +142,7 @@ impl BrowserSession {
     /// # Errors
     /// When the database does not answer.
     pub async fn end(&self, store: &Store) -> Result<(), StoreError> {
-        store.end_session(&self.nonce, self.until).await
+        store.end_session(&self.nonce, self.until).await.map(drop)
     }
 
     /// Whether it was ended.
@@ -129,7 +157,9 @@ impl BrowserSession {
         let holder = match &self.holder {
             Holder::Visitor => "visitor".to_owned(),
             Holder::Operator => "operator".to_owned(),
+            Holder::IssuedOperator(mark) => format!("operator-{}", mark.to_hex()),
             Holder::User(token) => token.to_hex(),
+            Holder::IssuedUser { token, mark } => format!("{}-{}", token.to_hex(), mark.to_hex()),
         };
         format!("{}.{holder}.{}", self.until, self.nonce)
     }
@@ -137,10 +167,13 @@ impl BrowserSession {
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('.');
         let (until, holder, nonce) = (parts.next()?, parts.next()?, parts.next()?);
-        let holder = match holder {
-            "visitor" => Holder::Visitor,
-            "operator" => Holder::Operator,
-            token => Holder::User(format!("sha256:{token}").parse().ok()?),
+        let hash = |hex: &str| format!("sha256:{hex}").parse().ok();
+        let holder = match holder.split_once('-') {
+            None if holder == "visitor" => Holder::Visitor,
+            None if holder == "operator" => Holder::Operator,
+            None => Holder::User(hash(holder)?),
+            Some(("operator", mark)) => Holder::IssuedOperator(hash(mark)?),
+            Some((token, mark)) => Holder::IssuedUser { token: hash(token)?, mark: hash(mark)? },
         };
         Some(Self { holder, nonce: nonce.to_owned(), until: until.parse().ok()? })
     }
@@ -158,7 +191,12 @@ pub fn nonce() -> Result<String, getrandom::Error> {
 
 /// The `set-cookie` that ends a session.
 pub fn no_cookie(is_secure: bool) -> Option<HeaderValue> {
-    set_cookie(is_secure, "", 0)
+    SESSION.set(is_secure, "", 0)
+}
+
+/// The `set-cookie` that ends an attempt to sign in.
+pub fn no_flow_cookie(is_secure: bool) -> Option<HeaderValue> {
+    FLOW.set(is_secure, "", 0)
 }
 
 /// Whether the browser reached us by HTTPS, as the proxy before us says.
@@ -167,16 +205,38 @@ pub fn is_secure(headers: &HeaderMap) -> bool {
     stated.and_then(|protocols| protocols.split(',').next()).is_some_and(|protocol| protocol.trim() == "https")
 }
 
-/// By its name the browser lets no other host set it.
-fn cookie_name(is_secure: bool) -> &'static str {
-    if is_secure { "__Host-keymeter" } else { "keymeter" }
+/// A cookie of ours.
+struct Cookie {
+    name: &'static str,
+    /// The same where the browser reached us by HTTPS: by it the browser lets no other host set the cookie.
+    secure_name: &'static str,
+    same_site: &'static str,
 }
 
-fn set_cookie(is_secure: bool, value: &str, seconds: i64) -> Option<HeaderValue> {
-    let secure = if is_secure { "; Secure" } else { "" };
-    let name = cookie_name(is_secure);
-    let text = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
-    HeaderValue::try_from(text).ok()
+const SESSION: Cookie = Cookie { name: "keymeter", secure_name: "__Host-keymeter", same_site: "Strict" };
+
+/// It has to come back with whoever comes back from an issuer.
+const FLOW: Cookie = Cookie { name: "keymeter-sign-in", secure_name: "__Host-keymeter-sign-in", same_site: "Lax" };
+
+impl Cookie {
+    fn name(&self, is_secure: bool) -> &'static str {
+        if is_secure { self.secure_name } else { self.name }
+    }
+
+    fn set(&self, is_secure: bool, value: &str, seconds: i64) -> Option<HeaderValue> {
+        let secure = if is_secure { "; Secure" } else { "" };
+        let (name, same_site) = (self.name(is_secure), self.same_site);
+        let text = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite={same_site}{secure}");
+        HeaderValue::try_from(text).ok()
+    }
+
+    /// What a browser sent by this name.
+    fn values<'headers>(&self, headers: &'headers HeaderMap, is_secure: bool) -> impl Iterator<Item = &'headers str> {
+        let name = self.name(is_secure);
+        let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+        let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        pairs.filter(move |(stated, _)| *stated == name).map(|(_, value)| value)
+    }
 }
 
 #[allow(clippy::expect_used, reason = "HMAC takes a key of any length")]
@@ -204,7 +264,14 @@ mod tests {
     #[test]
     fn a_cookie_is_read_back_until_it_ends() {
         let (sessions, now) = (sessions("key"), Timestamp::now());
-        for holder in [Holder::Visitor, Holder::Operator, Holder::User(KeyHash::digest(b"token"))] {
+        let [token, mark] = [b"token", b"value"].map(|text| KeyHash::digest(text));
+        for holder in [
+            Holder::Visitor,
+            Holder::Operator,
+            Holder::IssuedOperator(mark),
+            Holder::User(token),
+            Holder::IssuedUser { token, mark },
+        ] {
             let session = Sessions::begin(holder, now).unwrap();
             let headers = headers(&format!("other=1; keymeter=forged; {}", cookie_of(&sessions, &session)));
             assert_eq!(sessions.read(&headers, now), Some(session));
@@ -224,6 +291,28 @@ mod tests {
         {
             assert_eq!(own.read(&headers(&changed), now), None, "{changed}");
         }
+    }
+
+    #[test]
+    fn an_attempt_to_sign_in_is_no_session_and_ends_by_itself() {
+        let (sessions, now) = (sessions("key"), Timestamp::now());
+        let flow = Flow::begin(now.as_second()).unwrap();
+        let set = sessions.flow_cookie(&flow, true).unwrap().to_str().unwrap().to_owned();
+        assert!(
+            set.starts_with("__Host-keymeter-sign-in=") && set.contains("; HttpOnly; SameSite=Lax; Secure"),
+            "{set}"
+        );
+        let cookie = set.split(';').next().unwrap();
+        assert!(sessions.flow(&headers(cookie), true, now) == Some(flow.clone()));
+        assert!(sessions.flow(&headers(cookie), false, now).is_none(), "the other name");
+        let end = Timestamp::from_second(flow.until()).unwrap();
+        assert!(sessions.flow(&headers(cookie), true, end).is_none());
+        assert!(sessions.flow(&headers(&cookie.replace('.', "..")), true, now).is_none());
+        let value = cookie.split_once('=').unwrap().1;
+        assert_eq!(sessions.read(&headers(&format!("keymeter={value}")), now), None);
+        let session = Sessions::begin(Holder::Operator, now).unwrap();
+        let as_flow = cookie_of(&sessions, &session).replace("keymeter=", "keymeter-sign-in=");
+        assert!(sessions.flow(&headers(&as_flow), false, now).is_none());
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! Signing in with a token, and signing out.
+//! Signing in with a token, the way to an issuer, and signing out.
 
 use std::sync::Arc;
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, header, request::Parts},
+    http::{HeaderMap, request::Parts},
     response::{IntoResponse, Redirect, Response},
 };
 use jiff::Timestamp;
@@ -12,9 +12,10 @@ use keymeter_core::key::Secret;
 use maud::html;
 
 use super::{
+    document::{leading, with_cookie},
     form::{Form, FormField},
     layout::{self, title_of},
-    request::{FORM_TOKEN, FormFields, PageError, SignedIn, SubmittedForm},
+    request::{FORM_TOKEN, FormFields, PageError, SignedIn, SubmittedForm, is_led_here_by_others},
     session::{BrowserSession, Holder, Sessions, is_secure, no_cookie},
 };
 use crate::{
@@ -32,6 +33,11 @@ pub async fn ask(
 ) -> Result<Response, PageError> {
     match signed {
         Ok(_) => Ok(Redirect::to("/").into_response()),
+        // A browser that another site leads here sends no session, and the form would begin one in the place of its own.
+        Err(_) if is_led_here_by_others(&headers) => {
+            let main = html! { div.narrow { h1 { "Sign in" } p { a href="/sign-in" { "Go on" } } } };
+            Ok(leading("Sign in", "/sign-in", &main))
+        }
         Err(_) => form(&plane, &headers, None),
     }
 }
@@ -81,6 +87,11 @@ pub async fn sign_out(
     Ok(with_cookie(Redirect::to("/sign-in").into_response(), no_cookie(is_secure(&headers))))
 }
 
+/// The form, and why somebody is not led to the issuer.
+pub fn refused(plane: &Plane, headers: &HeaderMap, refusal: &ApiError) -> Result<Response, PageError> {
+    form(plane, headers, Some(refusal))
+}
+
 /// The form, in the session of a visitor: so that nobody is signed in by another's form.
 fn form(plane: &Plane, headers: &HeaderMap, error: Option<&ApiError>) -> Result<Response, PageError> {
     let now = Timestamp::now();
@@ -92,6 +103,11 @@ fn form(plane: &Plane, headers: &HeaderMap, error: Option<&ApiError>) -> Result<
         div.narrow {
             h1 { "Sign in" }
             (form.around(|| html! {
+                @if let Some(issuer) = &plane.issuer {
+                    // By its whole address: somebody who reads this under another name of ours has the cookies of that.
+                    p { a.button href=(format!("{}/sign-in/oidc", issuer.page_url())) { "Sign in with " (issuer.host()) } }
+                    p.hint { "Or with a token:" }
+                }
                 form.panel method="post" action="/sign-in" {
                     input type="hidden" name=(FORM_TOKEN) value=(plane.sessions.form_token(&session));
                     (form.line(FormField {
@@ -109,11 +125,4 @@ fn form(plane: &Plane, headers: &HeaderMap, error: Option<&ApiError>) -> Result<
     };
     let page = layout::refused(layout::document(&title_of("Sign in", error), &html! {}, &main), error);
     Ok(with_cookie(page, plane.sessions.cookie(&session, is_secure(headers))))
-}
-
-fn with_cookie(mut response: Response, cookie: Option<HeaderValue>) -> Response {
-    if let Some(cookie) = cookie {
-        response.headers_mut().insert(header::SET_COOKIE, cookie);
-    }
-    response
 }

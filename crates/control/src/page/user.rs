@@ -55,6 +55,7 @@ pub async fn show(
             div { dt { "Wallet" } dd { a href=(format!("/wallets/{}", user.id)) { (money(balance)) }
                 @if balance <= Usd::ZERO { " " span.state { "empty" } } } }
             div { dt { "Keys" } dd { a href=(format!("/?owner={}", user.id)) { "Keys of their own" } } }
+            @if let Some(sign_in) = &user.sign_in { div { dt { "Signs in as" } dd { (sign_in) } } }
             div { dt { "Made" } dd { (time(user.created_at)) } }
             (limits::facts(&user.limits, UNLIMITED))
         }

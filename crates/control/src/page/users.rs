@@ -31,6 +31,16 @@ use crate::{
 
 const ROWS: i64 = 25;
 
+/// By what a user signs in beside their token.
+pub const SIGN_IN: FormField<'static> = FormField {
+    name: "sign_in",
+    label: "Signs in as",
+    hint: "The e-mail address, or what else the issuer tells them by, where `control.oidc` names one. No two users' are the same.",
+    kind: None,
+    keys: None,
+    is_required: false,
+};
+
 /// `GET /users`: the operator's to see.
 pub async fn list(
     State(plane): State<Arc<Plane>>,
@@ -93,7 +103,8 @@ pub async fn make(
     SubmittedForm { signed, fields, .. }: SubmittedForm,
 ) -> Result<Response, PageError> {
     signed.caller.must_be_operator()?;
-    let asked = CreateUser { id: fields.text("id").to_owned(), name: fields.text("name").to_owned() };
+    let (id, name) = (fields.text("id").to_owned(), fields.text("name").to_owned());
+    let asked = CreateUser { id, name, sign_in: fields.given("sign_in").map(str::to_owned) };
     match people::create_user(State(plane), signed.caller.clone(), Body(asked)).await {
         Ok((_, Json(made))) => {
             let page = token::shown("The user is made", &made, &signed);
@@ -120,6 +131,7 @@ fn page(signed: &SignedIn, form: &Form<'_>) -> Response {
                         hint: "Their stable name, in calls and metrics: 1 to 64 of a-z, 0-9, _ and -. It is never changed.",
                         ..FormField::default()
                     }))
+                    (form.line(SIGN_IN))
                     div.actions { button type="submit" { "Make the user" } a href="/users" { "Cancel" } }
                 }
             }))

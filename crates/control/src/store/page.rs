@@ -22,15 +22,16 @@ impl Store {
     }
 
     /// From now on the session with this `nonce`, whose cookie is good until so many seconds after 1970, is over at all
-    /// instances.
+    /// instances. Returns whether it was not over before.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn end_session(&self, nonce: &str, until: i64) -> Result<(), StoreError> {
+    pub async fn end_session(&self, nonce: &str, until: i64) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
         let sql = "INSERT INTO ended_sessions (nonce, until) VALUES ($1, $2) ON CONFLICT (nonce) DO NOTHING";
-        sqlx::query(sql).bind(nonce).bind(until).execute(&mut *tx).await?;
-        self.commit(tx).await
+        let ended = sqlx::query(sql).bind(nonce).bind(until).execute(&mut *tx).await?.rows_affected();
+        self.commit(tx).await?;
+        Ok(ended > 0)
     }
 
     /// Whether the session with this `nonce` was ended.

@@ -18,6 +18,8 @@ pub struct User {
     pub id: String,
     /// What people call them.
     pub name: String,
+    /// The value of the issuer's claim by which they sign in to the page, such as an e-mail address.
+    pub sign_in: Option<String>,
     /// The team that they are on.
     pub team: Option<String>,
     /// What they are there.
@@ -95,19 +97,43 @@ pub(super) fn role(text: &str) -> Result<Role, StoreError> {
     text.parse().map_err(StoreError::Corrupt)
 }
 
-const SELECT_USER: &str = "SELECT u.id, u.name, u.limits, u.created_at, m.team_id, m.role FROM users u \
+const SELECT_USER: &str = "SELECT u.id, u.name, u.sign_in, u.limits, u.created_at, m.team_id, m.role FROM users u \
                            LEFT JOIN members m ON m.user_id = u.id WHERE u.deleted_at IS NULL";
 
-/// Makes a user with this token, and a wallet for them.
+/// Makes a user with this token, who signs in by `sign_in` too, and a wallet for them.
 ///
 /// # Errors
-/// When there is a user or a team of that name, or the database does not answer.
-pub async fn create_user(tx: &mut Tx, id: &str, name: &str, token: &KeyHash, now: Timestamp) -> Result<(), StoreError> {
+/// When there is a user or a team of that name, another signs in by that, or the database does not answer.
+pub async fn create_user(
+    tx: &mut Tx,
+    (id, name): (&str, &str),
+    sign_in: Option<&str>,
+    token: &KeyHash,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     open_wallet(tx, id).await?;
-    let sql = "INSERT INTO users (id, name, token_hash, created_at) VALUES ($1, $2, $3, $4)";
+    let sql =
+        "INSERT INTO users (id, name, token_hash, created_at, sign_in, sign_in_folded) VALUES ($1, $2, $3, $4, $5, $6)";
     let query = sqlx::query(sql).bind(id).bind(name).bind(token.to_hex()).bind(micros(now));
-    query.execute(&mut **tx).await?;
+    query.bind(sign_in).bind(sign_in.map(folded)).execute(&mut **tx).await?;
     Ok(())
+}
+
+/// A value by which somebody signs in, as it is compared. Letters beyond ASCII are compared as they are: there another's may
+/// look like one's own in lower case.
+#[must_use]
+pub fn folded(sign_in: &str) -> String {
+    sign_in.to_ascii_lowercase()
+}
+
+/// Whose value this is by which they sign in, if it is anybody's.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn signs_in_by(tx: &mut Tx, sign_in: &str) -> Result<Option<String>, StoreError> {
+    let sql = "SELECT id FROM users WHERE sign_in_folded = $1";
+    let row = sqlx::query(sql).bind(folded(sign_in)).fetch_optional(&mut **tx).await?;
+    row.map(|row| Ok(row.try_get("id")?)).transpose()
 }
 
 /// Makes a team with an owner, and a wallet for it. The owner's own keys are archived.
@@ -149,8 +175,11 @@ pub async fn update_team(tx: &mut Tx, team: &Team, now: Timestamp) -> Result<(),
 /// Writes what of a user may be changed, and notes that their keys change.
 ///
 /// # Errors
-/// When the database does not answer.
+/// When another signs in by the same, or the database does not answer.
 pub async fn update_user(tx: &mut Tx, user: &User, now: Timestamp) -> Result<(), StoreError> {
+    let sql = "UPDATE users SET sign_in = $1, sign_in_folded = $2 WHERE id = $3";
+    let query = sqlx::query(sql).bind(&user.sign_in).bind(user.sign_in.as_deref().map(folded)).bind(&user.id);
+    query.execute(&mut **tx).await?;
     update(tx, "UPDATE users SET name = $1, limits = $2 WHERE id = $3", (&user.id, &user.name, &user.limits), now).await
 }
 
@@ -243,12 +272,13 @@ async fn note_personal_keys(tx: &mut Tx, user: &str, now: Timestamp) -> Result<(
     Ok(())
 }
 
-/// Lets a user go: their token works no more. Their name stays taken, for the history's sake.
+/// Lets a user go: their token works no more, and another may sign in by what they did. Their name stays taken, for the
+/// history's sake.
 ///
 /// # Errors
 /// When the database does not answer.
 pub async fn delete_user(tx: &mut Tx, id: &str, now: Timestamp) -> Result<(), StoreError> {
-    let sql = "UPDATE users SET deleted_at = $1, token_hash = $2 WHERE id = $3";
+    let sql = "UPDATE users SET deleted_at = $1, token_hash = $2, sign_in = NULL, sign_in_folded = NULL WHERE id = $3";
     // No token has this as its hash, and each user's is another.
     sqlx::query(sql).bind(micros(now)).bind(format!("deleted {id}")).bind(id).execute(&mut **tx).await?;
     Ok(())
@@ -292,6 +322,21 @@ impl Store {
         let sql = format!("{SELECT_USER} AND u.token_hash = $1");
         let row = sqlx::query(&sql).bind(token.to_hex()).fetch_optional(self.reader()).await?;
         row.as_ref().map(user_of).transpose()
+    }
+
+    /// The user who signs in by this value, and the hash of their token.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn user_by_sign_in(&self, sign_in: &str) -> Result<Option<(User, KeyHash)>, StoreError> {
+        let sql = SELECT_USER.replace("u.id,", "u.token_hash, u.id,") + " AND u.sign_in_folded = $1";
+        let row = sqlx::query(&sql).bind(folded(sign_in)).fetch_optional(self.reader()).await?;
+        let found = |row: AnyRow| {
+            let hash: String = row.try_get("token_hash")?;
+            let corrupt = |_| StoreError::Corrupt("the hash of a user's token".to_owned());
+            Ok((user_of(&row)?, format!("sha256:{hash}").parse().map_err(corrupt)?))
+        };
+        row.map(found).transpose()
     }
 
     /// By which a user's token is told from others that they had or will have; nothing of it can be guessed by that.
@@ -348,6 +393,7 @@ fn user_of(row: &AnyRow) -> Result<User, StoreError> {
         limits: limits(row, &id)?,
         id,
         name: row.try_get("name")?,
+        sign_in: row.try_get("sign_in")?,
         team: row.try_get("team_id")?,
         role: stated.as_deref().map(role).transpose()?,
         created_at: timestamp(row.try_get("created_at")?),

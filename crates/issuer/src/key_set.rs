@@ -11,17 +11,17 @@ use serde_json::Value;
 
 /// The keys of an issuer.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct KeySet(Vec<VerifyingKey>);
+pub struct KeySet(Vec<VerifyingKey>);
 
 /// A key that checks signatures.
 #[derive(Clone, Debug)]
-pub(super) struct VerifyingKey {
+pub struct VerifyingKey {
     id: Option<String>,
     /// What it checks; never empty, and all of one family.
     algorithms: Vec<Algorithm>,
     /// As it was written, to tell it from another of the same id.
     written: Jwk,
-    pub(super) key: DecodingKey,
+    key: DecodingKey,
 }
 
 impl PartialEq for VerifyingKey {
@@ -38,7 +38,7 @@ impl KeySet {
     ///
     /// # Errors
     /// When it is no set, or none of its keys is of use.
-    pub(super) fn parse(json: &[u8], algorithms: &[JwtAlgorithm]) -> Result<Self, String> {
+    pub fn parse(json: &[u8], algorithms: &[JwtAlgorithm]) -> Result<Self, String> {
         let RawSet { keys } =
             serde_json::from_slice(json).map_err(|error| format!("its answer is no key set: {error}"))?;
         let keys: Vec<_> = keys.into_iter().filter_map(|key| VerifyingKey::read(key, algorithms)).collect();
@@ -49,7 +49,8 @@ impl KeySet {
     }
 
     /// The keys that may have signed a token which names its algorithm and perhaps its key.
-    pub(super) fn candidates(&self, id: Option<&str>, algorithm: Algorithm) -> Vec<VerifyingKey> {
+    #[must_use]
+    pub fn candidates(&self, id: Option<&str>, algorithm: Algorithm) -> Vec<VerifyingKey> {
         let fits = |key: &&VerifyingKey| {
             key.algorithms.contains(&algorithm) && id.is_none_or(|id| key.id.as_deref() == Some(id))
         };
@@ -57,12 +58,14 @@ impl KeySet {
     }
 
     /// Whether there is a key of that id, whatever it is for.
-    pub(super) fn has(&self, id: &str) -> bool {
+    #[must_use]
+    pub fn has(&self, id: &str) -> bool {
         self.0.iter().any(|key| key.id.as_deref() == Some(id))
     }
 
     /// Whether `other` has all of these.
-    pub(super) fn is_within(&self, other: &Self) -> bool {
+    #[must_use]
+    pub fn is_within(&self, other: &Self) -> bool {
         self.0.iter().all(|key| other.0.contains(key))
     }
 }
@@ -95,6 +98,11 @@ impl VerifyingKey {
     pub(super) fn algorithms(&self) -> &[Algorithm] {
         &self.algorithms
     }
+
+    /// What signatures are checked with.
+    pub(super) fn key(&self) -> &DecodingKey {
+        &self.key
+    }
 }
 
 /// What a key of this kind can check.
@@ -117,7 +125,8 @@ fn of_kind(parameters: &AlgorithmParameters) -> &'static [Algorithm] {
 }
 
 /// The algorithm of that name.
-pub(super) fn by_name(algorithm: JwtAlgorithm) -> Algorithm {
+#[must_use]
+pub fn by_name(algorithm: JwtAlgorithm) -> Algorithm {
     match algorithm {
         JwtAlgorithm::Rs256 => Algorithm::RS256,
         JwtAlgorithm::Rs384 => Algorithm::RS384,

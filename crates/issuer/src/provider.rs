@@ -13,7 +13,7 @@ use ring::signature::{
 };
 
 /// Has the process check tokens' signatures, unless the program that we are part of chose a provider itself.
-pub(super) fn install() {
+pub fn install() {
     if CryptoProvider::try_get_default().is_none() {
         // Another thread may have been faster; then there is one.
         let _ = PROVIDER.install_default();
