@@ -119,7 +119,11 @@ mod tests {
             is_ours.then(|| format!("keymeter {}", words[first + 1..].join(" ")))
         });
         let hash = format!("sha256:{:0>64}", "");
-        ours.map(|line| line.replace("sha256:…", &hash).replace("key_…", "key_a").replace('\'', "\"")).collect()
+        let filled_in = |line: String| {
+            let line = line.replace("sha256:…", &hash).replace("$hash", &hash);
+            line.replace("key_…", "key_a").replace('\'', "\"")
+        };
+        ours.map(filled_in).collect()
     }
 
     #[test]
