@@ -51,6 +51,7 @@ use crate::{
         reload::Reloader,
         tls::{Certificate, Pair},
     },
+    upstream::authorities,
 };
 
 /// A running gateway with its admin address.
@@ -232,7 +233,8 @@ impl Gateways {
 fn gateway_app(gateway: Gated<Gateway>) -> HttpProxy<Gated<Gateway>> {
     let mut options = HttpServerOptions::default();
     options.h2c = true;
-    let mut proxy = http_proxy(&Arc::new(ServerConf::default()), gateway);
+    let conf = ServerConf { ca_file: authorities::file(), ..ServerConf::default() };
+    let mut proxy = http_proxy(&Arc::new(conf), gateway);
     proxy.server_options = Some(options);
     let mut streams = default_h2_options();
     streams.max_send_buffer_size(H2_SEND_BUFFER);

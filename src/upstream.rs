@@ -2,6 +2,7 @@
 //! address, its path, our credential for it. A proxy of somebody's own may use a [`Pool`] as the gateway does.
 
 pub mod ask;
+pub mod authorities;
 mod choice;
 mod health;
 pub mod interrupt;

@@ -58,10 +58,17 @@ pub fn start() -> io::Result<()> {
         let line =
             format!("{:.6} ERROR internal error in keymeter: {}\n", Timestamp::now(), Printable(&panic.to_string()));
         of_panics.write(line.into_bytes());
+        // Its end is the process's: nobody would write the line afterwards.
+        if std::thread::current().name() == Some("main") {
+            of_panics.flush(LAST_WORDS);
+        }
     }));
     let _ = LOG.set(writer);
     Ok(())
 }
+
+/// How long a process that fails waits for whoever reads why.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The number of lines that were dropped because their reader is too slow.
 #[must_use]

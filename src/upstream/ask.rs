@@ -7,12 +7,12 @@ use keymeter_config::Upstream;
 use keymeter_core::api::Api;
 use pingora::{
     ErrorType,
-    connectors::http::Connector,
+    connectors::{ConnectorOptions, http::Connector},
     http::RequestHeader,
     prelude::{Error, Result},
 };
 
-use super::{Dialer, Replica, address_request};
+use super::{Dialer, Replica, address_request, authorities};
 
 /// Asks replicas on its own connections.
 pub struct Asker {
@@ -22,9 +22,14 @@ pub struct Asker {
 
 impl Default for Asker {
     fn default() -> Self {
-        Self { connector: Connector::new(None), dialer: Dialer::default() }
+        let mut options = ConnectorOptions::new(KEPT);
+        options.ca_file = authorities::file();
+        Self { connector: Connector::new(Some(options)), dialer: Dialer::default() }
     }
 }
+
+/// Connections that are kept for further questions, of all replicas together.
+const KEPT: usize = 128;
 
 /// What a replica answered.
 pub struct Answer {

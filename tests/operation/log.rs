@@ -248,3 +248,19 @@ async fn the_start_says_where_all_is_kept_and_which_server_does_not_answer() {
     }
     process.stderr.line(&format!("the shared-limits server redis://{nobody}/2 is unavailable: cannot connect: ")).await;
 }
+
+/// As in an image that holds nothing but the program.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_system_without_certificates_is_warned_of_and_served() {
+    let upstream = upstream(&Gate::new()).await;
+    let files = Files::new(&config(&upstream, ""), &one_key(""));
+    let nowhere = files.path.with_file_name("none").display().to_string();
+    let environment = [("SSL_CERT_FILE", nowhere.as_str()), ("SSL_CERT_DIR", nowhere.as_str())];
+    let command = keymeter(&["serve", "--config", files.path.to_str().unwrap()]);
+    let process = Process::start_with(command, &environment);
+    let warning = process.stderr.line("the certificates of this system cannot be read").await;
+    assert!(warning.contains("install ca-certificates"), "{warning}");
+    let (address, _) = process.addresses().await;
+    let answer = Client::connect(address).await.chat(SECRET, &chat()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
