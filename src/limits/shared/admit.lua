@@ -13,10 +13,13 @@ local subjects, at = {}, 9
 -- What is known of it from before, if anything is.
 local known, is_gone, is_outside
 for index = 1, #KEYS / 4 do
-  local key = open(index, name)
+  local key = open(index, name, settled_slots(at + 3))
   key.most_requests, key.most_tokens = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
   key.most_running = tonumber(ARGV[at + 2])
-  at = open_quotas(key, settle_all(key, at + 3))
+  local settlements = at + 3
+  at = open_quotas(key, after_settlements(settlements), settled_names(settlements))
+  settle_all(key, settlements)
+  bring_quotas(key)
   key.count = count_running(key)
   local before = field(key.windows, name)
   is_gone, known = is_gone or before == GONE, known or before
@@ -33,8 +36,7 @@ end
 
 -- All must be saved.
 local function answer(outcome, refusal, stock_slot)
-  local reply = {outcome, text(refusal.over), text(refusal.subject), text(refusal.quota), text(refusal.wait)}
-  reply[6], reply[7], reply[8] = text(refusal.reset), stock_slot, text(present)
+  local reply = {outcome, refusal.over, refusal.subject, refusal.quota, refusal.wait, refusal.reset, stock_slot, present}
   for _, key in ipairs(subjects) do
     local requests_reset, tokens_reset = SPAN, SPAN
     if not (key.is_latest and tokens > 0) then
@@ -45,7 +47,7 @@ local function answer(outcome, refusal, stock_slot)
       reply[#reply + 1] = value
     end
     for _, quota in ipairs(key.limited) do
-      reply[#reply + 1] = text(quota.used)
+      reply[#reply + 1] = quota.used
     end
   end
   return reply

@@ -12,16 +12,28 @@ local SAID = 'said'
 -- The hash stays for so long after all of it has left: what runs is settled until then.
 local AFTERWARDS = 3600000
 
--- A quota as it stands in a list from `at` on: its name, its longest span in seconds (0: it slides), and the four
--- boundaries of spans around the present, or the length of its step.
-local function quota_at(list, at)
-  local quota = {name = list[at], longest = tonumber(list[at + 1])}
-  if quota.longest == 0 then
-    quota.step = tonumber(list[at + 2])
-  else
-    quota.bounds = {tonumber(list[at + 2]), tonumber(list[at + 3]), tonumber(list[at + 4]), tonumber(list[at + 5])}
+-- A quota: its longest span in seconds ('0': it slides), and the four boundaries of spans around the present, or the
+-- length of its step.
+local function quota_of(name, longest, one, two, three, four)
+  if longest == '0' then
+    return {name = name, step = tonumber(one)}
   end
-  return quota
+  return {name = name, longest = tonumber(longest), one = one, two = two, three = three, four = four}
+end
+
+-- What counts of a quota, as this call left it, or as the hash has it. Nil: nothing does.
+local function stored_quota(key, name)
+  if key.current[name] then
+    return key.current[name]
+  end
+  local one, two, three = string.match(field(key.quotas, name) or '', '^(%-?%d+) (%-?%d+) ?(%d*)$')
+  if not one then
+    return nil
+  end
+  if three == '' then
+    return {name = name, ends = tonumber(one), used = tonumber(two)}
+  end
+  return {name = name, step = true, first = tonumber(one), last = tonumber(two), used = tonumber(three)}
 end
 
 local function step_name(quota, slot)
@@ -53,8 +65,10 @@ local function drop_steps(key, quota, before)
 end
 
 local function bring_steps(key, quota, stored)
-  local first, last, used = string.match(stored or '', '^(%-?%d+) (%-?%d+) (%d+)$')
-  quota.first, quota.last, quota.used = tonumber(first) or 0, tonumber(last) or -1, tonumber(used) or 0
+  quota.first, quota.last, quota.used = 0, -1, 0
+  if stored and stored.step then
+    quota.first, quota.last, quota.used = stored.first, stored.last, stored.used
+  end
   local now = step_now(quota)
   if quota.last > now + STEPS then
     -- The clock was set back by more than is kept: what is kept means nothing.
@@ -64,17 +78,20 @@ local function bring_steps(key, quota, stored)
 end
 
 local function span_end(quota, second)
+  local bounds = {tonumber(quota.one), tonumber(quota.two), tonumber(quota.three), tonumber(quota.four)}
   for index = 1, 3 do
-    if quota.bounds[index] <= second and second < quota.bounds[index + 1] then
-      return quota.bounds[index + 1]
+    if bounds[index] <= second and second < bounds[index + 1] then
+      return bounds[index + 1]
     end
   end
 end
 
 local function bring_span(quota, stored)
-  local ends, used = string.match(stored or '', '^(%d+) (%d+)$')
   local second = math.floor(present / 1000000)
-  quota.ends, quota.used = tonumber(ends) or 0, tonumber(used) or 0
+  quota.ends, quota.used = 0, 0
+  if stored and not stored.step then
+    quota.ends, quota.used = stored.ends, stored.used
+  end
   local lasts = second < quota.ends
   if lasts and quota.ends - second <= quota.longest then
     return
@@ -90,7 +107,7 @@ end
 
 -- Brings a quota to the present.
 local function bring(key, quota)
-  local stored = field(key.quotas, quota.name)
+  local stored = stored_quota(key, quota.name)
   if quota.step then
     bring_steps(key, quota, stored)
   else
@@ -101,15 +118,9 @@ end
 
 -- Keeps what became of a quota.
 local function put(key, quota)
-  local packed, leaves
-  if quota.step then
-    packed = string.format('%d %d %d', quota.first, quota.last, quota.used)
-    leaves = (quota.last + STEPS + 1) * quota.step
-  else
-    packed, leaves = string.format('%d %d', quota.ends, quota.used), quota.ends * 1000000
-  end
-  if not quota.is_outside and field(key.quotas, quota.name) ~= packed then
-    set(key.quotas, quota.name, packed)
+  local leaves = quota.step and (quota.last + STEPS + 1) * quota.step or quota.ends * 1000000
+  if not quota.is_outside then
+    key.current[quota.name] = quota
   end
   key.leaves = math.max(key.leaves or 0, leaves)
 end
@@ -182,43 +193,33 @@ local function release(key, name)
   end
   set(key.quotas, '@' .. name, false)
   for quota_name, slot, amount in string.gmatch(reserved, '(%S+) (%d+) (%d+)') do
-    local stored = field(key.quotas, quota_name) or ''
-    local ends, used = string.match(stored, '^(%d+) (%d+)$')
-    local first, last, all = string.match(stored, '^(%-?%d+) (%-?%d+) (%d+)$')
-    local quota = {name = quota_name, ends = tonumber(ends), used = tonumber(used or all)}
-    if ends then
+    local quota = stored_quota(key, quota_name)
+    if quota then
       refund(key, quota, tonumber(slot), tonumber(amount))
-      set(key.quotas, quota_name, string.format('%d %d', quota.ends, quota.used))
-    elseif first then
-      quota.step, quota.first, quota.last = true, tonumber(first), tonumber(last)
-      refund(key, quota, tonumber(slot), tonumber(amount))
-      set(key.quotas, quota_name, string.format('%d %d %d', quota.first, quota.last, quota.used))
+      key.current[quota_name] = quota
     end
   end
 end
 
 -- The quotas that a settlement speaks of: for each its name, a slot, an amount, and what it is, eight words.
 local function each_spoken_of(key, words, visit)
-  local list = {}
-  for word in string.gmatch(words, '%S+') do
-    list[#list + 1] = word
-  end
-  for at = 1, #list, 8 do
-    local slot, amount = tonumber(list[at + 1]), tonumber(list[at + 2])
-    local quota = quota_at({list[at], unpack(list, at + 3, at + 7)}, 1)
-    visit(bring(key, quota), slot, amount)
+  local word = '(%S+) '
+  for name, slot, amount, longest, one, two, three, four in string.gmatch(words, string.rep(word, 8)) do
+    local quota = bring(key, quota_of(name, longest, one, two, three, four))
+    visit(quota, tonumber(slot), tonumber(amount))
     put(key, quota)
   end
 end
 
 -- The quotas of a request, as the arguments from `from` on say them: their number, and for each what it is (six), the
--- amount that is taken, the limit, and what was used elsewhere, until when. Returns where the next argument stands.
-local function open_quotas(key, from)
-  local count, names = tonumber(ARGV[from]), {'x'}
+-- amount that is taken, the limit, and what was used elsewhere, until when. What is known of them is read at once, and so
+-- are these fields. `bring_quotas` is still to come. Returns where the next argument stands.
+local function open_quotas(key, from, names)
+  local count = tonumber(ARGV[from])
   key.limited = {}
   for number = 1, count do
     local at = from + 1 + (number - 1) * 10
-    local quota = quota_at(ARGV, at)
+    local quota = quota_of(unpack(ARGV, at, at + 5))
     quota.amount, quota.limit = tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7])
     quota.carried, quota.carried_until = tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9])
     if quota.carried_until <= present then
@@ -230,14 +231,19 @@ local function open_quotas(key, from)
       names[#names + 1] = step_name(quota, step_now(quota))
     end
   end
-  if count > 0 then
+  if #names > 0 then
+    names[#names + 1] = 'x'
     read(key.quotas, names)
   end
+  return from + 1 + count * 10
+end
+
+-- Brings the quotas of a request to the present, after what was settled.
+local function bring_quotas(key)
   for _, quota in ipairs(key.limited) do
     put(key, bring(key, quota))
     key.is_outside = key.is_outside or quota.is_outside
   end
-  return from + 1 + count * 10
 end
 
 -- Takes a request's amounts from its quotas.
@@ -284,6 +290,17 @@ end
 
 -- Keeps what became of the quotas.
 local function save_quotas(key)
+  for name, quota in pairs(key.current) do
+    local packed
+    if quota.step then
+      packed = string.format('%d %d %d', quota.first, quota.last, quota.used)
+    else
+      packed = string.format('%d %d', quota.ends, quota.used)
+    end
+    if key.quotas.fields[name] ~= packed then
+      set(key.quotas, name, packed)
+    end
+  end
   if not next(key.quotas.changed) then
     return
   end

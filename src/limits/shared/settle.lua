@@ -91,7 +91,35 @@ local function settle_stock(key, name, slot, requests, tokens, places)
   end
 end
 
--- Reads as many settlements as the argument at `from` says, and returns where the next argument stands.
+-- Where the next argument stands after as many settlements as the one at `from` says.
+local function after_settlements(from)
+  return from + 1 + tonumber(ARGV[from]) * 6
+end
+
+-- Where the settlements at `from` say that their requests are counted, each once.
+local function settled_slots(from)
+  local slots, seen = {}, {}
+  for at = from + 1, after_settlements(from) - 1, 6 do
+    local slot = ARGV[at + 2]
+    if slot ~= '0' and not seen[slot] then
+      slots[#slots + 1], seen[slot] = slot, true
+    end
+  end
+  return unpack(slots)
+end
+
+-- What the settlements at `from` need to know of quotas.
+local function settled_names(from)
+  local names = {}
+  for at = from + 1, after_settlements(from) - 1, 6 do
+    if ARGV[at + 5] ~= '' and ARGV[at + 1] ~= 'stock' then
+      names[#names + 1] = '@' .. ARGV[at]
+    end
+  end
+  return names
+end
+
+-- Settles as many requests as the argument at `from` says, and returns where the next argument stands.
 local function settle_all(key, from)
   local count = tonumber(ARGV[from])
   for number = 0, count - 1 do
@@ -105,5 +133,5 @@ local function settle_all(key, from)
       settle(key, name, ending, ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], words)
     end
   end
-  return from + 1 + count * 6
+  return after_settlements(from)
 end

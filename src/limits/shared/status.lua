@@ -3,7 +3,8 @@
 local at, reply = 1, {}
 for index = 1, #KEYS / 4 do
   local key = open(index)
-  at = open_quotas(key, at)
+  at = open_quotas(key, at, {})
+  bring_quotas(key)
   if key.is_known then
     save(key)
   end
@@ -13,7 +14,7 @@ for index = 1, #KEYS / 4 do
   end
   for _, quota in ipairs(key.limited) do
     local _, reset = waits_for_quota(key, quota, 0)
-    reply[#reply + 1], reply[#reply + 2] = text(quota.used), text(reset)
+    reply[#reply + 1], reply[#reply + 2] = quota.used, reset
   end
 end
 return reply
