@@ -95,7 +95,7 @@ real-servers: cmake $(SERVERS)/ready ## check counts against inference servers t
 
 .PHONY: soak
 soak: cmake nextest postgresql redis faketime ## run the tests at their full figures
-	KEYMETER_SOAK=1000 PROPTEST_CASES=20000 cargo nextest run --locked --workspace --release --lib --bins --tests --no-fail-fast
+	KEYMETER_SOAK=1000 PROPTEST_CASES=20000 cargo nextest run --locked --workspace --cargo-profile soak --lib --bins --tests --no-fail-fast
 
 # What people install: a package for Debian; archives of a binary for glibc and of a static one, with completions and manual
 # pages; what they are made of; checksums. Two runs of one commit give the same bytes.
