@@ -90,6 +90,11 @@ impl Crowd {
         std::mem::replace(&mut self.percentile, percentile) != percentile
     }
 
+    /// Whether another key's output takes the place of the oldest.
+    pub fn is_full(&self) -> bool {
+        self.last.len() >= CROWD
+    }
+
     /// The 95th percentile, where there are some keys. The greatest of all, which is one key's alone, never is.
     pub fn expected(&self) -> Option<u32> {
         self.percentile

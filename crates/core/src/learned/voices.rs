@@ -53,13 +53,15 @@ const ENOUGH: u32 = 8;
 /// The first lessons are all learned, and later one in so many.
 const FIRST: u32 = 64;
 const LATER: u32 = 8;
-/// So many texts are tokenized to learn from, and one in so many after them: a text costs as much as the rest of a request, and a
-/// model with many keys has as many voices that begin.
-const COUNTED: u32 = 24;
-const COUNTED_LATER: u32 = 16;
-/// From here on a model is known, and only a change is to be noticed.
+/// So many texts are tokenized to learn from, and then ever fewer.
+const COUNTED: u32 = 12;
+/// From here on a model is known, and only a change is to be noticed: of so many texts one is tokenized.
 const KNOWN: u32 = 1024;
 const COUNTED_OF_KNOWN: u32 = 256;
+/// What most voices say is found anew with each of so many lessons, and later with one in so many: to compare them takes as long
+/// as reading an answer.
+const COMPARED: u64 = 256;
+const COMPARED_LATER: u64 = 16;
 /// Larger counts are no prompt's and no answer's.
 const MOST_TOKENS: u64 = 1 << 24;
 
@@ -70,6 +72,8 @@ struct Voices {
     crowd: Crowd,
     /// How many lessons there were.
     lessons: u64,
+    /// Whether a voice says something that the others were not compared with yet.
+    has_news: bool,
 }
 
 #[derive(Debug)]
@@ -112,8 +116,9 @@ impl Learned {
     pub fn learn(&self, lesson: &Lesson) -> bool {
         let mut voices = self.voices.lock();
         let heard = voices.hear(lesson.key, self.family);
-        if voices.tell_crowd(lesson, heard) {
-            self.publish_shared(&voices);
+        let is_crowd_news = voices.tell_crowd(lesson, heard);
+        if is_crowd_news || (voices.has_news && voices.are_compared()) {
+            self.publish_shared(&mut voices);
         }
         let Some(at) = heard else { return false };
         let Some(voice) = voices.all.get_mut(at) else { return false };
@@ -127,7 +132,7 @@ impl Learned {
         }
         let wants_tokens = voice.wants_tokens();
         if is_news {
-            self.publish(&voices, at);
+            self.publish(&mut voices, at);
         }
         wants_tokens
     }
@@ -162,19 +167,23 @@ impl Learned {
         if let Some(voice) = voices.all.get_mut(at) {
             learn(voice);
         }
-        self.publish(&voices, at);
+        self.publish(&mut voices, at);
     }
 
     /// Makes known what a voice says, and what most do.
-    fn publish(&self, voices: &Voices, at: usize) {
+    fn publish(&self, voices: &mut Voices, at: usize) {
         let Some((voice, own)) = voices.all.get(at).zip(self.own.get(at)) else { return };
         own.key.store(voice.key.number(), Ordering::Relaxed);
         own.published.write(&voice.fitted(), voice.outputs.expected().map_or(DEFAULT_OUTPUT, u64::from));
         own.known.store(voice.known(), Ordering::Relaxed);
-        self.publish_shared(voices);
+        voices.has_news = true;
+        if voices.are_compared() {
+            self.publish_shared(voices);
+        }
     }
 
-    fn publish_shared(&self, voices: &Voices) {
+    fn publish_shared(&self, voices: &mut Voices) {
+        voices.has_news = false;
         self.shared.write(&voices.median(Priors::of(self.family)), voices.expected_output());
     }
 }
@@ -203,11 +212,20 @@ impl Voices {
         Some(at)
     }
 
+    /// Whether it is time to find what most voices say.
+    fn are_compared(&self) -> bool {
+        self.lessons <= COMPARED || self.lessons.is_multiple_of(COMPARED_LATER)
+    }
+
     /// Tells the crowd what a key's answer took, which has its voice `at` that place or none. Says whether that changes what
     /// the crowd says.
     fn tell_crowd(&mut self, lesson: &Lesson, at: Option<usize>) -> bool {
         let lessons = at.and_then(|at| self.all.get(at)).map_or(0, |voice| voice.lessons);
-        let is_due = lessons <= CROWDED || lessons.is_multiple_of(CROWDED_LATER);
+        // Keys without a voice are as many as there are: of a crowd that is full, some are heard.
+        let is_due = match lessons {
+            0 => !self.crowd.is_full() || self.lessons.is_multiple_of(CROWDED_LATER.into()),
+            lessons => lessons <= CROWDED || lessons.is_multiple_of(CROWDED_LATER),
+        };
         lesson.output.filter(|_| is_due).is_some_and(|output| self.crowd.push(lesson.key, output))
     }
 
@@ -285,9 +303,12 @@ impl Voice {
         lessons - self.heard > patience
     }
 
+    /// Whether the next text should be tokenized: it costs as much as the rest of a request, and a model with many keys has
+    /// many voices that begin. Each says less than the one before.
     fn wants_tokens(&self) -> bool {
-        let every = if self.lessons <= KNOWN { COUNTED_LATER } else { COUNTED_OF_KNOWN };
-        self.lessons <= COUNTED || self.lessons.is_multiple_of(every)
+        let lessons = self.lessons;
+        let is_spaced = lessons.is_power_of_two() || lessons.is_multiple_of(3) && (lessons / 3).is_power_of_two();
+        lessons <= COUNTED || (if lessons <= KNOWN { is_spaced } else { lessons.is_multiple_of(COUNTED_OF_KNOWN) })
     }
 
     fn fitted(&self) -> Fitted {
@@ -515,7 +536,9 @@ mod tests {
     fn few_texts_are_tokenized_to_learn_from() {
         let learned = Learned::new("m");
         let lesson = Lesson { key: ADA, prompt: None, output: Some(1) };
-        assert_eq!((0..1024).filter(|_| learned.learn(&lesson)).count(), 24 + 63);
+        let counted: Vec<_> = (1..=1024).filter(|_| learned.learn(&lesson)).collect();
+        assert_eq!(counted[..12], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+        assert_eq!(counted[12..], [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]);
         assert_eq!((0..2560).filter(|_| learned.learn(&lesson)).count(), 10, "of a model that is known");
     }
 
