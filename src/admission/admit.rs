@@ -34,10 +34,11 @@ impl Gate {
         clock: impl Fn() -> Now,
     ) -> Result<(Box<ActiveRequest>, Box<Scanned>), Box<Rejected>> {
         let read = self.read(request, endpoint, read_body, &clock).await?;
-        let start = clock();
-        let planned = self.plan(read, start)?;
-        let reserved = self.reserve(planned, &clock).await?;
-        let (mut active, scanned) = self.start(reserved, clock());
+        // Nothing is waited for until the reservation: it is one moment.
+        let start = read.at;
+        let planned = self.plan(read)?;
+        let reserved = self.reserve(planned, start, &clock).await?;
+        let (mut active, scanned) = self.start(reserved);
         active.worked(clock().moment.saturating_since(start.moment));
         Ok((active, scanned))
     }
@@ -51,9 +52,9 @@ impl Gate {
         clock: &impl Fn() -> Now,
     ) -> Result<Read, Box<Rejected>> {
         match self.read_in_place(&mut request, read_body, clock).await {
-            Ok((place, scanned)) => {
+            Ok((place, scanned, at)) => {
                 request.context.asks(endpoint, &scanned);
-                Ok(Read { request, place, endpoint, scanned })
+                Ok(Read { request, place, endpoint, scanned, at })
             }
             Err(rejection) => Err(request.rejected(rejection)),
         }
@@ -64,7 +65,7 @@ impl Gate {
         request: &mut Identified,
         read_body: impl AsyncFnOnce(BodyRoom) -> Result<Result<Scanned, BodyError>, Rejection>,
         clock: &impl Fn() -> Now,
-    ) -> Result<(Place<Holder>, Box<Scanned>), Rejection> {
+    ) -> Result<(Place<Holder>, Box<Scanned>, Now), Rejection> {
         let mut place = self.take_place(request)?;
         let room = self.in_flight.body_room(request.key.account.clone(), request.context.settings.max_buffered_bodies);
         // It is handed on from step to step, and is large: so are the plan and the active request.
@@ -75,7 +76,7 @@ impl Gate {
             // The secret has become another key's, or the key another team's.
             place = self.take_place(request)?;
         }
-        Ok((place, scanned.map_err(Rejection::InvalidBody)?))
+        Ok((place, scanned.map_err(Rejection::InvalidBody)?, now))
     }
 
     /// A key's unfinished bodies are at most as many as it may run. Where limits are shared this is the place here, which
@@ -94,8 +95,8 @@ impl Gate {
     }
 
     /// Says where the request goes and what it is to reserve, if its key may make it at all.
-    fn plan(&self, read: Read, now: Now) -> Result<Box<Planned>, Box<Rejected>> {
-        let Read { request, place, endpoint, scanned } = read;
+    fn plan(&self, read: Read) -> Result<Box<Planned>, Box<Rejected>> {
+        let Read { request, place, endpoint, scanned, at } = read;
         let admitted = match self.destination(&request, endpoint, &scanned) {
             Ok(admitted) => admitted,
             Err(rejection) => return Err(request.rejected(rejection)),
@@ -126,7 +127,7 @@ impl Gate {
             scanned,
             prompt,
         });
-        match planned.plan(self, now) {
+        match planned.plan(self, at) {
             Ok(()) => Ok(planned),
             Err(rejection) => Err(planned.rejected(rejection)),
         }
@@ -156,32 +157,39 @@ impl Gate {
         })
     }
 
-    /// Takes what was planned from the key's limits and its wallet together, or nothing.
-    async fn reserve(&self, mut planned: Box<Planned>, clock: &impl Fn() -> Now) -> Result<Reserved, Box<Rejected>> {
-        let (start, mut policy) = (clock(), StalePolicy::WhileItLasts);
+    /// Takes what was planned at `start` from the key's limits and its wallet together, or nothing.
+    async fn reserve(
+        &self,
+        mut planned: Box<Planned>,
+        start: Now,
+        clock: &impl Fn() -> Now,
+    ) -> Result<Reserved, Box<Rejected>> {
+        let (mut asked, mut policy) = (start, StalePolicy::WhileItLasts);
         loop {
-            let (limits, now) = match planned.reserve_limits(self, clock).await {
+            let (limits, now) = match planned.reserve_limits(self, asked, clock).await {
                 Ok(reserved) => reserved,
                 Err(rejection) => return Err(planned.rejected(rejection)),
             };
             let shortage = match planned.reserve_money(policy, now) {
-                Ok(money) => return Ok(Reserved { planned, reservations: Reservations { limits, money } }),
+                Ok(money) => return Ok(Reserved { planned, reservations: Reservations { limits, money }, at: now }),
                 Err(_) if !planned.enforces() => {
                     planned.observed = Some(planned.no_balance());
-                    return Ok(Reserved { planned, reservations: Reservations { limits, money: None } });
+                    return Ok(Reserved { planned, reservations: Reservations { limits, money: None }, at: now });
                 }
                 Err(shortage) => shortage,
             };
             // Its body is held while the accounting service is asked, and so is its place; nothing else is.
             planned.place = Some(limits.cancel());
             let waited = clock().moment.saturating_since(start.moment);
-            let Some(trusting) = self.ask_for_allowance(&shortage, waited).await else {
+            // Boxed, since a call of a service takes as much room as all else that a request's future holds.
+            let Some(trusting) = Box::pin(self.ask_for_allowance(&shortage, waited)).await else {
                 let rejection = planned.no_balance();
                 return Err(planned.rejected(rejection));
             };
             policy = trusting;
+            asked = clock();
             // What the wallet pays for decides how long an answer may be.
-            if let Err(rejection) = planned.plan(self, clock()) {
+            if let Err(rejection) = planned.plan(self, asked) {
                 return Err(planned.rejected(rejection));
             }
         }
@@ -208,8 +216,8 @@ impl Gate {
     }
 
     /// Lets the request run.
-    fn start(self: &Arc<Self>, reserved: Reserved, now: Now) -> (Box<ActiveRequest>, Box<Scanned>) {
-        let Reserved { planned, reservations } = reserved;
+    fn start(self: &Arc<Self>, reserved: Reserved) -> (Box<ActiveRequest>, Box<Scanned>) {
+        let Reserved { planned, reservations, at: now } = reserved;
         let Planned { mut context, admitted, prompt, plan, scanned, observed, .. } = *planned;
         let of_limits = reservations.limits.observed().map(|refusal| (refusal.over.into(), refusal.scope));
         let for_good = observed
@@ -250,12 +258,16 @@ struct Read {
     place: Place<Holder>,
     endpoint: Endpoint,
     scanned: Box<Scanned>,
+    /// When it was.
+    at: Now,
 }
 
 /// A request that has all that it needs to run.
 struct Reserved {
     planned: Box<Planned>,
     reservations: Reservations,
+    /// When it was reserved.
+    at: Now,
 }
 
 #[cfg(test)]
@@ -282,7 +294,7 @@ models:
         let Ok(request) = fixture.identify("sk-key_a", now()).await else { panic!("a known key") };
         let body = Bytes::from(body);
         let read = fixture.gate.read(request, endpoint, async |_| Ok(scan(&body, endpoint.shape())), &now).await;
-        let planned = fixture.gate.plan(read.ok().unwrap(), now()).ok().unwrap();
+        let planned = fixture.gate.plan(read.ok().unwrap()).ok().unwrap();
         let shortage = planned.reserve_money(StalePolicy::WhileItLasts, now()).err().unwrap();
         let needed = shortage.needed.unwrap();
         assert_eq!(&**needed.wallet.id(), "ada");

@@ -144,15 +144,17 @@ impl Planned {
         Amounts { tokens: plan.tokens, output_tokens, nano_usd }
     }
 
-    /// Reserves what was planned of the limits, and says when that was.
+    /// Reserves what was planned of the limits, where it is asked for at `now`, and says when that was.
     pub async fn reserve_limits(
         &mut self,
         gate: &Gate,
+        now: Now,
         clock: &impl Fn() -> Now,
     ) -> Result<(LimitReservations, Now), Rejection> {
         match gate.sharing(&self.admitted.limits).cloned() {
-            Some(shared) => self.reserve_shared(&shared, clock).await,
-            None => self.reserve_here(clock()),
+            // Boxed, so that the futures of requests whose limits are here alone stay small.
+            Some(shared) => Box::pin(self.reserve_shared(&shared, clock)).await,
+            None => self.reserve_here(now),
         }
     }
 

@@ -79,7 +79,8 @@ where
             return Ok(true);
         }
         let Some(limit) = subrequest::limit(session, ctx) else { return Ok(false) };
-        subrequest::forward(&self.gate, session, ctx, limit, self.inner.new_ctx()).await?;
+        // Boxed, so that the futures of other requests stay small.
+        Box::pin(subrequest::forward(&self.gate, session, ctx, limit, self.inner.new_ctx())).await?;
         Ok(true)
     }
 

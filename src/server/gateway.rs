@@ -40,33 +40,8 @@ impl ProxyHttp for Gateway {
         if matches!(pass(session)?.call, Call::Inference { .. }) {
             return Ok(false);
         }
-        let pass = pass(session)?.clone();
-        match &pass.call {
-            Call::Inference { .. } => {}
-            Call::Usage => {
-                let usage = pass.usage().await.to_string().into_bytes();
-                respond_json(session, &pass, StatusCode::OK, usage).await?;
-            }
-            Call::Version => {
-                let version = self.catalogue.ollamas_version(&pass).await;
-                let version = version.as_deref().unwrap_or(env!("CARGO_PKG_VERSION"));
-                let told = json!({"version": version}).to_string().into_bytes();
-                respond_json(session, &pass, StatusCode::OK, told).await?;
-            }
-            Call::Models => {
-                let models = self.catalogue.models_for(&pass).await;
-                respond_json(session, &pass, StatusCode::OK, model_list::list(pass.api, &models)).await?;
-            }
-            Call::Model(name) => {
-                let models = self.catalogue.models_for(&pass).await;
-                if let Some(model) = models.iter().find(|model| model.id == *name) {
-                    respond_json(session, &pass, StatusCode::OK, model_list::one(pass.api, model)).await?;
-                } else {
-                    let rejection = Rejection::ModelNotFound { key: pass.key().id.clone(), model: name.clone() };
-                    respond_rejection(session, &pass, &rejection).await?;
-                }
-            }
-        }
+        // Boxed, so that the futures of other requests stay small.
+        Box::pin(self.answer(session)).await?;
         Ok(true)
     }
 
@@ -115,6 +90,40 @@ impl ProxyHttp for Gateway {
     fn request_summary(&self, session: &Session, (): &()) -> String {
         let head = session.req_header();
         format!("{} {}", head.method, head.uri.path())
+    }
+}
+
+impl Gateway {
+    /// Answers what the gateway knows itself.
+    async fn answer(&self, session: &mut Session) -> Result<()> {
+        let pass = pass(session)?.clone();
+        match &pass.call {
+            Call::Inference { .. } => {}
+            Call::Usage => {
+                let usage = pass.usage().await.to_string().into_bytes();
+                respond_json(session, &pass, StatusCode::OK, usage).await?;
+            }
+            Call::Version => {
+                let version = self.catalogue.ollamas_version(&pass).await;
+                let version = version.as_deref().unwrap_or(env!("CARGO_PKG_VERSION"));
+                let told = json!({"version": version}).to_string().into_bytes();
+                respond_json(session, &pass, StatusCode::OK, told).await?;
+            }
+            Call::Models => {
+                let models = self.catalogue.models_for(&pass).await;
+                respond_json(session, &pass, StatusCode::OK, model_list::list(pass.api, &models)).await?;
+            }
+            Call::Model(name) => {
+                let models = self.catalogue.models_for(&pass).await;
+                if let Some(model) = models.iter().find(|model| model.id == *name) {
+                    respond_json(session, &pass, StatusCode::OK, model_list::one(pass.api, model)).await?;
+                } else {
+                    let rejection = Rejection::ModelNotFound { key: pass.key().id.clone(), model: name.clone() };
+                    respond_rejection(session, &pass, &rejection).await?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
