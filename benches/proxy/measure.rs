@@ -48,6 +48,9 @@ pub(super) fn all(keymeter: &str, bare: &str, only: &[&str]) {
         if only.contains(&"million") {
             bench.keys(&[1, 1_000_000]).await;
         }
+        if wants("threads") {
+            bench.threads().await;
+        }
         if wants("latency") {
             bench.latency().await;
         }
@@ -209,6 +212,30 @@ impl Bench {
         }
     }
 
+    /// Targets take turns, since who asks runs on one of the cores too.
+    async fn threads(&self) {
+        println!("\n### CPU a request by the number of threads, µs (must: 1.15 of one thread's)\n");
+        println!("| threads | median | least – most | to one thread |\n|---|---|---|---|");
+        let numbers = [1, 2, 4];
+        let targets = numbers.map(|number| self.start(Kind::Threads(number)));
+        let question = self.question("m", 900, 1000);
+        let load = Load::Requests { connections: 64, count: 10_000 };
+        let mut figures = numbers.map(|_| Vec::new());
+        for target in &targets {
+            run(target, &question, load).await;
+        }
+        for _ in 0..ROUNDS {
+            for (target, figures) in targets.iter().zip(&mut figures) {
+                figures.push(run(target, &question, load).await);
+            }
+        }
+        let first = median(&figures[0]);
+        for (number, figures) in numbers.iter().zip(&figures) {
+            let (middle, least, most) = (median(figures), minimum(figures), maximum(figures));
+            println!("| {number} | {middle:.1} | {least:.1} – {most:.1} | {:.2} |", middle / first);
+        }
+    }
+
     async fn latency(&self) {
         println!("\n### Time a request on 2 connections, µs\n");
         println!("| | median | 99 % | to bare Pingora |\n|---|---|---|---|");
@@ -306,17 +333,17 @@ impl Bench {
         }
     }
 
-    /// Leaves Callgrind's profiles of 3,000 requests, and of 300 streams, in target/, for `callgrind_annotate
-    /// --inclusive=yes`.
+    /// Leaves Callgrind's profiles in target/, for `callgrind_annotate --inclusive=yes`: of 1,200 requests in which all is loaded
+    /// and the model becomes known, and of 1,000 more; and of streams.
     async fn profile(&self) {
         let (chat, flat) = (self.question("m", 900, 100), self.question("flat", 900, 100));
-        for (what, question, count) in [("requests", chat, 3_000), ("streams", flat, 300)] {
+        for (what, question, count) in [("few", &chat, 1_200), ("requests", &chat, 2_200), ("streams", &flat, 300)] {
             for (kind, name) in [(Kind::Alike, "alike"), (Kind::Keymeter, "keymeter")] {
                 let file = format!("target/callgrind.{name}.{what}");
                 let option = format!("--callgrind-out-file={file}");
                 let wrapper = ["valgrind", "--tool=callgrind", &option];
                 let mut target = Target::start(kind, &self.programs, self.upstream, &wrapper);
-                ask(target.address, &question, 4, count).await;
+                ask(target.address, question, 4, count).await;
                 target.stop();
                 println!("{file}");
             }

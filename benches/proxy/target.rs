@@ -19,6 +19,8 @@ pub(super) enum Kind {
     Alike,
     Nginx,
     Keymeter,
+    /// keymeter with so many threads, on all cores.
+    Threads(usize),
     /// keymeter with so many keys in a file.
     File(usize),
     /// keymeter before the replicas, with this `balance`.
@@ -34,6 +36,7 @@ impl Kind {
             Self::Alike => "bare Pingora, built alike",
             Self::Nginx => "nginx, key map and limit_req",
             Self::Keymeter => "keymeter, everything on",
+            Self::Threads(_) => "keymeter, several threads",
             Self::File(_) => "keymeter, keys in a file",
             Self::Pool("least_tokens") => "keymeter, least_tokens",
             Self::Pool("least_requests") => "keymeter, least_requests",
@@ -45,7 +48,12 @@ impl Kind {
 
     /// Whether it knows keys, and refuses what has none.
     pub(super) fn knows_keys(self) -> bool {
-        matches!(self, Self::Keymeter | Self::File(_) | Self::Pool(_))
+        matches!(self, Self::Keymeter | Self::Threads(_) | Self::File(_) | Self::Pool(_))
+    }
+
+    /// The cores that it runs on.
+    fn cores(self) -> &'static str {
+        if matches!(self, Self::Threads(_)) { "0-1" } else { CORE }
     }
 }
 
@@ -69,7 +77,7 @@ pub(super) struct Target {
     folder: TempDir,
 }
 
-/// The core that targets run on; everything else runs on core 0.
+/// The core that most targets run on; everything else runs on core 0.
 const CORE: &str = "1";
 
 impl Target {
@@ -77,7 +85,7 @@ impl Target {
     pub(super) fn start(kind: Kind, programs: &Programs, upstream: SocketAddr, wrapper: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let mut words: Vec<String> = ["taskset", "-c", CORE].map(str::to_owned).to_vec();
+        let mut words: Vec<String> = ["taskset", "-c", kind.cores()].map(str::to_owned).to_vec();
         words.extend(wrapper.iter().map(|word| (*word).to_owned()));
         words.extend(command(kind, programs, address, upstream, folder.path()));
         let mut command = Command::new(&words[0]);
@@ -179,6 +187,12 @@ fn command(kind: Kind, programs: &Programs, address: SocketAddr, upstream: Socke
             let config = folder.join("keymeter.yaml");
             let to = format!("url: \"http://{upstream}\"");
             std::fs::write(&config, keymeter(address, &to, upstream)).unwrap();
+            vec![path(&programs.keymeter), "serve".into(), "--config".into(), path(&config)]
+        }
+        Kind::Threads(threads) => {
+            let config = folder.join("keymeter.yaml");
+            let text = keymeter(address, &format!("url: \"http://{upstream}\""), upstream);
+            std::fs::write(&config, text.replace("threads: 1", &format!("threads: {threads}"))).unwrap();
             vec![path(&programs.keymeter), "serve".into(), "--config".into(), path(&config)]
         }
         Kind::File(keys) => {
