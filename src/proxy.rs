@@ -23,6 +23,7 @@ use http::header;
 use keymeter_config::{Upstream, UpstreamUrl};
 use keymeter_core::{
     api::{Api, Call, Endpoint, Unrecognised, recognise, right_spelling},
+    clock::MonotonicTime,
     key::KeyRecord,
     rejection::Rejection,
 };
@@ -320,7 +321,7 @@ impl<P> Gated<P> {
             return Err(shutting_down(identified));
         }
         let mut request = identified?;
-        request.context.work = Now::read().moment.saturating_since(now.moment);
+        request.context.work = MonotonicTime::now().saturating_since(now.moment);
         if respond::asks_for_websocket(session.req_header(), &call) {
             return Err(request.rejected(Rejection::UpgradeRequired));
         }
@@ -426,12 +427,12 @@ fn prepare_upstream_request(request: &mut RequestHeader, state: &RequestState) -
         RequestState::New | RequestState::Refused(_) | RequestState::Settled => (None, None),
     };
     change_request(request, |headers| {
-        remove_hop_by_hop(headers);
-        for name in CREDENTIAL_HEADERS.iter().chain([&header::ACCEPT_ENCODING, &header::EXPECT]) {
-            headers.remove(name);
-        }
+        remove_hop_by_hop(headers, |name| {
+            CREDENTIAL_HEADERS.contains(name)
+                || [header::ACCEPT_ENCODING, header::EXPECT].contains(name)
+                || length.is_some() && *name == header::TRANSFER_ENCODING
+        });
         if let Some(length) = length {
-            headers.remove(header::TRANSFER_ENCODING);
             headers.insert(header::CONTENT_LENGTH, length.into());
         }
         if let Some(id) = id {

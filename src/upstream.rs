@@ -116,13 +116,15 @@ async fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
 /// When the joined path is not a URI's.
 pub fn address_request(request: &mut RequestHeader, upstream: &Upstream, replica: &Replica) -> Result<()> {
     let url = &replica.config.url;
-    let path = joined_path(&url.path, request.uri.path());
-    let path_and_query = match request.uri.query() {
-        Some(query) => format!("{path}?{query}"),
-        None => path,
-    };
-    let uri = path_and_query.parse::<Uri>();
-    request.set_uri(uri.map_err(|error| Error::because(ErrorType::InvalidHTTPHeader, "upstream path", error))?);
+    if !goes_as_it_came(&url.path, request) {
+        let path = joined_path(&url.path, request.uri.path());
+        let path_and_query = match request.uri.query() {
+            Some(query) => format!("{path}?{query}"),
+            None => path,
+        };
+        let uri = path_and_query.parse::<Uri>();
+        request.set_uri(uri.map_err(|error| Error::because(ErrorType::InvalidHTTPHeader, "upstream path", error))?);
+    }
     let host = HeaderValue::try_from(&*url.authority);
     let host = host.map_err(|error| Error::because(ErrorType::InvalidHTTPHeader, "the upstream's host", error))?;
     let credential = credential(upstream, replica)?;
@@ -171,8 +173,19 @@ fn credential(upstream: &Upstream, replica: &Replica) -> Result<Option<(HeaderNa
 /// is of a server that has it at its root, as vLLM's `/tokenize` and Ollama's `/api/chat` are.
 #[must_use]
 pub fn joined_path(base: &str, path: &str) -> String {
+    format!("{}{path}", before_path(base))
+}
+
+/// What of the upstream's path is put before the client's.
+fn before_path(base: &str) -> &str {
     let base = base.trim_end_matches('/');
-    format!("{}{path}", base.strip_suffix("/v1").unwrap_or(base))
+    base.strip_suffix("/v1").unwrap_or(base)
+}
+
+/// Whether a request's target is a plain path that an upstream with the path `base` takes as it is.
+fn goes_as_it_came(base: &str, request: &RequestHeader) -> bool {
+    let target = request.uri.path_and_query().filter(|_| request.uri.authority().is_none());
+    before_path(base).is_empty() && target.is_some_and(|target| target.as_str().as_bytes() == request.raw_path())
 }
 
 /// The certificates in a file in PEM form (RFC 7468).

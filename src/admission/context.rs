@@ -165,8 +165,15 @@ impl RequestId {
     /// The id without `req_`, as a UUID is written. Upstreams get this: llama-cpp-python refuses all that is none.
     #[must_use]
     pub fn as_uuid(&self) -> String {
-        // It has 36 bytes of ASCII.
-        [4..12, 12..16, 16..20, 20..24, 24..36].map(|group| self.0.get(group).unwrap_or_default()).join("-")
+        let mut uuid = String::with_capacity(36);
+        for group in [4..12, 12..16, 16..20, 20..24, 24..36] {
+            if !uuid.is_empty() {
+                uuid.push('-');
+            }
+            // The id has 36 bytes of ASCII.
+            uuid.push_str(self.0.get(group).unwrap_or_default());
+        }
+        uuid
     }
 }
 

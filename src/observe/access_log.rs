@@ -4,7 +4,7 @@
 use std::{io::Write, net::IpAddr, sync::OnceLock, time::Duration};
 
 use jiff::Timestamp;
-use keymeter_core::{json_line::JsonLine, money::Usd, rejection::ReachedLimit};
+use keymeter_core::{field, json_line::JsonLine, money::Usd, rejection::ReachedLimit};
 
 use crate::observe::line_writer::{LineWriter, WriterReport};
 
@@ -70,55 +70,55 @@ pub struct Line<'request> {
 impl Line<'_> {
     fn to_json(&self) -> Vec<u8> {
         let mut line = JsonLine::new();
-        line.time("time", self.time);
-        line.text("request_id", self.request_id);
+        line.time(field!("time"), self.time);
+        line.text(field!("request_id"), self.request_id);
         if let Some(trace) = self.trace_id {
-            line.text("trace_id", trace);
+            line.text(field!("trace_id"), trace);
         }
         if let Some(address) = self.client_address {
-            line.plain("client_address", address);
+            line.address(field!("client_address"), address);
         }
-        line.optional("key_id", self.key_id);
-        line.optional("key_name", self.key_name);
-        line.optional("model", self.model);
-        line.optional("upstream", self.upstream);
+        line.optional(field!("key_id"), self.key_id);
+        line.optional(field!("key_name"), self.key_name);
+        line.optional(field!("model"), self.model);
+        line.optional(field!("upstream"), self.upstream);
         if let Some(replica) = self.replica {
-            line.text("replica", replica);
+            line.text(field!("replica"), replica);
         }
         if self.replica.is_some() || self.queued > Duration::ZERO {
-            line.number("attempts", self.attempts.into());
-            line.millis("queued_ms", micros(self.queued));
+            line.number(field!("attempts"), self.attempts.into());
+            line.millis(field!("queued_ms"), micros(self.queued));
         }
-        line.text("path", self.path);
-        line.number("status", self.status.into());
-        line.optional("reason", self.reason);
+        line.text(field!("path"), self.path);
+        line.number(field!("status"), self.status.into());
+        line.optional(field!("reason"), self.reason);
         if let Some(limit) = &self.limit {
-            line.plain("limit", limit.name);
-            line.text("limit_scope", limit.scope.as_str());
+            line.plain(field!("limit"), limit.name);
+            line.text(field!("limit_scope"), limit.scope.as_str());
             if let Some(id) = limit.id {
-                line.text("limit_id", id);
+                line.text(field!("limit_id"), id);
             }
         }
         if let Some(reason) = self.would_reject {
-            line.text("would_reject", reason);
+            line.text(field!("would_reject"), reason);
         }
         if let Some(outcome) = self.outcome {
-            line.text("outcome", outcome);
+            line.text(field!("outcome"), outcome);
         }
         match self.time_to_first_token {
-            Some(time) => line.millis("time_to_first_token_ms", micros(time)),
-            None => line.null("time_to_first_token_ms"),
+            Some(time) => line.millis(field!("time_to_first_token_ms"), micros(time)),
+            None => line.null(field!("time_to_first_token_ms")),
         }
-        line.millis("duration_ms", micros(self.duration));
-        line.number("input_tokens", self.input_tokens);
-        line.number("cached_input_tokens", self.cached_input_tokens);
-        line.number("cache_write_tokens", self.cache_write_tokens);
-        line.number("output_tokens", self.output_tokens);
-        line.number("reasoning_tokens", self.reasoning_tokens);
-        line.text("usage_source", self.usage_source);
-        line.plain("cost_usd", self.cost);
-        line.truth("client_aborted", self.client_aborted);
-        line.number("pid", process());
+        line.millis(field!("duration_ms"), micros(self.duration));
+        line.number(field!("input_tokens"), self.input_tokens);
+        line.number(field!("cached_input_tokens"), self.cached_input_tokens);
+        line.number(field!("cache_write_tokens"), self.cache_write_tokens);
+        line.number(field!("output_tokens"), self.output_tokens);
+        line.number(field!("reasoning_tokens"), self.reasoning_tokens);
+        line.text(field!("usage_source"), self.usage_source);
+        line.money(field!("cost_usd"), self.cost);
+        line.truth(field!("client_aborted"), self.client_aborted);
+        line.number(field!("pid"), process());
         line.end()
     }
 }

@@ -214,7 +214,8 @@ pub(super) fn goes_elsewhere(running: &mut Running, status: u16, headers: &Heade
         500..=599 => AttemptOutcome::ServerError,
         _ => AttemptOutcome::Success,
     };
-    permit.attempted(outcome, status, retry_after(headers, Timestamp::now()), now);
+    let pause = if status < 400 { None } else { retry_after(headers, Timestamp::now()) };
+    permit.attempted(outcome, status, pause, now);
     let goes_elsewhere = matches!(status, 429 | 502..=504) && running.find_another(now);
     running.trace_attempt(outcome, goes_elsewhere);
     goes_elsewhere

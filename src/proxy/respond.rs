@@ -9,7 +9,7 @@ use keymeter_core::{
     api::{Api, Call, Unrecognised},
     body::BodyError,
     digits::Digits,
-    limit::{LimitStatus, WindowStatus},
+    limit::LimitStatus,
     rejection::Rejection,
 };
 use pingora::{
@@ -135,16 +135,39 @@ pub(super) fn rate_headers(
         Api::Anthropic => &ANTHROPIC_RATES,
         Api::OpenAi | Api::Ollama | Api::Gemini => &OPENAI_RATES,
     };
-    let reset = move |level: &WindowStatus| match api {
-        Api::Anthropic => header_value(instant(level.reset, now)),
-        Api::OpenAi | Api::Ollama | Api::Gemini => compact(level.reset),
-    };
-    let of = |level: &WindowStatus, [limit, remaining, reset_at]: &'static [HeaderName; 3]| {
-        let number = level.limit.number()?;
-        let left = level.remaining().unwrap_or(0);
-        Some([(limit.clone(), written(number)), (remaining.clone(), written(left)), (reset_at.clone(), reset(level))])
-    };
-    of(&standing.requests, requests).into_iter().chain(of(&standing.tokens, tokens)).flatten()
+    // All values stand in one buffer, of which each header has its part.
+    let (mut text, mut ends) = (Vec::with_capacity(RATES), [0; 6]);
+    for (level, ends) in [&standing.requests, &standing.tokens].into_iter().zip(ends.as_chunks_mut::<3>().0) {
+        let Some(limit) = level.limit.number() else { continue };
+        let [end_of_limit, end_of_remaining, end_of_reset] = ends;
+        *end_of_limit = put_number(&mut text, limit);
+        *end_of_remaining = put_number(&mut text, level.remaining().unwrap_or(0));
+        *end_of_reset = match api {
+            Api::Anthropic => put(&mut text, instant(level.reset, now).as_bytes()),
+            Api::OpenAi | Api::Ollama | Api::Gemini => put(&mut text, compact(level.reset).as_bytes()),
+        };
+    }
+    let (text, mut start) = (Bytes::from(text), 0);
+    requests.iter().chain(tokens).zip(ends).filter(|(_, end)| *end > 0).map(move |(name, end)| {
+        let value = HeaderValue::from_maybe_shared(text.slice(std::mem::replace(&mut start, end)..end));
+        // Digits, letters, and what a time is written with can stand in a header.
+        (name.clone(), value.unwrap_or(const { HeaderValue::from_static("") }))
+    })
+}
+
+/// Room for the values of an answer's limits.
+const RATES: usize = 96;
+
+/// Puts a value behind the others, and says where it ends.
+fn put(text: &mut Vec<u8>, value: &[u8]) -> usize {
+    text.extend_from_slice(value);
+    text.len()
+}
+
+fn put_number(text: &mut Vec<u8>, number: u64) -> usize {
+    let mut digits = Digits::<20>::new();
+    digits.number(number);
+    put(text, digits.as_bytes())
 }
 
 /// Limit, remaining and reset, of requests and then of tokens.
@@ -184,14 +207,14 @@ fn instant(duration: Duration, now: Now) -> String {
 }
 
 /// A duration as OpenAI writes it: `120ms`, `1s`, `6m0s`. Rounded up, so that waiting suffices.
-fn compact(duration: Duration) -> HeaderValue {
+fn compact(duration: Duration) -> Digits<24> {
     let millis = u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
     let mut digits = Digits::<24>::new();
     digits.put(b's');
     if millis < 1000 {
         digits.put(b'm');
         digits.number(millis);
-        return digits_value(&digits);
+        return digits;
     }
     let seconds = millis.div_ceil(1000);
     digits.number(seconds % 60);
@@ -199,18 +222,7 @@ fn compact(duration: Duration) -> HeaderValue {
         digits.put(b'm');
         digits.number(seconds / 60);
     }
-    digits_value(&digits)
-}
-
-fn written(number: u64) -> HeaderValue {
-    let mut digits = Digits::<20>::new();
-    digits.number(number);
-    digits_value(&digits)
-}
-
-fn digits_value<const MOST: usize>(digits: &Digits<MOST>) -> HeaderValue {
-    // Digits and letters can stand in a header.
-    HeaderValue::from_bytes(digits.as_bytes()).unwrap_or(const { HeaderValue::from_static("") })
+    digits
 }
 
 fn retry_headers(rejection: &Rejection) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<> {
@@ -381,9 +393,9 @@ mod tests {
         for (millis, written) in
             [(0, "0ms"), (120, "120ms"), (1000, "1s"), (1001, "2s"), (60_000, "1m0s"), (360_000, "6m0s")]
         {
-            assert_eq!(compact(Duration::from_millis(millis)), written);
+            assert_eq!(compact(Duration::from_millis(millis)).as_str(), written);
         }
-        assert_eq!(compact(Duration::from_nanos(1)), "1ms", "rounded up");
+        assert_eq!(compact(Duration::from_nanos(1)).as_str(), "1ms", "rounded up");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::{
     ops::Add,
     sync::OnceLock,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
@@ -22,8 +22,17 @@ impl Now {
     /// This moment.
     #[must_use]
     pub fn read() -> Self {
-        Self { moment: MonotonicTime::now(), date: Timestamp::now() }
+        Self { moment: MonotonicTime::now(), date: today() }
     }
+}
+
+/// The calendar's present. Every request asks for it a few times, and this takes half of what `Timestamp::now` does, which
+/// cares for clocks before 1970.
+fn today() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    // There are less than 10^9 nanoseconds beside the seconds.
+    let date = i64::try_from(since.as_secs()).map(|second| Timestamp::new(second, since.subsec_nanos().cast_signed()));
+    date.ok().and_then(Result::ok).unwrap_or(Timestamp::MAX)
 }
 
 /// The moment that a text says: RFC 3339, or a date alone, which is its beginning in UTC.
@@ -79,6 +88,12 @@ impl Add<Duration> for MonotonicTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_present_is_the_systems() {
+        let (before, now, after) = (Timestamp::now(), Now::read().date, Timestamp::now());
+        assert!(before <= now && now <= after, "{before}, {now}, {after}");
+    }
 
     #[test]
     fn a_date_alone_is_its_beginning_in_utc() {

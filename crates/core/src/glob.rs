@@ -47,6 +47,9 @@ impl Glob {
     /// Whether `name` fits the pattern.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
+        if &*self.pattern == "*" {
+            return true;
+        }
         if let Some(automaton) = &self.automaton {
             return automaton.matches(name);
         }

@@ -1,11 +1,32 @@
 //! Writes one JSON object on one line, for what is written of every request: the access log and the ledger. Names of
 //! fields are ours and need no escaping, and most texts none; a general writer looks at each of their bytes.
 
-use std::{fmt, io::Write as _};
+use std::{fmt, io::Write as _, net::IpAddr};
 
 use jiff::Timestamp;
 
-use crate::printable::misleads;
+use crate::{money::Usd, printable::misleads};
+
+/// The name of a field as it stands in a line behind another field, which [`field!`](crate::field) makes when the program is
+/// built.
+#[derive(Clone, Copy, Debug)]
+pub struct FieldName(&'static str);
+
+impl FieldName {
+    /// `written` is the comma before the field, its name in quotes and the colon.
+    #[must_use]
+    pub const fn new(written: &'static str) -> Self {
+        Self(written)
+    }
+}
+
+/// The name of a field of a line: `field!("status")`.
+#[macro_export]
+macro_rules! field {
+    ($name:literal) => {
+        $crate::json_line::FieldName::new(concat!(",\"", $name, "\":"))
+    };
+}
 
 /// An object that is being written.
 pub struct JsonLine {
@@ -25,7 +46,7 @@ impl JsonLine {
     }
 
     /// A field with a text.
-    pub fn text(&mut self, name: &'static str, text: &str) {
+    pub fn text(&mut self, name: FieldName, text: &str) {
         self.name(name);
         self.bytes.push(b'"');
         self.escaped(text);
@@ -33,14 +54,35 @@ impl JsonLine {
     }
 
     /// A field with what a value writes of itself: plain ASCII without quotes, such as a number or a time.
-    pub fn plain(&mut self, name: &'static str, value: impl fmt::Display) {
+    pub fn plain(&mut self, name: FieldName, value: impl fmt::Display) {
         self.name(name);
         // Memory takes all that is written.
         let _ = write!(self.bytes, "\"{value}\"");
     }
 
+    /// A field with an amount of money, a decimal number in quotes.
+    pub fn money(&mut self, name: FieldName, amount: Usd) {
+        self.name(name);
+        self.bytes.extend_from_slice(if amount < Usd::ZERO { b"\"-" } else { b"\"" });
+        self.bytes.extend_from_slice(amount.digits().as_bytes());
+        self.bytes.push(b'"');
+    }
+
+    /// A field with an address.
+    pub fn address(&mut self, name: FieldName, address: IpAddr) {
+        let IpAddr::V4(address) = address else { return self.plain(name, address) };
+        self.name(name);
+        let mut before = b'"';
+        for octet in address.octets() {
+            self.bytes.push(before);
+            self.digits(octet.into());
+            before = b'.';
+        }
+        self.bytes.push(b'"');
+    }
+
     /// A field with a time to the microsecond, in UTC (RFC 3339).
-    pub fn time(&mut self, name: &'static str, time: Timestamp) {
+    pub fn time(&mut self, name: FieldName, time: Timestamp) {
         let Some((date, since_midnight)) = date_and_time(time) else {
             return self.plain(name, format_args!("{time:.6}"));
         };
@@ -62,7 +104,7 @@ impl JsonLine {
     }
 
     /// A field with a text, or `null`.
-    pub fn optional(&mut self, name: &'static str, text: Option<&str>) {
+    pub fn optional(&mut self, name: FieldName, text: Option<&str>) {
         match text {
             Some(text) => self.text(name, text),
             None => self.null(name),
@@ -70,19 +112,19 @@ impl JsonLine {
     }
 
     /// A field with `null`.
-    pub fn null(&mut self, name: &'static str) {
+    pub fn null(&mut self, name: FieldName) {
         self.name(name);
         self.bytes.extend_from_slice(b"null");
     }
 
     /// A field with a whole number.
-    pub fn number(&mut self, name: &'static str, number: u64) {
+    pub fn number(&mut self, name: FieldName, number: u64) {
         self.name(name);
         self.digits(number);
     }
 
     /// A field with milliseconds and their thousandths, from microseconds.
-    pub fn millis(&mut self, name: &'static str, micros: u64) {
+    pub fn millis(&mut self, name: FieldName, micros: u64) {
         self.name(name);
         self.digits(micros / 1000);
         let fraction = [micros / 100 % 10, micros / 10 % 10, micros % 10];
@@ -100,7 +142,7 @@ impl JsonLine {
     }
 
     /// A field that is true or not.
-    pub fn truth(&mut self, name: &'static str, is_true: bool) {
+    pub fn truth(&mut self, name: FieldName, is_true: bool) {
         self.name(name);
         self.bytes.extend_from_slice(if is_true { b"true" } else { b"false" });
     }
@@ -112,13 +154,10 @@ impl JsonLine {
         self.bytes
     }
 
-    fn name(&mut self, name: &'static str) {
-        if self.bytes.len() > 1 {
-            self.bytes.push(b',');
-        }
-        self.bytes.push(b'"');
-        self.bytes.extend_from_slice(name.as_bytes());
-        self.bytes.extend_from_slice(b"\":");
+    fn name(&mut self, FieldName(written): FieldName) {
+        let is_first = self.bytes.len() == 1;
+        let written = if is_first { written.trim_start_matches(',') } else { written };
+        self.bytes.extend_from_slice(written.as_bytes());
     }
 
     fn digits(&mut self, number: u64) {
@@ -197,21 +236,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_object_is_what_was_written(text in any::<String>(), number: u64, micros in 0_u64..1 << 50, truth: bool) {
+        fn every_object_is_what_was_written(
+            text in any::<String>(), number: u64, micros in 0_u64..1 << 50, truth: bool, nanos: i64, address: IpAddr,
+        ) {
+            let money = Usd::from_nanos(nanos);
             let mut line = JsonLine::new();
-            line.text("text", &text);
-            line.number("number", number);
-            line.millis("millis", micros);
-            line.truth("truth", truth);
-            line.optional("some", Some(&text));
-            line.optional("none", None);
-            line.plain("plain", 1.5);
+            line.text(field!("text"), &text);
+            line.number(field!("number"), number);
+            line.millis(field!("millis"), micros);
+            line.truth(field!("truth"), truth);
+            line.optional(field!("some"), Some(&text));
+            line.optional(field!("none"), None);
+            line.plain(field!("plain"), 1.5);
+            line.money(field!("money"), money);
+            line.address(field!("address"), address);
             let written = line.end();
             prop_assert!(!written.contains(&b'\n') && !written.contains(&0));
             prop_assert!(!String::from_utf8(written.clone()).unwrap().contains(misleads));
             let millis = format!("{}.{:03}", micros / 1000, micros % 1000).parse::<f64>().unwrap();
             let expected = json!({"text": text, "number": number, "millis": millis, "truth": truth, "some": text,
-                "none": null, "plain": "1.5"});
+                "none": null, "plain": "1.5", "money": money.to_string(), "address": address.to_string()});
             prop_assert_eq!(serde_json::from_slice::<Value>(&written).unwrap(), expected);
         }
     }
@@ -243,7 +287,7 @@ mod tests {
 
     fn written(time: Timestamp) -> String {
         let mut line = JsonLine::new();
-        line.time("a", time);
+        line.time(field!("a"), time);
         String::from_utf8(line.end()).unwrap()
     }
 
@@ -256,7 +300,7 @@ mod tests {
     fn what_misleads_whoever_reads_a_log_is_escaped() {
         for character in ('\0'..='\u{ffff}').filter(|character| misleads(*character)) {
             let mut line = JsonLine::new();
-            line.text("a", &format!("m{character}x"));
+            line.text(field!("a"), &format!("m{character}x"));
             assert_eq!(
                 String::from_utf8(line.end()).unwrap(),
                 format!(r#"{{"a":"m\u{:04x}x"}}"#, u32::from(character))
@@ -268,7 +312,7 @@ mod tests {
     fn texts_are_escaped_as_serde_json_does() {
         for text in ["plain", "\"\\\u{8}\u{c}\n\r\t\u{1}\u{1f}\u{7f}é漢🦀", ""] {
             let mut line = JsonLine::new();
-            line.text("a", text);
+            line.text(field!("a"), text);
             assert_eq!(line.end(), serde_json::to_vec(&json!({"a": text})).unwrap());
         }
     }

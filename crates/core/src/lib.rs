@@ -16,6 +16,7 @@ pub mod model_name;
 pub mod money;
 pub mod pool;
 pub mod printable;
+mod quote;
 pub mod record;
 pub mod refusals;
 pub mod rejection;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
 
 use crate::{
+    field,
     json_line::JsonLine,
     key::{KeyId, KeyName},
     model_name::has_control,
@@ -119,25 +120,26 @@ impl Record {
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
         let mut line = JsonLine::new();
-        line.text("id", self.id.as_str());
-        line.text("gateway", self.gateway.as_str());
-        line.time("time", self.time);
-        line.text("key_id", self.key_id.as_str());
-        line.text("key_name", self.key_name.as_str());
-        for (name, party) in [("owner", &self.owner), ("team", &self.team), ("wallet", &self.wallet)] {
+        line.text(field!("id"), self.id.as_str());
+        line.text(field!("gateway"), self.gateway.as_str());
+        line.time(field!("time"), self.time);
+        line.text(field!("key_id"), self.key_id.as_str());
+        line.text(field!("key_name"), self.key_name.as_str());
+        let parties = [(field!("owner"), &self.owner), (field!("team"), &self.team), (field!("wallet"), &self.wallet)];
+        for (name, party) in parties {
             if let Some(party) = party {
                 line.text(name, party);
             }
         }
-        line.text("model", &self.model);
-        line.number("input_tokens", self.input_tokens);
-        line.number("cached_input_tokens", self.cached_input_tokens);
-        line.number("cache_write_tokens", self.cache_write_tokens);
-        line.number("output_tokens", self.output_tokens);
-        line.number("reasoning_tokens", self.reasoning_tokens);
-        line.plain("cost_usd", self.cost_usd);
-        line.number("status", self.status.into());
-        line.text("usage_source", self.usage_source.as_str());
+        line.text(field!("model"), &self.model);
+        line.number(field!("input_tokens"), self.input_tokens);
+        line.number(field!("cached_input_tokens"), self.cached_input_tokens);
+        line.number(field!("cache_write_tokens"), self.cache_write_tokens);
+        line.number(field!("output_tokens"), self.output_tokens);
+        line.number(field!("reasoning_tokens"), self.reasoning_tokens);
+        line.money(field!("cost_usd"), self.cost_usd);
+        line.number(field!("status"), self.status.into());
+        line.text(field!("usage_source"), self.usage_source.as_str());
         line.end()
     }
 }

@@ -6,9 +6,8 @@ mod text;
 
 use std::ops::Range;
 
-use memchr::memchr2;
-
 use super::{BodyError, MAX_DEPTH};
+use crate::quote::quote_or_backslash;
 use text::code_unit;
 
 pub(super) use text::Text;
@@ -226,11 +225,11 @@ impl<'a> Reader<'a> {
         if matches!(rest.first(), Some(b'"' | b'\\')) {
             return Ok(0);
         }
-        let length = memchr2(b'"', b'\\', rest).ok_or(BodyError::Syntax {
+        let length = quote_or_backslash(rest).ok_or(BodyError::Syntax {
             offset: self.text.len(),
             problem: "the text ends within a string, expected a double quote",
         })?;
-        let (run, _) = rest.split_at(length); // memchr2 gives a place within `rest`
+        let (run, _) = rest.split_at(length); // what is found is within `rest`
         if let Some(place) = control_character(run) {
             self.at += place;
             return Err(self.error("control characters in a string must be escaped"));

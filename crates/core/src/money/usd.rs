@@ -87,7 +87,7 @@ fn digits(text: &str) -> Result<&str, UsdError> {
 
 impl Usd {
     /// The amount without its sign: at most 10 digits, the point and 9 decimals.
-    fn digits(self) -> Digits<20> {
+    pub(crate) fn digits(self) -> Digits<20> {
         let (whole, mut rest) = (self.0.unsigned_abs() / NANOS, self.0.unsigned_abs() % NANOS);
         let mut digits = Digits::new();
         let mut is_written = false;

@@ -2,10 +2,9 @@
 
 mod number;
 
-use memchr::memchr2;
-
 use self::number::{Number, Value};
 use super::word::Word;
+use crate::quote::quote_or_backslash;
 
 /// Deeper containers than this are passed over; what the APIs state lies well above it.
 const DEPTH: usize = 16;
@@ -410,7 +409,7 @@ impl StringBody {
                 rest = tail;
                 continue;
             }
-            let Some((plain, tail)) = memchr2(b'"', b'\\', rest).and_then(|at| rest.split_at_checked(at)) else {
+            let Some((plain, tail)) = quote_or_backslash(rest).and_then(|at| rest.split_at_checked(at)) else {
                 self.plain(rest, &mut emit);
                 return (bytes.len(), false);
             };

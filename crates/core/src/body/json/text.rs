@@ -16,7 +16,7 @@ impl<'a> Text<'a> {
 
     /// The text, escapes decoded.
     pub fn decode(self) -> Result<String, LoneSurrogate> {
-        self.characters().collect()
+        if self.raw.contains('\\') { self.characters().collect() } else { Ok(self.raw.to_owned()) }
     }
 }
 
