@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use keymeter_core::limit::ScopeLimit;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use self::sample::{HEADS, Line, TEAMS, said, sample, team_id};
@@ -40,15 +41,18 @@ fn value(field: &'static str) -> BoxedStrategy<Value> {
             });
             let number = || option::of((1..9_u64).prop_map(Value::from));
             let mode = option::of(select(vec!["enforce", "observe"]).prop_map(Value::from));
-            let limits = (number(), option::of(quotas), number(), mode).prop_map(|(tokens, quotas, requests, mode)| {
-                let limits = [
-                    ("tokens_per_minute", tokens),
-                    ("quotas", quotas),
-                    ("requests_per_minute", requests),
-                    ("mode", mode),
-                ];
-                limits.into_iter().filter_map(|(name, limit)| Some((Value::from(name), limit?))).collect()
-            });
+            let limits = (number(), option::of(quotas), number(), mode, option::of(models())).prop_map(
+                |(tokens, quotas, requests, mode, models)| {
+                    let limits = [
+                        ("tokens_per_minute", tokens),
+                        ("models", models),
+                        ("quotas", quotas),
+                        ("requests_per_minute", requests),
+                        ("mode", mode),
+                    ];
+                    limits.into_iter().filter_map(|(name, limit)| Some((Value::from(name), limit?))).collect()
+                },
+            );
             limits.prop_map(Value::Mapping).boxed()
         }
         "allow_from" => {
@@ -67,14 +71,49 @@ fn retired(end: &str) -> Value {
     Value::Mapping(fields.into_iter().collect())
 }
 
+/// Limits of models, as a key has them.
+fn models() -> impl Strategy<Value = Value> {
+    vec(model_limit(), 1..5).prop_map(|limits| {
+        let mut models = Value::Null;
+        for limit in &limits {
+            put_model_limit(&mut models, limit);
+        }
+        models
+    })
+}
+
+fn model_limit() -> impl Strategy<Value = ModelLimit> {
+    let limits = prop_oneof![
+        quota().prop_map(ScopeLimit::Quota),
+        (1..9_u64).prop_map(|number| ScopeLimit::RequestsPerMinute(limit(&number.to_string()))),
+        Just(ScopeLimit::ConcurrentRequests(Limit::Unlimited)),
+    ];
+    (select(vec!["m", "llama3:8b", "gpt-4*", "id", "${x}", "quotas"]), limits)
+        .prop_map(|(models, limit)| ModelLimit { models: Glob::new(models), limit })
+}
+
 fn quota() -> impl Strategy<Value = Quota> {
-    let kinds = vec!["tokens=5/day", "tokens=6/day@Europe/Berlin", "usd=2.50/month", "requests=1/1h", "requests=2/60m"];
+    let kinds = vec![
+        "tokens=5/day",
+        "tokens=6/day@Europe/Berlin,carried=7,until=2027-01-01",
+        "usd=2.50/month",
+        "requests=1/1h",
+        "requests=2/60m",
+    ];
     select(kinds).prop_map(|line| line.parse().unwrap())
 }
 
 const FIELDS: [&str; 10] =
     ["name", "hash", "enabled", "owner", "models", "allow_from", "limits", "priority", "expires_at", "retiring"];
-const LIMITS: [&str; 4] = ["requests_per_minute", "tokens_per_minute", "mode", "quotas"];
+/// The fields of limits, and by what name they are known beside those of the key.
+const LIMITS: [(&str, &str); 5] = [
+    ("requests_per_minute", "requests_per_minute"),
+    ("tokens_per_minute", "tokens_per_minute"),
+    ("mode", "mode"),
+    ("quotas", "quotas"),
+    ("models", MODEL_LIMITS),
+];
+const MODEL_LIMITS: &str = "limits.models";
 
 fn fields() -> impl Strategy<Value = Vec<(&'static str, Value)>> {
     let some = proptest::sample::subsequence(&FIELDS[..], 0..=FIELDS.len()).prop_shuffle();
@@ -108,6 +147,7 @@ fn setting() -> impl Strategy<Value = Setting> {
         Just(Setting::TokensPerMinute(Limit::Unlimited)),
         select(vec![LimitMode::Enforce, LimitMode::Observe]).prop_map(Setting::Mode),
         quota().prop_map(Setting::Quota),
+        model_limit().prop_map(Setting::ModelLimit),
         select(vec!["10.0.0.0/8", "::1/128"]).prop_map(|network| Setting::AllowFrom(vec![network.parse().unwrap()])),
         (-100..=100_i64).prop_map(|number| Setting::Priority(number.try_into().unwrap())),
         select(&TIMES[..]).prop_map(|time| Setting::ExpiresAt(time.parse().unwrap())),
@@ -116,7 +156,8 @@ fn setting() -> impl Strategy<Value = Setting> {
 
 fn edit() -> impl Strategy<Value = RandomEdit> {
     use Field::{
-        ExpiresAt, Limits, Mode, Models, Owner, Priority, Quotas, RequestsPerMinute, Retiring, TokensPerMinute,
+        ExpiresAt, Limits, Mode, ModelLimits, Models, Owner, Priority, Quotas, RequestsPerMinute, Retiring,
+        TokensPerMinute,
     };
     let quota_of = |name: &str| Field::Quota(name.parse().unwrap());
     let limits = vec![
@@ -127,10 +168,10 @@ fn edit() -> impl Strategy<Value = RandomEdit> {
         quota_of("tokens_per_day"),
         quota_of("requests_per_1h"),
     ];
-    let mut fields = vec![Owner, Models, Field::AllowFrom, Mode, Priority, ExpiresAt, Retiring];
+    let mut fields = vec![Owner, Models, Field::AllowFrom, Mode, ModelLimits, Priority, ExpiresAt, Retiring];
     fields.extend(&limits);
     let limit = setting().prop_filter("a limit of a team", |setting| {
-        setting.path()[0] == "limits" && !matches!(setting, Setting::Mode(_))
+        setting.path()[0] == "limits" && !matches!(setting, Setting::Mode(_) | Setting::ModelLimit(_))
     });
     prop_oneof![
         (0..4_usize, limit).prop_map(|(team, limit)| RandomEdit::SetLimit(team, limit)),
@@ -227,27 +268,69 @@ impl RandomEdit {
 }
 
 fn put(key: &mut Said, setting: &Setting) {
-    let (name, value) = (setting.path().last().unwrap(), setting.value());
+    let (name, value) = match setting {
+        Setting::ModelLimit(limit) => {
+            return put_model_limit(key.entry(MODEL_LIMITS).or_insert(Value::Null), limit);
+        }
+        Setting::Quota(_) => ("quotas", setting.value()),
+        _ => (known(setting.path().last().unwrap()), setting.value()),
+    };
     let Setting::Quota(quota) = setting else { return drop(key.insert(name, value)) };
-    let quotas = key.entry(name).or_insert_with(|| Value::Sequence(Vec::new())).as_sequence_mut().unwrap();
-    match quotas.iter().position(|other| is_named(other, quota.name)) {
-        Some(place) => quotas[place] = value,
-        None => quotas.push(value),
+    put_quota(key.entry(name).or_insert(Value::Null), quota);
+}
+
+/// The name as it stands here.
+fn known(name: &str) -> &'static str {
+    let names = FIELDS.into_iter().chain(LIMITS.map(|(name, _)| name)).chain(["concurrent_requests"]);
+    names.into_iter().find(|known| *known == name).unwrap()
+}
+
+fn put_model_limit(models: &mut Value, ModelLimit { models: glob, limit }: &ModelLimit) {
+    let limits = field_of(models, glob.as_str());
+    match limit {
+        ScopeLimit::Quota(quota) => put_quota(field_of(limits, "quotas"), quota),
+        ScopeLimit::RequestsPerMinute(number) | ScopeLimit::TokensPerMinute(number) => {
+            *field_of(limits, &limit.name().to_string()) = number.number().unwrap().into();
+        }
+        ScopeLimit::ConcurrentRequests(_) => *field_of(limits, "concurrent_requests") = "unlimited".into(),
     }
 }
 
+fn field_of<'value>(value: &'value mut Value, name: &str) -> &'value mut Value {
+    if value.is_null() {
+        *value = Value::Mapping(serde_yaml::Mapping::new());
+    }
+    value.as_mapping_mut().unwrap().entry(name.into()).or_insert(Value::Null)
+}
+
+/// Of a quota in the place of another what was used elsewhere stays, unless it says something of that.
+fn put_quota(quotas: &mut Value, quota: &Quota) {
+    let mut value = Setting::Quota(quota.clone()).value();
+    if quotas.is_null() {
+        *quotas = Value::Sequence(Vec::new());
+    }
+    let quotas = quotas.as_sequence_mut().unwrap();
+    let Some(old) = quotas.iter_mut().find(|other| is_named(other, quota.name)) else { return quotas.push(value) };
+    for kept in ["carried", "until"] {
+        if let Some(kept_value) = old.get(kept).filter(|_| quota.carried.is_none()) {
+            *field_of(&mut value, kept) = kept_value.clone();
+        }
+    }
+    *old = value;
+}
+
 fn take(key: &mut Said, field: Field) {
-    let name = *field.path().last().unwrap();
     match field {
-        Field::Limits => key.retain(|name, _| !LIMITS.contains(name)),
+        Field::Limits => key.retain(|name, _| !LIMITS.iter().any(|(_, known)| known == name)),
+        Field::ModelLimits => drop(key.remove(MODEL_LIMITS)),
         Field::Quota(quota) => {
-            let Some(quotas) = key.get_mut(name).and_then(Value::as_sequence_mut) else { return };
+            let Some(quotas) = key.get_mut("quotas").and_then(Value::as_sequence_mut) else { return };
             quotas.retain(|other| !is_named(other, quota));
             if quotas.is_empty() {
-                key.remove(name);
+                key.remove("quotas");
             }
         }
-        _ => drop(key.remove(name)),
+        _ => drop(key.remove(field.path().last().unwrap())),
     }
 }
 
@@ -312,6 +395,9 @@ proptest! {
             set("a", name("New")),
             set("a", Setting::RequestsPerMinute(limit("5"))),
             set("a", Setting::Quota("tokens=5/day".parse().unwrap())),
+            set("a", Setting::ModelLimit("m:tokens=5/day".parse().unwrap())),
+            set("a", Setting::ModelLimit("m:requests_per_minute=5".parse().unwrap())),
+            clear("a", Field::ModelLimits),
             clear("a", Field::Quota("tokens_per_day".parse().unwrap())),
             Edit::SetLimit { of: Holder::Team("a".into()), limit: Setting::RequestsPerMinute(limit("5")) },
             Edit::ClearLimit { of: Holder::Team("a".into()), field: Field::Limits },
@@ -330,10 +416,12 @@ proptest! {
     }
 }
 
-const TOKENS: [&str; 33] = [
+const TOKENS: [&str; 35] = [
     "keys:",
     "teams:",
     "quotas:",
+    "models:",
+    "m:",
     "{tokens: 1, per: day}",
     "- ",
     "id: a",
