@@ -10,7 +10,10 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("keys create", "keymeter keys create --file keys.yaml --name \"Production API\" --quota usd=100/month"),
     ("keys list", "keymeter keys list --file keys.yaml"),
     ("keys show", "keymeter keys show --file keys.yaml \"Production API\""),
-    ("keys update", "keymeter keys update --file keys.yaml key_prod --requests-per-minute 600"),
+    (
+        "keys update",
+        "keymeter keys update --file keys.yaml key_prod --requests-per-minute 600 --model-limit \"gpt-4o*:usd=5/day\"",
+    ),
     ("keys enable", "keymeter keys enable --file keys.yaml key_prod"),
     ("keys disable", "keymeter keys disable --control http://127.0.0.1:9091 key_prod"),
     ("keys regenerate", "keymeter keys regenerate --file keys.yaml key_prod --grace 24h"),

@@ -219,6 +219,7 @@ def one_key(browser, plane, id):
         changed["name"], changed["models"], changed["expires_at"], changed["priority"], changed["limits"]
     ) == (f"Renamed {browser.screen}", [MODEL, "qwen*"], "2099-12-01T10:00:00Z", -10, {"requests_per_minute": 600}))
     limits(browser, plane, f"/keys/{id}", "month", {"requests_per_minute": 600})
+    limits_of_models(browser, plane, f"/keys/{id}")
     browser.open(plane.url)
     browser.check("the tightest limit is a bar in the list", "100% of $0.01 a" in browser.text and browser.has(f"tr[id='{id}'] meter"))
     browser.looks_well("keys-with-bars")
@@ -276,6 +277,42 @@ def limits(browser, plane, path, span, before):
     own = browser.script("return [...document.querySelectorAll('.quotas li')].filter((e) => !e.innerText.includes(', team ')).length")
     browser.check(f"{name}: each quota has a bar", own == 2)
     browser.looks_well(f"{name}-limits")
+
+
+def limits_of_models(browser, plane, path):
+    """A key's limits of models are set, shown and changed, and so is what was used of a quota elsewhere."""
+    limits = lambda: plane.call("GET", path)["limits"]
+    save = lambda: browser.press("main button[type=submit]")
+    browser.open(f"{plane.url}{path}/edit")
+    browser.fill("#field-limits-models", f"{MODEL}: requests_per_minute=60\nqwen*: coins=5/day")
+    save()
+    browser.check("models: a line that is no limit is told at its field", browser.has("#field-limits-models[aria-invalid]"))
+    browser.check("models: and which it is", "Line 2: " in browser.text)
+    browser.looks_well("key-models-refused")
+    elsewhere = {"carried": "0.5", "until": "2099-01-01T00:00:00Z"}
+    browser.fill("#field-limits-models", f"{MODEL}: requests_per_minute=60\nqwen*: usd=5/day,carried=0.50,until=2099-01-01")
+    save()
+    qwen = {"quotas": [{"usd": "5", "per": "day", **elsewhere}]}
+    browser.check("models: their limits are set", limits()["models"] == {MODEL: {"requests_per_minute": 60}, "qwen*": qwen})
+    browser.check("models: and shown", all(words in browser.text for words in (f"Of {MODEL}", "requests_per_minute=60", "usd=5/day,carried=0.5,")))
+    browser.looks_well("key-models")
+    browser.open(f"{plane.url}{path}/edit")
+    filled = browser.script("return document.getElementById('field-limits-models').value")
+    browser.fill("#field-limits-models", filled.replace("usd=5/day", "usd=6/day").replace("=60", "=70"))
+    save()
+    qwen = {"quotas": [{"usd": "6", "per": "day", **elsewhere}]}
+    browser.check("models: their limits are changed", limits()["models"] == {MODEL: {"requests_per_minute": 70}, "qwen*": qwen})
+    before = limits()["quotas"]
+    browser.open(f"{plane.url}{path}/edit")
+    quotas = browser.script("return document.getElementById('field-limits-quotas').value")
+    browser.fill("#field-limits-quotas", quotas.replace("@Europe/Berlin", "@Europe/Berlin,carried=0.50,until=2099-01-01"))
+    save()
+    browser.check("quotas: what was used elsewhere is set", limits()["quotas"] == [{**before[0], **elsewhere}, *before[1:]])
+    browser.open(f"{plane.url}{path}/edit")
+    browser.fill("#field-limits-models", "")
+    browser.fill("#field-limits-quotas", quotas.replace("@Europe/Berlin", "@Europe/Berlin,carried=0,until=2099-01-01"))
+    save()
+    browser.check("models: their limits are taken away", "models" not in limits() and limits()["quotas"][0]["carried"] == "0")
 
 
 def people(browser, plane):

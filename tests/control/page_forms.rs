@@ -7,6 +7,7 @@ use crate::support::control::{OPERATOR, Plane};
 
 over_both! {
     a_key_is_renamed_and_changed_by_whoever_manages_it
+    limits_of_models_are_set_by_whoever_manages_the_key
     an_owner_is_chosen_from_those_who_can_pay
     a_team_is_made_by_the_operator_or_for_oneself
     a_user_is_made_given_another_token_and_deleted
@@ -26,7 +27,7 @@ async fn a_key_is_renamed_and_changed_by_whoever_manages_it(plane: &Plane) {
     let before = plane.get(OPERATOR, &call).await.with(200);
     let mut owner = Browser::signed_in(plane, &ada).await;
     let form = owner.get(&edit).await.with(200).says("a,b\nc</textarea>").says("value=\"2099-01-02T03:04:05\"");
-    assert!(!form.text.contains("name=\"priority\"") && !form.text.contains("limits.mode"));
+    assert!(!form.text.contains("name=\"priority\"") && !form.text.contains("name=\"limits.mode\""));
     let as_it_is = [
         ("name", "Some key"),
         ("models", "a,b\r\nc"),
@@ -52,6 +53,48 @@ async fn a_key_is_renamed_and_changed_by_whoever_manages_it(plane: &Plane) {
     member.get(&path).await.with(200).lacks(&edit);
     member.get(&edit).await.with(403);
     member.fill_in("/", &edit, &changed).await.with(403);
+}
+
+async fn limits_of_models_are_set_by_whoever_manages_the_key(plane: &Plane) {
+    let ada = plane.user("ada").await;
+    plane.credit("ada", "1", "first").await;
+    let mut owner = Browser::signed_in(plane, &ada).await;
+    let lines = "gpt-4o*: usd=5/day,carried=0.5,until=2099-01-01T00:00:00Z\r\nllama3:8b: requests_per_minute=60";
+    let wrong = [("once", "1"), ("name", "Some key"), ("limits.models", "m: usd=1/day\r\nllama3:8b")];
+    owner
+        .fill_in("/keys/new", "/keys/new", &wrong)
+        .await
+        .with(400)
+        .says("id=\"field-limits-models-fault\"")
+        .says("Line 2: a limit of models is written as GLOB:LIMIT");
+    let fields = [("once", "1"), ("name", "Some key"), ("limits.models", lines)];
+    owner.fill_in("/keys/new", "/keys/new", &fields).await.with(201);
+    let key = plane.get(&ada, "/api/v1/keys").await.with(200)["data"][0].clone();
+    let day = json!({"usd": "5", "per": "day", "carried": "0.5", "until": "2099-01-01T00:00:00Z"});
+    let models = json!({"gpt-4o*": {"quotas": [day]}, "llama3:8b": {"requests_per_minute": 60}});
+    assert_eq!(key["limits"], json!({"models": models}));
+    let path = format!("/keys/{}", key["id"].as_str().unwrap());
+    let (edit, call, saved) = (format!("{path}/edit"), format!("/api/v1{path}"), format!("{path}?done=saved"));
+    owner
+        .get(&path)
+        .await
+        .with(200)
+        .says("Of <code>llama3:8b</code>")
+        .says("<code>requests_per_minute=60</code>")
+        .says("<code>usd=5/day,carried=0.5,until=2099-01-01T00:00:00Z</code>");
+    owner.get(&edit).await.with(200).says(&format!("{}</textarea>", lines.replace('\r', "")));
+    let fields = [("name", "Renamed"), ("limits.requests_per_minute", "7"), ("limits.models", lines)];
+    owner.fill_in(&edit, &edit, &fields).await.leads_to(&saved);
+    let limits = plane.get(&ada, &call).await.with(200)["limits"].clone();
+    assert_eq!(limits, json!({"requests_per_minute": 7, "models": models}), "other fields leave them alone");
+    let fields = [("name", "Renamed"), ("limits.models", "gpt-4o*: usd=6/day")];
+    owner.fill_in(&edit, &edit, &fields).await.leads_to(&saved);
+    let day = json!({"usd": "6", "per": "day", "carried": "0.5", "until": "2099-01-01T00:00:00Z"});
+    let limits = plane.get(&ada, &call).await.with(200)["limits"].clone();
+    assert_eq!(limits, json!({"models": {"gpt-4o*": {"quotas": [day]}}}), "what was used elsewhere stays");
+    let fields = [("name", "Renamed"), ("limits.models", "")];
+    owner.fill_in(&edit, &edit, &fields).await.leads_to(&saved);
+    assert_eq!(plane.get(&ada, &call).await.with(200)["limits"], json!({}));
 }
 
 async fn an_owner_is_chosen_from_those_who_can_pay(plane: &Plane) {

@@ -30,6 +30,7 @@ over_both! {
     what_a_key_has_stands_in_no_changes_way
     a_running_gateway_holds_a_team_to_them
     commands_set_and_clear_them
+    commands_set_limits_of_models_and_what_was_used_elsewhere
     the_page_sets_them_and_shows_what_is_used
 }
 
@@ -321,6 +322,41 @@ async fn commands_set_and_clear_them(plane: &Plane) {
     assert!(refused.contains("--quota"), "{refused}");
 }
 
+async fn commands_set_limits_of_models_and_what_was_used_elsewhere(plane: &Plane) {
+    let run = async |words: &str| command(plane, OPERATOR, words).await.unwrap_or_else(|error| panic!("{error}"));
+    let words = "keys create --name Some_key --model-limit gpt-4o*:usd=5/day,carried=1.50,until=2099-01-01 \
+                 --model-limit gpt-4o*:requests_per_minute=60 --model-limit llama3:8b:concurrent_requests=2";
+    let secret = run(words).await;
+    let record = plane.look_up(secret.trim()).await.with(200);
+    let day = json!({"usd": "5", "per": "day", "carried": "1.5", "until": "2099-01-01T00:00:00Z"});
+    let small = json!({"concurrent_requests": 2});
+    let models = json!({"gpt-4o*": {"requests_per_minute": 60, "quotas": [day]}, "llama3:8b": small});
+    assert_eq!(record["limits"], json!({"models": models}));
+    let id = record["id"].as_str().unwrap();
+    let change = async |options: &str| {
+        run(&format!("keys update {options} {id}")).await;
+        plane.look_up(secret.trim()).await.with(200)["limits"].clone()
+    };
+    let limits = change("--model-limit gpt-4o*:usd=6/day --quota usd=9/month,carried=2,until=2099-01-01").await;
+    let day = json!({"usd": "6", "per": "day", "carried": "1.5", "until": "2099-01-01T00:00:00Z"});
+    assert_eq!(limits["models"], json!({"gpt-4o*": {"requests_per_minute": 60, "quotas": [day]}, "llama3:8b": small}));
+    let shown = run(&format!("keys show {id}")).await;
+    let lines = [
+        ("quota", "usd=9/month,carried=2,until=2099-01-01T00:00:00Z"),
+        ("model_limit", "gpt-4o*:requests_per_minute=60"),
+        ("model_limit", "gpt-4o*:usd=6/day,carried=1.5,until=2099-01-01T00:00:00Z"),
+        ("model_limit", "llama3:8b:concurrent_requests=2"),
+    ];
+    let told: Vec<_> = shown.lines().filter_map(|line| line.split_once(' ')).collect();
+    for (name, value) in lines {
+        assert!(told.iter().any(|(known, words)| (*known, words.trim()) == (name, value)), "{name} {value}: {shown}");
+    }
+    let limits = change("--quota usd=9/month,carried=0,until=2099-01-01").await;
+    assert_eq!(limits["quotas"][0]["carried"], "0", "what is stated takes the place of what was");
+    let limits = change("--clear model_limits").await;
+    assert!(limits.get("models").is_none() && limits["quotas"][0]["usd"] == "9", "{limits}");
+}
+
 async fn the_page_sets_them_and_shows_what_is_used(plane: &Plane) {
     let ada = plane.user("ada").await;
     plane.credit("ada", "1", "first").await;
@@ -349,7 +385,7 @@ async fn the_page_sets_them_and_shows_what_is_used(plane: &Plane) {
         .with(200)
         .says("usd=5/month@Europe/Berlin\nrequests=4/day</textarea>")
         .says("10.0.0.0/8\n::1</textarea>")
-        .lacks("limits.mode");
+        .lacks("name=\"limits.mode\"");
     let name = ("name", "Some key");
     let fields = [name, ("limits.requests_per_minute", "7"), ("limits.quotas", "usd=6/month\nusd=7/month")];
     user.fill_in(&path, &set, &fields)

@@ -4,6 +4,7 @@
 
 mod edit;
 mod error;
+mod fields;
 mod file;
 mod model;
 mod render;
@@ -13,10 +14,11 @@ use jiff::Timestamp;
 use keymeter_core::{
     glob::Glob,
     key::{KeyHash, KeyId, KeyName, Priority, Retiring},
-    limit::{Limit, LimitMode, Quota, QuotaName, QuotaUnit, Zone},
+    limit::{Limit, LimitMode, ModelLimit, Quota, QuotaName},
 };
-use serde_yaml::{Mapping, Value};
+use serde_yaml::Value;
 
+use self::fields::Path;
 use crate::yaml::Marks;
 pub use error::EditError;
 pub use file::{FileError, LockedFile};
@@ -116,6 +118,8 @@ pub enum Setting {
     /// What may be used over a longer time, in place of the quota of the same name. What that one says of use elsewhere stays,
     /// unless this one says something.
     Quota(Quota),
+    /// What may be used of some models; of a quota as of one of the key.
+    ModelLimit(ModelLimit),
     /// The networks that the key may be used from.
     AllowFrom(Vec<IpNet>),
     /// Which of the requests that wait goes first.
@@ -147,6 +151,8 @@ pub enum Field {
     Quota(QuotaName),
     /// All quotas.
     Quotas,
+    /// All limits of models.
+    ModelLimits,
     /// The networks that the key may be used from: without it, all.
     AllowFrom,
     /// Which of the requests that wait goes first.
@@ -223,7 +229,7 @@ fn apply_once(text: &str, change: &Edit) -> Result<(String, bool), EditError> {
 }
 
 /// The text after a step, if it holds what it should then.
-fn make(text: &str, marks: &Marks, before: Value, step: &PathStep) -> Result<String, EditError> {
+fn make(text: &str, marks: &Marks, before: Value, step: &PathStep<'_>) -> Result<String, EditError> {
     let edited = edit::edit(text, marks, step)?;
     let expected = model::after(before, step);
     if expected.is_none() || model::read(&edited).ok() != expected {
@@ -233,7 +239,7 @@ fn make(text: &str, marks: &Marks, before: Value, step: &PathStep) -> Result<Str
 }
 
 /// A change as the text and the model see it: fields are named by their path, keys and others by their place.
-enum PathStep {
+enum PathStep<'change> {
     Create {
         list: &'static str,
         entry: Value,
@@ -245,27 +251,27 @@ enum PathStep {
     },
     Set {
         entry: Entry,
-        path: Path,
+        path: Path<'change>,
         value: Value,
     },
     Clear {
         entry: Entry,
-        path: Path,
+        path: Path<'change>,
     },
     Push {
         entry: Entry,
-        path: Path,
+        path: Path<'change>,
         element: Value,
     },
     Replace {
         entry: Entry,
-        path: Path,
+        path: Path<'change>,
         element: usize,
         value: Value,
     },
     Drop {
         entry: Entry,
-        path: Path,
+        path: Path<'change>,
         element: usize,
     },
     Delete(Entry),
@@ -281,12 +287,6 @@ struct Entry {
 /// The list that every keys file has.
 const KEYS: &str = "keys";
 
-/// The names that lead from a key to one of its fields: one or two.
-type Path = &'static [&'static str];
-
-const RETIRING: Path = &["retiring"];
-const QUOTAS: Path = &["limits", "quotas"];
-
 impl Holder {
     fn list(&self) -> &'static str {
         match self {
@@ -298,108 +298,6 @@ impl Holder {
     fn id(&self) -> &str {
         let (Self::Team(id) | Self::Owner(id)) = self;
         id
-    }
-}
-
-impl Setting {
-    fn path(&self) -> Path {
-        match self {
-            Self::Name(_) => &["name"],
-            Self::Hash(_) => &["hash"],
-            Self::Enabled(_) => &["enabled"],
-            Self::Owner(_) => Field::Owner.path(),
-            Self::Team(_) => Field::Team.path(),
-            Self::Models(_) => Field::Models.path(),
-            Self::RequestsPerMinute(_) => Field::RequestsPerMinute.path(),
-            Self::TokensPerMinute(_) => Field::TokensPerMinute.path(),
-            Self::ConcurrentRequests(_) => Field::ConcurrentRequests.path(),
-            Self::Mode(_) => Field::Mode.path(),
-            Self::Quota(_) => QUOTAS,
-            Self::AllowFrom(_) => Field::AllowFrom.path(),
-            Self::Priority(_) => Field::Priority.path(),
-            Self::ExpiresAt(_) => Field::ExpiresAt.path(),
-        }
-    }
-
-    /// What is written; of a quota the element of its list.
-    fn value(&self) -> Value {
-        match self {
-            Self::Name(name) => literal(name.as_str()),
-            Self::Hash(hash) => hash.to_string().into(),
-            Self::Enabled(enabled) => (*enabled).into(),
-            Self::Owner(text) | Self::Team(text) => literal(text),
-            Self::Models(globs) => globs.iter().map(|glob| literal(glob.as_str())).collect(),
-            Self::RequestsPerMinute(limit) | Self::TokensPerMinute(limit) | Self::ConcurrentRequests(limit) => {
-                limit_value(*limit)
-            }
-            Self::Mode(LimitMode::Enforce) => "enforce".into(),
-            Self::Mode(LimitMode::Observe) => "observe".into(),
-            Self::Quota(quota) => quota_value(quota),
-            Self::AllowFrom(networks) => networks.iter().map(|network| Value::from(network.to_string())).collect(),
-            Self::Priority(priority) => i64::from(*priority).into(),
-            Self::ExpiresAt(time) => time.to_string().into(),
-        }
-    }
-}
-
-/// A text that is read as it is: what would stand for a variable of the environment is written with `$$`.
-fn literal(text: &str) -> Value {
-    if text.contains("${") || text.contains("$$") { text.replace('$', "$$").into() } else { text.into() }
-}
-
-fn limit_value(limit: Limit) -> Value {
-    match limit {
-        Limit::Unlimited => "unlimited".into(),
-        Limit::At(number) => number.get().into(),
-    }
-}
-
-fn quota_value(quota: &Quota) -> Value {
-    let QuotaName { unit, span } = quota.name;
-    let amount = |amount: u64| match unit {
-        QuotaUnit::Usd => unit.written(amount).into(),
-        QuotaUnit::Requests | QuotaUnit::Tokens | QuotaUnit::OutputTokens => Value::from(amount),
-    };
-    let zone = (quota.zone != Zone::UTC).then(|| quota.zone.name().into());
-    let fields = [
-        (unit.as_str(), Some(amount(quota.amount.get()))),
-        ("per", Some(span.to_string().into())),
-        ("zone", zone),
-        ("carried", quota.carried.map(|carried| amount(carried.amount))),
-        ("until", quota.carried.map(|carried| carried.until.to_string().into())),
-    ];
-    let fields = fields.into_iter().filter_map(|(name, value)| Some((Value::from(name), value?)));
-    Value::Mapping(fields.collect::<Mapping>())
-}
-
-impl Field {
-    /// Whether `setting` gives exactly this field its value.
-    #[must_use]
-    pub fn is_set_by(self, setting: &Setting) -> bool {
-        match (self, setting) {
-            (Self::Quota(name), Setting::Quota(quota)) => quota.name == name,
-            // It is one of several.
-            (Self::Quotas, Setting::Quota(_)) => false,
-            _ => setting.path() == self.path(),
-        }
-    }
-
-    fn path(self) -> Path {
-        match self {
-            Self::Owner => &["owner"],
-            Self::Team => &["team"],
-            Self::Models => &["models"],
-            Self::Limits => &["limits"],
-            Self::RequestsPerMinute => &["limits", "requests_per_minute"],
-            Self::TokensPerMinute => &["limits", "tokens_per_minute"],
-            Self::ConcurrentRequests => &["limits", "concurrent_requests"],
-            Self::Mode => &["limits", "mode"],
-            Self::Quota(_) | Self::Quotas => QUOTAS,
-            Self::AllowFrom => &["allow_from"],
-            Self::Priority => &["priority"],
-            Self::ExpiresAt => &["expires_at"],
-            Self::Retiring => RETIRING,
-        }
     }
 }
 

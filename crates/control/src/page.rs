@@ -16,6 +16,7 @@ mod keys;
 mod layout;
 mod limits;
 mod members;
+mod model_limits;
 mod new_key;
 mod oidc;
 mod overview;

@@ -2,6 +2,7 @@
 //! request reserves before it runs.
 
 pub mod counters;
+mod model_limit;
 pub mod quota;
 mod scopes;
 mod window;
@@ -17,6 +18,7 @@ pub use counters::{
     Amounts, CONCURRENCY_WAIT, LimitLine, LimitName, MOST_TOKENS, QuotaUse, Room, lines, room_left, status,
 };
 pub use counters::{Counters, LimitKind, LimitStatus, Place, Refusal, Reservation, WindowStatus};
+pub use model_limit::{ModelLimit, ModelLimitError, ScopeLimit};
 pub use quota::{
     Carried, Division, Quota, QuotaCounter, QuotaError, QuotaName, QuotaSpan, QuotaUnit, Quotas, SlidingLength, Slot,
     Zone,

@@ -2,11 +2,7 @@
 //! told with its words. What is there already stays.
 
 use keymeter_config::keyfile::{Holder, Setting};
-use keymeter_core::{
-    glob::Glob,
-    limit::{Limit, Quota},
-    money::Usd,
-};
+use keymeter_core::{glob::Glob, limit::Limit, money::Usd};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
@@ -197,12 +193,5 @@ fn limits_of(settings: &[Setting]) -> Map<String, Value> {
 }
 
 fn quota(setting: &Setting) -> Option<Value> {
-    let Setting::Quota(quota) = setting else { return None };
-    let Quota { name, carried, .. } = quota;
-    let mut written = quota_json(quota);
-    if let (Some(fields), Some(carried)) = (written.as_object_mut(), carried) {
-        fields.insert("carried".to_owned(), name.unit.written(carried.amount).into());
-        fields.insert("until".to_owned(), carried.until.to_string().into());
-    }
-    Some(written)
+    if let Setting::Quota(quota) = setting { Some(quota_json(quota)) } else { None }
 }

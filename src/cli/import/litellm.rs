@@ -352,7 +352,7 @@ fn read_limits(
 fn note_others(row: TableRow<'_>, told: &mut Row) {
     for (column, instead) in [
         ("aliases", "`rename` of an upstream does it for all keys"),
-        ("model_max_budget", "quotas of single models are set by hand in `limits.models`"),
+        ("model_max_budget", "quotas of single models are set by `keymeter keys update --model-limit`"),
         ("config", "the configuration says it for all keys"),
         ("permissions", "there are none here"),
         ("router_settings", "the configuration says it for all keys"),

@@ -10,10 +10,11 @@ use keymeter_core::{
     clock::moment,
     glob::Glob,
     key::{KeyError, KeyName, Priority},
-    limit::{Limit, LimitMode, Quota, QuotaName, QuotaUnit, Zone},
+    limit::{Limit, LimitMode, ModelLimit, Quota, QuotaName, QuotaUnit, ScopeLimit, Zone},
 };
 use serde_json::{Map, Value, json};
 
+use super::limits::merged_models;
 use crate::cli::complete;
 
 /// What a key, a team or an owner may use.
@@ -28,8 +29,9 @@ pub(super) struct LimitOptions {
     /// The limit of requests at once: a number, or unlimited
     #[arg(long, value_name = "LIMIT")]
     concurrent_requests: Option<Limit>,
-    /// A quota, such as usd=100/month, tokens=50000000/day@Europe/Berlin or requests=1000/5h; may be repeated
-    #[arg(long = "quota", value_name = "KIND=AMOUNT/SPAN[@ZONE]")]
+    /// A quota, such as usd=100/month, tokens=50000000/day@Europe/Berlin or requests=1000/5h; may be repeated. What was used
+    /// elsewhere before counts with ,carried=12.50,until=2027-01-01 behind it
+    #[arg(long = "quota", value_name = "KIND=AMOUNT/SPAN[@ZONE][,carried=AMOUNT,until=TIME]")]
     quotas: Vec<Quota>,
 }
 
@@ -41,12 +43,11 @@ impl LimitOptions {
 
     /// The fields of `limits`, as a call to a control plane says them.
     pub(super) fn json(&self) -> Map<String, Value> {
-        let limit = |limit: Limit| limit.number().map_or(json!("unlimited"), Value::from);
         let quotas: Vec<_> = self.quotas.iter().map(quota).collect();
         let limits = [
-            ("requests_per_minute", self.requests_per_minute.map(limit)),
-            ("tokens_per_minute", self.tokens_per_minute.map(limit)),
-            ("concurrent_requests", self.concurrent_requests.map(limit)),
+            ("requests_per_minute", self.requests_per_minute.map(limit_json)),
+            ("tokens_per_minute", self.tokens_per_minute.map(limit_json)),
+            ("concurrent_requests", self.concurrent_requests.map(limit_json)),
             ("quotas", (!quotas.is_empty()).then(|| quotas.into())),
         ];
         limits.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
@@ -63,16 +64,35 @@ impl LimitOptions {
     }
 }
 
+/// Limits of models as files and control planes have them. Of two of one name the last counts.
+pub(super) fn model_limits<'limits>(limits: impl IntoIterator<Item = &'limits ModelLimit>) -> Map<String, Value> {
+    limits.into_iter().fold(Map::new(), |all, ModelLimit { models, limit }| {
+        let value = match limit {
+            ScopeLimit::RequestsPerMinute(number)
+            | ScopeLimit::TokensPerMinute(number)
+            | ScopeLimit::ConcurrentRequests(number) => json!({limit.name().to_string(): limit_json(*number)}),
+            ScopeLimit::Quota(quota_of_models) => json!({"quotas": [quota(quota_of_models)]}),
+        };
+        merged_models(all, Map::from_iter([(models.as_str().to_owned(), value)]))
+    })
+}
+
+fn limit_json(limit: Limit) -> Value {
+    limit.number().map_or(json!("unlimited"), Value::from)
+}
+
 /// A quota as files and control planes have it.
 pub(in crate::cli) fn quota(quota: &Quota) -> Value {
     let QuotaName { unit, span } = quota.name;
-    let amount = match unit {
-        QuotaUnit::Usd => unit.written(quota.amount.get()).into(),
-        QuotaUnit::Requests | QuotaUnit::Tokens | QuotaUnit::OutputTokens => Value::from(quota.amount.get()),
+    let amount = |amount: u64| match unit {
+        QuotaUnit::Usd => unit.written(amount).into(),
+        QuotaUnit::Requests | QuotaUnit::Tokens | QuotaUnit::OutputTokens => Value::from(amount),
     };
-    let mut written = json!({unit.as_str(): amount, "per": span.to_string()});
-    if let Some(fields) = written.as_object_mut().filter(|_| quota.zone != Zone::UTC) {
-        fields.insert("zone".to_owned(), quota.zone.name().into());
+    let mut written = json!({unit.as_str(): amount(quota.amount.get()), "per": span.to_string()});
+    if let Some(fields) = written.as_object_mut() {
+        fields.extend((quota.zone != Zone::UTC).then(|| ("zone".to_owned(), quota.zone.name().into())));
+        fields.extend(quota.carried.map(|carried| ("carried".to_owned(), amount(carried.amount))));
+        fields.extend(quota.carried.map(|carried| ("until".to_owned(), carried.until.to_string().into())));
     }
     written
 }
@@ -108,6 +128,10 @@ pub(super) struct Options {
     models: Vec<Glob>,
     #[command(flatten)]
     limits: LimitOptions,
+    /// A limit of the key for the models that a glob fits, such as gpt-4o*:usd=5/day: a quota, `requests_per_minute=3000`,
+    /// `tokens_per_minute=1000000` or `concurrent_requests=5`; may be repeated
+    #[arg(long = "model-limit", value_name = "GLOB:LIMIT")]
+    model_limits: Vec<ModelLimit>,
     /// Whether the key's limits refuse [default: as the configuration says]
     #[arg(long, value_enum)]
     mode: Option<Mode>,
@@ -129,6 +153,9 @@ impl Options {
         if let Some(mode) = self.mode {
             limits.insert("mode".to_owned(), if mode == Mode::Observe { "observe" } else { "enforce" }.into());
         }
+        if !self.model_limits.is_empty() {
+            limits.insert("models".to_owned(), model_limits(&self.model_limits).into());
+        }
         let models: Vec<_> = self.models.iter().map(Glob::as_str).collect();
         let networks: Vec<_> = self.allow_from.iter().map(IpNet::to_string).collect();
         let fields = [
@@ -147,14 +174,15 @@ impl Options {
     pub(super) fn settings(self) -> Vec<Setting> {
         let models = (!self.models.is_empty()).then_some(self.models);
         let first = [self.owner.map(Setting::Owner), self.team.map(Setting::Team), models.map(Setting::Models)];
+        let mode = self.mode.map(|mode| Setting::Mode(mode.into()));
+        let models = self.model_limits.into_iter().map(Setting::ModelLimit);
         let last = [
-            self.mode.map(|mode| Setting::Mode(mode.into())),
             (!self.allow_from.is_empty()).then_some(self.allow_from).map(Setting::AllowFrom),
             self.priority.map(Setting::Priority),
             self.expires_at.map(Setting::ExpiresAt),
         ];
         let (first, last) = (first.into_iter().flatten(), last.into_iter().flatten());
-        first.chain(self.limits.settings()).chain(last).collect()
+        first.chain(self.limits.settings()).chain(mode).chain(models).chain(last).collect()
     }
 }
 
@@ -181,6 +209,9 @@ pub(super) enum Clearable {
     ConcurrentRequests,
     /// All of the key's own quotas
     Quotas,
+    /// All of the key's limits of models
+    #[value(alias = "model-limits")]
+    ModelLimits,
     /// Whether the key's limits refuse: then as the configuration says
     Mode,
     /// The networks: the key may then be used from everywhere
@@ -205,6 +236,7 @@ impl Clearable {
             Self::TokensPerMinute => Field::TokensPerMinute,
             Self::ConcurrentRequests => Field::ConcurrentRequests,
             Self::Quotas => Field::Quotas,
+            Self::ModelLimits => Field::ModelLimits,
             Self::Mode => Field::Mode,
             Self::AllowFrom => Field::AllowFrom,
             Self::Priority => Field::Priority,

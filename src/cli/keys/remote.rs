@@ -203,12 +203,14 @@ fn changes(
             | Clearable::TokensPerMinute
             | Clearable::ConcurrentRequests
             | Clearable::Quotas
+            | Clearable::ModelLimits
             | Clearable::Mode => {
                 limits = Some(limits.map_or_else(|| own(remote, &path(id)), Ok)?);
                 let name = match field {
                     Clearable::RequestsPerMinute => "requests_per_minute",
                     Clearable::TokensPerMinute => "tokens_per_minute",
                     Clearable::Quotas => "quotas",
+                    Clearable::ModelLimits => "models",
                     Clearable::Mode => "mode",
                     _ => "concurrent_requests",
                 };

@@ -11,13 +11,18 @@ use keymeter_config::keyfile::{self, EditError};
 use keymeter_core::{
     glob::Glob,
     key::{KeyHash, KeyId, KeyRecord, KeyState, Priority, Terms},
-    limit::{Limit, LimitMode, Limits, Quota, ScopeLimits},
+    limit::{Limit, LimitMode, ModelLimits, ScopeLimits},
     printable::{plain_json, steers},
 };
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::{Io, KeysError, Output, defaults::Defaults, options::quota, read};
+use super::{
+    Io, KeysError, Output,
+    defaults::Defaults,
+    options::{model_limits, quota},
+    read,
+};
 use crate::cli::remote::aligned;
 
 pub(super) fn list(path: &Path, output: Output, io: &mut Io<'_>) -> Result<(), KeysError> {
@@ -140,8 +145,7 @@ fn description(record: &KeyRecord, hash_known: bool, defaults: &Defaults, now: T
 pub(super) fn further(terms: &Terms) -> Vec<(&'static str, String)> {
     let mode = terms.mode.map(|mode| ("mode", mode_word(mode).to_owned()));
     let quotas = terms.quotas.iter().map(|quota| ("quota", quota.to_string()));
-    let of = |what: &str, limits: &ScopeLimits| format!("{what}: {}", scope_limits(limits));
-    let models = terms.models.iter().map(|model| ("model", of(model.models.as_str(), &model.limits)));
+    let models = terms.models.iter().flat_map(ModelLimits::each).map(|limit| ("model_limit", limit.to_string()));
     let team = terms.team.as_deref().map(|limits| ("team_limits", scope_limits(limits)));
     let owner = terms.owner.as_deref().map(|limits| ("owner_limits", scope_limits(limits)));
     let networks = terms.allow_from.iter().map(|network| ("allow_from", network.to_string()));
@@ -157,14 +161,7 @@ fn mode_word(mode: LimitMode) -> &'static str {
 
 /// The limits that there are, in one line.
 fn scope_limits(limits: &ScopeLimits) -> String {
-    let Limits { requests_per_minute, tokens_per_minute, concurrent_requests } = limits.minute;
-    let minute = [
-        ("requests_per_minute", requests_per_minute),
-        ("tokens_per_minute", tokens_per_minute),
-        ("concurrent_requests", concurrent_requests),
-    ];
-    let minute = minute.into_iter().filter_map(|(name, limit)| Some(format!("{name}={}", limit.number()?)));
-    minute.chain(limits.quotas.iter().map(Quota::to_string)).collect::<Vec<_>>().join(", ")
+    limits.each().map(|limit| limit.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn summary(record: &KeyRecord, now: Timestamp) -> Value {
@@ -201,6 +198,10 @@ fn everything(record: &KeyRecord, hash_known: bool, now: Timestamp) -> Value {
                 "allow_from".to_owned(),
                 terms.allow_from.iter().map(|network| Value::from(network.to_string())).collect(),
             );
+            let of_models: Vec<_> = terms.models.iter().flat_map(ModelLimits::each).collect();
+            if let Some(limits) = fields.get_mut("limits").and_then(Value::as_object_mut) {
+                limits.insert("models".to_owned(), model_limits(&of_models).into());
+            }
         }
     }
     all

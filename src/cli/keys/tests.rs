@@ -7,6 +7,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod limits;
+
 #[derive(Parser)]
 struct Line {
     #[command(flatten)]
@@ -353,67 +355,4 @@ fn a_secret_that_could_not_be_printed_is_not_passed_over() {
     let error = run(args, &mut io).unwrap_err();
     assert!(matches!(&error, KeysError::SecretLost(_, id, _) if id.as_str() == "key_a"));
     assert!(error.to_string().ends_with("create another by `keymeter keys regenerate`"), "{error}");
-}
-
-#[test]
-fn quotas_networks_and_a_mode_are_set_shown_and_cleared() {
-    let mut desk = Desk::with(FILE);
-    desk.run("update key_a --quota usd=100/month@Europe/Berlin --quota requests=1000/5h --mode observe --allow-from 10.0.0.0/8")
-        .unwrap();
-    let terms = desk.records()[0].terms.clone().unwrap();
-    let quotas: Vec<_> = terms.quotas.iter().map(ToString::to_string).collect();
-    assert_eq!(quotas, ["usd=100/month@Europe/Berlin", "requests=1000/5h"]);
-    assert!(terms.allow_from.len() == 1 && terms.mode == Some(keymeter_core::limit::LimitMode::Observe));
-    desk.run("update key_a --quota usd=50/month").unwrap();
-    desk.run("show key_a").unwrap();
-    for line in ["mode                 observe", "quota                usd=50/month", "allow_from           10.0.0.0/8"]
-    {
-        assert!(desk.printed.lines().any(|printed| printed == line), "{line}: {}", desk.printed);
-    }
-    desk.run("show key_a --output json").unwrap();
-    let shown: serde_json::Value = serde_json::from_str(&desk.printed).unwrap();
-    assert_eq!(shown["quotas"][0], serde_json::json!({"usd": "50", "per": "month"}));
-    desk.run("update key_a --clear quotas,mode,allow_from").unwrap();
-    assert_eq!(desk.text(), FILE);
-    let wrong = desk.error("update key_a --quota coins=1/month");
-    assert!(wrong.contains("coins=1/month"), "{wrong}");
-}
-
-#[test]
-fn limits_of_teams_and_owners_are_set_and_cleared() {
-    #[derive(Parser)]
-    struct Limits {
-        #[command(flatten)]
-        args: SharedLimitsArgs,
-    }
-    let mut desk = Desk::with(FILE);
-    let set = |of: fn(String) -> Holder, line: &str| {
-        let file = ["--file", desk.path().to_str().unwrap()].map(str::to_owned);
-        let words = std::iter::once("limits".to_owned()).chain(line.split(' ').map(str::to_owned)).chain(file);
-        let args = Limits::try_parse_from(words).unwrap().args;
-        let (mut stdin, mut stdout, mut stderr) = (&b""[..], Vec::new(), Vec::new());
-        let mut io = Io {
-            stdin: &mut stdin,
-            stdout: &mut stdout,
-            stderr: &mut stderr,
-            environment: &|_| None,
-            now: NOW.parse().unwrap(),
-        };
-        set_limits(of, "", args, &mut io).map_err(|error| error.to_string())
-    };
-    set(Holder::Team, "research --quota usd=500/month --requests-per-minute 6000").unwrap();
-    set(Holder::Owner, "ada --concurrent-requests 20").unwrap();
-    let nothing = set(Holder::Team, "research").unwrap_err();
-    assert_eq!(
-        nothing,
-        "nothing to change in the limits of `research`; add an option such as --quota or --clear (see --help)"
-    );
-    let team = desk.records()[0].terms.clone().unwrap().team.unwrap();
-    assert_eq!((team.quotas.len(), team.minute.requests_per_minute.number()), (1, Some(6000)));
-    desk.run("show key_a").unwrap();
-    assert!(
-        desk.printed.contains("team_limits          requests_per_minute=6000, usd=500/month\n"),
-        "{}",
-        desk.printed
-    );
 }

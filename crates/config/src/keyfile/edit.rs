@@ -15,7 +15,7 @@ use crate::yaml::{Kind, Marks, Node};
 ///
 /// # Errors
 /// Where what is to be changed is not written plainly.
-pub(super) fn edit(text: &str, marks: &Marks, step: &PathStep) -> Result<String, EditError> {
+pub(super) fn edit(text: &str, marks: &Marks, step: &PathStep<'_>) -> Result<String, EditError> {
     let page = Page { text, line_break: if line_break_is_crlf(text) { "\r\n" } else { "\n" } };
     page.after(page.splices(marks, step)?)
 }
@@ -58,7 +58,7 @@ impl Page<'_> {
         })
     }
 
-    fn splices(&self, marks: &Marks, step: &PathStep) -> Splices {
+    fn splices(&self, marks: &Marks, step: &PathStep<'_>) -> Splices {
         let entry = |entry: &Entry| self.entry(marks, *entry);
         match step {
             PathStep::Create { list, entry } => self.create(marks, list, entry),
@@ -198,12 +198,12 @@ impl Page<'_> {
 
     /// Puts a value in the place of another, in the style of the old one where both are lists.
     fn replace(&self, key: &Node, old: &Node, value: &Value) -> Result<Splice, EditError> {
-        let quoted = self.is_quoted(key);
+        let quoted = self.are_quoted(key, old);
         match value.as_sequence() {
             Some(elements) if !old.flow && !old.elements().is_empty() && !elements.is_empty() => {
                 Ok(self.replace_block_list(old, elements, quoted))
             }
-            _ if old.flow || (old.as_scalar().is_some() && !self.is_blank(old.start.offset..old.end.offset)) => {
+            _ if (old.flow || old.as_scalar().is_some()) && !self.is_blank(old.start.offset..old.end.offset) => {
                 Ok(Splice { range: old.start.offset..old.end.offset, text: render::flow(value, quoted) })
             }
             _ => {
@@ -238,6 +238,15 @@ impl Page<'_> {
             Kind::Sequence(elements) => elements.is_empty(),
             Kind::Mapping(fields) => fields.is_empty(),
             Kind::Alias => false,
+        }
+    }
+
+    /// Whether names and texts are written as in JSON, to judge by a field. A pattern of models has to be in quotes anywhere, so
+    /// that what is within tells.
+    fn are_quoted(&self, key: &Node, value: &Node) -> bool {
+        match key.as_scalar() {
+            Some(name) if render::is_plain_word(name) => self.is_quoted(key),
+            _ => value.fields().first().is_some_and(|(key, value)| self.are_quoted(key, value)),
         }
     }
 
@@ -294,7 +303,7 @@ fn nested(path: &[&str], value: &Value) -> Value {
     path.iter().rev().fold(value.clone(), wrap)
 }
 
-/// The order in which the fields of a key, and those of its limits, are written.
+/// The order in which the fields of a key are written.
 const ORDER: &[&str] = &[
     "id",
     "name",
@@ -309,16 +318,16 @@ const ORDER: &[&str] = &[
     "priority",
     "expires_at",
     "retiring",
-    "requests_per_minute",
-    "tokens_per_minute",
-    "concurrent_requests",
-    "mode",
-    "quotas",
 ];
+
+/// The order in which limits are written.
+const ORDER_OF_LIMITS: &[&str] =
+    &["requests_per_minute", "tokens_per_minute", "concurrent_requests", "mode", "quotas", "models"];
 
 /// The field behind which a new one is written: the last that comes before it by rights, else the last of all.
 fn neighbour<'node>(mapping: &'node Node, name: &str) -> Option<&'node (Node, Node)> {
-    let rank = |name: &str| ORDER.iter().position(|known| *known == name);
+    let order = if mapping.field("id").is_some() { ORDER } else { ORDER_OF_LIMITS };
+    let rank = |name: &str| order.iter().position(|known| *known == name);
     let before = |(key, _): &&(Node, Node)| key.as_scalar().is_some_and(|key| rank(key) < rank(name));
     mapping.fields().iter().rev().find(before).or(mapping.fields().last())
 }

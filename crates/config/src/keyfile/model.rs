@@ -7,7 +7,10 @@ use keymeter_core::{
 };
 use serde_yaml::{Mapping, Value};
 
-use super::{Edit, EditError, Entry, Field, Holder, KEYS, PathStep, QUOTAS, RETIRING, Setting, literal};
+use super::{
+    Edit, EditError, Entry, Field, Holder, KEYS, PathStep, Setting,
+    fields::{RETIRING, literal},
+};
 use crate::read::plain_data;
 
 /// The data of a keys file; null for one that is empty.
@@ -16,12 +19,14 @@ pub(super) fn read(text: &str) -> Result<Value, EditError> {
 }
 
 /// What is to be done for `change`; `None` where nothing is.
-pub(super) fn step(file: &Value, change: &Edit) -> Result<Option<PathStep>, EditError> {
+pub(super) fn step<'change>(file: &Value, change: &'change Edit) -> Result<Option<PathStep<'change>>, EditError> {
     Ok(Some(match change {
         Edit::Create { id, settings } => create(file, id, settings)?,
         Edit::Set { id, setting } => set(file, key(file, id)?, setting),
         Edit::Clear { id, field } => return Ok(clear_step(file, key(file, id)?, *field)),
-        Edit::Retire { id, old } => PathStep::Push { entry: key(file, id)?, path: RETIRING, element: retired(old) },
+        Edit::Retire { id, old } => {
+            PathStep::Push { entry: key(file, id)?, path: RETIRING.to_vec(), element: retired(old) }
+        }
         Edit::DropEnded { id, now } => return Ok(drop_ended(file, key(file, id)?, *now)),
         Edit::Delete { id } => PathStep::Delete(key(file, id)?),
         Edit::SetLimit { of, limit } => set_limit(file, of, limit)?,
@@ -30,7 +35,7 @@ pub(super) fn step(file: &Value, change: &Edit) -> Result<Option<PathStep>, Edit
 }
 
 /// `file` as it is to be after `step`; `None` where the step does not fit it.
-pub(super) fn after(mut file: Value, step: &PathStep) -> Option<Value> {
+pub(super) fn after(mut file: Value, step: &PathStep<'_>) -> Option<Value> {
     if file.is_null() {
         *field_mut(&mut file, KEYS)? = Value::Sequence(Vec::new());
     }
@@ -78,7 +83,7 @@ pub(super) fn has_field(file: &Value, id: &KeyId, name: &str) -> Result<bool, Ed
     Ok(at(file, key, &[name]).is_some_and(|value| !value.is_null()))
 }
 
-fn create(file: &Value, id: &KeyId, settings: &[Setting]) -> Result<PathStep, EditError> {
+fn create(file: &Value, id: &KeyId, settings: &[Setting]) -> Result<PathStep<'static>, EditError> {
     match key(file, id) {
         Err(EditError::Unknown(_)) => created(KEYS, id.as_str(), settings),
         _ => Err(EditError::Duplicate(id.clone())),
@@ -86,7 +91,7 @@ fn create(file: &Value, id: &KeyId, settings: &[Setting]) -> Result<PathStep, Ed
 }
 
 /// A further entry of a list, with what `settings` say of it.
-fn created(list: &'static str, id: &str, settings: &[Setting]) -> Result<PathStep, EditError> {
+fn created(list: &'static str, id: &str, settings: &[Setting]) -> Result<PathStep<'static>, EditError> {
     entry(list, id, settings).map(|entry| PathStep::Create { list, entry })
 }
 
@@ -102,10 +107,10 @@ pub(super) fn entry(list: &'static str, id: &str, settings: &[Setting]) -> Resul
     alone.of(&file).cloned().ok_or(EditError::Entangled)
 }
 
-fn set(file: &Value, entry: Entry, setting: &Setting) -> PathStep {
+fn set<'change>(file: &Value, entry: Entry, setting: &'change Setting) -> PathStep<'change> {
     let (path, mut value) = (setting.path(), setting.value());
-    let Setting::Quota(quota) = setting else { return PathStep::Set { entry, path, value } };
-    let Some((element, old)) = quota_of(file, entry, quota.name) else {
+    let Some(quota) = setting.quota() else { return PathStep::Set { entry, path, value } };
+    let Some((element, old)) = quota_of(file, entry, &path, quota.name) else {
         return PathStep::Push { entry, path, element: value };
     };
     if quota.carried.is_none()
@@ -117,17 +122,17 @@ fn set(file: &Value, entry: Entry, setting: &Setting) -> PathStep {
     PathStep::Replace { entry, path, element, value }
 }
 
-fn clear_step(file: &Value, entry: Entry, field: Field) -> Option<PathStep> {
-    let path = field.path();
+fn clear_step(file: &Value, entry: Entry, field: Field) -> Option<PathStep<'static>> {
+    let path = field.path().to_vec();
     if let Field::Quota(name) = field {
-        let (element, _) = quota_of(file, entry, name)?;
+        let (element, _) = quota_of(file, entry, &path, name)?;
         return Some(PathStep::Drop { entry, path, element });
     }
-    at(file, entry, path).map(|_| PathStep::Clear { entry, path })
+    at(file, entry, &path).map(|_| PathStep::Clear { entry, path })
 }
 
-fn set_limit(file: &Value, of: &Holder, limit: &Setting) -> Result<PathStep, EditError> {
-    if matches!(limit, Setting::Mode(_)) || limit.path().first() != Some(&"limits") {
+fn set_limit<'change>(file: &Value, of: &Holder, limit: &'change Setting) -> Result<PathStep<'change>, EditError> {
+    if matches!(limit, Setting::Mode(_) | Setting::ModelLimit(_)) || limit.path().first() != Some(&"limits") {
         return Err(EditError::NoLimit);
     }
     match listed(file, of)? {
@@ -136,9 +141,9 @@ fn set_limit(file: &Value, of: &Holder, limit: &Setting) -> Result<PathStep, Edi
     }
 }
 
-fn clear_limit(file: &Value, of: &Holder, field: Field) -> Result<Option<PathStep>, EditError> {
+fn clear_limit(file: &Value, of: &Holder, field: Field) -> Result<Option<PathStep<'static>>, EditError> {
     let Some(entry) = listed(file, of)? else { return Ok(None) };
-    if field.path().first() != Some(&"limits") {
+    if matches!(field, Field::Mode | Field::ModelLimits) || field.path().first() != Some(&"limits") {
         return Err(EditError::NoLimit);
     }
     let Some(step) = clear_step(file, entry, field) else { return Ok(None) };
@@ -146,21 +151,21 @@ fn clear_limit(file: &Value, of: &Holder, field: Field) -> Result<Option<PathSte
     Ok(Some(if has_others { step } else { PathStep::Delete(entry) }))
 }
 
-/// The quota of that name, and its place in the list. One whose span or unit is not written plainly is not found.
-fn quota_of(file: &Value, entry: Entry, name: QuotaName) -> Option<(usize, &Value)> {
+/// The quota of that name, and its place in the list at `path`. One whose span or unit is not written plainly is not found.
+fn quota_of<'file>(file: &'file Value, entry: Entry, path: &[&str], name: QuotaName) -> Option<(usize, &'file Value)> {
     let has_name = |quota: &Value| {
         let span = quota.get("per").and_then(Value::as_str).and_then(|span| span.parse::<QuotaSpan>().ok());
         quota.get(name.unit.as_str()).is_some_and(|amount| !amount.is_null()) && span == Some(name.span)
     };
-    at(file, entry, QUOTAS)?.as_sequence()?.iter().enumerate().find(|(_, quota)| has_name(quota))
+    at(file, entry, path)?.as_sequence()?.iter().enumerate().find(|(_, quota)| has_name(quota))
 }
 
 /// The first replaced secret of a key that has ended by `now`. One whose end is not written plainly stays.
-fn drop_ended(file: &Value, entry: Entry, now: Timestamp) -> Option<PathStep> {
+fn drop_ended(file: &Value, entry: Entry, now: Timestamp) -> Option<PathStep<'static>> {
     let list = at(file, entry, RETIRING)?.as_sequence()?;
     let end = |old: &Value| old.get("not_after")?.as_str()?.parse::<Timestamp>().ok();
     let ended = list.iter().position(|old| end(old).is_some_and(|end| end <= now));
-    ended.map(|element| PathStep::Drop { entry, path: RETIRING, element })
+    ended.map(|element| PathStep::Drop { entry, path: RETIRING.to_vec(), element })
 }
 
 fn retired(old: &Retiring) -> Value {

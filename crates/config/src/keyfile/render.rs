@@ -36,7 +36,8 @@ fn scalar(text: &str, quoted: bool) -> String {
 /// Words that some reader of YAML 1.1 or 1.2 takes for a truth value or for nothing.
 const RESERVED: [&str; 9] = ["y", "n", "yes", "no", "on", "off", "true", "false", "null"];
 
-fn is_plain_word(text: &str) -> bool {
+/// Whether a text is one that needs no quotes.
+pub(super) fn is_plain_word(text: &str) -> bool {
     let safe = |character: char| character.is_alphanumeric() || matches!(character, '_' | '-' | '.' | ' ');
     text.starts_with(char::is_alphabetic)
         && !text.ends_with(' ')

@@ -3,6 +3,7 @@ use keymeter_core::limit::Carried;
 use super::*;
 
 mod limits;
+mod model_limits;
 mod random;
 
 const FILE: &str = "# who may call us
@@ -74,7 +75,7 @@ fn assert_edit(text: &str, change: &Edit, replaced: &[(&str, &str)]) {
         rest = after;
     }
     expected.push_str(rest);
-    assert_eq!(apply(text, std::slice::from_ref(change)).unwrap(), expected, "{change:?}");
+    assert_eq!(apply(text, std::slice::from_ref(change)), Ok(expected), "{change:?}");
 }
 
 fn error(text: &str, change: &Edit) -> EditError {
@@ -98,6 +99,7 @@ fn values_are_replaced_where_they_stand() {
         &set("a", Setting::Owner("me".into())),
         &[("owner:", "owner: me")],
     );
+    assert_edit("keys: [{id: a, owner: }]", &set("a", Setting::Owner("me".into())), &[("owner: ", "owner: me ")]);
     assert_edit(
         "keys:\n- id: a\n  name: >\n    b\n    c\n\n# d",
         &set("a", name("bcd")),

@@ -6,6 +6,7 @@ use maud::{Markup, html};
 use super::{
     form::{Form, FormField},
     limits::{self, AS_FOR_ALL_KEYS},
+    model_limits::{self, MODEL_LIMITS},
     priority::{self, PRIORITY},
     request::{FormFields, SignedIn},
 };
@@ -15,7 +16,7 @@ use crate::{
     error::ApiError,
     store::{
         keys::Key,
-        limits::{KeyLimits, Mode, ScopeLimits},
+        limits::{KeyLimits, Mode},
     },
 };
 
@@ -39,6 +40,7 @@ pub fn lines(form: &Form<'_>, signed: &SignedIn, is_there: bool) -> Markup {
     html! {
         (form.lines(field(MODELS, "Models", "One on a line, names or patterns such as llama-3*. None: all models.")))
         (limits::lines(form, AS_FOR_ALL_KEYS))
+        (model_limits::lines(form))
         @if is_there && is_operator { (form.choice(field(MODE, "Over its limits", ""), &modes)) }
         (form.lines(field(
             NETWORKS,
@@ -66,7 +68,7 @@ pub fn create(fields: &FormFields) -> Result<CreateKey, ApiError> {
         team: None,
         owner: None,
         models: fields.list(MODELS),
-        limits: KeyLimits::default().with(limits::asked(fields, &ScopeLimits::default())?),
+        limits: asked_limits(fields, KeyLimits::default())?,
         allow_from: fields.list(NETWORKS),
         priority: priority::asked(fields)?,
         expires_at: fields.given(EXPIRY).map(expiry).transpose()?,
@@ -87,6 +89,7 @@ pub fn filled(key: &Key) -> FormFields {
         (MODELS, lines(&key.models)),
         (PRIORITY, key.priority.to_string()),
         (MODE, mode.to_owned()),
+        (MODEL_LIMITS, model_limits::filled(&key.limits.models)),
         (NETWORKS, lines(&key.allow_from)),
         (EXPIRY, key.expires_at.map(local).unwrap_or_default()),
     ])
@@ -106,7 +109,7 @@ pub fn update(caller: &Caller, fields: &FormFields, key: &Key) -> Result<UpdateK
         (None, OBSERVE) => Some(Mode::Observe),
         (None, _) => return Err(ApiError::invalid(MODE, "either `enforce` or `observe`, or nothing")),
     };
-    let limits = key.limits.clone().with(limits::asked(fields, &key.limits.shared())?);
+    let limits = asked_limits(fields, key.limits.clone())?;
     // A user's form has no such field.
     let has_priority = caller.user().is_none() || fields.has(PRIORITY);
     Ok(UpdateKey {
@@ -121,6 +124,12 @@ pub fn update(caller: &Caller, fields: &FormFields, key: &Key) -> Result<UpdateK
             given => Some(given.map(expiry).transpose()?),
         },
     })
+}
+
+/// The limits that a form asks for, of a key that `is` limited so.
+fn asked_limits(fields: &FormFields, is: KeyLimits) -> Result<KeyLimits, ApiError> {
+    let (shared, models) = (limits::asked(fields, &is.shared())?, model_limits::asked(fields, &is.models)?);
+    Ok(KeyLimits { models, ..is.with(shared) })
 }
 
 /// A time as a browser's field has it, to the second.

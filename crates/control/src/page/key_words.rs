@@ -2,10 +2,9 @@
 
 use jiff::Timestamp;
 use maud::{Markup, html};
-use serde_json::json;
 
 use super::{
-    layout, limits,
+    layout, limits, model_limits,
     request::SignedIn,
     words::{number, time},
 };
@@ -85,9 +84,7 @@ pub fn facts(key: &Key, signed: &SignedIn, last_used_at: Option<Timestamp>) -> M
                     Mode::Observe => { "requests are counted, and none is refused" }
                 } } }
             }
-            @for (models, limits) in &key.limits.models {
-                div { dt { "Of " code { (models) } } dd { code { (json!(limits).to_string()) } } }
-            }
+            (model_limits::facts(&key.limits.models))
             @if let Some(networks) = &key.allow_from {
                 div { dt { "Networks" } dd { ul.models { @for network in networks { li { code { (network) } } } } } }
             }

@@ -76,14 +76,16 @@ pub fn lines(form: &Form<'_>, unset: &str) -> Markup {
             (form.lines(FormField {
                 name: QUOTAS,
                 label: "Quotas",
-                hint: "One on a line, such as usd=100/month@Europe/Berlin, tokens=50000000/day or requests=1000/5h.",
+                hint: "One on a line, such as usd=100/month@Europe/Berlin, tokens=50000000/day or requests=1000/5h. Behind it \
+                       may stand what was used elsewhere before: ,carried=12.50,until=2027-01-01. A line without that keeps \
+                       what was said of it; carried=0 takes it away.",
                 ..FormField::default()
             }))
         }
     }
 }
 
-/// What a form asks for. Of a quota that there `is` already, what was used elsewhere stays.
+/// What a form asks for. Of a quota that there `is` already, what was used elsewhere stays, unless the form says something of that.
 ///
 /// # Errors
 /// When a line is no quota, or there are two of one kind.
@@ -98,17 +100,23 @@ pub fn asked(fields: &FormFields, is: &ScopeLimits) -> Result<ScopeLimits, ApiEr
     for (index, line) in fields.text(QUOTAS).lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let wrong = |error: QuotaError| ApiError::invalid(QUOTAS, format!("line {}: {error}", index + 1));
         let quota: Quota = line.trim().parse().map_err(wrong)?;
-        let carried = before.iter().find(|other| other.name == quota.name).and_then(|other| other.carried);
-        asked.push(Quota { carried, ..quota });
+        asked.push(with_carried(quota, &before));
     }
     let quotas = Quotas::new(asked).map_err(|error| ApiError::invalid(QUOTAS, error.to_string()))?;
     let quotas = quotas.iter().map(QuotaLimit::from).collect();
     Ok(ScopeLimits { requests_per_minute, tokens_per_minute, concurrent_requests, quotas })
 }
 
+/// A quota with what was used elsewhere of the one of its name, unless it says something of that.
+pub fn with_carried(quota: Quota, before: &Quotas) -> Quota {
+    let other = before.iter().find(|other| other.name == quota.name);
+    Quota { carried: quota.carried.or_else(|| other?.carried), ..quota }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::limits::Amount;
 
     #[test]
     fn what_a_form_is_filled_with_is_what_it_asks_for() {
@@ -121,12 +129,21 @@ mod tests {
         }))
         .unwrap();
         let fields = FormFields::from(filled(&limits));
-        assert_eq!(fields.text(QUOTAS), "usd=100/month@Europe/Berlin\ntokens=50000000/day\nrequests=1000/5h");
-        assert_eq!(asked(&fields, &limits).unwrap(), limits, "what was used elsewhere stays");
+        assert_eq!(
+            fields.text(QUOTAS),
+            "usd=100/month@Europe/Berlin,carried=12.5,until=2027-01-01T00:00:00Z\ntokens=50000000/day\nrequests=1000/5h"
+        );
+        assert_eq!(asked(&fields, &limits).unwrap(), limits);
         let raised = FormFields::from([(QUOTAS, "\n usd=200/month@Europe/Berlin \r\n".to_owned())]);
         let raised = asked(&raised, &limits).unwrap();
-        assert_eq!((&raised.quotas[0].carried, raised.quotas.len()), (&limits.quotas[0].carried, 1));
-        for (text, told) in [("usd=1/month\nusd=x/day", "line 2: "), ("usd=1/day\nusd=2/day", "two quotas")] {
+        assert_eq!((&raised.quotas[0].carried, raised.quotas.len()), (&limits.quotas[0].carried, 1), "it stays");
+        let taken_away = FormFields::from([(QUOTAS, "usd=200/month,carried=0,until=2027-01-01".to_owned())]);
+        assert_eq!(asked(&taken_away, &limits).unwrap().quotas[0].carried, Some(Amount::Text("0".to_owned())));
+        for (text, told) in [
+            ("usd=1/month\nusd=x/day", "line 2: "),
+            ("usd=1/day\nusd=2/day", "two quotas"),
+            ("usd=1/day,carried=1", "line 1: `carried` without `until`"),
+        ] {
             let fields = FormFields::from([(QUOTAS, text.to_owned())]);
             let refused = asked(&fields, &limits).unwrap_err();
             assert!(refused.message().contains(told), "{refused:?}");

@@ -14,7 +14,7 @@ pub use self::{
     counter::{QuotaCounter, Slot},
     division::Division,
 };
-use crate::{money::Usd, words};
+use crate::{clock::moment, money::Usd, words};
 
 words! {
     /// What a quota counts.
@@ -139,8 +139,8 @@ const UNITS: [(u32, &str); 4] = [(DAY, "d"), (60 * 60, "h"), (60, "m"), (1, "s")
 pub enum QuotaError {
     /// Not the form in which a quota is written on one line.
     #[error(
-        "a quota is written as KIND=AMOUNT/SPAN or KIND=AMOUNT/SPAN@ZONE, such as `usd=100/month@Europe/Berlin`, \
-         `tokens=50000000/day` or `requests=1000/5h`"
+        "a quota is written as KIND=AMOUNT/SPAN, with @ZONE and ,carried=AMOUNT,until=TIME behind it where it has them, such \
+         as `tokens=50000000/day`, `requests=1000/5h` or `usd=100/month@Europe/Berlin,carried=12.50,until=2027-01-01`"
     )]
     Form,
     /// Nothing that can be counted.
@@ -167,6 +167,22 @@ pub enum QuotaError {
     /// An amount that cannot be read.
     #[error("a quota of money is an amount of US dollars such as `12.50`, and one of anything else a whole number")]
     Amount,
+    /// An amount of use elsewhere that cannot be read.
+    #[error(
+        "`carried` is 0 or an amount of what the quota counts: of money US dollars such as `12.50`, else a whole number"
+    )]
+    Carried,
+    /// Use elsewhere of which it is not said until when it counts.
+    #[error("`carried` without `until`: add when that use counts no longer, such as `until=2027-01-01T00:00:00Z`")]
+    NoUntil,
+    /// An end of use elsewhere of which it is not said how much it was.
+    #[error("`until` without `carried`: add how much was used elsewhere before, such as `carried=40`")]
+    NoCarried,
+    /// An end of use elsewhere that cannot be read.
+    #[error(
+        "`until` is a time with its zone, such as `2027-01-01T00:00:00Z` (RFC 3339), or a date, such as `2027-01-01`"
+    )]
+    Until,
 }
 
 impl FromStr for QuotaSpan {
@@ -289,22 +305,46 @@ impl FromStr for Zone {
 impl FromStr for Quota {
     type Err = QuotaError;
 
-    /// Reads `KIND=AMOUNT/SPAN[@ZONE]`, the form in which a command line has a quota.
+    /// Reads `KIND=AMOUNT/SPAN[@ZONE][,carried=AMOUNT,until=TIME]`, the form in which a command line has a quota.
     fn from_str(text: &str) -> Result<Self, QuotaError> {
+        let (text, carried) = text.split_once(',').map_or((text, None), |(quota, carried)| (quota, Some(carried)));
         let (unit, rest) = text.split_once('=').ok_or(QuotaError::Form)?;
         let (amount, rest) = rest.split_once('/').ok_or(QuotaError::Form)?;
         let (span, zone) = rest.split_once('@').map_or((rest, None), |(span, zone)| (span, Some(zone)));
         let (unit, zone): (QuotaUnit, _) = (unit.parse()?, zone.map(str::parse).transpose()?);
-        Self::new(QuotaName { unit, span: span.parse()? }, unit.amount(amount)?, zone)
+        let quota = Self::new(QuotaName { unit, span: span.parse()? }, unit.amount(amount)?, zone)?;
+        Ok(Self { carried: carried.map(|text| Carried::parse(text, unit)).transpose()?, ..quota })
+    }
+}
+
+impl Carried {
+    /// Reads `carried=AMOUNT,until=TIME`, in this order or the other.
+    fn parse(text: &str, unit: QuotaUnit) -> Result<Self, QuotaError> {
+        let parts: Vec<_> = text.split(',').map(|part| part.trim().split_once('=')).collect();
+        let (amount, until) = match parts[..] {
+            [Some(("carried", amount)), Some(("until", until))]
+            | [Some(("until", until)), Some(("carried", amount))] => (amount, until),
+            [Some(("carried", _))] => return Err(QuotaError::NoUntil),
+            [Some(("until", _))] => return Err(QuotaError::NoCarried),
+            _ => return Err(QuotaError::Form),
+        };
+        let amount = unit.amount_or_zero(amount).map_err(|_| QuotaError::Carried)?;
+        Ok(Self { amount, until: moment(until).ok_or(QuotaError::Until)? })
     }
 }
 
 impl fmt::Display for Quota {
-    /// As it is read, so without what was used elsewhere.
+    /// As it is read.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let QuotaName { unit, span } = self.name;
         write!(formatter, "{}={}/{span}", unit.as_str(), unit.written(self.amount.get()))?;
-        if self.zone == Zone::UTC { Ok(()) } else { write!(formatter, "@{}", self.zone.name()) }
+        if self.zone != Zone::UTC {
+            write!(formatter, "@{}", self.zone.name())?;
+        }
+        match self.carried {
+            Some(Carried { amount, until }) => write!(formatter, ",carried={},until={until}", unit.written(amount)),
+            None => Ok(()),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ impl Page<'_> {
     pub(super) fn insert_line(&self, mapping: &Node, name: &str, value: &Value) -> Splice {
         // A mapping in block style has a field at least.
         let Some((key, last)) = neighbour(mapping, name) else { return Splice::insert(mapping.end.offset, "") };
-        let field = render::field(&name.into(), value, self.is_quoted(key));
+        let field = render::field(&name.into(), value, self.are_quoted(key, last));
         let indentation = indentation(key.start.column - 1);
         Splice::insert(self.line_end(self.end_of(key, last)), format!("{}{indentation}{field}", self.line_break))
     }

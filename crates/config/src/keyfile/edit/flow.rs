@@ -11,7 +11,7 @@ impl Page<'_> {
     /// A new field behind the one that it belongs behind. The mapping has one at least.
     pub(super) fn insert_in_flow(&self, mapping: &Node, name: &str, value: &Value) -> Splice {
         let Some((key, last)) = neighbour(mapping, name) else { return Splice::insert(mapping.end.offset, "") };
-        let field = render::field(&name.into(), value, self.is_quoted(key));
+        let field = render::field(&name.into(), value, self.are_quoted(key, last));
         Splice::insert(self.end_of(key, last), format!(", {field}"))
     }
 

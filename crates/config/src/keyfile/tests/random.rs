@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use keymeter_core::limit::ScopeLimit;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
+use self::change::{put, put_model_limit, take};
 use self::sample::{HEADS, Line, TEAMS, said, sample, team_id};
 use super::*;
 
+mod change;
 mod sample;
 
 /// What a key says, or a team: the values of its fields, those of its limits by their own names.
@@ -40,15 +43,18 @@ fn value(field: &'static str) -> BoxedStrategy<Value> {
             });
             let number = || option::of((1..9_u64).prop_map(Value::from));
             let mode = option::of(select(vec!["enforce", "observe"]).prop_map(Value::from));
-            let limits = (number(), option::of(quotas), number(), mode).prop_map(|(tokens, quotas, requests, mode)| {
-                let limits = [
-                    ("tokens_per_minute", tokens),
-                    ("quotas", quotas),
-                    ("requests_per_minute", requests),
-                    ("mode", mode),
-                ];
-                limits.into_iter().filter_map(|(name, limit)| Some((Value::from(name), limit?))).collect()
-            });
+            let limits = (number(), option::of(quotas), number(), mode, option::of(models())).prop_map(
+                |(tokens, quotas, requests, mode, models)| {
+                    let limits = [
+                        ("tokens_per_minute", tokens),
+                        ("models", models),
+                        ("quotas", quotas),
+                        ("requests_per_minute", requests),
+                        ("mode", mode),
+                    ];
+                    limits.into_iter().filter_map(|(name, limit)| Some((Value::from(name), limit?))).collect()
+                },
+            );
             limits.prop_map(Value::Mapping).boxed()
         }
         "allow_from" => {
@@ -67,14 +73,49 @@ fn retired(end: &str) -> Value {
     Value::Mapping(fields.into_iter().collect())
 }
 
+/// Limits of models, as a key has them.
+fn models() -> impl Strategy<Value = Value> {
+    vec(model_limit(), 1..5).prop_map(|limits| {
+        let mut models = Value::Null;
+        for limit in &limits {
+            put_model_limit(&mut models, limit);
+        }
+        models
+    })
+}
+
+fn model_limit() -> impl Strategy<Value = ModelLimit> {
+    let limits = prop_oneof![
+        quota().prop_map(ScopeLimit::Quota),
+        (1..9_u64).prop_map(|number| ScopeLimit::RequestsPerMinute(limit(&number.to_string()))),
+        Just(ScopeLimit::ConcurrentRequests(Limit::Unlimited)),
+    ];
+    (select(vec!["m", "llama3:8b", "gpt-4*", "id", "${x}", "quotas"]), limits)
+        .prop_map(|(models, limit)| ModelLimit { models: Glob::new(models), limit })
+}
+
 fn quota() -> impl Strategy<Value = Quota> {
-    let kinds = vec!["tokens=5/day", "tokens=6/day@Europe/Berlin", "usd=2.50/month", "requests=1/1h", "requests=2/60m"];
+    let kinds = vec![
+        "tokens=5/day",
+        "tokens=6/day@Europe/Berlin,carried=7,until=2027-01-01",
+        "usd=2.50/month",
+        "requests=1/1h",
+        "requests=2/60m",
+    ];
     select(kinds).prop_map(|line| line.parse().unwrap())
 }
 
 const FIELDS: [&str; 10] =
     ["name", "hash", "enabled", "owner", "models", "allow_from", "limits", "priority", "expires_at", "retiring"];
-const LIMITS: [&str; 4] = ["requests_per_minute", "tokens_per_minute", "mode", "quotas"];
+/// The fields of limits, and by what name they are known beside those of the key.
+const LIMITS: [(&str, &str); 5] = [
+    ("requests_per_minute", "requests_per_minute"),
+    ("tokens_per_minute", "tokens_per_minute"),
+    ("mode", "mode"),
+    ("quotas", "quotas"),
+    ("models", MODEL_LIMITS),
+];
+const MODEL_LIMITS: &str = "limits.models";
 
 fn fields() -> impl Strategy<Value = Vec<(&'static str, Value)>> {
     let some = proptest::sample::subsequence(&FIELDS[..], 0..=FIELDS.len()).prop_shuffle();
@@ -108,6 +149,7 @@ fn setting() -> impl Strategy<Value = Setting> {
         Just(Setting::TokensPerMinute(Limit::Unlimited)),
         select(vec![LimitMode::Enforce, LimitMode::Observe]).prop_map(Setting::Mode),
         quota().prop_map(Setting::Quota),
+        model_limit().prop_map(Setting::ModelLimit),
         select(vec!["10.0.0.0/8", "::1/128"]).prop_map(|network| Setting::AllowFrom(vec![network.parse().unwrap()])),
         (-100..=100_i64).prop_map(|number| Setting::Priority(number.try_into().unwrap())),
         select(&TIMES[..]).prop_map(|time| Setting::ExpiresAt(time.parse().unwrap())),
@@ -116,7 +158,8 @@ fn setting() -> impl Strategy<Value = Setting> {
 
 fn edit() -> impl Strategy<Value = RandomEdit> {
     use Field::{
-        ExpiresAt, Limits, Mode, Models, Owner, Priority, Quotas, RequestsPerMinute, Retiring, TokensPerMinute,
+        ExpiresAt, Limits, Mode, ModelLimits, Models, Owner, Priority, Quotas, RequestsPerMinute, Retiring,
+        TokensPerMinute,
     };
     let quota_of = |name: &str| Field::Quota(name.parse().unwrap());
     let limits = vec![
@@ -127,10 +170,10 @@ fn edit() -> impl Strategy<Value = RandomEdit> {
         quota_of("tokens_per_day"),
         quota_of("requests_per_1h"),
     ];
-    let mut fields = vec![Owner, Models, Field::AllowFrom, Mode, Priority, ExpiresAt, Retiring];
+    let mut fields = vec![Owner, Models, Field::AllowFrom, Mode, ModelLimits, Priority, ExpiresAt, Retiring];
     fields.extend(&limits);
     let limit = setting().prop_filter("a limit of a team", |setting| {
-        setting.path()[0] == "limits" && !matches!(setting, Setting::Mode(_))
+        setting.path()[0] == "limits" && !matches!(setting, Setting::Mode(_) | Setting::ModelLimit(_))
     });
     prop_oneof![
         (0..4_usize, limit).prop_map(|(team, limit)| RandomEdit::SetLimit(team, limit)),
@@ -226,35 +269,6 @@ impl RandomEdit {
     }
 }
 
-fn put(key: &mut Said, setting: &Setting) {
-    let (name, value) = (setting.path().last().unwrap(), setting.value());
-    let Setting::Quota(quota) = setting else { return drop(key.insert(name, value)) };
-    let quotas = key.entry(name).or_insert_with(|| Value::Sequence(Vec::new())).as_sequence_mut().unwrap();
-    match quotas.iter().position(|other| is_named(other, quota.name)) {
-        Some(place) => quotas[place] = value,
-        None => quotas.push(value),
-    }
-}
-
-fn take(key: &mut Said, field: Field) {
-    let name = *field.path().last().unwrap();
-    match field {
-        Field::Limits => key.retain(|name, _| !LIMITS.contains(name)),
-        Field::Quota(quota) => {
-            let Some(quotas) = key.get_mut(name).and_then(Value::as_sequence_mut) else { return };
-            quotas.retain(|other| !is_named(other, quota));
-            if quotas.is_empty() {
-                key.remove(name);
-            }
-        }
-        _ => drop(key.remove(name)),
-    }
-}
-
-fn is_named(quota: &Value, name: QuotaName) -> bool {
-    quota.get(name.unit.as_str()).is_some() && quota["per"] == name.span.to_string().as_str()
-}
-
 /// What a file says, read without the code under test.
 fn read(text: &str) -> AllSaid {
     let file: Value = serde_yaml::from_str(text).unwrap();
@@ -312,6 +326,9 @@ proptest! {
             set("a", name("New")),
             set("a", Setting::RequestsPerMinute(limit("5"))),
             set("a", Setting::Quota("tokens=5/day".parse().unwrap())),
+            set("a", Setting::ModelLimit("m:tokens=5/day".parse().unwrap())),
+            set("a", Setting::ModelLimit("m:requests_per_minute=5".parse().unwrap())),
+            clear("a", Field::ModelLimits),
             clear("a", Field::Quota("tokens_per_day".parse().unwrap())),
             Edit::SetLimit { of: Holder::Team("a".into()), limit: Setting::RequestsPerMinute(limit("5")) },
             Edit::ClearLimit { of: Holder::Team("a".into()), field: Field::Limits },
@@ -330,10 +347,12 @@ proptest! {
     }
 }
 
-const TOKENS: [&str; 33] = [
+const TOKENS: [&str; 35] = [
     "keys:",
     "teams:",
     "quotas:",
+    "models:",
+    "m:",
     "{tokens: 1, per: day}",
     "- ",
     "id: a",

@@ -85,6 +85,14 @@ fn a_quota_is_written_on_one_line() {
         ("tokens=50_000_000/day", "tokens=50000000/day"),
         ("requests=1000/300m", "requests=1000/5h"),
         ("output_tokens=1/week@UTC", "output_tokens=1/week"),
+        (
+            "usd=100/month@Europe/Berlin,carried=12.50,until=2027-01-01",
+            "usd=100/month@Europe/Berlin,carried=12.5,until=2027-01-01T00:00:00Z",
+        ),
+        (
+            "requests=9/5h, until=2027-01-01T01:00:00.5+01:00, carried=0",
+            "requests=9/5h,carried=0,until=2027-01-01T00:00:00.5Z",
+        ),
     ] {
         assert_eq!(line.parse::<Quota>().unwrap().to_string(), plain);
     }
@@ -103,6 +111,18 @@ fn a_quota_is_written_on_one_line() {
         ("tokens=5/day@", QuotaError::Zone),
         ("tokens=5/day@Europe/Atlantis", QuotaError::Zone),
         ("tokens=5/5h@UTC", QuotaError::ZoneOfLength),
+        ("tokens=5/day,", QuotaError::Form),
+        ("tokens=5/day,5", QuotaError::Form),
+        ("tokens=5/day,used=5,until=2027-01-01", QuotaError::Form),
+        ("tokens=5/day,carried=1,carried=2", QuotaError::Form),
+        ("tokens=5/day,carried=1,until=2027-01-01,until=2027-01-01", QuotaError::Form),
+        ("tokens=5/day,carried=1", QuotaError::NoUntil),
+        ("tokens=5/day,until=2027-01-01", QuotaError::NoCarried),
+        ("tokens=5/day,carried=1.5,until=2027-01-01", QuotaError::Carried),
+        ("usd=5/day,carried=-1,until=2027-01-01", QuotaError::Carried),
+        ("usd=5/day,carried=,until=2027-01-01", QuotaError::Carried),
+        ("tokens=5/day,carried=1,until=tomorrow", QuotaError::Until),
+        ("tokens=5/day,carried=1,until=2027-01-01T00:00:00", QuotaError::Until),
     ] {
         assert_eq!(wrong.parse::<Quota>(), Err(why), "{wrong}");
     }
@@ -356,9 +376,14 @@ proptest! {
         ],
         amount in 1..=i64::MAX.unsigned_abs(),
         place in prop::sample::select(&ZONES[..]),
+        carried in prop::option::of((0..=i64::MAX.unsigned_abs(), -60_000_000_000..=250_000_000_000_i64, 0..1_000_000_000)),
     ) {
         let zone = (!matches!(span, QuotaSpan::Length(_))).then(|| zone(place));
         let quota = Quota::new(QuotaName { unit, span }, amount.try_into().unwrap(), zone).unwrap();
+        let carried = carried.map(|(amount, second, nanosecond)| {
+            Carried { amount, until: Timestamp::new(second, nanosecond).unwrap() }
+        });
+        let quota = Quota { carried, ..quota };
         prop_assert_eq!(quota.to_string().parse(), Ok(quota));
     }
 

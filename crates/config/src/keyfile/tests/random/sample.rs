@@ -76,6 +76,7 @@ fn team() -> impl Strategy<Value = Item> {
     });
     (item(), limits).prop_map(|(item, mut limits)| {
         limits.as_mapping_mut().unwrap().shift_remove("mode");
+        limits.as_mapping_mut().unwrap().shift_remove("models");
         if limits.as_mapping().unwrap().is_empty() {
             limits["tokens_per_minute"] = 5.into();
         }
@@ -123,7 +124,7 @@ pub(super) fn said(fields: &[(&'static str, Value)]) -> Said {
     for (name, value) in fields {
         match (*name, value) {
             ("limits", Value::Mapping(limits)) => {
-                let named = |name| limits.get(name).map(|limit: &Value| (name, limit.clone()));
+                let named = |(name, known)| limits.get(name).map(|limit: &Value| (known, limit.clone()));
                 said.extend(LIMITS.into_iter().filter_map(named));
             }
             ("retiring", Value::Sequence(list)) if list.is_empty() => {}
@@ -163,12 +164,19 @@ impl Item {
         format!("{}: {}", self.quoted(name), serde_json::to_string(value).unwrap())
     }
 
-    /// A field of a mapping that has lines of its own, quotas a line each.
+    /// A field of a mapping that has lines of its own, quotas and limits of models a line each.
     fn inner(&self, name: &Value, value: &Value, comment: &str) -> Vec<String> {
         let (name, json) = (self.quoted(name.as_str().unwrap()), |value: &Value| serde_json::to_string(value).unwrap());
-        let Value::Sequence(list) = value else { return vec![format!("  {name}: {}{comment}", json(value))] };
-        let elements = list.iter().map(|element| format!("  - {}{comment}", json(element)));
-        std::iter::once(format!("  {name}:{comment}")).chain(elements).collect()
+        let lines: Vec<_> = match value {
+            Value::Sequence(list) => list.iter().map(|element| format!("  - {}{comment}", json(element))).collect(),
+            Value::Mapping(fields) => fields
+                .iter()
+                .flat_map(|(name, value)| self.inner(name, value, comment))
+                .map(|line| format!("  {line}"))
+                .collect(),
+            _ => return vec![format!("  {name}: {}{comment}", json(value))],
+        };
+        std::iter::once(format!("  {name}:{comment}")).chain(lines).collect()
     }
 
     fn block(&self, name: &str, value: &Value) -> Vec<String> {
