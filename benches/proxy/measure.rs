@@ -299,7 +299,7 @@ impl Bench {
         let mut first = None;
         for kind in [Kind::Alike, Kind::Bare, Kind::Nginx, Kind::Keymeter, Kind::Pool("least_tokens")] {
             let of_request = self.counted(kind, &chat, 1_000, 1_200).await;
-            let of_stream = self.counted(kind, &flat, 200, 100).await;
+            let of_stream = self.counted(kind, &flat, 200, 1_600).await;
             let of_event = (of_stream - of_request) / EVENTS as f64;
             let (request, event) = *first.get_or_insert((of_request, of_event));
             println!(

@@ -140,7 +140,8 @@ impl<'schema> Page<'schema> {
         if let Some(fields) = field.get("additionalProperties").filter(|fields| fields.is_object()) {
             return format!("for each name: {}", self.written(fields));
         }
-        match field.get("anyOf").and_then(Value::as_array) {
+        // A choice among forms of one thing is what it is called.
+        match field.get("anyOf").and_then(Value::as_array).filter(|_| field.get("title").is_none()) {
             Some(choices) => {
                 let choices = choices.iter().filter(|choice| choice.get("pattern") != Some(&VARIABLE.into()));
                 choices.map(|choice| self.written(choice)).collect::<Vec<_>>().join(" or ")
@@ -312,6 +313,10 @@ mod tests {
             "### `teams[]`",
         ] {
             assert!(text.contains(field), "{field} is missing:\n{text}");
+        }
+        for row in text.lines().filter(|line| line.starts_with("| `")) {
+            let forms: Vec<_> = row.split(" | ").nth(2).unwrap().split(" or ").collect();
+            assert!(forms.iter().all(|form| !form.trim().is_empty()), "how it is written is missing: {row}");
         }
     }
 }
