@@ -39,12 +39,13 @@ pub(super) async fn file(programs: &Programs, upstream: SocketAddr, question: &Q
     ask(target.address, question, 2, 2_000).await;
     let mut alone = Vec::new();
     for round in 0..ROUNDS {
-        let before = (target.cpu(), target.reloads());
+        // Who reads the file is a thread that ends.
+        let before = (target.whole_cpu(), target.reloads());
         target.change_key(2 * round);
         until_reloaded(&target, before.1).await;
         // What follows the line in the log belongs to it.
         tokio::time::sleep(Duration::from_millis(500)).await;
-        alone.push(target.cpu().saturating_sub(before.0));
+        alone.push(target.whole_cpu().saturating_sub(before.0));
     }
     alone.sort_unstable();
     let (middle, most) = (alone[ROUNDS / 2].as_secs_f64(), target.peak_memory() / 1024);

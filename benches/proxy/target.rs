@@ -123,6 +123,15 @@ impl Target {
         Duration::from_nanos(nanos.sum())
     }
 
+    /// The same to the hundredth of a second, with threads that have ended.
+    pub(super) fn whole_cpu(&self) -> Duration {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // Behind the program's name, which may have spaces, the 12th and 13th field are ticks (proc_pid_stat(5)).
+        let (_, fields) = text.rsplit_once(')').unwrap();
+        let ticks = fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap());
+        Duration::from_millis(10 * ticks.sum::<u64>())
+    }
+
     /// Memory in use, in KiB.
     pub(super) fn memory(&self) -> u64 {
         self.status("VmRSS:")
