@@ -91,7 +91,7 @@ end
 local function refresh(key)
   local kept = call('PTTL', key.quotas.at)
   forget_silent(key, kept > 0)
-  set(key.windows, 'x', key.now)
+  set(key.windows, 'x', text(key.now))
   return kept
 end
 
@@ -102,9 +102,9 @@ local function save(key)
   local is_due = is_new or tonumber(windows.fields.x) + REFRESH <= key.now
   save_quotas(key)
   local quotas_kept = is_due and refresh(key)
-  set(windows, 't', key.now)
-  set(windows, 'r', key.requests)
-  set(windows, 'k', key.tokens)
+  set(windows, 't', text(key.now))
+  set(windows, 'r', text(key.requests))
+  set(windows, 'k', text(key.tokens))
   write(windows)
   if is_due then
     save_quotas(key)
@@ -159,7 +159,7 @@ end
 -- Puts names among those that run; as such that do not count with `is_uncounted`. Where none may have run before, the
 -- set may be new, and have no time to live yet.
 local function put_running(key, names, may_be_new, is_uncounted)
-  local scored, score = {}, is_uncounted and key.now - SILENCE or key.now
+  local scored, score = {}, text(is_uncounted and key.now - SILENCE or key.now)
   for _, name in ipairs(names) do
     scored[#scored + 1], scored[#scored + 2] = score, name
   end
