@@ -18,6 +18,11 @@ pub(super) trait Dialect: Visitor + Send + Sync + 'static {
 
     /// The request has several prompts, each with choices of its own.
     fn of_prompts(&mut self, _prompts: u64) {}
+    /// How often another call was named than before, whose name is text: an event like the one before is no longer one whose
+    /// name was counted.
+    fn names(&self) -> u64 {
+        0
+    }
 
     /// What was stated so far.
     fn stated(&self) -> Statement;

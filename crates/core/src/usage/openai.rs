@@ -36,6 +36,8 @@ pub(super) struct Reader {
     is_continuous: bool,
     /// The call that was named last: its choice, and its place among that choice's calls.
     named: Option<(u64, u64)>,
+    /// How often another call was named than before.
+    names: u64,
 }
 
 impl Reader {
@@ -67,6 +69,7 @@ impl Reader {
         let choice = &mut self.record.event.choice;
         let call = choice.index.map(|index| (index, choice.call));
         choice.is_named = call.is_some() && call == self.named;
+        self.names += u64::from(!choice.is_named);
         self.named = call;
     }
 
@@ -121,6 +124,10 @@ impl Dialect for Reader {
 
     fn record_mut(&mut self) -> &mut Record<Event> {
         &mut self.record
+    }
+
+    fn names(&self) -> u64 {
+        self.names
     }
 
     fn of_prompts(&mut self, prompts: u64) {

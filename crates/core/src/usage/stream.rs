@@ -18,6 +18,8 @@ pub(super) struct Stream<D: Dialect> {
     json: Scanner<D>,
     template: Template,
     beginning: Option<Box<Beginning<D>>>,
+    /// How often calls had been named when the template was last known to be right.
+    names: u64,
     event: Option<Event>,
     removes_usage_event: bool,
     /// The beginning of an event that may have to be taken out: it has not been forwarded.
@@ -56,6 +58,7 @@ impl<D: Dialect> Stream<D> {
             json: Scanner::new(),
             template: Template::default(),
             beginning: None,
+            names: 0,
             event: None,
             removes_usage_event,
             held: Vec::new(),
@@ -148,6 +151,9 @@ impl<D: Dialect> Stream<D> {
 
     fn end(&mut self, chunk: &[u8], end: usize, reader: &mut D, edit: &mut Edit) {
         let Some(event) = self.event.take() else { return };
+        if std::mem::replace(&mut self.names, reader.names()) != reader.names() {
+            (self.template, self.beginning) = (Template::default(), None);
+        }
         self.removed_last = self.is_extra(&event, reader);
         let held = std::mem::take(&mut self.held);
         if self.removed_last {

@@ -45,6 +45,7 @@ impl<D: Dialect> Dialect for Watched<D> {
 
     fn record(&self) -> &Record<D::Event> { self.reader.record() }
     fn record_mut(&mut self) -> &mut Record<D::Event> { self.reader.record_mut() }
+    fn names(&self) -> u64 { self.reader.names() }
     fn stated(&self) -> Statement { self.reader.stated() }
     fn is_last(&self) -> bool { self.reader.is_last() }
     fn is_only_text(&self) -> bool { self.reader.is_only_text() }

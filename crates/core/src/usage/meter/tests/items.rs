@@ -151,3 +151,17 @@ fn what_tools_found_is_no_output() {
         assert_eq!(RESPONSE.usage_unchanged(&done), estimated(1000, 0), "{item}");
     }
 }
+
+/// A server that repeats a call's name in each event (functionary's), of which one event says nothing of its choice.
+#[test]
+fn a_name_that_comes_again_counts_the_same_however_the_stream_is_cut() {
+    let event = |index: &str, arguments: &str| {
+        format!(
+            "data: {{\"choices\":[{{{index}\"delta\":{{\"function_call\":{{\"name\":\"weather\",\"arguments\":\"{arguments}\"}}}}}}]}}\n\n"
+        )
+    };
+    let here = "\"index\":0,";
+    let events = [(here, "a"), (here, "b"), (here, "c"), ("", "d"), (here, "e"), (here, "f")];
+    let text: String = events.iter().map(|(index, arguments)| event(index, arguments)).collect();
+    assert!(EARLY.in_every_cut(&text).metered.usage.output > 0);
+}
