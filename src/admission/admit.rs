@@ -34,7 +34,7 @@ impl Gate {
         clock: impl Fn() -> Now,
     ) -> Result<(Box<ActiveRequest>, Box<Scanned>), Box<Rejected>> {
         let read = self.read(request, endpoint, read_body, &clock).await?;
-        // Nothing is waited for until the reservation: it is one moment.
+        // Nothing is waited for from here to the reservation: it is one moment.
         let start = read.at;
         let planned = self.plan(read)?;
         let reserved = self.reserve(planned, start, &clock).await?;
@@ -70,13 +70,13 @@ impl Gate {
         let room = self.in_flight.body_room(request.key.account.clone(), request.context.settings.max_buffered_bodies);
         // It is handed on from step to step, and is large: so are the plan and the active request.
         let scanned = read_body(room).await?.map(Box::new);
-        let now = clock();
-        self.confirm(request, now).await?;
+        self.confirm(request, clock()).await?;
         if !is_of(&place, &request.key) {
             // The secret has become another key's, or the key another team's.
             place = self.take_place(request)?;
         }
-        Ok((place, scanned.map_err(Rejection::InvalidBody)?, now))
+        // A key that has changed was looked up, which may have taken seconds: what is reserved counts from now.
+        Ok((place, scanned.map_err(Rejection::InvalidBody)?, clock()))
     }
 
     /// A key's unfinished bodies are at most as many as it may run. Where limits are shared this is the place here, which
@@ -276,7 +276,7 @@ mod tests {
     use keymeter_core::{body::scan, key::KeyRecord, money::Cost};
 
     use super::*;
-    use crate::admission::tests::fixture::{Fixture, now, record};
+    use crate::admission::tests::fixture::{Fixture, at, now, record};
 
     const PRICED: &str = r#"
 limits: {requests_per_minute: unlimited, tokens_per_minute: unlimited, concurrent_requests: unlimited, reservation: worst_case}
@@ -309,6 +309,24 @@ models:
             matches!(cost, Cost::AtMost(cost) if cost > "10".parse().unwrap()),
             "a thousand tokens are expected: {cost:?}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_reservation_counts_from_after_a_key_that_changed_was_looked_up_again() {
+        let fixture = Fixture::of(record("key_a"));
+        let Ok(request) = fixture.identify("sk-key_a", now()).await else { panic!("a known key") };
+        let (hash, resolver) = (*request.key.hash(), fixture.resolver.clone());
+        let is_looked_up = || resolver.known(&hash).is_some_and(|key| resolver.is_current(&key));
+        // The look-up takes five seconds.
+        let clock = || at(Duration::from_secs(if is_looked_up() { 5 } else { 0 }));
+        let body = Bytes::from_static(br#"{"model":"m","messages":[]}"#);
+        let endpoint = Endpoint::ChatCompletions;
+        let read_body = async |_| {
+            resolver.changed(crate::keys::Change::All, now().moment);
+            Ok(scan(&body, endpoint.shape()))
+        };
+        let Ok(read) = fixture.gate.read(request, endpoint, read_body, &clock).await else { panic!("a good body") };
+        assert_eq!(read.at.moment, at(Duration::from_secs(5)).moment);
     }
 
     #[tokio::test]
