@@ -6,20 +6,25 @@ use memchr::memchr2;
 /// setting a search up costs more than that.
 #[inline]
 pub(crate) fn quote_or_backslash(bytes: &[u8]) -> Option<usize> {
-    let (words, _) = bytes.as_chunks::<8>();
-    for (index, word) in words.iter().take(2).enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let found = zero_bytes(word ^ (ONES * u64::from(b'"'))) | zero_bytes(word ^ (ONES * u64::from(b'\\')));
-        if found != 0 {
-            // A word has 64 bits.
-            return Some(8 * index + found.trailing_zeros() as usize / 8);
-        }
-    }
-    let near = 8 * words.len().min(2);
-    let far = bytes.get(near..).unwrap_or_default();
-    memchr2(b'"', b'\\', far).map(|at| near + at)
+    let Some((first, behind)) = bytes.split_first_chunk::<WORD>() else {
+        return bytes.iter().position(|byte| matches!(byte, b'"' | b'\\'));
+    };
+    in_word(*first).or_else(|| {
+        let second = behind.first_chunk::<WORD>().and_then(|second| in_word(*second));
+        second.or_else(|| memchr2(b'"', b'\\', behind)).map(|at| WORD + at)
+    })
 }
 
+/// The place of the first of them in a word.
+#[inline]
+fn in_word(word: [u8; WORD]) -> Option<usize> {
+    let word = u64::from_le_bytes(word);
+    let found = zero_bytes(word ^ (ONES * u64::from(b'"'))) | zero_bytes(word ^ (ONES * u64::from(b'\\')));
+    // A word has 64 bits.
+    (found != 0).then(|| found.trailing_zeros() as usize / 8)
+}
+
+const WORD: usize = 8;
 const ONES: u64 = u64::MAX / 255;
 
 /// A word whose lowest bit that is set lies in the lowest byte that is zero; zero, if none is (Mycroft's test: the borrow of a

@@ -1,5 +1,6 @@
 //! Reads JSON (RFC 8259) as its bytes pass, however they are cut: keeps the path to where it is, never the document.
 
+mod members;
 mod number;
 
 use self::number::{Number, Value};
@@ -117,6 +118,10 @@ impl<V: Visitor> Scanner<V> {
         let mut rest = bytes;
         while let Some(&byte) = rest.first() {
             let taken = match self.state {
+                State::Key if self.key.is_empty() => match self.members(rest, visitor) {
+                    0 => self.string(rest, visitor),
+                    taken => taken,
+                },
                 State::Key | State::Text | State::NumberText | State::SkippedText | State::WrittenText => {
                     let taken = self.string(rest, visitor);
                     taken + self.go_on(rest.get(taken..).unwrap_or_default(), visitor)
@@ -400,6 +405,11 @@ enum Escape {
 }
 
 impl StringBody {
+    /// Whether the next byte means what it means behind the opening quote.
+    fn is_at_start(self) -> bool {
+        self.escape == Escape::None && self.high.is_none()
+    }
+
     /// Reads up to and with the closing quote; says how many bytes that took and whether the quote was there.
     pub(super) fn read(&mut self, bytes: &[u8], mut emit: impl FnMut(&[u8])) -> (usize, bool) {
         let mut rest = bytes;

@@ -30,6 +30,11 @@ impl<const N: usize> Word<N> {
         }
     }
 
+    /// Whether nothing was pushed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.length == 0 && !self.too_long
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         if self.too_long { &[] } else { self.bytes.get(..self.length).unwrap_or_default() }
     }

@@ -230,4 +230,48 @@ proptest! {
         let parts: Vec<&[u8]> = soup.as_bytes().chunks(size).collect();
         prop_assert_eq!(read(&parts), read(&[soup.as_bytes()]));
     }
+
+    #[test]
+    fn what_is_nearly_json_is_read_the_same_in_one_piece_and_byte_by_byte(pieces in prop::collection::vec(piece(), 0..40)) {
+        let document = format!("{{{}", pieces.concat());
+        let bytes: Vec<&[u8]> = document.as_bytes().chunks(1).collect();
+        prop_assert_eq!(read(&bytes), read(&[document.as_bytes()]), "{}", document);
+    }
+}
+
+/// What JSON consists of, whole and broken.
+fn piece() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec![
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        " ",
+        "\"",
+        "\"a\":",
+        "\"a\":",
+        "\"b\":",
+        "\"w\":",
+        ",\"a\":",
+        ",\"b\":",
+        "\"a\" : ",
+        "\"\\u0061\":",
+        "\"x\"",
+        "\"\"",
+        "\"x\\\"y\"",
+        "\"a string of some length\"",
+        "0",
+        "-1",
+        "180",
+        "1.5e3",
+        "9999999999999999999",
+        "12345678901234567890",
+        "null",
+        "true",
+        "false",
+        "nu\"ll",
+        "\"a key that is longer than any that is asked for\":",
+    ])
 }
