@@ -83,8 +83,8 @@ impl Seen {
         let Some(spelling) = Spelling::new(text, offset)? else { return Ok(None) };
         let found = self.table.iter().enumerate().find_map(|(index, known)| {
             // Most names differ by their length.
-            let is_its = |name: &&str| name.len() == spelling.length && spelling.folds_into(name);
-            let name = known.names.into_iter().find(is_its)?;
+            let is_its = |name: &&&str| name.len() == spelling.length && spelling.folds_into(name);
+            let name = *known.names.iter().find(is_its)?;
             Some((1 << index, name, known))
         });
         let Some((bit, name, known)) = found else { return Ok(None) };
@@ -110,7 +110,7 @@ impl Spelling {
     fn new(text: Text<'_>, offset: usize) -> Result<Option<Self>, BodyError> {
         let mut spelling = Self { letters: [0; LONGEST], length: 0, is_ascii: true };
         let plain = text.raw.as_bytes();
-        if plain.is_ascii() && !plain.contains(&b'\\') {
+        if text.is_plain() && plain.is_ascii() {
             // As nearly all are.
             let Some(letters) = spelling.letters.get_mut(..plain.len()) else { return Ok(None) };
             letters.copy_from_slice(plain);
@@ -133,7 +133,8 @@ impl Spelling {
     }
 
     fn folds_into(&self, name: &str) -> bool {
-        self.letters().eq_ignore_ascii_case(name.as_bytes())
+        // Nearly all are written as they should be.
+        self.letters() == name.as_bytes() || self.letters().eq_ignore_ascii_case(name.as_bytes())
     }
 
     fn is(&self, name: &str) -> bool {

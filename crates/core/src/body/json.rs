@@ -7,7 +7,7 @@ mod text;
 use std::ops::Range;
 
 use super::{BodyError, MAX_DEPTH};
-use crate::quote::quote_or_backslash;
+use crate::quote::{self, Run};
 use text::code_unit;
 
 pub(super) use text::Text;
@@ -225,13 +225,12 @@ impl<'a> Reader<'a> {
         if matches!(rest.first(), Some(b'"' | b'\\')) {
             return Ok(0);
         }
-        let length = quote_or_backslash(rest).ok_or(BodyError::Syntax {
+        let Run { length, has_control } = quote::run(rest).ok_or(BodyError::Syntax {
             offset: self.text.len(),
             problem: "the text ends within a string, expected a double quote",
         })?;
-        let (run, _) = rest.split_at(length); // what is found is within `rest`
-        if let Some(place) = control_character(run) {
-            self.at += place;
+        if has_control {
+            self.at += rest.iter().position(|byte| *byte < b' ').unwrap_or(0);
             return Err(self.error("control characters in a string must be escaped"));
         }
         self.at += length;
@@ -296,13 +295,6 @@ impl<'a> Reader<'a> {
     fn error(&self, problem: &'static str) -> BodyError {
         BodyError::Syntax { offset: self.at, problem }
     }
-}
-
-/// The place of the first byte that RFC 8259 allows only escaped. The common answer, none, is
-/// found without a branch for each byte, so that the compiler can use vectors.
-fn control_character(run: &[u8]) -> Option<usize> {
-    let least = run.iter().fold(u8::MAX, |least, byte| least.min(*byte));
-    if least < 0x20 { run.iter().position(|byte| *byte < 0x20) } else { None }
 }
 
 #[cfg(test)]

@@ -122,15 +122,11 @@ impl<'outline> Notes<'outline> {
     }
 }
 
-/// Adds a part of a string to `decoded`. Half of a pair of surrogates, cut here or never whole, is a character of some
-/// kind.
+/// Adds a part of a string with escapes to `decoded`. Half of a pair of surrogates, cut here or never whole, is a character
+/// of some kind.
 fn decode(raw: &str, decoded: &mut String) {
-    if memchr::memchr(b'\\', raw.as_bytes()).is_none() {
-        decoded.push_str(raw);
-    } else {
-        let characters = Text { raw, length: 0 }.characters();
-        decoded.extend(characters.map(|character| character.unwrap_or(char::REPLACEMENT_CHARACTER)));
-    }
+    let characters = Text { raw, length: 0 }.characters();
+    decoded.extend(characters.map(|character| character.unwrap_or(char::REPLACEMENT_CHARACTER)));
 }
 
 /// Whether an object that goes by `name` is what a tool is called with (OpenAI's and Ollama's name, Anthropic's,

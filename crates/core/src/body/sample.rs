@@ -37,11 +37,12 @@ impl Sample {
         self.kept.split(SEAM).filter(|piece| !piece.is_empty())
     }
 
-    /// Adds a text that is `bytes` bytes long once it is decoded, which `decode` does with a part of it.
+    /// Adds a text that is `bytes` bytes long once it is decoded, which `decode` does with a part of it where that is shorter.
     pub(super) fn add(&mut self, written: &str, bytes: u64, decode: impl Fn(&str, &mut String)) {
         self.bytes += bytes;
         // No more than a window and its last word is added before something is left out.
         self.kept.reserve((MOST + 2 * LONGEST_WORD).saturating_sub(self.kept.len()).min(written.len() + 1));
+        let is_plain = written.len() as u64 == bytes;
         let mut rest = written;
         while !rest.is_empty() {
             let (window, step) = (self.position / WINDOW, 1 << self.thinned);
@@ -49,7 +50,11 @@ impl Sample {
             let next = if is_kept { window + 1 } else { (window / step + 1) * step };
             let (piece, after) = rest.split_at(end_of_word(rest, next * WINDOW - self.position));
             if is_kept {
-                decode(piece, &mut self.kept);
+                if is_plain {
+                    self.kept.push_str(piece);
+                } else {
+                    decode(piece, &mut self.kept);
+                }
                 if after.is_empty() || step > 1 {
                     self.kept.push(SEAM);
                 }

@@ -9,6 +9,11 @@ pub struct Text<'a> {
 }
 
 impl<'a> Text<'a> {
+    /// Whether there are no escapes in it. Each is longer than what it stands for.
+    pub fn is_plain(self) -> bool {
+        self.raw.len() as u64 == self.length
+    }
+
     /// The characters, escapes decoded.
     pub fn characters(self) -> Characters<'a> {
         Characters { rest: self.raw }
@@ -16,7 +21,7 @@ impl<'a> Text<'a> {
 
     /// The text, escapes decoded.
     pub fn decode(self) -> Result<String, LoneSurrogate> {
-        if self.raw.contains('\\') { self.characters().collect() } else { Ok(self.raw.to_owned()) }
+        if self.is_plain() { Ok(self.raw.to_owned()) } else { self.characters().collect() }
     }
 }
 
