@@ -36,6 +36,9 @@ pub(super) fn all(keymeter: &str, bare: &str, only: &[&str]) {
         if wants("requests") {
             bench.requests().await;
         }
+        if wants("prompt") {
+            bench.prompt().await;
+        }
         if wants("streams") {
             bench.streams().await;
         }
@@ -115,12 +118,16 @@ impl Bench {
     async fn requests(&self) {
         let kinds = [Kind::Bare, Kind::Alike, Kind::Nginx, Kind::Keymeter, Kind::Bare];
         let chat = self.question("m", 900, 1000);
-        let large = self.question("m", 200_000, 1000);
         println!("\n### CPU a request, µs\n");
         self.compare("1 KiB, 64 connections", &kinds, &chat, Load::Requests { connections: 64, count: 10_000 }).await;
         self.compare("1 KiB, 1 connection", &kinds, &chat, Load::Requests { connections: 1, count: 4_000 }).await;
-        self.compare("200 KB prompt, 16 connections", &kinds, &large, Load::Requests { connections: 16, count: 1_000 })
-            .await;
+    }
+
+    async fn prompt(&self) {
+        let kinds = [Kind::Bare, Kind::Alike, Kind::Nginx, Kind::Keymeter, Kind::Bare];
+        let large = self.question("m", 200_000, 1000);
+        println!("\n### CPU of a long prompt, µs\n");
+        self.compare("200 KB, 16 connections", &kinds, &large, Load::Requests { connections: 16, count: 1_000 }).await;
     }
 
     async fn streams(&self) {
