@@ -20,9 +20,8 @@ use std::{
     time::Duration,
 };
 
-use futures_util::task::AtomicWaker;
 use keymeter_config::ConnectionTimeouts;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::watch, time::Instant};
 
 pub use self::{
@@ -42,12 +41,6 @@ pub struct Connection {
     state: Mutex<State>,
     /// Whether the client may still be sending when it is closed.
     lingers: AtomicBool,
-    /// The request whose revocation makes the reader fail.
-    revocable: Mutex<Option<Arc<RevocationEntry>>>,
-    /// What ends the wait for the head of an answer.
-    interrupt: Mutex<Option<Arc<Interrupt>>>,
-    /// Wakes the task that reads.
-    reader: AtomicWaker,
     /// Tells the server to accept no further request.
     closing: watch::Sender<bool>,
     /// The set of connections that it belongs to.
@@ -62,6 +55,23 @@ struct State {
     is_evicted: bool,
     /// Whether a part of a head came that is not whole.
     has_partial_head: bool,
+    /// The request whose revocation makes the reader fail.
+    revocable: Option<Arc<RevocationEntry>>,
+    /// What ends the wait for the head of an answer.
+    interrupt: Option<Arc<Interrupt>>,
+    /// Wakes the task that reads.
+    reader: Option<Waker>,
+}
+
+/// What ends a read although the client goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReadEnd {
+    /// The key of the request that the connection carries is revoked.
+    Revoked,
+    /// The wait for the head of an answer has ended. The reader fails once, and the connection goes on.
+    Interrupted,
+    /// The connection makes room for another.
+    Evicted,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,15 +94,19 @@ struct Deadline {
 
 impl Connection {
     fn new(timeouts: ConnectionTimeouts, accepted: Instant, connections: Weak<Connections>) -> Self {
-        let state =
-            State { phase: Phase::Head(accepted), is_closing: false, is_evicted: false, has_partial_head: false };
+        let state = State {
+            phase: Phase::Head(accepted),
+            is_closing: false,
+            is_evicted: false,
+            has_partial_head: false,
+            revocable: None,
+            interrupt: None,
+            reader: None,
+        };
         Self {
             timeouts,
             state: Mutex::new(state),
             lingers: AtomicBool::new(false),
-            revocable: Mutex::default(),
-            interrupt: Mutex::default(),
-            reader: AtomicWaker::new(),
             closing: watch::Sender::new(false),
             connections,
         }
@@ -106,7 +120,7 @@ impl Connection {
 
     /// Sets the request whose revocation makes the reader fail; `None`: no request does.
     pub fn set_revocation(&self, entry: Option<Arc<RevocationEntry>>) {
-        *self.revocable.lock() = entry;
+        self.state.lock().revocable = entry;
     }
 
     /// Notes that the head of a request was read. The request runs until [`Self::end_request`]. For connections that carry
@@ -152,9 +166,8 @@ impl Connection {
             return;
         }
         state.phase = Phase::Idle(Instant::now());
-        drop(state);
         // Another task may wait for the client already, with no end in view.
-        self.reader.wake();
+        wake_reader(state);
         self.notify_idle();
     }
 
@@ -187,7 +200,10 @@ impl Connection {
 
     /// When it ends. `head_since` is when the head of a request began to arrive, where others may be running.
     fn deadline(&self, head_since: Option<Instant>) -> Option<Deadline> {
-        let State { phase, is_closing, .. } = *self.state.lock();
+        let (phase, is_closing) = {
+            let state = self.state.lock();
+            (state.phase, state.is_closing)
+        };
         let of_head = head_since.map(|since| Deadline { at: since + self.timeouts.head, is_idle: false });
         let of_phase = match phase {
             Phase::Head(since) => Some(Deadline { at: since + self.timeouts.head, is_idle: false }),
@@ -231,8 +247,7 @@ impl Connection {
             return false;
         }
         state.is_evicted = true;
-        drop(state);
-        self.reader.wake();
+        wake_reader(state);
         true
     }
 
@@ -242,34 +257,45 @@ impl Connection {
 
     /// Ready when the connection makes room for another; `waker` is woken then.
     fn poll_evicted(&self, waker: &Waker) -> Poll<()> {
-        self.reader.register(waker);
-        if self.is_evicted() { Poll::Ready(()) } else { Poll::Pending }
+        self.state.lock().poll_evicted(waker)
     }
 
-    /// Sets what ends the wait for the head of an answer; `None`: nothing does. The reader then fails once, and the connection
-    /// goes on.
+    /// Sets what ends the wait for the head of an answer; `None`: nothing does.
     pub fn set_interrupt(&self, interrupt: Option<Arc<Interrupt>>) {
-        *self.interrupt.lock() = interrupt;
+        let mut state = self.state.lock();
+        state.interrupt = interrupt;
         // Who reads is to look at the new one.
-        self.reader.wake();
+        wake_reader(state);
     }
 
-    fn poll_interrupted(&self, context: &Context<'_>) -> Poll<()> {
-        let mut interrupt = self.interrupt.lock();
-        let is_interrupted = interrupt.as_ref().is_some_and(|interrupt| interrupt.poll(context).is_ready());
-        if is_interrupted {
-            *interrupt = None;
-            return Poll::Ready(());
+    /// Ready when a read is to end although the client goes on.
+    fn poll_end(&self, context: &Context<'_>) -> Poll<ReadEnd> {
+        let mut state = self.state.lock();
+        if state.revocable.as_ref().is_some_and(|entry| entry.poll_revoked(context).is_ready()) {
+            return Poll::Ready(ReadEnd::Revoked);
         }
-        Poll::Pending
+        if state.interrupt.as_ref().is_some_and(|interrupt| interrupt.poll(context).is_ready()) {
+            state.interrupt = None;
+            return Poll::Ready(ReadEnd::Interrupted);
+        }
+        state.poll_evicted(context.waker()).map(|()| ReadEnd::Evicted)
     }
+}
 
-    fn poll_revoked(&self, context: &Context<'_>) -> Poll<()> {
-        match &*self.revocable.lock() {
-            Some(entry) => entry.poll_revoked(context).map(drop),
-            None => Poll::Pending,
+impl State {
+    fn poll_evicted(&mut self, waker: &Waker) -> Poll<()> {
+        if !self.reader.as_ref().is_some_and(|reader| reader.will_wake(waker)) {
+            self.reader = Some(waker.clone());
         }
+        if self.is_evicted { Poll::Ready(()) } else { Poll::Pending }
     }
+}
+
+/// Wakes the task that reads, if one does.
+fn wake_reader(mut state: MutexGuard<'_, State>) {
+    let reader = state.reader.take();
+    drop(state);
+    reader.into_iter().for_each(Waker::wake);
 }
 
 /// A request that runs on a connection.

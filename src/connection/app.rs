@@ -101,6 +101,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> TimedApp<A> {
             std::future::pending::<()>().await;
         };
         tokio::select! {
+            biased;
             _ = CURRENT.scope(connection.clone(), app.process_new(stream, &closing)) => {}
             () = told => {}
         }

@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::{Connection, OpenConnection, frames::Heads};
+use super::{Connection, OpenConnection, ReadEnd, frames::Heads};
 
 /// A stream to a client, and the connection's place, which is free when the stream is closed.
 pub struct TimedStream<S> {
@@ -131,16 +131,22 @@ impl<S: AsyncRead + Unpin> TimedStream<S> {
     }
 }
 
-/// A moment that a task waits for. Moving it costs something, so that is done only when there is nothing else to do.
+/// A moment that a task waits for. Setting it costs something, and mostly it moves on before it has come: so it is set anew only
+/// where it is to come earlier, or has come too early.
 #[derive(Default)]
 struct Alarm(Option<Pin<Box<Sleep>>>);
 
 impl Alarm {
     fn poll(&mut self, at: Instant, context: &mut Context<'_>) -> Poll<()> {
         let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(at)));
-        if sleep.deadline() != at {
+        if sleep.deadline() > at {
             sleep.as_mut().reset(at);
         }
+        ready!(sleep.as_mut().poll(context));
+        if sleep.deadline() >= at {
+            return Poll::Ready(());
+        }
+        sleep.as_mut().reset(at);
         sleep.as_mut().poll(context)
     }
 }
@@ -157,19 +163,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
             buffer.put_slice(&this.peeked.drain(..length).collect::<Vec<_>>());
             return Poll::Ready(Ok(()));
         }
-        if this.connection().poll_revoked(context).is_ready() {
-            return Poll::Ready(Err(io::Error::other("the key of the request on this connection is revoked")));
-        }
-        if this.connection().poll_interrupted(context).is_ready() {
-            return Poll::Ready(Err(io::Error::other("the wait for the head of an answer has ended")));
-        }
-        if this.connection().poll_evicted(context.waker()).is_ready() {
+        match this.connection().poll_end(context) {
+            Poll::Pending => {}
+            Poll::Ready(ReadEnd::Revoked) => {
+                return Poll::Ready(Err(io::Error::other("the key of the request on this connection is revoked")));
+            }
+            Poll::Ready(ReadEnd::Interrupted) => {
+                return Poll::Ready(Err(io::Error::other("the wait for the head of an answer has ended")));
+            }
             // Over HTTP/2, whoever reads writes the last answer afterwards, and would not after the end.
-            if this.heads.is_http2() && !std::mem::replace(&mut this.has_let_write, true) {
+            Poll::Ready(ReadEnd::Evicted) if this.heads.is_http2() && !this.has_let_write => {
+                this.has_let_write = true;
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            return Poll::Ready(Ok(()));
+            Poll::Ready(ReadEnd::Evicted) => return Poll::Ready(Ok(())),
         }
         let before = buffer.filled().len();
         match Pin::new(&mut this.stream).poll_read(context, buffer) {
