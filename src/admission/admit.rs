@@ -70,13 +70,13 @@ impl Gate {
         let room = self.in_flight.body_room(request.key.account.clone(), request.context.settings.max_buffered_bodies);
         // It is handed on from step to step, and is large: so are the plan and the active request.
         let scanned = read_body(room).await?.map(Box::new);
-        self.confirm(request, clock()).await?;
+        // What is reserved counts from this moment.
+        let now = self.confirm(request, clock).await?;
         if !is_of(&place, &request.key) {
             // The secret has become another key's, or the key another team's.
             place = self.take_place(request)?;
         }
-        // A key that has changed was looked up, which may have taken seconds: what is reserved counts from now.
-        Ok((place, scanned.map_err(Rejection::InvalidBody)?, clock()))
+        Ok((place, scanned.map_err(Rejection::InvalidBody)?, now))
     }
 
     /// A key's unfinished bodies are at most as many as it may run. Where limits are shared this is the place here, which

@@ -135,25 +135,28 @@ impl Gate {
         }
     }
 
-    /// Whose request this still is, after some time has passed: its key may have changed meanwhile.
+    /// Whose request this still is, after some time has passed: its key may have changed meanwhile. Says what time it is then: a
+    /// key that has changed is looked up, which may take seconds.
     ///
     /// # Errors
     /// When the key may not be used any more.
-    pub(super) async fn confirm(&self, request: &mut Identified, now: Now) -> Result<(), Rejection> {
+    pub(super) async fn confirm(&self, request: &mut Identified, clock: &impl Fn() -> Now) -> Result<Now, Rejection> {
+        let mut now = clock();
         let denial = if self.resolver.is_current(&request.key) {
             request.key.denial(now.date)
         } else {
             let hash = *request.key.hash();
             let (key, denial) = self.key(hash, self.resolver.known(&hash), request.context.from, now).await?;
             request.key = key;
+            now = clock();
             if !request.record().may_come_from(request.context.from) {
                 return Err(Rejection::AddressNotAllowed(request.record().id.clone()));
             }
             denial
         };
         match denial {
-            None => Ok(()),
-            Some(KeyDenial::NoBalance) if observes(&request.context, &request.key) => Ok(()),
+            None => Ok(now),
+            Some(KeyDenial::NoBalance) if observes(&request.context, &request.key) => Ok(now),
             Some(denial) => Err(Rejection::of_bar(denial, request.key.record.id.clone())),
         }
     }
