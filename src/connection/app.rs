@@ -102,8 +102,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> TimedApp<A> {
         };
         tokio::select! {
             biased;
-            _ = CURRENT.scope(connection.clone(), app.process_new(stream, &closing)) => {}
             () = told => {}
+            _ = CURRENT.scope(connection.clone(), app.process_new(stream, &closing)) => {}
         }
     }
 }
