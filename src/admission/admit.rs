@@ -96,14 +96,14 @@ impl Gate {
 
     /// Says where the request goes and what it is to reserve, if its key may make it at all.
     fn plan(&self, read: Read) -> Result<Box<Planned>, Box<Rejected>> {
-        let Read { request, place, endpoint, scanned, at } = read;
+        let Read { request, place, endpoint, mut scanned, at } = read;
         let admitted = match self.destination(&request, endpoint, &scanned) {
             Ok(admitted) => admitted,
             Err(rejection) => return Err(request.rejected(rejection)),
         };
         admitted.key.account.metrics.held_to(&admitted.limits.scopes.key);
         let figures = admitted.figures();
-        let prompt = Prompt::new(&scanned, endpoint, &figures);
+        let prompt = Prompt::new(&mut scanned, endpoint, &figures);
         let Identified { context, .. } = request;
         let mut planned = Box::new(Planned {
             demand: Demand {

@@ -1,5 +1,7 @@
 //! How large a prompt is, before an upstream counts it and where none does.
 
+use std::mem::take;
+
 use keymeter_core::{
     api::Endpoint,
     body::{Sample, Scanned},
@@ -31,9 +33,10 @@ pub struct Prompt {
 impl Prompt {
     /// The prompt of a request whose body was read, for a model of which these `figures` are known.
     #[must_use]
-    pub fn new(scanned: &Scanned, endpoint: Endpoint, figures: &Figures) -> Self {
+    pub fn new(scanned: &mut Scanned, endpoint: Endpoint, figures: &Figures) -> Self {
         let makeup = learned::Prompt::new(endpoint, &scanned.outline);
-        let (prose, json) = (scanned.outline.prose.clone(), scanned.outline.json.clone());
+        // Nobody else asks for the text.
+        let (prose, json) = (take(&mut scanned.outline.prose), take(&mut scanned.outline.json));
         let media = scanned.media.saturating_mul(MEDIA_TOKENS);
         let beside_text = media.saturating_add(scanned.prompt_tokens_given);
         let estimate = figures.prompt_by_length(&makeup, prose.bytes(), json.bytes()).saturating_add(beside_text);
@@ -67,8 +70,9 @@ impl Prompt {
     pub fn teach(&self, learned: &Learned, key: KeyTag, tokens: u64, output: Option<u64>) -> bool {
         let is_text = self.beside_text == 0;
         let prompt = is_text.then(|| (self.makeup, [self.prose.bytes(), self.json.bytes()], tokens));
-        let expected = learned.figures(key).expected_output();
-        let was_cut = |output: u64| self.maximum.is_some_and(|maximum| output >= maximum) && output < expected;
+        let was_cut = |output: u64| {
+            self.maximum.is_some_and(|maximum| output >= maximum) && output < learned.figures(key).expected_output()
+        };
         learned.learn(&Lesson { key, prompt, output: output.filter(|output| !was_cut(*output)) })
     }
 
@@ -93,8 +97,8 @@ mod tests {
     const MODEL: &str = "a-model";
 
     fn prompt(endpoint: Endpoint, body: &str, figures: &Figures) -> Prompt {
-        let scanned = scan(&bytes::Bytes::copy_from_slice(body.as_bytes()), endpoint.shape()).unwrap();
-        Prompt::new(&scanned, endpoint, figures)
+        let mut scanned = scan(&bytes::Bytes::copy_from_slice(body.as_bytes()), endpoint.shape()).unwrap();
+        Prompt::new(&mut scanned, endpoint, figures)
     }
 
     fn key() -> KeyTag {

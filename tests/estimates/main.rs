@@ -163,7 +163,7 @@ impl Report {
     }
 
     fn add_prompt(&mut self, exchange: &Exchange, known: &Known, tokens: u64) {
-        let prompt = |figures: &Figures| Prompt::new(&exchange.scanned, exchange.endpoint, figures);
+        let prompt = |figures: &Figures| Prompt::new(&mut exchange.scanned.clone(), exchange.endpoint, figures);
         let outline = &exchange.scanned.outline;
         let charges = match (outline.has_tools, outline.has_format) {
             (true, _) => &mut self.with_tools,
@@ -180,7 +180,7 @@ impl Report {
         let Seen { learned, answers } = self.models.entry(exchange.asked.clone()).or_insert_with(new);
         *answers += 1;
         let figures = learned.figures(self.key);
-        let asked = Prompt::new(&exchange.scanned, exchange.endpoint, &figures);
+        let asked = Prompt::new(&mut exchange.scanned.clone(), exchange.endpoint, &figures);
         if let Some(tokens) = prompt {
             let _ = asked.teach(learned, self.key, tokens, Some(output));
             asked.teach_by_tokens(learned, self.key, tokens);
