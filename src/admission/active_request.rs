@@ -322,6 +322,12 @@ impl ActiveRequest {
         forwarded
     }
 
+    /// When the first piece of the answer passed, if one has.
+    #[must_use]
+    pub fn first_token(&self) -> Option<Now> {
+        self.first_token
+    }
+
     /// What was held back to see whether it is to be taken out, at the response's end.
     #[must_use]
     pub fn flush(&mut self) -> Option<Bytes> {

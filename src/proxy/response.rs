@@ -110,7 +110,7 @@ pub(super) fn begin(session: &Session, state: &mut RequestState, head: &mut Resp
                     chunk(session, headers);
                 }
             })?;
-            if has_no_body { close(running) } else { Ok(()) }
+            if has_no_body { close(running, now) } else { Ok(()) }
         }
         RequestState::Identified(request) => change_response(head, |headers| {
             headers.insert(respond::X_REQUEST_ID, header_value(request.context.id.as_str().to_owned()));
@@ -154,6 +154,7 @@ pub(super) fn pass(state: &mut RequestState, body: &mut Option<Bytes>, end_of_st
         return Err(Error::explain(KEY_REVOKED, "the key is revoked").into_in());
     }
     let RequestState::Running(running) = state else { return Ok(()) };
+    let earlier = running.request.first_token();
     if let Some(chunk) = body.take() {
         *body = Some(running.request.pass(chunk));
     }
@@ -161,7 +162,10 @@ pub(super) fn pass(state: &mut RequestState, body: &mut Option<Bytes>, end_of_st
         if let Some(held) = running.request.flush() {
             *body = Some(joined(body.take(), held));
         }
-        close(running)?;
+        // An answer in one piece ends as it begins.
+        let begins = running.request.first_token().filter(|_| earlier.is_none());
+        let now = begins.unwrap_or_else(Now::read);
+        close(running, now)?;
     }
     if let Some(forwarded) = body {
         running.tail.saw(forwarded);
@@ -173,11 +177,11 @@ pub(super) fn pass(state: &mut RequestState, body: &mut Option<Bytes>, end_of_st
 }
 
 /// The response has come to its end.
-fn close(running: &mut Running) -> Result<()> {
+fn close(running: &mut Running, now: Now) -> Result<()> {
     if let Some(answer) = running.request.answer_id() {
         running.dispatch.made(answer);
     }
-    let closed = running.request.close(Now::read());
+    let closed = running.request.close(now);
     closed.map_err(|error| Error::explain(LEDGER_UNAVAILABLE, error.to_string()).into_in())
 }
 
@@ -185,7 +189,7 @@ fn close(running: &mut Running) -> Result<()> {
 pub(super) fn before_trailers(state: &mut RequestState, theirs: Option<Bytes>) -> Result<Option<Bytes>> {
     let RequestState::Running(running) = state else { return Ok(theirs) };
     let held = running.request.flush();
-    close(running)?;
+    close(running, Now::read())?;
     Ok(match (held, theirs) {
         (Some(held), Some(theirs)) => Some(joined(Some(held), theirs)),
         (held, theirs) => held.or(theirs),

@@ -208,7 +208,7 @@ impl Pool {
     /// Gives free places to those that wait, and tells them if no replica may be asked any more.
     pub fn serve(self: &Arc<Self>, now: MonotonicTime) {
         let mut full = Vec::new();
-        while self.waiting.load(Ordering::Acquire) > 0 {
+        while self.is_waited_for() {
             let Some((waiter, found)) = self.next_served(&mut full, now) else { return };
             if found.is_ok() {
                 self.served.lock().add(now);
@@ -216,6 +216,11 @@ impl Pool {
             // One that has left leaves its place to the next: a permit that nobody takes is dropped.
             drop(waiter.place.send(found));
         }
+    }
+
+    /// Whether requests wait for a place.
+    fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) > 0
     }
 
     /// Takes the next from the queue that gets a place, or learns that there is none for it. Those are passed by that wait for

@@ -174,10 +174,13 @@ const A_SECOND: Duration = Duration::from_secs(1);
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let now = MonotonicTime::now();
-        self.attempted(AttemptOutcome::Other, 0, None, now);
+        if !self.is_over {
+            self.attempted(AttemptOutcome::Other, 0, None, MonotonicTime::now());
+        }
         self.replica.give_back(self.wanted.tokens);
         self.pool.chooser.running.end(self.wanted.tokens);
-        self.pool.serve(now);
+        if self.pool.is_waited_for() {
+            self.pool.serve(MonotonicTime::now());
+        }
     }
 }
