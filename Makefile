@@ -97,22 +97,56 @@ real-servers: cmake $(SERVERS)/ready ## check counts against inference servers t
 soak: cmake nextest postgresql redis faketime ## run the tests at their full figures
 	KEYMETER_SOAK=1000 PROPTEST_CASES=20000 cargo nextest run --locked --workspace --cargo-profile soak --lib --bins --tests --no-fail-fast
 
+# A build that knows which of its code runs: one that counts is put under load, and its counts shape the next. The profile stays:
+# remove it to count anew. Debian's LLVM reads what programs of a later rustc count. For a target that is named, since what is
+# built for the build itself is not to count.
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+PGO_PROFILE := target/pgo/keymeter.profdata
+SHAPED = target/pgo/shaped/$(HOST)/release/keymeter
+PROFDATA = $(firstword $(wildcard $(shell rustc --print sysroot)/lib/rustlib/$(HOST)/bin/llvm-profdata) llvm-profdata-19)
+
+.PHONY: pgo
+pgo: cmake $(PGO_PROFILE) ## build the release shaped by a profile of it under load, in target/pgo (40 minutes; with a profile 15)
+	rm -rf target/pgo/shaped
+	RUSTFLAGS="-Cprofile-use=$(CURDIR)/$(PGO_PROFILE)" \
+	cargo build --locked --release --bin keymeter --target $(HOST) --target-dir target/pgo/shaped
+	@echo $(SHAPED)
+
+$(PGO_PROFILE): | llvm
+	cargo build --locked --profile bare --no-default-features --bench proxy
+	RUSTFLAGS="-Cprofile-generate=$(CURDIR)/target/pgo/counts" \
+	cargo build --locked --release --bin keymeter --target $(HOST) --target-dir target/pgo/counting
+	rm -rf target/pgo/counts
+	load=$$(ls -t target/bare/deps/proxy-* | grep -v '\.d$$' | head -1) && \
+	$$load measure target/pgo/counting/$(HOST)/release/keymeter $$load train
+	$(PROFDATA) merge -o $@.new target/pgo/counts
+	mv $@.new $@
+
+.PHONY: llvm
+llvm:
+	@if ! command -v $(PROFDATA) >/dev/null; then $(MAKE) --no-print-directory install-llvm; fi
+
+.PHONY: install-llvm
+install-llvm:
+	$(call install,llvm-19,it reads how often code ran)
+
 # What people install: a package for Debian; archives of a binary for glibc and of a static one, with completions and manual
-# pages; what they are made of; checksums. Two runs of one commit give the same bytes.
+# pages; what they are made of; the profile that shaped them; checksums. Two runs of one commit with one profile give the same
+# bytes.
 DIST := target/dist
 MACHINE := $(shell uname -m)
 STATIC := $(MACHINE)-unknown-linux-musl
 
 .PHONY: dist
-dist: cmake musl cyclonedx ## build the release, and pack it into target/dist: for Debian, static, with checksums
-	cargo build --locked --release --bin keymeter
+dist: cmake musl cyclonedx pgo ## build the release, and pack it into target/dist: for Debian, static, with checksums
 	CC_$(subst -,_,$(STATIC))=musl-gcc cargo build --locked --release --bin keymeter --target $(STATIC)
 	rm -rf $(DIST) && mkdir -p $(DIST)
-	conf/deploy/package.sh target/release/keymeter $(DIST)/keymeter.deb
+	conf/deploy/package.sh $(SHAPED) $(DIST)/keymeter.deb
 	version=$$(dpkg-deb --field $(DIST)/keymeter.deb Version) && architecture=$$(dpkg --print-architecture) && \
 	mv $(DIST)/keymeter.deb $(DIST)/keymeter_$${version}_$$architecture.deb && \
-	conf/deploy/archive.sh target/release/keymeter $(DIST)/keymeter-$$version-$(MACHINE)-linux-gnu.tar.gz && \
+	conf/deploy/archive.sh $(SHAPED) $(DIST)/keymeter-$$version-$(MACHINE)-linux-gnu.tar.gz && \
 	conf/deploy/archive.sh target/$(STATIC)/release/keymeter $(DIST)/keymeter-$$version-$(MACHINE)-linux-musl.tar.gz && \
+	gzip -n9 <$(PGO_PROFILE) >$(DIST)/keymeter-$$version-$(MACHINE).profdata.gz && \
 	conf/deploy/sbom.sh $(DIST)/keymeter-$$version.cdx.json
 	cd $(DIST) && sha256sum keymeter* >SHA256SUMS && cat SHA256SUMS
 
@@ -136,6 +170,9 @@ bench: cmake valgrind ## measure admission, metering and limits, in time and in 
 # The recordings stay in target/: nothing of them is part of the project.
 RECORDINGS := target/recordings
 
+# PGO=1: what `make pgo` has built before, in place of the release.
+MEASURED = $(if $(filter 1,$(PGO)),$(SHAPED),target/release/keymeter)
+
 # Two builds: keymeter's own profile, and Pingora as it comes, with the system's allocator and no further settings.
 .PHONY: bench-proxy
 bench-proxy: cmake valgrind strace nginx haproxy ## compare with bare Pingora, nginx, HAProxy: CPU, instructions, memory, latency (about 20 minutes)
@@ -143,7 +180,7 @@ bench-proxy: cmake valgrind strace nginx haproxy ## compare with bare Pingora, n
 	cargo build --locked --profile bare --no-default-features --bench proxy
 	@alike=$$(ls -t target/release/deps/proxy-* | grep -v '\.d$$' | head -1); \
 	bare=$$(ls -t target/bare/deps/proxy-* | grep -v '\.d$$' | head -1); \
-	$$alike measure target/release/keymeter $$bare $(CASES)
+	$$alike measure $(MEASURED) $$bare $(CASES)
 
 .PHONY: strace
 strace:

@@ -81,6 +81,9 @@ pub(super) fn all(keymeter: &str, bare: &str, only: &[&str]) {
         if only.contains(&"profile") {
             bench.profile().await;
         }
+        if only.contains(&"train") {
+            bench.train().await;
+        }
     });
 }
 
@@ -354,6 +357,27 @@ impl Bench {
                 target.stop();
                 println!("{file}");
             }
+        }
+    }
+
+    /// Some of everything, for builds that count how often their code runs (`make pgo`).
+    async fn train(&self) {
+        for kind in [Kind::Keymeter, Kind::File(1000), Kind::Pool("least_tokens"), Kind::Pool("round_robin")] {
+            let mut target = self.start(kind);
+            for (model, size, load) in [
+                ("m", 900, Load::Requests { connections: 64, count: 6_000 }),
+                ("m", 900, Load::Requests { connections: 1, count: 1_000 }),
+                ("m", 200_000, Load::Requests { connections: 16, count: 200 }),
+                ("paced", 900, Load::Streams { times: 1 }),
+                ("flat", 900, Load::Streams { times: 2 }),
+            ] {
+                run(&target, &self.question(model, size, 1000), load).await;
+            }
+            let refused = Question { keys: upstream::FEW, expected: None, ..self.question("m", 900, 1000) };
+            ask_any(target.address, &refused, 16, 1_000).await;
+            ask_any(target.address, &Question { keys: 0, ..refused }, 16, 1_000).await;
+            target.stop();
+            println!("trained: {}", kind.name());
         }
     }
 
