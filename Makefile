@@ -131,8 +131,7 @@ install-llvm:
 	$(call install,llvm-19,it reads how often code ran)
 
 # What people install: a package for Debian; archives of a binary for glibc and of a static one, with completions and manual
-# pages; what they are made of; the profile that shaped them; checksums. Two runs of one commit with one profile give the same
-# bytes.
+# pages; what they are made of; the profile that shaped them; checksums. The same programs are packed into the same bytes.
 DIST := target/dist
 MACHINE := $(shell uname -m)
 STATIC := $(MACHINE)-unknown-linux-musl
